@@ -1,0 +1,61 @@
+# Needs make and Python >= 3.11; everything else goes into .venv. `make` alone lists the targets.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup test lint format demo lab bench docs clean
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# The first of these that is new enough; another one: make setup PYTHON=/path/to/python
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for each in python3.11 python3.12 python3; do \
+	if $$each -c '$(NEW_ENOUGH)' >/dev/null 2>&1; then echo $$each; break; fi; done)
+
+PIP  := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+JOBS ?= 2#   processes that share the tests
+ARGS ?=#     more words for pytest: make test ARGS="-k layout"
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: $(STAMP) ## make .venv and install everything, at the versions in constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	@'$(PYTHON)' -c '$(NEW_ENOUGH)' 2>/dev/null || { \
+		echo "found     $$('$(PYTHON)' --version 2>/dev/null || echo no usable python '$(PYTHON)')" >&2; \
+		echo "expected  Python 3.11 or newer" >&2; \
+		echo "hint      name one: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(BIN)/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null || '$(PYTHON)' -m venv --clear $(VENV)
+	@echo "Installing into $(VENV): some minutes the first time, nothing when it is up to date"
+	@$(PIP) install --progress-bar off -c constraints.txt -e '.[test]'
+	@touch $@
+
+test: setup lint ## lint, then every test
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+lint: setup ## ruff, mypy and the import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: setup ## put the code into its usual form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo: setup ## take a small model there and back, and prove that nothing changed
+	$(BIN)/python demo/demo.py
+
+lab: setup ## open the notebooks
+	$(BIN)/jupyter lab notebooks/
+
+bench: setup ## measure speed and memory
+	$(BIN)/python -m benchmarks
+
+docs: setup ## write the generated parts of the documentation
+	$(BIN)/python docs/generate.py
+
+clean: ## remove caches and built files; keeps .venv
+	rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

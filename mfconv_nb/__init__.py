@@ -1,0 +1,79 @@
+"""Carry model weights between Hugging Face and MindFormers, in both directions, and prove that no bit changed.
+
+    import mfconv_nb as mc
+
+    source = mc.load("Llama-3.1-8B/")          # headers only: names, shapes, dtypes. No weight is read
+    out = mc.map(source, "llama")              # a lazy checkpoint with MindFormers names. Still nothing read
+    mc.save(out, "llama.ckpt")                 # now the bytes stream through, in bounded memory
+    mc.verify("Llama-3.1-8B/", "llama.ckpt")   # there and back, every byte compared
+
+Names are looked up on first use, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "load": "steps.load",
+    "map": "steps.map",
+    "diff": "steps.diff",
+    "save": "steps.save",
+    "verify": "steps.verify",
+    "toy": "steps.toy",
+    "expected": "steps.toy",
+    "read": "steps.read",
+    "families": "families.registry",
+    "Family": "mapping.rules",
+    "Rule": "mapping.rules",
+    "Drop": "mapping.rules",
+    "Tied": "mapping.rules",
+    "Checkpoint": "checkpoint",
+    "MfconvError": "errors",
+}
+__all__ = [
+    "Checkpoint",
+    "Drop",
+    "Family",
+    "MfconvError",
+    "Rule",
+    "Tied",
+    "__version__",
+    "diff",
+    "expected",
+    "families",
+    "load",
+    "map",
+    "read",
+    "save",
+    "toy",
+    "verify",
+]
+
+if TYPE_CHECKING:
+    from mfconv_nb.checkpoint import Checkpoint
+    from mfconv_nb.errors import MfconvError
+    from mfconv_nb.families.registry import families
+    from mfconv_nb.mapping.rules import Drop, Family, Rule, Tied
+    from mfconv_nb.steps.diff import diff
+    from mfconv_nb.steps.load import load
+    from mfconv_nb.steps.map import map
+    from mfconv_nb.steps.read import read
+    from mfconv_nb.steps.save import save
+    from mfconv_nb.steps.toy import expected, toy
+    from mfconv_nb.steps.verify import verify
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,349 @@
+"""The one type that all steps share: an ordered set of named, lazy tensors.
+
+A tensor here is a promise: its name, shape and dtype, and the pieces its numbers are made of. A piece names a place in a byte
+source (a file, an array) and the box of numbers that goes from there to here. Nothing in this module reads a weight.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from mfconv_nb.dtypes import itemsize, short_name
+from mfconv_nb.errors import InputError, MappingError, did_you_mean, quoted
+from mfconv_nb.folding import fold, folded_name
+from mfconv_nb.layout import Block, c_strides, make_block, whole
+from mfconv_nb.report import Column, Result, Table, bytes_text, count_text, shape_text
+
+HF, MF = "hf", "mf"  # the two sides: Hugging Face and MindFormers
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """What a header says of one tensor. Hashable: plans, formats, expectations and reports are made of these."""
+
+    name: str
+    shape: tuple[int, ...]  # () is a scalar
+    dtype: str  # safetensors spelling: "BF16", "F32", "F8_E4M3"
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * itemsize(self.dtype)
+
+
+class ByteSource(Protocol):
+    """Where bytes come from. Reading is safe from several threads at once."""
+
+    @property
+    def label(self) -> str:
+        """How messages and the manifest call it: a file's name, or what kind of object it is."""
+
+    @property
+    def size(self) -> int: ...
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` with the bytes from ``offset`` on."""
+
+    def view(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """All bytes without reading them: a memory map, or the array itself. For scattered access."""
+
+    def check_unchanged(self) -> None:
+        """Raises InputError (MFC108) when the source is not what it was when it was opened."""
+
+
+class FileSource:
+    """A file, opened on first use and remembered by size, time and inode, so that a change during a run is noticed.
+
+    Raises:
+        InputError: MFC101 when it is not a readable file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise InputError("MFC101", path, found=error.strerror, expected="a readable file") from None
+        self.size = status.st_size
+        self.modified_ns = status.st_mtime_ns
+        self._inode = status.st_ino
+        self._lock = threading.Lock()
+        self._file: Any = None
+        self._view: np.ndarray[Any, np.dtype[np.uint8]] | None = None
+
+    @property
+    def label(self) -> str:
+        return self.path.name
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        done, descriptor = 0, self._descriptor()
+        while done < len(buffer):
+            count = _read_at(descriptor, buffer[done:], offset + done, self._lock)
+            if count == 0:
+                self._changed(f"{offset + len(buffer):,} bytes needed, the file ends at {offset + done:,}")
+            done += count
+
+    def read(self, offset: int, size: int) -> bytes:
+        """``size`` bytes from ``offset`` on; fewer only at the end of the file."""
+        buffer = bytearray(max(0, min(size, self.size - offset)))
+        self.read_into(offset, memoryview(buffer))
+        return bytes(buffer)
+
+    def view(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        descriptor = self._descriptor()
+        with self._lock:
+            if self._view is None:
+                if self.size == 0:
+                    self._view = np.zeros(0, np.uint8)
+                else:
+                    mapped = mmap.mmap(descriptor, self.size, access=mmap.ACCESS_READ)
+                    self._view = np.frombuffer(mapped, np.uint8)
+            return self._view
+
+    def check_unchanged(self) -> None:
+        now = os.fstat(self._descriptor())  # the open file: deleting or replacing its name does no harm
+        if (now.st_size, now.st_mtime_ns) != (self.size, self.modified_ns):
+            self._changed(f"size {now.st_size:,} and another time of change, {self.size:,} bytes when it was opened")
+
+    def _descriptor(self) -> int:
+        with self._lock:
+            if self._file is None:
+                try:
+                    self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 - lives as long as the source
+                except OSError as error:
+                    raise InputError("MFC101", self.path, found=error.strerror, expected="a readable file") from None
+                if os.fstat(self._file.fileno()).st_ino != self._inode:
+                    self._changed("another file under the same name")
+            return int(self._file.fileno())
+
+    def _changed(self, found: str) -> None:
+        raise InputError("MFC108", self.path, found=found, expected="the file as it was when its header was read", hint="Load it again.")
+
+
+def _read_at(descriptor: int, buffer: memoryview, offset: int, lock: threading.Lock) -> int:
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, [buffer], offset)
+    with lock:  # where preadv is missing (Windows): one position a file, so one reader at a time
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        data = os.read(descriptor, len(buffer))
+    buffer[: len(data)] = data
+    return len(data)
+
+
+class ArraySource:
+    """Bytes that are in memory already: an array, a torch storage."""
+
+    def __init__(self, data: np.ndarray[Any, np.dtype[np.uint8]], label: str) -> None:
+        self._data, self.label = data, label
+
+    @property
+    def size(self) -> int:
+        return self._data.size
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        np.frombuffer(buffer, np.uint8)[:] = self._data[offset : offset + len(buffer)]
+
+    def view(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        return self._data
+
+    def check_unchanged(self) -> None:
+        """An array may change under us at any time; nothing to compare it with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One box of a tensor's numbers: from ``source``, where element 0 of the block lies at byte ``start``, of ``dtype``."""
+
+    source: ByteSource
+    start: int
+    dtype: str
+    block: Block
+
+
+@dataclass(frozen=True, slots=True)
+class LazyTensor:
+    """A tensor that knows where its numbers are. The pieces cover it exactly once."""
+
+    spec: TensorSpec
+    pieces: tuple[Piece, ...]
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.spec.shape
+
+    @property
+    def dtype(self) -> str:
+        return self.spec.dtype
+
+    def renamed(self, name: str) -> LazyTensor:
+        """The same numbers under another name."""
+        return LazyTensor(TensorSpec(name, self.spec.shape, self.spec.dtype), self.pieces)
+
+
+def stored_tensor(spec: TensorSpec, source: ByteSource, extents: tuple[tuple[int, int], ...]) -> LazyTensor:
+    """A tensor that lies in a file in C order, in one or several runs of (file offset, bytes)."""
+    size = itemsize(spec.dtype)
+    if len(extents) == 1:
+        return LazyTensor(spec, (Piece(source, extents[0][0], spec.dtype, whole(spec.elements)),))
+    pieces, done = [], 0
+    for offset, nbytes in extents:
+        run = whole(nbytes // size)
+        pieces.append(Piece(source, offset, spec.dtype, replace(run, target_offset=done)))
+        done += nbytes // size
+    return LazyTensor(spec, tuple(pieces))
+
+
+def strided_tensor(spec: TensorSpec, source: ByteSource, start: int, offset: int, strides: tuple[int, ...]) -> LazyTensor:
+    """A strided view, in elements, of a storage that begins at byte ``start`` of ``source``."""
+    block = make_block(spec.shape, offset, strides, 0, c_strides(spec.shape))
+    return LazyTensor(spec, (Piece(source, start, spec.dtype, block),))
+
+
+@dataclass(frozen=True, slots=True)
+class OtherEntry:
+    """Something in a checkpoint that is no tensor: a string, a map parameter, an optimizer's counter object."""
+
+    name: str
+    kind: str
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Equality:
+    """Two tensors that must hold the same bytes for a mapping to be lossless, and what it means when they do not."""
+
+    first: LazyTensor
+    second: LazyTensor
+    why: str
+
+
+@dataclass(frozen=True)
+class Original:
+    """What a mapped checkpoint remembers of the side it came from, so that the way back restores it exactly.
+
+    Attributes:
+        side: the side it came from.
+        names: every tensor that was there.
+        carried: the tensors that this side has no place for.
+    """
+
+    side: str
+    names: frozenset[str]
+    carried: Mapping[str, LazyTensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, repr=False)
+class Checkpoint(Result):
+    """An ordered set of named, lazy tensors, and what is known about them.
+
+    Attributes:
+        tensors: name to tensor, in the order of the files.
+        origin: where it came from, in words: a path, "torch Module", "map(...)".
+        side: "hf", "mf" or None where nothing tells.
+        config: the model's config.json, or None.
+        files: the files it is read from.
+        others: entries that are no tensors.
+        original: what is remembered of the side it was mapped from.
+        family: the key of its family, where it is known.
+        notes: sentences a reader should see.
+        report: how it was mapped (a ``MapReport``); None for a loaded checkpoint.
+        equalities: tensors that a save must find equal before it writes.
+        fixed_dtypes: names of tensors whose dtype the family fixes, whatever is asked for.
+    """
+
+    tensors: Mapping[str, LazyTensor]
+    origin: str = "arrays"
+    side: str | None = None
+    config: Mapping[str, Any] | None = None
+    files: tuple[Path, ...] = ()
+    others: tuple[OtherEntry, ...] = ()
+    original: Original | None = None
+    family: str | None = None
+    notes: tuple[str, ...] = ()
+    report: Any = None
+    equalities: tuple[Equality, ...] = ()
+    fixed_dtypes: frozenset[str] = frozenset()
+
+    def table(self) -> Table:
+        """How it was mapped, or a summary of what is in it."""
+        return self.report.table() if isinstance(self.report, Result) else _summary(self)
+
+    @property
+    def carried_away(self) -> Mapping[str, LazyTensor]:
+        """Tensors of the other side that this side has no place for: a save keeps them in the folder beside the output."""
+        return self.original.carried if self.original is not None and self.report is not None else {}
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def __iter__(self) -> Iterator[LazyTensor]:
+        return iter(self.tensors.values())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.tensors
+
+    def __getitem__(self, name: str) -> LazyTensor:
+        if name not in self.tensors:
+            hint = did_you_mean(name, self.tensors)
+            raise MappingError("MFC309", quoted(name), expected=f"one of {len(self):,} names in {self.origin}", hint=hint)
+        return self.tensors[name]
+
+    @cached_property
+    def specs(self) -> tuple[TensorSpec, ...]:
+        """Name, shape and dtype of every tensor."""
+        return tuple(t.spec for t in self.tensors.values())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(s.nbytes for s in self.specs)
+
+    @property
+    def parameters(self) -> int:
+        """Elements of all tensors."""
+        return sum(s.elements for s in self.specs)
+
+
+def _summary(checkpoint: Checkpoint) -> Table:
+    """One row a name pattern, shape and dtype: 48 layers fold to one."""
+    groups: dict[tuple[str, tuple[int, ...], str], list[TensorSpec]] = {}
+    for spec in checkpoint.specs:
+        groups.setdefault((fold(spec.name)[0], spec.shape, spec.dtype), []).append(spec)
+    rows = [
+        (folded_name([s.name for s in specs]), len(specs), shape_text(shape), short_name(dtype), bytes_text(sum(s.nbytes for s in specs)))
+        for (_, shape, dtype), specs in groups.items()
+    ]
+    dtypes = ", ".join(sorted({short_name(s.dtype) for s in checkpoint.specs})) or "empty"
+    what = {HF: "Hugging Face checkpoint", MF: "MindFormers checkpoint"}.get(checkpoint.side or "", "Checkpoint")
+    files = f" · {len(checkpoint.files)} file{'s' * (len(checkpoint.files) != 1)}" if checkpoint.files else ""
+    headline = (
+        f"{what}{files} · {len(checkpoint):,} tensors · {count_text(checkpoint.parameters)} parameters · {dtypes}"
+        f" · {bytes_text(checkpoint.nbytes)} · {checkpoint.origin}"
+    )
+    others = (f"{len(checkpoint.others)} entries that are no tensors: " + ", ".join(o.name for o in checkpoint.others[:4]),)
+    facts = checkpoint.notes + (others if checkpoint.others else ())
+    columns = (Column("name"), Column("tensors", True), Column("shape", True), Column("dtype"), Column("bytes", True))
+    return Table("", headline, columns, rows, facts, row_noun="name patterns")
+
+
+def checkpoint_of(tensors: Mapping[str, LazyTensor] | list[LazyTensor], **about: Any) -> Checkpoint:
+    """A checkpoint from lazy tensors; keyword arguments are the fields of ``Checkpoint``."""
+    named = tensors if isinstance(tensors, Mapping) else {t.name: t for t in tensors}
+    return Checkpoint(named, **about)

@@ -1,0 +1,107 @@
+"""The command line: one group, one file a command. Errors become one message and an exit code here, in one place.
+
+Exit codes: 0 done, 1 checked and differs, 2 refused or failed, 130 stopped.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from mfconv_nb import __version__
+
+COMMANDS = {
+    "inspect": "What is in a checkpoint: names, shapes, dtypes, sizes.",
+    "convert": "Convert between Hugging Face and MindFormers.",
+    "diff": "How two checkpoints differ.",
+    "verify": "Prove that a converted checkpoint holds what the original holds.",
+    "toy": "Make a small checkpoint to try things out.",
+    "families": "The model families that are known.",
+}
+EPILOG = """\b
+Examples:
+  mfconv toy llama toy/                    a small Llama checkpoint, to try things out
+  mfconv inspect toy/                      what is in it
+  mfconv convert toy/ toy.ckpt             to MindFormers; the family is told from config.json
+  mfconv verify toy/ toy.ckpt              prove it, byte by byte
+  mfconv convert --model llama --reversed --input_path toy.ckpt --output_path back/
+
+Exit codes: 0 done, 1 checked and differs, 2 refused or failed, 130 stopped."""
+
+
+class _Commands(click.Group):
+    """Imports a command's module only when it is called, so that --help stays quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"mfconv_nb.cli.{name}"), name)
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """An unknown word gets the nearest command; MindFormers' flags without a command mean `convert`."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            from mfconv_nb.errors import nearest
+
+            best = nearest(args[0], COMMANDS)
+            hint = f" Did you mean '{best}'?" if best else " See mfconv --help."
+            raise click.UsageError(f"No such command '{args[0]}'.{hint}", ctx) from None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mfconv")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def mfconv(debug: bool) -> None:
+    """Carry model weights between Hugging Face and MindFormers, in both directions, and prove that no bit changed."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line and return its exit code; every refusal is one message on stderr."""
+    from mfconv_nb.errors import MfconvError
+
+    if arguments and arguments[0] in ("--model", "--input_path", "--output_path", "--reversed"):
+        arguments = ["convert", *arguments]  # MindFormers' script has no commands
+    try:
+        code = mfconv.main(args=arguments, prog_name="mfconv", standalone_mode=False)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.UsageError as error:
+        error.show()
+        return 2
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        _say("Stopped. Nothing was published. Run the same command to resume.")
+        return 130
+    except MfconvError as error:
+        if "--debug" in arguments:
+            raise
+        _say(f"✗ Refused.  {error}")
+        return 2
+    except BrokenPipeError:
+        return 0
+    return code if isinstance(code, int) else 0
+
+
+def _say(text: str) -> None:
+    from mfconv_nb.report import plain_marks
+
+    click.echo(plain_marks(text), err=True)

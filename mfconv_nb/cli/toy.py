@@ -1,0 +1,24 @@
+"""mfconv toy: a small checkpoint with a family's real names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mfconv_nb.cli.options import CHECKPOINT, show
+
+
+@click.command()
+@click.argument("family")
+@click.argument("target", type=CHECKPOINT)
+@click.option("--dtype", default="bf16", show_default=True, help="fp32, bf16 or fp16.")
+@click.option("--force", is_flag=True, help="Replace an existing target.")
+def toy(family: str, target: Path, dtype: str, force: bool) -> None:
+    """Make a small checkpoint of FAMILY in TARGET: real names, a real config, sizes that all differ, a second's work.
+
+    TARGET is a folder (shards, index and config.json) or a file whose ending chooses the format.
+    """
+    from mfconv_nb.steps.toy import toy as make_toy
+
+    show(make_toy(family, target, dtype=dtype, overwrite=force))

@@ -1,0 +1,42 @@
+"""mfconv verify: prove that a converted checkpoint holds what the original holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mfconv_nb.cli.options import CHECKPOINT, Progress, all_rows, as_json, config, model, quiet, show, threads, with_options
+
+
+@click.command()
+@click.argument("original", type=CHECKPOINT)
+@click.argument("converted", type=CHECKPOINT, required=False)
+@with_options(model, config, all_rows, as_json, threads, quiet)
+def verify(
+    original: Path,
+    converted: Path | None,
+    model: str | None,
+    config: Path | None,
+    show_all: bool,
+    as_json: bool,
+    threads: int,
+    quiet: bool,
+) -> int:
+    """Prove that CONVERTED holds what ORIGINAL holds: map it back and compare every byte.
+
+    With one checkpoint only, compare its bytes with the checksums in the manifest beside it. Exit code 0: equal, or close where a
+    cast was asked for; 1: not equal, or something could not be checked.
+    """
+    from mfconv_nb.steps.load import load
+    from mfconv_nb.steps.verify import CLOSE, PASS
+    from mfconv_nb.steps.verify import verify as prove
+
+    first = load(original, config=config)
+    with Progress(first.nbytes, "comparing", quiet=quiet) as progress:
+        if converted is None:
+            report = prove(original, threads=threads, on_progress=progress)
+        else:
+            report = prove(first, converted, model, threads=threads, on_progress=progress)
+    show(report, show_all=show_all, as_json=as_json)
+    return 0 if report.outcome in (PASS, CLOSE) else 1

@@ -1,0 +1,133 @@
+"""One family of exceptions, each with a stable code, and what a reader needs to go on: where, found, expected, hint.
+
+Nothing in the package raises anything else on purpose. `docs/errors.md` explains every code; a test keeps both in step.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+CODES = {
+    # 1xx: finding and opening the input
+    "MFC101": "no such file or folder",
+    "MFC102": "no checkpoint in this folder",
+    "MFC103": "not a checkpoint format that is known",
+    "MFC104": "the index and the files do not agree",
+    "MFC105": "the same tensor name in two files",
+    "MFC106": "config.json cannot be used",
+    "MFC107": "a size is not in config.json",
+    "MFC108": "the source changed while it was in use",
+    "MFC109": "a live object that cannot be loaded",
+    "MFC110": "the manifest beside the checkpoint cannot be used",
+    # 2xx: inside one file
+    "MFC201": "the header cannot be trusted",
+    "MFC202": "the file is cut short",
+    "MFC203": "the checkpoint stream is broken",
+    "MFC204": "the checkpoint is encrypted",
+    "MFC205": "a dtype that cannot be carried",
+    "MFC206": "the pickle holds more than tensors",
+    "MFC207": "a tensor is larger than its storage",
+    "MFC208": "torch is needed for this file",
+    # 3xx: families, rules and names
+    "MFC301": "no such model family",
+    "MFC302": "the model family cannot be told",
+    "MFC303": "the mapping does not cover the checkpoint",
+    "MFC304": "an option contradicts config.json",
+    "MFC305": "an option that this family does not take",
+    "MFC306": "the layout sentence cannot be read",
+    "MFC307": "the layout does not fit the shapes",
+    "MFC308": "tensors that must be equal are not",
+    "MFC309": "no such tensor",
+    "MFC310": "two checkpoints that cannot be compared",
+    # 4xx: writing the output
+    "MFC401": "the target exists",
+    "MFC402": "source and target are the same",
+    "MFC403": "not enough space on the disk",
+    "MFC404": "the target cannot be written",
+    "MFC405": "the target format cannot hold this tensor",
+    "MFC406": "another run is writing this target",
+    "MFC407": "a file ending that names no format",
+    "MFC408": "stopped before the end",
+    # 5xx: how a command or a function was called
+    "MFC501": "a value that cannot be used",
+}
+
+
+class MfconvError(Exception):
+    """The base of every refusal. ``str()`` is the whole message; the parts are attributes.
+
+    Args:
+        code: one of ``CODES``; stable across versions.
+        where: the file, tensor or option it is about.
+        found, expected: what was there, and what would have been right.
+        hint: what to do next.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        where: object = None,
+        *,
+        found: object = None,
+        expected: object = None,
+        hint: str | None = None,
+    ) -> None:
+        self.code, self.where, self.found, self.expected, self.hint = code, where, found, expected, hint
+        super().__init__(code, where)
+
+    def __str__(self) -> str:
+        head = f"{self.code} {CODES[self.code]}"
+        if self.where is not None:
+            head += f": {printable(str(self.where))}"
+        parts = (("found", self.found), ("expected", self.expected), ("hint", self.hint))
+        lines = [f"  {label:<9} {printable(str(text))}" for label, text in parts if text is not None]
+        return "\n".join([head, *lines])
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows instead of a traceback: the frames of this package are noise to a reader."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+class InputError(MfconvError):
+    """The input cannot be found, opened or trusted (MFC1xx)."""
+
+
+class FormatError(MfconvError):
+    """One file breaks the rules of its format (MFC2xx)."""
+
+
+class MappingError(MfconvError):
+    """Names, shapes, families or layouts do not fit (MFC3xx)."""
+
+
+class OutputError(MfconvError):
+    """The target cannot be written as asked (MFC4xx)."""
+
+
+class UsageError(MfconvError):
+    """A call with a value that cannot be used (MFC5xx)."""
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters shown as escapes: names come from strangers and end up in terminals."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+def quoted(name: str | Path) -> str:
+    """A name as it stands in a message: in quotes, escaped, at most 200 characters, cut in the middle."""
+    text = printable(str(name)).replace("\n", "\\n")
+    return f"'{text if len(text) <= 200 else text[:120] + ' … ' + text[-70:]}'"
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that looks most like ``word``, or None. Looks at the first 20,000 words."""
+    pool = [k for _, k in zip(range(20_000), known, strict=False)]
+    return next(iter(difflib.get_close_matches(word, pool, n=1, cutoff=0.6)), None)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str | None:
+    """A hint with the nearest known word, or None."""
+    best = nearest(word, known)
+    return None if best is None else f"Did you mean {quoted(best)}?"

@@ -1,0 +1,289 @@
+"""MindSpore `.ckpt`: a protobuf stream without file header or index. Reads headers and plans files; moves no weights.
+
+Every entry is ``0A len | 0A len name | 12 len | (08 dim)* | 12 len type | 1A len content``. A tensor over 512 MiB is cut into several
+entries with the same name, one after the other. A file may end in ``crc_num`` and ten bytes of CRC-32.
+
+Refuses: encrypted files, lengths that do not nest, content that contradicts dims x itemsize (MindSpore itself does not check), a
+name that comes back later in the file (MindSpore lets the later one win). Strings and map parameters are listed, not carried.
+Source: the `checkpoint.proto` descriptor of mindspore 2.10.0, and files that it saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from mfconv_nb.checkpoint import FileSource, OtherEntry, TensorSpec
+from mfconv_nb.dtypes import BY_MINDSPORE, DTYPES, itemsize
+from mfconv_nb.errors import FormatError, OutputError, quoted
+from mfconv_nb.places import Extent, FilePlan, Header, PlacedTensor
+
+SLICE_BYTES = 512 << 20  # what mindspore 2.x cuts at
+WINDOW = 4096  # bytes read at a time while scanning: many small entries, or one header
+MAX_NAME_BYTES = 1 << 16
+MAX_AXES = 32
+ENCRYPTED = {b"\xd8\x5e\x3a\x7f": "AES-GCM", b"\xd9\x5e\x3a\x7f": "AES-CBC", b"\xda\x5e\x3a\x7f": "SM4-CBC"}
+TRAILER = b"crc_num"
+TRAILER_BYTES = 17
+HINT_CUT = "The file is cut short or damaged: fetch or save it again."
+
+
+def looks_like(first_bytes: bytes, size: int) -> bool:
+    """True for the first byte of an entry, and for the encrypted forms."""
+    return first_bytes[:1] == b"\x0a" or first_bytes[:4] in ENCRYPTED
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Entry:
+    """One entry of the stream, as far as its header tells."""
+
+    name: str
+    dims: list[int] = field(default_factory=list)
+    type: str = ""
+    content: Extent = (0, 0)
+    map_parameter: bool = False
+
+
+class _Scanner:
+    """Reads varints and short fields through a small window that moves forward over the file."""
+
+    def __init__(self, source: FileSource) -> None:
+        self.source, self.end = source, source.size
+        if source.size > TRAILER_BYTES and source.read(source.size - TRAILER_BYTES, len(TRAILER)) == TRAILER:
+            self.end -= TRAILER_BYTES
+        self._start, self._window = 0, b""
+
+    def bytes(self, at: int, size: int) -> bytes:
+        if not self._start <= at <= at + size <= self._start + len(self._window):
+            self._start, self._window = at, self.source.read(at, max(size, WINDOW))
+        data = self._window[at - self._start : at - self._start + size]
+        if len(data) < size:
+            raise self.error("MFC202", at, f"{size} bytes needed, the file ends")
+        return data
+
+    def varint(self, at: int, end: int) -> tuple[int, int]:
+        """The number at ``at`` and the offset behind it."""
+        value = 0
+        for place in range(10):
+            if at + place >= end:
+                raise self.error("MFC203", at, "a number that leaves its field")
+            byte = self.bytes(at + place, 1)[0]
+            value |= (byte & 127) << (7 * place)
+            if byte < 128:
+                return value, at + place + 1
+        raise self.error("MFC203", at, "a number of more than ten bytes")
+
+    def field(self, at: int, end: int) -> tuple[int, int, int]:
+        """Tag byte, and begin and end of a length-delimited field that must lie inside ``end``."""
+        tag = self.bytes(at, 1)[0]
+        size, begin = self.varint(at + 1, end)
+        if begin + size > end:
+            code = "MFC202" if end == self.end else "MFC203"
+            raise self.error(code, at, f"a field of {size:,} bytes where {end - begin:,} are left")
+        return tag, begin, begin + size
+
+    def text(self, begin: int, end: int, what: str) -> str:
+        if end - begin > MAX_NAME_BYTES:
+            raise self.error("MFC203", begin, f"a {what} of {end - begin:,} bytes")
+        try:
+            return self.bytes(begin, end - begin).decode("utf-8")
+        except UnicodeDecodeError:
+            raise self.error("MFC203", begin, f"a {what} that is not UTF-8") from None
+
+    def error(self, code: str, at: int, found: str) -> FormatError:
+        where = f"{self.source.path}, byte {at:,}"
+        return FormatError(code, where, found=found, expected="a MindSpore checkpoint stream", hint=HINT_CUT)
+
+
+def read_header(source: FileSource) -> Header:
+    """Name, shape, dtype and place of every tensor, in file order. Reads one small window an entry.
+
+    Raises:
+        FormatError: MFC202 (cut short), MFC203 (broken stream), MFC204 (encrypted), MFC205 (a dtype that cannot be carried).
+    """
+    _check_start(source)
+    scan = _Scanner(source)
+    tensors: list[PlacedTensor] = []
+    others: list[OtherEntry] = []
+    seen: set[str] = set()
+    open_slices: list[_Entry] = []
+    at = 0
+    while at < scan.end:
+        entry, at = _read_entry(scan, at)
+        if open_slices and open_slices[0].name != entry.name:
+            tensors.append(_joined(source, open_slices))
+            open_slices = []
+        if not open_slices and entry.name in seen:
+            found = f"{quoted(entry.name)} a second time"
+            raise FormatError("MFC203", source.path, found=found, expected="each name once", hint="MindSpore would take the last.")
+        seen.add(entry.name)
+        other = _other_entry(scan, entry)
+        if other is not None:
+            others.append(other)
+        else:
+            open_slices.append(entry)
+    if open_slices:
+        tensors.append(_joined(source, open_slices))
+    return Header(tuple(tensors), {}, tuple(others))
+
+
+def _check_start(source: FileSource) -> None:
+    first = source.read(0, 4)
+    if first in ENCRYPTED:
+        raise FormatError(
+            "MFC204",
+            source.path,
+            found=f"{ENCRYPTED[first]} encryption",
+            expected="a plain checkpoint",
+            hint="Load it in MindSpore with its key (dec_key=) and save it again without enc_key.",
+        )
+    if not first:
+        raise FormatError("MFC202", source.path, found="an empty file", expected="a MindSpore checkpoint", hint=HINT_CUT)
+    if first[:1] == b"\x08":
+        hint = "It looks like a strategy file, which describes slices and holds no weights."
+        raise FormatError("MFC203", source.path, found="first byte 08", expected="0A", hint=hint)
+    if first[:1] != b"\x0a":
+        found = f"first byte {first[0]:02X}"
+        raise FormatError("MFC203", source.path, found=found, expected="0A, as MindSpore writes", hint=HINT_CUT)
+
+
+def _read_entry(scan: _Scanner, at: int) -> tuple[_Entry, int]:
+    tag, begin, end = scan.field(at, scan.end)
+    if tag != 0x0A:
+        raise scan.error("MFC203", at, f"tag {tag:02X} where an entry (0A) begins")
+    tag, name_begin, name_end = scan.field(begin, end)
+    if tag != 0x0A:
+        raise scan.error("MFC203", begin, f"tag {tag:02X} where a name (0A) stands")
+    entry = _Entry(scan.text(name_begin, name_end, "name"))
+    tag, value_begin, value_end = scan.field(name_end, end)
+    if value_end != end:
+        raise scan.error("MFC203", value_end, "bytes behind the value of an entry")
+    if tag == 0x12:
+        _read_tensor(scan, entry, value_begin, value_end)
+    elif tag == 0x1A:
+        entry.map_parameter = True
+    else:
+        raise scan.error("MFC203", name_end, f"tag {tag:02X} where a tensor (12) stands")
+    return entry, end
+
+
+def _read_tensor(scan: _Scanner, entry: _Entry, at: int, end: int) -> None:
+    while at < end:
+        tag = scan.bytes(at, 1)[0]
+        if tag == 0x08:
+            dim, at = scan.varint(at + 1, end)
+            entry.dims.append(dim)
+        elif tag == 0x0A:  # the packed form that protobuf readers accept too
+            _, at, stop = scan.field(at, end)
+            while at < stop:
+                dim, at = scan.varint(at, stop)
+                entry.dims.append(dim)
+        elif tag == 0x12:
+            _, begin, at = scan.field(at, end)
+            entry.type = scan.text(begin, at, "dtype")
+        elif tag == 0x1A:
+            _, begin, at = scan.field(at, end)
+            entry.content = (begin, at - begin)
+            if at != end:
+                raise scan.error("MFC203", at, "bytes behind a tensor's content")
+        else:
+            raise scan.error("MFC203", at, f"tag {tag:02X} inside a tensor")
+        if len(entry.dims) > MAX_AXES or any(d >= 1 << 48 for d in entry.dims):
+            raise scan.error("MFC203", at, f"{quoted(entry.name)} with dims {str(entry.dims[:8])[:80]}")
+
+
+def _other_entry(scan: _Scanner, entry: _Entry) -> OtherEntry | None:
+    if entry.map_parameter:
+        return OtherEntry(entry.name, "map parameter")
+    if entry.type == "str":
+        begin, size = entry.content
+        text = scan.source.read(begin, min(size, 4096)).decode("utf-32-le", "replace")
+        return OtherEntry(entry.name, "string", text.rstrip("\x00"))
+    if entry.type == "random_op":
+        return OtherEntry(entry.name, "random state")
+    return None
+
+
+def _joined(source: FileSource, entries: Sequence[_Entry]) -> PlacedTensor:
+    """The slices of one tensor as one; dims and type are those of the last, as in MindSpore's reader."""
+    last = entries[-1]
+    dtype = BY_MINDSPORE.get(last.type.replace("Uint", "UInt"))
+    where = f"{quoted(last.name)} in {source.path}"
+    if dtype is None:
+        known = ", ".join(BY_MINDSPORE)
+        raise FormatError("MFC205", where, found=f"dtype {quoted(last.type)}", expected=known)
+    extents = tuple(e.content for e in entries if e.content[1])
+    nbytes = sum(size for _, size in extents)
+    dims = last.dims
+    shape = () if dims == [0] and nbytes == itemsize(dtype) else tuple(dims)  # 1.x wrote scalars as [0]
+    spec = TensorSpec(last.name, shape, dtype)
+    if spec.nbytes != nbytes or any(size % itemsize(dtype) for _, size in extents):
+        found, expected = f"{nbytes:,} bytes of content", f"{spec.nbytes:,}: {list(shape)} of {last.type}"
+        raise FormatError("MFC202", where, found=found, expected=expected, hint=HINT_CUT)
+    return PlacedTensor(spec, extents or ((last.content[0], 0),))
+
+
+# ---- planning --------------------------------------------------------------------------------------------------------
+
+
+def plan_file(name: str, specs: Sequence[TensorSpec]) -> FilePlan:
+    """Every header byte and every offset of a `.ckpt` with these tensors, in this order.
+
+    Raises:
+        OutputError: MFC405 for a dtype MindSpore cannot load (float8, complex), and for shape (0,), which it reads as a scalar.
+    """
+    at = 0
+    fixed: list[tuple[int, bytes]] = []
+    places: dict[str, tuple[Extent, ...]] = {}
+    for spec in specs:
+        _check_can_hold(spec, name)
+        extents: list[Extent] = []
+        for start in range(0, max(spec.nbytes, 1), SLICE_BYTES):
+            size = min(SLICE_BYTES, spec.nbytes - start)
+            head = _entry_head(spec, size)
+            fixed.append((at, head))
+            extents.append((at + len(head), size))
+            at += len(head) + size
+        places[spec.name] = tuple(extents)
+    return FilePlan(name, at, tuple(fixed), places)
+
+
+def _check_can_hold(spec: TensorSpec, file: str) -> None:
+    if DTYPES[spec.dtype].mindspore is None:
+        raise OutputError(
+            "MFC405",
+            f"{quoted(spec.name)} for {file}",
+            found=f"dtype {spec.dtype}",
+            expected="a dtype that MindSpore loads",
+            hint="Choose a .safetensors ending, or cast it before.",
+        )
+    if spec.shape == (0,):
+        raise OutputError(
+            "MFC405",
+            f"{quoted(spec.name)} for {file}",
+            found="shape (0,)",
+            expected="a shape that MindSpore can tell from a scalar",
+            hint="Choose a .safetensors ending.",
+        )
+
+
+def _entry_head(spec: TensorSpec, size: int) -> bytes:
+    """Everything of an entry before its content of ``size`` bytes."""
+    type_name = (DTYPES[spec.dtype].mindspore or "").encode()
+    tag = spec.name.encode("utf-8")
+    tensor = b"".join(b"\x08" + _varint(d) for d in spec.shape) + b"\x12" + _varint(len(type_name)) + type_name
+    tensor += b"\x1a" + _varint(size)
+    entry = b"\x0a" + _varint(len(tag)) + tag + b"\x12" + _varint(len(tensor) + size) + tensor
+    return b"\x0a" + _varint(len(entry) + size) + entry
+
+
+def _varint(n: int) -> bytes:
+    out = bytearray()
+    while n > 127:
+        out.append(n & 127 | 128)
+        n >>= 7
+    out.append(n)
+    return bytes(out)

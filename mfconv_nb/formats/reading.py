@@ -1,0 +1,180 @@
+"""From a path to lazy tensors: which files make up a checkpoint, what format each has, and what their headers say.
+
+A format is told by the first bytes of a file, not by its name. In a folder an index counts more than single files, safetensors more
+than torch files. Reads headers only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mfconv_nb.checkpoint import HF, MF, FileSource, LazyTensor, OtherEntry, stored_tensor
+from mfconv_nb.errors import InputError, quoted
+from mfconv_nb.formats import index as index_files
+from mfconv_nb.formats import mindspore_ckpt, safetensors_file, torch_pickle
+
+# What a folder is searched for, best first; an index stands for the files it names.
+SEARCH = (
+    ("safetensors index", ("*.safetensors.index.json", index_files.MINDSPORE)),
+    ("safetensors", ("*.safetensors",)),
+    ("torch index", ("*.bin.index.json",)),
+    ("torch", ("pytorch_model*.bin", "consolidated*.pth", "*.bin", "*.pth", "*.pt")),
+    ("MindSpore", ("*.ckpt",)),
+)
+NOT_WEIGHTS = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.bin", "scheduler.pt", "rng_state.pth")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The headers of one or several files, joined: lazy tensors in file order."""
+
+    tensors: dict[str, LazyTensor]
+    files: tuple[Path, ...]
+    side: str | None
+    format: str
+    others: tuple[OtherEntry, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class _OneFile:
+    tensors: tuple[LazyTensor, ...]
+    format: str
+    side: str | None
+    others: tuple[OtherEntry, ...] = ()
+
+
+def open_path(path: Path) -> Opened:
+    """A folder, an index or a single file.
+
+    Raises:
+        InputError: MFC101 to MFC105. FormatError: MFC2xx for a file that cannot be trusted.
+    """
+    if path.is_dir():
+        return _open_folder(path)
+    if not path.exists():
+        raise InputError("MFC101", path, expected="a folder, an index or a file with weights", hint=_hint_near(path))
+    if path.suffix == ".json":
+        if not index_files.looks_like(path):
+            hint = f"Give the folder instead: {path.parent}"
+            raise InputError("MFC103", path, found="a JSON file that is no index", expected="a checkpoint", hint=hint)
+        return _open_index(path)
+    return open_files([path])
+
+
+def open_files(paths: Sequence[Path]) -> Opened:
+    """Several files as one checkpoint.
+
+    Raises:
+        InputError: MFC105 when a name is in two of them.
+    """
+    tensors: dict[str, LazyTensor] = {}
+    holder: dict[str, Path] = {}
+    opened = [_open_file(p) for p in paths]
+    for path, one in zip(paths, opened, strict=True):
+        for tensor in one.tensors:
+            if tensor.name in tensors:
+                found = f"in {quoted(holder[tensor.name].name)} and in {quoted(path.name)}"
+                hint = "Remove the stale file, or give an index that names the right one."
+                raise InputError("MFC105", quoted(tensor.name), found=found, expected="one file", hint=hint)
+            tensors[tensor.name], holder[tensor.name] = tensor, path
+    sides = {one.side for one in opened}
+    formats = sorted({one.format for one in opened})
+    side = sides.pop() if len(sides) == 1 else None
+    return Opened(tensors, tuple(paths), side, " and ".join(formats), tuple(o for one in opened for o in one.others))
+
+
+def _open_index(path: Path) -> Opened:
+    index = index_files.read_index(path)
+    missing = [f.name for f in index.files if not f.is_file()]
+    if missing:
+        found = f"{len(missing)} of {len(index.files)} files are absent; first {quoted(missing[0])}"
+        raise InputError("MFC104", path, found=found, expected="every shard beside the index", hint="Fetch the missing files.")
+    opened = open_files(index.files)
+    held = {t.name: f.name for f in index.files for t in opened.tensors.values() if _is_in(t, f)}
+    index_files.check_against_files(index, held)
+    held_bytes = sum(t.spec.nbytes for t in opened.tensors.values())
+    notes = list(opened.notes)
+    if index.total_size not in (None, held_bytes):
+        notes.append(f"{path.name} gives a total size of {index.total_size:,} bytes, the tensors have {held_bytes:,}")
+    side = MF if path.name == index_files.MINDSPORE else opened.side
+    return Opened(opened.tensors, opened.files, side, opened.format, opened.others, tuple(notes))
+
+
+def _is_in(tensor: LazyTensor, file: Path) -> bool:
+    return tensor.pieces[0].source.label == file.name
+
+
+def _open_folder(folder: Path) -> Opened:
+    by_kind = {kind: files for kind, globs in SEARCH if (files := _files(folder, globs))}
+    if not by_kind:
+        names = sorted(p.name for p in folder.iterdir())[:6]
+        raise InputError(
+            "MFC102",
+            folder,
+            found=", ".join(names) or "an empty folder",
+            expected="*.safetensors, *.bin, *.pth or *.ckpt files, or an index of them",
+            hint=_hint_inside(folder),
+        )
+    kind, files = next(iter(by_kind.items()))
+    if len(files) > 1 and kind.endswith("index"):
+        listed = ", ".join(f.name for f in files)
+        raise InputError("MFC104", folder, found=f"several indexes: {listed}", expected="one", hint="Give the one you mean.")
+    opened = _open_index(files[0]) if kind.endswith("index") else open_files(files)
+    rest = [p.name for k in by_kind if k != kind for p in by_kind[k] if p not in opened.files]
+    rest += [p.name for p in _files(folder, ("*.safetensors",)) if kind == "safetensors index" and p not in opened.files]
+    notes = (f"not read: {', '.join(sorted(set(rest))[:4])}{' ...' if len(set(rest)) > 4 else ''}",) if rest else ()
+    return Opened(opened.tensors, opened.files, opened.side, opened.format, opened.others, opened.notes + notes)
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Every file in a folder that belongs to some checkpoint."""
+    return sorted({f for _, globs in SEARCH for f in _files(folder, globs)})
+
+
+def _files(folder: Path, globs: Sequence[str]) -> list[Path]:
+    """The files of the first pattern that has any, sorted by name."""
+    for pattern in globs:
+        files = sorted(p for p in folder.glob(pattern) if p.is_file() and p.name not in NOT_WEIGHTS)
+        if files:
+            return files
+    return []
+
+
+def _open_file(path: Path) -> _OneFile:
+    source = FileSource(path)
+    first = source.read(0, 16)
+    if safetensors_file.looks_like(first, source.size) or (path.suffix == ".safetensors" and first[:4] != b"PK\x03\x04"):
+        header = safetensors_file.read_header(source)
+        side = {"ms": MF, "pt": HF}.get(header.metadata.get("format", ""))
+        tensors = tuple(stored_tensor(p.spec, source, p.extents) for p in header.tensors)
+        return _OneFile(tensors, "safetensors", side, header.others)
+    if torch_pickle.looks_like(first, source.size):
+        lazy, others = torch_pickle.read_tensors(source)
+        return _OneFile(lazy, "torch", HF, others)
+    if mindspore_ckpt.looks_like(first, source.size) or path.suffix == ".ckpt":
+        header = mindspore_ckpt.read_header(source)
+        tensors = tuple(stored_tensor(p.spec, source, p.extents) for p in header.tensors)
+        return _OneFile(tensors, "ckpt", MF, header.others)
+    if first.startswith(b"version https://git-lfs"):
+        hint = "Fetch the file itself: git lfs pull."
+        raise InputError("MFC103", path, found="a git-lfs pointer, not the file", expected="weights", hint=hint)
+    found = f"{source.size:,} bytes that begin with {first[:8].hex(' ') or 'nothing'}"
+    raise InputError("MFC103", path, found=found, expected="safetensors, a MindSpore .ckpt or a torch file")
+
+
+def _hint_near(path: Path) -> str | None:
+    if path.parent.is_dir():
+        near = [p.name for p in checkpoint_files(path.parent)][:4]
+        if near:
+            return f"In {path.parent} there is: {', '.join(near)}"
+    return None
+
+
+def _hint_inside(folder: Path) -> str | None:
+    for inner in sorted(p for p in folder.iterdir() if p.is_dir())[:50]:
+        if checkpoint_files(inner):
+            return f"There is a checkpoint in {inner}"
+    return None

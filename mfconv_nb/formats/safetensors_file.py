@@ -1,0 +1,142 @@
+"""safetensors: eight bytes of header length, a JSON header, then the tensors. Reads headers and plans files; moves no weights.
+
+Serves both flavours: Hugging Face's (metadata ``format: pt``) and MindSpore's (``format: ms``), whose own reader wants the tensors
+in the order of the header, without gaps.
+
+Refuses: a header over 100 MB, offsets that leave the file, overlap, leave gaps or contradict shape x itemsize, a name given twice.
+Source: the format section of the safetensors README; MindSpore 2.10's reader for the stricter order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mfconv_nb.checkpoint import FileSource, TensorSpec
+from mfconv_nb.dtypes import dtype_named, itemsize
+from mfconv_nb.errors import FormatError, quoted
+from mfconv_nb.places import FilePlan, Header, PlacedTensor
+
+MAX_HEADER_BYTES = 100_000_000  # the reference reader's own limit
+MAX_AXIS = 1 << 48
+HINT_CUT = "The file is cut short: fetch it again."
+HINT_HEADER = "The file is damaged, or no safetensors file."
+
+
+def looks_like(first_bytes: bytes, size: int) -> bool:
+    """True for a file that begins as safetensors does: a plausible length, then a brace."""
+    if len(first_bytes) < 9:
+        return False
+    length = int.from_bytes(first_bytes[:8], "little")
+    return first_bytes[8:9] == b"{" and 2 <= length <= max(MAX_HEADER_BYTES, size)
+
+
+def read_header(source: FileSource) -> Header:
+    """Name, shape, dtype and place of every tensor, in file order. Reads the header and nothing else.
+
+    Raises:
+        FormatError: MFC201 (the header cannot be trusted), MFC202 (the file is cut short), MFC205 (unknown dtype).
+    """
+    if source.size < 10:
+        raise FormatError("MFC202", source.path, found=f"{source.size} bytes", expected="a header", hint=HINT_CUT)
+    length = int.from_bytes(source.read(0, 8), "little")
+    if length > MAX_HEADER_BYTES:
+        found = f"a declared header of {length:,} bytes"
+        raise FormatError("MFC201", source.path, found=found, expected=f"at most {MAX_HEADER_BYTES:,}", hint=HINT_HEADER)
+    if length > source.size - 8:
+        found = f"a header of {length:,} bytes in a file of {source.size:,}"
+        raise FormatError("MFC202", source.path, found=found, expected="a header inside the file", hint=HINT_CUT)
+    entries = _parse_json(source, source.read(8, length))
+    metadata = _checked_metadata(source, entries.pop("__metadata__", {}))
+    placed = tuple(_placed_tensor(source, name, entry, first=8 + length) for name, entry in entries.items())
+    ordered = tuple(sorted(placed, key=lambda p: p.extents[0]))
+    _check_places(source, ordered, first=8 + length)
+    return Header(ordered, metadata)
+
+
+def _parse_json(source: FileSource, raw: bytes) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(n for n in names if names.count(n) > 1)
+            raise FormatError("MFC201", source.path, found=f"{quoted(twice)} twice", expected="each name once", hint=HINT_HEADER)
+        return found
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON number")
+
+    try:
+        entries = json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        found = f"no JSON: {str(error)[:120]}"
+        raise FormatError("MFC201", source.path, found=found, expected="a JSON object", hint=HINT_HEADER) from None
+    if not isinstance(entries, dict):
+        raise FormatError("MFC201", source.path, found=f"a JSON {type(entries).__name__}", expected="a JSON object")
+    return entries
+
+
+def _checked_metadata(source: FileSource, metadata: object) -> dict[str, str]:
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise FormatError("MFC201", source.path, found="__metadata__ of another form", expected="strings by name")
+    return metadata
+
+
+def _placed_tensor(source: FileSource, name: str, entry: Any, first: int) -> PlacedTensor:
+    try:
+        shape, (begin, end) = entry["shape"], entry["data_offsets"]
+        numbers = [*shape, begin, end]
+        name.encode("utf-8")
+    except (TypeError, KeyError, ValueError):
+        raise FormatError(
+            "MFC201",
+            f"{quoted(name)} in {source.path}",
+            found=quoted(str(entry)[:100]),
+            expected="dtype, shape, data_offsets",
+            hint=HINT_HEADER,
+        ) from None
+    if not all(type(n) is int and 0 <= n < MAX_AXIS for n in numbers) or len(shape) > 32:
+        found = f"shape {str(shape)[:80]}, offsets {begin}, {end}"
+        raise FormatError("MFC201", f"{quoted(name)} in {source.path}", found=found, expected="whole numbers, not negative")
+    spec = TensorSpec(name, tuple(shape), dtype_named(entry.get("dtype"), name, source.path))
+    if end - begin != spec.nbytes:
+        found, expected = f"{end - begin:,} bytes", f"{spec.nbytes:,}: {list(shape)} of {spec.dtype}"
+        raise FormatError("MFC201", f"{quoted(name)} in {source.path}", found=found, expected=expected, hint=HINT_HEADER)
+    return PlacedTensor(spec, ((first + begin, end - begin),))
+
+
+def _check_places(source: FileSource, placed: Sequence[PlacedTensor], first: int) -> None:
+    past = [p for p in placed if sum(p.extents[0]) > source.size]
+    if past:
+        name, needed = past[0].spec.name, sum(past[0].extents[0])
+        found = f"{len(past):,} tensors past the end of the file; first {quoted(name)}, needs byte {needed:,} of {source.size:,}"
+        raise FormatError("MFC202", source.path, found=found, expected="every tensor inside the file", hint=HINT_CUT)
+    at = first
+    for p in placed:
+        begin, nbytes = p.extents[0]
+        if begin != at:
+            what = "overlaps another tensor" if begin < at else f"leaves a gap of {begin - at:,} bytes before it"
+            raise FormatError("MFC201", f"{quoted(p.spec.name)} in {source.path}", found=what, expected="no gap, no overlap")
+        at = begin + nbytes
+    if at != source.size:
+        found = f"{source.size - at:,} bytes after the last tensor"
+        raise FormatError("MFC201", source.path, found=found, expected="none", hint=HINT_HEADER)
+
+
+def plan_file(name: str, specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> FilePlan:
+    """The header and every offset of a file with these tensors.
+
+    Wide dtypes come first (a stable order), so that every tensor starts at a multiple of its itemsize. Raises nothing.
+    """
+    ordered = sorted(specs, key=lambda s: -itemsize(s.dtype))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    at = 0
+    for s in ordered:
+        header[s.name] = {"dtype": s.dtype, "shape": list(s.shape), "data_offsets": [at, at + s.nbytes]}
+        at += s.nbytes
+    raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    raw += b" " * (-len(raw) % 8)
+    first = 8 + len(raw)
+    places = {s.name: ((first + header[s.name]["data_offsets"][0], s.nbytes),) for s in ordered}
+    return FilePlan(name, first + at, ((0, len(raw).to_bytes(8, "little") + raw),), places)

@@ -1,0 +1,102 @@
+"""From a target path to the plan of every file: the ending chooses the format, a folder gets shards with an index. Writes nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from mfconv_nb.checkpoint import HF, MF, TensorSpec
+from mfconv_nb.errors import OutputError, UsageError, quoted
+from mfconv_nb.formats import index as index_files
+from mfconv_nb.formats import mindspore_ckpt, safetensors_file, torch_pickle
+from mfconv_nb.places import FilePlan, OutputPlan
+
+TORCH_ENDINGS = (".bin", ".pt", ".pth")
+ENDINGS = (".safetensors", ".ckpt", *TORCH_ENDINGS)
+DEFAULT_SHARD_BYTES = 5_000_000_000
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_UNITS |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
+
+
+def parse_bytes(text: str | int) -> int:
+    """``5GB``, ``500MB``, ``2GiB`` or a plain number, in bytes.
+
+    Raises:
+        UsageError: MFC501.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?b?)\s*", str(text).lower())
+    if match is None or match.group(2) not in _UNITS or (size := int(float(match.group(1)) * _UNITS[match.group(2)])) <= 0:
+        raise UsageError("MFC501", "max_shard_size", found=quoted(str(text)), expected="a size such as 5GB, 500MB or 2GiB")
+    return size
+
+
+def plan_output(specs: Sequence[TensorSpec], target: Path, side: str | None, max_shard_size: str | int | None = None) -> OutputPlan:
+    """Every file that saving ``specs`` to ``target`` will write, with every offset and the total size.
+
+    Args:
+        side: "mf" gives MindSpore's flavour of safetensors and index, anything else Hugging Face's.
+        max_shard_size: shards of a folder hold at most this (a larger tensor stands alone). Left out: 5 GB.
+    Raises:
+        OutputError: MFC405, MFC407. UsageError: MFC501.
+    """
+    ending = target.suffix.lower()
+    if target.is_dir() or not ending or not re.search("[a-z]", ending):
+        return _plan_folder(specs, side, parse_bytes(max_shard_size or DEFAULT_SHARD_BYTES))
+    if ending not in ENDINGS:
+        expected = f"{', '.join(ENDINGS)}, or a folder (no ending)"
+        raise OutputError("MFC407", target, found=f"ending {quoted(ending)}", expected=expected)
+    if max_shard_size is None:
+        return OutputPlan((_plan_file(target.name, specs, side),), folder=False)
+    if ending == ".ckpt":
+        hint = f"Give a folder instead: {target.with_suffix('')}"
+        raise UsageError("MFC501", "max_shard_size", found="a .ckpt, which is one file", expected="a folder", hint=hint)
+    shards = _shards(specs, parse_bytes(max_shard_size))
+    names = _numbered(target.stem, ending, len(shards))
+    return _sharded(shards, names, f"{target.name}.index.json" if len(shards) > 1 else None, side, folder=False)
+
+
+def _plan_file(name: str, specs: Sequence[TensorSpec], side: str | None) -> FilePlan:
+    if name.lower().endswith(".ckpt"):
+        return mindspore_ckpt.plan_file(name, specs)
+    if name.lower().endswith(TORCH_ENDINGS):
+        return torch_pickle.plan_file(name, specs)
+    return safetensors_file.plan_file(name, specs, {"format": "ms" if side == MF else "pt"})
+
+
+def _plan_folder(specs: Sequence[TensorSpec], side: str | None, limit: int) -> OutputPlan:
+    shards = _shards(specs, limit)
+    if side == MF:
+        names = [f"part{n}.safetensors" for n in range(len(shards))]
+        return _sharded(shards, names, index_files.MINDSPORE, side, folder=True)
+    names = _numbered("model", ".safetensors", len(shards))
+    return _sharded(shards, names, index_files.HF_SAFETENSORS if len(shards) > 1 else None, side, folder=True)
+
+
+def _numbered(stem: str, ending: str, count: int) -> list[str]:
+    """Names of shards as transformers counts them; a single one is not numbered."""
+    return [f"{stem}{ending}"] if count == 1 else [f"{stem}-{n + 1:05}-of-{count:05}{ending}" for n in range(count)]
+
+
+def _sharded(
+    shards: Sequence[Sequence[TensorSpec]], names: Sequence[str], index: str | None, side: str | None, *, folder: bool
+) -> OutputPlan:
+    files = tuple(_plan_file(name, shard, side or HF) for name, shard in zip(names, shards, strict=True))
+    if index is None:
+        return OutputPlan(files, folder=folder)
+    places = {s.name: name for name, shard in zip(names, shards, strict=True) for s in shard}
+    total = sum(s.nbytes for shard in shards for s in shard)
+    return OutputPlan(files, folder=folder, indexes={index: index_files.index_bytes(places, total)})
+
+
+def _shards(specs: Sequence[TensorSpec], limit: int) -> list[list[TensorSpec]]:
+    """Tensors in their order, a new shard before one would grow past the limit."""
+    shards: list[list[TensorSpec]] = [[]]
+    size = 0
+    for spec in specs:
+        if shards[-1] and size + spec.nbytes > limit:
+            shards.append([])
+            size = 0
+        shards[-1].append(spec)
+        size += spec.nbytes
+    return shards

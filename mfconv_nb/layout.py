@@ -1,0 +1,596 @@
+"""The layout notation: one sentence that says where every number of a tensor stands on both sides. numpy only, pure.
+
+    "(q + k + v) hidden -> q hidden, k hidden, v hidden"
+
+Tensors are separated by commas, axes by spaces. ``(a b)`` flattens axes, ``(q + k)`` lays named parts end to end, ``1`` is an axis
+of size one. A sentence without an arrow means the same shape on both sides. The notation is that of einops and einx.
+
+How it is read: choosing one part in every ``( + )`` of a tensor gives a *block*, known by the set of its axis names. Blocks of the
+two sides with equal sets belong together. Both directions use the same pairing, so they cannot drift apart.
+
+Refuses: an axis name twice in one block, a block without a partner, sizes that do not divide or contradict each other.
+Axes move only in this module.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from mfconv_nb.dtypes import cast_into
+from mfconv_nb.errors import MappingError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Shape = tuple[int, ...]
+
+
+# ---- the notation as data ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class One:
+    """A literal axis of size one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """Axes flattened into one, the last running fastest."""
+
+    factors: tuple[Expression, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """Parts laid end to end."""
+
+    parts: tuple[Expression, ...]
+
+
+Expression = Axis | One | Product | Sum
+TensorLayout = tuple[Expression, ...]  # one expression an axis
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A sentence, read. ``left`` is the Hugging Face side, ``right`` the MindFormers side."""
+
+    text: str
+    left: tuple[TensorLayout, ...]
+    right: tuple[TensorLayout, ...]
+
+
+_TOKEN = re.compile(r"\s*(->|[a-z_][a-z0-9_]*|1(?![0-9])|[()+,])")
+
+
+@lru_cache(maxsize=4096)
+def parse_layout(text: str) -> Layout:
+    """Read a layout sentence.
+
+    Raises:
+        MappingError: MFC306, pointing at the character.
+    """
+    return _Parser(text).layout()
+
+
+class _Parser:
+    """Recursive descent over the tokens of one sentence; keeps the position for the error message."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.tokens, self.at = text, [], 0
+        position = 0
+        while text[position:].strip():
+            match = _TOKEN.match(text, position)
+            if match is None:
+                position += len(text[position:]) - len(text[position:].lstrip())
+                raise self.error(position, "a name, 1, ( ) + , or ->")
+            self.tokens.append((match.group(1), match.start(1)))
+            position = match.end()
+
+    def error(self, position: int, expected: str) -> MappingError:
+        found = f"{self.text}\n            {' ' * position}^"
+        return MappingError("MFC306", found=found, expected=expected, hint='For example "(q + k) hidden -> q hidden, k hidden".')
+
+    def peek(self) -> str | None:
+        return self.tokens[self.at][0] if self.at < len(self.tokens) else None
+
+    def take(self) -> str:
+        self.at += 1
+        return self.tokens[self.at - 1][0]
+
+    def position(self) -> int:
+        return self.tokens[self.at][1] if self.at < len(self.tokens) else len(self.text)
+
+    def layout(self) -> Layout:
+        left = self.side()
+        if self.peek() is None:
+            return Layout(self.text, left, left)
+        if self.take() != "->":
+            self.at -= 1
+            raise self.error(self.position(), "-> or the end")
+        right = self.side()
+        if self.peek() is not None:
+            raise self.error(self.position(), "the end")
+        return Layout(self.text, left, right)
+
+    def side(self) -> tuple[TensorLayout, ...]:
+        tensors = [self.axes()]
+        while self.peek() == ",":
+            self.take()
+            tensors.append(self.axes())
+        return tuple(tensors)
+
+    def axes(self) -> TensorLayout:
+        found: list[Expression] = []
+        while (token := self.peek()) is not None and token not in ("->", ",", "+", ")"):
+            found.append(self.axis())
+        return tuple(found)
+
+    def axis(self) -> Expression:
+        token = self.take()
+        if token == "1":
+            return One()
+        if token != "(":
+            return Axis(token)
+        parts = [self.factors()]
+        while self.peek() == "+":
+            self.take()
+            parts.append(self.factors())
+        if self.peek() != ")":
+            raise self.error(self.position(), ")")
+        self.take()
+        return parts[0] if len(parts) == 1 else Sum(tuple(parts))
+
+    def factors(self) -> Expression:
+        factors = self.axes()
+        if not factors:
+            raise self.error(self.position(), "an axis")
+        return factors[0] if len(factors) == 1 else Product(factors)
+
+
+def axis_names(expressions: Iterable[Expression]) -> frozenset[str]:
+    """Every axis name in some expressions."""
+    names: set[str] = set()
+    for e in expressions:
+        if isinstance(e, Axis):
+            names.add(e.name)
+        elif isinstance(e, Product):
+            names |= axis_names(e.factors)
+        elif isinstance(e, Sum):
+            names |= axis_names(e.parts)
+    return frozenset(names)
+
+
+# ---- sizes and shapes ----------------------------------------------------------------------------------------------
+
+
+def size_of(e: Expression, sizes: Mapping[str, int]) -> int | None:
+    """The size of an axis expression, or None where an axis in it is not known yet."""
+    if isinstance(e, Axis):
+        return sizes.get(e.name)
+    if isinstance(e, One):
+        return 1
+    parts = [size_of(p, sizes) for p in (e.factors if isinstance(e, Product) else e.parts)]
+    if any(p is None for p in parts):
+        return None
+    known = [p for p in parts if p is not None]
+    return math.prod(known) if isinstance(e, Product) else sum(known)
+
+
+def shape_of(tensor: TensorLayout, sizes: Mapping[str, int]) -> Shape | None:
+    """The shape of a tensor, or None where an axis is not known."""
+    shape = [size_of(e, sizes) for e in tensor]
+    return None if any(s is None for s in shape) else tuple(s for s in shape if s is not None)
+
+
+def solve_sizes(tensors: Sequence[TensorLayout], shapes: Sequence[Shape], known: Mapping[str, int]) -> dict[str, int]:
+    """The sizes of all axes that the given shapes determine, on top of the known ones.
+
+    Raises:
+        MappingError: MFC307 when a shape has another number of axes, contradicts a size, or does not divide.
+    """
+    sizes = dict(known)
+    pending: list[tuple[Expression, int]] = []
+    for tensor, shape in zip(tensors, shapes, strict=True):
+        if len(tensor) != len(shape):
+            raise MappingError("MFC307", found=shape, expected=f"{len(tensor)} axes: {describe_tensor(tensor)}")
+        pending += zip(tensor, shape, strict=True)
+    while pending:
+        left = [(e, n) for e, n in pending if not _solve_one(e, n, sizes)]
+        if len(left) == len(pending):
+            break
+        pending = left
+    return sizes
+
+
+def _solve_one(e: Expression, size: int, sizes: dict[str, int]) -> bool:
+    """Use one axis: check it when all names in it are known, solve it when one is missing. False when more are missing."""
+    if isinstance(e, Axis) and e.name not in sizes:
+        sizes[e.name] = size
+        return True
+    if isinstance(e, Axis | One):
+        if size_of(e, sizes) != size:
+            raise MappingError("MFC307", found=size, expected=f"{describe(e)} = {size_of(e, sizes)}")
+        return True
+    parts = e.factors if isinstance(e, Product) else e.parts
+    unknown = [p for p in parts if size_of(p, sizes) is None]
+    if len(unknown) > 1:
+        return False
+    known = [n for n in (size_of(p, sizes) for p in parts) if n is not None]
+    if not unknown:
+        if size_of(e, sizes) != size:
+            raise MappingError("MFC307", found=size, expected=f"{describe(e)} = {size_of(e, sizes)}")
+        return True
+    rest = size - sum(known) if isinstance(e, Sum) else size // max(1, math.prod(known))
+    if rest < 0 or (isinstance(e, Product) and rest * math.prod(known) != size):
+        raise MappingError("MFC307", found=size, expected=f"{describe(e)} with {', '.join(map(str, known))} known")
+    return _solve_one(unknown[0], rest, sizes)
+
+
+def describe(e: Expression) -> str:
+    """An expression as it is written in a sentence."""
+    if isinstance(e, Axis):
+        return e.name
+    if isinstance(e, One):
+        return "1"
+    if isinstance(e, Sum):
+        return f"({' + '.join(_unwrapped(p) for p in e.parts)})"
+    return f"({' '.join(describe(f) for f in e.factors)})"
+
+
+def _unwrapped(e: Expression) -> str:
+    return " ".join(describe(f) for f in e.factors) if isinstance(e, Product) else describe(e)
+
+
+def describe_tensor(tensor: TensorLayout) -> str:
+    """A tensor's axes as they are written in a sentence; a scalar reads ``()``."""
+    return " ".join(describe(e) for e in tensor) or "()"
+
+
+# ---- blocks: a box of numbers and where it lies on both sides ----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A box of numbers, with its place on the source and on the target side. Offsets and strides count elements.
+
+    Axes stand in the order of falling target strides; axes of size one are left out and neighbours that run on are merged,
+    so a plain copy has exactly one axis with both strides 1 (a single element has none).
+    """
+
+    sizes: Shape
+    source_offset: int
+    source_strides: Shape
+    target_offset: int
+    target_strides: Shape
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.sizes)
+
+    @property
+    def is_run(self) -> bool:
+        """True when the box is one contiguous run on both sides."""
+        return self.elements <= 1 or (self.source_strides == (1,) and self.target_strides == (1,))
+
+    def swapped(self) -> Block:
+        """The same box for the other direction."""
+        return make_block(self.sizes, self.target_offset, self.target_strides, self.source_offset, self.source_strides)
+
+
+def c_strides(shape: Sequence[int]) -> Shape:
+    """Strides, in elements, of a tensor in C order."""
+    strides, step = [], 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= n
+    return tuple(reversed(strides))
+
+
+def whole(elements: int) -> Block:
+    """The plain copy of a whole tensor."""
+    return make_block((elements,), 0, (1,), 0, (1,))
+
+
+def make_block(
+    sizes: Sequence[int],
+    source_offset: int,
+    source_strides: Sequence[int],
+    target_offset: int,
+    target_strides: Sequence[int],
+) -> Block:
+    """A block in its one normal form (see ``Block``), so that equal boxes compare equal."""
+    axes = sorted(((t, s, n) for n, s, t in zip(sizes, source_strides, target_strides, strict=True) if n != 1), reverse=True)
+    merged: list[tuple[int, int, int]] = []
+    for target, source, size in axes:
+        if merged and merged[-1][0] == target * size and merged[-1][1] == source * size:
+            size *= merged.pop()[2]
+        merged.append((target, source, size))
+    return Block(
+        tuple(m[2] for m in merged),
+        source_offset,
+        tuple(m[1] for m in merged),
+        target_offset,
+        tuple(m[0] for m in merged),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """One block inside one tensor: where it begins and the (size, stride) of each axis in it."""
+
+    offset: int
+    axes: tuple[tuple[str, int, int], ...]
+
+
+def _views(tensor: TensorLayout, sizes: Mapping[str, int], fixed: Mapping[str, int]) -> Iterator[_View]:
+    """Every block of a tensor. ``fixed`` picks one index of an axis, as `experts.3.` does for the axis `expert`."""
+    views = [_View(0, ())]
+    stride = 1
+    for e in reversed(tensor):
+        views = [_View(view.offset + part.offset, part.axes + view.axes) for view in views for part in _parts(e, sizes, stride, fixed)]
+        stride *= _known(e, sizes)
+    return iter(views)
+
+
+def _parts(e: Expression, sizes: Mapping[str, int], stride: int, fixed: Mapping[str, int]) -> Iterator[_View]:
+    if isinstance(e, One):
+        yield _View(0, ())
+    elif isinstance(e, Axis):
+        if e.name in fixed:
+            yield _View(fixed[e.name] * stride, ())
+        else:
+            yield _View(0, ((e.name, _known(e, sizes), stride),))
+    elif isinstance(e, Product):
+        yield from _product_parts(e.factors, sizes, stride, fixed)
+    else:
+        offset = 0
+        for part in e.parts:
+            for view in _parts(part, sizes, stride, fixed):
+                yield _View(offset + view.offset, view.axes)
+            offset += _known(part, sizes) * stride
+
+
+def _product_parts(factors: tuple[Expression, ...], sizes: Mapping[str, int], stride: int, fixed: Mapping[str, int]) -> Iterator[_View]:
+    if not factors:
+        yield _View(0, ())
+        return
+    inner = stride * math.prod(_known(f, sizes) for f in factors[1:])
+    for outer in _parts(factors[0], sizes, inner, fixed):
+        for rest in _product_parts(factors[1:], sizes, stride, fixed):
+            yield _View(outer.offset + rest.offset, outer.axes + rest.axes)
+
+
+def _known(e: Expression, sizes: Mapping[str, int]) -> int:
+    size = size_of(e, sizes)
+    if size is None:
+        missing = ", ".join(sorted(axis_names([e]) - sizes.keys()))
+        raise MappingError("MFC307", found=f"no size for {missing}", expected="a size from the shapes or from config.json")
+    return size
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """One block of a sentence: which tensor of each side holds it (its place in the sentence), and where."""
+
+    source: int
+    target: int
+    axes: frozenset[str]
+    block: Block
+
+
+def pair_blocks(
+    source: Sequence[TensorLayout],
+    target: Sequence[TensorLayout],
+    sizes: Mapping[str, int],
+    fixed: Mapping[str, int] | None = None,
+) -> tuple[Pairing, ...]:
+    """Pair the blocks of both sides by the set of their axis names.
+
+    Args:
+        sizes: the size of every axis.
+        fixed: one index of an axis that is a placeholder in the other side's names, such as ``{"expert": 3}``.
+    Raises:
+        MappingError: MFC307 when a block has no partner, two partners, or an axis name twice.
+    """
+    left, right = (_blocks_by_axes(side, sizes, fixed or {}) for side in (source, target))
+    if left.keys() != right.keys():
+        odd = sorted(" ".join(sorted(axes)) or "1" for axes in left.keys() ^ right.keys())
+        found = f"blocks on one side only: {'; '.join(odd[:3])}"
+        raise MappingError("MFC307", found=found, expected="the same sets of axis names on both sides")
+    pairs = []
+    for axes, (s, s_view) in left.items():
+        t, t_view = right[axes]
+        strides = {name: stride for name, _, stride in t_view.axes}
+        block = make_block(
+            [size for _, size, _ in s_view.axes],
+            s_view.offset,
+            [stride for _, _, stride in s_view.axes],
+            t_view.offset,
+            [strides[name] for name, _, _ in s_view.axes],
+        )
+        pairs.append(Pairing(s, t, axes, block))
+    return tuple(pairs)
+
+
+def _blocks_by_axes(
+    side: Sequence[TensorLayout], sizes: Mapping[str, int], fixed: Mapping[str, int]
+) -> dict[frozenset[str], tuple[int, _View]]:
+    found: dict[frozenset[str], tuple[int, _View]] = {}
+    for number, tensor in enumerate(side):
+        for view in _views(tensor, sizes, fixed):
+            names = [name for name, _, _ in view.axes]
+            axes = frozenset(names)
+            if len(axes) != len(names):
+                raise MappingError("MFC307", found=f"an axis twice in one block: {' '.join(names)}", expected="each once")
+            if axes in found:
+                raise MappingError("MFC307", found=f"two blocks with the axes {' '.join(names)}", expected="one")
+            found[axes] = (number, view)
+    return found
+
+
+# ---- cutting and joining blocks --------------------------------------------------------------------------------------
+
+
+def _span(sizes: Shape, strides: Shape) -> int:
+    return 1 + sum((n - 1) * s for n, s in zip(sizes, strides, strict=True))
+
+
+def clip_target(block: Block, start: int, stop: int) -> list[Block]:
+    """The parts of ``block`` whose target elements lie in ``[start, stop)``; at most two a level of nesting."""
+    if block.elements == 0:
+        return []
+    low = block.target_offset
+    if low >= stop or low + _span(block.sizes, block.target_strides) <= start:
+        return []
+    if low >= start and low + _span(block.sizes, block.target_strides) <= stop:
+        return [block]
+    size, stride = block.sizes[0], block.target_strides[0]
+    inner = _span(block.sizes[1:], block.target_strides[1:])
+    first = max(0, -((low - start) // stride))  # the first index that begins at or after start
+    last = min(size, (stop - inner - low) // stride + 1)  # one past the last index that ends before stop
+    cut = {max(0, (start - low) // stride), min(size - 1, (stop - 1 - low) // stride)}
+    parts = [_take(block, first, last)] if first < last else []
+    for index in sorted(i for i in cut if not first <= i < last):
+        parts += clip_target(_take(block, index, index + 1), start, stop)
+    return parts
+
+
+def _take(block: Block, first: int, last: int) -> Block:
+    """The indices [first, last) of the outermost axis."""
+    return make_block(
+        (last - first, *block.sizes[1:]),
+        block.source_offset + first * block.source_strides[0],
+        block.source_strides,
+        block.target_offset + first * block.target_strides[0],
+        block.target_strides,
+    )
+
+
+def moved(block: Block, *, source: int = 0, target: int = 0) -> Block:
+    """The same box, shifted on either side."""
+    return Block(
+        block.sizes,
+        block.source_offset + source,
+        block.source_strides,
+        block.target_offset + target,
+        block.target_strides,
+    )
+
+
+def compose(outer: Block, inner: Block) -> list[Block] | None:
+    """See through a tensor in the middle: ``inner`` fills it from the source, ``outer`` reads it into the target.
+
+    Returns:
+        The blocks that lead from source to target directly, none when the two do not meet in the middle; or None when the
+        result is no box (then the tensor in the middle has to be made).
+    """
+    if inner.elements <= 1 or inner.target_strides == (1,) == inner.source_strides:
+        met = clip_target(outer.swapped(), inner.target_offset, inner.target_offset + inner.elements)
+        return [moved(b.swapped(), source=inner.source_offset - inner.target_offset) for b in met]
+    if outer.elements <= 1 or outer.source_strides == (1,) == outer.target_strides:
+        met = clip_target(inner, outer.source_offset, outer.source_offset + outer.elements)
+        return [moved(b, target=outer.target_offset - outer.source_offset) for b in met]
+    return _meet(outer, inner)
+
+
+def _meet(outer: Block, inner: Block) -> list[Block] | None:
+    """Two boxes over the same tensor, met digit by digit in the mixed radix system that their strides span."""
+    outer_axes = list(zip(outer.source_strides, outer.sizes, outer.target_strides, strict=True))
+    inner_axes = list(zip(inner.target_strides, inner.sizes, inner.source_strides, strict=True))
+    levels = sorted({a[0] for a in outer_axes} | {a[0] for a in inner_axes} | {1}, reverse=True)
+    if any(high % low for high, low in pairwise(levels)):
+        return None
+    outer_digits = _digits(outer_axes, outer.source_offset, levels)
+    inner_digits = _digits(inner_axes, inner.target_offset, levels)
+    if outer_digits is None or inner_digits is None:
+        return None
+    sizes, source_strides, target_strides = [], [], []
+    source_offset, target_offset = inner.source_offset, outer.target_offset
+    for (o_first, o_size, o_stride), (i_first, i_size, i_stride) in zip(outer_digits, inner_digits, strict=True):
+        first, last = max(o_first, i_first), min(o_first + o_size, i_first + i_size)
+        if first >= last:
+            return []
+        sizes.append(last - first)
+        source_strides.append(i_stride)
+        target_strides.append(o_stride)
+        source_offset += (first - i_first) * i_stride
+        target_offset += (first - o_first) * o_stride
+    return [make_block(sizes, source_offset, source_strides, target_offset, target_strides)]
+
+
+def _digits(axes: list[tuple[int, int, int]], offset: int, levels: list[int]) -> list[tuple[int, int, int]] | None:
+    """For each level: first digit, number of digits, stride on the far side. None where an axis does not split evenly."""
+    pieces: dict[int, tuple[int, int]] = {}
+    for stride, size, far in axes:
+        for level in [v for v in levels if stride < v < stride * size]:
+            if size % (level // stride):
+                return None
+        bounds = sorted([v for v in levels if stride < v < stride * size], reverse=True)
+        top = stride * size
+        for level in [*bounds, stride]:
+            pieces[level] = (top // level, far * (level // stride))
+            top = level
+    digits = []
+    for place, level in enumerate(levels):
+        size, far = pieces.get(level, (1, 0))
+        first, offset = divmod(offset, level)
+        radix = levels[place - 1] // level if place else None
+        if radix is not None and first + size > radix:
+            return None
+        digits.append((first, size, far))
+    return digits
+
+
+# ---- moving numbers --------------------------------------------------------------------------------------------------
+
+TILE = 64  # 64 x 64 elements stay in the first-level cache; larger and smaller tiles were slower (make bench)
+
+
+def move_block(target: Array, source: Array, block: Block) -> None:
+    """``target[box] = source[box]`` for one block, cast when the dtypes differ.
+
+    Args:
+        target, source: one-dimensional arrays of elements; ``block`` counts from their first element.
+    """
+    to = _box(target, block.sizes, block.target_offset, block.target_strides)
+    _move(to, _box(source, block.sizes, block.source_offset, block.source_strides))
+
+
+def _box(array: Array, sizes: Shape, offset: int, strides: Shape) -> Array:
+    """A strided view of a one-dimensional array; numpy itself refuses one that leaves it."""
+    size = array.itemsize
+    return np.ndarray(sizes, array.dtype, array.view(np.uint8).data, offset * size, [s * size for s in strides])
+
+
+def _move(target: Array, source: Array) -> None:
+    """Assign, in square tiles where the two sides run along different axes."""
+    if target.ndim < 2 or abs(source.strides[-1]) <= min(abs(s) for s in source.strides):
+        cast_into(target, source)
+        return
+    fast = int(np.argmin([abs(s) for s in source.strides]))  # the axis along which the source runs
+    if fast < target.ndim - 2 or target.ndim > 2:
+        target, source = (np.moveaxis(a, fast, -2) for a in (target, source))
+        for index in np.ndindex(target.shape[:-2]):
+            _move_tiles(target[index], source[index])
+    else:
+        _move_tiles(target, source)
+
+
+def _move_tiles(target: Array, source: Array) -> None:
+    rows, columns = target.shape
+    for row in range(0, rows, TILE):
+        for column in range(0, columns, TILE):
+            tile = np.s_[row : row + TILE, column : column + TILE]
+            cast_into(target[tile], source[tile])

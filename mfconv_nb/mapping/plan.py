@@ -1,0 +1,419 @@
+"""Matching: a family's rules against the names and shapes of one side. Pure; nothing is read and nothing is guessed.
+
+The result says for every tensor of the target which blocks of which source tensors it is made of, and lists every problem:
+a name no rule knows, a tensor that is missing, a shape that contradicts config.json. A plan with problems is never carried out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from mfconv_nb.checkpoint import HF, MF, Original, TensorSpec
+from mfconv_nb.config import HINT_CONFIG, Size, Sizes
+from mfconv_nb.errors import MappingError, nearest
+from mfconv_nb.folding import fold
+from mfconv_nb.layout import Block, Shape, TensorLayout, axis_names, describe_tensor, pair_blocks, shape_of, solve_sizes, whole
+from mfconv_nb.mapping.expected import expected_names, is_expected
+from mfconv_nb.mapping.names import Pattern
+from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Rule, Tied, layouts_of, sides_of
+
+_Key = tuple[int, Mapping[str, int]]  # a tensor's place in the sentence, and the index of its own axes (expert 3)
+
+# how a target tensor comes about, or why a source tensor has no target
+MAPPED, TIED, DROPPED, RESTORED, LEFT_OUT = "mapped", "tied", "dropped", "restored", "left out"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One block of a target tensor: which source tensor it comes from."""
+
+    source: str
+    block: Block
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One instance of a rule: for layer 3, say. ``parts`` is empty for a plain rename, where the numbers stay as they are."""
+
+    status: str
+    rule: AnyRule
+    sources: tuple[TensorSpec, ...]
+    targets: tuple[TensorSpec, ...]
+    parts: tuple[tuple[Part, ...], ...] = ()
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a plan cannot be carried out. ``kind`` is one of unmatched, ambiguous, missing, shape, dtype, surplus."""
+
+    kind: str
+    name: str
+    found: str
+    expected: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class MappingPlan:
+    """What goes where (``rows``, in the order of the source), and what stands in the way (``problems``)."""
+
+    family: Family
+    to: str
+    rows: tuple[Row, ...]
+    problems: tuple[Problem, ...]
+
+
+def plan_mapping(
+    specs: Sequence[TensorSpec],
+    family: Family,
+    to: str,
+    *,
+    sizes: Sizes | None = None,
+    original: Original | None = None,
+    layers: int | None = None,
+) -> MappingPlan:
+    """Match ``specs`` against the rules of ``family``, in the direction ``to``.
+
+    Args:
+        sizes: the axis sizes from config.json; None when there is no config. Then shapes alone must determine every axis.
+        original: what a manifest remembers of the target side.
+        layers: convert only the first N layers; the others are listed as left out.
+    """
+    matcher = _Matcher(family, to, sizes, original, layers)
+    matcher.match(specs)
+    matcher.add_rows()
+    matcher.add_tied()
+    matcher.add_missing()
+    return MappingPlan(family, to, tuple(matcher.ordered_rows()), tuple(matcher.problems))
+
+
+@dataclass(slots=True)
+class _Instance:
+    """The source tensors of one rule for one value of its loops, as they are found."""
+
+    indices: Mapping[str, int]
+    first: int  # place of its first tensor in the source, for the order of the target
+    found: dict[tuple[int, tuple[int, ...]], TensorSpec]
+
+
+class _Matcher:
+    def __init__(self, family: Family, to: str, sizes: Sizes | None, original: Original | None, layers: int | None) -> None:
+        self.family, self.to, self.sizes, self.original, self.layers = family, to, sizes, original, layers
+        self.known = {axis: s.value for axis, s in (sizes or {}).items()}
+        self.problems: list[Problem] = []
+        self._rows: list[tuple[int, Row]] = []
+        self._instances: dict[int, dict[tuple[int, ...], _Instance]] = {}
+        self._by_template: dict[str, list[tuple[int, int, Pattern]]] = {}
+        self._loops: list[tuple[str, ...]] = []
+        self._solved: dict[object, _Solution | MappingError] = {}
+        for number, rule in enumerate(family.rules):
+            source, target = sides_of(rule, to)
+            target_names = {p for t in target for p in t.placeholders}
+            names = [p for s in source for p in s.placeholders]
+            loops = [p for p in names if p in target_names or not target]
+            self._loops.append(tuple(dict.fromkeys(loops)))
+            for place, pattern in enumerate(source):
+                self._by_template.setdefault(pattern.template, []).append((number, place, pattern))
+
+    # -- names ---------------------------------------------------------------------------------------------------------
+
+    def match(self, specs: Sequence[TensorSpec]) -> None:
+        """Find the one rule of every name."""
+        unmatched = []
+        for place, spec in enumerate(specs):
+            template, numbers = fold(spec.name)
+            hits = [
+                (number, source, pattern, found)
+                for number, source, pattern in self._by_template.get(template, ())
+                if (found := pattern.match(numbers)) is not None
+            ]
+            if not hits:
+                unmatched.append(spec.name)
+            elif len(hits) > 1:
+                texts = " and ".join(h[2].text for h in hits)
+                self.problems.append(Problem("ambiguous", spec.name, f"rules {texts}", "one rule"))
+            else:
+                self._add(place, spec, *hits[0])
+        self._add_unmatched(unmatched)
+
+    def _add(self, place: int, spec: TensorSpec, number: int, source: int, pattern: Pattern, found: dict[str, int]) -> None:
+        if self.layers is not None and found.get("layer", 0) >= self.layers:
+            why = f"layers={self.layers} asked for the first {self.layers} layers"
+            self._rows.append((place, Row(LEFT_OUT, self.family.rules[number], (spec,), (), why=why)))
+            return
+        loops = self._loops[number]
+        key = tuple(found[p] for p in loops)
+        axis = tuple(found[p] for p in pattern.placeholders if p not in loops)
+        instances = self._instances.setdefault(number, {})
+        if key not in instances:
+            instances[key] = _Instance({p: found[p] for p in loops}, place, {})
+        instances[key].found[source, axis] = spec
+
+    def _add_unmatched(self, names: Sequence[str]) -> None:
+        if not names:
+            return
+        target_templates = {p.template for rule in self.family.rules for p in sides_of(rule, self.to)[1]}
+        other = "--reversed" if self.to == MF else "no --reversed"
+        texts = {t: patterns[0][2].text for t, patterns in self._by_template.items()}
+        hints: dict[str, str] = {}
+        for name in names:
+            template = fold(name)[0]
+            if template not in hints:
+                best = nearest(template, texts)
+                hints[template] = f"nearest rule: {texts[best]}" if best else ""
+                if template in target_templates:
+                    hints[template] = f"the name is of the target side already: {other} is the other direction"
+            self.problems.append(Problem("unmatched", name, "no rule", "exactly one rule", hints[template]))
+
+    # -- rows ----------------------------------------------------------------------------------------------------------
+
+    def add_rows(self) -> None:
+        """Turn every instance of every rule into a row, or into problems."""
+        for number, instances in self._instances.items():
+            rule = self.family.rules[number]
+            for instance in instances.values():
+                if isinstance(rule, Drop):
+                    specs = tuple(instance.found.values())
+                    self._rows.append((instance.first, Row(DROPPED, rule, specs, (), why=rule.why)))
+                elif isinstance(rule, Tied) and self._head_was_absent(rule):
+                    specs = tuple(instance.found.values())
+                    why = f"tied to {rule.same_as}"
+                    self._rows.append((instance.first, Row(TIED, rule, specs, (), why=why)))
+                else:
+                    self._add_row(rule, instance)
+
+    def _head_was_absent(self, rule: Tied) -> bool:
+        """On the way to Hugging Face: the head was not in the original; told by the manifest, else by the config."""
+        if self.to != HF:
+            return False
+        if self.original is not None:
+            return rule.hf not in self.original.names
+        return bool(self.known.get(rule.only_if))
+
+    def _add_row(self, rule: Rule | Tied, instance: _Instance) -> None:
+        keys = tuple(self._source_keys(rule, instance))
+        sources = self._complete_sources(rule, instance, keys)
+        if sources is None:
+            return
+        dtypes = sorted({s.dtype for s in sources})
+        if len(dtypes) > 1:
+            names = " and ".join(dtypes)
+            self.problems.append(Problem("dtype", sources[0].name, names, "one dtype for tensors that become one"))
+            return
+        solution = self._solution(rule, sources, keys)
+        if isinstance(solution, MappingError):
+            self.problems.append(self._shape_problem(rule, sources, solution))
+            return
+        dtype = rule.dtype if isinstance(rule, Rule) and rule.dtype and self.to == MF else dtypes[0]
+        targets = tuple(TensorSpec(pattern.fill({**instance.indices, **axis}), shape, dtype) for pattern, axis, shape in solution.targets)
+        parts = tuple(tuple(Part(sources[s].name, b) for s, b in blocks) for blocks in solution.parts)
+        self._rows.append((instance.first, Row(MAPPED, rule, sources, targets, parts)))
+
+    def _complete_sources(self, rule: Rule | Tied, instance: _Instance, keys: Sequence[_Key]) -> tuple[TensorSpec, ...] | None:
+        """The source tensors in the order of the rule, experts counted up; None (and a problem each) where some are missing."""
+        missing = [(place, axis) for place, axis in keys if (place, tuple(axis.values())) not in instance.found]
+        source = sides_of(rule, self.to)[0]
+        partner = next(iter(instance.found.values())).name
+        for place, axis in missing:
+            name = source[place].fill({**instance.indices, **axis})
+            self.problems.append(Problem("missing", name, "not in the checkpoint", f"beside {partner}"))
+        return None if missing else tuple(instance.found[place, tuple(axis.values())] for place, axis in keys)
+
+    def _source_keys(self, rule: Rule | Tied, instance: _Instance) -> Iterator[_Key]:
+        """Every source tensor that an instance needs: its place in the sentence, and the index of its own axes (experts)."""
+        for place, pattern in enumerate(sides_of(rule, self.to)[0]):
+            own = [p for p in pattern.placeholders if p not in instance.indices]
+            counts = [self._axis_count(p, place, n, instance) for n, p in enumerate(own)]
+            for axis in product(*(range(c) for c in counts)):
+                yield place, dict(zip(own, axis, strict=True))
+
+    def _axis_count(self, axis: str, place: int, position: int, instance: _Instance) -> int:
+        if axis in self.known:
+            return self.known[axis]
+        return max(key[position] for p, key in instance.found if p == place) + 1
+
+    # -- shapes --------------------------------------------------------------------------------------------------------
+
+    def _solution(self, rule: Rule | Tied, sources: tuple[TensorSpec, ...], keys: Sequence[_Key]) -> _Solution | MappingError:
+        key = (id(rule), tuple(s.shape for s in sources))
+        if key not in self._solved:
+            try:
+                self._solved[key] = self._solve(rule, [s.shape for s in sources], keys)
+            except MappingError as error:
+                self._solved[key] = error
+        return self._solved[key]
+
+    def _solve(self, rule: Rule | Tied, shapes: Sequence[Shape], keys: Sequence[_Key]) -> _Solution:
+        source, target = sides_of(rule, self.to)
+        layouts = layouts_of(rule, self.to)
+        if layouts is None:
+            return _Solution(((target[0], {}, shapes[0]),), ())
+        known = {**self.known, **(rule.sizes if isinstance(rule, Rule) else {}), **_axis_sizes(keys)}
+        sizes = solve_sizes([layouts[0][place] for place, _ in keys], shapes, known)
+        if layouts[0] == layouts[1] and len(source) == len(target) == len(shapes) == 1:
+            return _Solution(((target[0], {}, shapes[0]),), ())
+        return _solution(source, target, layouts, sizes, keys)
+
+    def _shape_problem(self, rule: Rule | Tied, sources: Sequence[TensorSpec], error: MappingError) -> Problem:
+        layouts = layouts_of(rule, self.to)
+        spec = sources[0]
+        if layouts is not None:
+            for tensor, candidate in zip(layouts[0], sources, strict=False):
+                if shape_of(tensor, self.known) not in (None, candidate.shape):
+                    spec = candidate
+                    return Problem("shape", spec.name, str(spec.shape), self._explain(tensor), HINT_CONFIG)
+        return Problem("shape", spec.name, f"{spec.shape}: {error.found}", str(error.expected), HINT_CONFIG)
+
+    def _explain(self, tensor: TensorLayout) -> str:
+        """``(1024, 2048): 8 groups x 128 head, from num_key_value_heads and head_dim in config.json``."""
+        names = [n for n in sorted(axis_names(tensor)) if n in (self.sizes or {})]
+        sizes: Mapping[str, Size] = self.sizes or {}
+        values = ", ".join(f"{n} {sizes[n].value} from {sizes[n].origin}" for n in names)
+        return f"{shape_of(tensor, self.known)}: {describe_tensor(tensor)} with {values}"
+
+    # -- what is not a bijection -----------------------------------------------------------------------------------------
+
+    def add_tied(self) -> None:
+        """Heads that the Hugging Face side leaves out because they are the embedding."""
+        if self.to != MF or not self.known:
+            return
+        for number, rule in enumerate(self.family.rules):
+            if not isinstance(rule, Tied) or number in self._instances or not self.known.get(rule.only_if):
+                continue
+            source = next((s for _, row in self._rows for s in row.sources if s.name == rule.same_as), None)
+            if source is not None:
+                target = TensorSpec(rule.mf, source.shape, source.dtype)
+                parts = ((Part(source.name, whole(source.elements)),),)
+                row = Row(TIED, rule, (source,), (target,), parts, why=f"a copy of {rule.same_as}")
+                self._rows.append((1 << 60, row))
+
+    def add_missing(self) -> None:
+        """What the config promises and the checkpoint lacks; without a config, what some layers have and others lack."""
+        if self.sizes is not None:
+            self._add_missing_by_config()
+        else:
+            self._add_missing_by_comparison()
+        if self.original is not None and self.to == HF:
+            for name, tensor in self.original.carried.items():
+                rule = self._rule_of_target(name)
+                if rule is not None:
+                    row = Row(RESTORED, rule, (), (tensor.spec,), why="kept beside the checkpoint")
+                    self._rows.append((1 << 60, row))
+
+    def _rule_of_target(self, name: str) -> AnyRule | None:
+        template, numbers = fold(name)
+        for rule in self.family.rules:
+            for pattern in sides_of(rule, self.to)[1]:
+                if pattern.template == template and pattern.match(numbers) is not None:
+                    return rule
+        return None
+
+    def _add_missing_by_config(self) -> None:
+        present = {s.name for _, row in self._rows for s in row.sources}
+        present |= {s.name for i in self._instances.values() for x in i.values() for s in x.found.values()}
+        present |= {p.name for p in self.problems}
+        limits = dict(self.known)
+        if self.layers is not None:
+            limits["layer"] = min(limits.get("layer", self.layers), self.layers)
+        for rule in self.family.rules:
+            if isinstance(rule, Drop) or not is_expected(rule, self.known, self.to):
+                continue
+            for name in expected_names(sides_of(rule, self.to)[0], limits):
+                if name not in present:
+                    origin = self.sizes["layer"].origin if self.sizes and "layer" in self.sizes else "config.json"
+                    expected = f"there, by config.json ({origin} = {limits.get('layer')})" if "layer" in limits else "there"
+                    self.problems.append(Problem("missing", name, "not in the checkpoint", expected, HINT_CONFIG))
+        self._add_surplus()
+
+    def _add_surplus(self) -> None:
+        for instances in self._instances.values():
+            for instance in instances.values():
+                for loop, index in instance.indices.items():
+                    if index >= self.known.get(loop, index + 1):
+                        name = next(iter(instance.found.values())).name
+                        expected = f"{loop} below {self.known[loop]}, from {(self.sizes or {})[loop].origin} in config.json"
+                        self.problems.append(Problem("surplus", name, f"{loop} {index}", expected, HINT_CONFIG))
+
+    def _add_missing_by_comparison(self) -> None:
+        seen: dict[tuple[str, ...], set[tuple[int, ...]]] = {}
+        for number, instances in self._instances.items():
+            if not isinstance(self.family.rules[number], Drop):
+                seen.setdefault(self._loops[number], set()).update(instances)
+        for number, rule in enumerate(self.family.rules):
+            found = self._instances.get(number, {})
+            if isinstance(rule, Drop) or (not found and getattr(rule, "only_if", None)):
+                continue
+            loops = self._loops[number]
+            for key in sorted(seen.get(loops, set()) | _all_before(seen.get(loops, set())) | (set() if loops else {()})):
+                if key not in found:
+                    name = sides_of(rule, self.to)[0][0].fill(dict(zip(loops, key, strict=True)))
+                    self.problems.append(Problem("missing", name, "not in the checkpoint", "there, as in the other layers"))
+
+    def ordered_rows(self) -> list[Row]:
+        """Rows in the order of the source."""
+        return [row for _, row in sorted(self._rows, key=lambda r: r[0])]
+
+
+@dataclass(frozen=True, slots=True)
+class _Solution:
+    """The shapes of a rule's targets, and their blocks as (place among the sources, block). No parts: a plain rename."""
+
+    targets: tuple[tuple[Pattern, Mapping[str, int], Shape], ...]
+    parts: tuple[tuple[tuple[int, Block], ...], ...]
+
+
+def _axis_sizes(keys: Iterable[_Key]) -> dict[str, int]:
+    """How many tensors a placeholder stands for that is an axis of the other side."""
+    sizes: dict[str, int] = {}
+    for _, indices in keys:
+        for axis, index in indices.items():
+            sizes[axis] = max(sizes.get(axis, 0), index + 1)
+    return sizes
+
+
+def _solution(
+    source: Sequence[Pattern],
+    target: Sequence[Pattern],
+    layouts: tuple[tuple[TensorLayout, ...], tuple[TensorLayout, ...]],
+    sizes: Mapping[str, int],
+    source_keys: Sequence[_Key],
+) -> _Solution:
+    loops = {p for t in source for p in t.placeholders} & {p for t in target for p in t.placeholders}
+    own = tuple(dict.fromkeys(p for side in (source, target) for t in side for p in t.placeholders if p not in loops))
+    unknown = [axis for axis in own if axis not in sizes]
+    if unknown:
+        raise MappingError("MFC307", found=f"no size for {', '.join(unknown)}", expected="a size from the shapes or the config")
+    target_axes = [[p for p in t.placeholders if p in own] for t in target]
+    keys = [
+        (place, dict(zip(axes, index, strict=True)))
+        for place, axes in enumerate(target_axes)
+        for index in product(*(range(sizes[a]) for a in axes))
+    ]
+    parts: list[list[tuple[int, Block]]] = [[] for _ in keys]
+    for index in product(*(range(sizes[a]) for a in own)):
+        fixed = dict(zip(own, index, strict=True))
+        for pair in pair_blocks(layouts[0], layouts[1], sizes, fixed):
+            s = _place_of(source_keys, pair.source, fixed)
+            parts[_place_of(keys, pair.target, fixed)].append((s, pair.block))
+    targets = []
+    for place, axis in keys:
+        shape = shape_of(layouts[1][place], sizes)
+        if shape is None:
+            missing = ", ".join(sorted(axis_names(layouts[1][place]) - sizes.keys()))
+            expected = "a size from the shapes or from config.json"
+            raise MappingError("MFC307", found=f"no size for {missing}", expected=expected)
+        targets.append((target[place], axis, shape))
+    return _Solution(tuple(targets), tuple(tuple(p) for p in parts))
+
+
+def _place_of(keys: Iterable[_Key], place: int, fixed: Mapping[str, int]) -> int:
+    return next(n for n, (p, axis) in enumerate(keys) if p == place and all(fixed[a] == i for a, i in axis.items()))
+
+
+def _all_before(keys: set[tuple[int, ...]]) -> set[tuple[int, ...]]:
+    """For loops of one placeholder: 0 up to the largest seen, so that a hole is noticed."""
+    single = [k[0] for k in keys if len(k) == 1]
+    return {(n,) for n in range(max(single) + 1)} if single else set()

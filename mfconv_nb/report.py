@@ -1,0 +1,284 @@
+"""From result rows to text, script-free HTML and DataFrames. Bounded: what is cut off is counted, and the way to all of it is named.
+
+Every result of a step is a ``Result``: it says its rows once, as a ``Table``, and this module shows them. Names come from strangers:
+HTML is escaped, control characters are shown as escapes.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mfconv_nb.errors import printable
+
+if TYPE_CHECKING:
+    import pandas
+
+MARKS = {"✓": "ok", "≈": "~", "✗": "x", "!": "!"}  # and what stands for them where the terminal has no UTF-8
+MAX_ROWS = 40
+MAX_HTML_ROWS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table: its title, whether it holds numbers, and whether a narrow terminal may do without it."""
+
+    title: str
+    numeric: bool = False
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a result shows: a verdict, facts, rows, notes, and the call that gives all of it.
+
+    Attributes:
+        verdict: a mark and a word, "✓ Equal."; empty where nothing is judged.
+        headline: counts and sizes, right of the verdict.
+        facts: short lines under it: conditions that were checked, warnings.
+        code: a Python line that gives the same data.
+    """
+
+    verdict: str
+    headline: str
+    columns: tuple[Column, ...] = ()
+    rows: Sequence[tuple[Any, ...]] = ()
+    facts: tuple[str, ...] = ()
+    code: str = ""
+    row_noun: str = "rows"
+
+
+class Result:
+    """The forms every result has: text in a terminal, HTML in a notebook, rows, a DataFrame, JSON."""
+
+    def table(self) -> Table:
+        raise NotImplementedError
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows as plain dicts, all of them."""
+        table = self.table()
+        keys = [c.title.replace(" ", "_") for c in table.columns]
+        return [dict(zip(keys, row, strict=True)) for row in table.rows]
+
+    def to_frame(self) -> pandas.DataFrame:
+        """The rows as a pandas DataFrame."""
+        import pandas
+
+        return pandas.DataFrame(self.rows())
+
+    def to_json(self) -> str:
+        """Verdict, headline, facts and rows as JSON."""
+        table = self.table()
+        content = {"verdict": table.verdict, "headline": table.headline, "facts": table.facts, "rows": self.rows()}
+        return json.dumps(content, default=str, ensure_ascii=False)
+
+    def __repr__(self) -> str:
+        return table_text(self.table())
+
+    def _repr_html_(self) -> str:
+        return table_html(self.table())
+
+
+# ---- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def bytes_text(n: int) -> str:
+    """``7.24 MiB``: three figures, binary units."""
+    if n < 1024:
+        return f"{n} B"
+    size = float(n)
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        size /= 1024
+        if size < 1000 or unit == "TiB":
+            break
+    return f"{size:.{2 if size < 10 else 1 if size < 100 else 0}f} {unit}"
+
+
+def count_text(n: int) -> str:
+    """``8.03 B`` for parameters; plain with commas below a million."""
+    for limit, unit in ((10**12, "T"), (10**9, "B"), (10**6, "M")):
+        if n >= limit:
+            return f"{n / limit:.3g} {unit}" if n / limit < 100 else f"{n / limit:.0f} {unit}"
+    return f"{n:,}"
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """``4096 × 1024``; a scalar is ``()``."""
+    return " × ".join(map(str, shape)) or "()"
+
+
+def seconds_text(seconds: float) -> str:
+    """``0.3 s``, ``2 min 04 s``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds >= 0.1 else f"{seconds:.2f} s"
+    return f"{int(seconds // 60)} min {int(seconds % 60):02} s"
+
+
+def difference_text(max_abs: float, max_ulp: int | None) -> str:
+    """``3.1e-05 (1 ULP)``; words where there is none."""
+    if max_abs == 0 and not max_ulp:
+        return "0"
+    return f"{max_abs:.2g}" + ("" if max_ulp is None else f" ({max_ulp:,} ULP)")
+
+
+# ---- text ------------------------------------------------------------------------------------------------------------
+
+
+def plain_marks(text: str) -> str:
+    """The text as the terminal can show it: ASCII marks where stdout is not UTF-8."""
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        for mark, ascii_mark in {**MARKS, "‥": "..", "×": "x", "·": "-", "→": "->", "…": "..."}.items():
+            text = text.replace(mark, ascii_mark)
+        return text.encode(encoding, "replace").decode(encoding)
+    return text
+
+
+def table_text(table: Table, max_rows: int | None = MAX_ROWS, width: int | None = None) -> str:
+    """The table for a terminal: verdict first, rows folded to the width, at most ``max_rows`` of them."""
+    lines = [" ".join(part for part in (table.verdict, table.headline) if part)]
+    lines += [f"  {fact}" for fact in table.facts]
+    shown = table.rows if max_rows is None else table.rows[:max_rows]
+    if shown:
+        lines.append(_grid(table.columns, shown, width or shutil.get_terminal_size((120, 24)).columns))
+    if len(shown) < len(table.rows):
+        rest = len(table.rows) - len(shown)
+        lines.append(f"  {rest:,} more {table.row_noun}: --all, or .rows() in Python")
+    return plain_marks("\n".join(printable(line) for line in lines))
+
+
+def _grid(columns: Sequence[Column], rows: Sequence[tuple[Any, ...]], width: int) -> str:
+    """The rows in columns. Optional columns go first where the width is short; then names are broken after dots."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
+    kept = _fitting_columns(columns, cells, width - 4)
+    widths = _column_widths(columns, cells, kept, width - 4)
+    grid = Grid(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for place in kept:
+        justify: Any = "right" if columns[place].numeric else "left"
+        grid.add_column(columns[place].title, justify=justify, overflow="fold", no_wrap=columns[place].numeric)
+    for row in cells:
+        grid.add_row(*(Text(_broken(row[place], widths[place])) for place in kept))
+    console = Console(width=max(60, width - 2), color_system=None, force_terminal=False, legacy_windows=False)
+    with console.capture() as captured:
+        console.print(grid)
+    return "\n".join(f"  {line}".rstrip() for line in captured.get().rstrip("\n").split("\n"))
+
+
+def _natural_width(title: str, cells: Sequence[str]) -> int:
+    return max(len(line) for text in (title, *cells) for line in text.split("\n"))
+
+
+def _fitting_columns(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int) -> list[int]:
+    """The columns that are shown: without the optional ones, last first, until the rest fits."""
+    kept = [n for n, c in enumerate(columns) if any(row[n] for row in cells) or not c.optional]
+    natural = [_natural_width(c.title, [row[n] for row in cells]) for n, c in enumerate(columns)]
+    for place in reversed([n for n in kept if columns[n].optional]):
+        if sum(natural[n] + 3 for n in kept) <= width:
+            break
+        kept.remove(place)
+    return kept
+
+
+def _column_widths(columns: Sequence[Column], cells: Sequence[Sequence[str]], kept: Sequence[int], width: int) -> dict[int, int]:
+    """What each column may take: numbers their natural width, the wide texts an equal share of the rest."""
+    natural = {n: _natural_width(columns[n].title, [row[n] for row in cells]) for n in kept}
+    excess = sum(w + 3 for w in natural.values()) - width
+    wide = [n for n in kept if not columns[n].numeric and natural[n] > 24]
+    if excess <= 0 or not wide:
+        return natural
+    share = max(24, (sum(natural[n] for n in wide) - excess) // len(wide))
+    return {n: min(natural[n], share) if n in wide else natural[n] for n in kept}
+
+
+def _broken(text: str, width: int) -> str:
+    """Lines of at most ``width``: names are broken after a dot or a space, where there is one."""
+    lines = []
+    for line in text.split("\n"):
+        while len(line) > width:
+            cut = max(line.rfind(".", 0, width), line.rfind(" ", 0, width)) + 1
+            cut = cut if cut > width // 3 else width
+            lines.append(line[:cut].rstrip())
+            line = ("  " + line[cut:].lstrip()) if cut < len(line) else ""
+        lines.append(line)
+    return "\n".join(lines)
+
+
+# ---- HTML ------------------------------------------------------------------------------------------------------------
+
+# Two classes in every selector: JupyterLab's own rules outrank one. Colours come from the host's text colour, so that light and dark
+# themes both read; green #009E73 and vermilion #D55E00 are Okabe-Ito, mixed with it for contrast.
+STYLE = """
+.mfconv.mfconv-r{--ink:var(--jp-content-font-color1,var(--vscode-editor-foreground,currentColor));
+--soft:color-mix(in srgb,var(--ink) 70%,transparent);--line:color-mix(in srgb,var(--ink) 18%,transparent);
+color:var(--ink);font-size:13px;line-height:1.5;max-width:100%;overflow-x:auto}
+.mfconv.mfconv-r .mfconv-v{font-weight:600}
+.mfconv.mfconv-r .mfconv-good{color:color-mix(in srgb,#009E73 68%,var(--ink))}
+.mfconv.mfconv-r .mfconv-bad{color:color-mix(in srgb,#D55E00 68%,var(--ink))}
+.mfconv.mfconv-r .mfconv-f{color:var(--soft);margin:2px 0}
+.mfconv.mfconv-r table.mfconv-t{border-collapse:collapse;margin:6px 0;font-size:12px;border:0}
+.mfconv.mfconv-r table.mfconv-t th,.mfconv.mfconv-r table.mfconv-t td{text-align:left;vertical-align:top;padding:2px 12px 2px 0;
+background:none;border:0;border-bottom:1px solid var(--line);color:var(--ink);white-space:normal;max-width:none}
+.mfconv.mfconv-r table.mfconv-t th{font-weight:600;color:var(--soft)}
+.mfconv.mfconv-r table.mfconv-t .mfconv-n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
+.mfconv.mfconv-r table.mfconv-t tr:nth-child(even){background:none}
+.mfconv.mfconv-r code{font-size:12px;background:none;color:var(--soft)}
+.mfconv.mfconv-r .mfconv-k{white-space:nowrap}
+"""
+
+
+def table_html(table: Table, max_rows: int = MAX_HTML_ROWS) -> str:
+    """The table for a notebook: no script, nothing loaded, at most ``max_rows`` rows."""
+    good = {"✓": "mfconv-good", "✗": "mfconv-bad", "!": "mfconv-bad"}.get(table.verdict[:1], "")
+    parts = [f"<style>{STYLE}</style><div class='mfconv mfconv-r'>"]
+    parts.append(f"<div><span class='mfconv-v {good}'>{html.escape(table.verdict)}</span> {html.escape(table.headline)}</div>")
+    parts += [f"<div class='mfconv-f'>{_cell_html(fact)}</div>" for fact in table.facts]
+    if table.rows:
+        heads = "".join(f"<th scope='col' class='{_class(c)}'>{html.escape(c.title)}</th>" for c in table.columns)
+        body = "".join(
+            "<tr>" + "".join(_td(c, cell) for c, cell in zip(table.columns, row, strict=True)) + "</tr>" for row in table.rows[:max_rows]
+        )
+        parts.append(f"<table class='mfconv-t'><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>")
+    if len(table.rows) > max_rows:
+        parts.append(f"<div class='mfconv-f'>{len(table.rows) - max_rows:,} more {table.row_noun}: .rows()</div>")
+    if table.code:
+        parts.append(f"<div class='mfconv-f'><code>{html.escape(table.code)}</code></div>")
+    return "".join(parts) + "</div>"
+
+
+def _class(column: Column) -> str:
+    return "mfconv-n" if column.numeric else ""
+
+
+def _td(column: Column, cell: Any) -> str:
+    return f"<td class='{_class(column)}'>{_cell_html(str(cell))}</td>"
+
+
+def _cell_html(text: str) -> str:
+    """Escaped; names may break after dots, never inside braces."""
+    escaped = html.escape(printable(text)).replace("\n", "<br>")
+    escaped = escaped.replace("{", "<span class='mfconv-k'>{").replace("}", "}</span>")
+    return escaped.replace(".", ".<wbr>")
+
+
+@dataclass(frozen=True)
+class Text(Result):
+    """A result that is one verdict and its facts, without rows."""
+
+    verdict: str
+    headline: str
+    facts: tuple[str, ...] = field(default=())
+
+    def table(self) -> Table:
+        return Table(self.verdict, self.headline, facts=self.facts)

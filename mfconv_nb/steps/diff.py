@@ -1,0 +1,215 @@
+"""diff: how two checkpoints differ in names, shapes and dtypes and, when asked, in values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mfconv_nb.checkpoint import Checkpoint, TensorSpec
+from mfconv_nb.dtypes import short_name
+from mfconv_nb.errors import nearest
+from mfconv_nb.folding import fold, folded_name
+from mfconv_nb.report import Column, Result, Table, difference_text, shape_text
+from mfconv_nb.steps.load import Loadable, load
+from mfconv_nb.streaming.compare import Comparison, compare_tensors
+from mfconv_nb.streaming.workers import OnProgress
+
+EQUAL, AGREE, DIFFER = "equal", "agree", "differ"  # agree: headers agree and values were not asked for
+MISSING, UNEXPECTED, SHAPE, DTYPE = "missing", "unexpected", "shape", "dtype"
+ORDER = (DIFFER, MISSING, UNEXPECTED, SHAPE, DTYPE, AGREE, EQUAL)  # failures first
+
+
+@dataclass(frozen=True, slots=True)
+class DiffRow:
+    """One name: what stands on each side and how the two compare."""
+
+    name: str
+    status: str
+    first: TensorSpec | None
+    second: TensorSpec | None
+    comparison: Comparison | None = None
+    hint: str = ""
+
+
+def diff(
+    first: Loadable,
+    second: Loadable,
+    *,
+    values: bool = False,
+    threads: int = 2,
+    on_progress: OnProgress | None = None,
+) -> DiffReport:
+    """Compare two checkpoints (or anything that ``load`` takes) over the union of their names.
+
+    Args:
+        values: compare the numbers too: equal bytes, largest difference, ULP, NaN and inf. Streams; memory stays bounded.
+    Raises:
+        MappingError: MFC310 when values are asked for and one side has names and shapes only.
+    """
+    a, b = load(first), load(second)
+    rows = [_header_row(name, a, b) for name in dict.fromkeys([*a.tensors, *b.tensors])]
+    if values:
+        names = [r.name for r in rows if r.status in (AGREE, DTYPE)]
+        found = compare_tensors([(a.tensors[n], b.tensors[n]) for n in names], threads, on_progress)
+        compared = dict(zip(names, found, strict=True))
+        rows = [_with_values(r, compared.get(r.name)) for r in rows]
+    return DiffReport(tuple(rows), a.origin, b.origin, values)
+
+
+def _header_row(name: str, a: Checkpoint, b: Checkpoint) -> DiffRow:
+    if name not in b.tensors:
+        return DiffRow(name, MISSING, a.tensors[name].spec, None)
+    if name not in a.tensors:
+        return DiffRow(name, UNEXPECTED, None, b.tensors[name].spec)
+    x, y = a.tensors[name].spec, b.tensors[name].spec
+    if x.shape != y.shape:
+        return DiffRow(name, SHAPE, x, y, hint=shape_hint(x.shape, y.shape))
+    return DiffRow(name, AGREE if x.dtype == y.dtype else DTYPE, x, y)
+
+
+def shape_hint(a: tuple[int, ...], b: tuple[int, ...]) -> str:
+    """What two shapes that disagree may mean; empty where nothing is plausible."""
+    if a == b[::-1]:
+        return "transposed?"
+    if tuple(n for n in a if n != 1) == tuple(n for n in b if n != 1):
+        return "an extra axis of size 1?"
+    if len(a) == len(b):
+        axes = [i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y]
+        if len(axes) == 1 and min(a[axes[0]], b[axes[0]]) > 0:
+            small, large = sorted((a[axes[0]], b[axes[0]]))
+            if large % small == 0:
+                return f"axis {axes[0]}: {large // small} parts in one?"
+            if axes[0] == 0 and large - small < 256 and large > 1000:
+                return f"axis 0: a vocabulary padded by {large - small}?"
+    return ""
+
+
+def _with_values(row: DiffRow, comparison: Comparison | None) -> DiffRow:
+    if comparison is None:
+        return row
+    status = row.status if row.status == DTYPE else EQUAL if comparison.equal_bytes else DIFFER
+    return DiffRow(row.name, status, row.first, row.second, comparison, row.hint)
+
+
+@dataclass(frozen=True, repr=False)
+class DiffReport(Result):
+    """The outcome of a diff; ``equal`` is true only when every name, shape, dtype and, if compared, every byte agrees."""
+
+    entries: tuple[DiffRow, ...]
+    first: str
+    second: str
+    values: bool
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Names by status; every status is there."""
+        counts = dict.fromkeys(ORDER, 0)
+        for row in self.entries:
+            counts[row.status] += 1
+        return counts
+
+    @property
+    def equal(self) -> bool:
+        """True when names, shapes, dtypes and, where they were compared, bytes agree."""
+        return all(r.status in (EQUAL, AGREE) for r in self.entries)
+
+    @property
+    def max_abs(self) -> float:
+        """The largest absolute difference of any tensor."""
+        return max((r.comparison.max_abs for r in self.entries if r.comparison), default=0.0)
+
+    @property
+    def max_ulp(self) -> int:
+        """The largest ULP distance of any tensor."""
+        return max((r.comparison.max_ulp or 0 for r in self.entries if r.comparison), default=0)
+
+    def table(self) -> Table:
+        counts = self.counts
+        if not self.equal:
+            verdict = "✗ Not equal."
+        else:
+            verdict = "✓ Equal." if self.values else "! Incomplete."
+        said = ", ".join(f"{n:,} {s}" for s, n in counts.items() if n) or "nothing to compare"
+        facts = () if self.values else ("Names, shapes and dtypes were compared, values were not: values=True, --values.",)
+        if self.equal and self.values:
+            said = f"{len(self.entries):,} of {len(self.entries):,} tensors bitwise equal"
+        columns = (
+            Column("status"),
+            Column("name"),
+            Column("tensors", True),
+            Column("shape", True),
+            Column("dtype"),
+            Column("difference", True, optional=True),
+            Column("note", optional=True),
+        )
+        return Table(verdict, f"{said} · {self.first} against {self.second}", columns, self._folded(), facts, row_noun="rows")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One plain dict a tensor."""
+        return [_plain_row(r) for r in self.entries]
+
+    def _folded(self) -> list[tuple[Any, ...]]:
+        groups: dict[tuple[Any, ...], list[DiffRow]] = {}
+        for row in self.entries:
+            key = (ORDER.index(row.status), fold(row.name)[0], row.first and row.first.shape, row.second and row.second.shape)
+            groups.setdefault(key, []).append(row)
+        hints = _NearNames(self.entries)
+        return [_folded_line(rows, hints) for _, rows in sorted(groups.items(), key=lambda g: g[0][0])]
+
+
+class _NearNames:
+    """For a missing name the most similar unexpected one, and the reverse; by template, so that many names stay quick."""
+
+    def __init__(self, rows: tuple[DiffRow, ...]) -> None:
+        self._other = {
+            status: {fold(r.name)[0]: r.name for r in rows if r.status == other}
+            for status, other in ((MISSING, UNEXPECTED), (UNEXPECTED, MISSING))
+        }
+
+    def hint(self, row: DiffRow) -> str:
+        known: Mapping[str, str] = self._other.get(row.status, {})
+        best = nearest(fold(row.name)[0], known)
+        return f"nearest: {known[best]}" if best else ""
+
+
+def _both(a: Any, b: Any) -> str:
+    return str(a) if a == b or b is None else str(b) if a is None else f"{a} / {b}"
+
+
+def _folded_line(rows: list[DiffRow], hints: _NearNames) -> tuple[Any, ...]:
+    first = rows[0]
+    shape = _both(*(s and shape_text(s.shape) for s in (first.first, first.second)))
+    dtype = _both(*(s and short_name(s.dtype) for s in (first.first, first.second)))
+    worst = [r.comparison for r in rows if r.comparison and not r.comparison.equal_bytes]
+    difference = difference_text(max(c.max_abs for c in worst), max((c.max_ulp or 0) for c in worst)) if worst else ""
+    note = first.hint or hints.hint(first) or _special_values(worst)
+    return (first.status, folded_name([r.name for r in rows]), len(rows), shape, dtype, difference, note)
+
+
+def _special_values(worst: list[Comparison]) -> str:
+    nan, inf = (tuple(sum(getattr(c, what)[side] for c in worst) for side in (0, 1)) for what in ("nan", "inf"))
+    parts = [f"NaN {nan[0]:,} / {nan[1]:,}" if any(nan) else "", f"inf {inf[0]:,} / {inf[1]:,}" if any(inf) else ""]
+    return ", ".join(p for p in parts if p)
+
+
+def _plain_row(r: DiffRow) -> dict[str, Any]:
+    c = r.comparison
+    return {
+        "name": r.name,
+        "status": r.status,
+        "shape_first": r.first.shape if r.first else None,
+        "shape_second": r.second.shape if r.second else None,
+        "dtype_first": r.first.dtype if r.first else None,
+        "dtype_second": r.second.dtype if r.second else None,
+        "equal_bytes": c.equal_bytes if c else None,
+        "differing": c.differing if c else None,
+        "max_abs": c.max_abs if c else None,
+        "max_ulp": c.max_ulp if c else None,
+        "nan_first": c.nan[0] if c else None,
+        "nan_second": c.nan[1] if c else None,
+        "inf_first": c.inf[0] if c else None,
+        "inf_second": c.inf[1] if c else None,
+        "first_difference": c.first_difference if c else None,
+        "hint": r.hint,
+    }

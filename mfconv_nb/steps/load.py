@@ -1,0 +1,89 @@
+"""load: from a path or a live object to a checkpoint. Headers only; no weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mfconv_nb.checkpoint import Checkpoint, Original, checkpoint_of
+from mfconv_nb.config import read_config
+from mfconv_nb.errors import InputError
+from mfconv_nb.formats.reading import open_files, open_path
+from mfconv_nb.live import is_live, load_live
+from mfconv_nb.streaming.manifest import CARRIED, read_manifest, side_folder
+
+Loadable = Any  # a path, several paths, a torch Module or state dict, a MindSpore Cell or parameter dict, a dict of arrays
+
+
+def load(source: Loadable, *, config: str | Path | Mapping[str, Any] | None = None) -> Checkpoint:
+    """Open a checkpoint. Reads headers, the config and the manifest beside it; no weight.
+
+    Args:
+        source: a folder, an index, any one file or a list of files (safetensors, MindSpore `.ckpt`, torch `.bin`, `.pt`, `.pth`); or a
+            live object: a torch Module or state dict, a MindSpore Cell or parameter dict, a dict of arrays.
+        config: a config.json, its folder, or its content. Left out: the one beside the files, else the one in the manifest.
+    Raises:
+        InputError: MFC1xx. FormatError: MFC2xx.
+    """
+    if isinstance(source, Checkpoint):
+        return source if config is None else replace(source, config=_config(config))
+    if is_live(source):
+        live = load_live(source)
+        return live if config is None else replace(live, config=_config(config))
+    if isinstance(source, Sequence) and not isinstance(source, str):
+        paths = [Path(p).expanduser() for p in source]
+        if not paths:
+            raise InputError("MFC109", found="an empty list", expected="at least one path")
+        opened, path = open_files(paths), paths[0]
+    elif isinstance(source, str | Path):
+        path = Path(source).expanduser()
+        opened = open_path(path)
+    else:
+        raise InputError("MFC109", found=f"a {type(source).__name__}", expected="a path or a live object")
+    manifest, notes = _fitting_manifest(path, {t.name: t for t in opened.tensors.values()})
+    return checkpoint_of(
+        opened.tensors,
+        origin=str(source) if isinstance(source, str | Path) else f"{len(opened.files)} files",
+        side=manifest.get("to") or opened.side,
+        config=_config(config) or _config_beside(path) or manifest.get("config"),
+        files=opened.files,
+        others=opened.others,
+        original=_original(path, manifest),
+        family=manifest.get("family"),
+        notes=opened.notes + notes,
+    )
+
+
+def _config(config: str | Path | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if config is None or isinstance(config, Mapping):
+        return config
+    path = Path(config).expanduser()
+    return read_config(path / "config.json" if path.is_dir() else path)
+
+
+def _config_beside(path: Path) -> Mapping[str, Any] | None:
+    beside = (path if path.is_dir() else path.parent) / "config.json"
+    return read_config(beside) if beside.is_file() else None
+
+
+def _fitting_manifest(path: Path, tensors: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The manifest beside a checkpoint when it describes exactly these tensors; otherwise a note that it is not used."""
+    folder = side_folder(path.resolve() if path.name in ("", ".", "..") else path)
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return {}, ()
+    described = {t["name"]: (tuple(t["shape"]), t["dtype"]) for t in manifest["tensors"]}
+    if described != {n: (t.shape, t.dtype) for n, t in tensors.items()}:
+        return {}, (f"{folder.name} describes other tensors and is not used",)
+    return manifest, ()
+
+
+def _original(path: Path, manifest: Mapping[str, Any]) -> Original | None:
+    if manifest.get("from_side") is None:
+        return None
+    carried = side_folder(path) / CARRIED
+    kept = open_files([carried]).tensors if manifest.get("carried") else {}
+    names = {n for t in manifest["tensors"] for n in t["from"]} | kept.keys()
+    return Original(manifest["from_side"], frozenset(names), kept)

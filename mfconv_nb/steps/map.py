@@ -1,0 +1,249 @@
+"""map: the same numbers under the names and shapes of the other side. Lazy: no weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mfconv_nb.checkpoint import HF, MF, Checkpoint, Equality, LazyTensor, Original, Piece, TensorSpec
+from mfconv_nb.config import Size, Sizes, read_sizes
+from mfconv_nb.dtypes import short_name
+from mfconv_nb.errors import MappingError, UsageError, did_you_mean, quoted
+from mfconv_nb.families.registry import family_named, identify
+from mfconv_nb.folding import fold, folded_name
+from mfconv_nb.layout import compose
+from mfconv_nb.mapping.plan import DROPPED, LEFT_OUT, MAPPED, RESTORED, TIED, MappingPlan, Problem, Row, plan_mapping
+from mfconv_nb.mapping.rules import Family, Tied
+from mfconv_nb.report import Column, Result, Table, bytes_text, count_text, shape_text
+from mfconv_nb.steps.load import load
+from mfconv_nb.streaming.gather import made_whole
+
+SIDES = {HF: "Hugging Face", MF: "MindFormers"}
+
+
+def map(
+    checkpoint: Checkpoint,
+    family: str | Family | None = None,
+    *,
+    to: str | None = None,
+    config: str | Path | Mapping[str, Any] | None = None,
+    layers: int | None = None,
+    n_head: int | None = None,
+    hidden_size: int | None = None,
+) -> Checkpoint:
+    """Give a checkpoint the names and shapes of the other side. The result is lazy; its ``report`` says what goes where.
+
+    Args:
+        family: a key (``"llama"``) or a ``Family``. Left out: told from the manifest, the config and the names.
+        to: "mf" (MindFormers) or "hf" (Hugging Face). Left out: away from the side the checkpoint is on.
+        config: a config.json, its folder, or its content, instead of the one the checkpoint has.
+        layers: convert the first N layers only; the others are listed as left out.
+        n_head, hidden_size: what config.json says; used where there is none, checked where there is one.
+    Raises:
+        MappingError: MFC301 to MFC305. With MFC303 the error holds every problem, folded.
+    """
+    source = load(checkpoint, config=config)
+    to = _direction(source, to)
+    chosen = _family(source, family, to)
+    sizes = _sizes(source, chosen, {"heads": n_head, "hidden": hidden_size})
+    original = source.original if source.original is not None and source.original.side == to else None
+    plan = plan_mapping(source.specs, chosen, to, sizes=sizes, original=original, layers=layers)
+    if plan.problems:
+        raise CoverageError(plan, source)
+    return _mapped(source, plan, original)
+
+
+def _direction(source: Checkpoint, to: str | None) -> str:
+    if to is None:
+        return HF if source.side == MF else MF
+    if to not in SIDES:
+        hint = did_you_mean(to, SIDES)
+        raise UsageError("MFC501", "to", found=quoted(to), expected="'hf' or 'mf'", hint=hint)
+    return to
+
+
+def _family(source: Checkpoint, family: str | Family | None, to: str) -> Family:
+    if isinstance(family, Family):
+        return family
+    key = family or source.family
+    return family_named(key) if key else identify(source.tensors, source.config, to)
+
+
+def _sizes(source: Checkpoint, family: Family, given: Mapping[str, int | None]) -> Sizes | None:
+    """The sizes from the config; what the caller gave is checked against it, or used where there is no config."""
+    told = {axis: Size(value, "the call") for axis, value in given.items() if value is not None}
+    if source.config is None:
+        return told or None
+    sizes = read_sizes(source.config, family.sizes)
+    for axis, size in told.items():
+        if axis in sizes and sizes[axis].value != size.value:
+            expected = f"{sizes[axis].value}, from {sizes[axis].origin} in config.json"
+            hint = "Leave the option out: the config says it."
+            raise MappingError("MFC304", axis, found=size.value, expected=expected, hint=hint)
+    return {**told, **sizes}
+
+
+# ---- the result --------------------------------------------------------------------------------------------------------
+
+
+def _mapped(source: Checkpoint, plan: MappingPlan, original: Original | None) -> Checkpoint:
+    tensors: dict[str, LazyTensor] = {}
+    carried: dict[str, LazyTensor] = {}
+    equalities: list[Equality] = []
+    maker = _Maker(source)
+    for row in plan.rows:
+        if row.status == RESTORED and original is not None:
+            tensors |= {spec.name: original.carried[spec.name] for spec in row.targets}
+        elif row.status == DROPPED:
+            carried |= {spec.name: source.tensors[spec.name] for spec in row.sources}
+        else:
+            tensors |= {spec.name: maker.target(row, n) for n, spec in enumerate(row.targets)}
+    for row in plan.rows:
+        if row.status == TIED and not row.targets and isinstance(row.rule, Tied):
+            head, embedding = source.tensors[row.sources[0].name], tensors.get(row.rule.same_as)
+            if embedding is not None:
+                equalities.append(Equality(head, embedding, f"{row.rule.hf} is tied to {row.rule.same_as}"))
+    here = HF if plan.to == MF else MF
+    return replace(
+        source,
+        tensors=tensors,
+        origin=f"{source.origin}, mapped to {SIDES[plan.to]}",
+        side=plan.to,
+        family=plan.family.key,
+        original=Original(here, frozenset(source.tensors), carried),
+        equalities=tuple(equalities),
+        fixed_dtypes=frozenset(t.name for row in plan.rows if getattr(row.rule, "dtype", None) for t in row.targets),
+        report=MapReport(plan, source.origin, source.others),
+    )
+
+
+class _Maker:
+    """Makes target tensors from rows; a source that cannot be seen through is made whole once, when it is read."""
+
+    def __init__(self, source: Checkpoint) -> None:
+        self.source = source
+        self.made: dict[str, LazyTensor] = {}
+
+    def target(self, row: Row, number: int) -> LazyTensor:
+        spec = row.targets[number]
+        if not row.parts:
+            tensor = self.source.tensors[row.sources[number].name]
+            return tensor.renamed(spec.name) if spec.dtype == tensor.dtype else LazyTensor(spec, tensor.pieces)
+        pieces = [piece for part in row.parts[number] for piece in self._seen_through(part.source, part.block)]
+        return LazyTensor(spec, tuple(pieces))
+
+    def _seen_through(self, name: str, block: Any) -> list[Piece]:
+        tensor = self.made.get(name) or self.source.tensors[name]
+        found: list[Piece] = []
+        for piece in tensor.pieces:
+            blocks = compose(block, piece.block) if piece.dtype == tensor.dtype else None
+            if blocks is None:
+                self.made[name] = made_whole(tensor)
+                return self._seen_through(name, block)
+            found += [Piece(piece.source, piece.start, piece.dtype, b) for b in blocks]
+        return found
+
+
+@dataclass(frozen=True, repr=False)
+class MapReport(Result):
+    """How a checkpoint was mapped: one row a rule, however many layers it has."""
+
+    plan: MappingPlan
+    origin: str = ""
+    others: tuple[Any, ...] = ()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Source tensors by status (target tensors for those that only the target has)."""
+        counts = dict.fromkeys((MAPPED, TIED, DROPPED, RESTORED, LEFT_OUT), 0)
+        for row in self.plan.rows:
+            counts[row.status] += len(row.sources) or len(row.targets)
+        return counts
+
+    def table(self) -> Table:
+        counts = self.counts
+        targets = [t for row in self.plan.rows for t in row.targets]
+        said = ", ".join(f"{n:,} {status}" for status, n in counts.items() if n or status == MAPPED)
+        headline = (
+            f"{self.plan.family.key}, to {SIDES[self.plan.to]}: {said}, 0 problems · {len(targets):,} tensors"
+            f" · {count_text(sum(t.elements for t in targets))} parameters · {bytes_text(sum(t.nbytes for t in targets))}"
+        )
+        here, there = (SIDES[HF], SIDES[MF]) if self.plan.to == MF else (SIDES[MF], SIDES[HF])
+        columns = (
+            Column("status"),
+            Column(here),
+            Column(there),
+            Column("layout", optional=True),
+            Column("shape", True),
+            Column("dtype", optional=True),
+            Column("tensors", True),
+            Column("bytes", True, optional=True),
+        )
+        others = tuple(f"left out, no tensor: {o.name} ({o.kind})" for o in self.others[:4])
+        return Table("", headline, columns, list(_folded(self.plan.rows)), others, "mapped.report.to_frame()", "rules")
+
+
+def _folded(rows: tuple[Row, ...]) -> list[tuple[Any, ...]]:
+    """Rows of one rule with the same shapes as one line."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        specs = row.targets or row.sources
+        key = (row.status, id(row.rule), tuple(s.shape for s in specs), specs[0].dtype)
+        groups.setdefault(key, []).append(row)
+    return [_line(status, group) for (status, *_), group in groups.items()]
+
+
+def _line(status: str, rows: list[Row]) -> tuple[Any, ...]:
+    first = rows[0]
+    specs = first.targets or first.sources
+    layout = getattr(first.rule, "layout", None) or ""
+    shapes = ", ".join(dict.fromkeys(shape_text(s.shape) for s in specs))
+    count = sum(len(r.sources) or len(r.targets) for r in rows)
+    nbytes = sum(s.nbytes for r in rows for s in (r.targets or r.sources))
+    sources, targets = (_names(rows, place) for place in ("sources", "targets"))
+    why = first.why if status != MAPPED else layout
+    return (status, sources, targets, why, shapes, short_name(specs[0].dtype), count, bytes_text(nbytes))
+
+
+def _names(rows: list[Row], place: str) -> str:
+    """The names on one side, folded, one line a pattern; a dash where there are none."""
+    groups: dict[str, list[str]] = {}
+    for row in rows:
+        specs: tuple[TensorSpec, ...] = getattr(row, place)
+        for spec in specs:
+            groups.setdefault(fold(spec.name)[0], []).append(spec.name)
+    return "\n".join(folded_name(names) for names in groups.values()) or "-"
+
+
+class CoverageError(MappingError):
+    """A plan with problems (MFC303): what they are, folded, with the nearest rule where a name is unknown."""
+
+    def __init__(self, plan: MappingPlan, source: Checkpoint) -> None:
+        self.plan, self.problems = plan, plan.problems
+        where = f"{plan.family.key}, {source.origin} to {SIDES[plan.to]}"
+        found = _problem_lines(plan.problems)
+        super().__init__("MFC303", where, found=found, expected="every tensor matched by exactly one rule, shapes as in the config")
+
+    def table(self) -> Table:
+        """The problems as a table."""
+        columns = tuple(Column(t) for t in ("kind", "name", "found", "expected", "hint"))
+        rows = [(p.kind, p.name, p.found, p.expected, p.hint) for p in self.problems]
+        return Table("✗ Refused.", f"{len(rows):,} problems", columns, rows, row_noun="problems")
+
+
+def _problem_lines(problems: tuple[Problem, ...]) -> str:
+    groups: dict[tuple[str, str, str, str, str], list[str]] = {}
+    for p in problems:
+        groups.setdefault((p.kind, fold(p.name)[0], fold(p.found)[0], p.expected, p.hint), []).append(p.name)
+    found = {p.name: p.found for p in problems}
+    lines = [f"{len(problems):,} problem{'s' * (len(problems) != 1)}"]
+    for (kind, _, _, expected, hint), names in list(groups.items())[:12]:
+        count = f" ({len(names)} tensors)" if len(names) > 1 else ""
+        lines.append(f"  {kind:<10} {folded_name(names)}{count}: {found[names[0]]}; expected {expected}")
+        if hint:
+            lines.append(f"  {'':<10} {hint}")
+    if len(groups) > 12:
+        lines.append(f"  and {len(groups) - 12} more groups: .table() of the error has all")
+    return "\n  ".join(lines)

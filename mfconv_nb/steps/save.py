@@ -1,0 +1,343 @@
+"""save: write a checkpoint. The ending of the target chooses the format; the bytes stream through, in bounded memory.
+
+Layout first, then fill: the whole output is planned before a byte is written, filled in a staging folder beside the target, and
+moved to its final names at the end. A run that was killed goes on where it stopped when the same call is made again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from mfconv_nb.checkpoint import HF, ByteSource, Checkpoint, FileSource, LazyTensor, TensorSpec
+from mfconv_nb.dtypes import DTYPES, dtype_after_cast, requested_dtype, short_name
+from mfconv_nb.errors import InputError, MappingError, OutputError, quoted
+from mfconv_nb.formats import index as index_files
+from mfconv_nb.formats import safetensors_file
+from mfconv_nb.formats.assets import config_bytes, read_assets
+from mfconv_nb.formats.reading import checkpoint_files
+from mfconv_nb.formats.writing import plan_output
+from mfconv_nb.places import OutputPlan
+from mfconv_nb.report import Column, Result, Table, bytes_text, seconds_text
+from mfconv_nb.streaming.compare import compare_tensors
+from mfconv_nb.streaming.fill import DEFAULT_THREADS, FillJob, fill_files
+from mfconv_nb.streaming.journal import Journal
+from mfconv_nb.streaming.manifest import CARRIED, MANIFEST, manifest_bytes, side_folder
+from mfconv_nb.streaming.publish import Staging, check_space, open_staging, publish, refused_writes
+from mfconv_nb.streaming.workers import OnProgress
+
+
+def save(
+    checkpoint: Checkpoint,
+    target: str | Path,
+    *,
+    dtype: str | None = None,
+    overwrite: bool = False,
+    threads: int = DEFAULT_THREADS,
+    max_shard_size: str | int | None = None,
+    assets: str | Path | None = None,
+    durable: bool = True,
+    dry_run: bool = False,
+    on_progress: OnProgress | None = None,
+) -> SaveReport:
+    """Write ``checkpoint`` to ``target``, whose ending chooses the format. Memory: one 512 KiB buffer a thread.
+
+    Args:
+        target: ``x.safetensors``, ``x.ckpt``, ``x.bin`` (``.pt``, ``.pth``), or a folder, which gets shards with an index.
+        dtype: cast floating tensors to "fp32", "bf16" or "fp16" (round to nearest even). Left out: every tensor keeps its own.
+        overwrite: replace an existing target.
+        max_shard_size: "5GB"; for folders.
+        assets: a Hugging Face folder whose config and tokenizer files go along into a folder target.
+        durable: flush to the disk before the files appear under their names (a power cut cannot undo the report).
+        dry_run: plan and check everything, write nothing.
+        on_progress: called with the bytes written so far.
+    Raises:
+        OutputError: MFC401 to MFC407. InputError: MFC108 when a source changes. MappingError: MFC308 for tensors that must be equal.
+    """
+    begun = time.monotonic()
+    target = Path(target).expanduser()
+    out = _Output(checkpoint, target, requested_dtype(dtype), max_shard_size, assets)
+    check_target(out.plan, target, checkpoint, overwrite=overwrite)
+    if dry_run:
+        return SaveReport(str(target), out.plan, out.casts, len(checkpoint.carried_away), 0.0, dry_run=True)
+    check_equalities(checkpoint, threads)
+    check_space(target, out.plan.size)
+    out.check_sources()
+    staging = open_staging(target)
+    journal = Journal(staging.journal, out.fingerprint())
+    resumed = len(journal.finished)
+    try:
+        with refused_writes(target):
+            checksums = fill_files(out.jobs(staging), journal, threads, on_progress)
+            out.check_sources()
+            _write_small_files(staging, out, checksums)
+    finally:
+        journal.close()
+    stale = _stale_files(target, out.plan) if overwrite else []
+    for path in stale:
+        path.unlink(missing_ok=True)
+    publish(staging, target, out.plan.names, folder=out.plan.folder, durable=durable)
+    seconds = time.monotonic() - begun
+    return SaveReport(str(target), out.plan, out.casts, len(checkpoint.carried_away), seconds, resumed=resumed)
+
+
+class _Output:
+    """Everything that a save will write, known before it writes anything."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        target: Path,
+        dtype: str | None,
+        max_shard_size: str | int | None,
+        assets: str | Path | None,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.specs = tuple(_output_spec(s, None if s.name in checkpoint.fixed_dtypes else dtype) for s in checkpoint.specs)
+        self.dtypes = {s.name: s.dtype for s in self.specs}
+        plan = plan_output(self.specs, target, checkpoint.side, max_shard_size)
+        extras = _extras(checkpoint, plan, dtype, assets)
+        self.plan = OutputPlan(plan.files, plan.folder, {**extras, **plan.indexes})
+        self.carried = checkpoint.carried_away
+        self.carried_plan = safetensors_file.plan_file(CARRIED, tuple(t.spec for t in self.carried.values()), {})
+
+    @property
+    def casts(self) -> dict[tuple[str, str], int]:
+        """Tensors by (dtype before, dtype after), where the two differ."""
+        found: dict[tuple[str, str], int] = {}
+        for tensor in self.checkpoint:
+            key = (_stored_dtype(tensor), self.dtypes[tensor.name])
+            if key[0] != key[1]:
+                found[key] = found.get(key, 0) + 1
+        return found
+
+    def jobs(self, staging: Staging) -> list[FillJob]:
+        tensors = self.checkpoint.tensors
+        jobs = [FillJob(f, staging.data / f.name, tensors, self.dtypes) for f in self.plan.files]
+        if self.carried:
+            dtypes = {n: t.dtype for n, t in self.carried.items()}
+            jobs.append(FillJob(self.carried_plan, staging.side / CARRIED, self.carried, dtypes))
+        return jobs
+
+    def sources(self) -> list[ByteSource]:
+        found: dict[int, ByteSource] = {}
+        for tensor in (*self.checkpoint, *self.carried.values()):
+            for piece in tensor.pieces:
+                found.setdefault(id(piece.source), piece.source)
+        return list(found.values())
+
+    def check_sources(self) -> None:
+        for source in self.sources():
+            source.check_unchanged()
+
+    def fingerprint(self) -> str:
+        """What an earlier, unfinished run must share for its work to count: sources, pieces, dtypes, places."""
+        digest = xxhash.xxh3_128()
+        for source in self.sources():
+            about = (source.label, source.size, getattr(source, "modified_ns", None))
+            digest.update(json.dumps(about).encode())
+        for plan in (*self.plan.files, self.carried_plan):
+            digest.update(json.dumps((plan.name, plan.size, list(plan.places.items()))).encode())
+            for _, data in plan.fixed:
+                digest.update(data)
+        for tensor in (*self.checkpoint, *self.carried.values()):
+            pieces = [(p.source.label, p.start, p.dtype, _plain(p.block)) for p in tensor.pieces]
+            digest.update(json.dumps((tensor.name, self.dtypes.get(tensor.name), pieces)).encode())
+        return digest.hexdigest()
+
+
+def _plain(block: Any) -> list[Any]:
+    return [block.sizes, block.source_offset, block.source_strides, block.target_offset, block.target_strides]
+
+
+def _output_spec(spec: TensorSpec, dtype: str | None) -> TensorSpec:
+    return TensorSpec(spec.name, spec.shape, dtype_after_cast(spec.dtype, dtype))
+
+
+def _stored_dtype(tensor: LazyTensor) -> str:
+    return tensor.pieces[0].dtype if tensor.pieces else tensor.dtype
+
+
+def _extras(checkpoint: Checkpoint, plan: OutputPlan, dtype: str | None, assets: str | Path | None) -> dict[str, bytes]:
+    """config.json and, from ``assets``, the tokenizer files, for a Hugging Face folder."""
+    if checkpoint.side != HF or not plan.folder:
+        return {}
+    found = read_assets(Path(assets).expanduser()) if assets is not None else {}
+    config = json.loads(found["config.json"]) if found else checkpoint.config
+    if config is None:
+        return {}
+    key = next((k for k in ("dtype", "torch_dtype") if k in config), None)
+    if dtype is not None and key is not None:
+        return {**found, "config.json": config_bytes({**config, key: DTYPES[dtype].torch})}
+    return {**found, "config.json": found.get("config.json") or config_bytes(config)}
+
+
+# ---- checks before the first byte ----------------------------------------------------------------------------------------
+
+
+def check_target(plan: OutputPlan, target: Path, checkpoint: Checkpoint, *, overwrite: bool) -> None:
+    """Raises OutputError when the target is a source (MFC402), exists (MFC401) or cannot be (MFC404)."""
+    home = target if plan.folder else target.parent
+    sources = {p.resolve() for p in checkpoint.files} | {p.resolve() for p in _live_files(checkpoint)}
+    for name in plan.names:
+        if (home / name).resolve() in sources:
+            hint = "Choose another target: nothing is ever written into the source."
+            raise OutputError("MFC402", home / name, found="a file that is being read", expected="another name", hint=hint)
+    hint = "Use --force (overwrite=True in Python), or choose another name."
+    if plan.folder and target.exists() and not target.is_dir():
+        raise OutputError("MFC401", target, found="a file", expected="a folder, or nothing", hint="Choose another name.")
+    there = [home / n for n in plan.names if (home / n).exists()]
+    if plan.folder and target.is_dir():
+        there += checkpoint_files(target)
+    if there and not overwrite:
+        raise OutputError("MFC401", there[0], found="an existing file", expected="a new name", hint=hint)
+    if target.parent.exists() and not target.parent.is_dir():
+        raise OutputError("MFC404", target.parent, found="a file", expected="a folder", hint="Choose another target.")
+
+
+def _live_files(checkpoint: Checkpoint) -> Iterable[Path]:
+    sources = {id(p.source): p.source for t in checkpoint for p in t.pieces}
+    return [s.path for s in sources.values() if isinstance(s, FileSource)]
+
+
+def check_equalities(checkpoint: Checkpoint, threads: int = DEFAULT_THREADS) -> None:
+    """Raises MappingError (MFC308) when tensors that are left out as copies hold other numbers than what they copy."""
+    if not checkpoint.equalities:
+        return
+    found = compare_tensors([(e.first, e.second) for e in checkpoint.equalities], threads)
+    for equality, comparison in zip(checkpoint.equalities, found, strict=True):
+        if not comparison.equal_bytes:
+            raise MappingError(
+                "MFC308",
+                quoted(equality.first.name),
+                found=f"{comparison.differing:,} of {comparison.elements:,} numbers differ",
+                expected=f"equal bytes, since {equality.why}",
+                hint='Give a config with "tie_word_embeddings": false to keep both (and remove the manifest beside it).',
+            )
+
+
+def _stale_files(target: Path, plan: OutputPlan) -> list[Path]:
+    """The index of an earlier checkpoint in the target folder and the shards it names, unless they are written anew."""
+    if not plan.folder or not target.is_dir():
+        return []
+    stale: list[Path] = []
+    for name in (index_files.HF_SAFETENSORS, index_files.HF_TORCH, index_files.MINDSPORE):
+        try:
+            index = index_files.read_index(target / name)
+        except InputError:
+            continue
+        stale += [index.path, *index.files]
+    return [p for p in stale if p.name not in plan.names]
+
+
+# ---- the manifest ----------------------------------------------------------------------------------------------------------
+
+
+def _write_small_files(staging: Staging, out: _Output, checksums: Mapping[tuple[int, str], str]) -> None:
+    for name, data in out.plan.indexes.items():
+        (staging.data / name).write_bytes(data)
+    (staging.side / MANIFEST).write_bytes(manifest_bytes(_manifest(out, checksums)))
+
+
+def _manifest(out: _Output, checksums: Mapping[tuple[int, str], str]) -> dict[str, Any]:
+    """How every tensor came about. No times, no paths: two runs of the same conversion give the same bytes."""
+    checkpoint, report = out.checkpoint, out.checkpoint.report
+    made = _how_made(report)
+    tensors = []
+    for number, file in enumerate(out.plan.files):
+        for name in file.places:
+            spec = TensorSpec(name, checkpoint.tensors[name].shape, out.dtypes[name])
+            before = _stored_dtype(checkpoint.tensors[name])
+            entry = {"name": name, "file": file.name, "shape": list(spec.shape), "dtype": spec.dtype}
+            entry |= {"xxh3_128": checksums[number, name], **made.get(name, {"from": [name]})}
+            tensors.append(entry if before == spec.dtype else {**entry, "cast_from": before})
+    return {
+        "family": checkpoint.family,
+        "from_side": checkpoint.original.side if checkpoint.original else None,
+        "to": checkpoint.side,
+        "sources": [{"file": s.label, "bytes": s.size} for s in out.sources()],
+        "files": [{"file": f.name, "bytes": f.size} for f in out.plan.files],
+        "carried": list(out.carried),
+        "left_out": [{"name": s.name, "why": row.why} for row in _rows(report) if not row.targets for s in row.sources],
+        "no_tensors": [{"name": o.name, "kind": o.kind, "text": o.text} for o in checkpoint.others],
+        "checksum": f"xxh3_128 of a tensor's bytes; above {64 << 20} bytes, of the digests of its runs of that length",
+        "config": checkpoint.config,
+        "tensors": tensors,
+    }
+
+
+def _rows(report: Any) -> Any:
+    return report.plan.rows if report is not None else ()
+
+
+def _how_made(report: Any) -> dict[str, dict[str, Any]]:
+    made = {}
+    for row in _rows(report):
+        layout = getattr(row.rule, "layout", None)
+        for target in row.targets:
+            entry: dict[str, Any] = {"from": [s.name for s in row.sources], "how": row.status}
+            made[target.name] = {**entry, "layout": layout} if row.parts and layout else entry
+    return made
+
+
+# ---- the result --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, repr=False)
+class SaveReport(Result):
+    """What was written, or with ``dry_run`` what would be."""
+
+    target: str
+    plan: OutputPlan
+    casts: Mapping[tuple[str, str], int]
+    carried: int
+    seconds: float
+    resumed: int = 0
+    dry_run: bool = False
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files with weights, and the small ones beside them."""
+        home = Path(self.target) if self.plan.folder else Path(self.target).parent
+        return tuple(home / n for n in self.plan.names)
+
+    @property
+    def manifest(self) -> Path:
+        """The manifest beside the output."""
+        return side_folder(Path(self.target)) / MANIFEST
+
+    @property
+    def way_back(self) -> str:
+        """What converting back would give: "exact", or what a cast has cost."""
+        narrowed = [f"{n:,} tensors were rounded from {short_name(a)} to {short_name(b)}" for (a, b), n in self._narrowing()]
+        if narrowed:
+            return "; ".join(narrowed)
+        widened = sorted({short_name(a) for a, _ in self.casts})
+        return f"exact, with --dtype {' or '.join(widened)}" if widened else "exact"
+
+    def _narrowing(self) -> list[tuple[tuple[str, str], int]]:
+        exact = {("F16", "F32"), ("BF16", "F32"), ("F16", "F64"), ("BF16", "F64"), ("F32", "F64")}
+        return [(key, n) for key, n in self.casts.items() if key not in exact]
+
+    def table(self) -> Table:
+        tensors = sum(len(f.places) for f in self.plan.files)
+        size = bytes_text(self.plan.size)
+        files = f"{len(self.plan.files)} file{'s' * (len(self.plan.files) != 1)}"
+        rows = [(f.name, len(f.places), bytes_text(f.size)) for f in self.plan.files]
+        columns = (Column("file"), Column("tensors", True), Column("bytes", True))
+        casts = tuple(f"cast: {n:,} tensors from {short_name(a)} to {short_name(b)}" for (a, b), n in self.casts.items())
+        if self.dry_run:
+            facts = (*casts, "Nothing was written (dry run).")
+            return Table("", f"Would write {tensors:,} tensors, {size}, {files} to {self.target}", columns, rows, facts)
+        rate = f", {bytes_text(int(self.plan.size / self.seconds))}/s" if self.seconds > 0.5 else ""
+        facts = (*casts, *(("Resumed: an earlier run had finished part of it.",) if self.resumed else ()))
+        facts += (f"{self.carried:,} tensors that the target cannot carry lie beside it",) if self.carried else ()
+        facts += (f"manifest: {self.manifest}",)
+        headline = f"{tensors:,} tensors, {size}, {files}, {seconds_text(self.seconds)}{rate}. Way back: {self.way_back}."
+        return Table("✓ Converted.", headline, columns, rows if len(rows) > 1 else (), facts)

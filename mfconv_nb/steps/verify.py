@@ -1,0 +1,200 @@
+"""verify: a converted checkpoint against the one it was made from, through the way back. Conditions that can fail, each with a verdict."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mfconv_nb.checkpoint import Checkpoint, LazyTensor, TensorSpec
+from mfconv_nb.dtypes import short_name
+from mfconv_nb.errors import InputError, MappingError
+from mfconv_nb.mapping.rules import Family
+from mfconv_nb.report import Column, Result, Table, bytes_text, difference_text, seconds_text
+from mfconv_nb.steps.diff import AGREE, DTYPE, EQUAL, DiffReport, diff
+from mfconv_nb.steps.load import Loadable, load
+from mfconv_nb.steps.map import SIDES, map
+from mfconv_nb.streaming.fill import tensor_checksums
+from mfconv_nb.streaming.manifest import read_manifest, side_folder
+from mfconv_nb.streaming.workers import OnProgress
+
+PASS, CLOSE, FAIL, UNSURE = "pass", "close", "fail", "unsure"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A sentence that was checked, its outcome, and what was seen."""
+
+    sentence: str
+    outcome: str
+    seen: str
+
+
+def verify(
+    original: Loadable,
+    converted: Loadable | None = None,
+    family: str | Family | None = None,
+    *,
+    threads: int = 2,
+    on_progress: OnProgress | None = None,
+) -> VerifyReport:
+    """Prove that ``converted`` holds what ``original`` holds: map it back and compare every byte.
+
+    With one checkpoint only, its bytes are compared with the checksums in the manifest beside it.
+
+    Args:
+        original: the checkpoint before the conversion.
+        converted: the one after it, on the other side.
+        family: as for ``map``; left out, told from the manifest, the config and the names.
+    """
+    begun = time.monotonic()
+    if converted is None:
+        conditions, differences = _against_manifest(original, threads, on_progress), None
+        origin = str(original)
+    else:
+        a, b = load(original), load(converted)
+        conditions, differences = _round_trip(a, b, family, threads, on_progress)
+        origin = f"{a.origin} → {b.origin} → back"
+    return VerifyReport(tuple(conditions), differences, origin, time.monotonic() - begun)
+
+
+# ---- the round trip ---------------------------------------------------------------------------------------------------
+
+
+def _round_trip(
+    a: Checkpoint, b: Checkpoint, family: str | Family | None, threads: int, on_progress: OnProgress | None
+) -> tuple[list[Condition], DiffReport | None]:
+    family = family or b.family or a.family
+    here, there = (SIDES.get(side or "", "other") for side in (a.side, b.side))
+    sentence = f"Every {here} tensor is matched by exactly one rule."
+    try:
+        forward = map(a, family, to=b.side)
+    except MappingError as error:
+        return [Condition(sentence, FAIL, str(error))], None
+    conditions = [Condition(sentence, PASS, f"{len(a):,} tensors")]
+    headers = diff(forward, b)
+    conditions.append(_headers_condition(headers, there))
+    if conditions[-1].outcome == FAIL:
+        return conditions, headers
+    cast = any(r.status == DTYPE for r in headers.entries)
+    if cast:
+        conditions.append(_cast_condition(forward, b, threads))
+    differences = _back_difference(a, b, forward, threads, on_progress)
+    conditions.append(_back_condition(differences, cast, f"{here} → {there} → {here}"))
+    return conditions, differences
+
+
+def _headers_condition(headers: DiffReport, there: str) -> Condition:
+    sentence = f"Every {there} tensor is there, with its shape, and none is left over."
+    bad = [r for r in headers.entries if r.status not in (AGREE, DTYPE)]
+    if bad:
+        first = bad[0]
+        return Condition(sentence, FAIL, f"{len(bad):,} tensors; first {first.name}: {first.status}")
+    return Condition(sentence, PASS, f"{len(headers.entries):,} tensors")
+
+
+def _cast_condition(forward: Checkpoint, b: Checkpoint, threads: int) -> Condition:
+    """Where dtypes differ: the converted numbers are exactly the original ones, rounded to the new dtype."""
+    pairs = sorted({(forward[t.name].dtype, t.dtype) for t in b if forward[t.name].dtype != t.dtype})
+    names = ", ".join(f"{short_name(x)} to {short_name(y)}" for x, y in pairs)
+    values = diff(forward, b, values=True, threads=threads)  # casts the first side to the second's dtype
+    wrong = [r for r in values.entries if r.comparison is not None and not r.comparison.equal_bytes]
+    sentence = f"Every cast ({names}) is rounded to nearest even."
+    if wrong:
+        return Condition(sentence, FAIL, f"{len(wrong):,} tensors differ from the rounded original; first {wrong[0].name}")
+    return Condition(sentence, PASS, f"{len(values.entries):,} tensors equal the rounded original")
+
+
+def _back_difference(a: Checkpoint, b: Checkpoint, forward: Checkpoint, threads: int, on_progress: OnProgress | None) -> DiffReport:
+    """The original against what comes back. What the converted side does not carry is taken from its side folder only."""
+    back = map(b, forward.report.plan.family, to=a.side, config=a.config)
+    return diff(back, a, values=True, threads=threads, on_progress=on_progress)
+
+
+def _back_condition(differences: DiffReport, cast: bool, way: str) -> Condition:
+    sentence = f"{way} gives back every name, shape and byte."
+    counts, total = differences.counts, len(differences.entries)
+    compared = [r for r in differences.entries if r.comparison is not None]
+    changed = [r for r in compared if r.comparison is not None and not r.comparison.equal_bytes]
+    lost = [r for r in differences.entries if r.comparison is None]
+    if lost:
+        seen = f"{len(lost):,} of {total:,} tensors do not come back; first {lost[0].name}: {lost[0].status}"
+        dropped = all(r.status == "unexpected" for r in lost) and not changed
+        return Condition(sentence, UNSURE if dropped else FAIL, seen)
+    if not changed:
+        nbytes = sum(r.second.nbytes for r in compared if r.second)
+        rest = f", {counts[DTYPE]:,} of them after casting back" if counts[DTYPE] else ""
+        return Condition(sentence, PASS, f"{total:,} of {total:,} tensors bitwise equal{rest} ({bytes_text(nbytes)} compared)")
+    seen = f"{len(changed):,} of {total:,} tensors differ, at most {difference_text(differences.max_abs, differences.max_ulp)}"
+    if cast and all(r.status == DTYPE for r in changed):
+        return Condition(sentence, CLOSE, f"{seen}: the cast rounded them")
+    return Condition(sentence, FAIL, f"{seen}; first {changed[0].name}")
+
+
+# ---- against the manifest ---------------------------------------------------------------------------------------------
+
+
+def _against_manifest(source: Loadable, threads: int, on_progress: OnProgress | None) -> list[Condition]:
+    checkpoint = load(source)
+    manifest = read_manifest(side_folder(Path(source))) if isinstance(source, str | Path) else None
+    if manifest is None:
+        hint = "Give the original too: mfconv verify ORIGINAL CONVERTED."
+        raise InputError("MFC110", source, found="no manifest beside it", expected="a checkpoint that was saved here", hint=hint)
+    written: dict[str, Any] = {t["name"]: t for t in manifest["tensors"]}
+    names = "Every tensor of the manifest is there, with its shape and dtype."
+    specs = {n: TensorSpec(n, tuple(t["shape"]), t["dtype"]) for n, t in written.items()}
+    wrong = [n for n in specs.keys() | checkpoint.tensors.keys() if specs.get(n) != _spec_of(checkpoint, n)]
+    if wrong:
+        return [Condition(names, FAIL, f"{len(wrong):,} tensors; first {sorted(wrong)[0]}")]
+    found = tensor_checksums(list(checkpoint), threads, on_progress)
+    changed = [n for n, checksum in found.items() if checksum != written[n].get("xxh3_128")]
+    same = "Every tensor has the bytes that were written."
+    seen = f"{len(changed):,} tensors changed; first {changed[0]}" if changed else f"{len(found):,} checksums equal"
+    return [Condition(names, PASS, f"{len(specs):,} tensors"), Condition(same, FAIL if changed else PASS, seen)]
+
+
+def _spec_of(checkpoint: Checkpoint, name: str) -> TensorSpec | None:
+    tensor: LazyTensor | None = checkpoint.tensors.get(name)
+    return tensor.spec if tensor is not None else None
+
+
+# ---- the result --------------------------------------------------------------------------------------------------------
+
+
+VERDICTS: dict[str, str] = {FAIL: "✗ Not equal.", UNSURE: "! Incomplete.", CLOSE: "≈ Close.", PASS: "✓ Equal."}
+MARK: Callable[[str], str] = {PASS: "✓", CLOSE: "≈", FAIL: "✗", UNSURE: "!"}.__getitem__
+
+
+@dataclass(frozen=True, repr=False)
+class VerifyReport(Result):
+    """What was checked, and the verdict: the worst outcome of all conditions."""
+
+    conditions: tuple[Condition, ...]
+    differences: DiffReport | None
+    origin: str
+    seconds: float
+
+    @property
+    def outcome(self) -> str:
+        """The worst outcome: fail, unsure, close or pass."""
+        return next(o for o in VERDICTS if any(c.outcome == o for c in self.conditions))
+
+    @property
+    def equal(self) -> bool:
+        """True when every condition passed, bit for bit."""
+        return self.outcome == PASS
+
+    def table(self) -> Table:
+        rows = [(MARK(c.outcome), c.sentence, c.seen) for c in self.conditions]
+        columns = (Column(""), Column("condition"), Column("seen"))
+        headline = f"{self.conditions[-1].seen} · {self.origin} · {seconds_text(self.seconds)}"
+        if self.outcome in (FAIL, UNSURE):
+            headline = f"{self.origin} · {seconds_text(self.seconds)}"
+        facts: tuple[str, ...] = ()
+        if self.differences is not None:
+            bad = [r for r in self.differences.entries if r.status not in (EQUAL, DTYPE)]
+            facts = tuple(f"{r.status}: {r.name}" for r in bad[:6])
+            facts += (f"and {len(bad) - 6:,} more: .differences",) if len(bad) > 6 else ()
+        return Table(VERDICTS[self.outcome], headline, columns, rows, facts, row_noun="conditions")

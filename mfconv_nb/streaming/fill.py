@@ -1,0 +1,233 @@
+"""Filling planned files: the only place where weights are written. Layout first, then fill, in any order, with bounded memory.
+
+Every tensor is cut into segments of 64 MiB. A worker takes a segment, gathers it panel by panel into one buffer, takes the checksum
+as the bytes pass, and writes each panel to its planned place.
+
+A tensor's checksum is the XXH3-128 of its bytes; with several segments it is the XXH3-128 of the segments' digests, one after the other.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from mfconv_nb.checkpoint import LazyTensor
+from mfconv_nb.dtypes import itemsize
+from mfconv_nb.places import FilePlan
+from mfconv_nb.streaming.gather import MAX_PANEL_BYTES, PANEL_BYTES, Gatherer, panels
+from mfconv_nb.streaming.journal import Finished, Journal
+from mfconv_nb.streaming.workers import OnProgress, Pulse, run_tasks
+
+SEGMENT_BYTES = 64 << 20
+DEFAULT_THREADS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class FillJob:
+    """One file to fill: its plan, the tensor for each of its names, and the dtype each is written as."""
+
+    plan: FilePlan
+    path: Path
+    tensors: Mapping[str, LazyTensor]
+    dtypes: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A run of elements of one tensor, and where its bytes go."""
+
+    file: int
+    name: str
+    number: int
+    start: int
+    stop: int
+    offset: int
+
+
+def segments_of(job: FillJob, file: int) -> Iterable[Segment]:
+    """The segments of every tensor of a file, in file order. A tensor whose CRC is wanted stays whole."""
+    for name, extents in job.plan.places.items():
+        size = itemsize(job.dtypes[name])
+        whole = name in job.plan.crc_fields
+        first = number = 0
+        for offset, nbytes in extents:
+            step = nbytes if whole else SEGMENT_BYTES
+            for at in range(0, nbytes, max(step, 1)):
+                count = min(step, nbytes - at) // size
+                yield Segment(file, name, number, first, first + count, offset + at)
+                first, number = first + count, number + 1
+
+
+def fill_files(
+    jobs: Sequence[FillJob], journal: Journal, threads: int = DEFAULT_THREADS, on_progress: OnProgress | None = None
+) -> dict[tuple[int, str], str]:
+    """Fill every file; what the journal has finished, and what is still so on the disk, is not written again.
+
+    Returns:
+        The checksum of every tensor, by (file number, name).
+    Raises:
+        OSError: when writing fails. InputError: when a source changed.
+    """
+    descriptors = [_open_planned(job) for job in jobs]
+    try:
+        wanted = {(s.file, s.name, s.number): s for n, job in enumerate(jobs) for s in segments_of(job, n)}
+        finished = _still_true(jobs, descriptors, wanted, journal.finished, threads)
+        before = sum(_nbytes(jobs, wanted[f.key]) for f in finished.values())
+        todo = [segment for key, segment in wanted.items() if key not in finished]
+
+        def record(done: Finished) -> None:
+            finished[done.key] = done
+            journal.add(done)
+
+        def worker(pulse: Pulse) -> Callable[[Segment], None]:
+            return _Writer(jobs, descriptors, pulse, record).write
+
+        run_tasks(todo, worker, threads, None if on_progress is None else lambda done: on_progress(before + done))
+        for job, descriptor, number in zip(jobs, descriptors, range(len(jobs)), strict=True):
+            _write_crcs(job, descriptor, number, finished)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+    return _checksums_of(wanted, finished)
+
+
+def tensor_checksums(
+    tensors: Sequence[LazyTensor], threads: int = DEFAULT_THREADS, on_progress: OnProgress | None = None
+) -> dict[str, str]:
+    """The checksum of every tensor, as ``fill_files`` takes it, without writing anything."""
+    plans = {t.name: ((0, t.spec.nbytes),) for t in tensors}
+    job = FillJob(FilePlan("", 0, (), plans), Path(), {t.name: t for t in tensors}, {t.name: t.dtype for t in tensors})
+    wanted = {(s.file, s.name, s.number): s for s in segments_of(job, 0)}
+    finished: dict[tuple[int, str, int], Finished] = {}
+
+    def record(done: Finished) -> None:
+        finished[done.key] = done
+
+    def worker(pulse: Pulse) -> Callable[[Segment], None]:
+        return _Writer([job], None, pulse, record).write
+
+    run_tasks(list(wanted.values()), worker, threads, on_progress)
+    return {name: checksum for (_, name), checksum in _checksums_of(wanted, finished).items()}
+
+
+def _open_planned(job: FillJob) -> int:
+    """The file at its full size, with everything in place that is no weight."""
+    descriptor = os.open(job.path, os.O_RDWR | os.O_CREAT, 0o644)
+    os.ftruncate(descriptor, job.plan.size)
+    for offset, data in job.plan.fixed:
+        write_at(descriptor, memoryview(data), offset)
+    return descriptor
+
+
+class _Writer:
+    """One thread's worker: a buffer, a gatherer, and the way from a segment to the file. Without files it only takes checksums."""
+
+    def __init__(
+        self, jobs: Sequence[FillJob], descriptors: Sequence[int] | None, pulse: Pulse, record: Callable[[Finished], None]
+    ) -> None:
+        self.jobs, self.descriptors, self.pulse, self.record = jobs, descriptors, pulse, record
+        self.gatherer, self.buffer = Gatherer(), np.empty(PANEL_BYTES, np.uint8)
+
+    def write(self, segment: Segment) -> None:
+        job = self.jobs[segment.file]
+        tensor, dtype = job.tensors[segment.name], job.dtypes[segment.name]
+        size, digest = itemsize(dtype), xxhash.xxh3_128()
+        crc = 0 if segment.name in job.plan.crc_fields else None
+        for first, last in panels(tensor, dtype, segment.start, segment.stop):
+            panel = self._panel((last - first) * size)
+            self.gatherer.fill(tensor, dtype, first, last, panel)
+            digest.update(panel.data)
+            if crc is not None:
+                crc = zlib.crc32(panel.data, crc)
+            if self.descriptors is not None:
+                offset = segment.offset + (first - segment.start) * size
+                write_at(self.descriptors[segment.file], panel.data, offset)
+            self.pulse.add(panel.size)
+        self.record(Finished(segment.file, segment.name, segment.number, digest.hexdigest(), crc))
+
+    def _panel(self, nbytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        if nbytes > self.buffer.size:
+            self.buffer = np.empty(max(nbytes, MAX_PANEL_BYTES), np.uint8)
+        return self.buffer[:nbytes]
+
+
+def write_at(descriptor: int, data: memoryview, offset: int) -> None:
+    """Write all of ``data`` at ``offset``; the system may take it in parts."""
+    while data:
+        if hasattr(os, "pwrite"):
+            done = os.pwrite(descriptor, data, offset)
+        else:
+            os.lseek(descriptor, offset, os.SEEK_SET)
+            done = os.write(descriptor, data)
+        data, offset = data[done:], offset + done
+
+
+def _nbytes(jobs: Sequence[FillJob], segment: Segment) -> int:
+    return (segment.stop - segment.start) * itemsize(jobs[segment.file].dtypes[segment.name])
+
+
+def _still_true(
+    jobs: Sequence[FillJob],
+    descriptors: Sequence[int],
+    wanted: Mapping[tuple[int, str, int], Segment],
+    recorded: Sequence[Finished],
+    threads: int,
+) -> dict[tuple[int, str, int], Finished]:
+    """The recorded segments whose bytes on the disk still have the recorded checksum."""
+    kept: dict[tuple[int, str, int], Finished] = {}
+
+    def worker(pulse: Pulse) -> Callable[[Finished], None]:
+        buffer = bytearray(PANEL_BYTES)
+
+        def check(done: Finished) -> None:
+            segment = wanted.get(done.key)
+            if segment is None:
+                return
+            digest, left, at = xxhash.xxh3_128(), _nbytes(jobs, segment), segment.offset
+            while left:
+                part = memoryview(buffer)[: min(left, PANEL_BYTES)]
+                count = _read_back(descriptors[segment.file], part, at)
+                digest.update(part[:count])
+                pulse.add(count)
+                left, at = left - count, at + count
+            if digest.hexdigest() == done.checksum:
+                kept[done.key] = done
+
+        return check
+
+    run_tasks(recorded, worker, threads)
+    return kept
+
+
+def _read_back(descriptor: int, buffer: memoryview, offset: int) -> int:
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, [buffer], offset)
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    data = os.read(descriptor, len(buffer))
+    buffer[: len(data)] = data
+    return len(data)
+
+
+def _write_crcs(job: FillJob, descriptor: int, file: int, finished: Mapping[tuple[int, str, int], Finished]) -> None:
+    for name, offsets in job.plan.crc_fields.items():
+        crc = finished[file, name, 0].crc or 0
+        for offset in offsets:
+            write_at(descriptor, memoryview(crc.to_bytes(4, "little")), offset)
+
+
+def _checksums_of(
+    wanted: Mapping[tuple[int, str, int], Segment], finished: Mapping[tuple[int, str, int], Finished]
+) -> dict[tuple[int, str], str]:
+    digests: dict[tuple[int, str], list[str]] = {}
+    for file, name, number in wanted:
+        digests.setdefault((file, name), []).append(finished[file, name, number].checksum)
+    return {
+        key: parts[0] if len(parts) == 1 else xxhash.xxh3_128_hexdigest(bytes.fromhex("".join(parts))) for key, parts in digests.items()
+    }

@@ -1,0 +1,119 @@
+"""From finished files to their final names. Everything is written into a staging folder beside the target and moved at the end.
+
+A reader never sees half a file: each file appears by a rename, an index last. What lies under the target's name before is left as it
+is until the new files are complete.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mfconv_nb.errors import OutputError
+from mfconv_nb.report import bytes_text
+from mfconv_nb.streaming.manifest import side_folder
+
+STAGING = ".mfconv-partial"
+
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """The folder of an unfinished output: its data, its side folder and its journal."""
+
+    root: Path
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def side(self) -> Path:
+        return self.root / "side"
+
+    @property
+    def journal(self) -> Path:
+        return self.root / "journal.jsonl"
+
+
+def staging_of(target: Path) -> Staging:
+    """Where the output for ``target`` is written until it is complete."""
+    return Staging(target.parent / f"{target.name}{STAGING}")
+
+
+def open_staging(target: Path) -> Staging:
+    """Make the staging folder, or find the one of an earlier run.
+
+    Raises:
+        OutputError: MFC404 when it cannot be made.
+    """
+    staging = staging_of(target)
+    with refused_writes(target):
+        staging.data.mkdir(parents=True, exist_ok=True)
+        staging.side.mkdir(exist_ok=True)
+    return staging
+
+
+@contextmanager
+def refused_writes(target: Path) -> Iterator[None]:
+    """Turn what the system says about writing into our own errors (MFC403, MFC404)."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = "Free some space and run the same command again: it goes on where it stopped."
+            raise OutputError("MFC403", target, found="the disk is full", expected="enough space", hint=hint) from None
+        where = error.filename or target
+        hint = "Choose a target in a folder that you may write to."
+        raise OutputError("MFC404", where, found=error.strerror, expected="a writable target", hint=hint) from None
+
+
+def check_space(target: Path, needed: int) -> None:
+    """Raises OutputError (MFC403) when the disk of ``target`` has less than ``needed`` bytes free."""
+    folder = next(p for p in (target.parent, *target.parent.parents) if p.exists())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        hint = "Free some space, or choose a target on another disk."
+        raise OutputError("MFC403", target, found=f"{bytes_text(free)} free", expected=bytes_text(needed), hint=hint)
+
+
+def publish(staging: Staging, target: Path, names: Sequence[str], *, folder: bool, durable: bool) -> None:
+    """Move the finished files to their final names, in the order of ``names``, after the side folder.
+
+    Args:
+        folder: the files go into ``target``, otherwise beside it.
+        durable: flush every file to the disk first, so that a power cut cannot undo what was reported.
+    """
+    with refused_writes(target):
+        if durable:
+            for path in [*(staging.data / n for n in names), *sorted(staging.side.iterdir())]:
+                flush(path)
+        side = side_folder(target)
+        if side.exists():
+            shutil.rmtree(side)
+        os.replace(staging.side, side)
+        if folder and not target.exists():
+            os.replace(staging.data, target)
+        else:
+            home = target if folder else target.parent
+            for name in names:
+                os.replace(staging.data / name, home / name)
+        shutil.rmtree(staging.root)
+        if durable:
+            flush(target.parent)
+
+
+def flush(path: Path) -> None:
+    """fsync a file or, where the system can, a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems cannot flush a folder
+            raise
+    finally:
+        os.close(descriptor)

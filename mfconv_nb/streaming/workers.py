@@ -1,0 +1,97 @@
+"""Threads that take tasks from one list: the first error stops all, Ctrl-C stops all within a panel, progress is counted in bytes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+Task = TypeVar("Task")
+OnProgress = Callable[[int], None]  # called from the calling thread with the bytes done so far
+
+PULSE_SECONDS = 0.05
+
+
+class Stopped(Exception):
+    """Raised inside a worker to leave it; never leaves this module."""
+
+
+class Pulse:
+    """What a worker holds: it counts bytes, and is told to stop."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self.done = 0
+
+    def add(self, nbytes: int) -> None:
+        """Count bytes; leaves the worker when the run was stopped."""
+        if self._stop.is_set():
+            raise Stopped
+        with self._lock:
+            self.done += nbytes
+
+    def stop(self) -> None:
+        self._stop.set()
+
+
+def run_tasks(
+    tasks: Iterable[Task],
+    make_worker: Callable[[Pulse], Callable[[Task], None]],
+    threads: int,
+    on_progress: OnProgress | None = None,
+) -> None:
+    """Run a worker's function on every task, in ``threads`` threads, in the order of the list.
+
+    Args:
+        make_worker: called once a thread; what it returns owns that thread's buffers.
+    Raises:
+        Whatever a task raised first; KeyboardInterrupt after all threads have stopped.
+    """
+    pulse, errors, lock = Pulse(), [], threading.Lock()
+    waiting = iter(tasks)
+
+    def next_task() -> Iterator[Task]:
+        while True:
+            with lock:
+                task = next(waiting, None)
+            if task is None:
+                return
+            yield task
+
+    def work() -> None:
+        try:
+            worker = make_worker(pulse)
+            for task in next_task():
+                worker(task)
+        except Stopped:
+            pass
+        except BaseException as error:  # carried to the calling thread and raised there
+            errors.append(error)
+            pulse.stop()
+
+    running = [threading.Thread(target=work, daemon=True) for _ in range(max(1, threads))]
+    for thread in running:
+        thread.start()
+    try:
+        _wait(running, pulse, on_progress)
+    except BaseException:
+        pulse.stop()
+        for thread in running:
+            thread.join()
+        raise
+    if errors:
+        raise errors[0]
+
+
+def _wait(running: list[threading.Thread], pulse: Pulse, on_progress: OnProgress | None) -> None:
+    last = time.monotonic()
+    for thread in running:
+        while thread.is_alive():
+            thread.join(PULSE_SECONDS)
+            if on_progress is not None and time.monotonic() - last >= PULSE_SECONDS:
+                on_progress(pulse.done)
+                last = time.monotonic()
+    if on_progress is not None:
+        on_progress(pulse.done)
