@@ -72,7 +72,7 @@ class FileSource:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.label = path, path.name
         try:
             status = os.stat(path)
         except OSError as error:
@@ -83,10 +83,6 @@ class FileSource:
         self._lock = threading.Lock()
         self._file: Any = None
         self._view: np.ndarray[Any, np.dtype[np.uint8]] | None = None
-
-    @property
-    def label(self) -> str:
-        return self.path.name
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         done, descriptor = 0, self._descriptor()

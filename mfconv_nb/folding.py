@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import zip_longest
 
-_NUMBER = re.compile(r"\d+")
+_NUMBER = re.compile(r"([0-9]+)")
 
 
 def fold(name: str) -> tuple[str, tuple[int, ...]]:
     """The template of a name, with ``#`` for every number, and the numbers. A number like 007 stays as it is."""
-    numbers: list[int] = []
+    parts = _NUMBER.split(name)
+    numbers = parts[1::2]
+    if any(len(n) > 9 or (n[0] == "0" and len(n) > 1) for n in numbers):
+        return _fold_around_odd_numbers(parts)
+    return "#".join(parts[::2]), tuple([int(n) for n in numbers])
 
-    def fold_one(match: re.Match[str]) -> str:
-        text = match.group()
-        if len(text) > 9 or (len(text) > 1 and text[0] == "0"):
-            return text
-        numbers.append(int(text))
-        return "#"
 
-    return _NUMBER.sub(fold_one, name), tuple(numbers)
+def _fold_around_odd_numbers(parts: list[str]) -> tuple[str, tuple[int, ...]]:
+    template, numbers = parts[0], []
+    for number, text in zip(parts[1::2], parts[2::2], strict=True):
+        odd = len(number) > 9 or (number[0] == "0" and len(number) > 1)
+        template += (number if odd else "#") + text
+        numbers += [] if odd else [int(number)]
+    return template, tuple(numbers)
 
 
 def index_ranges(numbers: Iterable[int]) -> str:
@@ -36,21 +41,24 @@ def index_ranges(numbers: Iterable[int]) -> str:
 
 def folded_name(names: Iterable[str]) -> str:
     """Names of one template as one: `model.layers.{0‥31}.mlp.up_proj.weight`. A number that never changes stays a number."""
-    rows = [fold(n) for n in names]
-    template, parts = rows[0][0], []
-    columns = list(zip(*(numbers for _, numbers in rows), strict=True))
-    pieces = template.split("#")
-    for place, piece in enumerate(pieces):
-        parts.append(piece)
-        if place < len(columns):
-            values = set(columns[place])
-            parts.append(str(columns[place][0]) if len(values) == 1 else "{" + index_ranges(values) + "}")
-    return "".join(parts)
+    return folded_names(names)[0]
 
 
-def group_by_template(names: Iterable[str]) -> dict[str, list[str]]:
-    """Names by template, in order of first appearance."""
-    groups: dict[str, list[str]] = {}
+def folded_names(names: Iterable[str]) -> list[str]:
+    """Names as one a template, in order of first appearance."""
+    numbers: dict[str, list[tuple[int, ...]]] = {}
     for name in names:
-        groups.setdefault(fold(name)[0], []).append(name)
-    return groups
+        template, found = fold(name)
+        numbers.setdefault(template, []).append(found)
+    return [_filled(template, rows) for template, rows in numbers.items()]
+
+
+def _filled(template: str, rows: list[tuple[int, ...]]) -> str:
+    """The template with the ranges of its numbers in place of each ``#``; one that was in the name from the start stays."""
+    pieces = template.split("#")
+    text = pieces[0]
+    for values, piece in zip_longest(zip(*rows, strict=True), pieces[1:], fillvalue=None):
+        distinct = set(values or ())
+        ranges = "#" if not distinct else str(distinct.pop()) if len(distinct) == 1 else "{" + index_ranges(distinct) + "}"
+        text += ranges + (piece or "")
+    return text

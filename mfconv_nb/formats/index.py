@@ -59,8 +59,9 @@ def read_index(path: Path) -> Index:
     weights = content.get("weight_map", content) if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not weights or not all(isinstance(v, str) for v in weights.values()):
         raise InputError("MFC104", path, found="no map of names to files", expected="weight_map: {tensor name: file name}")
-    for tensor, name in weights.items():
+    for name in set(weights.values()):
         if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name or Path(name).name != name:
+            tensor = next(t for t, n in weights.items() if n == name)
             found = f"{quoted(name)} for {quoted(tensor)}"
             raise InputError("MFC104", path, found=found, expected="a file name inside the folder of the index")
     return Index(path, weights, _total_size(content))

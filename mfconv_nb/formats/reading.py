@@ -93,7 +93,7 @@ def _open_index(path: Path) -> Opened:
         found = f"{len(missing)} of {len(index.files)} files are absent; first {quoted(missing[0])}"
         raise InputError("MFC104", path, found=found, expected="every shard beside the index", hint="Fetch the missing files.")
     opened = open_files(index.files)
-    held = {t.name: f.name for f in index.files for t in opened.tensors.values() if _is_in(t, f)}
+    held = {name: tensor.pieces[0].source.label for name, tensor in opened.tensors.items()}
     index_files.check_against_files(index, held)
     held_bytes = sum(t.spec.nbytes for t in opened.tensors.values())
     notes = list(opened.notes)
@@ -101,10 +101,6 @@ def _open_index(path: Path) -> Opened:
         notes.append(f"{path.name} gives a total size of {index.total_size:,} bytes, the tensors have {held_bytes:,}")
     side = MF if path.name == index_files.MINDSPORE else opened.side
     return Opened(opened.tensors, opened.files, side, opened.format, opened.others, tuple(notes))
-
-
-def _is_in(tensor: LazyTensor, file: Path) -> bool:
-    return tensor.pieces[0].source.label == file.name
 
 
 def _open_folder(folder: Path) -> Opened:

@@ -96,7 +96,7 @@ def _placed_tensor(source: FileSource, name: str, entry: Any, first: int) -> Pla
             expected="dtype, shape, data_offsets",
             hint=HINT_HEADER,
         ) from None
-    if not all(type(n) is int and 0 <= n < MAX_AXIS for n in numbers) or len(shape) > 32:
+    if any(type(n) is not int or not 0 <= n < MAX_AXIS for n in numbers) or len(shape) > 32:
         found = f"shape {str(shape)[:80]}, offsets {begin}, {end}"
         raise FormatError("MFC201", f"{quoted(name)} in {source.path}", found=found, expected="whole numbers, not negative")
     spec = TensorSpec(name, tuple(shape), dtype_named(entry.get("dtype"), name, source.path))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mfconv_nb.checkpoint import HF, MF, TensorSpec
+from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.errors import OutputError, UsageError, quoted
 from mfconv_nb.formats import index as index_files
 from mfconv_nb.formats import mindspore_ckpt, safetensors_file, torch_pickle
@@ -31,6 +32,7 @@ def parse_bytes(text: str | int) -> int:
     return size
 
 
+@makes_many_objects
 def plan_output(specs: Sequence[TensorSpec], target: Path, side: str | None, max_shard_size: str | int | None = None) -> OutputPlan:
     """Every file that saving ``specs`` to ``target`` will write, with every offset and the total size.
 

@@ -24,6 +24,8 @@ class Pattern:
 
     def match(self, numbers: tuple[int, ...]) -> dict[str, int] | None:
         """The placeholders' values for a name of this template, or None where a fixed number differs."""
+        if numbers == self.slots == ():
+            return {}
         if len(numbers) != len(self.slots):
             return None
         found: dict[str, int] = {}

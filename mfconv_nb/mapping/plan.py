@@ -19,6 +19,7 @@ from mfconv_nb.mapping.expected import expected_names, is_expected
 from mfconv_nb.mapping.names import Pattern
 from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Rule, Tied, layouts_of, sides_of
 
+HINT_OTHER_SIDE = "a name of the target side already"
 _Key = tuple[int, Mapping[str, int]]  # a tensor's place in the sentence, and the index of its own axes (expert 3)
 
 # how a target tensor comes about, or why a source tensor has no target
@@ -106,17 +107,25 @@ class _Matcher:
         self.problems: list[Problem] = []
         self._rows: list[tuple[int, Row]] = []
         self._instances: dict[int, dict[tuple[int, ...], _Instance]] = {}
-        self._by_template: dict[str, list[tuple[int, int, Pattern]]] = {}
-        self._loops: list[tuple[str, ...]] = []
+        self._singles: dict[int, dict[tuple[int, ...], tuple[int, TensorSpec]]] = {}
         self._solved: dict[object, _Solution | MappingError] = {}
-        for number, rule in enumerate(family.rules):
-            source, target = sides_of(rule, to)
-            target_names = {p for t in target for p in t.placeholders}
-            names = [p for s in source for p in s.placeholders]
-            loops = [p for p in names if p in target_names or not target]
-            self._loops.append(tuple(dict.fromkeys(loops)))
-            for place, pattern in enumerate(source):
+        self._directed = [_directed(rule, to) for rule in family.rules]
+        self._by_template: dict[str, list[tuple[int, int, Pattern]]] = {}
+        for number, directed in enumerate(self._directed):
+            for place, pattern in enumerate(directed.source):
                 self._by_template.setdefault(pattern.template, []).append((number, place, pattern))
+
+        self._quick = {} if layers is not None else self._quick_templates()
+
+    def _quick_templates(self) -> dict[str, int]:
+        """Templates that only one rule has, a plain one whose numbers are all placeholders: their names need no second look."""
+        quick = {}
+        for template, candidates in self._by_template.items():
+            number, _, pattern = candidates[0]
+            if len(candidates) == 1 and self._directed[number].is_plain and pattern.slots == self._directed[number].loops:
+                quick[template] = number
+                self._singles[number] = {}
+        return quick
 
     # -- names ---------------------------------------------------------------------------------------------------------
 
@@ -125,38 +134,43 @@ class _Matcher:
         unmatched = []
         for place, spec in enumerate(specs):
             template, numbers = fold(spec.name)
+            if template in self._quick:
+                self._singles[self._quick[template]][numbers] = (place, spec)
+                continue
             hits = [
-                (number, source, pattern, found)
+                (number, source, found)
                 for number, source, pattern in self._by_template.get(template, ())
                 if (found := pattern.match(numbers)) is not None
             ]
             if not hits:
                 unmatched.append(spec.name)
             elif len(hits) > 1:
-                texts = " and ".join(h[2].text for h in hits)
+                texts = " and ".join(self._directed[number].source[source].text for number, source, _ in hits)
                 self.problems.append(Problem("ambiguous", spec.name, f"rules {texts}", "one rule"))
             else:
                 self._add(place, spec, *hits[0])
         self._add_unmatched(unmatched)
 
-    def _add(self, place: int, spec: TensorSpec, number: int, source: int, pattern: Pattern, found: dict[str, int]) -> None:
+    def _add(self, place: int, spec: TensorSpec, number: int, source: int, found: dict[str, int]) -> None:
         if self.layers is not None and found.get("layer", 0) >= self.layers:
             why = f"layers={self.layers} asked for the first {self.layers} layers"
             self._rows.append((place, Row(LEFT_OUT, self.family.rules[number], (spec,), (), why=why)))
             return
-        loops = self._loops[number]
-        key = tuple(found[p] for p in loops)
-        axis = tuple(found[p] for p in pattern.placeholders if p not in loops)
+        directed = self._directed[number]
+        if directed.is_plain:
+            self._singles.setdefault(number, {})[tuple(found.values())] = (place, spec)
+            return
+        key = tuple(found[p] for p in directed.loops)
+        axis = tuple(found[p] for p in directed.own[source])
         instances = self._instances.setdefault(number, {})
         if key not in instances:
-            instances[key] = _Instance({p: found[p] for p in loops}, place, {})
+            instances[key] = _Instance(dict(zip(directed.loops, key, strict=True)), place, {})
         instances[key].found[source, axis] = spec
 
     def _add_unmatched(self, names: Sequence[str]) -> None:
         if not names:
             return
-        target_templates = {p.template for rule in self.family.rules for p in sides_of(rule, self.to)[1]}
-        other = "--reversed" if self.to == MF else "no --reversed"
+        target_templates = {p.template for directed in self._directed for p in directed.target}
         texts = {t: patterns[0][2].text for t, patterns in self._by_template.items()}
         hints: dict[str, str] = {}
         for name in names:
@@ -165,7 +179,7 @@ class _Matcher:
                 best = nearest(template, texts)
                 hints[template] = f"nearest rule: {texts[best]}" if best else ""
                 if template in target_templates:
-                    hints[template] = f"the name is of the target side already: {other} is the other direction"
+                    hints[template] = HINT_OTHER_SIDE
             self.problems.append(Problem("unmatched", name, "no rule", "exactly one rule", hints[template]))
 
     # -- rows ----------------------------------------------------------------------------------------------------------
@@ -173,7 +187,8 @@ class _Matcher:
     def add_rows(self) -> None:
         """Turn every instance of every rule into a row, or into problems."""
         for number, instances in self._instances.items():
-            rule = self.family.rules[number]
+            directed = self._directed[number]
+            rule = directed.rule
             for instance in instances.values():
                 if isinstance(rule, Drop):
                     specs = tuple(instance.found.values())
@@ -183,7 +198,28 @@ class _Matcher:
                     why = f"tied to {rule.same_as}"
                     self._rows.append((instance.first, Row(TIED, rule, specs, (), why=why)))
                 else:
-                    self._add_row(rule, instance)
+                    self._add_row(directed, rule, instance)
+
+        for number, singles in self._singles.items():
+            self._add_single_rows(self._directed[number], singles)
+
+    def _add_single_rows(self, directed: _Directed, singles: Mapping[tuple[int, ...], tuple[int, TensorSpec]]) -> None:
+        """The short way for rules of one source and one target tensor: most names of a large checkpoint."""
+        rule, loops, pattern = directed.rule, directed.loops, directed.target[0]
+        if not isinstance(rule, Rule):
+            return
+        fixed = rule.dtype if self.to == MF else None
+        numbered = pattern.text.format_map({loop: f"{{{n}}}" for n, loop in enumerate(loops)})  # {layer} as {0}: twice as quick to fill
+        solutions: dict[Shape, _Solution | MappingError] = {}
+        for key, (place, spec) in singles.items():
+            sources = (spec,)
+            solution = solutions.get(spec.shape) or solutions.setdefault(spec.shape, self._solution(directed, sources, _ONE_TENSOR))
+            if isinstance(solution, MappingError):
+                self.problems.append(self._shape_problem(rule, sources, solution))
+                continue
+            target = TensorSpec(numbered.format(*key), solution.targets[0][2], fixed or spec.dtype)
+            parts = tuple(tuple(Part(spec.name, b) for _, b in blocks) for blocks in solution.parts) if solution.parts else ()
+            self._rows.append((place, Row(MAPPED, rule, sources, (target,), parts)))
 
     def _head_was_absent(self, rule: Tied) -> bool:
         """On the way to Hugging Face: the head was not in the original; told by the manifest, else by the config."""
@@ -193,39 +229,40 @@ class _Matcher:
             return rule.hf not in self.original.names
         return bool(self.known.get(rule.only_if))
 
-    def _add_row(self, rule: Rule | Tied, instance: _Instance) -> None:
-        keys = tuple(self._source_keys(rule, instance))
-        sources = self._complete_sources(rule, instance, keys)
+    def _add_row(self, directed: _Directed, rule: Rule | Tied, instance: _Instance) -> None:
+        keys = _ONE_TENSOR if directed.is_single else tuple(self._source_keys(directed, instance))
+        sources = self._complete_sources(directed, instance, keys)
         if sources is None:
             return
-        dtypes = sorted({s.dtype for s in sources})
-        if len(dtypes) > 1:
-            names = " and ".join(dtypes)
+        dtype = sources[0].dtype
+        if any(s.dtype != dtype for s in sources):
+            names = " and ".join(sorted({s.dtype for s in sources}))
             self.problems.append(Problem("dtype", sources[0].name, names, "one dtype for tensors that become one"))
             return
-        solution = self._solution(rule, sources, keys)
+        solution = self._solution(directed, sources, keys)
         if isinstance(solution, MappingError):
             self.problems.append(self._shape_problem(rule, sources, solution))
             return
-        dtype = rule.dtype if isinstance(rule, Rule) and rule.dtype and self.to == MF else dtypes[0]
+        if isinstance(rule, Rule) and rule.dtype and self.to == MF:
+            dtype = rule.dtype
         targets = tuple(TensorSpec(pattern.fill({**instance.indices, **axis}), shape, dtype) for pattern, axis, shape in solution.targets)
         parts = tuple(tuple(Part(sources[s].name, b) for s, b in blocks) for blocks in solution.parts)
         self._rows.append((instance.first, Row(MAPPED, rule, sources, targets, parts)))
 
-    def _complete_sources(self, rule: Rule | Tied, instance: _Instance, keys: Sequence[_Key]) -> tuple[TensorSpec, ...] | None:
+    def _complete_sources(self, directed: _Directed, instance: _Instance, keys: Sequence[_Key]) -> tuple[TensorSpec, ...] | None:
         """The source tensors in the order of the rule, experts counted up; None (and a problem each) where some are missing."""
-        missing = [(place, axis) for place, axis in keys if (place, tuple(axis.values())) not in instance.found]
-        source = sides_of(rule, self.to)[0]
+        found = [instance.found.get((place, tuple(axis.values()))) for place, axis in keys]
         partner = next(iter(instance.found.values())).name
-        for place, axis in missing:
-            name = source[place].fill({**instance.indices, **axis})
-            self.problems.append(Problem("missing", name, "not in the checkpoint", f"beside {partner}"))
-        return None if missing else tuple(instance.found[place, tuple(axis.values())] for place, axis in keys)
+        for (place, axis), spec in zip(keys, found, strict=True):
+            if spec is None:
+                name = directed.source[place].fill({**instance.indices, **axis})
+                self.problems.append(Problem("missing", name, "not in the checkpoint", f"beside {partner}"))
+        complete = tuple(spec for spec in found if spec is not None)
+        return complete if len(complete) == len(keys) else None
 
-    def _source_keys(self, rule: Rule | Tied, instance: _Instance) -> Iterator[_Key]:
+    def _source_keys(self, directed: _Directed, instance: _Instance) -> Iterator[_Key]:
         """Every source tensor that an instance needs: its place in the sentence, and the index of its own axes (experts)."""
-        for place, pattern in enumerate(sides_of(rule, self.to)[0]):
-            own = [p for p in pattern.placeholders if p not in instance.indices]
+        for place, own in enumerate(directed.own):
             counts = [self._axis_count(p, place, n, instance) for n, p in enumerate(own)]
             for axis in product(*(range(c) for c in counts)):
                 yield place, dict(zip(own, axis, strict=True))
@@ -237,18 +274,17 @@ class _Matcher:
 
     # -- shapes --------------------------------------------------------------------------------------------------------
 
-    def _solution(self, rule: Rule | Tied, sources: tuple[TensorSpec, ...], keys: Sequence[_Key]) -> _Solution | MappingError:
-        key = (id(rule), tuple(s.shape for s in sources))
+    def _solution(self, directed: _Directed, sources: tuple[TensorSpec, ...], keys: Sequence[_Key]) -> _Solution | MappingError:
+        key = (id(directed), *(s.shape for s in sources))
         if key not in self._solved:
             try:
-                self._solved[key] = self._solve(rule, [s.shape for s in sources], keys)
+                self._solved[key] = self._solve(directed, [s.shape for s in sources], keys)
             except MappingError as error:
                 self._solved[key] = error
         return self._solved[key]
 
-    def _solve(self, rule: Rule | Tied, shapes: Sequence[Shape], keys: Sequence[_Key]) -> _Solution:
-        source, target = sides_of(rule, self.to)
-        layouts = layouts_of(rule, self.to)
+    def _solve(self, directed: _Directed, shapes: Sequence[Shape], keys: Sequence[_Key]) -> _Solution:
+        rule, source, target, layouts = directed.rule, directed.source, directed.target, directed.layouts
         if layouts is None:
             return _Solution(((target[0], {}, shapes[0]),), ())
         known = {**self.known, **(rule.sizes if isinstance(rule, Rule) else {}), **_axis_sizes(keys)}
@@ -305,23 +341,24 @@ class _Matcher:
 
     def _rule_of_target(self, name: str) -> AnyRule | None:
         template, numbers = fold(name)
-        for rule in self.family.rules:
-            for pattern in sides_of(rule, self.to)[1]:
+        for directed in self._directed:
+            for pattern in directed.target:
                 if pattern.template == template and pattern.match(numbers) is not None:
-                    return rule
+                    return directed.rule
         return None
 
     def _add_missing_by_config(self) -> None:
         present = {s.name for _, row in self._rows for s in row.sources}
         present |= {s.name for i in self._instances.values() for x in i.values() for s in x.found.values()}
+        present |= {spec.name for singles in self._singles.values() for _, spec in singles.values()}
         present |= {p.name for p in self.problems}
         limits = dict(self.known)
         if self.layers is not None:
             limits["layer"] = min(limits.get("layer", self.layers), self.layers)
-        for rule in self.family.rules:
-            if isinstance(rule, Drop) or not is_expected(rule, self.known, self.to):
+        for directed in self._directed:
+            if not is_expected(directed.rule, self.known, self.to):
                 continue
-            for name in expected_names(sides_of(rule, self.to)[0], limits):
+            for name in expected_names(directed.source, limits):
                 if name not in present:
                     origin = self.sizes["layer"].origin if self.sizes and "layer" in self.sizes else "config.json"
                     expected = f"there, by config.json ({origin} = {limits.get('layer')})" if "layer" in limits else "there"
@@ -329,32 +366,76 @@ class _Matcher:
         self._add_surplus()
 
     def _add_surplus(self) -> None:
-        for instances in self._instances.values():
-            for instance in instances.values():
-                for loop, index in instance.indices.items():
-                    if index >= self.known.get(loop, index + 1):
-                        name = next(iter(instance.found.values())).name
-                        expected = f"{loop} below {self.known[loop]}, from {(self.sizes or {})[loop].origin} in config.json"
-                        self.problems.append(Problem("surplus", name, f"{loop} {index}", expected, HINT_CONFIG))
+        for number, keys in self._found_keys().items():
+            for place, loop in enumerate(self._directed[number].loops):
+                limit = self.known.get(loop)
+                for key in keys if limit is not None else ():
+                    if key[place] >= (limit or 0):
+                        name = self._directed[number].source[0].fill(dict(zip(self._directed[number].loops, key, strict=True)))
+                        expected = f"{loop} below {limit}, from {(self.sizes or {})[loop].origin} in config.json"
+                        self.problems.append(Problem("surplus", name, f"{loop} {key[place]}", expected, HINT_CONFIG))
+
+    def _found_keys(self) -> dict[int, set[tuple[int, ...]]]:
+        """For every rule the values of its loops that were found."""
+        numbers = {*self._instances, *(n for n, singles in self._singles.items() if singles)}
+        return {n: {*self._instances.get(n, ()), *self._singles.get(n, ())} for n in numbers}
 
     def _add_missing_by_comparison(self) -> None:
         seen: dict[tuple[str, ...], set[tuple[int, ...]]] = {}
-        for number, instances in self._instances.items():
+        by_rule = self._found_keys()
+        for number, keys in by_rule.items():
             if not isinstance(self.family.rules[number], Drop):
-                seen.setdefault(self._loops[number], set()).update(instances)
-        for number, rule in enumerate(self.family.rules):
-            found = self._instances.get(number, {})
-            if isinstance(rule, Drop) or (not found and getattr(rule, "only_if", None)):
+                seen.setdefault(self._directed[number].loops, set()).update(keys)
+        for number, directed in enumerate(self._directed):
+            found = by_rule.get(number, set())
+            if isinstance(directed.rule, Drop) or (not found and getattr(directed.rule, "only_if", None)):
                 continue
-            loops = self._loops[number]
+            loops = directed.loops
             for key in sorted(seen.get(loops, set()) | _all_before(seen.get(loops, set())) | (set() if loops else {()})):
                 if key not in found:
-                    name = sides_of(rule, self.to)[0][0].fill(dict(zip(loops, key, strict=True)))
+                    name = directed.source[0].fill(dict(zip(loops, key, strict=True)))
                     self.problems.append(Problem("missing", name, "not in the checkpoint", "there, as in the other layers"))
 
     def ordered_rows(self) -> list[Row]:
         """Rows in the order of the source."""
         return [row for _, row in sorted(self._rows, key=lambda r: r[0])]
+
+
+@dataclass(frozen=True, slots=True)
+class _Directed:
+    """A rule read in one direction.
+
+    Attributes:
+        loops: the placeholders that both sides share.
+        own: for each source pattern the placeholders that are axes of the other side.
+        is_single: one source tensor an instance.
+        is_plain: and one target tensor, a plain rule.
+    """
+
+    rule: AnyRule
+    source: tuple[Pattern, ...]
+    target: tuple[Pattern, ...]
+    layouts: tuple[tuple[TensorLayout, ...], tuple[TensorLayout, ...]] | None
+    loops: tuple[str, ...]
+    own: tuple[tuple[str, ...], ...]
+
+    is_single: bool
+    is_plain: bool
+
+
+def _directed(rule: AnyRule, to: str) -> _Directed:
+    source, target = sides_of(rule, to)
+    shared = {p for t in target for p in t.placeholders}
+    loops = tuple(dict.fromkeys(p for s in source for p in s.placeholders if p in shared or not target))
+    own = tuple(tuple(p for p in s.placeholders if p not in loops) for s in source)
+    layouts = None if isinstance(rule, Drop) else layouts_of(rule, to)
+    is_single = len(own) == 1 and not own[0]
+    placeholders_agree = len(target) == 1 and set(target[0].placeholders) == set(loops)
+    is_plain = is_single and placeholders_agree and isinstance(rule, Rule) and source[0].placeholders == loops
+    return _Directed(rule, source, target, layouts, loops, own, is_single, is_plain)
+
+
+_ONE_TENSOR: tuple[_Key, ...] = ((0, {}),)
 
 
 @dataclass(frozen=True, slots=True)

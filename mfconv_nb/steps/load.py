@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mfconv_nb.checkpoint import Checkpoint, Original, checkpoint_of
+from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.config import read_config
 from mfconv_nb.errors import InputError
 from mfconv_nb.formats.reading import open_files, open_path
@@ -17,6 +18,7 @@ from mfconv_nb.streaming.manifest import CARRIED, read_manifest, side_folder
 Loadable = Any  # a path, several paths, a torch Module or state dict, a MindSpore Cell or parameter dict, a dict of arrays
 
 
+@makes_many_objects
 def load(source: Loadable, *, config: str | Path | Mapping[str, Any] | None = None) -> Checkpoint:
     """Open a checkpoint. Reads headers, the config and the manifest beside it; no weight.
 
@@ -42,7 +44,7 @@ def load(source: Loadable, *, config: str | Path | Mapping[str, Any] | None = No
         opened = open_path(path)
     else:
         raise InputError("MFC109", found=f"a {type(source).__name__}", expected="a path or a live object")
-    manifest, notes = _fitting_manifest(path, {t.name: t for t in opened.tensors.values()})
+    manifest, notes = _fitting_manifest(path, opened.tensors)
     return checkpoint_of(
         opened.tensors,
         origin=str(source) if isinstance(source, str | Path) else f"{len(opened.files)} files",

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from mfconv_nb.checkpoint import HF, MF, Checkpoint, Equality, LazyTensor, Original, Piece, TensorSpec
+from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.config import Size, Sizes, read_sizes
 from mfconv_nb.dtypes import short_name
 from mfconv_nb.errors import MappingError, UsageError, did_you_mean, quoted
 from mfconv_nb.families.registry import family_named, identify
-from mfconv_nb.folding import fold, folded_name
+from mfconv_nb.folding import fold, folded_name, folded_names
 from mfconv_nb.layout import compose
-from mfconv_nb.mapping.plan import DROPPED, LEFT_OUT, MAPPED, RESTORED, TIED, MappingPlan, Problem, Row, plan_mapping
+from mfconv_nb.mapping.plan import DROPPED, HINT_OTHER_SIDE, LEFT_OUT, MAPPED, RESTORED, TIED, MappingPlan, Problem, Row, plan_mapping
 from mfconv_nb.mapping.rules import Family, Tied
 from mfconv_nb.report import Column, Result, Table, bytes_text, count_text, shape_text
 from mfconv_nb.steps.load import load
@@ -23,6 +24,7 @@ from mfconv_nb.streaming.gather import made_whole
 SIDES = {HF: "Hugging Face", MF: "MindFormers"}
 
 
+@makes_many_objects
 def map(
     checkpoint: Checkpoint,
     family: str | Family | None = None,
@@ -92,6 +94,7 @@ def _mapped(source: Checkpoint, plan: MappingPlan, original: Original | None) ->
     tensors: dict[str, LazyTensor] = {}
     carried: dict[str, LazyTensor] = {}
     equalities: list[Equality] = []
+    fixed: set[str] = set()
     maker = _Maker(source)
     for row in plan.rows:
         if row.status == RESTORED and original is not None:
@@ -99,7 +102,10 @@ def _mapped(source: Checkpoint, plan: MappingPlan, original: Original | None) ->
         elif row.status == DROPPED:
             carried |= {spec.name: source.tensors[spec.name] for spec in row.sources}
         else:
-            tensors |= {spec.name: maker.target(row, n) for n, spec in enumerate(row.targets)}
+            for number, spec in enumerate(row.targets):
+                tensors[spec.name] = maker.target(row, number)
+                if getattr(row.rule, "dtype", None):
+                    fixed.add(spec.name)
     for row in plan.rows:
         if row.status == TIED and not row.targets and isinstance(row.rule, Tied):
             head, embedding = source.tensors[row.sources[0].name], tensors.get(row.rule.same_as)
@@ -114,7 +120,7 @@ def _mapped(source: Checkpoint, plan: MappingPlan, original: Original | None) ->
         family=plan.family.key,
         original=Original(here, frozenset(source.tensors), carried),
         equalities=tuple(equalities),
-        fixed_dtypes=frozenset(t.name for row in plan.rows if getattr(row.rule, "dtype", None) for t in row.targets),
+        fixed_dtypes=frozenset(fixed),
         report=MapReport(plan, source.origin, source.others),
     )
 
@@ -130,7 +136,7 @@ class _Maker:
         spec = row.targets[number]
         if not row.parts:
             tensor = self.source.tensors[row.sources[number].name]
-            return tensor.renamed(spec.name) if spec.dtype == tensor.dtype else LazyTensor(spec, tensor.pieces)
+            return LazyTensor(spec, tensor.pieces)
         pieces = [piece for part in row.parts[number] for piece in self._seen_through(part.source, part.block)]
         return LazyTensor(spec, tuple(pieces))
 
@@ -209,12 +215,8 @@ def _line(status: str, rows: list[Row]) -> tuple[Any, ...]:
 
 def _names(rows: list[Row], place: str) -> str:
     """The names on one side, folded, one line a pattern; a dash where there are none."""
-    groups: dict[str, list[str]] = {}
-    for row in rows:
-        specs: tuple[TensorSpec, ...] = getattr(row, place)
-        for spec in specs:
-            groups.setdefault(fold(spec.name)[0], []).append(spec.name)
-    return "\n".join(folded_name(names) for names in groups.values()) or "-"
+    specs: list[TensorSpec] = [spec for row in rows for spec in getattr(row, place)]
+    return "\n".join(folded_names(s.name for s in specs)) or "-"
 
 
 class CoverageError(MappingError):
@@ -222,28 +224,63 @@ class CoverageError(MappingError):
 
     def __init__(self, plan: MappingPlan, source: Checkpoint) -> None:
         self.plan, self.problems = plan, plan.problems
-        where = f"{plan.family.key}, {source.origin} to {SIDES[plan.to]}"
-        found = _problem_lines(plan.problems)
-        super().__init__("MFC303", where, found=found, expected="every tensor matched by exactly one rule, shapes as in the config")
+        where = f"{source.origin} to {SIDES[plan.to]}, family {plan.family.key}"
+        super().__init__("MFC303", where, found=_problem_lines(plan), expected=EXPECTED, hint=_hint(plan))
 
     def table(self) -> Table:
-        """The problems as a table."""
+        """The problems as a table, one row a tensor."""
         columns = tuple(Column(t) for t in ("kind", "name", "found", "expected", "hint"))
         rows = [(p.kind, p.name, p.found, p.expected, p.hint) for p in self.problems]
         return Table("✗ Refused.", f"{len(rows):,} problems", columns, rows, row_noun="problems")
 
 
-def _problem_lines(problems: tuple[Problem, ...]) -> str:
-    groups: dict[tuple[str, str, str, str, str], list[str]] = {}
+EXPECTED = "every tensor matched by exactly one rule, shapes and layers as in config.json"
+MAX_GROUPS = 8  # of problems that an error shows; table() of the error has all
+
+
+def _hint(plan: MappingPlan) -> str | None:
+    """One way out for the whole plan: the other direction, or the config where every problem is about it."""
+    if _is_other_side(plan):
+        return f"The other direction: {'--reversed, to=' + repr(HF) if plan.to == MF else 'without --reversed, to=' + repr(MF)}."
+    if any(p.kind == "unmatched" for p in plan.problems):
+        return "Is it another family? `mfconv families` lists those that are known; --model KEY chooses one."
+    hints = list(dict.fromkeys(p.hint for p in plan.problems if p.kind in ("shape", "missing", "surplus") and p.hint))
+    return hints[0] if hints else None
+
+
+def _is_other_side(plan: MappingPlan) -> bool:
+    unmatched = [p for p in plan.problems if p.kind == "unmatched"]
+    return bool(unmatched) and all(p.hint == HINT_OTHER_SIDE for p in unmatched)
+
+
+def _problem_lines(plan: MappingPlan) -> str:
+    """Problems folded: one line for all layers that have the same, and for all names of a layer that is missing or too much."""
+    problems = plan.problems
+    said = f"{len(problems):,} problem{'s' * (len(problems) != 1)}"
+    if _is_other_side(plan):
+        return f"{said}: the names are of the {SIDES[plan.to]} side already"
+    causes: dict[tuple[Any, ...], list[list[Problem]]] = {}
+    for group in _grouped(problems):
+        indices = frozenset(fold(p.name)[1] for p in group)
+        by_layer = group[0].kind in ("missing", "surplus") and indices != {()}
+        causes.setdefault((group[0].kind, group[0].expected, indices) if by_layer else (len(causes),), []).append(group)
+    lines = [said, *(_cause_line(groups) for groups in list(causes.values())[:MAX_GROUPS])]
+    if len(causes) > MAX_GROUPS:
+        lines.append(f"and {len(causes) - MAX_GROUPS} more groups: .table() of the error has all")
+    return "\n            ".join(lines)
+
+
+def _grouped(problems: tuple[Problem, ...]) -> list[list[Problem]]:
+    groups: dict[tuple[str, str, str, str], list[Problem]] = {}
     for p in problems:
-        groups.setdefault((p.kind, fold(p.name)[0], fold(p.found)[0], p.expected, p.hint), []).append(p.name)
-    found = {p.name: p.found for p in problems}
-    lines = [f"{len(problems):,} problem{'s' * (len(problems) != 1)}"]
-    for (kind, _, _, expected, hint), names in list(groups.items())[:12]:
-        count = f" ({len(names)} tensors)" if len(names) > 1 else ""
-        lines.append(f"  {kind:<10} {folded_name(names)}{count}: {found[names[0]]}; expected {expected}")
-        if hint:
-            lines.append(f"  {'':<10} {hint}")
-    if len(groups) > 12:
-        lines.append(f"  and {len(groups) - 12} more groups: .table() of the error has all")
-    return "\n  ".join(lines)
+        groups.setdefault((p.kind, fold(p.name)[0], fold(p.found)[0], p.expected), []).append(p)
+    return list(groups.values())
+
+
+def _cause_line(groups: list[list[Problem]]) -> str:
+    first, total = groups[0][0], sum(len(group) for group in groups)
+    more = f" and {len(groups) - 1} more names a layer" if len(groups) > 1 else ""
+    count = f" ({total:,} tensors)" if total > 1 else ""
+    near = f"; {first.hint}" if first.kind == "unmatched" and first.hint else ""
+    wanted = "" if first.kind == "unmatched" else f", expected {first.expected}"
+    return f"{first.kind:<10} {folded_name(p.name for p in groups[0])}{more}{count}: {first.found}{wanted}{near}"

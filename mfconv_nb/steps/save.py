@@ -16,6 +16,7 @@ from typing import Any
 import xxhash
 
 from mfconv_nb.checkpoint import HF, ByteSource, Checkpoint, FileSource, LazyTensor, TensorSpec
+from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.dtypes import DTYPES, dtype_after_cast, requested_dtype, short_name
 from mfconv_nb.errors import InputError, MappingError, OutputError, quoted
 from mfconv_nb.formats import index as index_files
@@ -33,6 +34,7 @@ from mfconv_nb.streaming.publish import Staging, check_space, open_staging, publ
 from mfconv_nb.streaming.workers import OnProgress
 
 
+@makes_many_objects
 def save(
     checkpoint: Checkpoint,
     target: str | Path,
@@ -157,7 +159,8 @@ def _plain(block: Any) -> list[Any]:
 
 
 def _output_spec(spec: TensorSpec, dtype: str | None) -> TensorSpec:
-    return TensorSpec(spec.name, spec.shape, dtype_after_cast(spec.dtype, dtype))
+    after = dtype_after_cast(spec.dtype, dtype)
+    return spec if after == spec.dtype else TensorSpec(spec.name, spec.shape, after)
 
 
 def _stored_dtype(tensor: LazyTensor) -> str:

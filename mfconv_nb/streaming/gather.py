@@ -18,8 +18,8 @@ from mfconv_nb.errors import MappingError, quoted
 from mfconv_nb.layout import Block, clip_target, move_block, moved
 
 PANEL_BYTES = 512 << 10  # one read and one write; 8 MiB buffers were two to three times slower
-MAX_PANEL_BYTES = 4 << 20  # where rows are scattered in the source, a panel has at least 64 of them, up to this
-PANEL_ROWS = 64
+MAX_PANEL_BYTES = 4 << 20  # where rows are scattered in the source, a panel has at least 128 of them, up to this
+PANEL_ROWS = 128
 SHORTEST_RUN = 2 << 10  # contiguous runs shorter than this are moved through a map, not read one by one
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
