@@ -26,7 +26,7 @@ _HOMES = {
     "toy": "steps.toy",
     "expected": "steps.toy",
     "read": "steps.read",
-    "families": "families.registry",
+    "known_families": "families.registry",  # not `families`: importing that subpackage would take the place of the function
     "Family": "mapping.rules",
     "Rule": "mapping.rules",
     "Drop": "mapping.rules",
@@ -44,7 +44,7 @@ __all__ = [
     "__version__",
     "diff",
     "expected",
-    "families",
+    "known_families",
     "load",
     "map",
     "read",
@@ -56,7 +56,7 @@ __all__ = [
 if TYPE_CHECKING:
     from mfconv_nb.checkpoint import Checkpoint
     from mfconv_nb.errors import MfconvError
-    from mfconv_nb.families.registry import families
+    from mfconv_nb.families.registry import known_families
     from mfconv_nb.mapping.rules import Drop, Family, Rule, Tied
     from mfconv_nb.steps.diff import diff
     from mfconv_nb.steps.load import load

@@ -329,8 +329,9 @@ def _summary(checkpoint: Checkpoint) -> Table:
     dtypes = ", ".join(sorted({short_name(s.dtype) for s in checkpoint.specs})) or "empty"
     what = {HF: "Hugging Face checkpoint", MF: "MindFormers checkpoint"}.get(checkpoint.side or "", "Checkpoint")
     files = f" · {len(checkpoint.files)} file{'s' * (len(checkpoint.files) != 1)}" if checkpoint.files else ""
+    model = checkpoint.family or (checkpoint.config or {}).get("model_type")
     headline = (
-        f"{what}{files} · {len(checkpoint):,} tensors · {count_text(checkpoint.parameters)} parameters · {dtypes}"
+        f"{what}{f' · {model}' if model else ''}{files} · {len(checkpoint):,} tensors · {count_text(checkpoint.parameters)} parameters · {dtypes}"
         f" · {bytes_text(checkpoint.nbytes)} · {checkpoint.origin}"
     )
     others = (f"{len(checkpoint.others)} entries that are no tensors: " + ", ".join(o.name for o in checkpoint.others[:4]),)

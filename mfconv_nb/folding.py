@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from itertools import zip_longest
 
 _NUMBER = re.compile(r"([0-9]+)")
 
 
 def fold(name: str) -> tuple[str, tuple[int, ...]]:
-    """The template of a name, with ``#`` for every number, and the numbers. A number like 007 stays as it is."""
+    """The template of a name, with ``#`` for every number, and the numbers. A number like 007 stays as it is.
+
+    A name that holds a ``#`` itself is its own template, with the ``#`` escaped: it never meets the template of another name.
+    """
+    if "#" in name:
+        return name.replace("#", "\\#"), ()
     parts = _NUMBER.split(name)
     numbers = parts[1::2]
     if any(len(n) > 9 or (n[0] == "0" and len(n) > 1) for n in numbers):
@@ -54,11 +58,10 @@ def folded_names(names: Iterable[str]) -> list[str]:
 
 
 def _filled(template: str, rows: list[tuple[int, ...]]) -> str:
-    """The template with the ranges of its numbers in place of each ``#``; one that was in the name from the start stays."""
+    """The template with the ranges of its numbers in place of each ``#``."""
+    if not rows[0]:
+        return template.replace("\\#", "#")
     pieces = template.split("#")
-    text = pieces[0]
-    for values, piece in zip_longest(zip(*rows, strict=True), pieces[1:], fillvalue=None):
-        distinct = set(values or ())
-        ranges = "#" if not distinct else str(distinct.pop()) if len(distinct) == 1 else "{" + index_ranges(distinct) + "}"
-        text += ranges + (piece or "")
-    return text
+    columns = [set(values) for values in zip(*rows, strict=True)]
+    ranges = [str(min(c)) if len(c) == 1 else "{" + index_ranges(c) + "}" for c in columns]
+    return pieces[0] + "".join(text + piece for text, piece in zip(ranges, pieces[1:], strict=True))

@@ -9,6 +9,7 @@ Refuses: expanded tensors, dtypes without a name here, an empty dict, values tha
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,13 +33,26 @@ HINT = "Give a path, a torch Module or state dict, a MindSpore Cell or parameter
 
 
 class LateSource:
-    """Bytes that a framework copies out when they are first asked for, and that are let go with the reader."""
+    """Bytes that a framework copies out when they are first asked for.
+
+    The copy is held until as many bytes were read from it as it has, which is once through: then it is let go.
+    """
 
     def __init__(self, size: int, fetch: Callable[[], np.ndarray[Any, np.dtype[np.uint8]]], label: str) -> None:
         self.size, self._fetch, self.label = size, fetch, label
+        self._lock = threading.Lock()
+        self._held: np.ndarray[Any, np.dtype[np.uint8]] | None = None
+        self._unread = 0
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        np.frombuffer(buffer, np.uint8)[:] = self.view()[offset : offset + len(buffer)]
+        with self._lock:
+            if self._held is None:
+                self._held, self._unread = self._fetch(), self.size
+            data = self._held
+            self._unread -= len(buffer)
+            if self._unread <= 0:
+                self._held = None
+        np.frombuffer(buffer, np.uint8)[:] = data[offset : offset + len(buffer)]
 
     def view(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
         return self._fetch()
@@ -92,7 +106,7 @@ def _from_torch(name: str, t: Any) -> LazyTensor:
     torch = sys.modules["torch"]
     dtype = _dtype_named(name, str(t.dtype).removeprefix("torch."), BY_TORCH)
     spec = TensorSpec(name, tuple(t.shape), dtype)
-    t = t.detach()
+    t = t.detach().resolve_conj().resolve_neg()  # a conjugated view holds the plain numbers until it is asked for
     if t.device.type == "meta":
         return LazyTensor(spec, ())
     if t.device.type != "cpu" or t.layout != torch.strided:

@@ -231,7 +231,7 @@ color:var(--ink);font-size:13px;line-height:1.5;max-width:100%;overflow-x:auto;o
 .mfconv.mfconv-r .mfconv-f code{font-size:12px;background:none;border:0;padding:0;color:inherit}
 .mfconv.mfconv-r table.mfconv-t{border-collapse:collapse;margin:4px 0;font-size:12px;line-height:1.45;border:0;width:auto;
 table-layout:auto;overflow-wrap:normal}
-.mfconv.mfconv-r table.mfconv-t th,.mfconv.mfconv-r table.mfconv-t td{text-align:left;vertical-align:top;padding:2px 16px 2px 0;
+.mfconv.mfconv-r table.mfconv-t th,.mfconv.mfconv-r table.mfconv-t td{text-align:left;vertical-align:top;padding:2px 13px 2px 0;
 background:none;border:0;border-bottom:1px solid var(--line);color:var(--ink);white-space:normal;max-width:none}
 .mfconv.mfconv-r table.mfconv-t th{font-weight:500;color:var(--soft);vertical-align:bottom}
 .mfconv.mfconv-r table.mfconv-t th:last-child,.mfconv.mfconv-r table.mfconv-t td:last-child{padding-right:2px}
@@ -269,14 +269,15 @@ def _class(column: Column, tone: str = "") -> str:
 
 def _td(column: Column, cell: Any) -> str:
     text = str(cell)
-    return f"<td{_class(column, TONES.get(text, ''))}>{_cell_html(text)}</td>"
+    content = _prose_html(text) if column.numeric else _name_html(text)
+    return f"<td{_class(column, TONES.get(text, ''))}>{content}</td>"
 
 
 def _prose_html(text: str) -> str:
     return html.escape(printable(text)).replace("\n", "<br>")
 
 
-def _cell_html(text: str) -> str:
+def _name_html(text: str) -> str:
     """Escaped; names may break after dots, never inside braces."""
     escaped = _prose_html(text)
     escaped = escaped.replace("{", "<span class='mfconv-k'>{").replace("}", "}</span>")

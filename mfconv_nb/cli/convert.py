@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mfconv_nb.cli.options import CHECKPOINT, Progress, config, model, quiet, show, threads, with_options
+from mfconv_nb.cli.options import CHECKPOINT, config, model, progress_bar, quiet, show, threads, with_options
 
 if TYPE_CHECKING:
     from mfconv_nb.formats.index import Index
@@ -71,7 +71,7 @@ def convert(
     mapped = map_names(checkpoint, model, to="hf" if to_hf else None, layers=layers, n_head=n_head, hidden_size=hidden_size)
     for note in checkpoint.notes:
         click.echo(f"note: {note}", err=True)
-    with Progress(mapped.nbytes, "converting", quiet=quiet) as progress:
+    with progress_bar(mapped.nbytes, "converting", quiet=quiet) as progress:
         report = save(
             mapped,
             target,
@@ -82,7 +82,7 @@ def convert(
             assets=config if to_hf and config is not None and config.is_dir() else None,
             durable=not no_fsync,
             dry_run=dry_run,
-            on_progress=progress,
+            progress=progress,
         )
     if dry_run:
         show(mapped)

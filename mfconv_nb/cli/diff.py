@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mfconv_nb.cli.options import CHECKPOINT, Progress, all_rows, as_json, quiet, show, threads, with_options
+from mfconv_nb.cli.options import CHECKPOINT, all_rows, as_json, progress_bar, quiet, show, threads, with_options
 
 
 @click.command()
@@ -23,7 +23,7 @@ def diff(first: Path, second: Path, values: bool, show_all: bool, as_json: bool,
     from mfconv_nb.steps.load import load
 
     a, b = load(first), load(second)
-    with Progress(b.nbytes, "comparing", quiet=quiet) as progress:
-        report = compare(a, b, values=values, threads=threads, on_progress=progress)
+    with progress_bar(b.nbytes, "comparing", quiet=quiet) as progress:
+        report = compare(a, b, values=values, threads=threads, progress=progress)
     show(report, show_all=show_all, as_json=as_json)
     return 0 if report.equal else 1

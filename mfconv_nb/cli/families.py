@@ -10,5 +10,5 @@ def families() -> None:
     """The model families that --model takes."""
     from mfconv_nb.families import registry
 
-    for family in registry.families():
+    for family in registry.known_families():
         click.echo(f"{family.key:<12} {family.covers}")

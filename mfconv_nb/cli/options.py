@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+
+from mfconv_nb.progress import NoProgress, Progress
+from mfconv_nb.report import bytes_text
 
 CHECKPOINT = click.Path(path_type=Path)
 
@@ -30,37 +32,15 @@ def show(result: Any, *, show_all: bool = False, as_json: bool = False) -> None:
         click.echo(plain_marks(table_text(result.table(), None if show_all else MAX_ROWS)))
 
 
-class Progress:
-    """A bar in bytes on stderr: nothing for half a second, then a bar on a terminal, a line every ten seconds in a log."""
-
-    def __init__(self, total: int, what: str, *, quiet: bool = False) -> None:
-        self.total, self.what, self.quiet = total, what, quiet
-        self._begun = self._said = time.monotonic()
-        self._bar: Any = None
-
-    def __call__(self, done: int) -> None:
-        now = time.monotonic()
-        if self.quiet or now - self._begun < 0.5:
-            return
-        if sys.stderr.isatty():
-            if self._bar is None:
-                from tqdm import tqdm
-
-                self._bar = tqdm(total=self.total, desc=self.what, unit="B", unit_scale=True, unit_divisor=1024, leave=False)
-            self._bar.update(done - self._bar.n)
-        elif now - self._said >= 10:
-            from mfconv_nb.report import bytes_text
-
-            self._said = now
-            rate = bytes_text(int(done / (now - self._begun)))
-            click.echo(f"{self.what}: {bytes_text(done)} of {bytes_text(self.total)}, {rate}/s", err=True)
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+@contextmanager
+def progress_bar(total: int, what: str, *, quiet: bool) -> Iterator[Progress]:
+    """A progress bar on a terminal, a line every ten seconds in a log; when stopped, how far it came."""
+    with NoProgress() if quiet else Progress(total, what, in_logs=True) as bar:
+        try:
+            yield bar
+        except KeyboardInterrupt:
+            click.echo(f"Stopped at {bytes_text(bar.done)} of {bytes_text(total)}.", err=True)
+            raise
 
 
 def with_options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mfconv_nb.cli.options import CHECKPOINT, Progress, all_rows, as_json, config, model, quiet, show, threads, with_options
+from mfconv_nb.cli.options import CHECKPOINT, all_rows, as_json, config, model, progress_bar, quiet, show, threads, with_options
 
 
 @click.command()
@@ -33,10 +33,10 @@ def verify(
     from mfconv_nb.steps.verify import verify as prove
 
     first = load(original, config=config)
-    with Progress(first.nbytes, "comparing", quiet=quiet) as progress:
+    with progress_bar(first.nbytes, "comparing", quiet=quiet) as progress:
         if converted is None:
-            report = prove(original, threads=threads, on_progress=progress)
+            report = prove(original, threads=threads, progress=progress)
         else:
-            report = prove(first, converted, model, threads=threads, on_progress=progress)
+            report = prove(first, converted, model, threads=threads, progress=progress)
     show(report, show_all=show_all, as_json=as_json)
     return 0 if report.outcome in (PASS, CLOSE) else 1

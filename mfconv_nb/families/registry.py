@@ -26,7 +26,7 @@ def built_in() -> Mapping[str, Family]:
     return {m.FAMILY.key: m.FAMILY for m in modules if hasattr(m, "FAMILY")}
 
 
-def families() -> list[Family]:
+def known_families() -> list[Family]:
     """The built-in families, by key."""
     return list(built_in().values())
 
@@ -53,11 +53,11 @@ def identify(names: Iterable[str], config: Mapping[str, Any] | None, to: str) ->
         MappingError: MFC302 when none or several fit, with how many names each knows.
     """
     templates = {fold(n)[0] for n in names}
-    known_families = families()
-    unknown = {f.key: len(templates - _templates(f, to)) for f in known_families}
-    fitting = [f for f in known_families if not unknown[f.key]]
+    candidates = known_families()
+    unknown = {f.key: len(templates - _templates(f, to)) for f in candidates}
+    fitting = [f for f in candidates if not unknown[f.key]]
     model_type = (config or {}).get("model_type")
-    by_type = [f for f in known_families if model_type in f.model_types]
+    by_type = [f for f in candidates if model_type in f.model_types]
     chosen = [f for f in by_type if f in fitting] or by_type or fitting
     if len(chosen) == 1:
         return chosen[0]

@@ -4,7 +4,7 @@ Every entry is ``0A len | 0A len name | 12 len | (08 dim)* | 12 len type | 1A le
 entries with the same name, one after the other. A file may end in ``crc_num`` and ten bytes of CRC-32.
 
 Refuses: encrypted files, lengths that do not nest, content that contradicts dims x itemsize (MindSpore itself does not check), a
-name that comes back later in the file (MindSpore lets the later one win). Strings and map parameters are listed, not carried.
+name that comes back later in the file (MindSpore lets the later one win), slices of a tensor that disagree. Strings and map parameters are listed, not carried.
 Source: the `checkpoint.proto` descriptor of mindspore 2.10.0, and files that it saved.
 """
 
@@ -113,14 +113,14 @@ def read_header(source: FileSource) -> Header:
     at = 0
     while at < scan.end:
         entry, at = _read_entry(scan, at)
-        if open_slices and open_slices[0].name != entry.name:
+        other = _other_entry(scan, entry)
+        if open_slices and (open_slices[0].name != entry.name or other is not None):
             tensors.append(_joined(source, open_slices))
             open_slices = []
         if not open_slices and entry.name in seen:
             found = f"{quoted(entry.name)} a second time"
             raise FormatError("MFC203", source.path, found=found, expected="each name once", hint="MindSpore would take the last.")
         seen.add(entry.name)
-        other = _other_entry(scan, entry)
         if other is not None:
             others.append(other)
         else:
@@ -171,13 +171,17 @@ def _read_entry(scan: _Scanner, at: int) -> tuple[_Entry, int]:
 
 
 def _read_tensor(scan: _Scanner, entry: _Entry, at: int, end: int) -> None:
+    fields = 0
     while at < end:
         tag = scan.bytes(at, 1)[0]
+        fields += 1
         if tag == 0x08:
             dim, at = scan.varint(at + 1, end)
             entry.dims.append(dim)
         elif tag == 0x0A:  # the packed form that protobuf readers accept too
             _, at, stop = scan.field(at, end)
+            if stop - at > 10 * MAX_AXES:
+                raise scan.error("MFC203", at, f"{quoted(entry.name)} with dims of {stop - at:,} bytes")
             while at < stop:
                 dim, at = scan.varint(at, stop)
                 entry.dims.append(dim)
@@ -191,7 +195,7 @@ def _read_tensor(scan: _Scanner, entry: _Entry, at: int, end: int) -> None:
                 raise scan.error("MFC203", at, "bytes behind a tensor's content")
         else:
             raise scan.error("MFC203", at, f"tag {tag:02X} inside a tensor")
-        if len(entry.dims) > MAX_AXES or any(d >= 1 << 48 for d in entry.dims):
+        if fields > MAX_AXES + 2 or len(entry.dims) > MAX_AXES or any(d >= 1 << 48 for d in entry.dims):
             raise scan.error("MFC203", at, f"{quoted(entry.name)} with dims {str(entry.dims[:8])[:80]}")
 
 
@@ -208,8 +212,11 @@ def _other_entry(scan: _Scanner, entry: _Entry) -> OtherEntry | None:
 
 
 def _joined(source: FileSource, entries: Sequence[_Entry]) -> PlacedTensor:
-    """The slices of one tensor as one; dims and type are those of the last, as in MindSpore's reader."""
+    """The slices of one tensor as one. MindSpore's reader takes dims and type of the last; here all must say the same."""
     last = entries[-1]
+    if any((e.dims, e.type) != (last.dims, last.type) for e in entries):
+        found = f"slices of {quoted(last.name)} with different dims or dtypes"
+        raise FormatError("MFC203", source.path, found=found, expected="the whole tensor's in each", hint=HINT_CUT)
     dtype = BY_MINDSPORE.get(last.type.replace("Uint", "UInt"))
     where = f"{quoted(last.name)} in {source.path}"
     if dtype is None:

@@ -141,7 +141,12 @@ def _files(folder: Path, globs: Sequence[str]) -> list[Path]:
 
 def _open_file(path: Path) -> _OneFile:
     source = FileSource(path)
-    first = source.read(0, 16)
+    first = source.read(0, 24)
+    if first.startswith(b"version https://git-lfs"):
+        hint = "Fetch the file itself: git lfs pull."
+        raise InputError("MFC103", path, found="a git-lfs pointer, not the file", expected="weights", hint=hint)
+    if first[:4] in mindspore_ckpt.ENCRYPTED:
+        mindspore_ckpt.read_header(source)  # says so, and refuses
     if safetensors_file.looks_like(first, source.size) or (path.suffix == ".safetensors" and first[:4] != b"PK\x03\x04"):
         header = safetensors_file.read_header(source)
         side = {"ms": MF, "pt": HF}.get(header.metadata.get("format", ""))
@@ -154,9 +159,6 @@ def _open_file(path: Path) -> _OneFile:
         header = mindspore_ckpt.read_header(source)
         tensors = tuple(stored_tensor(p.spec, source, p.extents) for p in header.tensors)
         return _OneFile(tensors, "ckpt", MF, header.others)
-    if first.startswith(b"version https://git-lfs"):
-        hint = "Fetch the file itself: git lfs pull."
-        raise InputError("MFC103", path, found="a git-lfs pointer, not the file", expected="weights", hint=hint)
     found = f"{source.size:,} bytes that begin with {first[:8].hex(' ') or 'nothing'}"
     raise InputError("MFC103", path, found=found, expected="safetensors, a MindSpore .ckpt or a torch file")
 

@@ -10,6 +10,7 @@ Source: the format section of the safetensors README; MindSpore 2.10's reader fo
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,8 +60,7 @@ def _parse_json(source: FileSource, raw: bytes) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(n for n in names if names.count(n) > 1)
+            twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
             raise FormatError("MFC201", source.path, found=f"{quoted(twice)} twice", expected="each name once", hint=HINT_HEADER)
         return found
 
@@ -87,6 +87,8 @@ def _placed_tensor(source: FileSource, name: str, entry: Any, first: int) -> Pla
     try:
         shape, (begin, end) = entry["shape"], entry["data_offsets"]
         numbers = [*shape, begin, end]
+        if not isinstance(shape, list):
+            raise TypeError  # "" and {} have no elements either
         name.encode("utf-8")
     except (TypeError, KeyError, ValueError):
         raise FormatError(
@@ -97,7 +99,7 @@ def _placed_tensor(source: FileSource, name: str, entry: Any, first: int) -> Pla
             hint=HINT_HEADER,
         ) from None
     if any(type(n) is not int or not 0 <= n < MAX_AXIS for n in numbers) or len(shape) > 32:
-        found = f"shape {str(shape)[:80]}, offsets {begin}, {end}"
+        found = f"shape {quoted(str(shape)[:80])}, offsets {quoted(str([begin, end])[:80])}"
         raise FormatError("MFC201", f"{quoted(name)} in {source.path}", found=found, expected="whole numbers, not negative")
     spec = TensorSpec(name, tuple(shape), dtype_named(entry.get("dtype"), name, source.path))
     if end - begin != spec.nbytes:

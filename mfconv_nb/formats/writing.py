@@ -32,6 +32,11 @@ def parse_bytes(text: str | int) -> int:
     return size
 
 
+def is_folder(target: Path) -> bool:
+    """True for a target without an ending. An ending begins with a letter: `Llama-3.1-8B` has none."""
+    return target.is_dir() or not re.match(r"\.[a-z]", target.suffix.lower())
+
+
 @makes_many_objects
 def plan_output(specs: Sequence[TensorSpec], target: Path, side: str | None, max_shard_size: str | int | None = None) -> OutputPlan:
     """Every file that saving ``specs`` to ``target`` will write, with every offset and the total size.
@@ -43,8 +48,8 @@ def plan_output(specs: Sequence[TensorSpec], target: Path, side: str | None, max
         OutputError: MFC405, MFC407. UsageError: MFC501.
     """
     ending = target.suffix.lower()
-    if target.is_dir() or not ending or not re.search("[a-z]", ending):
-        return _plan_folder(specs, side, parse_bytes(max_shard_size or DEFAULT_SHARD_BYTES))
+    if is_folder(target):
+        return _plan_folder(specs, side, parse_bytes(DEFAULT_SHARD_BYTES if max_shard_size is None else max_shard_size))
     if ending not in ENDINGS:
         expected = f"{', '.join(ENDINGS)}, or a folder (no ending)"
         raise OutputError("MFC407", target, found=f"ending {quoted(ending)}", expected=expected)

@@ -19,6 +19,7 @@ from mfconv_nb.mapping.expected import expected_names, is_expected
 from mfconv_nb.mapping.names import Pattern
 from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Rule, Tied, layouts_of, sides_of
 
+HINT_TIED = "A head may be tied to the embedding; the config says so: give it with --config (config= in Python)."
 HINT_OTHER_SIDE = "a name of the target side already"
 _Key = tuple[int, Mapping[str, int]]  # a tensor's place in the sentence, and the index of its own axes (expert 3)
 
@@ -88,6 +89,7 @@ def plan_mapping(
     matcher.add_rows()
     matcher.add_tied()
     matcher.add_missing()
+    matcher.add_collisions()
     return MappingPlan(family, to, tuple(matcher.ordered_rows()), tuple(matcher.problems))
 
 
@@ -189,6 +191,7 @@ class _Matcher:
         for number, instances in self._instances.items():
             directed = self._directed[number]
             rule = directed.rule
+            keys = _ONE_TENSOR if directed.is_single else tuple(self._source_keys(number))
             for instance in instances.values():
                 if isinstance(rule, Drop):
                     specs = tuple(instance.found.values())
@@ -198,7 +201,7 @@ class _Matcher:
                     why = f"tied to {rule.same_as}"
                     self._rows.append((instance.first, Row(TIED, rule, specs, (), why=why)))
                 else:
-                    self._add_row(directed, rule, instance)
+                    self._add_row(directed, rule, instance, keys)
 
         for number, singles in self._singles.items():
             self._add_single_rows(self._directed[number], singles)
@@ -215,7 +218,7 @@ class _Matcher:
             sources = (spec,)
             solution = solutions.get(spec.shape) or solutions.setdefault(spec.shape, self._solution(directed, sources, _ONE_TENSOR))
             if isinstance(solution, MappingError):
-                self.problems.append(self._shape_problem(rule, sources, solution))
+                self.problems.append(self._shape_problem(directed, sources, _ONE_TENSOR, solution))
                 continue
             target = TensorSpec(numbered.format(*key), solution.targets[0][2], fixed or spec.dtype)
             parts = tuple(tuple(Part(spec.name, b) for _, b in blocks) for blocks in solution.parts) if solution.parts else ()
@@ -229,8 +232,7 @@ class _Matcher:
             return rule.hf not in self.original.names
         return bool(self.known.get(rule.only_if))
 
-    def _add_row(self, directed: _Directed, rule: Rule | Tied, instance: _Instance) -> None:
-        keys = _ONE_TENSOR if directed.is_single else tuple(self._source_keys(directed, instance))
+    def _add_row(self, directed: _Directed, rule: Rule | Tied, instance: _Instance, keys: Sequence[_Key]) -> None:
         sources = self._complete_sources(directed, instance, keys)
         if sources is None:
             return
@@ -241,7 +243,7 @@ class _Matcher:
             return
         solution = self._solution(directed, sources, keys)
         if isinstance(solution, MappingError):
-            self.problems.append(self._shape_problem(rule, sources, solution))
+            self.problems.append(self._shape_problem(directed, sources, keys, solution))
             return
         if isinstance(rule, Rule) and rule.dtype and self.to == MF:
             dtype = rule.dtype
@@ -250,7 +252,7 @@ class _Matcher:
         self._rows.append((instance.first, Row(MAPPED, rule, sources, targets, parts)))
 
     def _complete_sources(self, directed: _Directed, instance: _Instance, keys: Sequence[_Key]) -> tuple[TensorSpec, ...] | None:
-        """The source tensors in the order of the rule, experts counted up; None (and a problem each) where some are missing."""
+        """The source tensors in the order of the rule, experts counted up; None (and a problem each) where some are missing or too many."""
         found = [instance.found.get((place, tuple(axis.values()))) for place, axis in keys]
         partner = next(iter(instance.found.values())).name
         for (place, axis), spec in zip(keys, found, strict=True):
@@ -258,19 +260,22 @@ class _Matcher:
                 name = directed.source[place].fill({**instance.indices, **axis})
                 self.problems.append(Problem("missing", name, "not in the checkpoint", f"beside {partner}"))
         complete = tuple(spec for spec in found if spec is not None)
-        return complete if len(complete) == len(keys) else None
+        if len(complete) < len(instance.found):
+            for (place, indices), spec in instance.found.items():
+                self._add_surplus_of(spec.name, zip(directed.own[place], indices, strict=True))
+        return complete if len(complete) == len(keys) == len(instance.found) else None
 
-    def _source_keys(self, directed: _Directed, instance: _Instance) -> Iterator[_Key]:
-        """Every source tensor that an instance needs: its place in the sentence, and the index of its own axes (experts)."""
+    def _source_keys(self, number: int) -> Iterator[_Key]:
+        """Every source tensor that an instance of a rule needs: its place in the sentence, and the index of its own axes (experts)."""
+        directed = self._directed[number]
+        most: dict[str, int] = {}  # experts in the layer that has most of them
+        for instance in self._instances.get(number, {}).values():
+            for place, indices in instance.found:
+                for axis, index in zip(directed.own[place], indices, strict=True):
+                    most[axis] = max(most.get(axis, 0), index + 1)
         for place, own in enumerate(directed.own):
-            counts = [self._axis_count(p, place, n, instance) for n, p in enumerate(own)]
-            for axis in product(*(range(c) for c in counts)):
-                yield place, dict(zip(own, axis, strict=True))
-
-    def _axis_count(self, axis: str, place: int, position: int, instance: _Instance) -> int:
-        if axis in self.known:
-            return self.known[axis]
-        return max(key[position] for p, key in instance.found if p == place) + 1
+            for indices in product(*(range(self.known.get(axis, most.get(axis, 1))) for axis in own)):
+                yield place, dict(zip(own, indices, strict=True))
 
     # -- shapes --------------------------------------------------------------------------------------------------------
 
@@ -293,15 +298,13 @@ class _Matcher:
             return _Solution(((target[0], {}, shapes[0]),), ())
         return _solution(source, target, layouts, sizes, keys)
 
-    def _shape_problem(self, rule: Rule | Tied, sources: Sequence[TensorSpec], error: MappingError) -> Problem:
-        layouts = layouts_of(rule, self.to)
-        spec = sources[0]
-        if layouts is not None:
-            for tensor, candidate in zip(layouts[0], sources, strict=False):
-                if shape_of(tensor, self.known) not in (None, candidate.shape):
-                    spec = candidate
+    def _shape_problem(self, directed: _Directed, sources: Sequence[TensorSpec], keys: Sequence[_Key], error: MappingError) -> Problem:
+        if directed.layouts is not None:
+            for (place, _), spec in zip(keys, sources, strict=True):
+                tensor = directed.layouts[0][place]
+                if shape_of(tensor, self.known) not in (None, spec.shape):
                     return Problem("shape", spec.name, str(spec.shape), self._explain(tensor), HINT_CONFIG)
-        return Problem("shape", spec.name, f"{spec.shape}: {error.found}", str(error.expected), HINT_CONFIG)
+        return Problem("shape", sources[0].name, f"{sources[0].shape}: {error.found}", str(error.expected), HINT_CONFIG)
 
     def _explain(self, tensor: TensorLayout) -> str:
         """``(1024, 2048): 8 groups x 128 head, from num_key_value_heads and head_dim in config.json``."""
@@ -330,8 +333,7 @@ class _Matcher:
         """What the config promises and the checkpoint lacks; without a config, what some layers have and others lack."""
         if self.sizes is not None:
             self._add_missing_by_config()
-        else:
-            self._add_missing_by_comparison()
+        self._add_missing_by_comparison()
         if self.original is not None and self.to == HF:
             for name, tensor in self.original.carried.items():
                 rule = self._rule_of_target(name)
@@ -366,14 +368,20 @@ class _Matcher:
         self._add_surplus()
 
     def _add_surplus(self) -> None:
-        for number, keys in self._found_keys().items():
-            for place, loop in enumerate(self._directed[number].loops):
-                limit = self.known.get(loop)
-                for key in keys if limit is not None else ():
-                    if key[place] >= (limit or 0):
-                        name = self._directed[number].source[0].fill(dict(zip(self._directed[number].loops, key, strict=True)))
-                        expected = f"{loop} below {limit}, from {(self.sizes or {})[loop].origin} in config.json"
-                        self.problems.append(Problem("surplus", name, f"{loop} {key[place]}", expected, HINT_CONFIG))
+        for number, instances in self._instances.items():
+            for instance in instances.values():
+                for spec in instance.found.values() if not isinstance(self.family.rules[number], Drop) else ():
+                    self._add_surplus_of(spec.name, instance.indices.items())
+        for number, singles in self._singles.items():
+            for key, (_, spec) in singles.items():
+                self._add_surplus_of(spec.name, zip(self._directed[number].loops, key, strict=True))
+
+    def _add_surplus_of(self, name: str, indices: Iterable[tuple[str, int]]) -> None:
+        """A problem where an index is not below what the config says."""
+        for axis, index in indices:
+            if index >= self.known.get(axis, index + 1):
+                expected = f"{axis} below {self.known[axis]}, from {(self.sizes or {})[axis].origin} in config.json"
+                self.problems.append(Problem("surplus", name, f"{axis} {index}", expected, HINT_CONFIG))
 
     def _found_keys(self) -> dict[int, set[tuple[int, ...]]]:
         """For every rule the values of its loops that were found."""
@@ -381,20 +389,33 @@ class _Matcher:
         return {n: {*self._instances.get(n, ()), *self._singles.get(n, ())} for n in numbers}
 
     def _add_missing_by_comparison(self) -> None:
+        """Where no config says what to expect: rules that match nothing, and what some layers have and others lack."""
         seen: dict[tuple[str, ...], set[tuple[int, ...]]] = {}
         by_rule = self._found_keys()
         for number, keys in by_rule.items():
             if not isinstance(self.family.rules[number], Drop):
                 seen.setdefault(self._directed[number].loops, set()).update(keys)
         for number, directed in enumerate(self._directed):
-            found = by_rule.get(number, set())
-            if isinstance(directed.rule, Drop) or (not found and getattr(directed.rule, "only_if", None)):
+            found, rule, loops = by_rule.get(number, set()), directed.rule, directed.loops
+            told = self.sizes is not None and all(p in self.known for pattern in directed.source for p in pattern.placeholders)
+            if told or isinstance(rule, Drop) or (not found and isinstance(rule, Rule) and rule.only_if):
                 continue
-            loops = directed.loops
-            for key in sorted(seen.get(loops, set()) | _all_before(seen.get(loops, set())) | (set() if loops else {()})):
-                if key not in found:
-                    name = directed.source[0].fill(dict(zip(loops, key, strict=True)))
-                    self.problems.append(Problem("missing", name, "not in the checkpoint", "there, as in the other layers"))
+            expected = "there, as in the other layers" if loops else "there"
+            hint = HINT_TIED if isinstance(rule, Tied) else ""
+            for key in sorted((seen.get(loops, set()) | _all_before(seen.get(loops, set())) | (set() if loops else {()})) - found):
+                for place, axis in self._source_keys(number):
+                    name = directed.source[place].fill({**dict(zip(loops, key, strict=True)), **axis})
+                    self.problems.append(Problem("missing", name, "not in the checkpoint", expected, hint))
+
+    def add_collisions(self) -> None:
+        """Targets that two rows make: one would silently take the place of the other."""
+        makers: dict[str, Row] = {}
+        for _, row in self._rows:
+            for target in row.targets:
+                first = makers.setdefault(target.name, row)
+                if first is not row:
+                    found = " and ".join(f"made from {', '.join(s.name for s in r.sources) or r.why}" for r in (first, row))
+                    self.problems.append(Problem("ambiguous", target.name, found, "made by one rule"))
 
     def ordered_rows(self) -> list[Row]:
         """Rows in the order of the source."""

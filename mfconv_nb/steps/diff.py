@@ -10,10 +10,10 @@ from mfconv_nb.checkpoint import Checkpoint, TensorSpec
 from mfconv_nb.dtypes import short_name
 from mfconv_nb.errors import nearest
 from mfconv_nb.folding import fold, folded_name
+from mfconv_nb.progress import OnProgress, progress_for
 from mfconv_nb.report import Column, Result, Table, difference_text, shape_text
 from mfconv_nb.steps.load import Loadable, load
 from mfconv_nb.streaming.compare import Comparison, compare_tensors
-from mfconv_nb.streaming.workers import OnProgress
 
 EQUAL, AGREE, DIFFER = "equal", "agree", "differ"  # agree: headers agree and values were not asked for
 MISSING, UNEXPECTED, SHAPE, DTYPE = "missing", "unexpected", "shape", "dtype"
@@ -38,12 +38,13 @@ def diff(
     *,
     values: bool = False,
     threads: int = 2,
-    on_progress: OnProgress | None = None,
+    progress: bool | OnProgress = True,
 ) -> DiffReport:
     """Compare two checkpoints (or anything that ``load`` takes) over the union of their names.
 
     Args:
         values: compare the numbers too: equal bytes, largest difference, ULP, NaN and inf. Streams; memory stays bounded.
+        progress: show a bar when it takes longer than half a second; or a function that is called with the bytes compared so far.
     Raises:
         MappingError: MFC310 when values are asked for and one side has names and shapes only.
     """
@@ -51,7 +52,9 @@ def diff(
     rows = [_header_row(name, a, b) for name in dict.fromkeys([*a.tensors, *b.tensors])]
     if values:
         names = [r.name for r in rows if r.status in (AGREE, DTYPE)]
-        found = compare_tensors([(a.tensors[n], b.tensors[n]) for n in names], threads, on_progress)
+        pairs = [(a.tensors[n], b.tensors[n]) for n in names]
+        with progress_for(progress, sum(y.spec.nbytes for _, y in pairs), "comparing") as bar:
+            found = compare_tensors(pairs, threads, bar)
         compared = dict(zip(names, found, strict=True))
         rows = [_with_values(r, compared.get(r.name)) for r in rows]
     return DiffReport(tuple(rows), a.origin, b.origin, values)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.checkpoint import Checkpoint, Original, checkpoint_of
+from mfconv_nb.checkpoint import Checkpoint, LazyTensor, Original, checkpoint_of
 from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.config import read_config
 from mfconv_nb.errors import InputError
@@ -44,7 +44,7 @@ def load(source: Loadable, *, config: str | Path | Mapping[str, Any] | None = No
         opened = open_path(path)
     else:
         raise InputError("MFC109", found=f"a {type(source).__name__}", expected="a path or a live object")
-    manifest, notes = _fitting_manifest(path, opened.tensors)
+    folder, manifest, notes = _fitting_manifest(path, opened.tensors)
     return checkpoint_of(
         opened.tensors,
         origin=str(source) if isinstance(source, str | Path) else f"{len(opened.files)} files",
@@ -52,7 +52,7 @@ def load(source: Loadable, *, config: str | Path | Mapping[str, Any] | None = No
         config=_config(config) or _config_beside(path) or manifest.get("config"),
         files=opened.files,
         others=opened.others,
-        original=_original(path, manifest),
+        original=_original(folder, manifest),
         family=manifest.get("family"),
         notes=opened.notes + notes,
     )
@@ -70,22 +70,30 @@ def _config_beside(path: Path) -> Mapping[str, Any] | None:
     return read_config(beside) if beside.is_file() else None
 
 
-def _fitting_manifest(path: Path, tensors: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The manifest beside a checkpoint when it describes exactly these tensors; otherwise a note that it is not used."""
-    folder = side_folder(path.resolve() if path.name in ("", ".", "..") else path)
-    manifest = read_manifest(folder)
-    if manifest is None:
-        return {}, ()
-    described = {t["name"]: (tuple(t["shape"]), t["dtype"]) for t in manifest["tensors"]}
-    if described != {n: (t.shape, t.dtype) for n, t in tensors.items()}:
-        return {}, (f"{folder.name} describes other tensors and is not used",)
-    return manifest, ()
+def manifest_near(path: Path, tensors: Mapping[str, LazyTensor]) -> tuple[Path, dict[str, Any], bool] | None:
+    """The side folder of a checkpoint, its manifest, and whether that describes exactly these tensors.
+
+    It is looked for beside the path and beside what an index stands for. The one of the folder that a file is in counts if it fits.
+    """
+    inside = [path.with_name(path.name.removesuffix(".index.json")), path.parent] if not path.is_dir() else []
+    found = [(side, manifest) for side in map(side_folder, (path, *inside)) if (manifest := read_manifest(side)) is not None]
+    specs = {n: (t.shape, t.dtype) for n, t in tensors.items()} if found else {}
+    for side, manifest in found:
+        if {t["name"]: (tuple(t["shape"]), t["dtype"]) for t in manifest["tensors"]} == specs:
+            return side, manifest, True
+    return next(((side, manifest, False) for side, manifest in found if side != side_folder(path.parent)), None)
 
 
-def _original(path: Path, manifest: Mapping[str, Any]) -> Original | None:
+def _fitting_manifest(path: Path, tensors: Mapping[str, LazyTensor]) -> tuple[Path, dict[str, Any], tuple[str, ...]]:
+    """The side folder and manifest of exactly these tensors; nothing, and a note, where there is one of others."""
+    side, manifest, fits = manifest_near(path, tensors) or (path, {}, True)
+    return (side, manifest, ()) if fits else (side, {}, (f"{side.name} describes other tensors and is not used",))
+
+
+def _original(side: Path, manifest: Mapping[str, Any]) -> Original | None:
     if manifest.get("from_side") is None:
         return None
-    carried = side_folder(path) / CARRIED
+    carried = side / CARRIED
     kept = open_files([carried]).tensors if manifest.get("carried") else {}
     names = {n for t in manifest["tensors"] for n in t["from"]} | kept.keys()
     return Original(manifest["from_side"], frozenset(names), kept)

@@ -54,7 +54,15 @@ def map(
     plan = plan_mapping(source.specs, chosen, to, sizes=sizes, original=original, layers=layers)
     if plan.problems:
         raise CoverageError(plan, source)
-    return _mapped(source, plan, original)
+    return _mapped(_with_layers(source, sizes, layers), plan, original)
+
+
+def _with_layers(source: Checkpoint, sizes: Sizes | None, layers: int | None) -> Checkpoint:
+    """Where only the first layers are taken, the config says so too: the result is a checkpoint of that many layers."""
+    key = sizes["layer"].origin if sizes is not None and "layer" in sizes else None
+    if layers is None or source.config is None or key is None or key not in source.config:
+        return source
+    return replace(source, config={**source.config, key: min(layers, source.config[key])})
 
 
 def _direction(source: Checkpoint, to: str | None) -> str:

@@ -25,13 +25,13 @@ from mfconv_nb.formats.assets import config_bytes, read_assets
 from mfconv_nb.formats.reading import checkpoint_files
 from mfconv_nb.formats.writing import plan_output
 from mfconv_nb.places import OutputPlan
+from mfconv_nb.progress import OnProgress, progress_for
 from mfconv_nb.report import Column, Result, Table, bytes_text, seconds_text
 from mfconv_nb.streaming.compare import compare_tensors
 from mfconv_nb.streaming.fill import DEFAULT_THREADS, FillJob, fill_files
 from mfconv_nb.streaming.journal import Journal
 from mfconv_nb.streaming.manifest import CARRIED, MANIFEST, manifest_bytes, side_folder
-from mfconv_nb.streaming.publish import Staging, check_space, open_staging, publish, refused_writes
-from mfconv_nb.streaming.workers import OnProgress
+from mfconv_nb.streaming.publish import Staging, check_space, clear_staging, open_staging, publish, refused_writes
 
 
 @makes_many_objects
@@ -46,7 +46,7 @@ def save(
     assets: str | Path | None = None,
     durable: bool = True,
     dry_run: bool = False,
-    on_progress: OnProgress | None = None,
+    progress: bool | OnProgress = True,
 ) -> SaveReport:
     """Write ``checkpoint`` to ``target``, whose ending chooses the format. Memory: one 512 KiB buffer a thread.
 
@@ -58,7 +58,7 @@ def save(
         assets: a Hugging Face folder whose config and tokenizer files go along into a folder target.
         durable: flush to the disk before the files appear under their names (a power cut cannot undo the report).
         dry_run: plan and check everything, write nothing.
-        on_progress: called with the bytes written so far.
+        progress: show a bar when it takes longer than half a second; or a function that is called with the bytes written so far.
     Raises:
         OutputError: MFC401 to MFC407. InputError: MFC108 when a source changes. MappingError: MFC308 for tensors that must be equal.
     """
@@ -66,17 +66,19 @@ def save(
     target = Path(target).expanduser()
     out = _Output(checkpoint, target, requested_dtype(dtype), max_shard_size, assets)
     check_target(out.plan, target, checkpoint, overwrite=overwrite)
-    if dry_run:
-        return SaveReport(str(target), out.plan, out.casts, len(checkpoint.carried_away), 0.0, dry_run=True)
     check_equalities(checkpoint, threads)
     check_space(target, out.plan.size)
     out.check_sources()
+    if dry_run:
+        return SaveReport(str(target), out.plan, out.casts, len(checkpoint.carried_away), 0.0, dry_run=True)
     staging = open_staging(target)
     journal = Journal(staging.journal, out.fingerprint())
     resumed = len(journal.finished)
     try:
-        with refused_writes(target):
-            checksums = fill_files(out.jobs(staging), journal, threads, on_progress)
+        with refused_writes(target), progress_for(progress, out.plan.size, "writing") as bar:
+            if journal.is_new:
+                clear_staging(staging)
+            checksums = fill_files(out.jobs(staging), journal, threads, bar)
             out.check_sources()
             _write_small_files(staging, out, checksums)
     finally:
@@ -192,6 +194,9 @@ def check_target(plan: OutputPlan, target: Path, checkpoint: Checkpoint, *, over
         if (home / name).resolve() in sources:
             hint = "Choose another target: nothing is ever written into the source."
             raise OutputError("MFC402", home / name, found="a file that is being read", expected="another name", hint=hint)
+    if plan.folder and any(p.parent == target.resolve() for p in sources):
+        hint = "Choose another target: a checkpoint is never replaced by what is made from it."
+        raise OutputError("MFC402", target, found="the folder that is being read", expected="another folder", hint=hint)
     hint = "Use --force (overwrite=True in Python), or choose another name."
     if plan.folder and target.exists() and not target.is_dir():
         raise OutputError("MFC401", target, found="a file", expected="a folder, or nothing", hint="Choose another name.")
@@ -226,10 +231,11 @@ def check_equalities(checkpoint: Checkpoint, threads: int = DEFAULT_THREADS) -> 
 
 
 def _stale_files(target: Path, plan: OutputPlan) -> list[Path]:
-    """The index of an earlier checkpoint in the target folder and the shards it names, unless they are written anew."""
+    """The weights of an earlier checkpoint in the target folder: its index, the shards that names, and the one file that
+    `from_pretrained` prefers to an index; unless they are written anew."""
     if not plan.folder or not target.is_dir():
         return []
-    stale: list[Path] = []
+    stale: list[Path] = [target / "model.safetensors"]
     for name in (index_files.HF_SAFETENSORS, index_files.HF_TORCH, index_files.MINDSPORE):
         try:
             index = index_files.read_index(target / name)

@@ -14,6 +14,7 @@ from mfconv_nb.config import read_sizes
 from mfconv_nb.dtypes import numpy_dtype, requested_dtype
 from mfconv_nb.errors import UsageError
 from mfconv_nb.families.registry import family_named
+from mfconv_nb.formats.writing import is_folder
 from mfconv_nb.live import load_live
 from mfconv_nb.mapping.expected import expected_specs
 from mfconv_nb.mapping.rules import Family
@@ -51,8 +52,7 @@ def toy(
     checkpoint = checkpoint_of(made.tensors, origin=f"toy {chosen.key}", side=HF, config=full, family=chosen.key)
     if target is None:
         return checkpoint
-    folder = not Path(target).suffix
-    save(checkpoint, target, overwrite=overwrite, max_shard_size=TOY_SHARD if folder else None)
+    save(checkpoint, target, overwrite=overwrite, max_shard_size=TOY_SHARD if is_folder(Path(target)) else None)
     return load(target, config=full)
 
 

@@ -12,13 +12,13 @@ from mfconv_nb.checkpoint import Checkpoint, LazyTensor, TensorSpec
 from mfconv_nb.dtypes import short_name
 from mfconv_nb.errors import InputError, MappingError
 from mfconv_nb.mapping.rules import Family
+from mfconv_nb.progress import OnProgress, progress_for
 from mfconv_nb.report import Column, Result, Table, bytes_text, difference_text, seconds_text
 from mfconv_nb.steps.diff import AGREE, DTYPE, EQUAL, DiffReport, diff
-from mfconv_nb.steps.load import Loadable, load
+from mfconv_nb.steps.load import Loadable, load, manifest_near
 from mfconv_nb.steps.map import SIDES, map
+from mfconv_nb.streaming.compare import compare_tensors
 from mfconv_nb.streaming.fill import tensor_checksums
-from mfconv_nb.streaming.manifest import read_manifest, side_folder
-from mfconv_nb.streaming.workers import OnProgress
 
 PASS, CLOSE, FAIL, UNSURE = "pass", "close", "fail", "unsure"
 
@@ -38,7 +38,7 @@ def verify(
     family: str | Family | None = None,
     *,
     threads: int = 2,
-    on_progress: OnProgress | None = None,
+    progress: bool | OnProgress = True,
 ) -> VerifyReport:
     """Prove that ``converted`` holds what ``original`` holds: map it back and compare every byte.
 
@@ -48,23 +48,32 @@ def verify(
         original: the checkpoint before the conversion.
         converted: the one after it, on the other side.
         family: as for ``map``; left out, told from the manifest, the config and the names.
+        progress: show a bar when it takes longer than half a second; or a function that is called with the bytes compared so far.
     """
     begun = time.monotonic()
     if converted is None:
-        conditions, differences = _against_manifest(original, threads, on_progress), None
+        conditions, differences = _against_manifest(original, threads, progress), None
         origin = str(original)
     else:
         a, b = load(original), load(converted)
-        conditions, differences = _round_trip(a, b, family, threads, on_progress)
+        check_sides(a, b)
+        conditions, differences = _round_trip(a, b, family, threads, progress)
         origin = f"{a.origin} → {b.origin} → back"
     return VerifyReport(tuple(conditions), differences, origin, time.monotonic() - begun)
+
+
+def check_sides(a: Checkpoint, b: Checkpoint) -> None:
+    """Raises MappingError (MFC310) for two checkpoints of the same side: there is no way from one to the other."""
+    if a.side is not None and a.side == b.side:
+        found, hint = f"two {SIDES[a.side]} checkpoints", "To compare them as they are: mfconv diff --values (mc.diff(a, b, values=True))."
+        raise MappingError("MFC310", b.origin, found=found, expected="one of each side", hint=hint)
 
 
 # ---- the round trip ---------------------------------------------------------------------------------------------------
 
 
 def _round_trip(
-    a: Checkpoint, b: Checkpoint, family: str | Family | None, threads: int, on_progress: OnProgress | None
+    a: Checkpoint, b: Checkpoint, family: str | Family | None, threads: int, progress: bool | OnProgress
 ) -> tuple[list[Condition], DiffReport | None]:
     family = family or b.family or a.family
     here, there = (SIDES.get(side or "", "other") for side in (a.side, b.side))
@@ -81,7 +90,10 @@ def _round_trip(
     cast = any(r.status == DTYPE for r in headers.entries)
     if cast:
         conditions.append(_cast_condition(forward, b, threads))
-    differences = _back_difference(a, b, forward, threads, on_progress)
+    back = map(b, forward.report.plan.family, to=a.side, config=a.config)  # what b does not carry comes from its side folder only
+    if back.equalities:
+        conditions.append(_tied_condition(back, threads))
+    differences = diff(back, a, values=True, threads=threads, progress=progress)
     conditions.append(_back_condition(differences, cast, f"{here} → {there} → {here}"))
     return conditions, differences
 
@@ -107,10 +119,14 @@ def _cast_condition(forward: Checkpoint, b: Checkpoint, threads: int) -> Conditi
     return Condition(sentence, PASS, f"{len(values.entries):,} tensors equal the rounded original")
 
 
-def _back_difference(a: Checkpoint, b: Checkpoint, forward: Checkpoint, threads: int, on_progress: OnProgress | None) -> DiffReport:
-    """The original against what comes back. What the converted side does not carry is taken from its side folder only."""
-    back = map(b, forward.report.plan.family, to=a.side, config=a.config)
-    return diff(back, a, values=True, threads=threads, on_progress=on_progress)
+def _tied_condition(back: Checkpoint, threads: int) -> Condition:
+    """What is left out on the way back because it is a copy would come back as that copy: so it must be one."""
+    found = compare_tensors([(e.first, e.second) for e in back.equalities], threads)
+    wrong = [e for e, comparison in zip(back.equalities, found, strict=True) if not comparison.equal_bytes]
+    sentence = "Every tensor that is left out as a copy is one."
+    if wrong:
+        return Condition(sentence, FAIL, f"{wrong[0].first.name} holds other numbers, but {wrong[0].why}")
+    return Condition(sentence, PASS, f"{len(found):,} tensors")
 
 
 def _back_condition(differences: DiffReport, cast: bool, way: str) -> Condition:
@@ -127,6 +143,11 @@ def _back_condition(differences: DiffReport, cast: bool, way: str) -> Condition:
         nbytes = sum(r.second.nbytes for r in compared if r.second)
         rest = f", {counts[DTYPE]:,} of them after casting back" if counts[DTYPE] else ""
         return Condition(sentence, PASS, f"{total:,} of {total:,} tensors bitwise equal{rest} ({bytes_text(nbytes)} compared)")
+    endless = [(r.name, r.comparison.inf[0] - r.comparison.inf[1]) for r in changed if r.comparison is not None]
+    endless = [(name, n) for name, n in endless if n > 0]
+    if endless:
+        seen = f"{sum(n for _, n in endless):,} numbers became infinite, too large for the dtype; first in {endless[0][0]}"
+        return Condition(sentence, FAIL, seen)
     seen = f"{len(changed):,} of {total:,} tensors differ, at most {difference_text(differences.max_abs, differences.max_ulp)}"
     if cast and all(r.status == DTYPE for r in changed):
         return Condition(sentence, CLOSE, f"{seen}: the cast rounded them")
@@ -136,19 +157,20 @@ def _back_condition(differences: DiffReport, cast: bool, way: str) -> Condition:
 # ---- against the manifest ---------------------------------------------------------------------------------------------
 
 
-def _against_manifest(source: Loadable, threads: int, on_progress: OnProgress | None) -> list[Condition]:
+def _against_manifest(source: Loadable, threads: int, progress: bool | OnProgress) -> list[Condition]:
     checkpoint = load(source)
-    manifest = read_manifest(side_folder(Path(source))) if isinstance(source, str | Path) else None
-    if manifest is None:
+    near = manifest_near(Path(source).expanduser(), checkpoint.tensors) if isinstance(source, str | Path) else None
+    if near is None:
         hint = "Give the original too: mfconv verify ORIGINAL CONVERTED."
         raise InputError("MFC110", source, found="no manifest beside it", expected="a checkpoint that was saved here", hint=hint)
-    written: dict[str, Any] = {t["name"]: t for t in manifest["tensors"]}
+    written: dict[str, Any] = {t["name"]: t for t in near[1]["tensors"]}
     names = "Every tensor of the manifest is there, with its shape and dtype."
     specs = {n: TensorSpec(n, tuple(t["shape"]), t["dtype"]) for n, t in written.items()}
     wrong = [n for n in specs.keys() | checkpoint.tensors.keys() if specs.get(n) != _spec_of(checkpoint, n)]
     if wrong:
         return [Condition(names, FAIL, f"{len(wrong):,} tensors; first {sorted(wrong)[0]}")]
-    found = tensor_checksums(list(checkpoint), threads, on_progress)
+    with progress_for(progress, checkpoint.nbytes, "reading") as bar:
+        found = tensor_checksums(list(checkpoint), threads, bar)
     changed = [n for n, checksum in found.items() if checksum != written[n].get("xxh3_128")]
     same = "Every tensor has the bytes that were written."
     seen = f"{len(changed):,} tensors changed; first {changed[0]}" if changed else f"{len(found):,} checksums equal"

@@ -14,8 +14,9 @@ import numpy as np
 
 from mfconv_nb.checkpoint import LazyTensor
 from mfconv_nb.dtypes import CASTABLE, itemsize, max_ulp_distance, numpy_dtype
+from mfconv_nb.progress import OnProgress
 from mfconv_nb.streaming.gather import MAX_PANEL_BYTES, PANEL_BYTES, Gatherer, panels
-from mfconv_nb.streaming.workers import OnProgress, Pulse, run_tasks
+from mfconv_nb.streaming.workers import Pulse, run_tasks
 
 Array = np.ndarray[Any, np.dtype[Any]]
 SEGMENT_BYTES = 64 << 20

@@ -21,9 +21,10 @@ import xxhash
 from mfconv_nb.checkpoint import LazyTensor
 from mfconv_nb.dtypes import itemsize
 from mfconv_nb.places import FilePlan
+from mfconv_nb.progress import OnProgress
 from mfconv_nb.streaming.gather import MAX_PANEL_BYTES, PANEL_BYTES, Gatherer, panels
 from mfconv_nb.streaming.journal import Finished, Journal
-from mfconv_nb.streaming.workers import OnProgress, Pulse, run_tasks
+from mfconv_nb.streaming.workers import Pulse, run_tasks
 
 SEGMENT_BYTES = 64 << 20
 DEFAULT_THREADS = 2
@@ -59,7 +60,7 @@ def segments_of(job: FillJob, file: int) -> Iterable[Segment]:
         first = number = 0
         for offset, nbytes in extents:
             step = nbytes if whole else SEGMENT_BYTES
-            for at in range(0, nbytes, max(step, 1)):
+            for at in range(0, max(nbytes, 1), max(step, 1)):  # an empty tensor is one empty segment
                 count = min(step, nbytes - at) // size
                 yield Segment(file, name, number, first, first + count, offset + at)
                 first, number = first + count, number + 1

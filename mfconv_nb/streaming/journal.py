@@ -37,8 +37,9 @@ class Journal:
         self.path, self._guard = path, threading.Lock()
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         _lock(self._descriptor, path)
-        self.finished = _read(path, fingerprint)
-        if not self.finished:
+        found = _read(path, fingerprint)
+        self.is_new, self.finished = found is None, found or []
+        if found is None:
             os.ftruncate(self._descriptor, 0)
             self._write({"fingerprint": fingerprint})
 
@@ -54,11 +55,11 @@ class Journal:
         os.close(self._descriptor)
 
 
-def _read(path: Path, fingerprint: str) -> list[Finished]:
-    """The finished segments of an earlier run of the same plan; none for another plan. A torn last line is left out."""
+def _read(path: Path, fingerprint: str) -> list[Finished] | None:
+    """The finished segments of an earlier run of the same plan; None for another plan. A torn last line is left out."""
     lines = path.read_bytes().split(b"\n")
     if _parsed(lines[0]) != {"fingerprint": fingerprint}:
-        return []
+        return None
     rows = [_parsed(line) for line in lines[1:]]
     return [Finished(*row) for row in rows if isinstance(row, list) and len(row) == 5]
 

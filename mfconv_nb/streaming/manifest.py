@@ -18,7 +18,8 @@ MAX_MANIFEST_BYTES = 512 << 20
 
 
 def side_folder(target: Path) -> Path:
-    """``llama.ckpt`` has ``llama.ckpt.mfconv`` beside it."""
+    """``llama.ckpt`` has ``llama.ckpt.mfconv`` beside it; so has a folder, even one that is given as ``.``."""
+    target = target if target.name not in ("", "..") else target.resolve()
     return target.parent / f"{target.name}.mfconv"
 
 

@@ -58,6 +58,13 @@ def open_staging(target: Path) -> Staging:
     return staging
 
 
+def clear_staging(staging: Staging) -> None:
+    """Throw away what an earlier run of another plan has left; its journal is another matter."""
+    for folder in (staging.data, staging.side):
+        shutil.rmtree(folder)
+        folder.mkdir()
+
+
 @contextmanager
 def refused_writes(target: Path) -> Iterator[None]:
     """Turn what the system says about writing into our own errors (MFC403, MFC404)."""

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
+from mfconv_nb.progress import OnProgress
+
 Task = TypeVar("Task")
-OnProgress = Callable[[int], None]  # called from the calling thread with the bytes done so far
 
 PULSE_SECONDS = 0.05
 

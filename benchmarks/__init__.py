@@ -1,0 +1,1 @@
+"""What `make bench` measures: speed against `cp`, against the documented algorithm, and peak memory. See docs/benchmarks.md."""

@@ -1,0 +1,24 @@
+"""Everything that is measured, by the name that --only takes. A case is a function from a ``Bench`` to rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+
+from benchmarks.bench import Bench
+from benchmarks.cases import against_documented, copying, layouts, planning, sparse, starting
+from benchmarks.results import Row
+
+CASES: Mapping[str, Callable[[Bench], Iterable[Row]]] = MappingProxyType(
+    {
+        "rename": copying.rename,
+        "durable": copying.durable,
+        "cast": copying.cast,
+        "verify": copying.verify,
+        **layouts.CASES,
+        "documented": against_documented.documented,
+        "sparse20": sparse.sparse20,
+        "plan": planning.plan,
+        "start": starting.start,
+    }
+)

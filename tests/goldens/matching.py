@@ -1,0 +1,54 @@
+"""What "matches the golden" means: a list of what does not, empty when all does."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from tests.goldens.recipe import NUMPY, Case, Recorded, Run
+from tests.support import TORCH, Raw, wide
+
+SHORT = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
+FLOATS = ("F16", "BF16", "F32", "F64")
+
+
+def problems_forward(case: Case, run: Run, actual: Mapping[str, Raw]) -> list[str]:
+    """A converted checkpoint against a run of the reference.
+
+    Names and shapes are the same. A tensor, cast to the golden's dtype, has the golden's bytes; where the dtypes are equal nothing is
+    cast. With a dtype asked for, floating tensors have it; without one, each has the dtype of the tensor it was made from.
+    """
+    golden = {t.name: t for t in run.tensors}
+    found = [f"missing {n}" for n in golden.keys() - actual.keys()] + [f"unexpected {n}" for n in actual.keys() - golden.keys()]
+    own = {TORCH[t.dtype] for t in case.tensors}
+    for name in golden.keys() & actual.keys():
+        raw = actual[name]
+        wanted = {SHORT[run.dtype]} if run.dtype is not None and raw.dtype in FLOATS else own
+        if raw.dtype not in wanted:
+            found.append(f"dtype {name}: {raw.dtype}, not {sorted(wanted)}")
+        found += _problems_of(golden[name], raw)
+    return found
+
+
+def _problems_of(golden: Recorded, raw: Raw) -> list[str]:
+    if raw.shape != golden.shape:
+        return [f"shape {golden.name}: {raw.shape}, golden {golden.shape}"]
+    values = raw.array()
+    with np.errstate(all="ignore"):
+        cast = values if raw.dtype == TORCH[golden.dtype] else values.astype(NUMPY[golden.dtype])
+    if np.isnan(wide(cast)).any():
+        return []  # the reference changes NaN payloads: those tensors are compared with special_values.json, bit by bit
+    return [] if hashlib.sha256(cast.tobytes()).hexdigest() == golden.sha256 else [f"bytes {golden.name} ({raw.dtype}, {golden.dtype})"]
+
+
+def problems_back(case: Case, actual: Mapping[str, Raw]) -> list[str]:
+    """A checkpoint that was converted back, against the original: names, shapes, dtypes and bytes, NaN payloads included."""
+    original = {t.name: t for t in case.tensors}
+    found = [f"missing {n}" for n in original.keys() - actual.keys()] + [f"unexpected {n}" for n in actual.keys() - original.keys()]
+    for name in original.keys() & actual.keys():
+        t, raw = original[name], actual[name]
+        if (TORCH[t.dtype], t.shape, t.sha256) != (raw.dtype, raw.shape, hashlib.sha256(raw.data).hexdigest()):
+            found.append(f"differs {name}: {raw.dtype} {raw.shape}, original {t.dtype} {t.shape}")
+    return found

@@ -1,0 +1,67 @@
+"""What is imported, and when: moving bytes needs neither framework, and nothing for the eye."""
+
+from __future__ import annotations
+
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mfconv_nb as mc
+
+HEAVY = ("torch", "mindspore", "transformers", "pandas", "matplotlib", "ipywidgets", "IPython", "rich", "tqdm")
+
+
+def imported_by(code: str, folder: Path) -> set[str]:
+    """The heavy modules that a fresh Python has loaded after some code."""
+    script = f"import sys\n{code}\nprint('FOUND', *(m for m in {HEAVY!r} if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, timeout=120, check=True)
+    return set(done.stdout.splitlines()[-1].split()[1:])
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("toy")
+    mc.toy("llama", folder / "toy")
+    return folder
+
+
+STEPS = """
+import mfconv_nb as mc
+src = mc.load('toy')
+out = mc.map(src, 'llama')
+{}
+"""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import mfconv_nb",
+        "import mfconv_nb as mc; mc.load; mc.map; mc.diff; mc.save; mc.verify; mc.known_families(); mc.toy; mc.read; mc.expected",
+        STEPS.format("mc.save(out, 'a/o.ckpt', dtype='fp32')"),
+        STEPS.format("mc.save(out, 'b/o.ckpt'); mc.save(mc.map(mc.load('b/o.ckpt')), 'b/back'); mc.verify('toy', 'b/o.ckpt')"),
+        STEPS.format("mc.diff(src, mc.map(out), values=True).equal; mc.toy('llama'); mc.read(out, 'lm_head.weight')"),
+        "from mfconv_nb.cli.main import run; run(['--help']); run(['families']); run(['convert', 'toy', 'c/o.ckpt', '--quiet', '--help'])",
+    ],
+    ids=["the package", "every name", "a conversion", "a round trip", "a comparison", "the command line"],
+)
+def test_moving_bytes_loads_no_framework_and_nothing_for_the_eye(code: str, toy: Path) -> None:
+    assert imported_by(code, toy) == set()
+
+
+def test_the_check_sees_a_module_that_is_loaded(toy: Path) -> None:
+    assert imported_by("import rich", toy) == {"rich"}
+
+
+def test_every_public_name_is_there_and_explains_itself() -> None:
+    assert len(mc.__all__) <= 20
+    for name in mc.__all__:
+        found = getattr(mc, name)
+        assert name == "__version__" or (found.__doc__ or "").strip()
+    assert set(mc.__all__) <= set(dir(mc))
+    assert not {m.name for m in pkgutil.iter_modules(mc.__path__)} & set(mc.__all__)  # a submodule would take the place of the name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        mc.nothing  # noqa: B018
