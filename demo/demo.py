@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.update(GLOG_v="3", HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", TOKENIZERS_PARALLELISM="false")
+os.environ.update(PYTHONUTF8="1", GLOG_v="3", HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", TOKENIZERS_PARALLELISM="false")
 warnings.filterwarnings("ignore")
 
 ROOT = Path(__file__).parents[1]
@@ -50,11 +50,11 @@ def main() -> int:
     BUILD.mkdir(parents=True)
     try:
         model, tokens = make_llama()
-        convert("--model", "llama", "--input_path", f"{shown(HF)}/", "--output_path", shown(CKPT))
+        convert(f"--model llama --input_path {shown(HF)}/ --output_path {shown(CKPT)}")
         check_in_mindspore(model)
-        convert(*"--model llama --reversed --input_path".split(), shown(CKPT), "--output_path", f"{shown(BACK)}/", "--config", shown(HF))
+        convert(f"--model llama --reversed --input_path {shown(CKPT)} --output_path {shown(BACK)}/ --config {shown(HF)}/")
         check_in_transformers(model, tokens)
-        run_mfconv("verify", shown(HF), shown(CKPT))
+        run_mfconv(f"verify {shown(HF)} {shown(CKPT)}")
         write_page()
     except DemoError as error:
         say(f"✗ Stopped.  {error}")
@@ -95,9 +95,9 @@ def make_llama() -> tuple[Any, Any]:
     return model, torch.randint(0, config.vocab_size, (2, 32))
 
 
-def convert(*arguments: str) -> None:
+def convert(arguments: str) -> None:
     """Convert on the command line and say how long the whole process took."""
-    seconds = run_mfconv("convert", *arguments)
+    seconds = run_mfconv(f"convert {arguments}")
     size = sum(p.stat().st_size for p in HF.glob("*.safetensors")) / 2**20
     say(f"  whole process, start to end: {seconds:.2f} s, {size / seconds:.0f} MiB/s")
 
@@ -128,10 +128,8 @@ def check_in_transformers(model: Any, tokens: Any) -> None:
 
 def write_page() -> None:
     """The quickstart notebook, run from top to bottom, as a page."""
-    sys.path.insert(0, str(ROOT))
     from nbclient.exceptions import CellExecutionError
-
-    from demo.page import page_html, run_notebook
+    from page import page_html, run_notebook
 
     try:
         html = page_html(run_notebook(ROOT / "notebooks" / "quickstart.ipynb", BUILD), "Quickstart")
@@ -146,15 +144,15 @@ def write_page() -> None:
 # ---- small tools -----------------------------------------------------------------------------------------------------
 
 
-def run_mfconv(*arguments: str) -> float:
+def run_mfconv(arguments: str) -> float:
     """Run the command line as a reader would, show what it prints, and return its seconds."""
-    say(f"\n$ mfconv {' '.join(arguments)}")
+    say(f"\n$ mfconv {arguments}")
     begun = time.monotonic()
-    done = subprocess.run([MFCONV, *arguments], cwd=ROOT, text=True, capture_output=True, encoding="utf-8")
+    done = subprocess.run([MFCONV, *arguments.split()], cwd=ROOT, text=True, capture_output=True, encoding="utf-8")
     seconds = time.monotonic() - begun
     say((done.stdout + done.stderr).rstrip())
-    require(done.returncode == 0, f"mfconv {arguments[0]} ended with exit code {done.returncode}.")
-    require("✓" in done.stdout, f"mfconv {arguments[0]} gave no verdict.")
+    require(done.returncode == 0, f"`mfconv {arguments}` ended with exit code {done.returncode}.")
+    require("✓" in done.stdout, f"`mfconv {arguments}` gave no verdict.")
     return seconds
 
 

@@ -18,10 +18,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mfconv_nb.blocks import Block, c_strides, make_block, whole
 from mfconv_nb.dtypes import itemsize, short_name
 from mfconv_nb.errors import InputError, MappingError, did_you_mean, quoted
 from mfconv_nb.folding import fold, folded_name
-from mfconv_nb.layout import Block, c_strides, make_block, whole
 from mfconv_nb.report import Column, Result, Table, bytes_text, count_text, shape_text
 
 HF, MF = "hf", "mf"  # the two sides: Hugging Face and MindFormers
@@ -330,8 +330,9 @@ def _summary(checkpoint: Checkpoint) -> Table:
     what = {HF: "Hugging Face checkpoint", MF: "MindFormers checkpoint"}.get(checkpoint.side or "", "Checkpoint")
     files = f" · {len(checkpoint.files)} file{'s' * (len(checkpoint.files) != 1)}" if checkpoint.files else ""
     model = checkpoint.family or (checkpoint.config or {}).get("model_type")
+    what += f" · {model}{files}" if model else files
     headline = (
-        f"{what}{f' · {model}' if model else ''}{files} · {len(checkpoint):,} tensors · {count_text(checkpoint.parameters)} parameters · {dtypes}"
+        f"{what} · {len(checkpoint):,} tensors · {count_text(checkpoint.parameters)} parameters · {dtypes}"
         f" · {bytes_text(checkpoint.nbytes)} · {checkpoint.origin}"
     )
     others = (f"{len(checkpoint.others)} entries that are no tensors: " + ", ".join(o.name for o in checkpoint.others[:4]),)

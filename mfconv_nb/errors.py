@@ -49,7 +49,6 @@ CODES = {
     "MFC405": "the target format cannot hold this tensor",
     "MFC406": "another run is writing this target",
     "MFC407": "a file ending that names no format",
-    "MFC408": "stopped before the end",
     # 5xx: how a command or a function was called
     "MFC501": "a value that cannot be used",
 }

@@ -71,9 +71,12 @@ class NoProgress(Progress):
 
 def progress_for(wanted: bool | OnProgress, total: int, what: str) -> Progress:
     """What a step shows: a bar for True, nothing for False; a function is called with the bytes done so far."""
-    if wanted is True:
-        return Progress(total, what)
-    return NoProgress() if wanted is False else _Forwarded(wanted)
+    if isinstance(wanted, Progress):
+        wanted.total = total  # only the step knows it exactly: a cast changes it
+        return wanted
+    if isinstance(wanted, bool):
+        return Progress(total, what) if wanted else NoProgress()
+    return _Forwarded(wanted)
 
 
 class _Forwarded(NoProgress):

@@ -14,22 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mfconv_nb.blocks import Block, c_strides, clip_target, compose, make_block, move_block, moved
 from mfconv_nb.errors import MappingError
 from mfconv_nb.layout import (
     Axis,
-    Block,
     Expression,
     Layout,
     One,
     Product,
     TensorLayout,
-    c_strides,
-    clip_target,
-    compose,
     describe_tensor,
-    make_block,
-    move_block,
-    moved,
     pair_blocks,
     parse_layout,
     shape_of,

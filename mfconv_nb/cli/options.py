@@ -39,7 +39,7 @@ def progress_bar(total: int, what: str, *, quiet: bool) -> Iterator[Progress]:
         try:
             yield bar
         except KeyboardInterrupt:
-            click.echo(f"Stopped at {bytes_text(bar.done)} of {bytes_text(total)}.", err=True)
+            click.echo(f"Stopped at {bytes_text(bar.done)} of {bytes_text(bar.total)}.", err=True)
             raise
 
 

@@ -9,7 +9,6 @@ import pkgutil
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,8 @@ def family_named(key: str) -> Family:
     """
     known = dict(built_in())
     if key not in known:
+        from importlib.metadata import entry_points  # 10 ms that only an unknown key costs
+
         known |= {e.name: e.load() for e in entry_points(group="mfconv_nb.families")}
     if key not in known:
         expected = ", ".join(sorted(known))

@@ -4,7 +4,8 @@ Every entry is ``0A len | 0A len name | 12 len | (08 dim)* | 12 len type | 1A le
 entries with the same name, one after the other. A file may end in ``crc_num`` and ten bytes of CRC-32.
 
 Refuses: encrypted files, lengths that do not nest, content that contradicts dims x itemsize (MindSpore itself does not check), a
-name that comes back later in the file (MindSpore lets the later one win), slices of a tensor that disagree. Strings and map parameters are listed, not carried.
+name that comes back later in the file (MindSpore lets the later one win), slices of a tensor that disagree. Strings and map
+parameters are listed, not carried.
 Source: the `checkpoint.proto` descriptor of mindspore 2.10.0, and files that it saved.
 """
 

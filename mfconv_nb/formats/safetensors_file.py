@@ -98,7 +98,7 @@ def _placed_tensor(source: FileSource, name: str, entry: Any, first: int) -> Pla
             expected="dtype, shape, data_offsets",
             hint=HINT_HEADER,
         ) from None
-    if any(type(n) is not int or not 0 <= n < MAX_AXIS for n in numbers) or len(shape) > 32:
+    if not _are_counts(numbers) or len(shape) > 32:
         found = f"shape {quoted(str(shape)[:80])}, offsets {quoted(str([begin, end])[:80])}"
         raise FormatError("MFC201", f"{quoted(name)} in {source.path}", found=found, expected="whole numbers, not negative")
     spec = TensorSpec(name, tuple(shape), dtype_named(entry.get("dtype"), name, source.path))
@@ -106,6 +106,10 @@ def _placed_tensor(source: FileSource, name: str, entry: Any, first: int) -> Pla
         found, expected = f"{end - begin:,} bytes", f"{spec.nbytes:,}: {list(shape)} of {spec.dtype}"
         raise FormatError("MFC201", f"{quoted(name)} in {source.path}", found=found, expected=expected, hint=HINT_HEADER)
     return PlacedTensor(spec, ((first + begin, end - begin),))
+
+
+def _are_counts(numbers: Sequence[object]) -> bool:
+    return all(type(n) is int and 0 <= n < MAX_AXIS for n in numbers)
 
 
 def _check_places(source: FileSource, placed: Sequence[PlacedTensor], first: int) -> None:

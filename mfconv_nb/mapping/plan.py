@@ -10,18 +10,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from mfconv_nb.blocks import Block, Shape, whole
 from mfconv_nb.checkpoint import HF, MF, Original, TensorSpec
 from mfconv_nb.config import HINT_CONFIG, Size, Sizes
 from mfconv_nb.errors import MappingError, nearest
 from mfconv_nb.folding import fold
-from mfconv_nb.layout import Block, Shape, TensorLayout, axis_names, describe_tensor, pair_blocks, shape_of, solve_sizes, whole
+from mfconv_nb.layout import TensorLayout, axis_names, describe_tensor, shape_of
 from mfconv_nb.mapping.expected import expected_names, is_expected
 from mfconv_nb.mapping.names import Pattern
-from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Rule, Tied, layouts_of, sides_of
+from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Rule, Tied
+from mfconv_nb.mapping.solve import ONE_TENSOR, Directed, Solution, SourceKey, directed_rule, solve_rule
 
 HINT_TIED = "A head may be tied to the embedding; the config says so: give it with --config (config= in Python)."
 HINT_OTHER_SIDE = "a name of the target side already"
-_Key = tuple[int, Mapping[str, int]]  # a tensor's place in the sentence, and the index of its own axes (expert 3)
 
 # how a target tensor comes about, or why a source tensor has no target
 MAPPED, TIED, DROPPED, RESTORED, LEFT_OUT = "mapped", "tied", "dropped", "restored", "left out"
@@ -110,8 +111,8 @@ class _Matcher:
         self._rows: list[tuple[int, Row]] = []
         self._instances: dict[int, dict[tuple[int, ...], _Instance]] = {}
         self._singles: dict[int, dict[tuple[int, ...], tuple[int, TensorSpec]]] = {}
-        self._solved: dict[object, _Solution | MappingError] = {}
-        self._directed = [_directed(rule, to) for rule in family.rules]
+        self._solved: dict[object, Solution | MappingError] = {}
+        self._directed = [directed_rule(rule, to) for rule in family.rules]
         self._by_template: dict[str, list[tuple[int, int, Pattern]]] = {}
         for number, directed in enumerate(self._directed):
             for place, pattern in enumerate(directed.source):
@@ -191,7 +192,7 @@ class _Matcher:
         for number, instances in self._instances.items():
             directed = self._directed[number]
             rule = directed.rule
-            keys = _ONE_TENSOR if directed.is_single else tuple(self._source_keys(number))
+            keys = ONE_TENSOR if directed.is_single else tuple(self._source_keys(number))
             for instance in instances.values():
                 if isinstance(rule, Drop):
                     specs = tuple(instance.found.values())
@@ -206,19 +207,19 @@ class _Matcher:
         for number, singles in self._singles.items():
             self._add_single_rows(self._directed[number], singles)
 
-    def _add_single_rows(self, directed: _Directed, singles: Mapping[tuple[int, ...], tuple[int, TensorSpec]]) -> None:
+    def _add_single_rows(self, directed: Directed, singles: Mapping[tuple[int, ...], tuple[int, TensorSpec]]) -> None:
         """The short way for rules of one source and one target tensor: most names of a large checkpoint."""
         rule, loops, pattern = directed.rule, directed.loops, directed.target[0]
         if not isinstance(rule, Rule):
             return
         fixed = rule.dtype if self.to == MF else None
         numbered = pattern.text.format_map({loop: f"{{{n}}}" for n, loop in enumerate(loops)})  # {layer} as {0}: twice as quick to fill
-        solutions: dict[Shape, _Solution | MappingError] = {}
+        solutions: dict[Shape, Solution | MappingError] = {}
         for key, (place, spec) in singles.items():
             sources = (spec,)
-            solution = solutions.get(spec.shape) or solutions.setdefault(spec.shape, self._solution(directed, sources, _ONE_TENSOR))
+            solution = solutions.get(spec.shape) or solutions.setdefault(spec.shape, self._solution(directed, sources, ONE_TENSOR))
             if isinstance(solution, MappingError):
-                self.problems.append(self._shape_problem(directed, sources, _ONE_TENSOR, solution))
+                self.problems.append(self._shape_problem(directed, sources, ONE_TENSOR, solution))
                 continue
             target = TensorSpec(numbered.format(*key), solution.targets[0][2], fixed or spec.dtype)
             parts = tuple(tuple(Part(spec.name, b) for _, b in blocks) for blocks in solution.parts) if solution.parts else ()
@@ -232,7 +233,7 @@ class _Matcher:
             return rule.hf not in self.original.names
         return bool(self.known.get(rule.only_if))
 
-    def _add_row(self, directed: _Directed, rule: Rule | Tied, instance: _Instance, keys: Sequence[_Key]) -> None:
+    def _add_row(self, directed: Directed, rule: Rule | Tied, instance: _Instance, keys: Sequence[SourceKey]) -> None:
         sources = self._complete_sources(directed, instance, keys)
         if sources is None:
             return
@@ -251,7 +252,7 @@ class _Matcher:
         parts = tuple(tuple(Part(sources[s].name, b) for s, b in blocks) for blocks in solution.parts)
         self._rows.append((instance.first, Row(MAPPED, rule, sources, targets, parts)))
 
-    def _complete_sources(self, directed: _Directed, instance: _Instance, keys: Sequence[_Key]) -> tuple[TensorSpec, ...] | None:
+    def _complete_sources(self, directed: Directed, instance: _Instance, keys: Sequence[SourceKey]) -> tuple[TensorSpec, ...] | None:
         """The source tensors in the order of the rule, experts counted up; None (and a problem each) where some are missing or too many."""
         found = [instance.found.get((place, tuple(axis.values()))) for place, axis in keys]
         partner = next(iter(instance.found.values())).name
@@ -265,7 +266,7 @@ class _Matcher:
                 self._add_surplus_of(spec.name, zip(directed.own[place], indices, strict=True))
         return complete if len(complete) == len(keys) == len(instance.found) else None
 
-    def _source_keys(self, number: int) -> Iterator[_Key]:
+    def _source_keys(self, number: int) -> Iterator[SourceKey]:
         """Every source tensor that an instance of a rule needs: its place in the sentence, and the index of its own axes (experts)."""
         directed = self._directed[number]
         most: dict[str, int] = {}  # experts in the layer that has most of them
@@ -279,26 +280,16 @@ class _Matcher:
 
     # -- shapes --------------------------------------------------------------------------------------------------------
 
-    def _solution(self, directed: _Directed, sources: tuple[TensorSpec, ...], keys: Sequence[_Key]) -> _Solution | MappingError:
+    def _solution(self, directed: Directed, sources: tuple[TensorSpec, ...], keys: Sequence[SourceKey]) -> Solution | MappingError:
         key = (id(directed), *(s.shape for s in sources))
         if key not in self._solved:
             try:
-                self._solved[key] = self._solve(directed, [s.shape for s in sources], keys)
+                self._solved[key] = solve_rule(directed, [s.shape for s in sources], keys, self.known)
             except MappingError as error:
                 self._solved[key] = error
         return self._solved[key]
 
-    def _solve(self, directed: _Directed, shapes: Sequence[Shape], keys: Sequence[_Key]) -> _Solution:
-        rule, source, target, layouts = directed.rule, directed.source, directed.target, directed.layouts
-        if layouts is None:
-            return _Solution(((target[0], {}, shapes[0]),), ())
-        known = {**self.known, **(rule.sizes if isinstance(rule, Rule) else {}), **_axis_sizes(keys)}
-        sizes = solve_sizes([layouts[0][place] for place, _ in keys], shapes, known)
-        if layouts[0] == layouts[1] and len(source) == len(target) == len(shapes) == 1:
-            return _Solution(((target[0], {}, shapes[0]),), ())
-        return _solution(source, target, layouts, sizes, keys)
-
-    def _shape_problem(self, directed: _Directed, sources: Sequence[TensorSpec], keys: Sequence[_Key], error: MappingError) -> Problem:
+    def _shape_problem(self, directed: Directed, sources: Sequence[TensorSpec], keys: Sequence[SourceKey], error: MappingError) -> Problem:
         if directed.layouts is not None:
             for (place, _), spec in zip(keys, sources, strict=True):
                 tensor = directed.layouts[0][place]
@@ -420,99 +411,6 @@ class _Matcher:
     def ordered_rows(self) -> list[Row]:
         """Rows in the order of the source."""
         return [row for _, row in sorted(self._rows, key=lambda r: r[0])]
-
-
-@dataclass(frozen=True, slots=True)
-class _Directed:
-    """A rule read in one direction.
-
-    Attributes:
-        loops: the placeholders that both sides share.
-        own: for each source pattern the placeholders that are axes of the other side.
-        is_single: one source tensor an instance.
-        is_plain: and one target tensor, a plain rule.
-    """
-
-    rule: AnyRule
-    source: tuple[Pattern, ...]
-    target: tuple[Pattern, ...]
-    layouts: tuple[tuple[TensorLayout, ...], tuple[TensorLayout, ...]] | None
-    loops: tuple[str, ...]
-    own: tuple[tuple[str, ...], ...]
-
-    is_single: bool
-    is_plain: bool
-
-
-def _directed(rule: AnyRule, to: str) -> _Directed:
-    source, target = sides_of(rule, to)
-    shared = {p for t in target for p in t.placeholders}
-    loops = tuple(dict.fromkeys(p for s in source for p in s.placeholders if p in shared or not target))
-    own = tuple(tuple(p for p in s.placeholders if p not in loops) for s in source)
-    layouts = None if isinstance(rule, Drop) else layouts_of(rule, to)
-    is_single = len(own) == 1 and not own[0]
-    placeholders_agree = len(target) == 1 and set(target[0].placeholders) == set(loops)
-    is_plain = is_single and placeholders_agree and isinstance(rule, Rule) and source[0].placeholders == loops
-    return _Directed(rule, source, target, layouts, loops, own, is_single, is_plain)
-
-
-_ONE_TENSOR: tuple[_Key, ...] = ((0, {}),)
-
-
-@dataclass(frozen=True, slots=True)
-class _Solution:
-    """The shapes of a rule's targets, and their blocks as (place among the sources, block). No parts: a plain rename."""
-
-    targets: tuple[tuple[Pattern, Mapping[str, int], Shape], ...]
-    parts: tuple[tuple[tuple[int, Block], ...], ...]
-
-
-def _axis_sizes(keys: Iterable[_Key]) -> dict[str, int]:
-    """How many tensors a placeholder stands for that is an axis of the other side."""
-    sizes: dict[str, int] = {}
-    for _, indices in keys:
-        for axis, index in indices.items():
-            sizes[axis] = max(sizes.get(axis, 0), index + 1)
-    return sizes
-
-
-def _solution(
-    source: Sequence[Pattern],
-    target: Sequence[Pattern],
-    layouts: tuple[tuple[TensorLayout, ...], tuple[TensorLayout, ...]],
-    sizes: Mapping[str, int],
-    source_keys: Sequence[_Key],
-) -> _Solution:
-    loops = {p for t in source for p in t.placeholders} & {p for t in target for p in t.placeholders}
-    own = tuple(dict.fromkeys(p for side in (source, target) for t in side for p in t.placeholders if p not in loops))
-    unknown = [axis for axis in own if axis not in sizes]
-    if unknown:
-        raise MappingError("MFC307", found=f"no size for {', '.join(unknown)}", expected="a size from the shapes or the config")
-    target_axes = [[p for p in t.placeholders if p in own] for t in target]
-    keys = [
-        (place, dict(zip(axes, index, strict=True)))
-        for place, axes in enumerate(target_axes)
-        for index in product(*(range(sizes[a]) for a in axes))
-    ]
-    parts: list[list[tuple[int, Block]]] = [[] for _ in keys]
-    for index in product(*(range(sizes[a]) for a in own)):
-        fixed = dict(zip(own, index, strict=True))
-        for pair in pair_blocks(layouts[0], layouts[1], sizes, fixed):
-            s = _place_of(source_keys, pair.source, fixed)
-            parts[_place_of(keys, pair.target, fixed)].append((s, pair.block))
-    targets = []
-    for place, axis in keys:
-        shape = shape_of(layouts[1][place], sizes)
-        if shape is None:
-            missing = ", ".join(sorted(axis_names(layouts[1][place]) - sizes.keys()))
-            expected = "a size from the shapes or from config.json"
-            raise MappingError("MFC307", found=f"no size for {missing}", expected=expected)
-        targets.append((target[place], axis, shape))
-    return _Solution(tuple(targets), tuple(tuple(p) for p in parts))
-
-
-def _place_of(keys: Iterable[_Key], place: int, fixed: Mapping[str, int]) -> int:
-    return next(n for n, (p, axis) in enumerate(keys) if p == place and all(fixed[a] == i for a, i in axis.items()))
 
 
 def _all_before(keys: set[tuple[int, ...]]) -> set[tuple[int, ...]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mfconv_nb.blocks import compose
 from mfconv_nb.checkpoint import HF, MF, Checkpoint, Equality, LazyTensor, Original, Piece, TensorSpec
 from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.config import Size, Sizes, read_sizes
@@ -14,7 +15,6 @@ from mfconv_nb.dtypes import short_name
 from mfconv_nb.errors import MappingError, UsageError, did_you_mean, quoted
 from mfconv_nb.families.registry import family_named, identify
 from mfconv_nb.folding import fold, folded_name, folded_names
-from mfconv_nb.layout import compose
 from mfconv_nb.mapping.plan import DROPPED, HINT_OTHER_SIDE, LEFT_OUT, MAPPED, RESTORED, TIED, MappingPlan, Problem, Row, plan_mapping
 from mfconv_nb.mapping.rules import Family, Tied
 from mfconv_nb.report import Column, Result, Table, bytes_text, count_text, shape_text
@@ -46,6 +46,8 @@ def map(
     Raises:
         MappingError: MFC301 to MFC305. With MFC303 the error holds every problem, folded.
     """
+    if layers is not None and layers < 1:
+        raise UsageError("MFC501", "layers", found=layers, expected="at least 1")
     source = load(checkpoint, config=config)
     to = _direction(source, to)
     chosen = _family(source, family, to)
@@ -107,6 +109,7 @@ def _mapped(source: Checkpoint, plan: MappingPlan, original: Original | None) ->
     for row in plan.rows:
         if row.status == RESTORED and original is not None:
             tensors |= {spec.name: original.carried[spec.name] for spec in row.targets}
+            fixed |= {spec.name for spec in row.targets}  # they come back as they were, whatever cast is asked for
         elif row.status == DROPPED:
             carried |= {spec.name: source.tensors[spec.name] for spec in row.sources}
         else:

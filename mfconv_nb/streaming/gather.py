@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from mfconv_nb.blocks import Block, clip_target, move_block, moved
 from mfconv_nb.checkpoint import LazyTensor, Piece, stored_tensor
 from mfconv_nb.dtypes import itemsize, numpy_dtype
 from mfconv_nb.errors import MappingError, quoted
-from mfconv_nb.layout import Block, clip_target, move_block, moved
 
 PANEL_BYTES = 512 << 10  # one read and one write; 8 MiB buffers were two to three times slower
 MAX_PANEL_BYTES = 4 << 20  # where rows are scattered in the source, a panel has at least 128 of them, up to this

@@ -1,0 +1,134 @@
+"""One rule, read in one direction, on real shapes: the shapes of its targets, and the blocks they are made of. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from mfconv_nb.blocks import Block, Shape
+from mfconv_nb.errors import MappingError
+from mfconv_nb.layout import TensorLayout, axis_names, pair_blocks, shape_of, solve_sizes
+from mfconv_nb.mapping.names import Pattern
+from mfconv_nb.mapping.rules import AnyRule, Drop, Rule, layouts_of, sides_of
+
+SourceKey = tuple[int, Mapping[str, int]]  # a tensor's place in the sentence, and the index of its own axes (expert 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Directed:
+    """A rule read in one direction.
+
+    Attributes:
+        loops: the placeholders that both sides share.
+        own: for each source pattern the placeholders that are axes of the other side.
+        is_single: one source tensor an instance.
+        is_plain: and one target tensor, a plain rule.
+    """
+
+    rule: AnyRule
+    source: tuple[Pattern, ...]
+    target: tuple[Pattern, ...]
+    layouts: tuple[tuple[TensorLayout, ...], tuple[TensorLayout, ...]] | None
+    loops: tuple[str, ...]
+    own: tuple[tuple[str, ...], ...]
+    is_single: bool
+    is_plain: bool
+
+
+def directed_rule(rule: AnyRule, to: str) -> Directed:
+    """A rule as it reads in the direction ``to``."""
+    source, target = sides_of(rule, to)
+    shared = {p for t in target for p in t.placeholders}
+    loops = tuple(dict.fromkeys(p for s in source for p in s.placeholders if p in shared or not target))
+    own = tuple(tuple(p for p in s.placeholders if p not in loops) for s in source)
+    layouts = None if isinstance(rule, Drop) else layouts_of(rule, to)
+    is_single = len(own) == 1 and not own[0]
+    placeholders_agree = len(target) == 1 and set(target[0].placeholders) == set(loops)
+    is_plain = is_single and placeholders_agree and isinstance(rule, Rule) and source[0].placeholders == loops
+    return Directed(rule, source, target, layouts, loops, own, is_single, is_plain)
+
+
+ONE_TENSOR: tuple[SourceKey, ...] = ((0, {}),)  # the keys of a rule with one source tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """The shapes of a rule's targets, and their blocks as (place among the sources, block). No parts: a plain rename."""
+
+    targets: tuple[tuple[Pattern, Mapping[str, int], Shape], ...]
+    parts: tuple[tuple[tuple[int, Block], ...], ...]
+
+
+def solve_rule(directed: Directed, shapes: Sequence[Shape], keys: Sequence[SourceKey], known: Mapping[str, int]) -> Solution:
+    """The target shapes and blocks of one instance of a rule, from the shapes of its source tensors.
+
+    Args:
+        keys: which source tensor each shape belongs to.
+        known: axis sizes from the config.
+    Raises:
+        MappingError: MFC307 when a shape does not fit the sentence or the sizes.
+    """
+    rule, source, target, layouts = directed.rule, directed.source, directed.target, directed.layouts
+    if layouts is None:
+        return Solution(((target[0], {}, shapes[0]),), ())
+    sizes_given = {**known, **(rule.sizes if isinstance(rule, Rule) else {}), **_axis_sizes(keys)}
+    sizes = solve_sizes([layouts[0][place] for place, _ in keys], shapes, sizes_given)
+    if layouts[0] == layouts[1] and len(source) == len(target) == len(shapes) == 1:
+        return Solution(((target[0], {}, shapes[0]),), ())
+    return _solution(source, target, layouts, sizes, keys)
+
+
+def _axis_sizes(keys: Iterable[SourceKey]) -> dict[str, int]:
+    """How many tensors a placeholder stands for that is an axis of the other side."""
+    sizes: dict[str, int] = {}
+    for _, indices in keys:
+        for axis, index in indices.items():
+            sizes[axis] = max(sizes.get(axis, 0), index + 1)
+    return sizes
+
+
+def _solution(
+    source: Sequence[Pattern],
+    target: Sequence[Pattern],
+    layouts: tuple[tuple[TensorLayout, ...], tuple[TensorLayout, ...]],
+    sizes: Mapping[str, int],
+    source_keys: Sequence[SourceKey],
+) -> Solution:
+    loops = {p for t in source for p in t.placeholders} & {p for t in target for p in t.placeholders}
+    own = tuple(dict.fromkeys(p for side in (source, target) for t in side for p in t.placeholders if p not in loops))
+    unknown = [axis for axis in own if axis not in sizes]
+    if unknown:
+        raise MappingError("MFC307", found=f"no size for {', '.join(unknown)}", expected="a size from the shapes or the config")
+    target_axes = [[p for p in t.placeholders if p in own] for t in target]
+    keys = [
+        (place, dict(zip(axes, index, strict=True)))
+        for place, axes in enumerate(target_axes)
+        for index in product(*(range(sizes[a]) for a in axes))
+    ]
+    source_places, target_places = _places_of(source_keys), _places_of(keys)
+    parts: list[list[tuple[int, Block]]] = [[] for _ in keys]
+    for index in product(*(range(sizes[a]) for a in own)):
+        fixed = dict(zip(own, index, strict=True))
+        for pair in pair_blocks(layouts[0], layouts[1], sizes, fixed):
+            s = source_places[pair.source, _index_of(source[pair.source], fixed)]
+            t = target_places[pair.target, _index_of(target[pair.target], fixed)]
+            parts[t].append((s, pair.block))
+    targets = []
+    for place, axis in keys:
+        shape = shape_of(layouts[1][place], sizes)
+        if shape is None:
+            missing = ", ".join(sorted(axis_names(layouts[1][place]) - sizes.keys()))
+            expected = "a size from the shapes or from config.json"
+            raise MappingError("MFC307", found=f"no size for {missing}", expected=expected)
+        targets.append((target[place], axis, shape))
+    return Solution(tuple(targets), tuple(tuple(p) for p in parts))
+
+
+def _places_of(keys: Sequence[SourceKey]) -> dict[tuple[int, tuple[int, ...]], int]:
+    """Where each tensor stands among all of one side, by its place in the sentence and the index of its own axes."""
+    return {(place, tuple(axis.values())): n for n, (place, axis) in enumerate(keys)}
+
+
+def _index_of(pattern: Pattern, fixed: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(fixed[p] for p in pattern.placeholders if p in fixed)
