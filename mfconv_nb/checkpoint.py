@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import stat
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -75,8 +76,10 @@ class FileSource:
         self.path, self.label = path, path.name
         try:
             status = os.stat(path)
-        except OSError as error:
-            raise InputError("MFC101", path, found=error.strerror, expected="a readable file") from None
+        except (OSError, ValueError) as error:  # ValueError: a name with a null byte or a lone surrogate
+            raise InputError("MFC101", path, found=getattr(error, "strerror", error), expected="a readable file") from None
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+            raise InputError("MFC101", path, found="a folder, a pipe or a device", expected="a readable file")
         self.size = status.st_size
         self.modified_ns = status.st_mtime_ns
         self._inode = status.st_ino

@@ -41,12 +41,11 @@ def read_config(path: Path) -> dict[str, Any]:
         InputError: MFC101 (no such file) or MFC106 (not a JSON object, too large, too deep).
     """
     try:
-        with open(path, "rb") as file:
-            raw = file.read(MAX_CONFIG_BYTES + 1)
-    except OSError as error:
-        raise InputError("MFC101", path, found=error.strerror, expected="a readable config.json") from None
-    if len(raw) > MAX_CONFIG_BYTES:
-        raise InputError("MFC106", path, found="more than 16 MiB", expected="a small JSON object")
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise InputError("MFC106", path, found="more than 16 MiB", expected="a small JSON object")
+        raw = path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte or a lone surrogate
+        raise InputError("MFC101", path, found=getattr(error, "strerror", error), expected="a readable config.json") from None
     try:
         config = json.loads(raw)
     except (ValueError, RecursionError) as error:

@@ -79,7 +79,7 @@ class MfconvError(Exception):
     def __str__(self) -> str:
         head = f"{self.code} {CODES[self.code]}"
         if self.where is not None:
-            head += f": {printable(str(self.where))}"
+            head += f": {on_one_line(str(self.where))}"
         parts = (("found", self.found), ("expected", self.expected), ("hint", self.hint))
         lines = [f"  {label:<9} {printable(str(text))}" for label, text in parts if text is not None]
         return "\n".join([head, *lines])
@@ -114,9 +114,20 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
+def on_one_line(text: str) -> str:
+    """``printable`` for what must not break a line: a path, a name. At most 1,200 characters, cut in the middle."""
+    text = printable(text).replace("\n", "\\n")
+    return text if len(text) <= 1200 else f"{text[:800]} … {text[-390:]}"
+
+
+def one_line(text: str) -> str:
+    """``text`` with line breaks shown as escapes too."""
+    return printable(text).replace("\n", "\\n")
+
+
 def quoted(name: str | Path) -> str:
     """A name as it stands in a message: in quotes, escaped, at most 200 characters, cut in the middle."""
-    text = printable(str(name)).replace("\n", "\\n")
+    text = one_line(str(name))
     return f"'{text if len(text) <= 200 else text[:120] + ' … ' + text[-70:]}'"
 
 

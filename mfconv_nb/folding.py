@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from mfconv_nb.errors import on_one_line
+
 _NUMBER = re.compile(r"([0-9]+)")
 
 
@@ -49,12 +51,12 @@ def folded_name(names: Iterable[str]) -> str:
 
 
 def folded_names(names: Iterable[str]) -> list[str]:
-    """Names as one a template, in order of first appearance."""
+    """Names as one a template, in order of first appearance. For display: control characters are escaped, line breaks too."""
     numbers: dict[str, list[tuple[int, ...]]] = {}
     for name in names:
         template, found = fold(name)
         numbers.setdefault(template, []).append(found)
-    return [_filled(template, rows) for template, rows in numbers.items()]
+    return [on_one_line(_filled(template, rows)) for template, rows in numbers.items()]
 
 
 def _filled(template: str, rows: list[tuple[int, ...]]) -> str:

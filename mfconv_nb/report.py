@@ -62,7 +62,7 @@ class Result:
     def rows(self) -> list[dict[str, Any]]:
         """The rows as plain dicts, all of them."""
         table = self.table()
-        keys = [c.title.replace(" ", "_") for c in table.columns]
+        keys = [c.title.replace(" ", "_") or "mark" for c in table.columns]
         return [dict(zip(keys, row, strict=True)) for row in table.rows]
 
     def to_frame(self) -> pandas.DataFrame:
@@ -131,11 +131,11 @@ def difference_text(max_abs: float, max_ulp: int | None) -> str:
 
 def plain_marks(text: str) -> str:
     """The text as the terminal can show it: ASCII marks where stdout is not UTF-8."""
-    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # a stream in memory has none, and takes every character
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
-        for mark, ascii_mark in {**MARKS, "‥": "..", "×": "x", "·": "-", "→": "->", "…": "..."}.items():
+        for mark, ascii_mark in {**MARKS, "‥": "..", "×": "x", "·": "-", "→": "->", "…": "...", "─": "-"}.items():
             text = text.replace(mark, ascii_mark)
         return text.encode(encoding, "replace").decode(encoding)
     return text
@@ -170,7 +170,7 @@ def _grid(columns: Sequence[Column], rows: Sequence[tuple[Any, ...]], width: int
         grid.add_column(columns[place].title, justify=justify, overflow="fold", no_wrap=columns[place].numeric)
     for row in cells:
         grid.add_row(*(Text(_broken(row[place], widths[place])) for place in kept))
-    console = Console(width=max(60, width - 2), color_system=None, force_terminal=False, legacy_windows=False)
+    console = Console(width=max(60, width - 2), color_system=None, force_terminal=False, force_jupyter=False, legacy_windows=False)
     with console.capture() as captured:
         console.print(grid)
     return "\n".join(f"  {line}".rstrip() for line in captured.get().rstrip("\n").split("\n"))

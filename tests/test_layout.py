@@ -213,11 +213,11 @@ def sentences(draw: st.DrawFn) -> Sentence:
     shared = ["a", "b", "c"][: draw(st.integers(0, 3))]
     parts = ["p", "q", "r"][: draw(st.integers(1, 3))]
     inner = {p: draw(st.sampled_from([p, f"{p}{p} {p}", f"{p} {p}{p}"])) for p in parts}
-    braces = len(parts) > 1 or draw(st.booleans())
+    braces: bool = len(parts) > 1 or draw(st.integers(0, 1)) == 1
     fused = f"({' + '.join(inner[p] for p in parts)})" if braces else inner[parts[0]]
     place = draw(st.integers(0, len(shared)))
     left = [*shared[:place], fused, *shared[place:]]
-    if shared and draw(st.booleans()):
+    if draw(st.booleans()) and shared:
         left = [f"({' '.join(left)})"]
     right = [draw(tensor_of([*shared, *inner[p].split()])) for p in parts]
     text = f"{' '.join(left)} -> {tensors_text(right)}"

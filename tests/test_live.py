@@ -268,3 +268,14 @@ def test_a_mindspore_tensor_is_copied_out_about_once_when_it_is_saved(tmp_path: 
     mc.save(mc.load({"w": tensor}), tmp_path / "out.safetensors")
     assert raws_in(tmp_path / "out.safetensors")["w"].array().tolist() == numbered(3 << 20).tolist()
     assert 1 <= len(copies) <= 2
+
+
+@pytest.mark.real_frameworks
+def test_a_mindspore_parameter_that_was_trained_on_is_read_as_it_is_now() -> None:
+    import mindspore
+
+    parameter = mindspore.Parameter(mindspore.Tensor(numbered(4)), name="w")
+    loaded = mc.load({"w": parameter})
+    assert mc.read(loaded, "w").tolist() == [0, 1, 2, 3]
+    parameter.set_data(mindspore.Tensor(numbered(4, first=10)))
+    assert mc.read(loaded, "w").tolist() == [10, 11, 12, 13]

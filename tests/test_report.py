@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from mfconv_nb.report import (
     bytes_text,
     count_text,
     difference_text,
+    plain_marks,
     seconds_text,
     shape_text,
     table_html,
@@ -152,3 +154,39 @@ def test_a_difference_has_words_for_none_and_counts_ulp() -> None:
     assert difference_text(3.05e-5, 1) == "3e-05 (1 ULP)"
     assert difference_text(3.0, None) == "3"
     assert difference_text(0.0, 1_000) == "0 (1,000 ULP)"
+
+
+# ---- found by looking ------------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_in_memory_takes_every_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", io.StringIO())  # it has no encoding: redirect_stdout, doctest
+    assert plain_marks("✓ 2 × 3 → ─") == "✓ 2 × 3 → ─"
+
+
+def test_a_terminal_without_utf8_gets_plain_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert plain_marks("✓ {0‥3} 2 × 3 → ─ …") == "ok {0..3} 2 x 3 -> - ..."
+
+
+def test_a_column_without_a_title_has_a_name_in_rows() -> None:
+    columns = (Column(""), Column("condition"))
+    assert Shown(Table("", "", columns, [("✓", "equal")])).rows() == [{"mark": "✓", "condition": "equal"}]
+
+
+def test_html_leaves_out_optional_columns_that_are_empty() -> None:
+    columns = (Column("name"), Column("note", optional=True), Column("hint", optional=True))
+    html = table_html(Table("", "", columns, [("a", "", "look"), ("b", "", "")]))
+    assert "note" not in html
+    assert "hint" in html
+
+
+def test_numbers_in_html_are_never_broken_and_names_only_after_dots() -> None:
+    html = table_html(Table("", "", (Column("name"), Column("bytes", True)), [("a.{0‥3}.b", "62.1 KiB")]))
+    assert "62.1 KiB" in html
+    assert "a.<wbr><span class='mfconv-k'>{0‥3}</span>.<wbr>b" in html
+
+
+@pytest.mark.parametrize("mark, tone", [("✓", "good"), ("✗", "bad"), ("≈", "mid"), ("!", "mid")])
+def test_every_verdict_has_its_colour_and_its_mark(mark: str, tone: str) -> None:
+    assert f"<span class='mfconv-v mfconv-{tone}'>{mark} Word.</span>" in table_html(Table(f"{mark} Word.", ""))

@@ -70,7 +70,7 @@ def read_index(path: Path) -> Index:
 def _total_size(content: Mapping[str, object]) -> int | None:
     metadata = content.get("metadata")
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
-    return int(total) if isinstance(total, int | float) and not isinstance(total, bool) else None
+    return int(total) if isinstance(total, int | float) and not isinstance(total, bool) and abs(total) < 1 << 63 else None
 
 
 def check_against_files(index: Index, found: Mapping[str, str]) -> None:

@@ -6,12 +6,13 @@ than torch files. Reads headers only.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mfconv_nb.checkpoint import HF, MF, FileSource, LazyTensor, OtherEntry, stored_tensor
-from mfconv_nb.errors import InputError, quoted
+from mfconv_nb.errors import InputError, on_one_line, quoted
 from mfconv_nb.formats import index as index_files
 from mfconv_nb.formats import mindspore_ckpt, safetensors_file, torch_pickle
 
@@ -52,9 +53,9 @@ def open_path(path: Path) -> Opened:
     Raises:
         InputError: MFC101 to MFC105. FormatError: MFC2xx for a file that cannot be trusted.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         return _open_folder(path)
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path.exists(), false for a name that no system can hold
         raise InputError("MFC101", path, expected="a folder, an index or a file with weights", hint=_hint_near(path))
     if path.suffix == ".json":
         if not index_files.looks_like(path):
@@ -88,7 +89,7 @@ def open_files(paths: Sequence[Path]) -> Opened:
 
 def _open_index(path: Path) -> Opened:
     index = index_files.read_index(path)
-    missing = [f.name for f in index.files if not f.is_file()]
+    missing = [f.name for f in index.files if not os.path.isfile(f)]
     if missing:
         found = f"{len(missing)} of {len(index.files)} files are absent; first {quoted(missing[0])}"
         raise InputError("MFC104", path, found=found, expected="every shard beside the index", hint="Fetch the missing files.")
@@ -106,7 +107,7 @@ def _open_index(path: Path) -> Opened:
 def _open_folder(folder: Path) -> Opened:
     by_kind = {kind: files for kind, globs in SEARCH if (files := _files(folder, globs))}
     if not by_kind:
-        names = sorted(p.name for p in folder.iterdir())[:6]
+        names = [quoted(p.name) for p in sorted(folder.iterdir())[:6]]
         raise InputError(
             "MFC102",
             folder,
@@ -116,11 +117,11 @@ def _open_folder(folder: Path) -> Opened:
         )
     kind, files = next(iter(by_kind.items()))
     if len(files) > 1 and kind.endswith("index"):
-        listed = ", ".join(f.name for f in files)
-        raise InputError("MFC104", folder, found=f"several indexes: {listed}", expected="one", hint="Give the one you mean.")
+        listed = ", ".join(quoted(f.name) for f in files[:4])
+        raise InputError("MFC104", folder, found=f"{len(files)} indexes: {listed}", expected="one", hint="Give the one you mean.")
     opened = _open_index(files[0]) if kind.endswith("index") else open_files(files)
-    rest = [p.name for k in by_kind if k != kind for p in by_kind[k] if p not in opened.files]
-    rest += [p.name for p in _files(folder, ("*.safetensors",)) if kind == "safetensors index" and p not in opened.files]
+    rest = [on_one_line(p.name) for k in by_kind if k != kind for p in by_kind[k] if p not in opened.files]
+    rest += [on_one_line(p.name) for p in _files(folder, ("*.safetensors",)) if kind == "safetensors index" and p not in opened.files]
     notes = (f"not read: {', '.join(sorted(set(rest))[:4])}{' ...' if len(set(rest)) > 4 else ''}",) if rest else ()
     return Opened(opened.tensors, opened.files, opened.side, opened.format, opened.others, opened.notes + notes)
 
@@ -164,15 +165,15 @@ def _open_file(path: Path) -> _OneFile:
 
 
 def _hint_near(path: Path) -> str | None:
-    if path.parent.is_dir():
-        near = [p.name for p in checkpoint_files(path.parent)][:4]
+    if os.path.isdir(path.parent):
+        near = [quoted(p.name) for p in checkpoint_files(path.parent)[:4]]
         if near:
-            return f"In {path.parent} there is: {', '.join(near)}"
+            return f"In {on_one_line(str(path.parent))} there is: {', '.join(near)}"
     return None
 
 
 def _hint_inside(folder: Path) -> str | None:
     for inner in sorted(p for p in folder.iterdir() if p.is_dir())[:50]:
         if checkpoint_files(inner):
-            return f"There is a checkpoint in {inner}"
+            return f"There is a checkpoint in {on_one_line(str(inner))}"
     return None

@@ -74,10 +74,14 @@ def _stored_members(source: FileSource) -> dict[int, int] | None:
             for info in archive.infolist():
                 local = source.read(info.header_offset, 30)
                 name_bytes, extra_bytes = struct.unpack("<HH", local[26:30])
-                members[info.header_offset + 30 + name_bytes + extra_bytes] = info.file_size
+                start = info.header_offset + 30 + name_bytes + extra_bytes
+                members[start] = info.file_size
                 if info.compress_type != zipfile.ZIP_STORED:
                     found = f"{quoted(info.filename)} is compressed"
                     raise FormatError("MFC201", source.path, found=found, expected="stored members, as torch writes")
+                if info.filename.endswith("/byteorder") and source.read(start, min(info.file_size, 16)) == b"big":
+                    found, hint = "big-endian numbers", "Load it in torch and save it again on a little-endian machine."
+                    raise FormatError("MFC205", source.path, found=found, expected="little-endian numbers", hint=hint)
     except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError, OSError) as error:
         found = f"a broken zip: {error}"
         raise FormatError("MFC202", source.path, found=found, expected="a torch file", hint="Fetch it again.") from None
@@ -110,11 +114,16 @@ def _tensors_in(torch: Any, state: Any, path: Path) -> tuple[dict[str, Any], tup
     wrapper, outer = (inner, state) if inner is not None else (state, {})
     tensors = {n: t for n, t in wrapper.items() if isinstance(n, str) and isinstance(t, torch.Tensor)}
     rest = [(n, v) for d in (wrapper, outer) for n, v in d.items() if v is not inner and not (n in tensors and d is wrapper)]
-    others = tuple(OtherEntry(str(n), type(v).__name__, str(v)[:80]) for n, v in rest)
+    others = tuple(OtherEntry(str(n), type(v).__name__, _short_text(v)) for n, v in rest)
     if not tensors:
         found = f"{len(others)} entries, no tensor among them"
         raise FormatError("MFC206", path, found=found, expected="a dict of tensors", hint=HINT_PICKLE)
     return tensors, others
+
+
+def _short_text(value: Any) -> str:
+    """A plain value as text. A list is not printed: a few bytes of pickle can make one that prints without end."""
+    return str(value)[:80] if isinstance(value, str | int | float | bool | None) else ""
 
 
 def _lazy(torch: Any, name: str, t: Any, source: FileSource, members: dict[int, int] | None) -> LazyTensor:

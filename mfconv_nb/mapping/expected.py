@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 
 from mfconv_nb.checkpoint import HF, MF, TensorSpec
-from mfconv_nb.config import Sizes
+from mfconv_nb.config import HINT_CONFIG, Sizes
 from mfconv_nb.errors import MappingError
 from mfconv_nb.layout import shape_of
 from mfconv_nb.mapping.names import Pattern
 from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Rule, Tied, layouts_of, sides_of
+
+MAX_TENSORS = 1_000_000  # of one rule; the largest model has 92,000 in all
 
 
 def is_expected(rule: AnyRule, known: Mapping[str, int], to: str) -> bool:
@@ -59,6 +62,9 @@ def _specs_of(rule: Rule | Tied, known: Mapping[str, int], to: str, dtype: str) 
         shape = shape_of(tensor, sizes)
         if shape is None:
             raise MappingError("MFC307", pattern.text, found="an axis without a size", expected="a size for each axis")
+        if math.prod(known[p] for p in pattern.placeholders) > MAX_TENSORS:
+            found = ", ".join(f"{p} {known[p]:,}" for p in pattern.placeholders)
+            raise MappingError("MFC106", pattern.text, found=found, expected=f"at most {MAX_TENSORS:,} tensors", hint=HINT_CONFIG)
         for index in product(*(range(known[p]) for p in pattern.placeholders)):
             name = pattern.fill(dict(zip(pattern.placeholders, index, strict=True)))
             yield index[:1], TensorSpec(name, shape, fixed or dtype)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 
 from mfconv_nb.blocks import Block, Shape, whole
 from mfconv_nb.checkpoint import HF, MF, Original, TensorSpec
@@ -23,6 +23,8 @@ from mfconv_nb.mapping.solve import ONE_TENSOR, Directed, Solution, SourceKey, d
 
 HINT_TIED = "A head may be tied to the embedding; the config says so: give it with --config (config= in Python)."
 HINT_OTHER_SIDE = "a name of the target side already"
+
+MOST_MISSING = 1000  # names of a rule that are listed: a config.json may promise a billion layers
 
 # how a target tensor comes about, or why a source tensor has no target
 MAPPED, TIED, DROPPED, RESTORED, LEFT_OUT = "mapped", "tied", "dropped", "restored", "left out"
@@ -275,7 +277,9 @@ class _Matcher:
                 for axis, index in zip(directed.own[place], indices, strict=True):
                     most[axis] = max(most.get(axis, 0), index + 1)
         for place, own in enumerate(directed.own):
-            for indices in product(*(range(self.known.get(axis, most.get(axis, 1))) for axis in own)):
+            seen = {axis: most.get(axis, 1) for axis in own}
+            counts = [min(self.known.get(axis, n), n + MOST_MISSING) for axis, n in seen.items()]
+            for indices in product(*map(range, counts)):
                 yield place, dict(zip(own, indices, strict=True))
 
     # -- shapes --------------------------------------------------------------------------------------------------------
@@ -348,10 +352,12 @@ class _Matcher:
         limits = dict(self.known)
         if self.layers is not None:
             limits["layer"] = min(limits.get("layer", self.layers), self.layers)
+        enough = len(present) + MOST_MISSING  # so many names cannot all be there
+        countable = {axis: min(size, enough) for axis, size in limits.items()}
         for directed in self._directed:
             if not is_expected(directed.rule, self.known, self.to):
                 continue
-            for name in expected_names(directed.source, limits):
+            for name in islice(expected_names(directed.source, countable), enough):
                 if name not in present:
                     origin = self.sizes["layer"].origin if self.sizes and "layer" in self.sizes else "config.json"
                     expected = f"there, by config.json ({origin} = {limits.get('layer')})" if "layer" in limits else "there"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -62,7 +63,7 @@ def _config(config: str | Path | Mapping[str, Any] | None) -> Mapping[str, Any] 
     if config is None or isinstance(config, Mapping):
         return config
     path = Path(config).expanduser()
-    return read_config(path / "config.json" if path.is_dir() else path)
+    return read_config(path / "config.json" if os.path.isdir(path) else path)
 
 
 def _config_beside(path: Path) -> Mapping[str, Any] | None:

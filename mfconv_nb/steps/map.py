@@ -12,7 +12,7 @@ from mfconv_nb.checkpoint import HF, MF, Checkpoint, Equality, LazyTensor, Origi
 from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.config import Size, Sizes, read_sizes
 from mfconv_nb.dtypes import short_name
-from mfconv_nb.errors import MappingError, UsageError, did_you_mean, quoted
+from mfconv_nb.errors import MappingError, UsageError, did_you_mean, one_line, quoted
 from mfconv_nb.families.registry import family_named, identify
 from mfconv_nb.folding import fold, folded_name, folded_names
 from mfconv_nb.mapping.plan import DROPPED, HINT_OTHER_SIDE, LEFT_OUT, MAPPED, RESTORED, TIED, MappingPlan, Problem, Row, plan_mapping
@@ -148,6 +148,9 @@ class _Maker:
         if not row.parts:
             tensor = self.source.tensors[row.sources[number].name]
             return LazyTensor(spec, tensor.pieces)
+        parts = [self.source.tensors[part.source] for part in row.parts[number]]
+        if any(not t.pieces and t.spec.elements for t in parts):
+            return LazyTensor(spec, ())  # a name and a shape only, as torch's meta device gives
         pieces = [piece for part in row.parts[number] for piece in self._seen_through(part.source, part.block)]
         return LazyTensor(spec, tuple(pieces))
 
@@ -246,7 +249,7 @@ class CoverageError(MappingError):
 
 
 EXPECTED = "every tensor matched by exactly one rule, shapes and layers as in config.json"
-MAX_GROUPS = 8  # of problems that an error shows; table() of the error has all
+MAX_GROUPS = 6  # of problems that an error shows; table() of the error has all
 
 
 def _hint(plan: MappingPlan) -> str | None:
@@ -294,4 +297,4 @@ def _cause_line(groups: list[list[Problem]]) -> str:
     count = f" ({total:,} tensors)" if total > 1 else ""
     near = f"; {first.hint}" if first.kind == "unmatched" and first.hint else ""
     wanted = "" if first.kind == "unmatched" else f", expected {first.expected}"
-    return f"{first.kind:<10} {folded_name(p.name for p in groups[0])}{more}{count}: {first.found}{wanted}{near}"
+    return one_line(f"{first.kind:<10} {folded_name(p.name for p in groups[0])}{more}{count}: {first.found}{wanted}{near}")

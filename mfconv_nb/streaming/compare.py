@@ -29,7 +29,7 @@ class Comparison:
     Attributes:
         differing: elements whose bytes differ.
         max_abs: largest absolute difference, over elements that are finite on both sides.
-        max_ulp: largest distance in representable numbers, likewise; None for integers.
+        max_ulp: largest distance in representable numbers, infinities included, NaN left out; None for integers.
         nan, inf: counts on the first and on the second side.
         first_difference: flat index of the first element whose bytes differ; None when all are equal.
     """

@@ -58,11 +58,16 @@ def _is_sound(content: object) -> bool:
     tensors, carried = content.get("tensors"), content.get("carried", [])
     if not isinstance(tensors, list) or not isinstance(carried, list) or not all(isinstance(c, str) for c in carried):
         return False
+    if not isinstance(content.get("family"), str | None) or not isinstance(content.get("config"), dict | None):
+        return False
+    if any(content.get(side) not in ("hf", "mf", None) for side in ("to", "from_side")):
+        return False
     return all(
         isinstance(t, dict)
         and isinstance(t.get("name"), str)
         and isinstance(t.get("dtype"), str)
         and isinstance(t.get("shape"), list)
+        and all(type(n) is int for n in t["shape"])
         and isinstance(t.get("from"), list)
         and all(isinstance(n, str) for n in t["from"])
         for t in tensors

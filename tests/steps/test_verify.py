@@ -17,6 +17,7 @@ from mfconv_nb.checkpoint import Checkpoint
 from mfconv_nb.errors import MfconvError
 from mfconv_nb.families import llama
 from mfconv_nb.steps.verify import VerifyReport
+from mfconv_nb.streaming import fill
 from tests.mapping import mixed
 from tests.support import flip_bit, numbered, place_of, raws_in, raws_of, without, write_hf, write_safetensors
 
@@ -190,6 +191,16 @@ def test_what_was_written_is_proved_by_its_manifest_alone(target: str, tmp_path:
     report = mc.verify(tmp_path / target)
     assert verdict(report) == "✓ Equal."
     assert "39 checksums equal" in repr(report)
+
+
+@pytest.mark.parametrize("place", [0, 255, 256, 700, 31_775 * 2, 31_776 * 2 - 1])
+def test_a_flipped_bit_is_noticed_in_any_segment_of_a_tensor(place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fill, "SEGMENT_BYTES", 256)  # as in tensors over 64 MiB, whose checksum is made of those of their segments
+    out = tmp_path / "out.ckpt"
+    mc.save(mc.map(mc.toy("llama")), out)
+    assert verdict(mc.verify(out)) == "✓ Equal."
+    flip_bit(out, place_of(out, "lm_head.weight") + place)
+    assert mc.verify(out).conditions[-1].seen == "1 tensors changed; first lm_head.weight"
 
 
 def test_a_folder_that_is_given_as_a_dot_has_its_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
