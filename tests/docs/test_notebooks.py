@@ -42,6 +42,7 @@ def test_a_notebook_is_kept_without_outputs_and_counts(path: Path) -> None:
     assert [cell.outputs for cell in code if cell.outputs] == []
     assert [cell.execution_count for cell in code if cell.execution_count is not None] == []
     assert "widgets" not in notebook.metadata
+    assert notebook.metadata.kernelspec.name == "python3"  # JupyterLab asks for a kernel where none is named
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=ids)
