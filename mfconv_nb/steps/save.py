@@ -17,7 +17,7 @@ import xxhash
 
 from mfconv_nb.checkpoint import HF, ByteSource, Checkpoint, FileSource, LazyTensor, TensorSpec
 from mfconv_nb.collector import makes_many_objects
-from mfconv_nb.dtypes import DTYPES, dtype_after_cast, requested_dtype, short_name
+from mfconv_nb.dtypes import CASTABLE, DTYPES, dtype_after_cast, requested_dtype, short_name
 from mfconv_nb.errors import InputError, MappingError, OutputError, quoted
 from mfconv_nb.formats import index as index_files
 from mfconv_nb.formats import safetensors_file
@@ -106,7 +106,7 @@ class _Output:
         self.specs = tuple(_output_spec(s, None if s.name in checkpoint.fixed_dtypes else dtype) for s in checkpoint.specs)
         self.dtypes = {s.name: s.dtype for s in self.specs}
         plan = plan_output(self.specs, target, checkpoint.side, max_shard_size)
-        extras = _extras(checkpoint, plan, dtype, assets)
+        extras = _extras(checkpoint, plan, self.specs, assets)
         self.plan = OutputPlan(plan.files, plan.folder, {**extras, **plan.indexes})
         self.carried = checkpoint.carried_away
         self.carried_plan = safetensors_file.plan_file(CARRIED, tuple(t.spec for t in self.carried.values()), {})
@@ -169,8 +169,8 @@ def _stored_dtype(tensor: LazyTensor) -> str:
     return tensor.pieces[0].dtype if tensor.pieces else tensor.dtype
 
 
-def _extras(checkpoint: Checkpoint, plan: OutputPlan, dtype: str | None, assets: str | Path | None) -> dict[str, bytes]:
-    """config.json and, from ``assets``, the tokenizer files, for a Hugging Face folder."""
+def _extras(checkpoint: Checkpoint, plan: OutputPlan, specs: tuple[TensorSpec, ...], assets: str | Path | None) -> dict[str, bytes]:
+    """config.json, with the dtype that is really written, and the tokenizer files from ``assets``, for a Hugging Face folder."""
     if checkpoint.side != HF or not plan.folder:
         return {}
     found = read_assets(Path(assets).expanduser()) if assets is not None else {}
@@ -178,8 +178,10 @@ def _extras(checkpoint: Checkpoint, plan: OutputPlan, dtype: str | None, assets:
     if config is None:
         return {}
     key = next((k for k in ("dtype", "torch_dtype") if k in config), None)
-    if dtype is not None and key is not None:
-        return {**found, "config.json": config_bytes({**config, key: DTYPES[dtype].torch})}
+    dtypes = {s.dtype for s in specs if s.dtype in CASTABLE}
+    told = DTYPES[dtypes.pop()].torch if len(dtypes) == 1 else None
+    if key is not None and told is not None and config[key] != told:  # from_pretrained would cast to what the config says
+        return {**found, "config.json": config_bytes({**config, key: told})}
     return {**found, "config.json": found.get("config.json") or config_bytes(config)}
 
 

@@ -80,12 +80,18 @@ def refused_writes(target: Path) -> Iterator[None]:
 
 
 def check_space(target: Path, needed: int) -> None:
-    """Raises OutputError (MFC403) when the disk of ``target`` has less than ``needed`` bytes free."""
+    """Raises OutputError (MFC403) when the disk of ``target`` has less free than is still ``needed`` of so many bytes."""
     folder = next(p for p in (target.parent, *target.parent.parents) if p.exists())
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(folder).free + _already_there(staging_of(target))
     if free < needed:
         hint = "Free some space, or choose a target on another disk."
         raise OutputError("MFC403", target, found=f"{bytes_text(free)} free", expected=bytes_text(needed), hint=hint)
+
+
+def _already_there(staging: Staging) -> int:
+    """Bytes on the disk that an unfinished run has written: its files are as long as planned, with holes."""
+    files = [p for p in staging.data.iterdir() if p.is_file()] if staging.data.is_dir() else []
+    return sum(getattr(p.stat(), "st_blocks", 0) * 512 for p in files)
 
 
 def publish(staging: Staging, target: Path, names: Sequence[str], *, folder: bool, durable: bool) -> None:

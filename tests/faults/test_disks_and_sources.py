@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,26 @@ def test_a_disk_that_fills_up_on_the_way_is_a_refusal_and_publishes_nothing(
     assert refused.value.code == "MFC403"
     assert "the disk is full" in str(refused.value)
     assert [p.name for p in small_disk.iterdir()] == ["out.ckpt.mfconv-partial"]
+
+
+def test_a_run_that_goes_on_needs_only_the_space_that_is_still_missing(llama: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(disk)], capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a small disk")
+    try:
+        target = disk / "out.ckpt"
+        process = start(["convert", str(llama), str(target)], TEST_PAUSE="0.02")
+        wait_for_segments(target, 100)
+        process.kill()
+        process.communicate()
+        whole = sum(f.stat().st_size for f in llama.glob("*.safetensors"))
+        (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - whole + (2 << 20)))
+        assert shutil.disk_usage(disk).free < whole
+        assert finished(["convert", str(llama), str(target)]).returncode == 0
+        assert mc.verify(llama, target).equal
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_a_read_only_target_is_refused(llama: Path, small_disk: Path) -> None:

@@ -66,6 +66,13 @@ def test_a_mindformers_file_without_its_manifest_comes_back_with_the_config_alon
     assert_opens_as(tmp_path / "back", original)
 
 
+def test_a_folder_of_another_dtype_opens_in_that_dtype(tmp_path: Path) -> None:
+    saved_llama(tmp_path / "hf")
+    mc.save(mc.map(mc.load(tmp_path / "hf")), tmp_path / "wide.ckpt", dtype="fp32")
+    mc.save(mc.map(mc.load(tmp_path / "wide.ckpt")), tmp_path / "back", assets=tmp_path / "hf")
+    assert opened(tmp_path / "back").dtype == torch.float32  # its own config.json says bfloat16, and would round
+
+
 @pytest.mark.parametrize("shard", [None, "60KB"], ids=["one file", "shards"])
 def test_transformers_opens_a_torch_checkpoint_that_we_wrote(shard: str | None, tmp_path: Path) -> None:
     original = saved_llama(tmp_path / "hf")
