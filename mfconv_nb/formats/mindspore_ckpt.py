@@ -22,6 +22,7 @@ from mfconv_nb.places import Extent, FilePlan, Header, PlacedTensor
 SLICE_BYTES = 512 << 20  # what mindspore 2.x cuts at
 WINDOW = 4096  # bytes read at a time while scanning: many small entries, or one header
 MAX_NAME_BYTES = 1 << 16
+MAX_NAME_LENGTH = 1024  # of characters; MindSpore's Parameter takes no more
 MAX_AXES = 32
 ENCRYPTED = {b"\xd8\x5e\x3a\x7f": "AES-GCM", b"\xd9\x5e\x3a\x7f": "AES-CBC", b"\xda\x5e\x3a\x7f": "SM4-CBC"}
 TRAILER = b"crc_num"
@@ -241,7 +242,8 @@ def plan_file(name: str, specs: Sequence[TensorSpec]) -> FilePlan:
     """Every header byte and every offset of a `.ckpt` with these tensors, in this order.
 
     Raises:
-        OutputError: MFC405 for a dtype MindSpore cannot load (float8, complex), and for shape (0,), which it reads as a scalar.
+        OutputError: MFC405 for a dtype MindSpore cannot load (float8, complex), a name too long for it, and shape (0,), which it reads as
+            a scalar.
     """
     at = 0
     fixed: list[tuple[int, bytes]] = []
@@ -268,6 +270,9 @@ def _check_can_hold(spec: TensorSpec, file: str) -> None:
             expected="a dtype that MindSpore loads",
             hint="Choose a .safetensors ending, or cast it before.",
         )
+    if len(spec.name) > MAX_NAME_LENGTH:
+        found, expected = f"a name of {len(spec.name):,} characters", f"at most {MAX_NAME_LENGTH:,}, as MindSpore takes"
+        raise OutputError("MFC405", f"{quoted(spec.name)} for {file}", found=found, expected=expected)
     if spec.shape == (0,):
         raise OutputError(
             "MFC405",

@@ -23,15 +23,15 @@ from mfconv_nb.formats import index as index_files
 from mfconv_nb.formats import safetensors_file
 from mfconv_nb.formats.assets import config_bytes, read_assets
 from mfconv_nb.formats.reading import checkpoint_files
-from mfconv_nb.formats.writing import plan_output
+from mfconv_nb.formats.writing import ENDINGS, plan_output
 from mfconv_nb.places import OutputPlan
 from mfconv_nb.progress import OnProgress, progress_for
 from mfconv_nb.report import Column, Result, Table, bytes_text, seconds_text
 from mfconv_nb.streaming.compare import compare_tensors
 from mfconv_nb.streaming.fill import DEFAULT_THREADS, FillJob, fill_files
-from mfconv_nb.streaming.journal import Journal
+from mfconv_nb.streaming.journal import Journal, was_publishing
 from mfconv_nb.streaming.manifest import CARRIED, MANIFEST, manifest_bytes, side_folder
-from mfconv_nb.streaming.publish import Staging, check_space, clear_staging, open_staging, publish, refused_writes
+from mfconv_nb.streaming.publish import Staging, check_space, clear_staging, open_staging, publish, refused_writes, staging_of
 
 
 @makes_many_objects
@@ -65,14 +65,16 @@ def save(
     begun = time.monotonic()
     target = Path(target).expanduser()
     out = _Output(checkpoint, target, requested_dtype(dtype), max_shard_size, assets)
-    check_target(out.plan, target, checkpoint, overwrite=overwrite)
+    may_replace = overwrite or _was_publishing(target, out)
+    check_target(out.plan, target, checkpoint, overwrite=may_replace)
     check_equalities(checkpoint, threads)
     check_space(target, out.plan.size)
     out.check_sources()
     if dry_run:
         return SaveReport(str(target), out.plan, out.casts, len(checkpoint.carried_away), 0.0, dry_run=True)
     staging = open_staging(target)
-    journal = Journal(staging.journal, out.fingerprint())
+    with refused_writes(target):
+        journal = Journal(staging.journal, out.fingerprint())
     resumed = len(journal.finished)
     try:
         with refused_writes(target), progress_for(progress, out.plan.size, "writing") as bar:
@@ -81,12 +83,12 @@ def save(
             checksums = fill_files(out.jobs(staging), journal, threads, bar)
             out.check_sources()
             _write_small_files(staging, out, checksums)
+            check_target(out.plan, target, checkpoint, overwrite=may_replace)  # someone else may have been quicker
+            journal.begin_publishing()
+        stale = _stale_files(target, out.plan) if overwrite else []
+        publish(staging, target, out.plan.names, stale, folder=out.plan.folder, durable=durable)
     finally:
-        journal.close()
-    stale = _stale_files(target, out.plan) if overwrite else []
-    for path in stale:
-        path.unlink(missing_ok=True)
-    publish(staging, target, out.plan.names, folder=out.plan.folder, durable=durable)
+        journal.close()  # not earlier: until the last file has its name no other run may touch them
     seconds = time.monotonic() - begun
     return SaveReport(str(target), out.plan, out.casts, len(checkpoint.carried_away), seconds, resumed=resumed)
 
@@ -211,6 +213,12 @@ def check_target(plan: OutputPlan, target: Path, checkpoint: Checkpoint, *, over
         raise OutputError("MFC404", target.parent, found="a file", expected="a folder", hint="Choose another target.")
 
 
+def _was_publishing(target: Path, out: _Output) -> bool:
+    """Whether an earlier run of the same plan stopped between its files: those that are there are its own."""
+    journal = staging_of(target).journal
+    return journal.is_file() and was_publishing(journal, out.fingerprint())
+
+
 def _live_files(checkpoint: Checkpoint) -> Iterable[Path]:
     sources = {id(p.source): p.source for t in checkpoint for p in t.pieces}
     return [s.path for s in sources.values() if isinstance(s, FileSource)]
@@ -243,8 +251,8 @@ def _stale_files(target: Path, plan: OutputPlan) -> list[Path]:
             index = index_files.read_index(target / name)
         except InputError:
             continue
-        stale += [index.path, *index.files]
-    return [p for p in stale if p.name not in plan.names]
+        stale += [index.path, *(f for f in index.files if f.suffix.lower() in ENDINGS)]  # an index may name anything
+    return [p for p in stale if p.name not in plan.names and p.is_file()]
 
 
 # ---- the manifest ----------------------------------------------------------------------------------------------------------

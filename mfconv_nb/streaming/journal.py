@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mfconv_nb.errors import OutputError
+
+PUBLISHING = {"publishing": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +40,21 @@ class Journal:
         self.path, self._guard = path, threading.Lock()
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         _lock(self._descriptor, path)
-        found = _read(path, fingerprint)
-        self.is_new, self.finished = found is None, found or []
-        if found is None:
+        rows = _read(path, fingerprint)
+        self.is_new, self.finished = rows is None, _finished(rows or [])
+        if rows is None:
             os.ftruncate(self._descriptor, 0)
             self._write({"fingerprint": fingerprint})
+        else:
+            os.ftruncate(self._descriptor, path.read_bytes().rfind(b"\n") + 1)  # a torn last line would swallow the next
 
     def add(self, done: Finished) -> None:
         """Record a segment whose bytes are written."""
         self._write([done.file, done.tensor, done.segment, done.checksum, done.crc])
+
+    def begin_publishing(self) -> None:
+        """Record that files appear under their final names from now on; what is there then is our own work."""
+        self._write(PUBLISHING)
 
     def _write(self, row: object) -> None:
         with self._guard:
@@ -55,19 +64,27 @@ class Journal:
         os.close(self._descriptor)
 
 
-def _read(path: Path, fingerprint: str) -> list[Finished] | None:
-    """The finished segments of an earlier run of the same plan; None for another plan. A torn last line is left out."""
-    lines = path.read_bytes().split(b"\n")
-    if _parsed(lines[0]) != {"fingerprint": fingerprint}:
-        return None
-    rows = [_parsed(line) for line in lines[1:]]
-    return [Finished(*row) for row in rows if isinstance(row, list) and len(row) == 5]
+def was_publishing(path: Path, fingerprint: str) -> bool:
+    """Whether a run of the same plan ended while it moved its files to their final names."""
+    return PUBLISHING in (_read(path, fingerprint) or [])
+
+
+def _read(path: Path, fingerprint: str) -> list[object] | None:
+    """The rows of an earlier run of the same plan; None for another plan. A torn last line is left out."""
+    first, *lines = path.read_bytes().split(b"\n")
+    return [_parsed(line) for line in lines[:-1]] if _parsed(first) == {"fingerprint": fingerprint} else None
+
+
+def _finished(rows: Iterable[object]) -> list[Finished]:
+    """The finished segments among the rows; what has another form is left out."""
+    lists = (row for row in rows if isinstance(row, list) and len(row) == 5)
+    return [Finished(*row) for row in lists if [type(v) for v in row[:4]] == [int, str, int, str] and isinstance(row[4], int | None)]
 
 
 def _parsed(line: bytes) -> object:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -79,6 +96,8 @@ def _lock(descriptor: int, path: Path) -> None:
         return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.fstat(descriptor).st_nlink:
+            raise BlockingIOError  # the other run was just finishing: it has removed the journal that was opened here
     except OSError:
         os.close(descriptor)
         hint = "Wait for it, or choose another target."

@@ -94,10 +94,11 @@ def _already_there(staging: Staging) -> int:
     return sum(getattr(p.stat(), "st_blocks", 0) * 512 for p in files)
 
 
-def publish(staging: Staging, target: Path, names: Sequence[str], *, folder: bool, durable: bool) -> None:
+def publish(staging: Staging, target: Path, names: Sequence[str], stale: Sequence[Path], *, folder: bool, durable: bool) -> None:
     """Move the finished files to their final names, in the order of ``names``, after the side folder.
 
     Args:
+        stale: files of what is replaced that have no successor; removed when the new ones are complete.
         folder: the files go into ``target``, otherwise beside it.
         durable: flush every file to the disk first, so that a power cut cannot undo what was reported.
     """
@@ -105,6 +106,8 @@ def publish(staging: Staging, target: Path, names: Sequence[str], *, folder: boo
         if durable:
             for path in [*(staging.data / n for n in names), *sorted(staging.side.iterdir())]:
                 flush(path)
+        for path in stale:
+            path.unlink(missing_ok=True)
         side = side_folder(target)
         if side.exists():
             shutil.rmtree(side)

@@ -31,6 +31,12 @@ if "TEST_DIE_AT_RENAME" in os.environ:
         left[0] -= 1
         return replace(*names)
     os.replace = dying
+if "TEST_RENAME_PAUSE" in os.environ:
+    at_once = os.replace
+    def late(*names):
+        time.sleep(float(os.environ["TEST_RENAME_PAUSE"]))
+        return at_once(*names)
+    os.replace = late
 sys.exit(run(sys.argv[1:]))
 """
 

@@ -1,6 +1,6 @@
-"""Files that nobody thought of: random bytes, and sound files with bytes flipped, cut out and put in. Nothing but a refusal or a checkpoint.
+"""Files that nobody thought of: random bytes, and sound files with bytes flipped, cut out and put in.
 
-What is taken is then read whole, so that a header cannot lead a reader out of its file either.
+Each is refused or it is a checkpoint. What is taken is then read whole, so that a header cannot lead a reader out of its file either.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mfconv_nb.streaming.journal import Journal
 from tests.hostile.made import SOUND_CKPT, SOUND_SAFETENSORS, assert_sober, dims, field, named, safetensors, tensor, varint
 
 COMMON = {
-    "deadline": 2000,  # milliseconds an example; a sound one takes 1 to 10
+    "deadline": 10_000,  # milliseconds an example: one takes 1 to 10, the first of torch imports half of it
     "derandomize": True,  # the same examples in every run: a failure is no accident of the day
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 }

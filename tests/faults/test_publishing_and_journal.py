@@ -1,0 +1,268 @@
+"""The last moments of a run, the journal between two runs, and what stands in the way of a target."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mfconv_nb as mc
+from mfconv_nb.errors import OutputError
+from mfconv_nb.streaming.journal import Finished, Journal
+from tests.faults.support import RUNNER, finished, hashes, made_llama, start
+from tests.faults.test_a_killed_run import wait_for_segments
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_llama(tmp_path_factory.mktemp("source") / "llama")
+
+
+def staging(target: Path) -> Path:
+    return target.with_name(f"{target.name}.mfconv-partial")
+
+
+def killed_at(target: Path, segments: int, command: list[str]) -> None:
+    process = start(command, TEST_PAUSE="0.02")
+    wait_for_segments(target, segments)
+    process.kill()
+    process.communicate()
+
+
+# ---- publishing --------------------------------------------------------------------------------------------------------------------
+
+
+def folder_with_notes(path: Path) -> Path:
+    """A folder that is there before, so that files are moved into it one by one."""
+    path.mkdir()
+    (path / "notes.txt").write_text("mine")
+    return path
+
+
+@pytest.mark.parametrize("renames", [1, 2, 4])
+def test_a_run_that_dies_between_the_files_of_a_folder_is_finished_by_the_same_command(renames: int, llama: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    undisturbed, target = (folder_with_notes(tmp_path / name / "out") for name in ("one", "two"))
+    command = ["convert", str(llama), str(target), "--max_shard_size", "2MB"]
+    assert finished(["convert", str(llama), str(undisturbed), *command[3:]]).returncode == 0
+    assert finished(command, TEST_DIE_AT_RENAME=str(renames)).returncode == 9
+    published = [p for p in target.iterdir() if p.name != "notes.txt"]
+    assert len(published) == renames - 1  # the first rename is that of the side folder
+    assert all(p.read_bytes() == (undisturbed / p.name).read_bytes() for p in published)
+    again = finished(command)
+    assert again.returncode == 0, again.stderr
+    assert hashes(target) == hashes(undisturbed)
+    assert not staging(target).exists()
+
+
+def test_a_run_that_publishes_is_still_alone(llama: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.ckpt"
+    command = ["convert", str(llama), str(target)]
+    first = start(command, TEST_RENAME_PAUSE="3")
+    while not (staging(target) / "side" / "manifest.json").exists():
+        assert first.poll() is None
+        time.sleep(0.01)
+    wait_for_segments(target, 1)
+    second = finished([*command, "--dtype", "fp32"])
+    assert first.poll() is None, "the first run was over before the second began"
+    first.communicate(timeout=60)
+    assert second.returncode == 2
+    assert "MFC406" in second.stderr
+    assert first.returncode == 0
+    assert mc.verify(llama, target).equal
+
+
+def test_a_target_that_appears_during_the_run_is_not_replaced(llama: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.ckpt"
+    command = ["convert", str(llama), str(target)]
+    process = start(command, TEST_PAUSE="0.01")
+    wait_for_segments(target, 3)
+    target.write_bytes(b"precious")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "MFC401" in said
+    assert target.read_bytes() == b"precious"
+    again = finished([*command, "--force"])
+    assert "Resumed" in again.stdout
+    assert mc.verify(llama, target).equal
+
+
+def test_an_old_target_stays_as_it_is_until_the_new_one_is_complete(llama: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.ckpt"
+    mc.save(mc.map(mc.load(llama), layers=1), target)
+    before = hashes(target)
+    command = ["convert", str(llama), str(target), "--force"]
+    killed_at(target, 30, command)
+    assert hashes(target) == before
+    assert finished(command).returncode == 0
+    assert mc.verify(llama, target).equal
+
+
+def test_force_removes_the_shards_of_an_old_index_and_no_other_file(llama: Path, tmp_path: Path) -> None:
+    target = folder_with_notes(tmp_path / "out")
+    mc.save(mc.map(mc.load(llama)), target, max_shard_size="1MB")
+    stale = sorted(p.name for p in target.glob("part*"))
+    index = target / "param_name_map.json"
+    content = json.loads(index.read_text())
+    content["weight_map"]["of a stranger"] = "notes.txt"
+    index.write_text(json.dumps(content))
+    mc.save(mc.map(mc.load(llama)), target, overwrite=True)
+    assert len(stale) > 1
+    assert sorted(p.name for p in target.iterdir()) == ["notes.txt", "param_name_map.json", "part0.safetensors"]
+    assert (target / "notes.txt").read_text() == "mine"
+
+
+def test_a_target_that_is_a_hard_link_to_the_source_leaves_the_source_as_it_was(tmp_path: Path) -> None:
+    source, target = tmp_path / "toy.safetensors", tmp_path / "out.safetensors"
+    mc.toy("llama", source)
+    before = source.read_bytes()
+    os.link(source, target)
+    mc.save(mc.load(source), target, overwrite=True, dtype="fp32")
+    assert source.read_bytes() == before
+    assert mc.load(target).specs[0].dtype == "F32"
+
+
+# ---- the journal -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_resumed_torch_file_has_the_checksums_that_its_zip_asks_for(llama: Path, tmp_path: Path) -> None:
+    target, whole = tmp_path / "one" / "out.bin", tmp_path / "two" / "out.bin"
+    killed_at(target, 20, ["convert", str(llama), str(target)])
+    again = finished(["convert", str(llama), str(target)])
+    assert "Resumed" in again.stdout
+    assert finished(["convert", str(llama), str(whole)]).returncode == 0
+    assert hashes(target) == hashes(whole)
+    with zipfile.ZipFile(target) as archive:
+        assert archive.testzip() is None
+
+
+def rewrite_journal(target: Path, change: dict[int, object]) -> None:
+    """Change some values of every row: by place in the row."""
+    path = staging(target) / "journal.jsonl"
+    first, *rows = path.read_text().splitlines()
+    changed = [[change.get(n, value) for n, value in enumerate(json.loads(row))] for row in rows]
+    path.write_text("\n".join([first, *map(json.dumps, changed), ""]))
+
+
+@pytest.fixture(scope="module")
+def interrupted(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a killed run of a torch file has left: each tensor is one segment there, with a CRC in the journal."""
+    target = tmp_path_factory.mktemp("interrupted") / "out.bin"
+    killed_at(target, 10, ["convert", str(llama), str(target)])
+    return staging(target)
+
+
+@pytest.mark.parametrize(
+    "place, value", [(0, 99), (1, "x"), (2, 99), (3, "00" * 16), (3, None), (4, 12345), (4, None), (1, ["x"]), (0, {})]
+)
+def test_a_journal_that_says_something_else_is_not_believed(
+    place: int, value: object, llama: Path, interrupted: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "out.bin"
+    shutil.copytree(interrupted, staging(target))
+    rewrite_journal(target, {place: value})
+    mc.save(mc.map(mc.load(llama)), target)
+    assert mc.verify(llama, target).equal
+    assert mc.verify(target).equal
+    with zipfile.ZipFile(target) as archive:
+        assert archive.testzip() is None
+
+
+def test_a_row_behind_a_torn_one_is_not_lost(tmp_path: Path) -> None:
+    path, rows = tmp_path / "journal.jsonl", [Finished(0, f"t{n}", 0, "ab", None) for n in range(3)]
+    journal = Journal(path, "plan")
+    journal.add(rows[0])
+    journal.add(rows[1])
+    journal.close()
+    path.write_bytes(path.read_bytes()[:-7])  # the system lost the end
+    journal = Journal(path, "plan")
+    assert journal.finished == rows[:1]
+    journal.add(rows[2])
+    journal.close()
+    journal = Journal(path, "plan")
+    journal.close()
+    assert journal.finished == [rows[0], rows[2]]
+
+
+# ---- what stands in the way --------------------------------------------------------------------------------------------------------
+
+
+IN_THE_WAY = ("out.ckpt.mfconv-partial", "out.ckpt.mfconv-partial/journal.jsonl/x", "out.ckpt.mfconv-partial/data", "out.ckpt.mfconv")
+
+
+@pytest.mark.parametrize("name", IN_THE_WAY)
+def test_something_else_under_a_name_that_is_needed_is_a_refusal_and_stays(name: str, llama: Path, tmp_path: Path) -> None:
+    obstacle = tmp_path / name
+    obstacle.parent.mkdir(parents=True, exist_ok=True)
+    obstacle.write_text("in the way")
+    with pytest.raises(OutputError) as refused:
+        mc.save(mc.map(mc.load(llama)), tmp_path / "out.ckpt")
+    assert refused.value.code in ("MFC401", "MFC404")
+    assert obstacle.read_text() == "in the way"
+    assert not (tmp_path / "out.ckpt").exists()
+
+
+def test_a_target_in_a_file_system_of_the_kernel_is_refused(llama: Path) -> None:
+    with pytest.raises(OutputError) as refused:
+        mc.save(mc.map(mc.load(llama)), Path("/proc/self/out.ckpt"))
+    assert refused.value.code in ("MFC403", "MFC404")
+
+
+def test_a_file_size_limit_is_a_refusal_and_publishes_nothing(llama: Path, tmp_path: Path) -> None:
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({1 << 20}, {resource.RLIM_INFINITY}))\n"
+    command = [sys.executable, "-c", limit + RUNNER, "convert", str(llama), str(tmp_path / "out.ckpt")]
+    found = subprocess.run(command, text=True, capture_output=True, check=False)
+    assert found.returncode == 2, found.stderr
+    assert "MFC404" in found.stderr
+    assert "Traceback" not in found.stderr
+    assert not (tmp_path / "out.ckpt").exists()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 40 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(place)], capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a small disk")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def fill_up(path: Path) -> None:
+    """Write to a file until the disk is full."""
+    with open(path, "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(1 << 16))
+        except OSError:
+            assert shutil.disk_usage(path.parent).free == 0
+
+
+@pytest.mark.parametrize("name", ["out.ckpt", "out.bin"])
+def test_a_disk_that_another_program_fills_is_a_refusal_and_the_run_goes_on_when_there_is_space(name: str, llama: Path, disk: Path) -> None:
+    target, filler = disk / name, disk / "filler"
+    command = ["convert", str(llama), str(target)]
+    process = start(command, TEST_PAUSE="0.02")
+    wait_for_segments(target, 5)
+    fill_up(filler)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "MFC403" in said
+    assert "Traceback" not in said
+    assert not target.exists()
+    filler.unlink()
+    again = finished(command)
+    assert again.returncode == 0, again.stderr
+    assert "Resumed" in again.stdout
+    assert mc.verify(llama, target).equal
