@@ -48,7 +48,7 @@ def save(
     dry_run: bool = False,
     progress: bool | OnProgress = True,
 ) -> SaveReport:
-    """Write ``checkpoint`` to ``target``, whose ending chooses the format. Memory: one 512 KiB buffer a thread.
+    """Write ``checkpoint`` to ``target``, whose ending chooses the format. Memory: a buffer of 2 to 4 MiB a thread.
 
     Args:
         target: ``x.safetensors``, ``x.ckpt``, ``x.bin`` (``.pt``, ``.pth``), or a folder, which gets shards with an index.
