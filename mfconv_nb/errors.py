@@ -114,15 +114,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
-def on_one_line(text: str) -> str:
-    """``printable`` for what must not break a line: a path, a name. At most 1,200 characters, cut in the middle."""
-    text = printable(text).replace("\n", "\\n")
-    return text if len(text) <= 1200 else f"{text[:800]} … {text[-390:]}"
-
-
 def one_line(text: str) -> str:
     """``text`` with line breaks shown as escapes too."""
     return printable(text).replace("\n", "\\n")
+
+
+def on_one_line(text: str) -> str:
+    """``one_line`` for what must not break a line: a path, a name. At most 1,200 characters, cut in the middle."""
+    text = one_line(text)
+    return text if len(text) <= 1200 else f"{text[:800]} … {text[-390:]}"
 
 
 def quoted(name: str | Path) -> str:

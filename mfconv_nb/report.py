@@ -11,7 +11,7 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mfconv_nb.errors import printable
@@ -282,15 +282,3 @@ def _name_html(text: str) -> str:
     escaped = _prose_html(text)
     escaped = escaped.replace("{", "<span class='mfconv-k'>{").replace("}", "}</span>")
     return escaped.replace(".", ".<wbr>")
-
-
-@dataclass(frozen=True)
-class Text(Result):
-    """A result that is one verdict and its facts, without rows."""
-
-    verdict: str
-    headline: str
-    facts: tuple[str, ...] = field(default=())
-
-    def table(self) -> Table:
-        return Table(self.verdict, self.headline, facts=self.facts)
