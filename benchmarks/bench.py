@@ -56,9 +56,9 @@ def side_of(target: Path) -> Path:
     return target.with_name(f"{target.name}.mfconv")
 
 
-def conversion(label: str, source: Path, target: Path, *options: str) -> Program:
+def conversion(label: str, source: Path, target: Path, *options: str, model: str = "llama") -> Program:
     """`mfconv convert`, as a user types it."""
-    argv = (MFCONV, "convert", "--model", "llama", "--input_path", str(source), "--output_path", str(target), "--quiet", *options)
+    argv = (MFCONV, "convert", "--model", model, "--input_path", str(source), "--output_path", str(target), "--quiet", *options)
     return Program(label, argv, (target, side_of(target)))
 
 

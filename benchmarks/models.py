@@ -16,10 +16,11 @@ import numpy as np
 
 from mfconv_nb.checkpoint import HF, TensorSpec
 from mfconv_nb.config import read_sizes
-from mfconv_nb.families.llama import FAMILY as LLAMA
+from mfconv_nb.families.llama import FAMILY
 from mfconv_nb.mapping.expected import expected_specs
-from mfconv_nb.mapping.rules import Family
+from mfconv_nb.mapping.rules import Family, default_form
 
+LLAMA = default_form(FAMILY)
 _NUMBERS = 16_777_213  # a prime, so that no two tensors begin alike
 Fill = Callable[[BinaryIO, int], None]
 

@@ -26,11 +26,14 @@ _HOMES = {
     "toy": "steps.toy",
     "expected": "steps.toy",
     "read": "steps.read",
+    "prove": "authoring.prove",
     "known_families": "families.registry",  # not `families`: importing that subpackage would take the place of the function
     "Family": "mapping.rules",
     "Rule": "mapping.rules",
     "Drop": "mapping.rules",
     "Tied": "mapping.rules",
+    "Repeated": "mapping.rules",
+    "Option": "mapping.rules",
     "Checkpoint": "checkpoint",
     "MfconvError": "errors",
 }
@@ -39,6 +42,8 @@ __all__ = [
     "Drop",
     "Family",
     "MfconvError",
+    "Option",
+    "Repeated",
     "Rule",
     "Tied",
     "__version__",
@@ -47,6 +52,7 @@ __all__ = [
     "known_families",
     "load",
     "map",
+    "prove",
     "read",
     "save",
     "toy",
@@ -54,10 +60,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from mfconv_nb.authoring.prove import prove
     from mfconv_nb.checkpoint import Checkpoint
     from mfconv_nb.errors import MfconvError
     from mfconv_nb.families.registry import known_families
-    from mfconv_nb.mapping.rules import Drop, Family, Rule, Tied
+    from mfconv_nb.mapping.rules import Drop, Family, Option, Repeated, Rule, Tied
     from mfconv_nb.steps.diff import diff
     from mfconv_nb.steps.load import load
     from mfconv_nb.steps.map import map

@@ -13,7 +13,7 @@ import stat
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -162,6 +162,30 @@ class ArraySource:
         """An array may change under us at any time; nothing to compare it with."""
 
 
+class ZeroSource:
+    """As many zero bytes as are needed; takes no memory until they are looked at."""
+
+    label = "zeros"
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        np.frombuffer(buffer, np.uint8)[:] = 0
+
+    def view(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        return np.zeros(self.size, np.uint8)
+
+    def check_unchanged(self) -> None:
+        """Zeros stay zeros."""
+
+
+@lru_cache(maxsize=256)
+def zeros_source(size: int) -> ZeroSource:
+    """One source a size, so that a checkpoint with many zero blocks has few sources."""
+    return ZeroSource(size)
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """One box of a tensor's numbers: from ``source``, where element 0 of the block lies at byte ``start``, of ``dtype``."""
@@ -226,11 +250,12 @@ class OtherEntry:
 
 @dataclass(frozen=True, slots=True)
 class Equality:
-    """Two tensors that must hold the same bytes for a mapping to be lossless, and what it means when they do not."""
+    """Two tensors that must hold the same bytes for a mapping to be lossless; why, and what to do when they do not."""
 
     first: LazyTensor
     second: LazyTensor
     why: str
+    hint: str = ""
 
 
 @dataclass(frozen=True)
@@ -241,11 +266,13 @@ class Original:
         side: the side it came from.
         names: every tensor that was there.
         carried: the tensors that this side has no place for.
+        dtypes: of tensors whose dtype this side fixes, the dtype that was there.
     """
 
     side: str
     names: frozenset[str]
     carried: Mapping[str, LazyTensor] = field(default_factory=dict)
+    dtypes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, repr=False)
@@ -261,6 +288,7 @@ class Checkpoint(Result):
         others: entries that are no tensors.
         original: what is remembered of the side it was mapped from.
         family: the key of its family, where it is known.
+        options: what was decided of the family's options, where it is known.
         notes: sentences a reader should see.
         report: how it was mapped (a ``MapReport``); None for a loaded checkpoint.
         equalities: tensors that a save must find equal before it writes.
@@ -275,6 +303,7 @@ class Checkpoint(Result):
     others: tuple[OtherEntry, ...] = ()
     original: Original | None = None
     family: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     report: Any = None
     equalities: tuple[Equality, ...] = ()

@@ -41,6 +41,8 @@ CODES = {
     "MFC308": "tensors that must be equal are not",
     "MFC309": "no such tensor",
     "MFC310": "two checkpoints that cannot be compared",
+    "MFC311": "a family that contradicts itself",
+    "MFC312": "the weights are quantised",
     # 4xx: writing the output
     "MFC401": "the target exists",
     "MFC402": "source and target are the same",

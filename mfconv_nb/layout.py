@@ -3,10 +3,12 @@
     "(q + k + v) hidden -> q hidden, k hidden, v hidden"
 
 Tensors are separated by commas, axes by spaces. ``(a b)`` flattens axes, ``(q + k)`` lays named parts end to end, ``1`` is an axis
-of size one. A sentence without an arrow means the same shape on both sides. The notation is that of einops and einx.
+of size one, and a ``0`` before an axis fills it with zeros: ``vocab hidden -> (vocab + 0 pad) hidden``. A sentence without an arrow
+means the same shape on both sides. The notation is that of einops and einx.
 
 How it is read: choosing one part in every ``( + )`` of a tensor gives a *block*, known by the set of its axis names. Blocks of the
-two sides with equal sets belong together. Both directions use the same pairing, so they cannot drift apart.
+two sides with equal sets belong together; a block of zeros has no partner. Both directions use the same pairing, so they cannot
+drift apart.
 
 Refuses: an axis name twice in one block, a block without a partner, sizes that do not divide or contradict each other.
 """
@@ -19,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from mfconv_nb.blocks import Block, Shape, make_block
+from mfconv_nb.blocks import Block, Shape, c_strides, make_block
 from mfconv_nb.errors import MappingError
 
 # ---- the notation as data ------------------------------------------------------------------------------------------
@@ -36,6 +38,11 @@ class One:
 
 
 @dataclass(frozen=True, slots=True)
+class Zero:
+    """A literal axis of size one: the block it stands in holds zeros, and has no partner on the other side."""
+
+
+@dataclass(frozen=True, slots=True)
 class Product:
     """Axes flattened into one, the last running fastest."""
 
@@ -49,7 +56,7 @@ class Sum:
     parts: tuple[Expression, ...]
 
 
-Expression = Axis | One | Product | Sum
+Expression = Axis | One | Zero | Product | Sum
 TensorLayout = tuple[Expression, ...]  # one expression an axis
 
 
@@ -62,7 +69,7 @@ class Layout:
     right: tuple[TensorLayout, ...]
 
 
-_TOKEN = re.compile(r"\s*(->|[a-z_][a-z0-9_]*|1(?![0-9])|[()+,])")
+_TOKEN = re.compile(r"\s*(->|[a-z_][a-z0-9_]*|[01](?![0-9])|[()+,])")
 
 
 @lru_cache(maxsize=4096)
@@ -85,7 +92,7 @@ class _Parser:
             match = _TOKEN.match(text, position)
             if match is None:
                 position += len(text[position:]) - len(text[position:].lstrip())
-                raise self.error(position, "a name, 1, ( ) + , or ->")
+                raise self.error(position, "a name, 0, 1, ( ) + , or ->")
             self.tokens.append((match.group(1), match.start(1)))
             position = match.end()
 
@@ -132,6 +139,8 @@ class _Parser:
         token = self.take()
         if token == "1":
             return One()
+        if token == "0":
+            return Zero()
         if token != "(":
             return Axis(token)
         parts = [self.factors()]
@@ -163,6 +172,9 @@ def axis_names(expressions: Iterable[Expression]) -> frozenset[str]:
     return frozenset(names)
 
 
+ZEROS = "0"  # the name, among the axes of a block, that says it holds zeros
+
+
 # ---- sizes and shapes ----------------------------------------------------------------------------------------------
 
 
@@ -170,7 +182,7 @@ def size_of(e: Expression, sizes: Mapping[str, int]) -> int | None:
     """The size of an axis expression, or None where an axis in it is not known yet."""
     if isinstance(e, Axis):
         return sizes.get(e.name)
-    if isinstance(e, One):
+    if isinstance(e, One | Zero):
         return 1
     parts = [size_of(p, sizes) for p in (e.factors if isinstance(e, Product) else e.parts)]
     if any(p is None for p in parts):
@@ -185,9 +197,13 @@ def shape_of(tensor: TensorLayout, sizes: Mapping[str, int]) -> Shape | None:
     return None if any(s is None for s in shape) else tuple(s for s in shape if s is not None)
 
 
-def solve_sizes(tensors: Sequence[TensorLayout], shapes: Sequence[Shape], known: Mapping[str, int]) -> dict[str, int]:
+def solve_sizes(
+    tensors: Sequence[TensorLayout], shapes: Sequence[Shape], known: Mapping[str, int], same: Mapping[str, str] | None = None
+) -> dict[str, int]:
     """The sizes of all axes that the given shapes determine, on top of the known ones.
 
+    Args:
+        same: axes that have the size of another one: ``{"k": "q", "v": "q"}`` for three equal parts.
     Raises:
         MappingError: MFC307 when a shape has another number of axes, contradicts a size, or does not divide.
     """
@@ -197,44 +213,62 @@ def solve_sizes(tensors: Sequence[TensorLayout], shapes: Sequence[Shape], known:
         if len(tensor) != len(shape):
             raise MappingError("MFC307", found=shape, expected=f"{len(tensor)} axes: {describe_tensor(tensor)}")
         pending += zip(tensor, shape, strict=True)
-    while pending:
-        left = [(e, n) for e, n in pending if not _solve_one(e, n, sizes)]
-        if len(left) == len(pending):
+    while True:
+        _share_sizes(sizes, same or {})
+        left = [(e, n) for e, n in pending if not _solve_one(e, n, sizes, same or {})]
+        if not left or len(left) == len(pending):
             break
         pending = left
+    _share_sizes(sizes, same or {})
     return sizes
 
 
-def _solve_one(e: Expression, size: int, sizes: dict[str, int]) -> bool:
+def _share_sizes(sizes: dict[str, int], same: Mapping[str, str]) -> None:
+    """Give axes of equal size the size that one of them has."""
+    for one, other in same.items():
+        for a, b in ((one, other), (other, one)):
+            if a in sizes and sizes.setdefault(b, sizes[a]) != sizes[a]:
+                raise MappingError("MFC307", found=f"{a} {sizes[a]}, {b} {sizes[b]}", expected="equal sizes")
+
+
+def _solve_one(e: Expression, size: int, sizes: dict[str, int], same: Mapping[str, str]) -> bool:
     """Use one axis: check it when all names in it are known, solve it when one is missing. False when more are missing."""
     if isinstance(e, Axis) and e.name not in sizes:
         sizes[e.name] = size
         return True
-    if isinstance(e, Axis | One):
+    if isinstance(e, Axis | One | Zero):
         if size_of(e, sizes) != size:
             raise MappingError("MFC307", found=size, expected=f"{describe(e)} = {size_of(e, sizes)}")
         return True
     parts = e.factors if isinstance(e, Product) else e.parts
     unknown = [p for p in parts if size_of(p, sizes) is None]
-    if len(unknown) > 1:
-        return False
     known = [n for n in (size_of(p, sizes) for p in parts) if n is not None]
     if not unknown:
         if size_of(e, sizes) != size:
             raise MappingError("MFC307", found=size, expected=f"{describe(e)} = {size_of(e, sizes)}")
         return True
+    equal_parts = len(unknown) if isinstance(e, Sum) and _are_equal_parts(unknown, same) else 1
+    if len(unknown) > equal_parts:
+        return False
     rest = size - sum(known) if isinstance(e, Sum) else size // max(1, math.prod(known))
-    if rest < 0 or (isinstance(e, Product) and rest * math.prod(known) != size):
-        raise MappingError("MFC307", found=size, expected=f"{describe(e)} with {', '.join(map(str, known))} known")
-    return _solve_one(unknown[0], rest, sizes)
+    if rest < 0 or rest % equal_parts or (isinstance(e, Product) and rest * math.prod(known) != size):
+        told = f"{', '.join(map(str, known))} known" if known else f"{equal_parts} equal parts"
+        raise MappingError("MFC307", found=size, expected=f"{describe(e)} with {told}")
+    return _solve_one(unknown[0], rest // equal_parts, sizes, same)
+
+
+def _are_equal_parts(parts: Sequence[Expression], same: Mapping[str, str]) -> bool:
+    """Whether the parts of a sum are axes of one size."""
+    names = [p.name for p in parts if isinstance(p, Axis)]
+    return len(names) == len(parts) and len({same.get(n, n) for n in names}) == 1
 
 
 def describe(e: Expression) -> str:
     """An expression as it is written in a sentence."""
     if isinstance(e, Axis):
         return e.name
-    if isinstance(e, One):
-        return "1"
+    if isinstance(e, One | Zero):
+        return "1" if isinstance(e, One) else "0"
     if isinstance(e, Sum):
         return f"({' + '.join(_unwrapped(p) for p in e.parts)})"
     return f"({' '.join(describe(f) for f in e.factors)})"
@@ -270,6 +304,8 @@ def _views(tensor: TensorLayout, sizes: Mapping[str, int], fixed: Mapping[str, i
 def _parts(e: Expression, sizes: Mapping[str, int], stride: int, fixed: Mapping[str, int]) -> Iterator[_View]:
     if isinstance(e, One):
         yield _View(0, ())
+    elif isinstance(e, Zero):
+        yield _View(0, ((ZEROS, 1, stride),))
     elif isinstance(e, Axis):
         if e.name in fixed:
             yield _View(fixed[e.name] * stride, ())
@@ -305,10 +341,13 @@ def _known(e: Expression, sizes: Mapping[str, int]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """One block of a sentence: which tensor of each side holds it (its place in the sentence), and where."""
+    """One block of a sentence: which tensor of each side holds it (its place in the sentence), and where.
 
-    source: int
-    target: int
+    A block of zeros has a place on one side only; the other is None, and its offsets and strides count a box of its own.
+    """
+
+    source: int | None
+    target: int | None
     axes: frozenset[str]
     block: Block
 
@@ -328,23 +367,37 @@ def pair_blocks(
         MappingError: MFC307 when a block has no partner, two partners, or an axis name twice.
     """
     left, right = (_blocks_by_axes(side, sizes, fixed or {}) for side in (source, target))
-    if left.keys() != right.keys():
-        odd = sorted(" ".join(sorted(axes)) or "1" for axes in left.keys() ^ right.keys())
+    odd = sorted(" ".join(sorted(axes)) or "1" for axes in left.keys() ^ right.keys() if ZEROS not in axes)
+    if odd:
         found = f"blocks on one side only: {'; '.join(odd[:3])}"
         raise MappingError("MFC307", found=found, expected="the same sets of axis names on both sides")
     pairs = []
-    for axes, (s, s_view) in left.items():
-        t, t_view = right[axes]
-        strides = {name: stride for name, _, stride in t_view.axes}
-        block = make_block(
-            [size for _, size, _ in s_view.axes],
-            s_view.offset,
-            [stride for _, _, stride in s_view.axes],
-            t_view.offset,
-            [strides[name] for name, _, _ in s_view.axes],
-        )
-        pairs.append(Pairing(s, t, axes, block))
+    for axes, (place, view) in left.items():
+        if ZEROS in axes:
+            pairs.append(Pairing(place, None, axes, _block(view, _box_of(view))))
+        else:
+            pairs.append(Pairing(place, right[axes][0], axes, _block(view, right[axes][1])))
+    for axes, (place, view) in right.items():
+        if ZEROS in axes:
+            pairs.append(Pairing(None, place, axes, _block(_box_of(view), view)))
     return tuple(pairs)
+
+
+def _block(source: _View, target: _View) -> Block:
+    strides = {name: stride for name, _, stride in target.axes}
+    return make_block(
+        [size for _, size, _ in source.axes],
+        source.offset,
+        [stride for _, _, stride in source.axes],
+        target.offset,
+        [strides[name] for name, _, _ in source.axes],
+    )
+
+
+def _box_of(view: _View) -> _View:
+    """The axes of a block, in C order, as a tensor of their own."""
+    strides = c_strides([size for _, size, _ in view.axes])
+    return _View(0, tuple((name, size, stride) for (name, size, _), stride in zip(view.axes, strides, strict=True)))
 
 
 def _blocks_by_axes(

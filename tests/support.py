@@ -70,7 +70,7 @@ def raws_of(checkpoint: Any) -> dict[str, Raw]:
 def raws_in(path: Path) -> dict[str, Raw]:
     """Every tensor in a file, or in all weight files of a folder."""
     if path.is_dir():
-        files = [f for f in sorted(path.iterdir()) if f.suffix in (".safetensors", ".ckpt", ".bin")]
+        files = [f for f in sorted(path.iterdir()) if f.suffix in (".safetensors", ".ckpt", ".bin", ".pt", ".pth")]
         found = [(name, raw) for f in files for name, raw in raws_in(f).items()]
         assert len(dict(found)) == len(found), "a name in two files"
         return dict(found)
@@ -126,6 +126,7 @@ def _torch(path: Path) -> dict[str, Raw]:
     import torch
 
     state = torch.load(path, map_location="cpu", weights_only=True)
+    state = state["model"] if set(state) == {"model"} else state  # as the original files of Swin, ViT, MAE and BLIP-2 have them
     return {
         n: Raw(TORCH[str(t.dtype).removeprefix("torch.")], tuple(t.shape), t.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         for n, t in state.items()

@@ -331,9 +331,9 @@ def test_a_shape_that_contradicts_is_refused_with_both_numbers(
         ("(q + ) hidden", 5, "an axis"),
         ("() hidden", 1, "an axis"),
         ("q hidden -> q -> k", 14, "the end"),
-        ("q Hidden", 2, "a name, 1, ( ) + , or ->"),
-        ("q 12", 2, "a name, 1, ( ) + , or ->"),
-        ("q  *  k", 3, "a name, 1, ( ) + , or ->"),
+        ("q Hidden", 2, "a name, 0, 1, ( ) + , or ->"),
+        ("q 12", 2, "a name, 0, 1, ( ) + , or ->"),
+        ("q  *  k", 3, "a name, 0, 1, ( ) + , or ->"),
     ],
 )
 def test_a_sentence_that_cannot_be_read_is_refused_with_a_caret_under_the_place(text: str, caret: int, expected: str) -> None:
@@ -529,3 +529,62 @@ def test_a_block_that_leaves_its_array_is_refused_and_nothing_outside_is_touched
     with pytest.raises((ValueError, TypeError)):
         move_block(guard[5:10], numbered(6), make_block((6,), 0, (1,), 0, (1,)))
     assert guard.tolist() == [7] * 20
+
+
+# ---- zeros, and axes of equal size -----------------------------------------------------------------------------------------
+
+
+def test_a_block_of_zeros_stands_on_one_side_and_has_its_place() -> None:
+    layout = parse_layout("vocab hidden -> (vocab + 0 pad) hidden")
+    assert shape_of(layout.right[0], {"vocab": 5, "pad": 3, "hidden": 4}) == (8, 4)
+    there = pair_blocks(layout.left, layout.right, {"vocab": 5, "pad": 3, "hidden": 4})
+    back = pair_blocks(layout.right, layout.left, {"vocab": 5, "pad": 3, "hidden": 4})
+    assert [(p.source, p.target, p.block.elements, p.block.target_offset) for p in there] == [(0, 0, 20, 0), (None, 0, 12, 20)]
+    assert [(p.source, p.target, p.block.elements, p.block.source_offset) for p in back] == [(0, 0, 20, 0), (0, None, 12, 20)]
+
+
+def test_a_whole_tensor_of_zeros_has_no_partner() -> None:
+    layout = parse_layout("q, v -> q, (0 k), v")
+    assert [len(side) for side in (layout.left, layout.right)] == [2, 3]
+    pairs = pair_blocks(layout.left, layout.right, {"q": 4, "k": 4, "v": 4})
+    assert [(p.source, p.target) for p in pairs] == [(0, 0), (1, 2), (None, 1)]
+
+
+def test_a_sentence_with_zeros_is_described_as_it_is_written() -> None:
+    assert describe_tensor(parse_layout("vocab hidden -> (vocab + 0 pad) hidden").right[0]) == "(vocab + 0 pad) hidden"
+
+
+EQUAL = {"k": "q", "v": "q"}
+
+
+def test_equal_parts_of_a_sum_are_solved_together() -> None:
+    (tensor,) = parse_layout("(q + k + v)").left
+    assert solve_sizes([tensor], [(12,)], {}, EQUAL) == {"q": 4, "k": 4, "v": 4}
+    (tensor,) = parse_layout("(heads (q + k + v)) hidden").left
+    assert solve_sizes([tensor], [(24, 5)], {"heads": 2}, EQUAL) == {"heads": 2, "q": 4, "k": 4, "v": 4, "hidden": 5}
+
+
+def test_an_axis_has_the_size_of_another_that_is_known() -> None:
+    (tensor,) = parse_layout("(q + k + v) hidden").left
+    sizes = solve_sizes([tensor], [(15, 5)], {}, {"q": "hidden", "k": "hidden", "v": "hidden"})
+    assert {sizes[n] for n in ("q", "k", "v", "hidden")} == {5}
+
+
+@pytest.mark.parametrize(
+    "sentence, shape, known, same",
+    [
+        ("(q + k + v)", (13,), {}, EQUAL),
+        ("(q + k + v)", (12,), {"q": 5}, EQUAL),
+        ("(q + k) hidden", (8, 5), {}, {"q": "hidden", "k": "hidden"}),
+    ],
+    ids=["not divisible", "another size", "not square"],
+)
+def test_parts_that_are_not_equal_are_refused(sentence: str, shape: tuple[int, ...], known: dict[str, int], same: dict[str, str]) -> None:
+    with pytest.raises(MappingError) as refused:
+        solve_sizes(list(parse_layout(sentence).left), [shape], known, same)
+    assert refused.value.code == "MFC307"
+
+
+def test_parts_that_are_not_said_to_be_equal_stay_unknown() -> None:
+    (tensor,) = parse_layout("(q + k + v)").left
+    assert solve_sizes([tensor], [(12,)], {}) == {}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from benchmarks.bench import Bench
-from benchmarks.cases import against_documented, copying, layouts, planning, sparse, starting
+from benchmarks.cases import against_documented, copying, families, layouts, planning, sparse, starting
 from benchmarks.results import Row
 
 CASES: Mapping[str, Callable[[Bench], Iterable[Row]]] = MappingProxyType(
@@ -16,6 +16,7 @@ CASES: Mapping[str, Callable[[Bench], Iterable[Row]]] = MappingProxyType(
         "cast": copying.cast,
         "verify": copying.verify,
         **layouts.CASES,
+        **families.CASES,
         "documented": against_documented.documented,
         "sparse20": sparse.sparse20,
         "plan": planning.plan,

@@ -7,24 +7,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mfconv_nb.cli.options import CHECKPOINT, config, model, progress_bar, quiet, show, threads, with_options
+from mfconv_nb.cli.options import CHECKPOINT, FamilyCommand, config, leave_out, model, progress_bar, quiet, show, threads, with_options
 
 if TYPE_CHECKING:
     from mfconv_nb.formats.index import Index
 
 
-@click.command()
+@click.command(cls=FamilyCommand)
 @click.argument("paths", nargs=-1, type=CHECKPOINT, metavar="[IN OUT]")
 @model
 @click.option("--reversed", "to_hf", is_flag=True, help="From MindFormers to Hugging Face. Left out: away from the side IN is on.")
 @click.option("--input_path", "--input-path", type=CHECKPOINT, help="Checkpoint: a folder, an index, or a file in the folder.")
 @click.option("--output_path", "--output-path", type=CHECKPOINT, help="Its ending chooses the format; a folder gets shards.")
 @click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="Cast floating tensors. Left out: each keeps its own.")
-@click.option("--n_head", "--n-head", type=int, help="Checked against config.json; used where there is none.")
-@click.option("--hidden_size", "--hidden-size", type=int, help="Checked against config.json; used where there is none.")
 @click.option("--layers", type=click.IntRange(1), help="Convert the first N layers only.")
-@click.option("--is_pretrain", "--is-pretrain", type=bool, help="For the families that take it.")
-@click.option("--telechat_type", "--telechat-type", help="For the families that take it.")
+@leave_out
 @config
 @click.option("--max_shard_size", "--max-shard-size", help="For folders: 5GB, 500MB. Left out: 5GB.")
 @click.option("--dry_run", "--dry-run", is_flag=True, help="Plan and check everything, write nothing.")
@@ -38,11 +35,8 @@ def convert(
     input_path: Path | None,
     output_path: Path | None,
     dtype: str | None,
-    n_head: int | None,
-    hidden_size: int | None,
     layers: int | None,
-    is_pretrain: bool | None,
-    telechat_type: str | None,
+    leave_out: tuple[str, ...],
     config: Path | None,
     max_shard_size: str | None,
     dry_run: bool,
@@ -50,6 +44,7 @@ def convert(
     no_fsync: bool,
     threads: int,
     quiet: bool,
+    options: dict[str, str],
 ) -> None:
     """Convert a checkpoint; nothing is written before every tensor has its place.
 
@@ -66,10 +61,9 @@ def convert(
     from mfconv_nb.steps.save import save
 
     source, target = _two_paths(paths, input_path, output_path)
-    _refuse_untaken(model, {"is_pretrain": is_pretrain, "telechat_type": telechat_type})
     checkpoint = load(_whole_checkpoint(source), config=config)
-    mapped = map_names(checkpoint, model, to="hf" if to_hf else None, layers=layers, n_head=n_head, hidden_size=hidden_size)
-    for note in checkpoint.notes:
+    mapped = map_names(checkpoint, model, to="hf" if to_hf else None, layers=layers, leave_out=leave_out, **options)
+    for note in (*checkpoint.notes, *mapped.report.notes, *mapped.report.left_out):
         click.echo(f"note: {note}", err=True)
     with progress_bar(mapped.nbytes, "converting", quiet=quiet) as progress:
         report = save(
@@ -96,14 +90,6 @@ def _two_paths(paths: tuple[Path, ...], input_path: Path | None, output_path: Pa
     if source is None or target is None or given:
         raise click.UsageError("Give IN and OUT, or --input_path and --output_path.")
     return source, target
-
-
-def _refuse_untaken(model: str | None, options: dict[str, object]) -> None:
-    from mfconv_nb.errors import MappingError
-
-    for name, value in options.items():
-        if value is not None:
-            raise MappingError("MFC305", f"--{name}", found=f"model {model or 'not given'}", expected="a family that takes it")
 
 
 def _whole_checkpoint(path: Path) -> Path:

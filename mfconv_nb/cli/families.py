@@ -1,14 +1,26 @@
-"""mfconv families: the model families that are known."""
+"""mfconv families: the model families that are known, or one of them in detail."""
 
 from __future__ import annotations
 
 import click
 
+from mfconv_nb.cli.options import all_rows, as_json, show
+
 
 @click.command()
-def families() -> None:
-    """The model families that --model takes."""
-    from mfconv_nb.families import registry
+@click.argument("key", required=False)
+@all_rows
+@as_json
+def families(key: str | None, show_all: bool, as_json: bool) -> None:
+    """The model families that --model takes; with KEY, the options and rules of one.
 
-    for family in registry.known_families():
-        click.echo(f"{family.key:<12} {family.covers}")
+    \b
+    mfconv families
+    mfconv families internlm2
+    """
+    from mfconv_nb.steps.families import families_report, family_report
+
+    if key is None:
+        show(families_report(), show_all=True, as_json=as_json)
+    else:
+        show(family_report(key), show_all=show_all, as_json=as_json)

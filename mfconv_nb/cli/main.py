@@ -20,6 +20,7 @@ COMMANDS = {
     "verify": "Prove that a converted checkpoint holds what the original holds.",
     "toy": "Make a small checkpoint to try things out.",
     "families": "The model families that are known.",
+    "prove": "Prove that the rules of a family are sound.",
 }
 EPILOG = """\b
 Examples:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,12 @@ all_rows = click.option("--all", "show_all", is_flag=True, help="Show every row.
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 threads = click.option("--threads", type=click.IntRange(1, 64), default=2, show_default=True, help="Copying threads.")
 quiet = click.option("--quiet", is_flag=True, help="No progress bar.")
-model = click.option("--model", help="Model family, see `mfconv families`. Left out: told from config.json and the names.")
+model = click.option(
+    "--model", help="Model family, see `mfconv families`; with --help, lists its options. Left out: told from config.json and the names."
+)
+leave_out = click.option(
+    "--leave_out", "--leave-out", multiple=True, metavar="PATTERN", help="Do not convert tensors of these names; * stands for anything."
+)
 config = click.option("--config", type=CHECKPOINT, help="A config.json, or the Hugging Face folder that holds it.")
 
 
@@ -52,3 +58,56 @@ def with_options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return command
 
     return decorate
+
+
+class FamilyCommand(click.Command):
+    """A command that also takes the options of the model families, as MindFormers' converters do: `--qkv_concat False`.
+
+    The options of every family are known; `--help` with `--model KEY` lists those of that family. Whether an option belongs to the
+    family is decided where the family is known, in ``map``. The values arrive as one dict, ``options``.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        from mfconv_nb.families.registry import known_families
+        from mfconv_nb.mapping.forms import options_of
+
+        own = {name for param in self.params for name in (param.name, *param.opts)}
+        named = _named_family(args)
+        found: dict[str, click.Option] = {}
+        for family in ([named] if named else []) + known_families():
+            for option in options_of(family).values():
+                shown = family is named
+                if option.name not in own and option.name not in found:
+                    found[option.name] = _family_option(option, hidden=not shown)
+        self._found = found
+        return super().parse_args(ctx, args)
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        params = super().get_params(ctx)
+        return [*params[:-1], *getattr(self, "_found", {}).values(), params[-1]]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        names = self._found.keys()
+        ctx.params["options"] = {n: v for n in names if (v := ctx.params.pop(n, None)) is not None}
+        return super().invoke(ctx)
+
+
+def _named_family(args: list[str]) -> Any:
+    """The family that `--model` names, for --help; None where there is none or it is not known."""
+    from mfconv_nb.errors import MfconvError
+    from mfconv_nb.families.registry import family_named
+
+    following = dict(pairwise(args)).get("--model")
+    key = following or next((a.partition("=")[2] for a in args if a.startswith("--model=")), None)
+    try:
+        return family_named(key) if key else None
+    except MfconvError:
+        return None  # said again, and better, when the command runs
+
+
+def _family_option(option: Any, *, hidden: bool) -> click.Option:
+    flags = [f"--{option.name}", *([f"--{option.name.replace('_', '-')}"] if "_" in option.name else [])]
+    words = [str(v) or "''" for v in option.values]
+    values = " or ".join(words)
+    text = option.help + (f" {values}; left out, {words[0]} or what the names say." if words else "")
+    return click.Option([*flags, option.name], metavar=values or "N", help=text.strip(), hidden=hidden)

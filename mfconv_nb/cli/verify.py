@@ -6,10 +6,22 @@ from pathlib import Path
 
 import click
 
-from mfconv_nb.cli.options import CHECKPOINT, all_rows, as_json, config, model, progress_bar, quiet, show, threads, with_options
+from mfconv_nb.cli.options import (
+    CHECKPOINT,
+    FamilyCommand,
+    all_rows,
+    as_json,
+    config,
+    model,
+    progress_bar,
+    quiet,
+    show,
+    threads,
+    with_options,
+)
 
 
-@click.command()
+@click.command(cls=FamilyCommand)
 @click.argument("original", type=CHECKPOINT)
 @click.argument("converted", type=CHECKPOINT, required=False)
 @with_options(model, config, all_rows, as_json, threads, quiet)
@@ -22,6 +34,7 @@ def verify(
     as_json: bool,
     threads: int,
     quiet: bool,
+    options: dict[str, str],
 ) -> int:
     """Prove that CONVERTED holds what ORIGINAL holds: map it back and compare every byte.
 
@@ -37,6 +50,6 @@ def verify(
         if converted is None:
             report = prove(original, threads=threads, progress=progress)
         else:
-            report = prove(first, converted, model, threads=threads, progress=progress)
+            report = prove(first, converted, model, threads=threads, progress=progress, **options)
     show(report, show_all=show_all, as_json=as_json)
     return 0 if report.outcome in (PASS, CLOSE) else 1

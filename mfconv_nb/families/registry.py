@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from mfconv_nb.errors import MappingError, did_you_mean, quoted
-from mfconv_nb.folding import fold
-from mfconv_nb.mapping.rules import Family, sides_of
+from mfconv_nb.mapping.forms import fitting_forms, templates_of
+from mfconv_nb.mapping.rules import Family
 
 
 @lru_cache(maxsize=1)
@@ -36,7 +36,7 @@ def family_named(key: str) -> Family:
     Raises:
         MappingError: MFC301 with the nearest key.
     """
-    known = dict(built_in())
+    known = {name: f for f in built_in().values() for name in (*f.aliases, f.key)}
     if key not in known:
         from importlib.metadata import entry_points  # 10 ms that only an unknown key costs
 
@@ -47,27 +47,36 @@ def family_named(key: str) -> Family:
     return known[key]
 
 
+def candidates_of(key: str) -> list[Family]:
+    """The family that a key names, and those that the same key may mean: `qwen` is also Qwen2, told apart by the names."""
+    family = family_named(key)
+    return [family, *(family_named(other) for other in family.also)] if key == family.key else [family]
+
+
 def identify(names: Iterable[str], config: Mapping[str, Any] | None, to: str) -> Family:
-    """The one family whose rules know every name; ``model_type`` in the config decides between equals.
+    """The one family whose rules know every name, and whose own names are all there; first by ``model_type``, where a config has one.
 
     Raises:
         MappingError: MFC302 when none or several fit, with how many names each knows.
     """
-    templates = {fold(n)[0] for n in names}
-    candidates = known_families()
-    unknown = {f.key: len(templates - _templates(f, to)) for f in candidates}
-    fitting = [f for f in candidates if not unknown[f.key]]
+    templates = templates_of(names)
     model_type = (config or {}).get("model_type")
-    by_type = [f for f in candidates if model_type in f.model_types]
-    chosen = [f for f in by_type if f in fitting] or by_type or fitting
-    if len(chosen) == 1:
-        return chosen[0]
-    best = sorted(unknown.items(), key=lambda item: item[1])[:3]
-    known = "; ".join(f"{key} knows {len(templates) - n} of {len(templates)} name patterns" for key, n in best)
-    found = f"{len(chosen)} that fit" if chosen else f"model_type {quoted(str(model_type))}; {known}"
+    by_type = [f for f in known_families() if model_type in f.model_types]
+    candidates = by_type or [f for f in known_families() if not f.told_as]
+    distance = {f.key: min(_distance(c.form, templates, to) for c in fitting_forms(f, templates, to, {}, {})) for f in candidates}
+    best = [f for f in candidates if distance[f.key] == min(distance.values())]
+    if len(best) == 1 and (by_type or distance[best[0].key][0] == 0):
+        return best[0]
+    unknown = sorted((distance[f.key][0], f.key) for f in candidates)[:3]
+    known = "; ".join(f"{key} knows {len(templates) - n} of {len(templates)} name patterns" for n, key in unknown)
+    several = len(best) > 1 and distance[best[0].key][0] == 0
+    told = "no model_type" if model_type is None else f"model_type {quoted(str(model_type))}"
+    found = f"{len(best)} that fit: {', '.join(f.key for f in best)}" if several else f"{told}; {known}"
     hint = "Say which: --model KEY (model= in Python); `mfconv families` lists them."
     raise MappingError("MFC302", found=found, expected="one family that knows every name", hint=hint)
 
 
-def _templates(family: Family, to: str) -> set[str]:
-    return {p.template for rule in family.rules for p in sides_of(rule, to)[0]}
+def _distance(form: Family, templates: frozenset[str], to: str) -> tuple[int, int, int]:
+    """How many names a form does not know, how many of its own are not there; among equals, the one that needs most of them is nearest."""
+    needed = form.needed_templates(to)
+    return len(templates - form.templates(to)), len(needed - templates), -len(needed)

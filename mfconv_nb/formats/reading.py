@@ -7,8 +7,9 @@ than torch files. Reads headers only.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mfconv_nb.checkpoint import HF, MF, FileSource, LazyTensor, OtherEntry, stored_tensor
@@ -73,7 +74,7 @@ def open_files(paths: Sequence[Path]) -> Opened:
     """
     tensors: dict[str, LazyTensor] = {}
     holder: dict[str, Path] = {}
-    opened = [_open_file(p) for p in paths]
+    opened = [_slice_of_meta(p, _open_file(p)) for p in paths]
     for path, one in zip(paths, opened, strict=True):
         for tensor in one.tensors:
             if tensor.name in tensors:
@@ -85,6 +86,17 @@ def open_files(paths: Sequence[Path]) -> Opened:
     formats = sorted({one.format for one in opened})
     side = sides.pop() if len(sides) == 1 else None
     return Opened(tensors, tuple(paths), side, " and ".join(formats), tuple(o for one in opened for o in one.others))
+
+
+META_FILE = re.compile(r"consolidated\.(\d+)\.pth")
+
+
+def _slice_of_meta(path: Path, one: _OneFile) -> _OneFile:
+    """The tensors of one of Meta's files, `consolidated.01.pth`: each holds a slice of the same names, told apart by its number."""
+    match = META_FILE.fullmatch(path.name)
+    if match is None:
+        return one
+    return replace(one, tensors=tuple(t.renamed(f"consolidated.{int(match[1])}/{t.name}") for t in one.tensors))
 
 
 def _open_index(path: Path) -> Opened:

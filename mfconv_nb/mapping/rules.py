@@ -1,19 +1,24 @@
-"""What a model family is made of: rules, as data. No code reads a weight or a file here.
+"""What a model family is made of: rules and options, as data. No code reads a weight or a file here.
 
 The Hugging Face side always stands left (``hf``), the MindFormers side right (``mf``). A rule reads in both directions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mfconv_nb.checkpoint import MF
-from mfconv_nb.layout import TensorLayout, parse_layout
+from mfconv_nb.layout import TensorLayout, axis_names, parse_layout
 from mfconv_nb.mapping.names import Pattern, parse_pattern
 
 Names = str | tuple[str, ...]
+OptionValue = str | bool | int
+
+# Rule.optional: the config does not promise these tensors. Some layers may have them and others not, or all have them or none.
+ALL_OR_NONE, ANYWHERE = "all or none", "anywhere"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +28,41 @@ class Rule:
     Attributes:
         hf, mf: name patterns. A placeholder on both sides is a loop; on one side only it is an axis of the other side.
         layout: see ``layout.py``. Without an arrow: the same shape on both sides. None: the same shape, whatever it is.
-        sizes: structural constants of the sentence, such as ``{"pair": 2}``; never a model's sizes.
+        sizes: structural constants of the sentence, such as ``{"pair": 2}``, or axes of equal size, such as ``{"k": "q"}``; never a
+            model's sizes.
         only_if: a name in the family's sizes; the tensors are expected only where it is not 0.
-        dtype: a dtype that the MindFormers side fixes, whatever is asked for.
+        dtype: a dtype that the MindFormers side fixes, whatever is asked for; on the way back a manifest remembers what was there.
+        optional: empty, ``ALL_OR_NONE`` or ``ANYWHERE``.
+        when: option values that this rule belongs to.
     """
 
     hf: Names
     mf: Names
     layout: str | None = None
-    sizes: Mapping[str, int] = field(default_factory=dict, hash=False)
+    sizes: Mapping[str, int | str] = field(default_factory=dict, hash=False)
     only_if: str | None = None
     dtype: str | None = None
+    optional: str = ""
+    when: Mapping[str, OptionValue] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """Equal copies on the Hugging Face side, one tensor on the MindFormers side: checked to be equal, and copied back.
+
+    Attributes:
+        hf, mf: as in a rule; a placeholder on the Hugging Face side only counts the copies.
+        layout: axes of the tensor, for its expected shape; no arrow.
+        may_be: further names of copies, which a checkpoint may have or not; written back where a manifest remembers them.
+    """
+
+    hf: Names
+    mf: str
+    layout: str | None = None
+    may_be: tuple[str, ...] = ()
+    only_if: str | None = None
+    optional: str = ""
+    when: Mapping[str, OptionValue] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +81,7 @@ class Tied:
     same_as: str
     layout: str
     only_if: str = "tied"
+    when: Mapping[str, OptionValue] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +97,38 @@ class Drop:
     pattern: str
     why: str
     side: str = "hf"
+    when: Mapping[str, OptionValue] = field(default_factory=dict, hash=False)
 
 
-AnyRule = Rule | Tied | Drop
+AnyRule = Rule | Repeated | Tied | Drop
+
+
+@dataclass(frozen=True)
+class Option:
+    """Something a caller may say of a family: ``--name value`` in the shell, ``name=value`` in Python.
+
+    An option either chooses between forms of the names and layouts (``values``), or gives a size that the config may not have
+    (``size``) and is checked against it where it does.
+
+    Attributes:
+        values: what it may be, the default first. In names, layouts and sizes ``{name}`` stands for the value chosen.
+        side: where it shows: "mf", "hf" or "both". On the side a checkpoint comes from it is told from names and shapes; on the side
+            it goes to the default is taken. What a manifest remembers counts before both.
+        spelled: for some values, what ``{name}`` stands for in names instead of the value.
+        size: the axis or placeholder that it gives the size of.
+        help: one line for ``--help``.
+    """
+
+    name: str
+    values: tuple[OptionValue, ...] = ()
+    side: str = "mf"
+    help: str = ""
+    spelled: Mapping[OptionValue, str] = field(default_factory=dict)
+    size: str = ""
+
+    @property
+    def default(self) -> OptionValue:
+        return self.values[0]
 
 
 @dataclass(frozen=True)
@@ -81,8 +140,13 @@ class Family:
         covers: the models, in words.
         sizes: for every axis, loop and flag a sentence over config keys (see ``config.py``).
         model_types: values of ``model_type`` in config.json that mean this family.
+        aliases: other keys that mean it.
+        also: keys of families that ``--model`` with this key may mean too, told apart by the names.
+        told_as: the key of the family that its names are taken for, where neither a key nor a config says otherwise.
+        options: what a caller may choose.
         toy: config.json of the small checkpoint that ``mfconv toy`` makes; all axis sizes differ.
         source: where the facts are from.
+        chosen: the value of each option, in a form of the family (see ``form_of``).
     """
 
     key: str
@@ -90,12 +154,92 @@ class Family:
     rules: tuple[AnyRule, ...]
     sizes: Mapping[str, str]
     model_types: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+    told_as: str = ""
+    options: tuple[Option, ...] = ()
     toy: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+    chosen: Mapping[str, OptionValue] = field(default_factory=dict)
 
     def with_rules(self, rules: tuple[AnyRule, ...]) -> Family:
         """The same family with other rules: for experiments and mutations."""
         return replace(self, rules=rules)
+
+    def needed_templates(self, to: str) -> frozenset[str]:
+        """Those of them that every checkpoint of the family has."""
+        heads = Tied if to == "hf" else ()
+        needed = (r for r in self.rules if isinstance(r, heads) or (isinstance(r, Rule | Repeated) and not r.optional and not r.only_if))
+        return frozenset(p.template for r in needed for place, p in enumerate(sides_of(r, to)[0]) if to == "hf" or is_needed(r, place))
+
+    def templates(self, to: str) -> frozenset[str]:
+        """The name templates that the rules know on the source side."""
+        return frozenset(p.template for rule in self.rules for p in sides_of(rule, to)[0])
+
+
+def when(*rules: AnyRule, **options: OptionValue) -> tuple[AnyRule, ...]:
+    """Rules that belong to some option values: ``*when(Rule(...), Rule(...), qkv_concat=False)``."""
+    return tuple(replace(rule, when={**rule.when, **options}) for rule in rules)
+
+
+def renamed(rules: Iterable[AnyRule], hf: Mapping[str, str] = {}, mf: Mapping[str, str] = {}) -> tuple[AnyRule, ...]:
+    """A table of another family under other names: each text on the left is replaced by the one on the right, in order."""
+    return tuple(_with_texts(rule, lambda text: _replaced(text, hf), lambda text: _replaced(text, mf)) for rule in rules)
+
+
+def _replaced(text: str, words: Mapping[str, str]) -> str:
+    for old, new in words.items():
+        text = text.replace(old, new)
+    return text
+
+
+def form_of(family: Family, chosen: Mapping[str, OptionValue]) -> Family:
+    """The family with its options decided: the rules that belong to these values, with the values in their names and sizes.
+
+    Sizes that none of these rules speaks of are left away, so that a config need not have them.
+    """
+    spelled = {o.name: o.spelled.get(chosen[o.name], str(chosen[o.name])) for o in family.options if o.values}
+    numbers = {name: text for name, text in spelled.items() if text.isdigit()}
+    belonging = (rule for rule in family.rules if all(chosen[name] == value for name, value in rule.when.items()))
+    rules = tuple(_with_texts(rule, lambda t: _spelled(t, spelled), lambda t: _spelled(t, spelled)) for rule in belonging)
+    spoken_of = {o.size for o in family.options} | {"heads", "hidden"}.union(*(_axes_of(rule) for rule in rules))
+    sizes = {axis: _spelled(sentence, numbers) for axis, sentence in family.sizes.items() if axis in spoken_of}
+    sized = tuple(o for o in family.options if not o.values)
+    return replace(family, rules=rules, sizes=sizes, options=sized, chosen=dict(chosen))
+
+
+def _axes_of(rule: AnyRule) -> set[str]:
+    """Every axis, placeholder and flag that a rule speaks of."""
+    names = {p for side in sides_of(rule, MF) for pattern in side for p in pattern.placeholders}
+    if isinstance(rule, Drop):
+        return names
+    layout = parse_layout(rule.layout) if rule.layout is not None else None
+    axes = axis_names(e for side in (layout.left, layout.right) for tensor in side for e in tensor) if layout is not None else set()
+    return names | axes | ({rule.only_if} if rule.only_if else set())
+
+
+def default_form(family: Family, chosen: Mapping[str, OptionValue] = {}) -> Family:
+    """The family with the options that are given, and the defaults of the others."""
+    return form_of(family, {o.name: chosen.get(o.name, o.default) for o in family.options if o.values})
+
+
+def _spelled(text: str, words: Mapping[str, str]) -> str:
+    """``text`` with ``{option}`` as its value; other placeholders stay."""
+    return re.sub(r"\{([a-z_][a-z0-9_]*)\}", lambda m: words.get(m[1], m[0]), text) if words else text
+
+
+def _with_texts(rule: AnyRule, hf: Any, mf: Any) -> AnyRule:
+    """A rule with its names changed by a function for each side."""
+    if isinstance(rule, Drop):
+        return replace(rule, pattern=hf(rule.pattern) if rule.side == "hf" else mf(rule.pattern))
+    if isinstance(rule, Tied):
+        return replace(rule, hf=hf(rule.hf), same_as=hf(rule.same_as), mf=mf(rule.mf))
+    more = {"may_be": _each(rule.may_be, hf)} if isinstance(rule, Repeated) else {}
+    return replace(rule, hf=_each(rule.hf, hf), mf=_each(rule.mf, mf), **more)
+
+
+def _each(names: Any, change: Any) -> Any:
+    return change(names) if isinstance(names, str) else tuple(change(n) for n in names)
 
 
 def patterns(names: Names) -> tuple[Pattern, ...]:
@@ -109,12 +253,22 @@ def sides_of(rule: AnyRule, to: str) -> tuple[tuple[Pattern, ...], tuple[Pattern
         own = (parse_pattern(rule.pattern),)
         return (own, ()) if rule.side != to else ((), own)
     hf, mf = patterns(rule.hf), patterns(rule.mf)
+    if isinstance(rule, Repeated):
+        hf += patterns(rule.may_be)
     return (hf, mf) if to == MF else (mf, hf)
 
 
-def layouts_of(rule: Rule | Tied, to: str) -> tuple[tuple[TensorLayout, ...], tuple[TensorLayout, ...]] | None:
+def is_needed(rule: AnyRule, place: int) -> bool:
+    """Whether the pattern at a place of the Hugging Face side is always there, and not only where a checkpoint has it."""
+    return not isinstance(rule, Repeated) or place < len(patterns(rule.hf))
+
+
+def layouts_of(rule: Rule | Repeated | Tied, to: str) -> tuple[tuple[TensorLayout, ...], tuple[TensorLayout, ...]] | None:
     """The tensor layouts of a rule on the source and on the target side; None where there is no sentence."""
     if rule.layout is None:
         return None
     layout = parse_layout(rule.layout)
-    return (layout.left, layout.right) if to == MF else (layout.right, layout.left)
+    left, right = layout.left, layout.right
+    if isinstance(rule, Repeated):
+        left = left * len(patterns(rule.hf) + patterns(rule.may_be))
+    return (left, right) if to == MF else (right, left)

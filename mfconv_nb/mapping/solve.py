@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 
 from mfconv_nb.blocks import Block, Shape
 from mfconv_nb.errors import MappingError
 from mfconv_nb.layout import TensorLayout, axis_names, pair_blocks, shape_of, solve_sizes
 from mfconv_nb.mapping.names import Pattern
-from mfconv_nb.mapping.rules import AnyRule, Drop, Rule, layouts_of, sides_of
+from mfconv_nb.mapping.rules import AnyRule, Drop, Repeated, Rule, layouts_of, sides_of
 
 SourceKey = tuple[int, Mapping[str, int]]  # a tensor's place in the sentence, and the index of its own axes (expert 3)
 
@@ -54,10 +55,14 @@ ONE_TENSOR: tuple[SourceKey, ...] = ((0, {}),)  # the keys of a rule with one so
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """The shapes of a rule's targets, and their blocks as (place among the sources, block). No parts: a plain rename."""
+    """The shapes of a rule's targets, and their blocks as (place among the sources, block). No parts: a plain rename.
+
+    A block of zeros in a target has no place among the sources (None). ``zeros`` are blocks of sources that must hold zeros.
+    """
 
     targets: tuple[tuple[Pattern, Mapping[str, int], Shape], ...]
-    parts: tuple[tuple[tuple[int, Block], ...], ...]
+    parts: tuple[tuple[tuple[int | None, Block], ...], ...]
+    zeros: tuple[tuple[int, Block], ...] = ()
 
 
 def solve_rule(directed: Directed, shapes: Sequence[Shape], keys: Sequence[SourceKey], known: Mapping[str, int]) -> Solution:
@@ -70,13 +75,24 @@ def solve_rule(directed: Directed, shapes: Sequence[Shape], keys: Sequence[Sourc
         MappingError: MFC307 when a shape does not fit the sentence or the sizes.
     """
     rule, source, target, layouts = directed.rule, directed.source, directed.target, directed.layouts
-    if layouts is None:
+    same_placeholders = {p for t in target for p in t.placeholders} <= set(directed.loops)
+    if layouts is None and same_placeholders:
         return Solution(((target[0], {}, shapes[0]),), ())
-    sizes_given = {**known, **(rule.sizes if isinstance(rule, Rule) else {}), **_axis_sizes(keys)}
-    sizes = solve_sizes([layouts[0][place] for place, _ in keys], shapes, sizes_given)
-    if layouts[0] == layouts[1] and len(source) == len(target) == len(shapes) == 1:
+    if layouts is None:
+        raise MappingError("MFC311", target[0].text, found="a placeholder of one side only", expected="a sentence with an axis of its name")
+    constants, same = structural_sizes(rule)
+    sizes_given = {**known, **constants, **_axis_sizes(keys)}
+    sizes = solve_sizes([layouts[0][place] for place, _ in keys], shapes, sizes_given, same)
+    if isinstance(rule, Repeated) or (layouts[0] == layouts[1] and len(source) == len(target) == len(shapes) == 1 and same_placeholders):
         return Solution(((target[0], {}, shapes[0]),), ())
     return _solution(source, target, layouts, sizes, keys)
+
+
+def structural_sizes(rule: AnyRule) -> tuple[dict[str, int], dict[str, str]]:
+    """A rule's constants, such as ``{"pair": 2}``, and its axes of equal size, such as ``{"k": "q"}``."""
+    sizes = rule.sizes if isinstance(rule, Rule) else {}
+    constants = {axis: size for axis, size in sizes.items() if isinstance(size, int)}
+    return constants, {axis: size for axis, size in sizes.items() if isinstance(size, str)}
 
 
 def _axis_sizes(keys: Iterable[SourceKey]) -> dict[str, int]:
@@ -107,13 +123,16 @@ def _solution(
         for index in product(*(range(sizes[a]) for a in axes))
     ]
     source_places, target_places = _places_of(source_keys), _places_of(keys)
-    parts: list[list[tuple[int, Block]]] = [[] for _ in keys]
+    parts: list[list[tuple[int | None, Block]]] = [[] for _ in keys]
+    zeros: list[tuple[int, Block]] = []
     for index in product(*(range(sizes[a]) for a in own)):
         fixed = dict(zip(own, index, strict=True))
         for pair in pair_blocks(layouts[0], layouts[1], sizes, fixed):
-            s = source_places[pair.source, _index_of(source[pair.source], fixed)]
-            t = target_places[pair.target, _index_of(target[pair.target], fixed)]
-            parts[t].append((s, pair.block))
+            s = None if pair.source is None else source_places[pair.source, _index_of(source[pair.source], fixed)]
+            if pair.target is not None:
+                parts[target_places[pair.target, _index_of(target[pair.target], fixed)]].append((s, pair.block))
+            elif s is not None:
+                zeros.append((s, pair.block))
     targets = []
     for place, axis in keys:
         shape = shape_of(layouts[1][place], sizes)
@@ -122,7 +141,16 @@ def _solution(
             expected = "a size from the shapes or from config.json"
             raise MappingError("MFC307", found=f"no size for {missing}", expected=expected)
         targets.append((target[place], axis, shape))
-    return Solution(tuple(targets), tuple(tuple(p) for p in parts))
+    _check_coverage([prod(shape) for _, _, shape in targets], [sum(b.elements for _, b in blocks) for blocks in parts], target)
+    return Solution(tuple(targets), tuple(tuple(p) for p in parts), tuple(zeros))
+
+
+def _check_coverage(needed: Sequence[int], found: Sequence[int], target: Sequence[Pattern]) -> None:
+    """Raises MappingError (MFC307) where the blocks of a target are more or fewer numbers than it has."""
+    for expected, covered in zip(needed, found, strict=True):
+        if covered != expected:
+            where = " and ".join(t.text for t in target)
+            raise MappingError("MFC307", where, found=f"{covered:,} numbers for {expected:,} places", expected="one for each")
 
 
 def _places_of(keys: Sequence[SourceKey]) -> dict[tuple[int, tuple[int, ...]], int]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from mfconv_nb.checkpoint import Checkpoint, LazyTensor, Original, checkpoint_of
 from mfconv_nb.collector import makes_many_objects
-from mfconv_nb.config import read_config
+from mfconv_nb.config import PARAMS, read_config, read_params
 from mfconv_nb.errors import InputError
 from mfconv_nb.formats.reading import open_files, open_path
 from mfconv_nb.live import is_live, load_live
@@ -55,6 +55,7 @@ def load(source: Loadable, *, config: str | Path | Mapping[str, Any] | None = No
         others=opened.others,
         original=_original(folder, manifest),
         family=manifest.get("family"),
+        options=manifest.get("options") or {},
         notes=opened.notes + notes,
     )
 
@@ -63,12 +64,16 @@ def _config(config: str | Path | Mapping[str, Any] | None) -> Mapping[str, Any] 
     if config is None or isinstance(config, Mapping):
         return config
     path = Path(config).expanduser()
-    return read_config(path / "config.json" if os.path.isdir(path) else path)
+    if os.path.isdir(path):
+        return _config_beside(path) or read_config(path / "config.json")
+    return read_params(path) if path.name == PARAMS else read_config(path)
 
 
 def _config_beside(path: Path) -> Mapping[str, Any] | None:
-    beside = (path if path.is_dir() else path.parent) / "config.json"
-    return read_config(beside) if beside.is_file() else None
+    folder = path if path.is_dir() else path.parent
+    if (folder / "config.json").is_file():
+        return read_config(folder / "config.json")
+    return read_params(folder / PARAMS) if (folder / PARAMS).is_file() else None
 
 
 def manifest_near(path: Path, tensors: Mapping[str, LazyTensor]) -> tuple[Path, dict[str, Any], bool] | None:
@@ -97,4 +102,5 @@ def _original(side: Path, manifest: Mapping[str, Any]) -> Original | None:
     carried = side / CARRIED
     kept = open_files([carried]).tensors if manifest.get("carried") else {}
     names = {n for t in manifest["tensors"] for n in t["from"]} | kept.keys()
-    return Original(manifest["from_side"], frozenset(names), kept)
+    dtypes = {n: t["cast_from"] for t in manifest["tensors"] if t.get("dtype_fixed") for n in t["from"]}
+    return Original(manifest["from_side"], frozenset(names), kept, dtypes)

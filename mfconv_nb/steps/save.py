@@ -236,7 +236,7 @@ def check_equalities(checkpoint: Checkpoint, threads: int = DEFAULT_THREADS) -> 
                 quoted(equality.first.name),
                 found=f"{comparison.differing:,} of {comparison.elements:,} numbers differ",
                 expected=f"equal bytes, since {equality.why}",
-                hint='Give a config with "tie_word_embeddings": false to keep both (and remove the manifest beside it).',
+                hint=equality.hint or None,
             )
 
 
@@ -275,9 +275,11 @@ def _manifest(out: _Output, checksums: Mapping[tuple[int, str], str]) -> dict[st
             before = _stored_dtype(checkpoint.tensors[name])
             entry = {"name": name, "file": file.name, "shape": list(spec.shape), "dtype": spec.dtype}
             entry |= {"xxh3_128": checksums[number, name], **made.get(name, {"from": [name]})}
-            tensors.append(entry if before == spec.dtype else {**entry, "cast_from": before})
+            cast = {} if before == spec.dtype else {"cast_from": before}
+            tensors.append({**entry, **cast, **({"dtype_fixed": True} if cast and name in checkpoint.fixed_dtypes else {})})
     return {
         "family": checkpoint.family,
+        "options": dict(checkpoint.options),
         "from_side": checkpoint.original.side if checkpoint.original else None,
         "to": checkpoint.side,
         "sources": [{"file": s.label, "bytes": s.size} for s in out.sources()],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ from mfconv_nb.config import read_sizes
 from mfconv_nb.dtypes import numpy_dtype, requested_dtype
 from mfconv_nb.errors import UsageError
 from mfconv_nb.families.registry import family_named
+from mfconv_nb.folding import fold
 from mfconv_nb.formats.writing import is_folder
 from mfconv_nb.live import load_live
 from mfconv_nb.mapping.expected import expected_specs
-from mfconv_nb.mapping.rules import Family
+from mfconv_nb.mapping.forms import checked_options
+from mfconv_nb.mapping.names import Pattern
+from mfconv_nb.mapping.rules import Family, Repeated, Rule, default_form, sides_of
 from mfconv_nb.steps.load import load
 from mfconv_nb.steps.save import save
 
@@ -30,6 +34,7 @@ def toy(
     *,
     dtype: str = "bf16",
     overwrite: bool = False,
+    options: Mapping[str, object] | None = None,
     **config: Any,
 ) -> Checkpoint:
     """A small checkpoint of a family, on the Hugging Face side, with random numbers that are the same every time.
@@ -37,17 +42,19 @@ def toy(
     Args:
         target: where to save it; a folder gets shards, an index and config.json. Left out: it stays in memory.
         dtype: "bf16", "fp16" or "fp32".
+        options: what the family takes, such as ``{"modal": "image"}``; left out, the defaults.
         config: changes to the toy's config.json, such as ``tie_word_embeddings=True`` or ``num_hidden_layers=2``.
     Raises:
         MappingError: MFC301 for an unknown family. OutputError: MFC401 when the target exists.
     """
-    chosen = family if isinstance(family, Family) else family_named(family)
+    chosen = _form(family, options or {})
     if not chosen.toy:
         raise UsageError("MFC501", "family", found=chosen.key, expected="a family with a toy config")
     wanted = requested_dtype(dtype) or "BF16"
     full = {**chosen.toy, **config, "dtype": {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}[wanted]}
-    specs = expected_specs(chosen, read_sizes(full, chosen.sizes), HF, wanted)
-    arrays = {s.name: _random(s) for s in specs}
+    specs = _as_in_checkpoints(chosen, expected_specs(chosen, read_sizes(full, chosen.sizes), HF, wanted))
+    copies = [(p, rule.mf) for rule in chosen.rules if isinstance(rule, Repeated) for p in sides_of(rule, MF)[0]]
+    arrays = {s.name: _random(s, _said_of(s.name, copies) or s.name) for s in specs}  # copies have the same numbers
     made = load_live(arrays)
     checkpoint = checkpoint_of(made.tensors, origin=f"toy {chosen.key}", side=HF, config=full, family=chosen.key)
     if target is None:
@@ -56,24 +63,43 @@ def toy(
     return load(target, config=full)
 
 
-def expected(family: str | Family, config: Any, *, side: str = MF, dtype: str = "fp32") -> Checkpoint:
+def expected(family: str | Family, config: Any, *, side: str = MF, dtype: str = "fp32", **options: object) -> Checkpoint:
     """What a config promises on one side: names, shapes, no values. For ``diff`` against what is really there.
 
     Args:
         config: a config.json, its folder, or its content.
         side: "mf" or "hf".
         dtype: the dtype to state for every tensor; a config does not say it for each.
+        options: what the family takes; left out, the defaults.
     """
-    chosen = family if isinstance(family, Family) else family_named(family)
+    chosen = _form(family, options)
     content = load({"none": np.zeros(1, np.float32)}, config=config).config or {}
     specs = expected_specs(chosen, read_sizes(content, chosen.sizes), side, requested_dtype(dtype) or "F32")
     tensors = [LazyTensor(s, ()) for s in specs]
     return checkpoint_of(tensors, origin=f"expected of {chosen.key}", side=side, config=content, family=chosen.key)
 
 
-def _random(spec: TensorSpec) -> np.ndarray[Any, Any]:
+def _form(family: str | Family, options: Mapping[str, object]) -> Family:
+    """A family with its options decided: those given, and the defaults."""
+    chosen = family if isinstance(family, Family) else family_named(family)
+    return default_form(chosen, checked_options(chosen, options))
+
+
+def _said_of(name: str, rules: Sequence[tuple[Pattern, str]]) -> str | None:
+    """What the first rule that knows a name says of it."""
+    template, numbers = fold(name)
+    return next((said for p, said in rules if p.template == template and p.match(numbers) is not None), None)
+
+
+def _as_in_checkpoints(family: Family, specs: Sequence[TensorSpec]) -> list[TensorSpec]:
+    """With the dtype that real checkpoints have where a rule fixes one: a router's correction bias is float32."""
+    fixed = [(p, rule.dtype) for rule in family.rules if isinstance(rule, Rule) and rule.dtype for p in sides_of(rule, MF)[0]]
+    return [TensorSpec(s.name, s.shape, _said_of(s.name, fixed) or s.dtype) for s in specs]
+
+
+def _random(spec: TensorSpec, seed_name: str) -> np.ndarray[Any, Any]:
     """Numbers of about the size weights have, seeded by the tensor's name."""
-    seed = int.from_bytes(hashlib.sha256(spec.name.encode()).digest()[:8], "little")
+    seed = int.from_bytes(hashlib.sha256(seed_name.encode()).digest()[:8], "little")
     numbers = np.random.default_rng(seed).standard_normal(spec.shape, dtype=np.float32) * np.float32(0.02)
     if spec.dtype == "BF16":
         return numbers.astype(ml_dtypes.bfloat16)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,15 @@ from typing import Any
 from mfconv_nb.checkpoint import Checkpoint, LazyTensor, TensorSpec
 from mfconv_nb.dtypes import short_name
 from mfconv_nb.errors import InputError, MappingError
+from mfconv_nb.families.registry import family_named
+from mfconv_nb.mapping.forms import options_of
 from mfconv_nb.mapping.rules import Family
 from mfconv_nb.progress import OnProgress, progress_for
 from mfconv_nb.report import Column, Result, Table, bytes_text, difference_text, seconds_text
 from mfconv_nb.steps.diff import AGREE, DTYPE, EQUAL, DiffReport, diff
 from mfconv_nb.steps.load import Loadable, load, manifest_near
-from mfconv_nb.steps.map import SIDES, map
+from mfconv_nb.steps.map import map
+from mfconv_nb.steps.map_report import SIDES
 from mfconv_nb.streaming.compare import compare_tensors
 from mfconv_nb.streaming.fill import tensor_checksums
 
@@ -39,6 +42,7 @@ def verify(
     *,
     threads: int = 2,
     progress: bool | OnProgress = True,
+    **options: object,
 ) -> VerifyReport:
     """Prove that ``converted`` holds what ``original`` holds: map it back and compare every byte.
 
@@ -49,6 +53,7 @@ def verify(
         converted: the one after it, on the other side.
         family: as for ``map``; left out, told from the manifest, the config and the names.
         progress: show a bar when it takes longer than half a second; or a function that is called with the bytes compared so far.
+        options: what the family takes, as for ``map``; left out, what the manifest of ``converted`` remembers.
     """
     begun = time.monotonic()
     if converted is None:
@@ -57,7 +62,7 @@ def verify(
     else:
         a, b = load(original), load(converted)
         check_sides(a, b)
-        conditions, differences = _round_trip(a, b, family, threads, progress)
+        conditions, differences = _round_trip(a, b, family, threads, progress, options)
         origin = f"{a.origin} → {b.origin} → back"
     return VerifyReport(tuple(conditions), differences, origin, time.monotonic() - begun)
 
@@ -73,13 +78,18 @@ def check_sides(a: Checkpoint, b: Checkpoint) -> None:
 
 
 def _round_trip(
-    a: Checkpoint, b: Checkpoint, family: str | Family | None, threads: int, progress: bool | OnProgress
+    a: Checkpoint,
+    b: Checkpoint,
+    family: str | Family | None,
+    threads: int,
+    progress: bool | OnProgress,
+    options: Mapping[str, Any],
 ) -> tuple[list[Condition], DiffReport | None]:
     family = family or b.family or a.family
     here, there = (SIDES.get(side or "", "other") for side in (a.side, b.side))
     sentence = f"Every {here} tensor is matched by exactly one rule."
     try:
-        forward = map(a, family, to=b.side)
+        forward = map(a, family, to=b.side, **_options(a, b, family, options))
     except MappingError as error:
         return [Condition(sentence, FAIL, str(error))], None
     conditions = [Condition(sentence, PASS, f"{len(a):,} tensors")]
@@ -90,12 +100,26 @@ def _round_trip(
     cast = any(r.status == DTYPE for r in headers.entries)
     if cast:
         conditions.append(_cast_condition(forward, b, threads))
-    back = map(b, forward.report.plan.family, to=a.side, config=a.config)  # what b does not carry comes from its side folder only
+    form = forward.report.plan.family
+    sized = {n: v for n, v in options.items() if n in options_of(form)}
+    back = map(b, form, to=a.side, config=a.config, **sized)  # what b does not carry comes from its side folder only
     if back.equalities:
         conditions.append(_tied_condition(back, threads))
     differences = diff(back, a, values=True, threads=threads, progress=progress)
     conditions.append(_back_condition(differences, cast, f"{here} → {there} → {here}"))
     return conditions, differences
+
+
+def _options(a: Checkpoint, b: Checkpoint, family: str | Family | None, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options to convert ``a`` with, so that it becomes what ``b`` is: given, remembered by ``b``, or told from its names."""
+    if options or b.options:
+        return {**b.options, **options}
+    try:
+        told = map(b, family, to=a.side, config=a.config).options
+    except MappingError:
+        return {}
+    known = family if isinstance(family, Family) else family_named(family) if family else None
+    return {o.name: told[o.name] for o in (known.options if known else ()) if o.side == b.side and o.name in told}
 
 
 def _headers_condition(headers: DiffReport, there: str) -> Condition:

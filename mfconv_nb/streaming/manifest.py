@@ -60,6 +60,8 @@ def _is_sound(content: object) -> bool:
         return False
     if not isinstance(content.get("family"), str | None) or not isinstance(content.get("config"), dict | None):
         return False
+    if not isinstance(content.get("options"), dict | None):
+        return False
     if any(content.get(side) not in ("hf", "mf", None) for side in ("to", "from_side")):
         return False
     return all(
@@ -70,5 +72,6 @@ def _is_sound(content: object) -> bool:
         and all(type(n) is int for n in t["shape"])
         and isinstance(t.get("from"), list)
         and all(isinstance(n, str) for n in t["from"])
+        and isinstance(t.get("cast_from", ""), str)
         for t in tensors
     )

@@ -12,14 +12,17 @@ from mfconv_nb.errors import MappingError
 from mfconv_nb.families.registry import family_named, identify, known_families
 from mfconv_nb.layout import parse_layout
 from mfconv_nb.mapping.expected import expected_specs
+from mfconv_nb.mapping.forms import all_forms
 from mfconv_nb.mapping.plan import plan_mapping
-from mfconv_nb.mapping.rules import Drop, Family, Rule, Tied, layouts_of, sides_of
+from mfconv_nb.mapping.rules import Drop, Family, Repeated, Rule, Tied, default_form, layouts_of, sides_of
 
 KEYS = [f.key for f in known_families()]
+FORMS = {f"{f.key} {' '.join(f'{n}={v}' for n, v in form.chosen.items())}".strip(): form for f in known_families() for form in all_forms(f)}
+forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 
 
-def names_of(family: Family, side: str) -> list[str]:
-    return [s.name for s in expected_specs(family, read_sizes(family.toy, family.sizes), side)]
+def names_of(form: Family, side: str) -> list[str]:
+    return [s.name for s in expected_specs(form, read_sizes(form.toy, form.sizes), side)]
 
 
 def test_llama_is_known_and_every_key_leads_to_its_family() -> None:
@@ -28,13 +31,26 @@ def test_llama_is_known_and_every_key_leads_to_its_family() -> None:
     assert [family_named(k).key for k in KEYS] == KEYS
 
 
+def test_no_two_families_have_a_key_in_common() -> None:
+    keys = [k for f in known_families() for k in (f.key, *f.aliases)]
+    assert len(set(keys)) == len(keys)
+    for family in known_families():
+        assert {family_named(k).key for k in family.aliases} <= {family.key}
+        assert all(family_named(k).key == k for k in (*family.also, *([family.told_as] if family.told_as else [])))
+
+
 @pytest.mark.parametrize("key", KEYS)
 def test_a_family_explains_itself_and_has_a_toy(key: str) -> None:
     family = family_named(key)
     assert family.covers
     assert family.source
     assert family.toy
-    for rule in family.rules:
+    assert all(o.help for o in family.options)
+
+
+@forms
+def test_the_sentence_of_a_rule_has_a_part_for_every_name(form: Family) -> None:
+    for rule in form.rules:
         if isinstance(rule, Drop):
             assert rule.why
         elif rule.layout is not None:
@@ -44,33 +60,42 @@ def test_a_family_explains_itself_and_has_a_toy(key: str) -> None:
                 assert layouts is not None
                 assert [len(s) for s in sides] == [len(s) for s in layouts]
             assert layout.text == rule.layout
-        if isinstance(rule, Rule | Tied) and rule.only_if is not None:
-            assert rule.only_if in family.sizes
+        if isinstance(rule, Rule | Repeated | Tied) and rule.only_if is not None:
+            assert rule.only_if in form.sizes
 
 
 @pytest.mark.parametrize("to", [HF, MF])
-@pytest.mark.parametrize("key", KEYS)
-def test_the_toy_of_a_family_maps_without_a_problem_both_ways(key: str, to: str) -> None:
-    family = family_named(key)
-    sizes = read_sizes(family.toy, family.sizes)
+@forms
+def test_the_toy_of_a_family_maps_without_a_problem_both_ways(form: Family, to: str) -> None:
+    sizes = read_sizes(form.toy, form.sizes)
     here, there = (MF, HF) if to == HF else (HF, MF)
-    found = plan_mapping(expected_specs(family, sizes, here), family, to, sizes=sizes)
+    found = plan_mapping(expected_specs(form, sizes, here), form, to, sizes=sizes)
     assert found.problems == ()
-    assert {t for row in found.rows for t in row.targets} == set(expected_specs(family, sizes, there))
+    assert {t for row in found.rows for t in row.targets} == set(expected_specs(form, sizes, there))
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_a_family_is_told_from_its_config_and_from_its_names(key: str) -> None:
-    family = family_named(key)
-    names = names_of(family, HF)
-    for model_type in family.model_types:
-        assert identify(names, {"model_type": model_type}, MF).key == key
+@forms
+def test_a_family_is_told_from_its_config_and_from_its_names(form: Family) -> None:
+    names = names_of(form, HF)
+    for model_type in form.model_types:
+        assert identify(names, {"model_type": model_type}, MF).key == form.key
+    if form.told_as:
+        return
+    if form.key == "wizardcoder" or (form.chosen.get("prefix") == "transformer." and form.key == "gpt"):
+        with pytest.raises(MappingError) as refused:  # GPT-2 and GPTBigCode share every name: said, not guessed
+            identify(names, None, MF)
+        assert str(refused.value.found) == "2 that fit: gpt, wizardcoder"
+    else:
+        assert identify(names, None, MF).key == form.key
 
 
-def test_llama_is_told_from_names_alone_on_either_side() -> None:
-    family = family_named("llama")
-    assert identify(names_of(family, HF), None, MF).key == "llama"
-    assert identify(names_of(family, MF), None, HF).key == "llama"
+def test_names_of_mindformers_that_several_families_share_are_refused_with_their_keys() -> None:
+    names = names_of(default_form(family_named("llama")), MF)
+    assert identify(names, {"model_type": "llama"}, HF).key == "llama"
+    with pytest.raises(MappingError) as refused:
+        identify(names, None, HF)
+    assert refused.value.code == "MFC302"
+    assert all(key in str(refused.value) for key in ("baichuan2", "llama"))
 
 
 @pytest.mark.parametrize("config", [None, {}, {"model_type": "nobody"}])

@@ -10,14 +10,15 @@ import pytest
 import mfconv_nb as mc
 from mfconv_nb import Drop, Family, Rule, Tied
 from mfconv_nb.checkpoint import HF, MF, TensorSpec
-from mfconv_nb.config import read_sizes
+from mfconv_nb.config import Sizes, read_sizes
 from mfconv_nb.families import llama
 from mfconv_nb.mapping.expected import expected_specs
 from mfconv_nb.mapping.plan import DROPPED, HINT_OTHER_SIDE, LEFT_OUT, MAPPED, TIED, MappingPlan, Problem, plan_mapping
+from mfconv_nb.mapping.rules import default_form
 from tests.mapping import mixed
 from tests.support import SPELLED, without
 
-LLAMA = llama.FAMILY
+LLAMA = default_form(llama.FAMILY)
 CONFIG = {**LLAMA.toy}
 
 
@@ -141,7 +142,7 @@ def test_a_tensor_or_layer_that_is_missing_is_named(part: str, config: Any) -> N
     shapes = llama_shapes()
     kept = without(shapes, part)
     if config == "n_head":
-        found = plan_mapping(specs_of(kept), LLAMA, MF, sizes={"heads": read_sizes(CONFIG, LLAMA.sizes)["heads"]})
+        found = plan_mapping(specs_of(kept), LLAMA, MF, sizes=Sizes({"heads": read_sizes(CONFIG, LLAMA.sizes)["heads"]}))
     else:
         found = plan(kept, config=config)
     assert sorted(kinds(found.problems)) == sorted(("missing", n) for n in shapes.keys() - kept.keys())
@@ -179,7 +180,7 @@ def mixed_plan(change: Callable[[dict[str, Any]], Any], *, sizes: bool = True, t
     change(shapes)
     read = read_sizes(mixed.CONFIG, mixed.FAMILY.sizes)
     if not sizes:
-        read = {n: s for n, s in read.items() if n != "expert"}
+        read = Sizes({n: s for n, s in read.items() if n != "expert"})
     dtypes = {n: SPELLED[a.dtype] for n, a in tensors.items()}
     specs = [TensorSpec(n, s, dtypes.get(n, "F32")) for n, s in shapes.items()]
     return plan_mapping(specs, mixed.FAMILY, to, sizes=read)
@@ -348,7 +349,7 @@ def test_a_head_that_is_there_although_it_is_tied_is_carried() -> None:
 def test_a_head_that_is_absent_and_not_known_to_be_tied_is_missing(config: Any) -> None:
     shapes = llama_shapes(tie_word_embeddings=True)
     if config == "n_head":
-        found = plan_mapping(specs_of(shapes), LLAMA, MF, sizes={"heads": read_sizes(CONFIG, LLAMA.sizes)["heads"]})
+        found = plan_mapping(specs_of(shapes), LLAMA, MF, sizes=Sizes({"heads": read_sizes(CONFIG, LLAMA.sizes)["heads"]}))
     else:
         found = plan(shapes, config=config)
     assert kinds(found.problems) == [("missing", "lm_head.weight")]
@@ -378,7 +379,7 @@ def test_a_dtype_that_a_rule_fixes_is_expected_on_the_mindformers_side_only() ->
 
 def test_a_rule_without_a_sentence_promises_no_shape() -> None:
     with pytest.raises(mc.MfconvError) as refused:
-        expected_specs(small(Rule("a", "b")), {}, HF)
+        expected_specs(small(Rule("a", "b")), Sizes({}), HF)
     assert refused.value.code == "MFC307"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -209,7 +210,7 @@ def swapped(rules: tuple[Any, ...], first: str, second: str) -> tuple[Any, ...]:
         part = next((p for p in other if f".{p}." in names), None)
         return names if part is None else names.replace(f".{part}.", f".{other[part]}.")
 
-    return tuple(Rule(r.hf, mf(r), r.layout, r.sizes, r.only_if, r.dtype) if isinstance(r, Rule) else r for r in rules)
+    return tuple(replace(r, mf=mf(r)) if isinstance(r, Rule) else r for r in rules)
 
 
 @pytest.mark.parametrize("first, second", [("w1", "w3"), ("wk", "wv"), ("attention_norm", "ffn_norm")])

@@ -1,0 +1,293 @@
+"""prove: that a family's rules are sound, without a weight. Conditions that can fail, for every form of the family.
+
+- No two patterns of a side can match the same name, and names are matched whole.
+- Every placeholder that stands on one side only is an axis of the other side's sentence.
+- There and back, every number of a specimen returns to its place; every place of the target is filled once.
+- Every small mistake that is made in the rules on purpose is noticed (see ``mutations.py``), and by what.
+- A wrong head count is noticed: by the config's sizes, or by the numbers it misplaces.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mfconv_nb.authoring.mutations import Mutation, mutations_of
+from mfconv_nb.authoring.specimen import Arrays, Mapped, carried, mapped_rules, specimen
+from mfconv_nb.checkpoint import HF, MF, TensorSpec
+from mfconv_nb.config import Sizes, read_sizes
+from mfconv_nb.errors import MappingError, one_line
+from mfconv_nb.families.registry import family_named
+from mfconv_nb.layout import axis_names
+from mfconv_nb.mapping.expected import expected_specs
+from mfconv_nb.mapping.forms import all_forms
+from mfconv_nb.mapping.names import Pattern
+from mfconv_nb.mapping.plan import MappingPlan, plan_mapping
+from mfconv_nb.mapping.rules import Family, Repeated, Rule, layouts_of, sides_of
+from mfconv_nb.report import Column, Result, Table
+
+# what notices a mistake, from the quickest to see to the last
+BY_SENTENCE, BY_NAMES, BY_SHAPES, BY_NUMBERS, SURVIVED = "sentence", "names", "shapes", "numbers", "nothing"
+NOTICED = (BY_SENTENCE, BY_NAMES, BY_SHAPES, BY_NUMBERS)
+
+
+@dataclass(frozen=True, slots=True)
+class Proved:
+    """One condition for one form of a family: whether it holds, and what was seen."""
+
+    form: str
+    condition: str
+    holds: bool
+    seen: str
+
+
+@dataclass(frozen=True, slots=True)
+class Caught:
+    """A mistake that was made on purpose, and what noticed it."""
+
+    form: str
+    kind: str
+    what: str
+    by: str
+
+
+def prove(family: str | Family) -> ProofReport:
+    """Prove a family's rules, for every combination of its options. Reads no weight; takes a second or so.
+
+    Args:
+        family: a key, or a ``Family`` of one's own; it needs a toy config.
+    Returns:
+        A report whose ``passed`` is true when every condition holds and no mistake survived.
+    """
+    chosen = family if isinstance(family, Family) else family_named(family)
+    proved: list[Proved] = []
+    caught: list[Caught] = []
+    for form in all_forms(chosen):
+        label = ", ".join(f"{n}={v}" for n, v in form.chosen.items()) or "the only form"
+        try:
+            for condition, holds, seen in _conditions(form):  # one by one: what was seen before an error counts
+                proved.append(Proved(label, condition, holds, seen))
+            caught += [Caught(label, m.kind, m.what, by) for m, by in _mutations(form)]
+            caught += [Caught(label, "wrong head count", what, by) for what, by in _wrong_head_counts(form)]
+        except MappingError as error:
+            proved.append(Proved(label, "The rules can be read.", False, one_line(str(error))))
+    return ProofReport(chosen.key, tuple(proved), tuple(caught))
+
+
+# ---- conditions --------------------------------------------------------------------------------------------------------
+
+
+def _conditions(form: Family) -> Iterator[tuple[str, bool, str]]:
+    for side, to in (("Hugging Face", MF), ("MindFormers", HF)):
+        overlaps, number = _overlaps(form, to)
+        seen = "; ".join(overlaps[:3]) or f"{number} patterns"
+        yield f"No two patterns of the {side} side match the same name.", not overlaps, seen
+    odd = [text for rule in mapped_rules(form) for text in _placeholders_without_axis(rule)]
+    yield "A placeholder of one side only is an axis of the other.", not odd, "; ".join(odd[:3]) or "all of them"
+    lost = [text for rule in mapped_rules(form) for text in _lost_there_and_back(form, rule)]
+    seen = "; ".join(lost[:3]) or f"{len(mapped_rules(form))} rules"
+    yield "There and back, every number returns to its place.", not lost, seen
+    wrong = _toy_problems(form)
+    yield "What a config promises on one side becomes what it promises on the other.", not wrong, "; ".join(wrong[:3]) or "both ways"
+
+
+def _overlaps(form: Family, to: str) -> tuple[list[str], int]:
+    """Pairs of patterns that could match the same name, and how many patterns there are."""
+    by_template: dict[str, list[Pattern]] = {}
+    for rule in form.rules:
+        for pattern in sides_of(rule, to)[0]:
+            by_template.setdefault(pattern.template, []).append(pattern)
+    pairs = ((a, b) for group in by_template.values() for n, a in enumerate(group) for b in group[:n])
+    return [f"{b.text} and {a.text}" for a, b in pairs if _can_meet(a, b)], sum(map(len, by_template.values()))
+
+
+def _can_meet(a: Pattern, b: Pattern) -> bool:
+    """Whether some name matches both of two patterns of one template: no number in which they must differ."""
+    return all(x == y or isinstance(x, str) or isinstance(y, str) for x, y in zip(a.slots, b.slots, strict=True))
+
+
+def _placeholders_without_axis(rule: Mapped) -> Iterator[str]:
+    if isinstance(rule, Repeated):
+        return
+    for to in (MF, HF):
+        source, target = sides_of(rule, to)
+        own = {p for s in source for p in s.placeholders} - {p for t in target for p in t.placeholders}
+        layouts = layouts_of(rule, to)
+        axes = axis_names(e for tensor in layouts[1] for e in tensor) if layouts is not None else frozenset()
+        yield from (f"{{{p}}} in {source[0].text}" for p in sorted(own - axes))
+
+
+def _lost_there_and_back(form: Family, rule: Mapped) -> Iterator[str]:
+    there, sizes = specimen(form, rule)
+    across = carried(form, (rule,), there, MF, sizes)
+    back = carried(form, (rule,), across, HF, sizes)
+    again = carried(form, (rule,), back, MF, sizes)
+    if not _same(there, back) or not _same(across, again):
+        yield str(rule.hf)
+
+
+def _same(a: Arrays, b: Arrays) -> bool:
+    return a.keys() == b.keys() and all(a[n].shape == b[n].shape and np.array_equal(a[n], b[n]) for n in a)
+
+
+def _toy_problems(form: Family) -> list[str]:
+    sizes = read_sizes(form.toy, form.sizes)
+    problems = []
+    for here, to in ((HF, MF), (MF, HF)):
+        plan = plan_mapping(expected_specs(form, sizes, here), form, to, sizes=sizes)
+        problems += [f"{p.kind} {p.name}" for p in plan.problems]
+        if {t for row in plan.rows for t in row.targets} != set(expected_specs(form, sizes, to)):
+            problems.append(f"other tensors on the {to} side than its config promises")
+    return problems
+
+
+# ---- mistakes ----------------------------------------------------------------------------------------------------------
+
+
+def _mutations(form: Family) -> Iterator[tuple[Mutation, str]]:
+    """Every mistake, and what noticed it. One that changes nothing, such as two factors of which one has size 1, is none."""
+    for mutation in mutations_of(mapped_rules(form)):
+        by = _noticed_by(form, mutation)
+        if by is not None:
+            yield mutation, by
+
+
+def _noticed_by(form: Family, mutation: Mutation) -> str | None:
+    there: Arrays = {}
+    right: Arrays = {}
+    known: dict[str, Any] = {}
+    for rule in mutation.before:
+        arrays, sizes = specimen(form, rule)
+        offset = max((int(a.max(initial=0)) for a in there.values()), default=0)
+        arrays = {n: a + offset for n, a in arrays.items()}
+        there |= arrays
+        known |= dict(sizes)
+        right |= carried(form, (rule,), arrays, MF, sizes)
+    if not mutation.after:
+        return BY_NAMES  # every name of a rule that is gone is unmatched, and one unmatched name refuses a plan
+    try:
+        wrong = carried(form, mutation.after, there, MF, Sizes(known))
+    except MappingError as error:
+        return BY_NAMES if str(error.found).startswith(("missing", "unmatched")) else BY_SENTENCE
+    if wrong.keys() != right.keys():
+        return BY_NAMES
+    if any(wrong[n].shape != right[n].shape for n in right):
+        return BY_SHAPES
+    if not _same(right, wrong):
+        return BY_NUMBERS
+    return None if _changes_nothing(mutation, known) else SURVIVED
+
+
+def _changes_nothing(mutation: Mutation, known: Mapping[str, Any]) -> bool:
+    """Whether a mistake is none: an order of factors of which all but one have size 1."""
+    return mutation.kind == "factors reordered" and any(
+        size == 1 for rule in mutation.before if isinstance(rule, Rule) for size in rule.sizes.values()
+    )
+
+
+def _wrong_head_counts(form: Family) -> Iterator[tuple[str, str]]:
+    """Every head count in the toy config, doubled: refused by the sizes, or numbers go elsewhere. One that is never used is left out."""
+    sizes = read_sizes(form.toy, form.sizes)
+    specs = expected_specs(form, sizes, HF)
+    right = plan_mapping(specs, form, MF, sizes=sizes)
+    for path, value in _head_counts(form.toy):
+        if any(path[-1] in size.origin for size in sizes.values()):
+            by = _noticed_in_config(form, specs, right, _changed(form.toy, path, 2 * value))
+            if by is not None:
+                yield f"{'.'.join(path)} {value} as {2 * value}", by
+
+
+def _noticed_in_config(form: Family, specs: Sequence[TensorSpec], right: MappingPlan, config: Mapping[str, Any]) -> str | None:
+    try:
+        wrong = plan_mapping(specs, form, MF, sizes=read_sizes(config, form.sizes))
+    except MappingError:
+        return BY_SENTENCE
+    if wrong.problems:
+        return BY_SHAPES
+    return None if _rows(wrong) == _rows(right) else BY_NUMBERS
+
+
+def _rows(plan: MappingPlan) -> list[object]:
+    return [(row.sources, row.targets, row.parts) for row in plan.rows]
+
+
+def _head_counts(config: Mapping[str, Any], inside: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _head_counts(value, (*inside, key))
+        elif isinstance(value, int) and not isinstance(value, bool) and value > 1 and ("heads" in key or "n_head" in key or "group" in key):
+            yield (*inside, key), value
+
+
+def _changed(config: Mapping[str, Any], path: tuple[str, ...], value: int) -> dict[str, Any]:
+    inner = _changed(config[path[0]], path[1:], value) if len(path) > 1 else value
+    return {**config, path[0]: inner}
+
+
+# ---- the result --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, repr=False)
+class ProofReport(Result):
+    """What was proved of a family, and what noticed each mistake that was made on purpose."""
+
+    family: str
+    proved: tuple[Proved, ...]
+    caught: tuple[Caught, ...]
+
+    @property
+    def passed(self) -> bool:
+        """True when every condition holds and no mistake survived."""
+        return all(p.holds for p in self.proved) and not self.survivors
+
+    @property
+    def survivors(self) -> tuple[Caught, ...]:
+        """The mistakes that nothing noticed."""
+        return tuple(c for c in self.caught if c.by == SURVIVED)
+
+    def table(self) -> Table:
+        forms = len({p.form for p in self.proved})
+        by = Counter(c.by for c in self.caught)
+        noticed = ", ".join(f"{by[what]:,} by {what}" for what in NOTICED if by[what])
+        headline = f"{self.family}: {forms} form{'s' * (forms != 1)}, {len(self.caught):,} mistakes noticed: {noticed}"
+        if self.survivors:
+            headline = f"{self.family}: {len(self.survivors):,} of {len(self.caught):,} mistakes were not noticed"
+        facts = tuple(f"{p.condition} {p.form}: {p.seen}" for p in self.proved if not p.holds)
+        facts += tuple(f"not noticed: {c.kind}: {c.what} ({c.form})" for c in self.survivors[:6])
+        columns = (Column(""), Column("condition"), Column("seen"))
+        return Table("✓ Proved." if self.passed else "✗ Not proved.", headline, columns, list(self._lines()), facts, row_noun="conditions")
+
+    def verdict(self) -> Verdict:
+        """The same in one line."""
+        table = self.table()
+        return Verdict(table.verdict, table.headline)
+
+    def _lines(self) -> Iterator[tuple[str, str, str]]:
+        for condition in dict.fromkeys(p.condition for p in self.proved):
+            of_one = [p for p in self.proved if p.condition == condition]
+            bad = [p for p in of_one if not p.holds]
+            yield "✗" if bad else "✓", condition, bad[0].seen if bad else of_one[0].seen
+        for kind in dict.fromkeys(c.kind for c in self.caught):
+            by = Counter(c.by for c in self.caught if c.kind == kind)
+            seen = ", ".join(f"{n:,} by {what}" for what, n in by.items())
+            yield "✗" if by[SURVIVED] else "✓", f"Noticed: {kind}.", seen
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One plain dict a condition and a mistake."""
+        conditions = [{"form": p.form, "condition": p.condition, "holds": p.holds, "seen": p.seen} for p in self.proved]
+        return conditions + [{"form": c.form, "mistake": c.kind, "what": c.what, "noticed_by": c.by} for c in self.caught]
+
+
+@dataclass(frozen=True, repr=False)
+class Verdict(Result):
+    """A verdict without its conditions."""
+
+    verdict: str
+    headline: str
+
+    def table(self) -> Table:
+        return Table(self.verdict, self.headline)

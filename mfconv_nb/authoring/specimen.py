@@ -1,0 +1,131 @@
+"""One instance of a rule with numbers in it, every number different, to see where each goes. numpy only; no file is read.
+
+The sizes are those of the family's toy config, all different where the model leaves a choice; an axis that no config gives gets a prime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import count
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from mfconv_nb.blocks import move_block
+from mfconv_nb.checkpoint import HF, MF, TensorSpec
+from mfconv_nb.config import Size, Sizes, read_sizes
+from mfconv_nb.errors import MappingError
+from mfconv_nb.layout import axis_names, shape_of
+from mfconv_nb.mapping.expected import expected_indices
+from mfconv_nb.mapping.plan import MappingPlan, plan_mapping
+from mfconv_nb.mapping.rules import Drop, Family, Repeated, Rule, Tied, is_needed, layouts_of, sides_of
+from mfconv_nb.mapping.solve import directed_rule, structural_sizes
+
+Array = np.ndarray[Any, np.dtype[np.int64]]
+Arrays = dict[str, Array]
+Mapped = Rule | Repeated | Tied
+
+PRIMES = (5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
+NO_LAYOUT = (3, 5)  # a shape for a rule without a sentence
+
+
+def specimen(form: Family, rule: Mapped) -> tuple[Arrays, Sizes]:
+    """The Hugging Face tensors of one instance of a rule, filled with different numbers, and the sizes they were made with.
+
+    Raises:
+        MappingError: MFC311 when the sizes or the sentence do not give a shape.
+    """
+    sizes = _sizes_of_one(form, rule)
+    layouts = layouts_of(rule, MF)
+    constants, same = structural_sizes(rule)
+    numbers = count(1)
+    arrays: Arrays = {}
+    for place, pattern in enumerate(sides_of(rule, MF)[0]):
+        for indices in expected_indices(pattern, sizes) if is_needed(rule, place) else ():
+            known = {**sizes.at(indices).values_by_axis, **constants}
+            known |= {axis: known[other] for axis, other in same.items() if other in known}
+            shape = shape_of(layouts[0][place], known) if layouts is not None else NO_LAYOUT
+            if shape is None:
+                raise MappingError("MFC311", pattern.text, found="an axis without a size", expected="a size by the config or by the rule")
+            arrays[pattern.fill(indices)] = _numbered(shape, numbers)
+    if not arrays:
+        raise MappingError("MFC311", str(rule.hf), found="no name", expected="a limit for every placeholder, in the family's sizes")
+    if isinstance(rule, Repeated):  # copies are equal
+        arrays = dict.fromkeys(arrays, next(iter(arrays.values())))
+    return arrays, sizes
+
+
+def _sizes_of_one(form: Family, rule: Mapped) -> Sizes:
+    """The sizes of the toy config, with every loop of the rule counting one round only, and primes for what no config gives."""
+    sizes = read_sizes(form.toy, form.sizes)
+    loops = directed_rule(rule, MF).loops
+    first = _first_indices(sizes, loops)
+    known = dict(sizes.at(first))
+    known |= {axis: Size(index + 1, known[axis].origin if axis in known else "the proof", index) for axis, index in first.items()}
+    if isinstance(rule, Tied):
+        known[rule.only_if] = Size(0, "the proof")  # the head that is there
+    layouts = layouts_of(rule, MF) or ()
+    missing = sorted(axis_names(e for side in layouts for tensor in side for e in tensor) - known.keys() - structural_sizes(rule)[1].keys())
+    return Sizes({**known, **{axis: Size(prime, "the proof") for axis, prime in zip(missing, PRIMES, strict=False)}})
+
+
+def _first_indices(sizes: Sizes, loops: tuple[str, ...]) -> dict[str, int]:
+    """Where each loop begins to count."""
+    first: dict[str, int] = {}
+    for axis in loops:
+        size = sizes.at(first).get(axis)
+        first[axis] = size.first if size is not None else 0
+    return first
+
+
+def _numbered(shape: tuple[int, ...], numbers: Iterator[int]) -> Array:
+    size = prod(shape)
+    start = next(numbers)
+    for _ in range(size - 1):
+        next(numbers)
+    return np.arange(start, start + size, dtype=np.int64).reshape(shape)
+
+
+def carried(form: Family, rules: tuple[Mapped, ...], arrays: Mapping[str, Array], to: str, sizes: Sizes) -> Arrays:
+    """Some tensors, mapped by some rules.
+
+    Raises:
+        MappingError: MFC311 with the first problem of the plan, or where a target is not covered exactly once.
+    """
+    specs = [TensorSpec(name, array.shape, "I64") for name, array in arrays.items()]
+    plan = plan_mapping(specs, form.with_rules(rules), to, sizes=sizes)
+    if plan.problems:
+        first = plan.problems[0]
+        raise MappingError("MFC311", first.name, found=f"{first.kind}: {first.found}", expected=first.expected)
+    return _moved(plan, arrays)
+
+
+def _moved(plan: MappingPlan, arrays: Mapping[str, Array]) -> Arrays:
+    """What a plan says, done to arrays in memory."""
+    found: Arrays = {}
+    for row in plan.rows:
+        for number, spec in enumerate(row.targets):
+            if not row.parts:
+                found[spec.name] = arrays[row.sources[number].name].reshape(spec.shape)
+                continue
+            target = np.full(spec.elements, -1, np.int64)
+            covered = 0
+            for part in row.parts[number]:
+                source = np.zeros(part.block.elements, np.int64) if part.source is None else arrays[part.source].reshape(-1)
+                move_block(target.view(), np.ascontiguousarray(source), part.block)
+                covered += part.block.elements
+            if covered != spec.elements or (target < 0).any():
+                raise MappingError("MFC311", spec.name, found=f"{covered:,} numbers for {spec.elements:,} places", expected="one for each")
+            found[spec.name] = target.reshape(spec.shape)
+    return found
+
+
+def mapped_rules(form: Family) -> list[Mapped]:
+    """The rules of a form that carry tensors across."""
+    return [rule for rule in form.rules if not isinstance(rule, Drop)]
+
+
+def other_side(to: str) -> str:
+    """The side a mapping in the direction ``to`` comes from."""
+    return HF if to == MF else MF

@@ -1,0 +1,78 @@
+"""BERT with its pre-training head: older files call the norms' numbers gamma and beta, newer ones weight and bias.
+
+MindFormers has no place for the bias of the predictions, the next-sentence head and the position numbers.
+Source: MindFormers 1.3.2, `models/bert`, a script without a way back. The golden case `bert-fp32-bin` holds its output.
+"""
+
+from mfconv_nb.families.llama import FAMILY as LLAMA
+from mfconv_nb.families.shorthand import DENSE, linear, norm
+from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Option, Rule, Tied, when
+
+HF, MF = "bert.encoder.layer.{layer}.", "bert.bert_encoder.encoder.blocks.{layer}."
+POSTPROCESSOR = "bert.embedding_postprocessor."
+
+
+def layer_norm(hf: str, mf: str) -> tuple[AnyRule, ...]:
+    """A norm under either pair of names."""
+    return (
+        *when(*norm(hf, mf, "hidden", gain="gamma", shift="beta"), layer_norm="gamma_beta"),
+        *when(*norm(hf, mf, "hidden"), layer_norm="weight_bias"),
+    )
+
+
+FAMILY = Family(
+    key="bert",
+    covers="BERT, with its pre-training head",
+    model_types=("bert",),
+    options=(Option("layer_norm", ("gamma_beta", "weight_bias"), side="hf", help="What the numbers of a norm are called."),),
+    sizes={
+        "hidden": "hidden_size | ?",
+        "from_hidden": "hidden_size | ?",
+        "ffn": "intermediate_size | ?",
+        "layer": "num_hidden_layers | ?",
+        "positions": "max_position_embeddings | ?",
+        "kinds": "type_vocab_size | ?",
+        "vocab": "vocab_size | ?",
+        "tied": "tie_word_embeddings | 1",
+    },
+    rules=(
+        Rule("bert.embeddings.word_embeddings.weight", "bert.word_embedding.embedding_table", "vocab hidden"),
+        Rule("bert.embeddings.position_embeddings.weight", POSTPROCESSOR + "full_position_embedding.embedding_table", "positions hidden"),
+        Rule("bert.embeddings.token_type_embeddings.weight", POSTPROCESSOR + "token_type_embedding.embedding_table", "kinds hidden"),
+        *layer_norm("bert.embeddings.LayerNorm", POSTPROCESSOR + "layernorm"),
+        *linear(HF + "attention.self.query", f"{MF}attention.{DENSE[0]}", "hidden", "from_hidden"),
+        *linear(HF + "attention.self.key", f"{MF}attention.{DENSE[1]}", "hidden", "from_hidden"),
+        *linear(HF + "attention.self.value", f"{MF}attention.{DENSE[2]}", "hidden", "from_hidden"),
+        *linear(HF + "attention.output.dense", MF + "attention.projection", "hidden", "from_hidden", transposed=True),
+        *layer_norm(HF + "attention.output.LayerNorm", MF + "layernorm2"),
+        *linear(HF + "intermediate.dense", MF + "output.mapping", "ffn", "hidden", transposed=True),
+        *linear(HF + "output.dense", MF + "output.projection", "hidden", "ffn", transposed=True),
+        *layer_norm(HF + "output.LayerNorm", MF + "layernorm1"),
+        *linear("bert.pooler.dense", "bert.dense", "hidden", "from_hidden"),
+        *linear("cls.predictions.transform.dense", "bert.mlmloss.dense", "hidden", "from_hidden"),
+        *layer_norm("cls.predictions.transform.LayerNorm", "bert.mlmloss.layernorm"),
+        Tied(
+            "cls.predictions.decoder.weight",
+            "bert.mlmloss.vocab_dense.weight",
+            same_as="bert.embeddings.word_embeddings.weight",
+            layout="vocab hidden",
+        ),
+        Drop("cls.predictions.bias", "MindFormers' head has no bias"),
+        Drop("cls.predictions.decoder.bias", "MindFormers' head has no bias"),
+        Drop("cls.seq_relationship.weight", "MindFormers has no next-sentence head"),
+        Drop("cls.seq_relationship.bias", "MindFormers has no next-sentence head"),
+        Drop("bert.embeddings.position_ids", "the numbers 0, 1, 2 and so on"),
+    ),
+    toy={
+        "architectures": ["BertForPreTraining"],
+        "model_type": "bert",
+        "vocab_size": 331,
+        "hidden_size": 96,
+        "intermediate_size": 176,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "max_position_embeddings": 22,
+        "type_vocab_size": 2,
+    },
+    source=LLAMA.source,
+)

@@ -1,0 +1,46 @@
+"""MAE pre-training (`.pth`): the ViT table with a mask token and a decoder, all under `vit.`.
+
+Source: MindFormers 1.3.2, `models/mae`. The golden case `mae-pretrain-fp32` holds its output.
+"""
+
+from mfconv_nb.families.shorthand import linear, norm
+from mfconv_nb.families.vit import FAMILY as VIT
+from mfconv_nb.families.vit import PATCHES, SIZES, blocks
+from mfconv_nb.mapping.rules import Family, Rule
+
+DECODER_HF, DECODER = "decoder_blocks.{decoder_block}.", "vit.decoder_blocks.{decoder_block}."
+
+FAMILY = Family(
+    key="mae",
+    covers="MAE pre-training",
+    sizes={
+        **{axis: sentence for axis, sentence in SIZES.items() if axis != "labels"},
+        "decoder_width": "decoder_embed_dim | ?",
+        "from_decoder_width": "decoder_embed_dim | ?",
+        "decoder_ffn": "decoder_ffn_dim | ?",
+        "decoder_block": "decoder_depth | ?",
+        "pixels": "3 * patch_size ** 2 | ?",
+    },
+    rules=(
+        *PATCHES,
+        Rule("mask_token", "vit.mask_tokens", "1 1 decoder_width"),
+        Rule("decoder_pos_embed", "vit.decoder_pos_embed", "1 positions decoder_width"),
+        *blocks("blocks.{block}.", "vit.blocks.{block}.", "width", "ffn"),
+        *norm("norm", "vit.norm", "width"),
+        *linear("decoder_embed", "vit.decoder_embed", "decoder_width", "width"),
+        *blocks(DECODER_HF, DECODER, "decoder_width", "decoder_ffn"),
+        *norm("decoder_norm", "vit.decoder_norm", "decoder_width"),
+        *linear("decoder_pred", "vit.decoder_pred", "pixels", "decoder_width"),
+    ),
+    toy={
+        "embed_dim": 48,
+        "ffn_dim": 88,
+        "depth": 3,
+        "positions": 17,
+        "patch_size": 4,
+        "decoder_embed_dim": 40,
+        "decoder_ffn_dim": 72,
+        "decoder_depth": 2,
+    },
+    source=VIT.source,
+)

@@ -1,0 +1,156 @@
+"""Which form of a family a checkpoint has: its options, from what the caller said, what a manifest remembers, and names and shapes.
+
+An option that shows on the side a checkpoint goes to takes its default. One that shows on the side it comes from is never guessed:
+the names tell it, else the shapes, else the caller has to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice, product
+
+from mfconv_nb.errors import MappingError, UsageError, did_you_mean, quoted
+from mfconv_nb.folding import fold
+from mfconv_nb.mapping.plan import MappingPlan
+from mfconv_nb.mapping.rules import Family, Option, OptionValue, form_of
+
+WORDS: Mapping[str, OptionValue] = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+COMMON = {"n_head": "heads", "hidden_size": "hidden"}  # MindFormers' script passes these to every converter
+MAX_FORMS = 64
+
+
+def options_of(family: Family) -> dict[str, Option]:
+    """The options of a family by name, with those that every family takes."""
+    common = {n: Option(n, size=axis, help="Checked against config.json; used where there is none.") for n, axis in COMMON.items()}
+    return {**common, **{o.name: o for o in family.options}}
+
+
+def checked_options(family: Family, given: Mapping[str, object]) -> dict[str, OptionValue]:
+    """The options a caller gave, as values the family knows. Words count as they are meant: "False" is false.
+
+    Raises:
+        MappingError: MFC305 for an option this family does not take. UsageError: MFC501 for a value it does not know.
+    """
+    known = options_of(family)
+    found = {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        if name not in known:
+            takes = ", ".join(sorted(known)) or "none"
+            where, hint = f"{name} with model {family.key}", did_you_mean(name, known)
+            raise MappingError("MFC305", where, found=quoted(str(value)), expected=f"one of its options: {takes}", hint=hint)
+        found[name] = _checked(known[name], value)
+    return found
+
+
+def _checked(option: Option, value: object) -> OptionValue:
+    by_word = {str(v).lower(): v for v in option.values}
+    word = str(value).lower()
+    if not option.values:
+        if word.isdigit() and not isinstance(value, bool):
+            return int(word)
+        raise UsageError("MFC501", option.name, found=quoted(str(value)), expected="a whole number")
+    meant = by_word.get(word, WORDS.get(word))
+    if meant is None or meant not in option.values or isinstance(meant, bool) not in {isinstance(v, bool) for v in option.values}:
+        expected = " or ".join(str(v) or "(nothing)" for v in option.values)
+        raise UsageError("MFC501", option.name, found=quoted(str(value)), expected=expected, hint=did_you_mean(word, by_word))
+    return meant
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A form of a family, and how each option was decided: given, remembered, told from names, told from shapes, or the default."""
+
+    form: Family
+    decided: Mapping[str, str]
+
+
+def fitting_forms(
+    family: Family, templates: Iterable[str], to: str, given: Mapping[str, OptionValue], remembered: Mapping[str, OptionValue]
+) -> list[Choice]:
+    """The forms that know every name template, defaults first; where none does, the one that knows most."""
+    wanted = frozenset(templates)
+    forms = [_choice(family, chosen, to, given, remembered) for chosen in _combinations(family, to, given, remembered)]
+    unknown = [len(wanted - choice.form.templates(to)) for choice in forms]
+    least = min(unknown)
+    best = [choice for choice, n in zip(forms, unknown, strict=True) if n == least]
+    return best if least == 0 else best[:1]
+
+
+def all_forms(family: Family) -> list[Family]:
+    """Every combination of the options of a family, the default first."""
+    choosing = [o for o in family.options if o.values]
+    return [form_of(family, dict(zip((o.name for o in choosing), v, strict=True))) for v in product(*(o.values for o in choosing))]
+
+
+def _combinations(
+    family: Family, to: str, given: Mapping[str, OptionValue], remembered: Mapping[str, OptionValue]
+) -> Iterable[dict[str, OptionValue]]:
+    choosing = [o for o in family.options if o.values]
+    ways: list[Sequence[OptionValue]] = []
+    for option in choosing:
+        if option.name in given:
+            ways.append((given[option.name],))
+        elif remembered.get(option.name) in option.values:
+            ways.append((remembered[option.name],))
+        else:
+            ways.append((option.default,) if option.side == to else option.values)
+    names = [o.name for o in choosing]
+    return [dict(zip(names, values, strict=True)) for values in islice(product(*ways), MAX_FORMS)]
+
+
+def _choice(
+    family: Family, chosen: Mapping[str, OptionValue], to: str, given: Mapping[str, OptionValue], remembered: Mapping[str, OptionValue]
+) -> Choice:
+    def how(option: Option) -> str:
+        if option.name in given:
+            return "given"
+        if option.name in remembered:
+            return "remembered"
+        return "default" if option.side == to else "told from names"
+
+    return Choice(form_of(family, chosen), {o.name: how(o) for o in family.options if o.values})
+
+
+def that_matter(family: Family, choice: Choice) -> dict[str, str]:
+    """How each option was decided, without those that would change no rule and no size of the form: `mp` of a TeleChat 7B."""
+    chosen, form = choice.form.chosen, choice.form
+    found = {}
+    for option in family.options if choice.decided else ():
+        others = (form_of(family, {**chosen, option.name: value}) for value in option.values if value != chosen[option.name])
+        if any((other.rules, other.sizes) != (form.rules, form.sizes) for other in others):
+            found[option.name] = choice.decided[option.name]
+    return found
+
+
+def decide(choices: Sequence[Choice], plan: Callable[[Family], MappingPlan]) -> tuple[Choice, MappingPlan]:
+    """The one form whose plan has no problem. Forms that come to the same rows are one.
+
+    Raises:
+        MappingError: MFC302 when several forms fit that differ: the caller has to say which.
+    """
+    plans = [(choice, plan(choice.form)) for choice in choices]
+    clean = [(choice, made) for choice, made in plans if not made.problems]
+    if len(clean) > 1 and any(_what(made) != _what(clean[0][1]) for _, made in clean[1:]):
+        differing = [n for n in clean[0][0].form.chosen if len({str(c.form.chosen[n]) for c, _ in clean}) > 1]
+        words = "; ".join(", ".join(f"--{n} {c.form.chosen[n]}" for n in differing) for c, _ in clean)
+        found = f"names and shapes fit each of: {words}"
+        hint = "Say which, or give the config.json (--config, config= in Python)."
+        raise MappingError("MFC302", clean[0][0].form.key, found=found, expected="one form that fits", hint=hint)
+    chosen, made = clean[0] if clean else plans[0]
+    if len(plans) > len(clean) == 1:
+        others = [c.form.chosen for c, _ in plans if c is not chosen]
+        by_shape = {n for n, v in chosen.form.chosen.items() if any(other[n] != v for other in others)}
+        chosen = Choice(chosen.form, {n: "told from shapes" if n in by_shape else how for n, how in chosen.decided.items()})
+    return chosen, made
+
+
+def _what(plan: MappingPlan) -> list[object]:
+    return [(row.status, row.sources, row.targets, row.parts) for row in plan.rows]
+
+
+def templates_of(names: Iterable[str]) -> frozenset[str]:
+    """The templates of some names: all numbers folded."""
+    return frozenset(fold(n)[0] for n in names)

@@ -1,0 +1,215 @@
+"""families: what is known of every model family, and of one in detail: its options, its rules, its evidence. Reads no checkpoint."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+from mfconv_nb.checkpoint import HF, MF
+from mfconv_nb.families.registry import family_named, known_families
+from mfconv_nb.mapping.forms import COMMON
+from mfconv_nb.mapping.rules import ALL_OR_NONE, ANYWHERE, AnyRule, Drop, Family, Option, OptionValue, Repeated, Tied
+from mfconv_nb.report import Column, Result, Table
+
+SIDES = {MF: "on the MindFormers side", HF: "on the Hugging Face side", "both": "on both sides"}
+OPTIONAL = {ALL_OR_NONE: "optional", ANYWHERE: "some layers"}
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """How many golden cases are converted with a family's key, and how many real repositories are planned with it; tests do both."""
+
+    cases: int = 0
+    repositories: int = 0
+
+
+@lru_cache(maxsize=1)
+def _recorded() -> Mapping[str, Mapping[str, int]]:
+    found: Mapping[str, Mapping[str, int]] = json.loads((files("mfconv_nb.families") / "evidence.json").read_text(encoding="utf-8"))
+    return found
+
+
+def evidence_of(key: str) -> Evidence:
+    """The evidence for a family; none for one that is not built in."""
+    return Evidence(**_recorded().get(key, {}))
+
+
+def families_report() -> FamiliesReport:
+    """Every built-in family, one row each."""
+    return FamiliesReport(tuple(known_families()))
+
+
+def family_report(family: str | Family) -> FamilyReport:
+    """One family: a key, an alias, or a ``Family`` of one's own.
+
+    Raises:
+        MappingError: MFC301 for an unknown key, with the nearest.
+    """
+    return FamilyReport(family if isinstance(family, Family) else family_named(family))
+
+
+def keeps_beside(family: Family) -> bool:
+    """Whether a checkpoint may have tensors that only one side has a place for: the way back takes them from the folder beside."""
+    return any(isinstance(rule, Drop) for rule in family.rules)
+
+
+# ---- all of them -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, repr=False)
+class FamiliesReport(Result):
+    """The families that are known, by key."""
+
+    families: tuple[Family, ...]
+
+    def table(self) -> Table:
+        columns = (
+            Column("key"),
+            Column("models"),
+            Column("aliases", optional=True),
+            Column("both ways"),
+            Column("options"),
+            Column("cases", True),
+            Column("repos", True),
+        )
+        facts = (
+            "both ways: exact; 'beside' where some tensors come back from the folder NAME.mfconv",
+            "cases: recorded outputs of MindFormers' own converters, which tests reproduce",
+            "repos: real repositories, whose names and shapes tests plan there and back",
+        )
+        rows = [_family_row(family) for family in self.families]
+        return Table("", f"{len(rows)} model families; `mfconv families KEY` shows one", columns, rows, facts, row_noun="families")
+
+
+def _family_row(family: Family) -> tuple[Any, ...]:
+    found = evidence_of(family.key)
+    ways = "beside" if keeps_beside(family) else "yes"
+    options = ", ".join(o.name for o in family.options)
+    return (family.key, family.covers, ", ".join(family.aliases), ways, options, found.cases, found.repositories)
+
+
+# ---- one of them -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, repr=False)
+class FamilyReport(Result):
+    """A family: one row a rule. Rules that differ only in the options they belong to are one row.
+
+    The table shortens the beginning that most names of a side have; ``rows()`` and JSON have every name in full.
+    """
+
+    family: Family
+
+    def table(self) -> Table:
+        rows = [_rule_row(rule, conditions) for rule, conditions in _folded(self.family.rules)]
+        left, right = (_commonest_beginning(row[side] for row in rows) for side in (1, 2))
+        short = [(kind, _shortened(hf, left), _shortened(mf, right), layout) for kind, hf, mf, layout in rows]
+        facts = [*_facts(self.family), *_option_facts(self.family)]
+        facts += [f"… below: {left or 'nothing'} on the Hugging Face side, {right or 'nothing'} on the other"] if left or right else []
+        headline = f"{self.family.key}: {self.family.covers} · {len(rows)} rules"
+        columns = tuple(Column(title) for title in TITLES)
+        return Table("", headline, columns, short, tuple(facts), row_noun="rules")
+
+    def rows(self) -> list[dict[str, Any]]:
+        rows = (_rule_row(rule, conditions) for rule, conditions in _folded(self.family.rules))
+        return [dict(zip((title.replace(" ", "_") for title in TITLES), row, strict=True)) for row in rows]
+
+    def to_json(self) -> str:
+        """As every result, and the options as data."""
+        options = [{"name": o.name, "values": o.values, "side": o.side, "help": o.help} for o in self.family.options]
+        return json.dumps({**json.loads(super().to_json()), "options": options}, ensure_ascii=False)
+
+
+TITLES = ("kind", "Hugging Face", "MindFormers", "layout")
+
+
+def _facts(family: Family) -> list[str]:
+    found = evidence_of(family.key)
+    listed = {
+        "model_type": ", ".join(family.model_types),
+        "aliases": ", ".join(family.aliases),
+        "this key also means": ", ".join(family.also) and f"{', '.join(family.also)}, told apart by the names",
+        "without --model": family.told_as and f"told as {family.told_as}, which has the same names",
+        "source": family.source,
+        "evidence": f"{found.cases} golden cases, {found.repositories} real repositories",
+    }
+    return [f"{title}: {text}" for title, text in listed.items() if text]
+
+
+def _option_facts(family: Family) -> list[str]:
+    """Two lines an option: what it may be, and what for."""
+    lines = []
+    for option in family.options:
+        lines += [f"--{option.name} {_values_text(option)}", f"    {option.help}"]
+    common = ", ".join(f"--{name} N" for name in COMMON)
+    return [*lines, f"{common}: every family takes them; checked against config.json"]
+
+
+def _values_text(option: Option) -> str:
+    if not option.values:
+        return "N (a whole number)"
+    default, *others = (_shown(value) for value in option.values)
+    return f"{default} (default), {', '.join(others)}; shows {SIDES[option.side]}"
+
+
+def _shown(value: OptionValue) -> str:
+    return str(value) or "''"
+
+
+def _folded(rules: Iterable[AnyRule]) -> list[tuple[AnyRule, list[Mapping[str, OptionValue]]]]:
+    """The rules without the options they belong to, each with all that it stands with."""
+    folded: dict[AnyRule, list[Mapping[str, OptionValue]]] = {}
+    for rule in rules:
+        folded.setdefault(replace(rule, when={}), []).append(rule.when)
+    return list(folded.items())
+
+
+def _rule_row(rule: AnyRule, conditions: list[Mapping[str, OptionValue]]) -> tuple[str, str, str, str]:
+    """A rule as a row; several names, and several things to say of it, stand on lines of their own."""
+    what = [_kind(rule), *_when(conditions)]
+    if isinstance(rule, Drop):
+        names = (rule.pattern, "-") if rule.side == HF else ("-", rule.pattern)
+        return ("\n".join(what), *names, rule.why)
+    if rule.only_if and not isinstance(rule, Tied):
+        what.append(f"if {rule.only_if}")
+    hf, mf = ((names,) if isinstance(names, str) else names for names in (rule.hf, rule.mf))
+    hf += rule.may_be if isinstance(rule, Repeated) else ()
+    return ("\n".join(what), "\n".join(hf), "\n".join(mf), rule.layout or "")
+
+
+def _kind(rule: AnyRule) -> str:
+    if isinstance(rule, Tied | Drop):
+        return "tied" if isinstance(rule, Tied) else "beside"
+    words = "copies" if isinstance(rule, Repeated) else "rule"
+    return f"{words}, {OPTIONAL[rule.optional]}" if rule.optional else words
+
+
+def _when(conditions: list[Mapping[str, OptionValue]]) -> list[str]:
+    """``qkv_concat=True``, one line an option; of several values, ``mp=2 or 4``. What is longer than a column has lines of its own."""
+    values: dict[str, dict[str, None]] = {}
+    for name, value in (item for condition in conditions for item in condition.items()):
+        values.setdefault(name, {})[_shown(value)] = None
+    if math.prod(len(found) for found in values.values()) == len(conditions):
+        lines = [(f"{name}={' or '.join(found)}", [f"{name}=", *(f"  {value}" for value in found)]) for name, found in values.items()]
+        return [part for line, parts in lines for part in ([line] if len(line) <= 24 else parts)]
+    return [" or ".join(", ".join(f"{name}={_shown(value)}" for name, value in c.items()) for c in conditions)]
+
+
+def _commonest_beginning(cells: Iterable[str]) -> str:
+    """What names begin with, up to their first placeholder, where leaving it out saves most; empty where no two names share one."""
+    names = [name for cell in cells for name in cell.split("\n")]
+    counts = Counter(end[0] for name in names if (end := re.match(r".*?\}\.", name)))
+    shared = {beginning: len(beginning) * n for beginning, n in counts.items() if n > 1}
+    return max(shared, key=lambda beginning: shared[beginning], default="")
+
+
+def _shortened(cell: str, beginning: str) -> str:
+    names = cell.split("\n")
+    return "\n".join("…" + name.removeprefix(beginning) if beginning and name.startswith(beginning) else name for name in names)

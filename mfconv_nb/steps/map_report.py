@@ -1,0 +1,171 @@
+"""How a checkpoint was mapped, or why it cannot be: one row a rule, however many layers it has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mfconv_nb.checkpoint import HF, MF, Checkpoint, TensorSpec
+from mfconv_nb.dtypes import short_name
+from mfconv_nb.errors import MappingError, one_line
+from mfconv_nb.folding import fold, folded_name, folded_names
+from mfconv_nb.mapping.plan import DROPPED, HINT_OTHER_SIDE, LEFT_OUT, MAPPED, RESTORED, TIED, MappingPlan, Problem, Row
+from mfconv_nb.mapping.rules import OptionValue
+from mfconv_nb.report import Column, Result, Table, bytes_text, count_text, shape_text
+
+SIDES = {HF: "Hugging Face", MF: "MindFormers"}
+
+
+@dataclass(frozen=True, repr=False)
+class MapReport(Result):
+    """How a checkpoint was mapped: one row a rule, however many layers it has."""
+
+    plan: MappingPlan
+    origin: str = ""
+    others: tuple[Any, ...] = ()
+    decided: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> Mapping[str, OptionValue]:
+        """The options of the family, as they were decided."""
+        return self.plan.family.chosen
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Source tensors by status (target tensors for those that only the target has)."""
+        counts = dict.fromkeys((MAPPED, TIED, DROPPED, RESTORED, LEFT_OUT), 0)
+        for row in self.plan.rows:
+            counts[row.status] += len(row.sources) or len(row.targets)
+        return counts
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What is not converted, a line a reason, with counts and bytes."""
+        by_reason: dict[str, list[TensorSpec]] = {}
+        for row in self.plan.rows:
+            if row.status == LEFT_OUT:
+                by_reason.setdefault(row.why, []).extend(row.sources)
+        return tuple(f"left out: {len(s):,} tensors, {bytes_text(sum(x.nbytes for x in s))}: {why}" for why, s in by_reason.items())
+
+    def table(self) -> Table:
+        counts = self.counts
+        targets = [t for row in self.plan.rows for t in row.targets]
+        said = ", ".join(f"{n:,} {status}" for status, n in counts.items() if n or status == MAPPED)
+        headline = (
+            f"{self.plan.family.key}, to {SIDES[self.plan.to]}: {said}, 0 problems · {len(targets):,} tensors"
+            f" · {count_text(sum(t.elements for t in targets))} parameters · {bytes_text(sum(t.nbytes for t in targets))}"
+        )
+        here, there = (SIDES[HF], SIDES[MF]) if self.plan.to == MF else (SIDES[MF], SIDES[HF])
+        columns = (
+            Column("status"),
+            Column(here),
+            Column(there),
+            Column("layout", optional=True),
+            Column("shape", True),
+            Column("dtype", optional=True),
+            Column("tensors", True),
+            Column("bytes", True, optional=True),
+        )
+        facts = self.notes + self.left_out + tuple(f"{n}={self.options[n]!r}: {how}" for n, how in self.decided.items())
+        facts += tuple(f"left out, no tensor: {o.name} ({o.kind})" for o in self.others[:4])
+        return Table("", headline, columns, list(_folded(self.plan.rows)), facts, "mapped.report.to_frame()", "rules")
+
+
+def _folded(rows: tuple[Row, ...]) -> list[tuple[Any, ...]]:
+    """Rows of one rule with the same shapes as one line."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        specs = row.targets or row.sources
+        key = (row.status, id(row.rule), tuple(s.shape for s in specs), specs[0].dtype)
+        groups.setdefault(key, []).append(row)
+    return [_line(status, group) for (status, *_), group in groups.items()]
+
+
+def _line(status: str, rows: list[Row]) -> tuple[Any, ...]:
+    first = rows[0]
+    specs = first.targets or first.sources
+    layout = getattr(first.rule, "layout", None) or ""
+    shapes = ", ".join(dict.fromkeys(shape_text(s.shape) for s in specs))
+    count = sum(len(r.sources) or len(r.targets) for r in rows)
+    nbytes = sum(s.nbytes for r in rows for s in (r.targets or r.sources))
+    sources, targets = (_names(rows, place) for place in ("sources", "targets"))
+    why = first.why if status != MAPPED else layout
+    return (status, sources, targets, why, shapes, short_name(specs[0].dtype), count, bytes_text(nbytes))
+
+
+def _names(rows: list[Row], place: str) -> str:
+    """The names on one side, folded, one line a pattern; a dash where there are none."""
+    specs: list[TensorSpec] = [spec for row in rows for spec in getattr(row, place)]
+    return "\n".join(folded_names(s.name for s in specs)) or "-"
+
+
+class CoverageError(MappingError):
+    """A plan with problems (MFC303): what they are, folded, with the nearest rule where a name is unknown."""
+
+    def __init__(self, plan: MappingPlan, source: Checkpoint) -> None:
+        self.plan, self.problems = plan, plan.problems
+        where = f"{source.origin} to {SIDES[plan.to]}, family {plan.family.key}"
+        super().__init__("MFC303", where, found=_problem_lines(plan), expected=EXPECTED, hint=_hint(plan))
+
+    def table(self) -> Table:
+        """The problems as a table, one row a tensor."""
+        columns = tuple(Column(t) for t in ("kind", "name", "found", "expected", "hint"))
+        rows = [(p.kind, p.name, p.found, p.expected, p.hint) for p in self.problems]
+        return Table("✗ Refused.", f"{len(rows):,} problems", columns, rows, row_noun="problems")
+
+
+EXPECTED = "every tensor matched by exactly one rule, shapes and layers as in config.json"
+MAX_GROUPS = 6  # of problems that an error shows; table() of the error has all
+
+
+def _hint(plan: MappingPlan) -> str | None:
+    """One way out for the whole plan: the other direction, or the config where every problem is about it."""
+    if _is_other_side(plan):
+        return f"The other direction: {'--reversed, to=' + repr(HF) if plan.to == MF else 'without --reversed, to=' + repr(MF)}."
+    adapters = [p.hint for p in plan.problems if p.kind == "adapter"]
+    if adapters:
+        return adapters[0]
+    if any(p.kind == "unmatched" for p in plan.problems):
+        return "Is it another family? `mfconv families` lists those that are known; --model KEY chooses one."
+    hints = list(dict.fromkeys(p.hint for p in plan.problems if p.kind in ("shape", "missing", "surplus") and p.hint))
+    return hints[0] if hints else None
+
+
+def _is_other_side(plan: MappingPlan) -> bool:
+    unmatched = [p for p in plan.problems if p.kind == "unmatched"]
+    return bool(unmatched) and all(p.hint == HINT_OTHER_SIDE for p in unmatched)
+
+
+def _problem_lines(plan: MappingPlan) -> str:
+    """Problems folded: one line for all layers that have the same, and for all names of a layer that is missing or too much."""
+    problems = plan.problems
+    said = f"{len(problems):,} problem{'s' * (len(problems) != 1)}"
+    if _is_other_side(plan):
+        return f"{said}: the names are of the {SIDES[plan.to]} side already"
+    causes: dict[tuple[Any, ...], list[list[Problem]]] = {}
+    for group in _grouped(problems):
+        indices = frozenset(fold(p.name)[1] for p in group)
+        by_layer = group[0].kind in ("missing", "surplus") and indices != {()}
+        causes.setdefault((group[0].kind, group[0].expected, indices) if by_layer else (len(causes),), []).append(group)
+    lines = [said, *(_cause_line(groups) for groups in list(causes.values())[:MAX_GROUPS])]
+    if len(causes) > MAX_GROUPS:
+        lines.append(f"and {len(causes) - MAX_GROUPS} more groups: .table() of the error has all")
+    return "\n            ".join(lines)
+
+
+def _grouped(problems: tuple[Problem, ...]) -> list[list[Problem]]:
+    groups: dict[tuple[str, str, str, str], list[Problem]] = {}
+    for p in problems:
+        groups.setdefault((p.kind, fold(p.name)[0], fold(p.found)[0], p.expected), []).append(p)
+    return list(groups.values())
+
+
+def _cause_line(groups: list[list[Problem]]) -> str:
+    first, total = groups[0][0], sum(len(group) for group in groups)
+    more = f" and {len(groups) - 1} more names a layer" if len(groups) > 1 else ""
+    count = f" ({total:,} tensors)" if total > 1 else ""
+    near = f"; {first.hint}" if first.kind == "unmatched" and first.hint else ""
+    wanted = "" if first.kind == "unmatched" else f", expected {first.expected}"
+    return one_line(f"{first.kind:<10} {folded_name(p.name for p in groups[0])}{more}{count}: {first.found}{wanted}{near}")

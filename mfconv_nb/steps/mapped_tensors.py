@@ -1,0 +1,74 @@
+"""The lazy tensors of a mapped checkpoint: each is made of pieces of the sources, and what must be equal for a mapping to lose nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mfconv_nb.blocks import Block, compose, whole
+from mfconv_nb.checkpoint import MF, Checkpoint, Equality, LazyTensor, Piece, TensorSpec, zeros_source
+from mfconv_nb.dtypes import itemsize
+from mfconv_nb.mapping.plan import TIED, Row
+from mfconv_nb.mapping.rules import Tied
+from mfconv_nb.steps.map_report import SIDES
+from mfconv_nb.streaming.gather import made_whole
+
+HINT_TIED = 'Give a config with "tie_word_embeddings": false to keep both (and remove the manifest beside it).'
+HINT_COPIES = "One of the files may be damaged or of another checkpoint; the target has no place for two of them."
+HINT_ZEROS = "It was trained, or this is another model: Hugging Face's side has no place for it."
+
+
+class TensorMaker:
+    """Makes target tensors from rows; a source that cannot be seen through is made whole once, when it is read."""
+
+    def __init__(self, source: Checkpoint) -> None:
+        self.source = source
+        self.made: dict[str, LazyTensor] = {}
+
+    def target(self, row: Row, number: int) -> LazyTensor:
+        spec = row.targets[number]
+        if not row.parts:
+            return LazyTensor(spec, self.source.tensors[row.sources[number].name].pieces)
+        parts = [self.source.tensors[part.source] for part in row.parts[number] if part.source is not None]
+        if any(not t.pieces and t.spec.elements for t in parts):
+            return LazyTensor(spec, ())  # a name and a shape only, as torch's meta device gives
+        pieces: list[Piece] = []
+        for part in row.parts[number]:
+            if part.source is None:
+                dtype = row.sources[0].dtype
+                pieces.append(Piece(zeros_source(part.block.elements * itemsize(dtype)), 0, dtype, part.block))
+            else:
+                pieces += self.seen_through(part.source, part.block)
+        return LazyTensor(spec, tuple(pieces))
+
+    def seen_through(self, name: str, block: Block) -> list[Piece]:
+        """The pieces of a block of a source tensor."""
+        tensor = self.made.get(name) or self.source.tensors[name]
+        found: list[Piece] = []
+        for piece in tensor.pieces:
+            blocks = compose(block, piece.block) if piece.dtype == tensor.dtype else None
+            if blocks is None:
+                self.made[name] = made_whole(tensor)
+                return self.seen_through(name, block)
+            found += [Piece(piece.source, piece.start, piece.dtype, b) for b in blocks]
+        return found
+
+
+def equalities_of(row: Row, source: Checkpoint, tensors: Mapping[str, LazyTensor]) -> list[Equality]:
+    """What must be equal, or zero, for a row to lose nothing."""
+    found = []
+    if row.status == TIED and not row.targets and isinstance(row.rule, Tied):
+        head, embedding = source.tensors[row.sources[0].name], tensors.get(row.rule.same_as)
+        if embedding is not None:
+            found.append(Equality(head, embedding, f"{row.rule.hf} is tied to {row.rule.same_as}", HINT_TIED))
+    if row.copies:
+        first = source.tensors[row.sources[0].name]
+        why = f"{SIDES[MF]} keeps one of {len(row.sources)} copies"
+        found += [Equality(source.tensors[name], first, why, HINT_COPIES) for name in row.copies]
+    for part in row.zeros:
+        tensor = source.tensors[str(part.source)]
+        spec = TensorSpec(tensor.name, (part.block.elements,), tensor.dtype)
+        pieces = TensorMaker(source).seen_through(tensor.name, part.block)
+        zeros = Piece(zeros_source(spec.nbytes), 0, spec.dtype, whole(spec.elements))
+        why = f"{part.block.elements:,} of its numbers are filled with zeros on the {SIDES[MF]} side"
+        found.append(Equality(LazyTensor(spec, tuple(pieces)), LazyTensor(spec, (zeros,)), why, HINT_ZEROS))
+    return found
