@@ -6,14 +6,13 @@ Source: MindFormers 1.3.2, `models/blip2`; its way back does not join q, k and v
 """
 
 from mfconv_nb.families.llama import FAMILY as LLAMA
-from mfconv_nb.families.shorthand import DENSE, linear, norm
+from mfconv_nb.families.shorthand import DENSE, EQUAL, linear, norm
 from mfconv_nb.mapping.rules import ALL_OR_NONE, ANYWHERE, AnyRule, Family, Rule
 
 HF, MF = "visual_encoder.blocks.{block}.", "visual_encoder.blocks.{block}."
 Q_HF, Q = "Qformer.bert.encoder.layer.{layer}.", "qformer.bert.encoder.layer.{layer}."
 EMBED_HF, EMBED = "Qformer.bert.embeddings.", "qformer.bert.embeddings."
 PREDICT_HF, PREDICT = "Qformer.cls.predictions.", "qformer.cls.predictions."
-EQUAL = {"k": "q", "v": "q"}
 
 VISION_TOWER = (
     Rule("visual_encoder.cls_token", "visual_encoder.cls_tokens", "1 1 width"),

@@ -4,7 +4,7 @@ Source: MindFormers 1.3.2, `models/bloom`, whose way back breaks on the prefix. 
 """
 
 from mfconv_nb.families.llama import FAMILY as LLAMA
-from mfconv_nb.families.shorthand import DENSE, linear, norm
+from mfconv_nb.families.shorthand import DENSE, EQUAL, linear, norm
 from mfconv_nb.mapping.rules import ALL_OR_NONE, Family, Option, Rule
 
 HF, MF = "{prefix}h.{layer}.", "{prefix}blocks.{layer}."
@@ -31,13 +31,13 @@ FAMILY = Family(
             HF + "self_attention.query_key_value.weight",
             tuple(f"{MF}attention.{name}.weight" for name in DENSE),
             "(heads (q + k + v)) hidden -> (heads q) hidden, (heads k) hidden, (heads v) hidden",
-            sizes={"k": "q", "v": "q"},
+            sizes=EQUAL,
         ),
         Rule(
             HF + "self_attention.query_key_value.bias",
             tuple(f"{MF}attention.{name}.bias" for name in DENSE),
             "(heads (q + k + v)) -> (heads q), (heads k), (heads v)",
-            sizes={"k": "q", "v": "q"},
+            sizes=EQUAL,
         ),
         *linear(HF + "self_attention.dense", MF + "attention.projection", "hidden", "from_hidden", transposed=True),
         *norm(HF + "post_attention_layernorm", MF + "layernorm2", "hidden"),

@@ -5,7 +5,7 @@ Source: MindFormers 1.3.2, `models/gpt2`, which finds nothing where the names ha
 """
 
 from mfconv_nb.families.llama import FAMILY as LLAMA
-from mfconv_nb.families.shorthand import DENSE, norm
+from mfconv_nb.families.shorthand import DENSE, EQUAL, norm
 from mfconv_nb.mapping.rules import ALL_OR_NONE, Drop, Family, Option, Rule
 
 HF, MF = "{prefix}h.{layer}.", "backbone.blocks.{layer}."
@@ -56,8 +56,9 @@ FAMILY = Family(
             HF + "attn.c_attn.weight",
             tuple(f"{MF}attention.{name}.weight" for name in DENSE),
             "hidden (q + k + v) -> q hidden, k hidden, v hidden",
+            sizes=EQUAL,
         ),
-        Rule(HF + "attn.c_attn.bias", tuple(f"{MF}attention.{name}.bias" for name in DENSE), "(q + k + v) -> q, k, v"),
+        Rule(HF + "attn.c_attn.bias", tuple(f"{MF}attention.{name}.bias" for name in DENSE), "(q + k + v) -> q, k, v", sizes=EQUAL),
         *conv1d(HF + "attn.c_proj", MF + "attention.projection", "q", "hidden"),
         *conv1d(HF + "mlp.c_fc", MF + "output.mapping", "hidden", "ffn"),
         *conv1d(HF + "mlp.c_proj", MF + "output.projection", "ffn", "hidden"),

@@ -5,6 +5,7 @@ Source: MindFormers 1.3.2, `research/qwen`; its way back leaves the weights of q
 """
 
 from mfconv_nb.families.llama import FAMILY as LLAMA
+from mfconv_nb.families.shorthand import EQUAL
 from mfconv_nb.mapping.rules import Drop, Family, Rule
 
 HF, MF = "transformer.h.{layer}.", "transformer.layers.{layer}."
@@ -25,11 +26,13 @@ FUSED_QKV = (
         HF + "attn.c_attn.weight",
         (MF + "attention.wq.weight", MF + "attention.wk.weight", MF + "attention.wv.weight"),
         "(q + k + v) hidden -> q hidden, k hidden, v hidden",
+        sizes=EQUAL,
     ),
     Rule(
         HF + "attn.c_attn.bias",
         (MF + "attention.wq.bias", MF + "attention.wk.bias", MF + "attention.wv.bias"),
         "(q + k + v) -> q, k, v",
+        sizes=EQUAL,
     ),
 )
 

@@ -18,7 +18,7 @@ TOWER_HF, TOWER = "transformer.visual.", "vision_encoder."
 BLOCK_HF, BLOCK = TOWER_HF + "transformer.resblocks.{block}.", TOWER + "transformer.resblocks.{block}."
 POOL_HF, POOL = TOWER_HF + "attn_pool.", TOWER + "attn_pool."
 BY_HEAD = "(vit_heads (head_q + head_k + head_v))"
-EQUAL = {"head_k": "head_q", "head_v": "head_q"}
+EQUAL_HEADS = {"head_k": "head_q", "head_v": "head_q"}
 
 EMBEDDINGS = tuple(r for r in REST if isinstance(r, Rule) and r.layout == "vocab hidden")
 OTHERS = tuple(r for r in REST if r not in EMBEDDINGS)
@@ -44,13 +44,13 @@ VISION_TOWER = (
         BLOCK_HF + "attn.in_proj.weight",
         tuple(f"{BLOCK}attn.{name}.weight" for name in DENSE),
         f"{BY_HEAD} width -> (vit_heads head_q) width, (vit_heads head_k) width, (vit_heads head_v) width",
-        sizes=EQUAL,
+        sizes=EQUAL_HEADS,
     ),
     Rule(
         BLOCK_HF + "attn.in_proj.bias",
         tuple(f"{BLOCK}attn.{name}.bias" for name in DENSE),
         f"{BY_HEAD} -> (vit_heads head_q), (vit_heads head_k), (vit_heads head_v)",
-        sizes=EQUAL,
+        sizes=EQUAL_HEADS,
     ),
     *linear(BLOCK_HF + "attn.out_proj", BLOCK + "attn.projection", "width", "from_width", transposed=True),
     *linear(BLOCK_HF + "mlp.c_fc", BLOCK + "mlp.c_fc", "vision_ffn", "width"),

@@ -9,6 +9,7 @@ from typing import Any
 
 from mfconv_nb.mapping.rules import Rule
 
+EQUAL = {"k": "q", "v": "q"}  # q, k and v have as many rows each: multi-head attention, no groups
 DENSE = ("dense1", "dense2", "dense3")  # what MindFormers' older models call q, k and v
 
 

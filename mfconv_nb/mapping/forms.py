@@ -13,17 +13,15 @@ from itertools import islice, product
 from mfconv_nb.errors import MappingError, UsageError, did_you_mean, quoted
 from mfconv_nb.folding import fold
 from mfconv_nb.mapping.plan import MappingPlan
-from mfconv_nb.mapping.rules import Family, Option, OptionValue, form_of
+from mfconv_nb.mapping.rules import COMMON_OPTIONS, Family, Option, OptionValue, form_of
 
 WORDS: Mapping[str, OptionValue] = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-COMMON = {"n_head": "heads", "hidden_size": "hidden"}  # MindFormers' script passes these to every converter
 MAX_FORMS = 64
 
 
 def options_of(family: Family) -> dict[str, Option]:
     """The options of a family by name, with those that every family takes."""
-    common = {n: Option(n, size=axis, help="Checked against config.json; used where there is none.") for n, axis in COMMON.items()}
-    return {**common, **{o.name: o for o in family.options}}
+    return {o.name: o for o in (*COMMON_OPTIONS, *family.options)}
 
 
 def checked_options(family: Family, given: Mapping[str, object]) -> dict[str, OptionValue]:

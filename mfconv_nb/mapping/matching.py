@@ -15,13 +15,14 @@ from mfconv_nb.checkpoint import HF, MF, Original, TensorSpec
 from mfconv_nb.config import HINT_CONFIG, Size, Sizes
 from mfconv_nb.errors import MappingError, nearest
 from mfconv_nb.folding import fold
-from mfconv_nb.layout import TensorLayout, axis_names, describe_tensor, shape_of
+from mfconv_nb.layout import Axis, TensorLayout, axis_names, describe_tensor, shape_of
 from mfconv_nb.mapping.adapters import why_no_adapter
 from mfconv_nb.mapping.names import Pattern
-from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Repeated, Rule, Tied, is_needed
+from mfconv_nb.mapping.rules import COMMON_OPTIONS, AnyRule, Drop, Family, Repeated, Rule, Tied, is_needed
 from mfconv_nb.mapping.run_state import run_state_of
 from mfconv_nb.mapping.solve import ONE_TENSOR, Directed, Solution, SourceKey, directed_rule, solve_rule
 
+HINT_NO_CONFIG = "There is no config.json: give it, or its folder, with --config (config= in Python)."
 HINT_OTHER_SIDE = "a name of the target side already"
 
 MOST_MISSING = 1000  # names of a rule that are listed: a config.json may promise a billion layers
@@ -367,7 +368,16 @@ class Matcher:
                 tensor = directed.layouts[0][place]
                 if shape_of(tensor, known) not in (None, spec.shape):
                     return Problem("shape", spec.name, str(spec.shape), _explained(tensor, sizes), HINT_CONFIG)
-        return Problem("shape", sources[0].name, f"{sources[0].shape}: {error.found}", str(error.expected), HINT_CONFIG)
+        hint = HINT_CONFIG if self.sizes is not None else self._hint_without_config(directed)
+        return Problem("shape", sources[0].name, f"{sources[0].shape}: {error.found}", str(error.expected), hint)
+
+    def _hint_without_config(self, directed: Directed) -> str:
+        """Where the sizes of a rule could come from: the config, or an option that gives one of them."""
+        source, target = directed.layouts or ((), ())
+        unknown = axis_names(e for tensor in (*source, *target) for e in tensor) | {p for t in directed.target for p in t.placeholders}
+        unknown -= {e.name for tensor in source for e in tensor if isinstance(e, Axis)} | self.known.keys()  # a whole axis tells its size
+        options = [f"--{o.name}" for o in (*COMMON_OPTIONS, *self.family.options) if o.size in unknown]
+        return " ".join([HINT_NO_CONFIG, *([f"Or say it with {' and '.join(options)}."] if options else [])])
 
     # -- too much ------------------------------------------------------------------------------------------------------
 

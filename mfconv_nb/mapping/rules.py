@@ -131,6 +131,13 @@ class Option:
         return self.values[0]
 
 
+# MindFormers' script passes these to every converter: every family takes them
+COMMON_OPTIONS = tuple(
+    Option(name, size=axis, help="Checked against config.json; used where there is none.")
+    for name, axis in (("n_head", "heads"), ("hidden_size", "hidden"))
+)
+
+
 @dataclass(frozen=True)
 class Family:
     """A model family: its rules, and how to read its sizes from config.json.
@@ -202,7 +209,7 @@ def form_of(family: Family, chosen: Mapping[str, OptionValue]) -> Family:
     numbers = {name: text for name, text in spelled.items() if text.isdigit()}
     belonging = (rule for rule in family.rules if all(chosen[name] == value for name, value in rule.when.items()))
     rules = tuple(_with_texts(rule, lambda t: _spelled(t, spelled), lambda t: _spelled(t, spelled)) for rule in belonging)
-    spoken_of = {o.size for o in family.options} | {"heads", "hidden"}.union(*(_axes_of(rule) for rule in rules))
+    spoken_of = {o.size for o in (*COMMON_OPTIONS, *family.options)}.union(*(_axes_of(rule) for rule in rules))
     sizes = {axis: _spelled(sentence, numbers) for axis, sentence in family.sizes.items() if axis in spoken_of}
     sized = tuple(o for o in family.options if not o.values)
     return replace(family, rules=rules, sizes=sizes, options=sized, chosen=dict(chosen))

@@ -14,8 +14,7 @@ from typing import Any
 
 from mfconv_nb.checkpoint import HF, MF
 from mfconv_nb.families.registry import family_named, known_families
-from mfconv_nb.mapping.forms import COMMON
-from mfconv_nb.mapping.rules import ALL_OR_NONE, ANYWHERE, AnyRule, Drop, Family, Option, OptionValue, Repeated, Tied
+from mfconv_nb.mapping.rules import ALL_OR_NONE, ANYWHERE, COMMON_OPTIONS, AnyRule, Drop, Family, Option, OptionValue, Repeated, Tied
 from mfconv_nb.report import Column, Result, Table
 
 SIDES = {MF: "on the MindFormers side", HF: "on the Hugging Face side", "both": "on both sides"}
@@ -148,7 +147,7 @@ def _option_facts(family: Family) -> list[str]:
     lines = []
     for option in family.options:
         lines += [f"--{option.name} {_values_text(option)}", f"    {option.help}"]
-    common = ", ".join(f"--{name} N" for name in COMMON)
+    common = ", ".join(f"--{option.name} N" for option in COMMON_OPTIONS)
     return [*lines, f"{common}: every family takes them; checked against config.json"]
 
 

@@ -11,7 +11,7 @@ import pytest
 import mfconv_nb as mc
 from mfconv_nb.cli.main import run
 from mfconv_nb.families.registry import known_families
-from mfconv_nb.mapping.forms import COMMON
+from mfconv_nb.mapping.rules import COMMON_OPTIONS
 from tests.support import raws_in, raws_of
 
 OPTIONS = {option.name for family in known_families() for option in family.options}
@@ -32,12 +32,12 @@ def names_in(path: Path) -> set[str]:
 def listed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> set[str]:
     """The options of families that the help names."""
     assert run(["convert", "--help", *arguments]) == 0
-    return set(re.findall(r"--(\w+)(?![\w-])", capsys.readouterr().out)) & (OPTIONS | COMMON.keys())
+    return set(re.findall(r"--(\w+)(?![\w-])", capsys.readouterr().out)) & (OPTIONS | {o.name for o in COMMON_OPTIONS})
 
 
 @pytest.mark.parametrize("family", known_families(), ids=lambda f: f.key)
 def test_help_with_a_family_lists_its_options_and_no_others(family: mc.Family, capsys: pytest.CaptureFixture[str]) -> None:
-    assert listed(["--model", family.key], capsys) == {option.name for option in family.options} | COMMON.keys()
+    assert listed(["--model", family.key], capsys) == {option.name for option in family.options} | {o.name for o in COMMON_OPTIONS}
 
 
 @pytest.mark.parametrize(

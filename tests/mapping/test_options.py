@@ -185,3 +185,20 @@ def test_many_options_do_not_make_endless_forms() -> None:
     options = tuple(Option(f"o{n}", (False, True), side="both") for n in range(12))
     family = replace(SMALL, rules=(Rule("a", "b"),), options=options)
     assert mc.map(mc.load({"a": np.ones(1, np.float32)}), family).options == {f"o{n}": False for n in range(12)}
+
+
+# ---- without a config ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["gpt", "baichuan2", "qwen", "llama", "yi", "mixtral", "whisper", "glm-n", "swin", "telechat", "clip"])
+def test_what_shapes_alone_determine_needs_no_config(key: str) -> None:
+    source = mc.toy(key)
+    assert mc.diff(mc.map(without_memory(source), key), mc.map(source, key), values=True).equal
+
+
+@pytest.mark.parametrize("key, option", [("bloom", "--n_head"), ("qwenvl", "--vit_num_head"), ("cogvlm2", "--config")])
+def test_where_a_size_is_needed_the_hint_says_what_gives_it(key: str, option: str) -> None:
+    with pytest.raises(mc.MfconvError) as refused:
+        mc.map(without_memory(mc.toy(key)), key)
+    assert "There is no config.json" in str(refused.value)
+    assert option in str(refused.value)
