@@ -137,7 +137,7 @@ def decide(choices: Sequence[Choice], plan: Callable[[Family], MappingPlan]) -> 
         found = f"names and shapes fit each of: {words}"
         hint = "Say which, or give the config.json (--config, config= in Python)."
         raise MappingError("MFC302", clean[0][0].form.key, found=found, expected="one form that fits", hint=hint)
-    chosen, made = clean[0] if clean else plans[0]
+    chosen, made = clean[0] if clean else min(plans, key=lambda found: len(found[1].problems))
     if len(plans) > len(clean) == 1:
         others = [c.form.chosen for c, _ in plans if c is not chosen]
         by_shape = {n for n, v in chosen.form.chosen.items() if any(other[n] != v for other in others)}
@@ -146,7 +146,7 @@ def decide(choices: Sequence[Choice], plan: Callable[[Family], MappingPlan]) -> 
 
 
 def _what(plan: MappingPlan) -> list[object]:
-    return [(row.status, row.sources, row.targets, row.parts) for row in plan.rows]
+    return [(row.status, row.sources, row.targets, row.parts, row.zeros, row.copies) for row in plan.rows]
 
 
 def templates_of(names: Iterable[str]) -> frozenset[str]:

@@ -46,6 +46,52 @@ def test_on_the_side_it_comes_from_names_tell(tmp_path: Path) -> None:
         assert mc.diff(back, source, values=True).equal
 
 
+@pytest.mark.parametrize(
+    "key, option, value",
+    [
+        ("glm-n", "embedding", "embedding_table"),
+        ("glm-n", "embedding", "embedding_weight"),
+        ("cogvlm2", "sft", "lora"),
+        ("qwenvl", "use_qkv_concat", True),
+        ("deepseek3", "use_grouped_gemm", False),
+        ("llama", "qkv_concat", False),
+    ],
+)
+def test_a_name_of_mindformers_tells_how_its_file_was_made(key: str, option: str, value: Any) -> None:
+    source = mc.toy(key)
+    mapped = without_memory(mc.map(source, key, **{option: value}))
+    back = mc.map(mapped, key, to="hf", config=source.config)
+    assert back.options[option] == value
+    assert mc.diff(back, source, values=True).equal
+
+
+@pytest.mark.parametrize(
+    "key, options, told",
+    [
+        ("cogvlm2", {"modal": "image"}, {"modal": "image"}),
+        ("gpt", {"prefix": "transformer."}, {"prefix": "transformer."}),
+        ("bloom", {"prefix": "transformer."}, {"prefix": "transformer."}),
+        ("telechat", {"telechat_type": "telechat_7b"}, {"telechat_type": "telechat_7b"}),
+        ("telechat", {"telechat_type": "telechat_52b"}, {"telechat_type": "telechat_52b", "conv1d": True}),
+        ("swin", {"is_pretrain": True}, {"is_pretrain": True}),
+        ("bert", {"layer_norm": "weight_bias"}, {"layer_norm": "weight_bias"}),
+        ("deepseek3", {"with_mtp": 0}, {"with_mtp": 0}),
+        ("llava", {"tower": ""}, {"tower": ""}),
+        ("llama_meta", {"embedding_slices": "rows"}, {"embedding_slices": "rows"}),
+    ],
+)
+def test_a_name_or_a_shape_of_hugging_face_tells_which_model_it_is(key: str, options: dict[str, Any], told: dict[str, Any]) -> None:
+    source = mc.toy(key, options=options)
+    mapped = mc.map(Checkpoint(source.tensors, side="hf", config=source.config), key)
+    assert {name: mapped.options[name] for name in told} == told
+
+
+def test_an_option_that_changes_nothing_is_not_reported() -> None:
+    mapped = mc.map(mc.toy("telechat"), "telechat")
+    assert set(mapped.report.decided) == {"telechat_type"}
+    assert "conv1d" not in str(mapped.report)
+
+
 def test_where_names_are_alike_shapes_tell() -> None:
     source = mc.toy("mixtral")
     for value in (True, False):
