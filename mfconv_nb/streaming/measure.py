@@ -1,0 +1,160 @@
+"""Statistics of lazy tensors and of pairs of them, panel by panel; of all elements or of a sample.
+
+A sample is the beginnings of panels that are spread evenly over the tensor: always the same ones, and the result says how many.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from mfconv_nb.checkpoint import LazyTensor
+from mfconv_nb.dtypes import itemsize, numpy_dtype
+from mfconv_nb.errors import MappingError, UsageError, quoted
+from mfconv_nb.progress import OnProgress
+from mfconv_nb.stats import Accumulator, PairAccumulator, PairStatistics, Statistics, accumulator
+from mfconv_nb.streaming.gather import MAX_PANEL_BYTES, Gatherer, panels
+from mfconv_nb.streaming.workers import Pulse, run_tasks
+
+LEAST_PANELS = 8  # a sample is taken from at least so many places, where the tensor has them
+
+Panel = tuple[int, int]
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def measure(
+    tensor: LazyTensor,
+    *,
+    threads: int = 2,
+    on_progress: OnProgress | None = None,
+    sample: int | None = None,
+    stop: threading.Event | None = None,
+) -> Statistics | None:
+    """The statistics of a tensor, streaming. Memory: a panel, counters and some 12 MiB of scratch a thread.
+
+    Args:
+        on_progress: called with the bytes seen so far, of ``sampled_elements`` in all.
+        sample: see at most about so many elements; ``sampled`` of the result then says (seen, all).
+        stop: set it, from any thread, to end this within a panel.
+    Returns:
+        The statistics; None when it was stopped.
+    Raises:
+        MappingError: MFC310 for a tensor that has a name and a shape only.
+        UsageError: MFC501 for a sample of less than one element.
+    """
+    counted: list[Accumulator] = []
+
+    def counter() -> Callable[[int, int], None]:
+        seen, read = accumulator(tensor.dtype), _Reader(tensor, tensor.dtype)
+        counted.append(seen)
+        return lambda start, last: seen.add(read(start, last))
+
+    if _stream(counter, _sample(tensor, tensor.dtype, sample), itemsize(tensor.dtype), threads, on_progress, stop):
+        return None
+    whole = accumulator(tensor.dtype)
+    for part in counted:
+        whole.merge(part)
+    return whole.result(tensor.spec.elements)
+
+
+def measure_pair(
+    first: LazyTensor,
+    second: LazyTensor,
+    *,
+    threads: int = 2,
+    on_progress: OnProgress | None = None,
+    sample: int | None = None,
+    stop: threading.Event | None = None,
+) -> PairStatistics | None:
+    """How two tensors of one shape differ, streaming; where their dtypes differ the first is cast to the second's.
+
+    Args and memory as for ``measure``, with two panels a thread; progress counts bytes of the second.
+
+    Returns:
+        The statistics; None when it was stopped.
+    Raises:
+        MappingError: MFC310 for two shapes, or for a tensor that has a name and a shape only.
+        UsageError: MFC501 for a sample of less than one element.
+    """
+    if first.shape != second.shape:
+        raise MappingError("MFC310", quoted(second.name), found=f"shapes {first.shape} and {second.shape}", expected="one shape")
+    dtype = second.dtype
+    scattered = first if any(not p.block.is_run for p in first.pieces) else second
+    counted: list[PairAccumulator] = []
+
+    def counter() -> Callable[[int, int], None]:
+        seen, read_first, read_second = PairAccumulator(dtype), _Reader(first, dtype), _Reader(second, dtype)
+        counted.append(seen)
+        return lambda start, last: seen.add(read_first(start, last), read_second(start, last))
+
+    if _stream(counter, _sample(scattered, dtype, sample), itemsize(dtype), threads, on_progress, stop):
+        return None
+    whole = PairAccumulator(dtype)
+    for part in counted:
+        whole.merge(part)
+    return whole.result(second.spec.elements)
+
+
+def sampled_elements(tensor: LazyTensor, sample: int | None) -> int:
+    """How many elements ``measure`` sees; times the bytes of one, where its progress ends."""
+    return sum(last - start for start, last in _sample(tensor, tensor.dtype, sample))
+
+
+class _Reader:
+    """Reads panels of a tensor into one buffer, which the next panel overwrites."""
+
+    def __init__(self, tensor: LazyTensor, dtype: str) -> None:
+        self._tensor, self._dtype = tensor, dtype
+        self._gatherer, self._buffer = Gatherer(), np.empty(min(MAX_PANEL_BYTES, tensor.spec.elements * itemsize(dtype)), np.uint8)
+
+    def __call__(self, start: int, last: int) -> Array:
+        nbytes = (last - start) * itemsize(self._dtype)
+        if nbytes > self._buffer.size:
+            self._buffer = np.empty(nbytes, np.uint8)
+        self._gatherer.fill(self._tensor, self._dtype, start, last, self._buffer)
+        return self._buffer[:nbytes].view(numpy_dtype(self._dtype))
+
+
+def _stream(
+    make_counter: Callable[[], Callable[[int, int], None]],
+    tasks: Iterator[Panel],
+    size: int,
+    threads: int,
+    on_progress: OnProgress | None,
+    stop: threading.Event | None,
+) -> bool:
+    """Count all panels; true when it was stopped before the last one was done."""
+    left_early = threading.Event()
+
+    def worker(pulse: Pulse) -> Callable[[Panel], None]:
+        count = make_counter()
+
+        def work(panel: Panel) -> None:
+            if stop is not None and stop.is_set():
+                left_early.set()
+                pulse.stop()
+                pulse.add(0)  # leaves the worker
+            count(*panel)
+            pulse.add((panel[1] - panel[0]) * size)
+
+        return work
+
+    run_tasks(tasks, worker, threads, on_progress)
+    return left_early.is_set()
+
+
+def _sample(tensor: LazyTensor, dtype: str, sample: int | None) -> Iterator[Panel]:
+    """All panels; or the beginnings of evenly spread ones, at most ``sample`` elements together."""
+    if sample is not None and sample < 1:
+        raise UsageError("MFC501", "sample", found=sample, expected="at least 1 element, or None for all")
+    elements = tensor.spec.elements
+    if sample is None or sample >= elements:
+        return panels(tensor, dtype, 0, elements)
+    every = list(panels(tensor, dtype, 0, elements))
+    widest = max(last - start for start, last in every)
+    number = min(len(every), sample, max(LEAST_PANELS, sample // widest))
+    chosen = [every[(2 * n + 1) * len(every) // (2 * number)] for n in range(number)]
+    return iter([(start, min(last, start + sample // number)) for start, last in chosen])
