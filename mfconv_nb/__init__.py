@@ -26,6 +26,8 @@ _HOMES = {
     "toy": "steps.toy",
     "expected": "steps.toy",
     "read": "steps.read",
+    "anatomy": "steps.anatomy",
+    "panel": "converter_panel",
     "prove": "authoring.prove",
     "known_families": "families.registry",  # not `families`: importing that subpackage would take the place of the function
     "Family": "mapping.rules",
@@ -47,11 +49,13 @@ __all__ = [
     "Rule",
     "Tied",
     "__version__",
+    "anatomy",
     "diff",
     "expected",
     "known_families",
     "load",
     "map",
+    "panel",
     "prove",
     "read",
     "save",
@@ -62,9 +66,11 @@ __all__ = [
 if TYPE_CHECKING:
     from mfconv_nb.authoring.prove import prove
     from mfconv_nb.checkpoint import Checkpoint
+    from mfconv_nb.converter_panel import panel
     from mfconv_nb.errors import MfconvError
     from mfconv_nb.families.registry import known_families
     from mfconv_nb.mapping.rules import Drop, Family, Option, Repeated, Rule, Tied
+    from mfconv_nb.steps.anatomy import anatomy
     from mfconv_nb.steps.diff import diff
     from mfconv_nb.steps.load import load
     from mfconv_nb.steps.map import map

@@ -313,6 +313,12 @@ class Checkpoint(Result):
         """How it was mapped, or a summary of what is in it."""
         return self.report.table() if isinstance(self.report, Result) else _summary(self)
 
+    def _ipython_display_(self) -> None:
+        """In a notebook a mapped checkpoint shows the view of its mapping. IPython takes NotImplementedError as: as HTML, please."""
+        if self.report is None:
+            raise NotImplementedError
+        self.report.show_for(self)
+
     @property
     def carried_away(self) -> Mapping[str, LazyTensor]:
         """Tensors of the other side that this side has no place for: a save keeps them in the folder beside the output."""

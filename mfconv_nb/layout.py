@@ -284,51 +284,51 @@ def describe_tensor(tensor: TensorLayout) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _View:
+class View:
     """One block inside one tensor: where it begins and the (size, stride) of each axis in it."""
 
     offset: int
     axes: tuple[tuple[str, int, int], ...]
 
 
-def _views(tensor: TensorLayout, sizes: Mapping[str, int], fixed: Mapping[str, int]) -> Iterator[_View]:
+def _views(tensor: TensorLayout, sizes: Mapping[str, int], fixed: Mapping[str, int]) -> Iterator[View]:
     """Every block of a tensor. ``fixed`` picks one index of an axis, as `experts.3.` does for the axis `expert`."""
-    views = [_View(0, ())]
+    views = [View(0, ())]
     stride = 1
     for e in reversed(tensor):
-        views = [_View(view.offset + part.offset, part.axes + view.axes) for view in views for part in _parts(e, sizes, stride, fixed)]
+        views = [View(view.offset + part.offset, part.axes + view.axes) for view in views for part in _parts(e, sizes, stride, fixed)]
         stride *= _known(e, sizes)
     return iter(views)
 
 
-def _parts(e: Expression, sizes: Mapping[str, int], stride: int, fixed: Mapping[str, int]) -> Iterator[_View]:
+def _parts(e: Expression, sizes: Mapping[str, int], stride: int, fixed: Mapping[str, int]) -> Iterator[View]:
     if isinstance(e, One):
-        yield _View(0, ())
+        yield View(0, ())
     elif isinstance(e, Zero):
-        yield _View(0, ((ZEROS, 1, stride),))
+        yield View(0, ((ZEROS, 1, stride),))
     elif isinstance(e, Axis):
         if e.name in fixed:
-            yield _View(fixed[e.name] * stride, ())
+            yield View(fixed[e.name] * stride, ())
         else:
-            yield _View(0, ((e.name, _known(e, sizes), stride),))
+            yield View(0, ((e.name, _known(e, sizes), stride),))
     elif isinstance(e, Product):
         yield from _product_parts(e.factors, sizes, stride, fixed)
     else:
         offset = 0
         for part in e.parts:
             for view in _parts(part, sizes, stride, fixed):
-                yield _View(offset + view.offset, view.axes)
+                yield View(offset + view.offset, view.axes)
             offset += _known(part, sizes) * stride
 
 
-def _product_parts(factors: tuple[Expression, ...], sizes: Mapping[str, int], stride: int, fixed: Mapping[str, int]) -> Iterator[_View]:
+def _product_parts(factors: tuple[Expression, ...], sizes: Mapping[str, int], stride: int, fixed: Mapping[str, int]) -> Iterator[View]:
     if not factors:
-        yield _View(0, ())
+        yield View(0, ())
         return
     inner = stride * math.prod(_known(f, sizes) for f in factors[1:])
     for outer in _parts(factors[0], sizes, inner, fixed):
         for rest in _product_parts(factors[1:], sizes, stride, fixed):
-            yield _View(outer.offset + rest.offset, outer.axes + rest.axes)
+            yield View(outer.offset + rest.offset, outer.axes + rest.axes)
 
 
 def _known(e: Expression, sizes: Mapping[str, int]) -> int:
@@ -344,12 +344,15 @@ class Pairing:
     """One block of a sentence: which tensor of each side holds it (its place in the sentence), and where.
 
     A block of zeros has a place on one side only; the other is None, and its offsets and strides count a box of its own.
+    The views say the same as the block, axis by axis and by name: nothing is merged in them, and no axis of size one is left out.
     """
 
     source: int | None
     target: int | None
     axes: frozenset[str]
     block: Block
+    source_view: View | None
+    target_view: View | None
 
 
 def pair_blocks(
@@ -371,19 +374,20 @@ def pair_blocks(
     if odd:
         found = f"blocks on one side only: {'; '.join(odd[:3])}"
         raise MappingError("MFC307", found=found, expected="the same sets of axis names on both sides")
-    pairs = []
+    pairs: list[Pairing] = []
     for axes, (place, view) in left.items():
         if ZEROS in axes:
-            pairs.append(Pairing(place, None, axes, _block(view, _box_of(view))))
+            pairs.append(Pairing(place, None, axes, _block(view, _box_of(view)), view, None))
         else:
-            pairs.append(Pairing(place, right[axes][0], axes, _block(view, right[axes][1])))
+            partner, there = right[axes]
+            pairs.append(Pairing(place, partner, axes, _block(view, there), view, there))
     for axes, (place, view) in right.items():
         if ZEROS in axes:
-            pairs.append(Pairing(None, place, axes, _block(_box_of(view), view)))
+            pairs.append(Pairing(None, place, axes, _block(_box_of(view), view), None, view))
     return tuple(pairs)
 
 
-def _block(source: _View, target: _View) -> Block:
+def _block(source: View, target: View) -> Block:
     strides = {name: stride for name, _, stride in target.axes}
     return make_block(
         [size for _, size, _ in source.axes],
@@ -394,16 +398,16 @@ def _block(source: _View, target: _View) -> Block:
     )
 
 
-def _box_of(view: _View) -> _View:
+def _box_of(view: View) -> View:
     """The axes of a block, in C order, as a tensor of their own."""
     strides = c_strides([size for _, size, _ in view.axes])
-    return _View(0, tuple((name, size, stride) for (name, size, _), stride in zip(view.axes, strides, strict=True)))
+    return View(0, tuple((name, size, stride) for (name, size, _), stride in zip(view.axes, strides, strict=True)))
 
 
 def _blocks_by_axes(
     side: Sequence[TensorLayout], sizes: Mapping[str, int], fixed: Mapping[str, int]
-) -> dict[frozenset[str], tuple[int, _View]]:
-    found: dict[frozenset[str], tuple[int, _View]] = {}
+) -> dict[frozenset[str], tuple[int, View]]:
+    found: dict[frozenset[str], tuple[int, View]] = {}
     for number, tensor in enumerate(side):
         for view in _views(tensor, sizes, fixed):
             names = [name for name, _, _ in view.axes]

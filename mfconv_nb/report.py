@@ -12,9 +12,10 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mfconv_nb.errors import printable
+from mfconv_nb.errors import OutputError, UsageError, printable, quoted
 
 if TYPE_CHECKING:
     import pandas
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 MARKS = {"✓": "ok", "≈": "~", "✗": "x", "!": "!"}  # and what stands for them where the terminal has no UTF-8
 MAX_ROWS = 40
 MAX_HTML_ROWS = 200
+MAX_PAGE_ROWS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,29 @@ class Result:
         table = self.table()
         content = {"verdict": table.verdict, "headline": table.headline, "facts": table.facts, "rows": self.rows()}
         return json.dumps(content, default=str, ensure_ascii=False)
+
+    def export(self, path: str | Path) -> Path:
+        """Write it to a file: ``.html`` (one page that needs no script and nothing else), ``.csv`` or ``.json`` (all rows).
+
+        Raises:
+            UsageError: MFC501 for another ending. OutputError: MFC404 where it cannot be written.
+        """
+        target = Path(path).expanduser()
+        makers = {".html": self._page, ".csv": lambda: str(self.to_frame().to_csv(index=False)), ".json": self.to_json}
+        if target.suffix.lower() not in makers:
+            raise UsageError("MFC501", target, found=quoted(target.suffix), expected=f"one of {', '.join(makers)}")
+        text = makers[target.suffix.lower()]()
+        try:
+            target.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise OutputError("MFC404", target, found=error.strerror or str(error), expected="a place that can be written") from error
+        return target
+
+    def _page(self) -> str:
+        return PAGE.replace("TITLE", html.escape(self.table().verdict or type(self).__name__)).replace("BODY", self._page_body())
+
+    def _page_body(self) -> str:
+        return table_html(self.table(), MAX_PAGE_ROWS)
 
     def __repr__(self) -> str:
         return table_text(self.table())
@@ -241,14 +266,20 @@ background:none;border:0;border-bottom:1px solid var(--line);color:var(--ink);wh
 @container (max-width:680px){.mfconv.mfconv-r table.mfconv-t .mfconv-o{display:none}
 .mfconv.mfconv-r table.mfconv-t th,.mfconv.mfconv-r table.mfconv-t td{padding-right:9px}}
 """
+PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta name="color-scheme" content="light dark"><title>TITLE</title>
+<style>body{margin:24px auto;max-width:1100px;padding:0 16px;font-family:system-ui,sans-serif}</style></head>
+<body>BODY</body></html>
+"""
 TONES = {"✓": "mfconv-good", "✗": "mfconv-bad", "≈": "mfconv-mid", "!": "mfconv-mid"}
 
 
 def table_html(table: Table, max_rows: int = MAX_HTML_ROWS) -> str:
     """The table for a notebook: no script, nothing loaded, at most ``max_rows`` rows. Narrow cells leave optional columns out."""
     verdict = f"<span class='mfconv-v {TONES.get(table.verdict[:1], '')}'>{html.escape(table.verdict)}</span> " if table.verdict else ""
-    parts = [f"<style>{STYLE}</style><div class='mfconv mfconv-r'>", f"<div>{verdict}{_prose_html(table.headline)}</div>"]
-    parts += [f"<div class='mfconv-f'>{_prose_html(fact)}</div>" for fact in table.facts]
+    parts = [f"<style>{STYLE}</style><div class='mfconv mfconv-r'>", f"<div>{verdict}{prose_html(table.headline)}</div>"]
+    parts += [f"<div class='mfconv-f'>{prose_html(fact)}</div>" for fact in table.facts]
     shown = table.rows[:max_rows]
     kept = [n for n, c in enumerate(table.columns) if not c.optional or any(row[n] for row in shown)]
     if shown:
@@ -269,16 +300,17 @@ def _class(column: Column, tone: str = "") -> str:
 
 def _td(column: Column, cell: Any) -> str:
     text = str(cell)
-    content = _prose_html(text) if column.numeric else _name_html(text)
+    content = prose_html(text) if column.numeric else name_html(text)
     return f"<td{_class(column, TONES.get(text, ''))}>{content}</td>"
 
 
-def _prose_html(text: str) -> str:
+def prose_html(text: str) -> str:
+    """Escaped, with line breaks."""
     return html.escape(printable(text)).replace("\n", "<br>")
 
 
-def _name_html(text: str) -> str:
+def name_html(text: str) -> str:
     """Escaped; names may break after dots, never inside braces."""
-    escaped = _prose_html(text)
+    escaped = prose_html(text)
     escaped = escaped.replace("{", "<span class='mfconv-k'>{").replace("}", "}</span>")
     return escaped.replace(".", ".<wbr>")

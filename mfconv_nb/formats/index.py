@@ -8,14 +8,17 @@ Source: the transformers documentation of sharded checkpoints; files written by 
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mfconv_nb.checkpoint import FileSource
 from mfconv_nb.errors import InputError, quoted
 from mfconv_nb.folding import fold
+from mfconv_nb.formats.fields import JSON_SPACE, OTHER, Field, json_members, tiled
 
 MAX_INDEX_BYTES = 256 << 20  # the largest seen is 12 MB, for 92,000 tensors
 HF_SAFETENSORS = "model.safetensors.index.json"
@@ -65,6 +68,61 @@ def read_index(path: Path) -> Index:
             found = f"{quoted(name)} for {quoted(tensor)}"
             raise InputError("MFC104", path, found=found, expected="a file name inside the folder of the index")
     return Index(path, weights, _total_size(content))
+
+
+def annotate(source: FileSource) -> Iterator[Field]:
+    """Every byte of the index as fields: names that follow each other and lie in the same file are one field.
+
+    Raises:
+        InputError: MFC104, as ``read_index``.
+    """
+    read_index(source.path)
+    raw = source.read(0, source.size)
+    encoding = json.detect_encoding(raw)
+    if encoding != "utf-8":
+        yield Field(0, len(raw), "JSON text", f"the index, in {encoding}", OTHER)
+        return
+    text = raw.decode("utf-8", "surrogatepass")
+    yield from tiled(_members(text), source)
+
+
+def _members(text: str) -> Iterator[Field]:
+    brace = len(text) - len(text.lstrip(JSON_SPACE))
+    outer = list(json_members(text, brace, 0))
+    wrapped = any(name == "weight_map" for name, *_ in outer)
+    yield Field(0, outer[0][2], "index begins", "a JSON object")
+    for name, value, begin, end in outer:
+        if name == "weight_map" and isinstance(value, dict) and value:
+            yield from _runs(text, begin, end)
+        elif wrapped:
+            yield Field(begin, end - begin, quoted(name), _short(value))
+    if not wrapped:
+        yield from _runs_of([(n, v, b, e) for n, v, b, e in outer])
+    last, size = outer[-1][3], len(text.encode("utf-8", "surrogatepass"))
+    yield Field(last, size - last, "index ends", "the closing brace")
+
+
+def _short(value: object) -> str:
+    return json.dumps(value)[:120]
+
+
+def _runs(text: str, begin: int, end: int) -> Iterator[Field]:
+    """The fields of the member `weight_map`, which stands in these bytes."""
+    raw = text.encode("utf-8", "surrogatepass")[begin:end].decode("utf-8", "surrogatepass")
+    brace = raw.index("{")
+    inner = list(json_members(raw, brace, begin))
+    yield Field(begin, inner[0][2] - begin, "weight map begins", "tensor name: file name")
+    yield from _runs_of(inner)
+    yield Field(inner[-1][3], end - inner[-1][3], "weight map ends", "the closing brace")
+
+
+def _runs_of(members: list[tuple[str, Any, int, int]]) -> Iterator[Field]:
+    """Neighbours that lie in the same file, as one field."""
+    for file, group in itertools.groupby(members, key=lambda m: str(m[1])):
+        run = list(group)
+        names = quoted(run[0][0]) if len(run) == 1 else f"{quoted(run[0][0])} to {quoted(run[-1][0])}"
+        count = "1 tensor" if len(run) == 1 else f"{len(run):,} tensors"
+        yield Field(run[0][2], run[-1][3] - run[0][2], "names of a file", f"{count} in {quoted(file)}: {names}", owner=file)
 
 
 def _total_size(content: Mapping[str, object]) -> int | None:

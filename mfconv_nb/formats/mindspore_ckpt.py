@@ -11,13 +11,15 @@ Source: the `checkpoint.proto` descriptor of mindspore 2.10.0, and files that it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mfconv_nb.checkpoint import FileSource, OtherEntry, TensorSpec
 from mfconv_nb.dtypes import BY_MINDSPORE, DTYPES, itemsize
 from mfconv_nb.errors import FormatError, OutputError, quoted
+from mfconv_nb.formats.fields import OTHER, TENSOR, Field, numbers_text
 from mfconv_nb.places import Extent, FilePlan, Header, PlacedTensor
+from mfconv_nb.report import shape_text
 
 SLICE_BYTES = 512 << 20  # what mindspore 2.x cuts at
 WINDOW = 4096  # bytes read at a time while scanning: many small entries, or one header
@@ -233,6 +235,70 @@ def _joined(source: FileSource, entries: Sequence[_Entry]) -> PlacedTensor:
         found, expected = f"{nbytes:,} bytes of content", f"{spec.nbytes:,}: {list(shape)} of {last.type}"
         raise FormatError("MFC202", where, found=found, expected=expected, hint=HINT_CUT)
     return PlacedTensor(spec, extents or ((last.content[0], 0),))
+
+
+# ---- annotating ------------------------------------------------------------------------------------------------------
+
+
+def annotate(source: FileSource) -> Iterator[Field]:
+    """Every byte of the file as fields: of each entry its tags and lengths, name, shape, dtype and content; the checksum at the end.
+
+    Raises:
+        FormatError: as ``read_header``.
+    """
+    tensors = read_header(source).tensors
+    slices = {at: (t.spec, number, len(t.extents)) for t in tensors for number, (at, _) in enumerate(t.extents, 1)}
+    scan = _Scanner(source)
+    at = 0
+    while at < scan.end:
+        entry, end = _read_entry(scan, at)
+        yield from _entry_fields(scan, at, end, entry, slices)
+        at = end
+    if scan.end < source.size:
+        crc = int.from_bytes(source.read(scan.end + len(TRAILER), TRAILER_BYTES - len(TRAILER)), "big")
+        yield Field(scan.end, len(TRAILER), "checksum mark", TRAILER.decode())
+        meaning = f"0x{crc:08x}, the CRC-32 of all bytes before; big-endian, the only number here that is"
+        yield Field(scan.end + len(TRAILER), TRAILER_BYTES - len(TRAILER), "checksum", meaning)
+
+
+def _entry_fields(scan: _Scanner, at: int, end: int, entry: _Entry, slices: Mapping[int, tuple[TensorSpec, int, int]]) -> Iterator[Field]:
+    spec, number, count = slices.get(entry.content[0], (None, 1, 1))
+    owner = entry.name if number == 1 else f"{entry.name}, slice {number}"
+    _, begin, _ = scan.field(at, scan.end)
+    what = "entry" if count == 1 else f"entry, slice {number} of {count}"
+    yield Field(at, begin - at, what, f"tag 0A: {end - begin:,} bytes follow", owner=owner)
+    _, _, name_end = scan.field(begin, end)
+    yield Field(begin, name_end - begin, "name", f"tag 0A: {quoted(entry.name)}", owner=owner)
+    tag, value_begin, _ = scan.field(name_end, end)
+    inside = f"tag {tag:02X}: {end - value_begin:,} bytes follow"
+    if entry.map_parameter:
+        yield Field(name_end, value_begin - name_end, "map parameter", inside, owner=owner)
+        yield Field(value_begin, end - value_begin, "content", "keys, values and status of a map parameter", OTHER, owner)
+        return
+    yield Field(name_end, value_begin - name_end, "tensor", inside, owner=owner)
+    yield from _tensor_fields(scan, value_begin, end, entry, spec, owner, "" if count == 1 else f", slice {number} of {count}")
+
+
+def _tensor_fields(scan: _Scanner, at: int, end: int, entry: _Entry, spec: TensorSpec | None, owner: str, part: str) -> Iterator[Field]:
+    """Shape, dtype and content, in the order in which they stand; dims that follow each other are one field."""
+    while at < end:
+        tag, begin = scan.bytes(at, 1)[0], at
+        if tag in (0x08, 0x0A):
+            while at < end and scan.bytes(at, 1)[0] == tag:
+                at = scan.varint(at + 1, end)[1] if tag == 0x08 else scan.field(at, end)[2]
+            yield Field(begin, at - begin, "shape", f"tag {tag:02X}: {shape_text(entry.dims)}", owner=owner)
+            continue
+        _, content, at = scan.field(begin, end)
+        if tag == 0x12:
+            yield Field(begin, at - begin, "dtype", f"tag 12: {entry.type}", owner=owner)
+            continue
+        yield Field(begin, content - begin, "content length", f"tag 1A: {at - content:,} bytes follow", owner=owner)
+        if spec is None:
+            other = _other_entry(scan, entry) or OtherEntry(entry.name, "nothing")
+            said = f"{other.kind} {quoted(other.text)}" if other.text else other.kind
+            yield Field(content, at - content, "content", said, OTHER, owner)
+        else:
+            yield Field(content, at - content, "numbers", numbers_text(spec) + part, TENSOR, owner, spec.dtype)
 
 
 # ---- planning --------------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ SEARCH = (
     ("torch", ("pytorch_model*.bin", "consolidated*.pth", "*.bin", "*.pth", "*.pt")),
     ("MindSpore", ("*.ckpt",)),
 )
+FOLDER, INDEX, SAFETENSORS, TORCH, CKPT = "folder", "index", "safetensors", "torch", "ckpt"
 NOT_WEIGHTS = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.bin", "scheduler.pt", "rng_state.pth")
 
 
@@ -54,16 +55,31 @@ def open_path(path: Path) -> Opened:
     Raises:
         InputError: MFC101 to MFC105. FormatError: MFC2xx for a file that cannot be trusted.
     """
+    kind = _kind_by_name(path)
+    return _open_folder(path) if kind == FOLDER else _open_index(path) if kind == INDEX else open_files([path])
+
+
+def kind_of(path: Path) -> str:
+    """What a path leads to: "folder", "index", or the format of a file: "safetensors", "torch", "ckpt".
+
+    Raises:
+        InputError: MFC101, MFC103. FormatError: MFC204.
+    """
+    return _kind_by_name(path) or format_of(FileSource(path))
+
+
+def _kind_by_name(path: Path) -> str:
+    """What can be told without opening a file: a folder, an index; empty where the first bytes count."""
     if os.path.isdir(path):
-        return _open_folder(path)
+        return FOLDER
     if not os.path.exists(path):  # unlike Path.exists(), false for a name that no system can hold
         raise InputError("MFC101", path, expected="a folder, an index or a file with weights", hint=_hint_near(path))
-    if path.suffix == ".json":
-        if not index_files.looks_like(path):
-            hint = f"Give the folder instead: {path.parent}"
-            raise InputError("MFC103", path, found="a JSON file that is no index", expected="a checkpoint", hint=hint)
-        return _open_index(path)
-    return open_files([path])
+    if path.suffix != ".json":
+        return ""
+    if not index_files.looks_like(path):
+        hint = f"Give the folder instead: {path.parent}"
+        raise InputError("MFC103", path, found="a JSON file that is no index", expected="a checkpoint", hint=hint)
+    return INDEX
 
 
 def open_files(paths: Sequence[Path]) -> Opened:
@@ -154,24 +170,33 @@ def _files(folder: Path, globs: Sequence[str]) -> list[Path]:
 
 def _open_file(path: Path) -> _OneFile:
     source = FileSource(path)
-    first = source.read(0, 24)
+    kind = format_of(source)
+    if kind == TORCH:
+        lazy, others = torch_pickle.read_tensors(source)
+        return _OneFile(lazy, kind, HF, others)
+    header = (safetensors_file if kind == SAFETENSORS else mindspore_ckpt).read_header(source)
+    side = MF if kind == CKPT else {"ms": MF, "pt": HF}.get(header.metadata.get("format", ""))
+    return _OneFile(tuple(stored_tensor(p.spec, source, p.extents) for p in header.tensors), kind, side, header.others)
+
+
+def format_of(source: FileSource) -> str:
+    """The format of a file, told by its first bytes: "safetensors", "torch" or "ckpt".
+
+    Raises:
+        InputError: MFC103. FormatError: MFC204 for an encrypted file.
+    """
+    path, first = source.path, source.read(0, 24)
     if first.startswith(b"version https://git-lfs"):
         hint = "Fetch the file itself: git lfs pull."
         raise InputError("MFC103", path, found="a git-lfs pointer, not the file", expected="weights", hint=hint)
     if first[:4] in mindspore_ckpt.ENCRYPTED:
         mindspore_ckpt.read_header(source)  # says so, and refuses
     if safetensors_file.looks_like(first, source.size) or (path.suffix == ".safetensors" and first[:4] != b"PK\x03\x04"):
-        header = safetensors_file.read_header(source)
-        side = {"ms": MF, "pt": HF}.get(header.metadata.get("format", ""))
-        tensors = tuple(stored_tensor(p.spec, source, p.extents) for p in header.tensors)
-        return _OneFile(tensors, "safetensors", side, header.others)
+        return SAFETENSORS
     if torch_pickle.looks_like(first, source.size):
-        lazy, others = torch_pickle.read_tensors(source)
-        return _OneFile(lazy, "torch", HF, others)
+        return TORCH
     if mindspore_ckpt.looks_like(first, source.size) or path.suffix == ".ckpt":
-        header = mindspore_ckpt.read_header(source)
-        tensors = tuple(stored_tensor(p.spec, source, p.extents) for p in header.tensors)
-        return _OneFile(tensors, "ckpt", MF, header.others)
+        return CKPT
     found = f"{source.size:,} bytes that begin with {first[:8].hex(' ') or 'nothing'}"
     raise InputError("MFC103", path, found=found, expected="safetensors, a MindSpore .ckpt or a torch file")
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mfconv_nb.checkpoint import FileSource, TensorSpec
 from mfconv_nb.dtypes import dtype_named, itemsize
 from mfconv_nb.errors import FormatError, quoted
+from mfconv_nb.formats.fields import JSON_SPACE, PADDING, TENSOR, Field, json_members, numbers_text
 from mfconv_nb.places import FilePlan, Header, PlacedTensor
 
 MAX_HEADER_BYTES = 100_000_000  # the reference reader's own limit
@@ -128,6 +129,46 @@ def _check_places(source: FileSource, placed: Sequence[PlacedTensor], first: int
     if at != source.size:
         found = f"{source.size - at:,} bytes after the last tensor"
         raise FormatError("MFC201", source.path, found=found, expected="none", hint=HINT_HEADER)
+
+
+def annotate(source: FileSource) -> Iterator[Field]:
+    """Every byte of the file as fields: the length, the header member by member, padding, each tensor's numbers.
+
+    Raises:
+        FormatError: as ``read_header``.
+    """
+    header = read_header(source)
+    length = int.from_bytes(source.read(0, 8), "little")
+    text = source.read(8, length).decode("utf-8")
+    yield Field(0, 8, "header length", f"{length:,}, as a 64-bit number: the header ends at byte {8 + length:,}")
+    yield from _header_fields(text, 8 + length)
+    for placed in header.tensors:
+        offset, nbytes = placed.extents[0]
+        yield Field(offset, nbytes, "numbers", numbers_text(placed.spec), TENSOR, placed.spec.name, placed.spec.dtype)
+
+
+def _header_fields(text: str, end: int) -> Iterator[Field]:
+    """The JSON object without loss: its braces, its members, the spaces around it."""
+    brace = len(text) - len(text.lstrip(JSON_SPACE))
+    behind = len(text) - len(text.rstrip(JSON_SPACE))
+    if brace:
+        yield Field(8, brace, "padding", "spaces before the header", PADDING)
+    at = 8 + brace
+    for number, (name, value, begin, stop) in enumerate(json_members(text, brace, 8)):
+        if number == 0:
+            yield Field(at, begin - at, "header begins", "a JSON object: one member a tensor, and __metadata__")
+        if name == "__metadata__":
+            said = ", ".join(f"{k}={v}" for k, v in value.items()) or "nothing"
+            yield Field(begin, stop - begin, "metadata", said[:300])
+        else:
+            first, last = value["data_offsets"]
+            spec = TensorSpec(name, tuple(value["shape"]), value["dtype"])
+            said = f"{quoted(name)}: {numbers_text(spec)}, bytes {first:,} to {last:,} behind the header"
+            yield Field(begin, stop - begin, "header member", said, owner=name)
+        at = stop
+    yield Field(at, end - behind - at, "header ends", "the closing brace")
+    if behind:
+        yield Field(end - behind, behind, "padding", f"spaces, so that the numbers begin at byte {end:,}", PADDING)
 
 
 def plan_file(name: str, specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> FilePlan:

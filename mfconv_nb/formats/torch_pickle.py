@@ -16,18 +16,21 @@ import pickle
 import struct
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mfconv_nb.checkpoint import ArraySource, ByteSource, FileSource, LazyTensor, OtherEntry, TensorSpec, strided_tensor
-from mfconv_nb.dtypes import BY_TORCH, DTYPES, itemsize
+from mfconv_nb.dtypes import BY_TORCH, DTYPES, itemsize, short_name
 from mfconv_nb.errors import FormatError, quoted
+from mfconv_nb.formats.fields import HEADER, OTHER, PADDING, TENSOR, Field, numbers_text, tiled
+from mfconv_nb.formats.pickle_words import MAX_PICKLE_BYTES, PickleWords, Storage, read_words
 from mfconv_nb.places import FilePlan
 
 WRAPPERS = ("model", "state_dict", "module", "model_state_dict")  # one entry that holds the tensors, as training scripts save
+MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # first pickle of the old form
 HINT_PICKLE = "Load it where you trust it, and save its state dict as safetensors."
 
 
@@ -160,6 +163,144 @@ def _check_view(spec: TensorSpec, offset: int, strides: Sequence[int], available
 
 def _storage_bytes(torch: Any, storage: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.asarray(torch.empty(0, dtype=torch.uint8).set_(storage).numpy())
+
+
+# ---- annotating ------------------------------------------------------------------------------------------------------
+
+
+def annotate(source: FileSource) -> Iterator[Field]:
+    """Every byte of the file as fields: of each zip member its local header, padding and data; then the central directory.
+
+    Needs no torch, and runs nothing: the pickle is read as words (see ``pickle_words.py``).
+
+    Raises:
+        FormatError: MFC201, MFC202 for a zip that is damaged, a pickle that is broken.
+    """
+    if _stored_members(source) is None:
+        return _annotate_old_form(source)
+    return tiled(_zip_fields(source), source)
+
+
+def _zip_fields(source: FileSource) -> Iterator[Field]:
+    with zipfile.ZipFile(source.path) as archive:
+        members, directory, comment = sorted(archive.infolist(), key=lambda i: i.header_offset), archive.start_dir, len(archive.comment)
+    words = _pickle_of(source, members)
+    ends = [*(m.header_offset for m in members[1:]), directory]
+    for member, end in zip(members, ends, strict=True):
+        yield from _member_fields(source, member, end, words)
+    yield from _directory_fields(source, directory, len(members), comment)
+
+
+def _data_of(source: FileSource, member: zipfile.ZipInfo) -> tuple[int, int]:
+    """Where the data of a member begins, and the bytes of its name."""
+    name_bytes, extra_bytes = struct.unpack("<HH", source.read(member.header_offset + 26, 4))
+    return member.header_offset + 30 + name_bytes + extra_bytes, name_bytes
+
+
+def _pickle_of(source: FileSource, members: Sequence[zipfile.ZipInfo]) -> PickleWords:
+    member = next((m for m in members if m.filename.endswith("data.pkl")), None)
+    if member is None or member.file_size > MAX_PICKLE_BYTES:
+        return PickleWords()
+    return _words(source, source.read(_data_of(source, member)[0], member.file_size))
+
+
+def _words(source: FileSource, data: bytes) -> PickleWords:
+    try:
+        return read_words(data)
+    except ValueError as error:
+        raise FormatError("MFC201", source.path, found=f"a pickle, {error}", expected="a torch file of tensors") from None
+
+
+def _member_fields(source: FileSource, member: zipfile.ZipInfo, end: int, words: PickleWords) -> Iterator[Field]:
+    at, (data, name_bytes) = member.header_offset, _data_of(source, member)
+    size, short = member.file_size, member.filename.rpartition("/")[2]
+    is_data = member.filename.rpartition("/")[0].endswith("data") and short in words.storages
+    owner = (words.storages[short][0].name or short) if is_data else ""
+    head = at + 30 + name_bytes
+    yield Field(at, head - at, "local header", f"signature PK 03 04, then the name {quoted(member.filename)}", owner=owner)
+    if data > head:
+        yield Field(head, data - head, "padding", f"an extra field that does nothing: the data begins at byte {data:,}", PADDING, owner)
+    if is_data:
+        yield _storage_field(data, size, words.storages[short], owner)
+    else:
+        kind = HEADER if size <= 1024 or short == "data.pkl" else OTHER
+        yield Field(data, size, short[:40] or "data", _member_text(source, data, size, short, words), kind)
+    behind = end - data - size
+    if behind in (16, 24) and source.read(data + size, 4) == b"PK\x07\x08":
+        yield Field(data + size, behind, "data descriptor", "signature PK 07 08, then checksum and sizes", owner=owner)
+
+
+def _storage_field(data: int, size: int, storages: Sequence[Storage], owner: str) -> Field:
+    first = storages[0]
+    more = "" if len(storages) == 1 else f"; {len(storages)} tensors look into it"
+    if first.dtype and first.shape is not None:
+        said = numbers_text(TensorSpec(first.name, first.shape, first.dtype))
+    else:
+        said = f"{first.elements:,} numbers" + (f" {short_name(first.dtype)}" if first.dtype else "")
+    return Field(data, size, "numbers", f"storage {first.key}: {said}{more}"[:200], TENSOR, owner, first.dtype)
+
+
+def _member_text(source: FileSource, data: int, size: int, short: str, words: PickleWords) -> str:
+    if short != "data.pkl":
+        return quoted(source.read(data, size).decode("utf-8", "replace").strip()) if size <= 64 else f"{size:,} bytes"
+    if size > MAX_PICKLE_BYTES:
+        return "a pickle, too large to look into"
+    return _said_of(words)
+
+
+def _said_of(words: PickleWords) -> str:
+    """A pickle in words, with the names of code that it would call."""
+    tensors = sum(len(s) for s in words.storages.values())
+    strange = ", ".join(quoted(name) for name in words.strange[:3])
+    warning = f"; it would call {strange}, which torch does not need for tensors: nothing of it was run" if strange else ""
+    return f"a pickle of {words.words:,} words: {tensors:,} tensors in {len(words.storages):,} storages{warning}"
+
+
+def _directory_fields(source: FileSource, at: int, members: int, comment: int) -> Iterator[Field]:
+    """The central directory and the records behind it, up to the end of the file."""
+    tail = source.read(max(at, source.size - 22 - comment - 76), 22 + comment + 76)
+    end = source.size - 22 - comment
+    records = []
+    wide = len(tail) >= 98 + comment and tail[-98 - comment :][:4] == b"PK\x06\x06" and tail[-42 - comment :][:4] == b"PK\x06\x07"
+    if wide:
+        records = [(56, "end of directory, 64 bits", "signature PK 06 06"), (20, "locator", "signature PK 06 07: where that record begins")]
+    first = end - sum(size for size, _, _ in records)
+    yield Field(at, first - at, "central directory", f"{members:,} entries: name, size, checksum and place of every member again")
+    for size, what, meaning in records:
+        yield Field(first, size, what, meaning)
+        first += size
+    yield Field(end, 22 + comment, "end of directory", "signature PK 05 06: a zip is read from its end")
+
+
+OLD_FORM = ("magic number", "protocol", "system", "object", "storage keys")
+
+
+def _annotate_old_form(source: FileSource) -> Iterator[Field]:
+    """Files that torch wrote before version 1.6: five pickles, then each storage with its count before it."""
+    head = source.read(0, MAX_PICKLE_BYTES)
+    first = _words(source, head)
+    if MAGIC_NUMBER not in first.numbers:
+        yield Field(0, first.end, "pickle", _said_of(first), OTHER)
+        if first.end < source.size:
+            yield Field(first.end, source.size - first.end, "unnamed bytes", "behind the pickle", OTHER)
+        return
+    at, words = 0, []
+    for what in OLD_FORM:
+        words.append(_words(source, head[at:]))
+        said = {"magic number": "the mark of torch's old form", "object": _said_of(words[-1])}.get(what, "a pickle")
+        yield Field(at, words[-1].end, what, said)
+        at += words[-1].end
+    for key in words[4].texts:
+        held = words[3].storages.get(key)
+        count = int.from_bytes(source.read(at, 8), "little")
+        if held is None or not held[0].dtype or count != held[0].elements or at + 8 + count * itemsize(held[0].dtype) > source.size:
+            break
+        owner, nbytes = held[0].name or key, count * itemsize(held[0].dtype)
+        yield Field(at, 8, "count", f"storage {quoted(key)}: {count:,} numbers", owner=owner)
+        yield _storage_field(at + 8, nbytes, held, owner)
+        at += 8 + nbytes
+    if at < source.size:
+        yield Field(at, source.size - at, "storages", "counts and numbers of the storages that are left", OTHER)
 
 
 # ---- planning --------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ Names are looked up by template (numbers folded), so that 92,000 names are a few
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import product
 
@@ -47,6 +47,7 @@ class Row:
     Attributes:
         zeros: blocks of source tensors that have no target, and so must hold zeros.
         copies: names of source tensors that have no target, and so must equal the first source.
+        sizes: the sizes of the rule's axes here, shared by all rows of the same shapes; empty where there is no sentence.
     """
 
     status: str
@@ -57,6 +58,7 @@ class Row:
     why: str = ""
     zeros: tuple[Part, ...] = ()
     copies: tuple[str, ...] = ()
+    sizes: Mapping[str, int] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,10 +407,10 @@ def _without_absent(
 
 def _row(rule: AnyRule, sources: tuple[TensorSpec, ...], targets: tuple[TensorSpec, ...], solution: Solution) -> Row:
     if not solution.parts and not solution.zeros:
-        return Row(MAPPED, rule, sources, targets)
+        return Row(MAPPED, rule, sources, targets, sizes=solution.sizes)
     parts = tuple(tuple(Part(None if s is None else sources[s].name, b) for s, b in blocks) for blocks in solution.parts)
     zeros = tuple(Part(sources[s].name, b) for s, b in solution.zeros)
-    return Row(MAPPED, rule, sources, targets, parts, zeros=zeros)
+    return Row(MAPPED, rule, sources, targets, parts, zeros=zeros, sizes=solution.sizes)
 
 
 def _explained(tensor: TensorLayout, sizes: Mapping[str, Size]) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from math import prod
 
 from mfconv_nb.blocks import Block, Shape
 from mfconv_nb.errors import MappingError
-from mfconv_nb.layout import TensorLayout, axis_names, pair_blocks, shape_of, solve_sizes
+from mfconv_nb.layout import Pairing, TensorLayout, axis_names, pair_blocks, shape_of, solve_sizes
 from mfconv_nb.mapping.names import Pattern
 from mfconv_nb.mapping.rules import AnyRule, Drop, Repeated, Rule, layouts_of, sides_of
 
@@ -58,11 +58,26 @@ class Solution:
     """The shapes of a rule's targets, and their blocks as (place among the sources, block). No parts: a plain rename.
 
     A block of zeros in a target has no place among the sources (None). ``zeros`` are blocks of sources that must hold zeros.
+    ``sizes`` are those of all axes: ``placed_blocks`` gives the blocks again, with their axes by name.
     """
 
     targets: tuple[tuple[Pattern, Mapping[str, int], Shape], ...]
     parts: tuple[tuple[tuple[int | None, Block], ...], ...]
     zeros: tuple[tuple[int, Block], ...] = ()
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedBlock:
+    """One block of an instance of a rule: the places of its tensors among all sources and all targets, and where it lies in them.
+
+    ``fixed`` is the index of the axes that are placeholders of one side only: expert 3.
+    """
+
+    source: int | None
+    target: int | None
+    fixed: Mapping[str, int]
+    pairing: Pairing
 
 
 def solve_rule(directed: Directed, shapes: Sequence[Shape], keys: Sequence[SourceKey], known: Mapping[str, int]) -> Solution:
@@ -84,8 +99,15 @@ def solve_rule(directed: Directed, shapes: Sequence[Shape], keys: Sequence[Sourc
     sizes_given = {**known, **constants, **_axis_sizes(keys)}
     sizes = solve_sizes([layouts[0][place] for place, _ in keys], shapes, sizes_given, same)
     if isinstance(rule, Repeated) or (layouts[0] == layouts[1] and len(source) == len(target) == len(shapes) == 1 and same_placeholders):
-        return Solution(((target[0], {}, shapes[0]),), ())
-    return _solution(source, target, layouts, sizes, keys)
+        return Solution(((target[0], {}, shapes[0]),), (), sizes=sizes)
+    return _solution(directed, layouts, sizes, keys)
+
+
+def placed_blocks(directed: Directed, sizes: Mapping[str, int]) -> Iterator[PlacedBlock]:
+    """Every block of an instance of a rule with a sentence, from the sizes of all its axes."""
+    assert directed.layouts is not None
+    own = _own_axes(directed)
+    return _placed(directed, directed.layouts, sizes, _keys_of(directed.source, own, sizes), _keys_of(directed.target, own, sizes))
 
 
 def structural_sizes(rule: AnyRule) -> tuple[dict[str, int], dict[str, str]]:
@@ -104,35 +126,58 @@ def _axis_sizes(keys: Iterable[SourceKey]) -> dict[str, int]:
     return sizes
 
 
-def _solution(
-    source: Sequence[Pattern],
-    target: Sequence[Pattern],
+def _own_axes(directed: Directed) -> tuple[str, ...]:
+    """The placeholders of one side only: axes of the other side's tensors."""
+    source, target = directed.source, directed.target
+    loops = {p for t in source for p in t.placeholders} & {p for t in target for p in t.placeholders}
+    return tuple(dict.fromkeys(p for side in (source, target) for t in side for p in t.placeholders if p not in loops))
+
+
+def _keys_of(patterns: Sequence[Pattern], own: Sequence[str], sizes: Mapping[str, int]) -> list[SourceKey]:
+    """Every tensor of one side: its place in the sentence, and the index of its own axes, counted up."""
+    axes_of = [[p for p in pattern.placeholders if p in own] for pattern in patterns]
+    return [
+        (place, dict(zip(axes, index, strict=True)))
+        for place, axes in enumerate(axes_of)
+        for index in product(*(range(sizes[a]) for a in axes))
+    ]
+
+
+def _placed(
+    directed: Directed,
     layouts: tuple[tuple[TensorLayout, ...], tuple[TensorLayout, ...]],
     sizes: Mapping[str, int],
     source_keys: Sequence[SourceKey],
-) -> Solution:
-    loops = {p for t in source for p in t.placeholders} & {p for t in target for p in t.placeholders}
-    own = tuple(dict.fromkeys(p for side in (source, target) for t in side for p in t.placeholders if p not in loops))
-    unknown = [axis for axis in own if axis not in sizes]
-    if unknown:
-        raise MappingError("MFC307", found=f"no size for {', '.join(unknown)}", expected="a size from the shapes or the config")
-    target_axes = [[p for p in t.placeholders if p in own] for t in target]
-    keys = [
-        (place, dict(zip(axes, index, strict=True)))
-        for place, axes in enumerate(target_axes)
-        for index in product(*(range(sizes[a]) for a in axes))
-    ]
-    source_places, target_places = _places_of(source_keys), _places_of(keys)
-    parts: list[list[tuple[int | None, Block]]] = [[] for _ in keys]
-    zeros: list[tuple[int, Block]] = []
+    target_keys: Sequence[SourceKey],
+) -> Iterator[PlacedBlock]:
+    own, source, target = _own_axes(directed), directed.source, directed.target
+    source_places, target_places = _places_of(source_keys), _places_of(target_keys)
     for index in product(*(range(sizes[a]) for a in own)):
         fixed = dict(zip(own, index, strict=True))
         for pair in pair_blocks(layouts[0], layouts[1], sizes, fixed):
             s = None if pair.source is None else source_places[pair.source, _index_of(source[pair.source], fixed)]
-            if pair.target is not None:
-                parts[target_places[pair.target, _index_of(target[pair.target], fixed)]].append((s, pair.block))
-            elif s is not None:
-                zeros.append((s, pair.block))
+            t = None if pair.target is None else target_places[pair.target, _index_of(target[pair.target], fixed)]
+            yield PlacedBlock(s, t, fixed, pair)
+
+
+def _solution(
+    directed: Directed,
+    layouts: tuple[tuple[TensorLayout, ...], tuple[TensorLayout, ...]],
+    sizes: Mapping[str, int],
+    source_keys: Sequence[SourceKey],
+) -> Solution:
+    own, target = _own_axes(directed), directed.target
+    unknown = [axis for axis in own if axis not in sizes]
+    if unknown:
+        raise MappingError("MFC307", found=f"no size for {', '.join(unknown)}", expected="a size from the shapes or the config")
+    keys = _keys_of(target, own, sizes)
+    parts: list[list[tuple[int | None, Block]]] = [[] for _ in keys]
+    zeros: list[tuple[int, Block]] = []
+    for placed in _placed(directed, layouts, sizes, source_keys, keys):
+        if placed.target is not None:
+            parts[placed.target].append((placed.source, placed.pairing.block))
+        elif placed.source is not None:
+            zeros.append((placed.source, placed.pairing.block))
     targets = []
     for place, axis in keys:
         shape = shape_of(layouts[1][place], sizes)
@@ -142,7 +187,7 @@ def _solution(
             raise MappingError("MFC307", found=f"no size for {missing}", expected=expected)
         targets.append((target[place], axis, shape))
     _check_coverage([prod(shape) for _, _, shape in targets], [sum(b.elements for _, b in blocks) for blocks in parts], target)
-    return Solution(tuple(targets), tuple(tuple(p) for p in parts), tuple(zeros))
+    return Solution(tuple(targets), tuple(tuple(p) for p in parts), tuple(zeros), sizes)
 
 
 def _check_coverage(needed: Sequence[int], found: Sequence[int], target: Sequence[Pattern]) -> None:

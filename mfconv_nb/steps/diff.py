@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from mfconv_nb.checkpoint import Checkpoint, TensorSpec
@@ -11,9 +12,10 @@ from mfconv_nb.dtypes import short_name
 from mfconv_nb.errors import nearest
 from mfconv_nb.folding import fold, folded_name
 from mfconv_nb.progress import OnProgress, progress_for
-from mfconv_nb.report import Column, Result, Table, difference_text, shape_text
+from mfconv_nb.report import Column, Table, difference_text, shape_text
 from mfconv_nb.steps.load import Loadable, load
 from mfconv_nb.streaming.compare import Comparison, compare_tensors
+from mfconv_nb.widgets.exploration import Explorable, Exploration
 
 EQUAL, AGREE, DIFFER = "equal", "agree", "differ"  # agree: headers agree and values were not asked for
 MISSING, UNEXPECTED, SHAPE, DTYPE = "missing", "unexpected", "shape", "dtype"
@@ -57,7 +59,7 @@ def diff(
             found = compare_tensors(pairs, threads, bar)
         compared = dict(zip(names, found, strict=True))
         rows = [_with_values(r, compared.get(r.name)) for r in rows]
-    return DiffReport(tuple(rows), a.origin, b.origin, values)
+    return DiffReport(tuple(rows), a.origin, b.origin, values, (a, b))
 
 
 def _header_row(name: str, a: Checkpoint, b: Checkpoint) -> DiffRow:
@@ -96,13 +98,20 @@ def _with_values(row: DiffRow, comparison: Comparison | None) -> DiffRow:
 
 
 @dataclass(frozen=True, repr=False)
-class DiffReport(Result):
-    """The outcome of a diff; ``equal`` is true only when every name, shape, dtype and, if compared, every byte agrees."""
+class DiffReport(Explorable):
+    """The outcome of a diff; ``equal`` is true only when every name, shape, dtype and, if compared, every byte agrees.
+
+    Attributes:
+        first: where the one checkpoint came from, in words; ``second`` the other.
+        values: whether the numbers were compared too.
+        sides: both checkpoints, for a view that looks at their values.
+    """
 
     entries: tuple[DiffRow, ...]
     first: str
     second: str
     values: bool
+    sides: tuple[Checkpoint, Checkpoint] | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -152,13 +161,24 @@ class DiffReport(Result):
         """One plain dict a tensor."""
         return [_plain_row(r) for r in self.entries]
 
-    def _folded(self) -> list[tuple[Any, ...]]:
+    @cached_property
+    def groups(self) -> list[list[DiffRow]]:
+        """Names of one pattern, status and shape: what stands in one line of the table."""
         groups: dict[tuple[Any, ...], list[DiffRow]] = {}
         for row in self.entries:
             key = (ORDER.index(row.status), fold(row.name)[0], row.first and row.first.shape, row.second and row.second.shape)
             groups.setdefault(key, []).append(row)
+        return [rows for _, rows in sorted(groups.items(), key=lambda g: g[0][0])]
+
+    def exploration(self) -> Exploration:
+        """What a notebook's view of the diff shows."""
+        from mfconv_nb.steps.explore_differences import DifferenceExploration
+
+        return DifferenceExploration(self)
+
+    def _folded(self) -> list[tuple[Any, ...]]:
         hints = _NearNames(self.entries)
-        return [_folded_line(rows, hints) for _, rows in sorted(groups.items(), key=lambda g: g[0][0])]
+        return [_folded_line(rows, hints) for rows in self.groups]
 
 
 class _NearNames:

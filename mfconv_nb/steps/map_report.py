@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from mfconv_nb.checkpoint import HF, MF, Checkpoint, TensorSpec
+from mfconv_nb.drawing import Drawing
 from mfconv_nb.dtypes import short_name
 from mfconv_nb.errors import MappingError, one_line
 from mfconv_nb.folding import fold, folded_name, folded_names
+from mfconv_nb.mapping.explain import element_of, explain_tensor
 from mfconv_nb.mapping.plan import DROPPED, HINT_OTHER_SIDE, LEFT_OUT, MAPPED, RESTORED, TIED, MappingPlan, Problem, Row
 from mfconv_nb.mapping.rules import OptionValue
-from mfconv_nb.report import Column, Result, Table, bytes_text, count_text, shape_text
+from mfconv_nb.report import Column, Table, bytes_text, count_text, shape_text
+from mfconv_nb.steps.explained import ExplainReport, drawing_of
+from mfconv_nb.widgets.exploration import Explorable, Exploration, show_view
 
 SIDES = {HF: "Hugging Face", MF: "MindFormers"}
 
 
 @dataclass(frozen=True, repr=False)
-class MapReport(Result):
+class MapReport(Explorable):
     """How a checkpoint was mapped: one row a rule, however many layers it has."""
 
     plan: MappingPlan
@@ -49,6 +54,23 @@ class MapReport(Result):
                 by_reason.setdefault(row.why, []).extend(row.sources)
         return tuple(f"left out: {len(s):,} tensors, {bytes_text(sum(x.nbytes for x in s))}: {why}" for why, s in by_reason.items())
 
+    def explain(self, name: str, index: int | Sequence[int] | None = None, *, side: str | None = None) -> ExplainReport:
+        """Where the numbers of a tensor come from, or go: a line a part. With an index, where that one element is on the other side.
+
+        Args:
+            name: a tensor of either side.
+            index: one number an axis; negative ones count from the end.
+            side: "source" or "target". Left out: the target where both sides have the name.
+        Raises:
+            MappingError: MFC309 for an unknown name. UsageError: MFC501 for an index outside the tensor.
+        """
+        explanation = explain_tensor(self.plan, name, side)
+        return ExplainReport(explanation, None if index is None else element_of(explanation, index))
+
+    def drawing(self, name: str, *, side: str | None = None) -> Drawing:
+        """The rule of a tensor as a picture: sources left, targets right, their parts by role. Arguments and errors as ``explain``."""
+        return drawing_of(explain_tensor(self.plan, name, side))
+
     def table(self) -> Table:
         counts = self.counts
         targets = [t for row in self.plan.rows for t in row.targets]
@@ -70,20 +92,33 @@ class MapReport(Result):
         )
         facts = self.notes + self.left_out + tuple(f"{n}={self.options[n]!r}: {how}" for n, how in self.decided.items())
         facts += tuple(f"left out, no tensor: {o.name} ({o.kind})" for o in self.others[:4])
-        return Table("", headline, columns, list(_folded(self.plan.rows)), facts, "mapped.report.to_frame()", "rules")
+        lines = [_line(group) for group in self.groups]
+        return Table("", headline, columns, lines, facts, "mapped.report.to_frame()", "rules")
+
+    @cached_property
+    def groups(self) -> list[list[Row]]:
+        """Rows of one rule with the same shapes: what stands in one line of the table."""
+        groups: dict[tuple[Any, ...], list[Row]] = {}
+        for row in self.plan.rows:
+            specs = row.targets or row.sources
+            key = (row.status, id(row.rule), tuple(s.shape for s in specs), specs[0].dtype)
+            groups.setdefault(key, []).append(row)
+        return list(groups.values())
+
+    def exploration(self) -> Exploration:
+        """What a notebook's view of the mapping shows."""
+        from mfconv_nb.steps.explore_mapping import MappingExploration
+
+        return MappingExploration(self)
+
+    def show_for(self, checkpoint: Checkpoint) -> None:
+        """Show the view of the mapped checkpoint: the mapping, and the values of its tensors."""
+        from mfconv_nb.steps.explore_mapping import MappingExploration
+
+        show_view(checkpoint, MappingExploration(self, checkpoint))
 
 
-def _folded(rows: tuple[Row, ...]) -> list[tuple[Any, ...]]:
-    """Rows of one rule with the same shapes as one line."""
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        specs = row.targets or row.sources
-        key = (row.status, id(row.rule), tuple(s.shape for s in specs), specs[0].dtype)
-        groups.setdefault(key, []).append(row)
-    return [_line(status, group) for (status, *_), group in groups.items()]
-
-
-def _line(status: str, rows: list[Row]) -> tuple[Any, ...]:
+def _line(rows: list[Row]) -> tuple[Any, ...]:
     first = rows[0]
     specs = first.targets or first.sources
     layout = getattr(first.rule, "layout", None) or ""
@@ -91,8 +126,8 @@ def _line(status: str, rows: list[Row]) -> tuple[Any, ...]:
     count = sum(len(r.sources) or len(r.targets) for r in rows)
     nbytes = sum(s.nbytes for r in rows for s in (r.targets or r.sources))
     sources, targets = (_names(rows, place) for place in ("sources", "targets"))
-    why = first.why if status != MAPPED else layout
-    return (status, sources, targets, why, shapes, short_name(specs[0].dtype), count, bytes_text(nbytes))
+    why = first.why if first.status != MAPPED else layout
+    return (first.status, sources, targets, why, shapes, short_name(specs[0].dtype), count, bytes_text(nbytes))
 
 
 def _names(rows: list[Row], place: str) -> str:

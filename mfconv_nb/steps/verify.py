@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ from mfconv_nb.families.registry import family_named
 from mfconv_nb.mapping.forms import options_of
 from mfconv_nb.mapping.rules import Family
 from mfconv_nb.progress import OnProgress, progress_for
-from mfconv_nb.report import Column, Result, Table, bytes_text, difference_text, seconds_text
+from mfconv_nb.report import Column, Table, bytes_text, difference_text, seconds_text
 from mfconv_nb.steps.diff import AGREE, DTYPE, EQUAL, DiffReport, diff
 from mfconv_nb.steps.load import Loadable, load, manifest_near
 from mfconv_nb.steps.map import map
 from mfconv_nb.steps.map_report import SIDES
 from mfconv_nb.streaming.compare import compare_tensors
 from mfconv_nb.streaming.fill import tensor_checksums
+from mfconv_nb.widgets.exploration import Explorable, Exploration
 
 PASS, CLOSE, FAIL, UNSURE = "pass", "close", "fail", "unsure"
 
@@ -214,7 +215,7 @@ MARK: Callable[[str], str] = {PASS: "✓", CLOSE: "≈", FAIL: "✗", UNSURE: "!
 
 
 @dataclass(frozen=True, repr=False)
-class VerifyReport(Result):
+class VerifyReport(Explorable):
     """What was checked, and the verdict: the worst outcome of all conditions."""
 
     conditions: tuple[Condition, ...]
@@ -231,6 +232,20 @@ class VerifyReport(Result):
     def equal(self) -> bool:
         """True when every condition passed, bit for bit."""
         return self.outcome == PASS
+
+    def exploration(self) -> Exploration:
+        """What a notebook's view of the round trip shows: the conditions, and every tensor that came back.
+
+        Raises:
+            NotImplementedError: when only checksums were compared; then the conditions are all there is.
+        """
+        from mfconv_nb.steps.explore_differences import DifferenceExploration
+
+        if self.differences is None:
+            raise NotImplementedError
+        table, compared = self.table(), self.differences.table()
+        facts = tuple(f"{MARK(c.outcome)} {c.sentence} {c.seen}" for c in self.conditions) + table.facts
+        return DifferenceExploration(self.differences, replace(compared, verdict=table.verdict, headline=table.headline, facts=facts))
 
     def table(self) -> Table:
         rows = [(MARK(c.outcome), c.sentence, c.seen) for c in self.conditions]

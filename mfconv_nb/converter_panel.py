@@ -1,0 +1,255 @@
+"""The converter as a form: for those who would rather choose than write the four lines. It does what they do, and shows them."""
+
+from __future__ import annotations
+
+import html
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as W
+from ipyfilechooser import FileChooser
+
+from mfconv_nb.checkpoint import HF, Checkpoint
+from mfconv_nb.errors import MfconvError
+from mfconv_nb.families.registry import candidates_of, known_families
+from mfconv_nb.mapping.rules import Option
+from mfconv_nb.report import Result, bytes_text, prose_html, seconds_text, table_html
+from mfconv_nb.steps.explore_mapping import MappingExploration
+from mfconv_nb.steps.load import load
+from mfconv_nb.steps.map import map
+from mfconv_nb.steps.save import save
+from mfconv_nb.steps.verify import verify
+from mfconv_nb.widgets.explorer import Explorer
+
+TOLD = "as told by the checkpoint"
+WEIGHTS = ("*.safetensors", "*.ckpt", "*.bin", "*.pt", "*.pth", "*.json")
+FIELD = W.Layout(width="auto")
+LABEL = {"description_width": "110px"}
+BAR_SECONDS = 0.1  # between two words about the progress
+
+
+class Cancelled(Exception):
+    """Raised by the progress function, once Cancel was pressed, to stop what reports to it."""
+
+
+def panel(source: str | Path = "", target: str | Path = "") -> Panel:
+    """A form that converts a checkpoint: choose it, see the plan, press Convert. Runs in a notebook.
+
+    Args:
+        source: a checkpoint to begin with; it can be chosen in the form too.
+        target: where to write.
+    """
+    return Panel(str(source), str(target))
+
+
+class Panel(W.VBox):
+    """The form. Its fields are widgets and can be set from Python too: ``form.source.value = "toy/"``."""
+
+    def __init__(self, source: str = "", target: str = "") -> None:
+        self.loaded: Checkpoint | None = None
+        self.mapped: Checkpoint | None = None
+        self.cancelled = threading.Event()
+        self.running: threading.Thread | None = None
+        self.options: dict[str, Any] = {}
+        self._build()
+        super().__init__([self.form, self.actions, self.result, self.line, self.plan])
+        self.add_class("mfconv-view")
+        self.target.value = target
+        self.source.value = source
+        if not source:
+            self._say(self.summary, "Choose a checkpoint: a folder, an index, or a file. Nothing is read but its headers.")
+
+    # ---- the form ----
+
+    def _build(self) -> None:
+        self.source = _text("from", "a folder, an index, or a file")
+        self.chooser = FileChooser(os.getcwd(), filter_pattern=list(WEIGHTS), title="", select_desc="Choose", change_desc="Choose")
+        self.chooser.register_callback(lambda chooser: self._chosen(chooser.selected))
+        self.summary = W.HTML()
+        self.family = W.Dropdown(description="family", options=[TOLD], style=LABEL, layout=FIELD)
+        self.option_fields = W.VBox([])
+        self.target = _text("to", "x.ckpt, x.safetensors, or a folder")
+        self.dtype = W.Dropdown(
+            description="dtype", options=[("keep", None), *((name, name) for name in ("fp32", "bf16", "fp16"))], style=LABEL, layout=FIELD
+        )
+        self.config = _text("config", "config.json or its folder, where it is not beside the checkpoint")
+        self.overwrite = W.Checkbox(description="replace what is there", indent=False, layout=FIELD)
+        self.proof = W.Checkbox(value=True, description="verify afterwards: map back, compare every byte", indent=False, layout=FIELD)
+        fields = [self.source, self.chooser, self.summary, self.config, self.family, self.option_fields, self.target, self.dtype]
+        self.form = W.VBox([*fields, self.overwrite, self.proof])
+        self.plan = W.VBox([])
+        self.convert = W.Button(description="Convert", button_style="primary", disabled=True, layout=FIELD)
+        self.cancel = W.Button(description="Cancel", disabled=True, layout=FIELD)
+        self.bar = W.FloatProgress(max=1.0, layout=W.Layout(width="220px"))
+        self.status = W.HTML()
+        self.actions = W.HBox([self.convert, self.cancel, self.bar, self.status])
+        self.actions.add_class("mfconv-bar")
+        self.result, self.line = W.HTML(), W.HTML()
+        for field in (self.source, self.config):
+            field.observe(lambda _: self._read(), "value")
+        self.family.observe(lambda _: self._choose_family(), "value")
+        self.target.observe(lambda _: self._show_line(), "value")
+        self.dtype.observe(lambda _: self._show_line(), "value")
+        self.convert.on_click(lambda _: self._begin())
+        self.cancel.on_click(lambda _: self._stop())
+
+    def _chosen(self, path: str | None) -> None:
+        """A file of a folder with an index or a config stands for the folder."""
+        if path is None:
+            return
+        chosen = Path(path)
+        whole = chosen.suffix == ".json" or any(chosen.parent.glob("*.index.json")) or (chosen.parent / "config.json").is_file()
+        self.source.value = str(chosen.parent if chosen.is_file() and whole else chosen)
+
+    def _read(self) -> None:
+        """Open the checkpoint: headers only."""
+        self.loaded = self.mapped = None
+        self.result.value = self.status.value = ""
+        if self.source.value.strip():
+            try:
+                self.loaded = load(self.source.value.strip(), config=self.config.value.strip() or None)
+                self._say(self.summary, self.loaded.table().headline)
+            except MfconvError as error:
+                self._say(self.summary, str(error))
+        keys = sorted({family.key for family in known_families()})
+        with self.family.hold_trait_notifications():
+            self.family.options, self.family.value = [TOLD, *keys], TOLD
+        self._choose_family()
+
+    def _choose_family(self) -> None:
+        self.options = {}
+        self._plan()
+        key = self.family.value if self.family.value != TOLD else self.mapped.family if self.mapped is not None else None
+        self.options = {option.name: _option_field(option) for option in _options_of(key)}
+        for field in self.options.values():
+            field.observe(lambda _: self._plan(), "value")
+        self.option_fields.children = list(self.options.values())
+
+    def _arguments(self) -> dict[str, Any]:
+        family = {} if self.family.value == TOLD else {"family": self.family.value}
+        return {**family, **{name: field.value for name, field in self.options.items() if field.value not in (TOLD, "")}}
+
+    def _plan(self) -> None:
+        self.mapped, self.plan.children = None, []
+        if self.loaded is not None:
+            try:
+                self.mapped = map(self.loaded, **self._arguments())
+                self.plan.children = [Explorer(MappingExploration(self.mapped.report, self.mapped))]
+            except MfconvError as error:
+                problems = error.table() if hasattr(error, "table") else None
+                shown = table_html(problems, max_rows=40) if problems is not None else ""
+                self.plan.children = [W.HTML(_box(f"<div class='mfconv-f'>{prose_html(str(error))}</div>{shown}"))]
+        self._show_line()
+
+    def _show_line(self) -> None:
+        self.convert.disabled = self.mapped is None or not self.target.value.strip() or self.running is not None
+        if self.mapped is None:
+            self.line.value = ""
+            return
+        source, target = self.source.value.strip(), self.target.value.strip() or "TARGET"
+        config = f", config={self.config.value.strip()!r}" if self.config.value.strip() else ""
+        arguments = "".join(f", {name}={value!r}" for name, value in self._arguments().items())
+        more = f", dtype={self.dtype.value!r}" if self.dtype.value else ""
+        line = f"mc.save(mc.map(mc.load({source!r}{config}){arguments}), {target!r}{more})"
+        self.line.value = _box(f"<div class='mfconv-f'><code class='mfconv-copy'>{html.escape(line)}</code></div>")
+
+    # ---- the conversion: in a thread, so that the form answers ----
+
+    def _begin(self) -> None:
+        self.cancelled.clear()
+        self.result.value, self.status.value, self.bar.value = "", "", 0.0
+        self.running = threading.Thread(target=self._run, daemon=True)
+        self.convert.disabled, self.cancel.disabled = True, False
+        self.running.start()
+
+    def _stop(self) -> None:
+        self.cancelled.set()
+        self.cancel.disabled = True
+
+    def _run(self) -> None:
+        mapped, target = self.mapped, self.target.value.strip()
+        assert mapped is not None
+        assets = _folder_of(self.config.value.strip()) if mapped.side == HF else None
+        try:
+            planned = save(mapped, target, dtype=self.dtype.value, overwrite=self.overwrite.value, assets=assets, dry_run=True)
+            saved = save(
+                mapped,
+                target,
+                dtype=self.dtype.value,
+                overwrite=self.overwrite.value,
+                assets=assets,
+                progress=self._progress("written", planned.plan.size),
+            )
+            self._show(saved)
+            if self.proof.value:
+                proved = verify(self.loaded, target, progress=self._progress("compared", mapped.nbytes), **self._arguments())
+                self._show(proved)
+            self._say(self.status, "Done.")
+        except Cancelled:
+            self._say(self.status, "Cancelled. What is written is kept aside: Convert goes on from there.")
+        except Exception as error:  # whatever it is, it belongs before the reader's eyes
+            self.result.value += _box(f"<div class='mfconv-f'>{prose_html(str(error))}</div>")
+            self._say(self.status, "Stopped.")
+        finally:
+            self.running = None
+            self.cancel.disabled, self.convert.disabled = True, False
+
+    def _progress(self, what: str, total: int) -> Callable[[int], None]:
+        """Byte-exact progress with rate and time left; raises Cancelled once Cancel was pressed."""
+        begun = said = time.monotonic()
+
+        def show(done: int) -> None:
+            nonlocal said
+            if self.cancelled.is_set():
+                raise Cancelled
+            now = time.monotonic()
+            if now - said < BAR_SECONDS and done < total:
+                return
+            said = now
+            rate = done / max(now - begun, 1e-3)
+            left = f" · {seconds_text((total - done) / rate)} left" if 0 < done < total and now - begun > 0.5 else ""
+            self.bar.value = done / total if total else 1.0
+            self._say(self.status, f"{bytes_text(done)} of {bytes_text(total)} {what} · {bytes_text(int(rate))}/s{left}")
+
+        return show
+
+    def _show(self, result: Result) -> None:
+        self.result.value += table_html(result.table())
+
+    def _say(self, place: Any, text: str) -> None:
+        place.value = _box(f"<div class='mfconv-f'>{prose_html(text)}</div>")
+
+
+def _box(content: str) -> str:
+    return f"<div class='mfconv mfconv-r'>{content}</div>"
+
+
+def _text(label: str, hint: str) -> Any:
+    return W.Text(description=label, placeholder=hint, continuous_update=False, style=LABEL, layout=FIELD)
+
+
+def _options_of(key: str | None) -> list[Option]:
+    """The options of a family that choose a form, and those that give a size only this family has."""
+    found: Mapping[str, Option] = {o.name: o for family in (candidates_of(key) if key else ()) for o in family.options}
+    return list(found.values())
+
+
+def _option_field(option: Option) -> Any:
+    if option.values:
+        choices = [(TOLD, TOLD), *((str(value) or "(nothing)", value) for value in option.values)]
+        return W.Dropdown(description=option.name, options=choices, style=LABEL, layout=FIELD, tooltip=option.help)
+    return W.Text(
+        description=option.name, placeholder="from the config", continuous_update=False, style=LABEL, layout=FIELD, tooltip=option.help
+    )
+
+
+def _folder_of(config: str) -> Path | None:
+    """The folder whose tokenizer files go along with a Hugging Face checkpoint: that of the config that was given."""
+    if not config:
+        return None
+    path = Path(config).expanduser()
+    return path if path.is_dir() else path.parent

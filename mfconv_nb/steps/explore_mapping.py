@@ -1,0 +1,93 @@
+"""What a notebook's view of a mapping shows: per rule its tensors, per tensor the layout, a drawing, and where a number comes from."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from functools import cached_property
+from html import escape
+
+from mfconv_nb.checkpoint import Checkpoint, LazyTensor, TensorSpec
+from mfconv_nb.dtypes import short_name
+from mfconv_nb.mapping.plan import Row
+from mfconv_nb.progress import OnProgress
+from mfconv_nb.report import bytes_text, name_html, prose_html, shape_text, table_html
+from mfconv_nb.steps.map_report import SIDES, MapReport
+from mfconv_nb.steps.values import bytes_to_read, values_html
+from mfconv_nb.widgets.exploration import Exploration
+
+MOST_NAMES = 8  # of one side, in the inspector: a stack of experts has hundreds
+
+
+class MappingExploration(Exploration):
+    """The rules of a mapping. With the checkpoint it belongs to, the values of its tensors can be looked at too."""
+
+    element_hint = "0, 0"
+
+    def __init__(self, report: MapReport, checkpoint: Checkpoint | None = None) -> None:
+        self.report, self.checkpoint = report, checkpoint
+        self.table = report.table()
+        self.counts = report.counts
+        self.statuses = [rows[0].status for rows in report.groups]
+        self.sort_keys = [_sort_key(line, rows) for line, rows in zip(self.table.rows, report.groups, strict=True)]
+
+    @cached_property
+    def _rows(self) -> dict[str, Row]:
+        return {spec.name: row for row in self.report.plan.rows for spec in row.targets or row.sources}
+
+    def members(self, row: int) -> Sequence[str]:
+        return [spec.name for each in self.report.groups[row] for spec in each.targets or each.sources]
+
+    def searched(self, row: int) -> str:
+        return "\n".join(spec.name for each in self.report.groups[row] for spec in (*each.sources, *each.targets))
+
+    def inspect(self, row: int, member: str) -> str:
+        here = self._rows[member]
+        to = self.report.plan.to
+        sides = [(SIDES[side], specs) for side, specs in zip(_sides(to), (here.sources, here.targets), strict=True)]
+        parts = [f"<div class='mfconv-f'>{escape(side)}</div>{_specs_html(specs)}" for side, specs in sides if specs]
+        layout = getattr(here.rule, "layout", None) or ""
+        if here.parts and layout:
+            parts.append(f"<div class='mfconv-f'>layout</div><div><code>{escape(layout)}</code></div>")
+        if here.why:
+            parts.append(f"<div class='mfconv-f'>{prose_html(here.status)}: {prose_html(here.why)}</div>")
+        if here.sources and here.targets:
+            parts.append(self.report.drawing(member)._repr_html_())
+        return "".join(parts)
+
+    def explain(self, row: int, member: str, index: tuple[int, ...]) -> str:
+        return table_html(self.report.explain(member, index).table())
+
+    def nbytes(self, member: str, sample: bool) -> int:
+        return bytes_to_read(self._tensors(member), sample)
+
+    def measure(self, member: str, sample: bool, progress: OnProgress, stop: threading.Event) -> str:
+        return values_html(self._tensors(member), sample, progress, stop)
+
+    def _tensors(self, member: str) -> list[LazyTensor]:
+        tensor = self.checkpoint.tensors.get(member) if self.checkpoint is not None else None
+        return [tensor] if tensor is not None else []
+
+    def code(self, row: int, member: str) -> str:
+        return f"mapped.report.explain({member!r})" if member else self.table.code
+
+
+def _sides(to: str) -> tuple[str, str]:
+    here = "hf" if to == "mf" else "mf"
+    return here, to
+
+
+def _sort_key(line: tuple[object, ...], rows: list[Row]) -> list[object]:
+    """The cells; shapes by their elements, bytes by their number."""
+    specs = [s for row in rows for s in row.targets or row.sources]
+    return [*line[:4], max(s.elements for s in specs), line[5], line[6], sum(s.nbytes for s in specs)]
+
+
+def _specs_html(specs: Sequence[TensorSpec]) -> str:
+    more = f"<div class='mfconv-f'>and {len(specs) - MOST_NAMES:,} more</div>" if len(specs) > MOST_NAMES else ""
+    return "".join(map(_spec_html, specs[:MOST_NAMES])) + more
+
+
+def _spec_html(spec: TensorSpec) -> str:
+    about = f"{shape_text(spec.shape)} · {short_name(spec.dtype)} · {bytes_text(spec.nbytes)}"
+    return f"<div>{name_html(spec.name)} <span class='mfconv-f'>{about}</span></div>"

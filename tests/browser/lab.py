@@ -1,0 +1,181 @@
+"""A JupyterLab of its own and a Chromium to drive it: every test sees a fresh server, fresh settings, and nothing of the network."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+NO_CHROMIUM = "no chromium: apt-get install chromium"
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+SERVER = (
+    "--no-browser",
+    "--ip=127.0.0.1",
+    "--allow-root",
+    "--IdentityProvider.token=",
+    "--ServerApp.password=",
+    "--ServerApp.disable_check_xsrf=True",
+    "--LabApp.expose_app_in_browser=True",
+    "--LabApp.news_url=None",
+    "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    "--LabServerApp.open_browser=False",
+)
+PANEL = "[...window.jupyterapp.shell.widgets('main')].find((w) => w.context && w.content.widgets)"  # the notebook, whatever is in front
+READY = (
+    """async () => {
+  const app = window.jupyterapp; await app.restored;
+  const panel = """
+    + PANEL
+    + """; if (!panel) return false;
+  app.shell.activateById(panel.id);
+  await panel.context.ready; await panel.sessionContext.ready;
+  const kernel = panel.sessionContext.session && panel.sessionContext.session.kernel;
+  return !!kernel && kernel.status === 'idle';
+}"""
+)
+
+
+@dataclass
+class Lab:
+    """A running JupyterLab: the folder it serves, and its address."""
+
+    folder: Path
+    address: str
+
+    def write(self, name: str, *cells: str) -> str:
+        """A notebook with these code cells, in the folder that is served."""
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(notebook, self.folder / name)
+        return name
+
+
+@contextmanager
+def running_lab(folder: Path) -> Iterator[Lab]:
+    """A JupyterLab that serves ``folder / "work"``, with settings of its own, on the loopback interface."""
+    work, home = folder / "work", folder / "home"
+    work.mkdir(parents=True)
+    own = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "JUPYTERLAB_SETTINGS_DIR")
+    environment = {**os.environ, **{name: str(home / name.lower()) for name in (*own, "JUPYTERLAB_WORKSPACES_DIR")}}
+    settings = home / "jupyterlab_settings_dir" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    quiet = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}
+    (settings / "notification.jupyterlab-settings").write_text(json.dumps(quiet))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "jupyterlab", *SERVER, f"--port={port}", f"--ServerApp.root_dir={work}"]
+    with open(folder / "server.log", "wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=work)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _wait_for(f"{address}/api/status", server, folder / "server.log")
+        yield Lab(work, address)
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
+
+def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            break
+        try:
+            urllib.request.urlopen(url, timeout=2).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise RuntimeError(f"JupyterLab did not start: {log.read_text(errors='replace')[-2000:]}")
+
+
+@dataclass
+class Browser:
+    """A page in a Chromium, and every request that would have left the machine."""
+
+    page: Any
+    lab: Lab
+    outside: list[str] = field(default_factory=list)
+
+    def open(self, notebook: str) -> None:
+        """Open a notebook and wait until its kernel is idle."""
+        self.page.goto(f"{self.lab.address}/lab/tree/{notebook}?reset")
+        self.page.wait_for_function("() => window.jupyterapp !== undefined", timeout=60_000)
+        deadline = time.monotonic() + 60
+        while not self.page.evaluate(READY):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{notebook} has no idle kernel")
+            time.sleep(0.1)
+
+    def run_cell(self, number: int) -> None:
+        """Run one cell; returns at once, wait for what it shows."""
+        self.page.evaluate(
+            "(number) => { const panel = "
+            + PANEL
+            + """;
+               panel.content.activeCellIndex = number; panel.content.deselectAll();
+               window.jupyterapp.commands.execute('notebook:run-cell'); }""",
+            number,
+        )
+
+    def use_theme(self, dark: bool) -> None:
+        theme = "JupyterLab Dark" if dark else "JupyterLab Light"
+        self.page.evaluate("(theme) => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+        self.page.wait_for_function(f"() => document.body.dataset.jpThemeName === '{theme}'", timeout=20_000)
+
+    def save(self) -> None:
+        self.page.evaluate(f"async () => {{ await {PANEL}.context.save(); }}")
+
+    def screenshot(self, path: Path, selector: str | None = None) -> None:
+        target = self.page.locator(selector).first if selector else self.page
+        target.screenshot(path=str(path))
+
+
+@contextmanager
+def browser_on(lab: Lab, *, width: int = 1280, height: int = 900) -> Iterator[Browser]:
+    """A Chromium on a lab. Requests to other machines are stopped and remembered."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=list(FLAGS))
+        page = chromium.new_page(viewport={"width": width, "height": height})
+        page.set_default_timeout(30_000)
+        browser = Browser(page, lab)
+
+        def inspect(route: Any) -> None:
+            url = route.request.url
+            if url.startswith((lab.address, "data:", "blob:")):
+                route.continue_()
+            else:
+                browser.outside.append(url)
+                route.abort()
+
+        page.route("**/*", inspect)
+        try:
+            yield browser
+        finally:
+            chromium.close()

@@ -1,0 +1,84 @@
+"""The converter as a form in a real JupyterLab: choose, see the plan, Convert, Cancel, go on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mfconv_nb as mc
+from tests.browser.lab import CHROMIUM, NO_CHROMIUM, Browser, Lab
+
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)]
+
+Opened = Callable[..., Browser]
+LARGE = {"hidden_size": 4096, "intermediate_size": 24576, "num_hidden_layers": 2}
+
+
+def field(browser: Browser, label: str) -> Any:
+    here = browser.page.locator(".mfconv-view .widget-inline-hbox", has=browser.page.locator(f"label:text-is('{label}')"))
+    return here.locator("input, select")
+
+
+def button(browser: Browser, name: str) -> Any:
+    return browser.page.locator(".mfconv-view").first.get_by_role("button", name=name, exact=True)
+
+
+def test_a_checkpoint_is_chosen_planned_converted_and_proven(opened: Opened, lab: Lab) -> None:
+    mc.toy("llama", lab.folder / "toy")
+    browser = opened("panel", "import mfconv_nb as mc\nmc.panel()")
+    field(browser, "from").fill("toy")
+    field(browser, "from").press("Enter")
+    browser.page.wait_for_selector("text=39 mapped, 0 problems")
+    assert button(browser, "Convert").is_disabled()  # there is no target yet
+    field(browser, "to").fill("made.ckpt")
+    field(browser, "to").press("Enter")
+    field(browser, "qkv_concat").select_option(label="True")
+    browser.page.wait_for_selector("text=qkv_concat=True")
+    browser.page.wait_for_selector(".mfconv-copy:has-text(\"mc.save(mc.map(mc.load('toy'), qkv_concat=True), 'made.ckpt')\")")
+    button(browser, "Convert").click()
+    browser.page.wait_for_selector("text=39 of 39 tensors bitwise equal")
+    assert len(mc.load(lab.folder / "made.ckpt")) == 27
+    assert mc.verify(lab.folder / "toy", lab.folder / "made.ckpt").equal
+
+
+def test_problems_are_told_before_anything_is_written(opened: Opened, lab: Lab) -> None:
+    mc.toy("llama", lab.folder / "small")
+    config = json.loads((lab.folder / "small" / "config.json").read_text())
+    (lab.folder / "small" / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 7}))
+    browser = opened("problems", "import mfconv_nb as mc\nmc.panel('small', 'never.ckpt')")
+    browser.page.wait_for_selector("text=MFC303")
+    browser.page.wait_for_selector(".mfconv-view td:has-text('model.layers.4.input_layernorm.weight')")
+    assert button(browser, "Convert").is_disabled()
+    assert not (lab.folder / "never.ckpt").exists()
+
+
+def test_cancel_stops_within_a_moment_and_convert_goes_on_from_there(opened: Opened, lab: Lab) -> None:
+    write_large(lab.folder / "large")
+    browser = opened("cancel", "import mfconv_nb as mc\nmc.panel('large', 'large.ckpt')")
+    button(browser, "Convert").click()
+    browser.page.wait_for_selector("text=written ·")
+    button(browser, "Cancel").click()
+    browser.page.wait_for_selector("text=Cancelled.", timeout=5_000)
+    assert not (lab.folder / "large.ckpt").exists()
+    button(browser, "Convert").click()
+    browser.page.wait_for_selector("text=tensors bitwise equal", timeout=120_000)
+    assert "Resumed: an earlier run had finished part of it." in browser.page.locator(".mfconv-view").first.inner_text()
+
+
+def write_large(folder: Path) -> None:
+    """A Llama of 1.3 GB whose numbers are all zero, in a file with a hole where they are: it takes no room on the disk."""
+    config = {**(mc.toy("llama").config or {}), **LARGE}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    header, offset = {}, 0
+    for spec in mc.expected("llama", config, dtype="bf16", side="hf").specs:
+        header[spec.name] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [offset, offset + spec.nbytes]}
+        offset += spec.nbytes
+    text = json.dumps(header).encode()
+    with open(folder / "model.safetensors", "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + offset)
