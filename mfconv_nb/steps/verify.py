@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,9 @@ from mfconv_nb.checkpoint import Checkpoint, LazyTensor, TensorSpec
 from mfconv_nb.dtypes import short_name
 from mfconv_nb.errors import InputError, MappingError
 from mfconv_nb.families.registry import family_named
+from mfconv_nb.folding import folded_names
 from mfconv_nb.mapping.forms import options_of
+from mfconv_nb.mapping.plan import MAPPED
 from mfconv_nb.mapping.rules import Family
 from mfconv_nb.progress import OnProgress, progress_for
 from mfconv_nb.report import Column, Table, bytes_text, difference_text, seconds_text
@@ -57,15 +60,16 @@ def verify(
         options: what the family takes, as for ``map``; left out, what the manifest of ``converted`` remembers.
     """
     begun = time.monotonic()
+    differences, changes = None, tuple[str, ...]()
     if converted is None:
-        conditions, differences = _against_manifest(original, threads, progress), None
+        conditions = _against_manifest(original, threads, progress)
         origin = str(original)
     else:
         a, b = load(original), load(converted)
         check_sides(a, b)
-        conditions, differences = _round_trip(a, b, family, threads, progress, options)
+        conditions, differences, changes = _round_trip(a, b, family, threads, progress, options)
         origin = f"{a.origin} → {b.origin} → back"
-    return VerifyReport(tuple(conditions), differences, origin, time.monotonic() - begun)
+    return VerifyReport(tuple(conditions), differences, origin, time.monotonic() - begun, changes)
 
 
 def check_sides(a: Checkpoint, b: Checkpoint) -> None:
@@ -85,19 +89,19 @@ def _round_trip(
     threads: int,
     progress: bool | OnProgress,
     options: Mapping[str, Any],
-) -> tuple[list[Condition], DiffReport | None]:
+) -> tuple[list[Condition], DiffReport | None, tuple[str, ...]]:
     family = family or b.family or a.family
     here, there = (SIDES.get(side or "", "other") for side in (a.side, b.side))
     sentence = f"Every {here} tensor is matched by exactly one rule."
     try:
         forward = map(a, family, to=b.side, **_options(a, b, family, options))
     except MappingError as error:
-        return [Condition(sentence, FAIL, str(error))], None
+        return [Condition(sentence, FAIL, str(error))], None, ()
     conditions = [Condition(sentence, PASS, f"{len(a):,} tensors")]
     headers = diff(forward, b)
     conditions.append(_headers_condition(headers, there))
     if conditions[-1].outcome == FAIL:
-        return conditions, headers
+        return conditions, headers, _left_out(forward)
     cast = any(r.status == DTYPE for r in headers.entries)
     if cast:
         conditions.append(_cast_condition(forward, b, threads))
@@ -108,7 +112,24 @@ def _round_trip(
         conditions.append(_tied_condition(back, threads))
     differences = diff(back, a, values=True, threads=threads, progress=progress)
     conditions.append(_back_condition(differences, cast, f"{here} → {there} → {here}"))
-    return conditions, differences
+    return conditions, differences, _left_out(forward) + _casts(headers)
+
+
+def _left_out(forward: Checkpoint) -> tuple[str, ...]:
+    """What the other side does not have, a line a reason: ``dropped: model.layers.{0‥31}.…inv_freq (32 tensors): rebuilt from …``."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for row in forward.report.plan.rows:
+        if row.status != MAPPED:
+            names.setdefault((row.status, row.why), []).extend(s.name for s in row.targets or row.sources)
+    return tuple(
+        f"{status}: {', '.join(folded_names(found))} ({len(found):,} tensor{'s' * (len(found) != 1)}){': ' + why if why else ''}"
+        for (status, why), found in names.items()
+    )
+
+
+def _casts(headers: DiffReport) -> tuple[str, ...]:
+    found = Counter((r.first.dtype, r.second.dtype) for r in headers.entries if r.status == DTYPE and r.first and r.second)
+    return tuple(f"cast: {n:,} tensors from {short_name(a)} to {short_name(b)}" for (a, b), n in found.items())
 
 
 def _options(a: Checkpoint, b: Checkpoint, family: str | Family | None, options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -216,12 +237,19 @@ MARK: Callable[[str], str] = {PASS: "✓", CLOSE: "≈", FAIL: "✗", UNSURE: "!
 
 @dataclass(frozen=True, repr=False)
 class VerifyReport(Explorable):
-    """What was checked, and the verdict: the worst outcome of all conditions."""
+    """What was checked, and the verdict: the worst outcome of all conditions.
+
+    Attributes:
+        conditions: what was checked, and what was seen.
+        differences: every tensor that came back, against the original; None when only checksums were compared.
+        changes: what the conversion dropped, tied, restored or cast, a line each.
+    """
 
     conditions: tuple[Condition, ...]
     differences: DiffReport | None
     origin: str
     seconds: float
+    changes: tuple[str, ...] = ()
 
     @property
     def outcome(self) -> str:
@@ -247,15 +275,18 @@ class VerifyReport(Explorable):
         facts = tuple(f"{MARK(c.outcome)} {c.sentence} {c.seen}" for c in self.conditions) + table.facts
         return DifferenceExploration(self.differences, replace(compared, verdict=table.verdict, headline=table.headline, facts=facts))
 
+    def _page_body(self) -> str:
+        return super()._page_body() + (self.differences._page_body() if self.differences is not None else "")
+
     def table(self) -> Table:
         rows = [(MARK(c.outcome), c.sentence, c.seen) for c in self.conditions]
         columns = (Column(""), Column("condition"), Column("seen"))
         headline = f"{self.conditions[-1].seen} · {self.origin} · {seconds_text(self.seconds)}"
         if self.outcome in (FAIL, UNSURE):
             headline = f"{self.origin} · {seconds_text(self.seconds)}"
-        facts: tuple[str, ...] = ()
+        facts = self.changes
         if self.differences is not None:
             bad = [r for r in self.differences.entries if r.status not in (EQUAL, DTYPE)]
-            facts = tuple(f"{r.status}: {r.name}" for r in bad[:6])
+            facts += tuple(f"{r.status}: {r.name}" for r in bad[:6])
             facts += (f"and {len(bad) - 6:,} more: .differences",) if len(bad) > 6 else ()
         return Table(VERDICTS[self.outcome], headline, columns, rows, facts, row_noun="conditions")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import html
+import io
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -51,6 +55,38 @@ def test_a_conversion_is_equal_when_every_byte_comes_back(pair: tuple[Path, Path
     assert verdict(report) == "✓ Equal."
     assert [c.outcome for c in report.conditions] == ["pass"] * 3
     assert "23 of 23 tensors bitwise equal" in repr(report)
+
+
+def test_it_says_what_was_dropped_tied_and_cast(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    dropped = mc.verify(*pair).changes
+    assert len(dropped) == 1
+    assert dropped[0].startswith("dropped: model.layers.{0‥1}.self_attn.rotary_emb.inv_freq (2 tensors): ")
+    mc.toy("llama", tmp_path / "tied", tie_word_embeddings=True)
+    mc.save(mc.map(mc.load(tmp_path / "tied")), tmp_path / "tied.ckpt", dtype="fp32")
+    tied = mc.verify(tmp_path / "tied", tmp_path / "tied.ckpt")
+    assert [line.split(" (")[0] for line in tied.changes] == ["tied: lm_head.weight", "cast: 39 tensors from bf16 to fp32"]
+    assert all(line in repr(tied) for line in tied.changes)
+
+
+@pytest.mark.parametrize("ending", ["html", "csv", "json"])
+def test_a_round_trip_is_kept_as_a_file(pair: tuple[Path, Path], tmp_path: Path, ending: str) -> None:
+    text = mc.verify(*pair).export(tmp_path / f"report.{ending}").read_text(encoding="utf-8")
+    if ending == "html":
+        assert "✓ Equal." in text
+        assert html.escape("model.layers.{0‥1}.self_attn.q_proj.weight") in re.sub(r"<(wbr|/?span[^>]*)>", "", text)
+        assert not re.search(r"<script|<link|https?://|@import|url\(", text)
+    elif ending == "csv":
+        assert [row["condition"] for row in csv.DictReader(io.StringIO(text))] == [c.sentence for c in mc.verify(*pair).conditions]
+    else:
+        assert json.loads(text)["verdict"] == "✓ Equal."
+
+
+def test_a_report_is_not_kept_where_or_as_what_it_cannot_be(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    report = mc.verify(*pair)
+    with pytest.raises(MfconvError, match="MFC501"):
+        report.export(tmp_path / "report.pdf")
+    with pytest.raises(MfconvError, match="MFC404"):
+        report.export(tmp_path / "nowhere" / "report.html")
 
 
 def test_the_other_direction_is_proved_too(pair: tuple[Path, Path], tmp_path: Path) -> None:
