@@ -7,6 +7,7 @@ shapes, dtypes and every byte at once.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -147,6 +148,20 @@ def write_safetensors(path: Path, tensors: Mapping[str, Raw | Array], metadata: 
     head = json.dumps(header).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(len(head).to_bytes(8, "little") + head + b"".join(r.data for r in raws.values()))
+    return path
+
+
+def write_with_a_hole(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Path:
+    """A safetensors file of bf16 zeros: a header and a hole, so that its size takes no room on the disk."""
+    header, at = {}, 0
+    for name, shape in shapes.items():
+        nbytes = 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [at, at + nbytes]}
+        at += nbytes
+    head = json.dumps(header).encode()
+    with open(path, "wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        file.truncate(8 + len(head) + at)
     return path
 
 

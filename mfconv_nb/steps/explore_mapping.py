@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from functools import cached_property
 from html import escape
 
-from mfconv_nb.checkpoint import Checkpoint, LazyTensor, TensorSpec
+from mfconv_nb.checkpoint import Checkpoint, LazyTensor
 from mfconv_nb.dtypes import short_name
+from mfconv_nb.mapping.explain import SOURCE, TARGET, Face, explain_tensor
 from mfconv_nb.mapping.plan import Row
 from mfconv_nb.progress import OnProgress
-from mfconv_nb.report import bytes_text, name_html, prose_html, shape_text, table_html
+from mfconv_nb.report import bytes_text, name_html, prose_html, table_html
+from mfconv_nb.steps.explained import drawing_of
 from mfconv_nb.steps.map_report import SIDES, MapReport
 from mfconv_nb.steps.values import bytes_to_read, values_html
 from mfconv_nb.widgets.exploration import Exploration
@@ -42,21 +44,24 @@ class MappingExploration(Exploration):
         return "\n".join(spec.name for each in self.report.groups[row] for spec in (*each.sources, *each.targets))
 
     def inspect(self, row: int, member: str) -> str:
-        here = self._rows[member]
-        to = self.report.plan.to
-        sides = [(SIDES[side], specs) for side, specs in zip(_sides(to), (here.sources, here.targets), strict=True)]
-        parts = [f"<div class='mfconv-f'>{escape(side)}</div>{_specs_html(specs)}" for side, specs in sides if specs]
+        here, explanation = self._rows[member], explain_tensor(self.report.plan, member, self._side(member))
+        faces = {side: [f for f in explanation.faces if f.side == side] for side in (SOURCE, TARGET)}
+        names = zip(_sides(self.report.plan.to), faces.values(), strict=True)
+        parts = [f"<div class='mfconv-f'>{SIDES[side]}</div>{_faces_html(found)}" for side, found in names if found]
         layout = getattr(here.rule, "layout", None) or ""
         if here.parts and layout:
             parts.append(f"<div class='mfconv-f'>layout</div><div><code>{escape(layout)}</code></div>")
         if here.why:
             parts.append(f"<div class='mfconv-f'>{prose_html(here.status)}: {prose_html(here.why)}</div>")
         if here.sources and here.targets:
-            parts.append(self.report.drawing(member)._repr_html_())
+            parts.append(drawing_of(explanation)._repr_html_())
         return "".join(parts)
 
     def explain(self, row: int, member: str, index: tuple[int, ...]) -> str:
-        return table_html(self.report.explain(member, index).table())
+        return table_html(self.report.explain(member, index, side=self._side(member)).table())
+
+    def _side(self, member: str) -> str:
+        return TARGET if self._rows[member].targets else SOURCE
 
     def nbytes(self, member: str, sample: bool) -> int:
         return bytes_to_read(self._tensors(member), sample)
@@ -83,11 +88,13 @@ def _sort_key(line: tuple[object, ...], rows: list[Row]) -> list[object]:
     return [*line[:4], max(s.elements for s in specs), line[5], line[6], sum(s.nbytes for s in specs)]
 
 
-def _specs_html(specs: Sequence[TensorSpec]) -> str:
-    more = f"<div class='mfconv-f'>and {len(specs) - MOST_NAMES:,} more</div>" if len(specs) > MOST_NAMES else ""
-    return "".join(map(_spec_html, specs[:MOST_NAMES])) + more
+def _faces_html(faces: Sequence[Face]) -> str:
+    more = f"<div class='mfconv-f'>and {len(faces) - MOST_NAMES:,} more</div>" if len(faces) > MOST_NAMES else ""
+    return "".join(map(_face_html, faces[:MOST_NAMES])) + more
 
 
-def _spec_html(spec: TensorSpec) -> str:
-    about = f"{shape_text(spec.shape)} · {short_name(spec.dtype)} · {bytes_text(spec.nbytes)}"
-    return f"<div>{name_html(spec.name)} <span class='mfconv-f'>{about}</span></div>"
+def _face_html(face: Face) -> str:
+    """Name, shape by the axes of its rule, and what the axes are called on hover."""
+    about = f"<span title='{escape(face.axes_text)}'>{escape(face.shape_text)}</span>"
+    about += f" · {short_name(face.spec.dtype)} · {bytes_text(face.spec.nbytes)}"
+    return f"<div>{name_html(face.spec.name)} <span class='mfconv-f'>{about}</span></div>"

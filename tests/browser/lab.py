@@ -156,13 +156,13 @@ class Browser:
 
 
 @contextmanager
-def browser_on(lab: Lab, *, width: int = 1280, height: int = 900) -> Iterator[Browser]:
-    """A Chromium on a lab. Requests to other machines are stopped and remembered."""
+def browser_on(lab: Lab, *, width: int = 1280, height: int = 900, scale: float = 1) -> Iterator[Browser]:
+    """A Chromium on a lab; ``scale``: pixels of a picture for one of the page. Requests to other machines are stopped and remembered."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=list(FLAGS))
-        page = chromium.new_page(viewport={"width": width, "height": height})
+        page = chromium.new_page(viewport={"width": width, "height": height}, device_scale_factor=scale)
         page.set_default_timeout(30_000)
         browser = Browser(page, lab)
 

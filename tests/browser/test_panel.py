@@ -11,6 +11,7 @@ import pytest
 
 import mfconv_nb as mc
 from tests.browser.lab import CHROMIUM, NO_CHROMIUM, Browser, Lab
+from tests.support import write_with_a_hole
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)]
 
@@ -74,11 +75,5 @@ def write_large(folder: Path) -> None:
     config = {**(mc.toy("llama").config or {}), **LARGE}
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
-    header, offset = {}, 0
-    for spec in mc.expected("llama", config, dtype="bf16", side="hf").specs:
-        header[spec.name] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [offset, offset + spec.nbytes]}
-        offset += spec.nbytes
-    text = json.dumps(header).encode()
-    with open(folder / "model.safetensors", "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + offset)
+    expected = mc.expected("llama", config, dtype="bf16", side="hf")
+    write_with_a_hole(folder / "model.safetensors", {spec.name: spec.shape for spec in expected.specs})

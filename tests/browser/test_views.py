@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
-from tests.browser.lab import CHROMIUM, NO_CHROMIUM, Browser
+from tests.browser.lab import CHROMIUM, NO_CHROMIUM, Browser, Lab
+from tests.support import write_with_a_hole
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)]
 
@@ -171,6 +172,23 @@ def test_differing_values_are_drawn_and_equal_ones_are_said(opened: Opened) -> N
     inspector(browser).locator("img").wait_for()
     assert "Bitwise equal." in inspector(browser).inner_text()
     assert inspector(browser).locator("img").count() == 1
+
+
+def test_reading_a_huge_tensor_shows_progress_can_be_cancelled_and_sampled(opened: Opened, lab: Lab) -> None:
+    write_with_a_hole(lab.folder / "huge.safetensors", {"weight": (1 << 16, 1 << 16)})  # 8 GiB of zeros, no room on the disk
+    browser = shown(opened("huge", "import mfconv_nb as mc\nmc.diff('huge.safetensors', 'huge.safetensors')"))
+    row(browser, "weight").click()
+    inspector(browser).get_by_role("button", name="Show values (24.0 GiB)").click()
+    until(lambda: any("width: 0%" not in str(style) for style in bars(browser)))
+    inspector(browser).get_by_role("button", name="Cancel").click()
+    inspector(browser).get_by_text("Cancelled.").wait_for(timeout=3_000)
+    inspector(browser).get_by_role("button", name="Sample them").click()
+    inspector(browser).locator("img").wait_for(timeout=10_000)
+    assert "4,294,967,296" in inspector(browser).inner_text()
+
+
+def bars(browser: Browser) -> list[str | None]:
+    return [bar.get_attribute("style") for bar in inspector(browser).locator(".progress-bar").all()]
 
 
 def test_a_round_trip_says_its_verdict_and_every_condition(opened: Opened) -> None:
