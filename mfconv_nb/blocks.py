@@ -94,6 +94,16 @@ def _span(sizes: Shape, strides: Shape) -> int:
     return 1 + sum((n - 1) * s for n, s in zip(sizes, strides, strict=True))
 
 
+def source_range(block: Block) -> tuple[int, int]:
+    """From the first element of the source that a block reads to one past the last; it need not read all of them."""
+    return block.source_offset, block.source_offset + _span(block.sizes, block.source_strides)
+
+
+def target_range(block: Block) -> tuple[int, int]:
+    """From the first element of the target that a block fills to one past the last; it need not fill all of them."""
+    return block.target_offset, block.target_offset + _span(block.sizes, block.target_strides)
+
+
 def clip_target(block: Block, start: int, stop: int) -> list[Block]:
     """The parts of ``block`` whose target elements lie in ``[start, stop)``; at most two a level of nesting."""
     if block.elements == 0:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from benchmarks.bench import Bench
-from benchmarks.cases import against_documented, copying, families, layouts, planning, sparse, starting
+from benchmarks.cases import against_documented, copying, families, layouts, planning, sparse, starting, views
 from benchmarks.results import Row
 
 CASES: Mapping[str, Callable[[Bench], Iterable[Row]]] = MappingProxyType(
@@ -20,6 +20,8 @@ CASES: Mapping[str, Callable[[Bench], Iterable[Row]]] = MappingProxyType(
         "documented": against_documented.documented,
         "sparse20": sparse.sparse20,
         "plan": planning.plan,
+        "view": views.view,
+        "values": views.values,
         "start": starting.start,
     }
 )

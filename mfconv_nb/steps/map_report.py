@@ -92,8 +92,7 @@ class MapReport(Explorable):
         )
         facts = self.notes + self.left_out + tuple(f"{n}={self.options[n]!r}: {how}" for n, how in self.decided.items())
         facts += tuple(f"left out, no tensor: {o.name} ({o.kind})" for o in self.others[:4])
-        lines = [_line(group) for group in self.groups]
-        return Table("", headline, columns, lines, facts, "mapped.report.to_frame()", "rules")
+        return Table("", headline, columns, self._lines, facts, "mapped.report.to_frame()", "rules")
 
     @cached_property
     def groups(self) -> list[list[Row]]:
@@ -104,6 +103,11 @@ class MapReport(Explorable):
             key = (row.status, id(row.rule), tuple(s.shape for s in specs), specs[0].dtype)
             groups.setdefault(key, []).append(row)
         return list(groups.values())
+
+    @cached_property
+    def _lines(self) -> list[tuple[Any, ...]]:
+        """The rows of the table: kept, since a notebook shows view, HTML and text (0.2 s each for 92,000 names)."""
+        return [_line(group) for group in self.groups]
 
     def exploration(self) -> Exploration:
         """What a notebook's view of the mapping shows."""

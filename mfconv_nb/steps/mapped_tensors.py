@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
 
-from mfconv_nb.blocks import Block, compose, whole
+from mfconv_nb.blocks import Block, compose, source_range, target_range, whole
 from mfconv_nb.checkpoint import MF, Checkpoint, Equality, LazyTensor, Piece, TensorSpec, zeros_source
 from mfconv_nb.dtypes import itemsize
 from mfconv_nb.mapping.plan import TIED, Row
@@ -23,6 +25,7 @@ class TensorMaker:
     def __init__(self, source: Checkpoint) -> None:
         self.source = source
         self.made: dict[str, LazyTensor] = {}
+        self._pieces: dict[str, _Pieces] = {}
 
     def target(self, row: Row, number: int) -> LazyTensor:
         spec = row.targets[number]
@@ -44,13 +47,37 @@ class TensorMaker:
         """The pieces of a block of a source tensor."""
         tensor = self.made.get(name) or self.source.tensors[name]
         found: list[Piece] = []
-        for piece in tensor.pieces:
+        for piece in self._pieces_around(name, tensor, block):
             blocks = compose(block, piece.block) if piece.dtype == tensor.dtype else None
             if blocks is None:
                 self.made[name] = made_whole(tensor)
                 return self.seen_through(name, block)
             found += [Piece(piece.source, piece.start, piece.dtype, b) for b in blocks]
         return found
+
+    def _pieces_around(self, name: str, tensor: LazyTensor, block: Block) -> Iterable[Piece]:
+        if len(tensor.pieces) == 1:  # stored or made whole: nothing to choose from
+            return tensor.pieces
+        if name not in self._pieces:
+            self._pieces[name] = _Pieces(tensor)
+        return self._pieces[name].around(block)
+
+
+class _Pieces:
+    """The pieces of a tensor by where they lie in it: a stack of experts has hundreds, and a block of it meets one."""
+
+    def __init__(self, tensor: LazyTensor) -> None:
+        ranges = [target_range(piece.block) for piece in tensor.pieces]
+        order = sorted(range(len(ranges)), key=ranges.__getitem__)
+        self._pieces, self._order = tensor.pieces, order
+        self._starts = [ranges[n][0] for n in order]
+        self._stops = list(accumulate((ranges[n][1] for n in order), max))  # pieces may interlace: of all so far the last one
+
+    def around(self, block: Block) -> Iterator[Piece]:
+        """The pieces that may hold numbers of a block which reads the tensor, in their own order."""
+        start, stop = source_range(block)
+        first, last = bisect_right(self._stops, start), bisect_left(self._starts, stop)
+        return (self._pieces[n] for n in sorted(self._order[first:last]))
 
 
 def equalities_of(row: Row, source: Checkpoint, tensors: Mapping[str, LazyTensor]) -> list[Equality]:

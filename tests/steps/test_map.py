@@ -16,6 +16,7 @@ from mfconv_nb.checkpoint import Checkpoint, FileSource
 from mfconv_nb.errors import MappingError, MfconvError, UsageError
 from mfconv_nb.families import llama
 from mfconv_nb.formats import mindspore_ckpt
+from mfconv_nb.steps import mapped_tensors
 from mfconv_nb.streaming import compare, fill, gather
 from tests.mapping import mixed
 from tests.support import Array, Raw, numbered, raw_of, raws_in, raws_of, without, write_hf
@@ -183,6 +184,19 @@ def test_a_fixed_dtype_is_seen_through_by_the_next_mapping(tmp_path: Path) -> No
     back = mc.map(mc.map(mc.load(write_mixed(tmp_path / "hf", hf)), mixed.FAMILY), mixed.FAMILY, to="hf")
     name = "model.layers.1.router.bias"
     assert mc.read(back, name).astype(np.float32).tolist() == hf[name].astype(np.float32).tolist()
+
+
+def test_the_way_back_of_a_stack_looks_at_each_expert_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    experts = 40
+    rule = Rule("experts.{expert}.weight", "experts.weight", "ffn hidden -> expert hidden ffn")
+    family = Family(key="stack", covers="a test", rules=(rule,), sizes={"expert": "experts", "ffn": "ffn", "hidden": "hidden"})
+    hf = {f"experts.{n}.weight": numbered(2, 3, first=6 * n) for n in range(experts)}
+    there = mc.map(mc.load(hf, config={"experts": experts, "ffn": 2, "hidden": 3}), family)
+    composed: list[object] = []
+    real = mapped_tensors.compose
+    monkeypatch.setattr(mapped_tensors, "compose", lambda outer, inner: composed.append(outer) or real(outer, inner))
+    assert raws_of(mc.map(there, family, to="hf")) == raws(hf)
+    assert len(composed) == experts  # all pairs would be 1,600
 
 
 # ---- headers only ------------------------------------------------------------------------------------------------------------
