@@ -1,7 +1,7 @@
 # Needs make and Python >= 3.11; everything else goes into .venv. `make` alone lists the targets.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test lint format demo lab bench docs clean
+.PHONY: help setup test lint format demo lab bench docs screenshots clean
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -17,7 +17,7 @@ JOBS ?= 2#   processes that share the tests
 ARGS ?=#     more words for pytest: make test ARGS="-k layout"
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 setup: $(STAMP) ## make .venv and install everything, at the versions in constraints.txt
 
@@ -55,6 +55,9 @@ bench: setup ## measure speed and memory
 
 docs: setup ## write the generated parts of the documentation
 	$(BIN)/python docs/generate.py
+
+screenshots: setup ## take the pictures of the documentation; needs a Chromium
+	$(BIN)/python docs/screenshots.py
 
 clean: ## remove caches and built files; keeps .venv
 	rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -6,7 +6,7 @@ import html
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ipyfilechooser import FileChooser
 
 from mfconv_nb.checkpoint import HF, Checkpoint
 from mfconv_nb.errors import MfconvError
-from mfconv_nb.families.registry import candidates_of, known_families
+from mfconv_nb.families.registry import candidates_of, family_named, known_families
 from mfconv_nb.mapping.rules import Option
 from mfconv_nb.report import Result, bytes_text, prose_html, seconds_text, table_html
 from mfconv_nb.steps.explore_mapping import MappingExploration
@@ -28,7 +28,8 @@ from mfconv_nb.widgets.explorer import Explorer
 TOLD = "as told by the checkpoint"
 WEIGHTS = ("*.safetensors", "*.ckpt", "*.bin", "*.pt", "*.pth", "*.json")
 FIELD = W.Layout(width="auto")
-LABEL = {"description_width": "110px"}
+LABEL = {"description_width": "140px"}  # "num_routed_experts"
+UNDER = W.Layout(width="auto", margin="2px 2px 2px 150px")  # where the fields begin
 BAR_SECONDS = 0.1  # between two words about the progress
 
 
@@ -69,18 +70,20 @@ class Panel(W.VBox):
         self.source = _text("from", "a folder, an index, or a file")
         self.chooser = FileChooser(os.getcwd(), filter_pattern=list(WEIGHTS), title="", select_desc="Choose", change_desc="Choose")
         self.chooser.register_callback(lambda chooser: self._chosen(chooser.selected))
-        self.summary = W.HTML()
+        self.chooser.layout = UNDER
+        self.chooser.add_class("mfconv-chooser")
+        self.summary = W.HTML(layout=UNDER)
         self.family = W.Dropdown(description="family", options=[TOLD], style=LABEL, layout=FIELD)
         self.option_fields = W.VBox([])
         self.target = _text("to", "x.ckpt, x.safetensors, or a folder")
         self.dtype = W.Dropdown(
-            description="dtype", options=[("keep", None), *((name, name) for name in ("fp32", "bf16", "fp16"))], style=LABEL, layout=FIELD
+            description="dtype", options=[("keep", ""), *((name, name) for name in ("fp32", "bf16", "fp16"))], style=LABEL, layout=FIELD
         )
         self.config = _text("config", "config.json or its folder, where it is not beside the checkpoint")
-        self.overwrite = W.Checkbox(description="replace what is there", indent=False, layout=FIELD)
-        self.proof = W.Checkbox(value=True, description="verify afterwards: map back, compare every byte", indent=False, layout=FIELD)
+        self.overwrite = W.Checkbox(description="replace what is there", indent=False, layout=UNDER)
+        self.proof = W.Checkbox(value=True, description="verify afterwards: map back, compare every byte", indent=False, layout=UNDER)
         fields = [self.source, self.chooser, self.summary, self.config, self.family, self.option_fields, self.target, self.dtype]
-        self.form = W.VBox([*fields, self.overwrite, self.proof])
+        self.form = W.VBox([*fields, self.overwrite, self.proof], layout=W.Layout(max_width="760px"))
         self.plan = W.VBox([])
         self.convert = W.Button(description="Convert", button_style="primary", disabled=True, layout=FIELD)
         self.cancel = W.Button(description="Cancel", disabled=True, layout=FIELD)
@@ -123,8 +126,11 @@ class Panel(W.VBox):
     def _choose_family(self) -> None:
         self.options = {}
         self._plan()
-        key = self.family.value if self.family.value != TOLD else self.mapped.family if self.mapped is not None else None
-        self.options = {option.name: _option_field(option) for option in _options_of(key)}
+        chosen = None if self.family.value == TOLD else self.family.value
+        families = candidates_of(chosen) if chosen else []
+        if self.mapped is not None and self.mapped.family:
+            families = [family_named(self.mapped.family)]
+        self.options = {option.name: _option_field(option) for family in families for option in family.options}
         for field in self.options.values():
             field.observe(lambda _: self._plan(), "value")
         self.option_fields.children = list(self.options.values())
@@ -175,11 +181,11 @@ class Panel(W.VBox):
         assert mapped is not None
         assets = _folder_of(self.config.value.strip()) if mapped.side == HF else None
         try:
-            planned = save(mapped, target, dtype=self.dtype.value, overwrite=self.overwrite.value, assets=assets, dry_run=True)
+            planned = save(mapped, target, dtype=self.dtype.value or None, overwrite=self.overwrite.value, assets=assets, dry_run=True)
             saved = save(
                 mapped,
                 target,
-                dtype=self.dtype.value,
+                dtype=self.dtype.value or None,
                 overwrite=self.overwrite.value,
                 assets=assets,
                 progress=self._progress("written", planned.plan.size),
@@ -230,12 +236,6 @@ def _box(content: str) -> str:
 
 def _text(label: str, hint: str) -> Any:
     return W.Text(description=label, placeholder=hint, continuous_update=False, style=LABEL, layout=FIELD)
-
-
-def _options_of(key: str | None) -> list[Option]:
-    """The options of a family that choose a form, and those that give a size only this family has."""
-    found: Mapping[str, Option] = {o.name: o for family in (candidates_of(key) if key else ()) for o in family.options}
-    return list(found.values())
 
 
 def _option_field(option: Option) -> Any:

@@ -57,7 +57,8 @@ class DifferenceExploration(Exploration):
         return bytes_to_read(self._tensors(member), sample)
 
     def measure(self, member: str, sample: bool, progress: OnProgress, stop: threading.Event) -> str:
-        return values_html(self._tensors(member), sample, progress, stop)
+        compared = not sample and self._rows[member].comparison is not None  # and said by ``inspect``
+        return values_html(self._tensors(member), sample, progress, stop, compared=compared)
 
     def _tensors(self, member: str) -> list[LazyTensor]:
         """The tensor on both sides where the two can be compared; else the one that is there."""

@@ -25,8 +25,11 @@ def bytes_to_read(tensors: Sequence[LazyTensor], sample: bool) -> int:
     return sum(sampled_elements(t, SAMPLE) * itemsize(t.dtype) if sample else t.spec.nbytes for t in passes)
 
 
-def values_html(tensors: Sequence[LazyTensor], sample: bool, progress: OnProgress, stop: threading.Event) -> str:
-    """The values of a tensor; of two: both, and how they differ, where they do. Empty when it was stopped."""
+def values_html(tensors: Sequence[LazyTensor], sample: bool, progress: OnProgress, stop: threading.Event, *, compared: bool = False) -> str:
+    """The values of a tensor; of two: both, and how they differ, where they do. Empty when it was stopped.
+
+    ``compared``: that the reader has been told in words how the two differ.
+    """
     limit = SAMPLE if sample else None
     seen: list[Statistics] = []
     before = 0
@@ -46,11 +49,13 @@ def values_html(tensors: Sequence[LazyTensor], sample: bool, progress: OnProgres
     if pair is None:
         return ""
     if pair.equal_bytes:
-        return f"<div>Bitwise equal{_of_sample(pair)}.</div>" + _statistics_html(seen[:1]) + _picture(seen[:1])
-    said = (
-        f"{pair.differing:,} of {pair.elements:,} numbers differ, at most {difference_text(pair.max_abs, pair.max_ulp)}{_of_sample(pair)}."
-    )
-    return f"<div>{said}</div>" + _statistics_html(seen) + _picture(seen) + _difference_picture(pair)
+        said = f"Bitwise equal{_of_sample(pair)}."
+        drawn = _statistics_html(seen[:1]) + _picture(seen[:1])
+    else:
+        most = difference_text(pair.max_abs, pair.max_ulp)
+        said = f"{pair.differing:,} of {pair.elements:,} numbers differ, at most {most}{_of_sample(pair)}."
+        drawn = _statistics_html(seen) + _picture(seen) + _difference_picture(pair)
+    return drawn if compared else f"<div>{said}</div>{drawn}"
 
 
 def heatmap_html(values: Mapping[tuple[str, str], float]) -> str:

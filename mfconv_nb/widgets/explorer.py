@@ -5,19 +5,21 @@ from __future__ import annotations
 import html
 import re
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import ipywidgets as W
 
 from mfconv_nb.errors import MfconvError, nearest, printable
-from mfconv_nb.progress import OnProgress
+from mfconv_nb.progress import QUIET_SECONDS, OnProgress
 from mfconv_nb.report import TONES, bytes_text, prose_html
 from mfconv_nb.widgets.exploration import Exploration
 from mfconv_nb.widgets.row_table import RowTable
 
 PAGE = 100  # rows on a page; and tensors in the list of a row
 EVERY = ""  # the chip that filters nothing
+ONE_AT_A_TIME = threading.Lock()  # a picture that is no longer wanted may still be drawn when the next is asked for
 
 
 class Explorer(W.VBox):
@@ -30,6 +32,7 @@ class Explorer(W.VBox):
         self.first = 0  # of the page
         self.row, self.member = -1, ""
         self.measuring: threading.Event | None = None
+        self.is_measured = False
         self._build()
         self._show_rows()
         self.inspector.value = _panel(exploration.overview() or "<div class='mfconv-f'>Choose a row to see its tensors.</div>")
@@ -158,7 +161,8 @@ class Explorer(W.VBox):
         _show(self.list, len(members) > 1)
         _show(self.list_pages, len(members) > PAGE)
         self.list_earlier.disabled, self.list_later.disabled = self.list_first == 0, self.list_first + PAGE >= len(members)
-        self._choose_member(self.list_first)
+        self.list.value = None  # new options have cleared it, unless they are the old ones
+        self.list.value = self.list_first
 
     def _choose_member(self, number: int | None) -> None:
         if number is None:
@@ -166,11 +170,13 @@ class Explorer(W.VBox):
         self._stop()
         self.member = self.exploration.members(self.row)[number]
         self.inspector.value = _panel(self.exploration.inspect(self.row, self.member))
-        self.values.value = ""
+        self.values.value, self.is_measured = "", False
         _show(self.index, bool(self.exploration.element_hint))
         self._explain(self.index.value)
         self._show_buttons()
         self._show_line()
+        if self.exploration.nbytes(self.member, False) and not self.exploration.nbytes(self.member, True):
+            self._measure(False)  # small enough to need no sample: it takes less than asking
 
     def _explain(self, text: str) -> None:
         if not text.strip():
@@ -191,24 +197,29 @@ class Explorer(W.VBox):
 
     def _measure(self, sample: bool) -> None:
         self._stop()
-        stop, member, nbytes = threading.Event(), self.member, self.exploration.nbytes(self.member, sample)
+        self.values.value = ""
+        stop, begun, nbytes = threading.Event(), time.monotonic(), self.exploration.nbytes(self.member, sample)
         self.measuring = stop
         self.bar.value, self.bar.max = 0, max(1, nbytes)
         self._show_buttons()
 
         def progress(done: int) -> None:
-            if self.measuring is stop and done - self.bar.value >= nbytes // 50:
-                self.bar.value = done
+            if self.measuring is stop and time.monotonic() - begun > QUIET_SECONDS:
+                for widget in (self.bar, self.cancel):
+                    _show(widget, True)
+                if done - self.bar.value >= nbytes // 50:
+                    self.bar.value = done
 
-        threading.Thread(target=self._measured, args=(member, sample, progress, stop), daemon=True).start()
+        threading.Thread(target=self._measured, args=(self.member, sample, progress, stop), daemon=True).start()
 
     def _measured(self, member: str, sample: bool, progress: OnProgress, stop: threading.Event) -> None:
         try:
-            shown = self.exploration.measure(member, sample, progress, stop)
+            with ONE_AT_A_TIME:
+                shown = self.exploration.measure(member, sample, progress, stop)
         except Exception as error:  # whatever it is, the reader should see it here and not in a log
             shown = f"<div class='mfconv-f'>{prose_html(str(error))}</div>"
         if self.measuring is stop:  # nothing else has been chosen meanwhile
-            self.measuring = None
+            self.measuring, self.is_measured = None, not sample
             self.values.value = _panel(shown)
             self._show_buttons()
 
@@ -220,12 +231,13 @@ class Explorer(W.VBox):
             self._show_buttons()
 
     def _show_buttons(self) -> None:
+        """What can be asked for: all values and a sample of them, unless they are shown or being read."""
         for widget in (self.bar, self.cancel):
-            _show(widget, self.measuring is not None)
+            _show(widget, False)
         for button, words, sample in ((self.measure, "Show values", False), (self.sample, "Sample them", True)):
             nbytes = self.exploration.nbytes(self.member, sample)
             button.description = f"{words} ({bytes_text(nbytes)})"
-            _show(button, nbytes > 0 and self.measuring is None)
+            _show(button, nbytes > 0 and self.measuring is None and not self.is_measured)
 
 
 def _show(widget: Any, visible: bool) -> None:

@@ -249,7 +249,8 @@ def _log_counts(axes: Any, highest: float, ink: str) -> None:
 def _linear_values(axes: Any, ink: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    wide = axes.get_position().width * axes.get_figure().get_figwidth() * DOTS
+    axes.xaxis.set_major_locator(MaxNLocator(max(2, min(5, int(wide // 60)))))  # pixels for "−0.0025" and a space
     axes.xaxis.get_offset_text().set(color=ink, fontsize=8)
 
 

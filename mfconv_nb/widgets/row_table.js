@@ -2,10 +2,10 @@
 // Text only: nothing that comes from a checkpoint is ever read as HTML.
 
 const broken = (cell, text) => {
-  // names may break after dots and at line breaks, nowhere else
+  // names may break after dots and at line breaks, nowhere else; numbers not at all
   text.split("\n").forEach((line, number) => {
     if (number) cell.append(document.createElement("br"));
-    line.split(/(?<=\.)/).forEach((part) => cell.append(part, document.createElement("wbr")));
+    line.split(/(?<=\.)(?<!\d\.(?=\d))/).forEach((part) => cell.append(part, document.createElement("wbr")));
   });
 };
 

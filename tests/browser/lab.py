@@ -55,6 +55,32 @@ READY = (
 }"""
 )
 
+MEASURE = """(ground) => {
+  const pixel = (colour) => {
+    const c = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+    for (const each of [ground, colour]) { c.fillStyle = each; c.fillRect(0, 0, 1, 1); }
+    return [...c.getImageData(0, 0, 1, 1).data];
+  };
+  const linear = (v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+  const behind = (e) => {
+    for (; e; e = e.parentElement) {
+      const colour = getComputedStyle(e).backgroundColor;
+      if (!colour.endsWith(', 0)') && colour !== 'transparent') return pixel(colour);
+    }
+    return pixel(ground);
+  };
+  const ratio = (e) => {
+    const [high, low] = [light(pixel(getComputedStyle(e).color)), light(behind(e))].sort((x, y) => y - x);
+    return [(high + 0.05) / (low + 0.05), e.className, e.innerText.slice(0, 30)];
+  };
+  const kinds = ['button', 'label', 'td', 'th', 'option', 'code', '.mfconv-f', '.mfconv-r div'].map((kind) => '.mfconv-view ' + kind);
+  const seen = [...document.querySelectorAll(kinds.join(', '))].filter((e) => e.offsetWidth && e.innerText && e.innerText.trim());
+  const view = document.querySelector('.mfconv-view');
+  const ratios = seen.map(ratio).sort((x, y) => x[0] - y[0]);
+  return { worst: ratios[0], checked: ratios.length, over: view.scrollWidth - view.clientWidth };
+}"""
+
 
 @dataclass
 class Lab:
@@ -146,6 +172,10 @@ class Browser:
         theme = "JupyterLab Dark" if dark else "JupyterLab Light"
         self.page.evaluate("(theme) => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
         self.page.wait_for_function(f"() => document.body.dataset.jpThemeName === '{theme}'", timeout=20_000)
+
+    def measured(self, dark: bool) -> dict[str, Any]:
+        """Of the first view: the lowest contrast of its words, how many were looked at, and by how many pixels it overflows."""
+        return dict(self.page.evaluate(MEASURE, "#111111" if dark else "#ffffff"))
 
     def save(self) -> None:
         self.page.evaluate(f"async () => {{ await {PANEL}.context.save(); }}")

@@ -46,6 +46,21 @@ def test_a_checkpoint_is_chosen_planned_converted_and_proven(opened: Opened, lab
     assert mc.verify(lab.folder / "toy", lab.folder / "made.ckpt").equal
 
 
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_the_form_is_readable_in_both_themes_and_fits_a_narrow_window(opened: Opened, lab: Lab, dark: bool) -> None:
+    name = f"narrow-{dark}"
+    mc.toy("llama", lab.folder / name)
+    browser = opened(name, f"import mfconv_nb as mc\nmc.panel({name!r}, '{name}.ckpt')", width=560, dark=dark)
+    browser.page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
+    browser.page.wait_for_selector("text=39 mapped, 0 problems")
+    button(browser, "Convert").click()
+    browser.page.wait_for_selector("text=39 of 39 tensors bitwise equal")
+    found = browser.measured(dark)
+    assert found["checked"] > 60
+    assert found["worst"][0] >= 4.5, found["worst"]
+    assert found["over"] == 0
+
+
 def test_problems_are_told_before_anything_is_written(opened: Opened, lab: Lab) -> None:
     mc.toy("llama", lab.folder / "small")
     config = json.loads((lab.folder / "small" / "config.json").read_text())

@@ -1,0 +1,180 @@
+"""The pictures of the documentation, taken from views in a real JupyterLab. `make screenshots` writes them; it needs a Chromium.
+
+A picture is cropped to its view and holds few colours, so that it stays small: a page that shows three of them loads at once.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # for the lab of the tests, where this file is run by itself
+
+import numpy as np  # noqa: E402
+from PIL import Image, ImageChops, ImageOps  # noqa: E402
+
+from tests.browser.lab import CHROMIUM, NO_CHROMIUM, Browser, Lab, browser_on, running_lab  # noqa: E402
+
+FOLDER = ROOT / "docs" / "pictures"
+MAX_BYTES = 100_000
+COLOURS = (128, 64, 32, 16)  # the first of these that keeps a picture small
+SCALE = 1.5  # sharp on screens with small pixels too
+MARGIN = round(12 * SCALE)
+VIEW = ".mfconv-view"
+
+TOY = "import mfconv_nb as mc\nmc.toy('llama', 'toy')\n"
+MAPPED = TOY + "mapped = mc.map(mc.load('toy'), qkv_concat=True)\nmapped"
+DIFF = """import mfconv_nb as mc
+source = mc.toy("llama")
+trained = {t.name: mc.read(source, t.name).copy() for t in source}
+up = trained["model.layers.1.mlp.up_proj.weight"]
+up[3:40, 10:70] = (up[3:40, 10:70].astype("float32") * 1.04).astype(up.dtype)
+trained["model.layers.2.self_attn.o_proj.weight"].view("u2")[:9] ^= 1
+mc.diff(source, trained, values=True)"""
+VERIFY = TOY + "mc.save(mc.map(mc.load('toy')), 'toy.ckpt')\nmc.verify('toy', 'toy.ckpt')"
+PANEL = TOY + "mc.panel('toy', 'toy-mf.ckpt')"
+ANATOMY = """import mfconv_nb as mc, numpy as np
+mc.save(mc.load({"norm.weight": np.ones(6, "f4"), "wq.weight": np.linspace(-1, 1, 24, dtype="f2").reshape(4, 6)}), "small.safetensors")
+mc.anatomy("small.safetensors")"""
+
+
+# ---- what to do before a picture is taken ------------------------------------------------------------------------------
+
+
+def nothing(view: Any) -> None:
+    pass
+
+
+def open_fused_row(view: Any) -> None:
+    """A few rows, that of the fused matrix open: its drawing, and where one of its numbers comes from."""
+    view.get_by_placeholder("search names").fill("attention")
+    view.get_by_text("4 of 9 rules").wait_for()
+    row(view, "w_qkv").click()
+    view.locator(".mfconv-right svg").wait_for()
+    index = view.get_by_placeholder("index")
+    index.fill("130, 5")
+    index.press("Enter")
+    view.get_by_text("[10, 5]").first.wait_for()
+    index.blur()
+
+
+def show_values(view: Any) -> None:
+    """A tensor that differs, with its histogram and the histogram of its differences."""
+    row(view, "up_proj").click()
+    view.locator(".mfconv-right img").nth(1).wait_for()
+
+
+def convert(view: Any) -> None:
+    view.get_by_role("button", name="Convert", exact=True).click()
+    view.get_by_text("39 of 39 tensors bitwise equal").first.wait_for()
+    view.get_by_text("Done.").wait_for()
+
+
+def row(view: Any, text: str) -> Any:
+    return view.locator(".mfconv-grid tbody tr", has_text=text).first
+
+
+# ---- the pictures ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A cell whose result is shown, what is done with it, and what of it is kept.
+
+    Attributes:
+        selector: the element that is kept.
+        width: of the window. From about 1000 on, the two halves of a view stand side by side.
+        until: what stands below the end of the picture; empty for all of the element.
+    """
+
+    name: str
+    cell: str
+    act: Callable[[Any], None] = nothing
+    selector: str = VIEW
+    dark: bool = False
+    width: int = 1200
+    until: str = ""
+
+
+PICTURES = (
+    Picture("mapping", MAPPED, open_fused_row, width=980, until=".mfconv-right > :last-child"),
+    Picture("diff", DIFF, show_values),
+    Picture("verify", VERIFY),
+    Picture("panel", PANEL, convert, until=".mfconv-view", dark=True),
+    Picture("anatomy", ANATOMY, selector=".jp-OutputArea-output:has(.mfconv-a)"),
+)
+
+
+def take(picture: Picture, lab: Lab) -> bytes:
+    """A picture as the browser makes it: a PNG of one element."""
+    with browser_on(lab, width=picture.width, height=2400, scale=SCALE) as browser:
+        browser.open(lab.write(f"{picture.name}.ipynb", picture.cell))
+        browser.page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
+        browser.use_theme(picture.dark)
+        browser.run_cell(0)
+        found = browser.page.locator(picture.selector).first
+        found.wait_for()
+        picture.act(found)
+        settle(browser)
+        box = found.bounding_box()
+        if picture.until:
+            box["height"] = found.locator(picture.until).first.bounding_box()["y"] - box["y"]
+        return bytes(browser.page.screenshot(clip=box, animations="disabled"))
+
+
+def settle(browser: Browser) -> None:
+    """Nothing under the mouse, no focus, and no picture on its way."""
+    browser.page.mouse.move(0, 0)
+    browser.page.evaluate("() => document.activeElement.blur()")
+    browser.page.wait_for_function("() => [...document.images].every((image) => image.complete)")
+    browser.page.wait_for_timeout(400)
+
+
+def small(png: bytes) -> bytes:
+    """The picture with an even margin in the colour of its corner, and few colours. Raises ValueError where it stays too large."""
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    corner: Any = image.getpixel((0, 0))
+    used = ImageChops.difference(image, Image.new("RGB", image.size, corner)).getbbox()
+    framed = ImageOps.expand(image.crop(used), MARGIN, fill=corner)
+    for colours in COLOURS:
+        file = io.BytesIO()
+        with_few_colours(framed, colours).save(file, "PNG", optimize=True)
+        if file.tell() < MAX_BYTES:
+            return file.getvalue()
+    raise ValueError(f"{file.tell():,} bytes with {colours} colours, expected less than {MAX_BYTES:,}")
+
+
+def with_few_colours(image: Image.Image, colours: int) -> Image.Image:
+    """The picture in a palette whose colours are those that most pixels had, so that plain grounds stay exactly as they are."""
+    few = image.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    places, exact = np.asarray(few).ravel(), np.asarray(image).reshape(-1, 3)
+    palette = np.zeros((256, 3), np.uint8)
+    for place in np.unique(places):
+        found, counts = np.unique(exact[places == place], axis=0, return_counts=True)
+        palette[place] = found[counts.argmax()]
+    few.putpalette(palette[: places.max() + 1].tobytes())
+    return few
+
+
+def main(names: list[str]) -> None:
+    """Take the pictures with these names, or all of them, and say how large they are."""
+    if CHROMIUM is None:
+        raise SystemExit(NO_CHROMIUM)
+    FOLDER.mkdir(exist_ok=True)
+    for picture in PICTURES:
+        if names and picture.name not in names:
+            continue
+        with tempfile.TemporaryDirectory() as folder, running_lab(Path(folder)) as lab:
+            data = small(take(picture, lab))
+        (FOLDER / f"{picture.name}.png").write_bytes(data)
+        print(f"docs/pictures/{picture.name}.png: {len(data):,} bytes")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
