@@ -206,9 +206,11 @@ def test_every_word_of_a_view_has_contrast(opened: Opened, dark: bool) -> None:
     assert found["worst"][0] >= 4.5, found["worst"]
 
 
-def test_a_narrow_window_holds_a_view_without_overflow(opened: Opened) -> None:
-    browser = shown(opened("narrow", MAPPING, width=560))
-    browser.page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
+@pytest.mark.parametrize("width", [560, 1280])
+def test_a_window_holds_a_view_without_overflow(opened: Opened, width: int) -> None:
+    browser = shown(opened(f"width-{width}", MAPPING, width=width))
+    if width < 800:
+        browser.page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
     row(browser, "w_qkv").click()
     inspector(browser).locator("svg").wait_for()
     assert browser.measured(dark=False)["over"] == 0
