@@ -22,6 +22,7 @@ _HOMES = {
     "map": "steps.map",
     "diff": "steps.diff",
     "save": "steps.save",
+    "assign": "steps.assign",
     "verify": "steps.verify",
     "toy": "steps.toy",
     "expected": "steps.toy",
@@ -29,6 +30,7 @@ _HOMES = {
     "anatomy": "steps.anatomy",
     "panel": "converter_panel",
     "prove": "authoring.prove",
+    "register": "families.registry",
     "known_families": "families.registry",  # not `families`: importing that subpackage would take the place of the function
     "Family": "mapping.rules",
     "Rule": "mapping.rules",
@@ -50,6 +52,7 @@ __all__ = [
     "Tied",
     "__version__",
     "anatomy",
+    "assign",
     "diff",
     "expected",
     "known_families",
@@ -58,6 +61,7 @@ __all__ = [
     "panel",
     "prove",
     "read",
+    "register",
     "save",
     "toy",
     "verify",
@@ -68,9 +72,10 @@ if TYPE_CHECKING:
     from mfconv_nb.checkpoint import Checkpoint
     from mfconv_nb.converter_panel import panel
     from mfconv_nb.errors import MfconvError
-    from mfconv_nb.families.registry import known_families
+    from mfconv_nb.families.registry import known_families, register
     from mfconv_nb.mapping.rules import Drop, Family, Option, Repeated, Rule, Tied
     from mfconv_nb.steps.anatomy import anatomy
+    from mfconv_nb.steps.assign import assign
     from mfconv_nb.steps.diff import diff
     from mfconv_nb.steps.load import load
     from mfconv_nb.steps.map import map

@@ -288,6 +288,7 @@ class Checkpoint(Result):
         others: entries that are no tensors.
         original: what is remembered of the side it was mapped from.
         family: the key of its family, where it is known.
+        family_file: the name of the file that defined it, for one of one's own; said in messages, never opened.
         options: what was decided of the family's options, where it is known.
         notes: sentences a reader should see.
         report: how it was mapped (a ``MapReport``); None for a loaded checkpoint.
@@ -303,6 +304,7 @@ class Checkpoint(Result):
     others: tuple[OtherEntry, ...] = ()
     original: Original | None = None
     family: str | None = None
+    family_file: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     report: Any = None

@@ -43,6 +43,7 @@ CODES = {
     "MFC310": "two checkpoints that cannot be compared",
     "MFC311": "a family that contradicts itself",
     "MFC312": "the weights are quantised",
+    "MFC313": "a family file that cannot be used",
     # 4xx: writing the output
     "MFC401": "the target exists",
     "MFC402": "source and target are the same",
@@ -51,6 +52,7 @@ CODES = {
     "MFC405": "the target format cannot hold this tensor",
     "MFC406": "another run is writing this target",
     "MFC407": "a file ending that names no format",
+    "MFC408": "the weights do not fit the network",
     # 5xx: how a command or a function was called
     "MFC501": "a value that cannot be used",
 }

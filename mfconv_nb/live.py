@@ -63,7 +63,17 @@ class LateSource:
 
 def is_live(thing: object) -> bool:
     """True for what ``load_live`` takes: a mapping, or an object of torch or MindSpore."""
-    return isinstance(thing, Mapping) or _is_a(thing, "torch", "nn.Module") or _is_a(thing, "mindspore", "nn.Cell")
+    return isinstance(thing, Mapping) or is_module(thing) or is_cell(thing)
+
+
+def is_module(thing: object) -> bool:
+    """True for a torch Module."""
+    return _is_a(thing, "torch", "nn.Module")
+
+
+def is_cell(thing: object) -> bool:
+    """True for a MindSpore Cell."""
+    return _is_a(thing, "mindspore", "nn.Cell")
 
 
 def load_live(thing: Any) -> Checkpoint:
@@ -72,10 +82,10 @@ def load_live(thing: Any) -> Checkpoint:
     Raises:
         InputError: MFC109 naming the entry that is no tensor, or has a dtype or strides that cannot be carried.
     """
-    if _is_a(thing, "torch", "nn.Module"):
+    if is_module(thing):
         config = thing.config.to_dict() if hasattr(getattr(thing, "config", None), "to_dict") else None
         return _checkpoint(thing.state_dict(), f"torch {type(thing).__name__}", HF, config)
-    if _is_a(thing, "mindspore", "nn.Cell"):
+    if is_cell(thing):
         return _checkpoint(thing.parameters_dict(), f"MindSpore {type(thing).__name__}", MF, None)
     if not isinstance(thing, Mapping):
         raise InputError("MFC109", found=f"a {type(thing).__name__}", expected="something with named tensors", hint=HINT)
@@ -119,6 +129,8 @@ def _from_torch(name: str, t: Any) -> LazyTensor:
 
 def _from_mindspore(name: str, t: Any) -> LazyTensor:
     spec = TensorSpec(name, tuple(t.shape), _dtype_named(name, str(t.dtype), BY_MINDSPORE))
+    if getattr(t, "has_init", False):
+        return LazyTensor(spec, ())  # made under no_init_parameters: its memory holds nothing yet
 
     def fetch() -> np.ndarray[Any, np.dtype[np.uint8]]:
         return np.frombuffer(t.get_bytes(), np.uint8)  # bfloat16 too, which asnumpy() refuses with numpy 2

@@ -41,12 +41,13 @@ out = mc.map(src, 'llama')
     [
         "import mfconv_nb",
         "import mfconv_nb as mc; mc.load; mc.map; mc.diff; mc.save; mc.verify; mc.known_families(); mc.toy; mc.read; mc.expected",
+        "import mfconv_nb as mc; mc.assign; mc.register",
         STEPS.format("mc.save(out, 'a/o.ckpt', dtype='fp32')"),
         STEPS.format("mc.save(out, 'b/o.ckpt'); mc.save(mc.map(mc.load('b/o.ckpt')), 'b/back'); mc.verify('toy', 'b/o.ckpt')"),
         STEPS.format("mc.diff(src, mc.map(out), values=True).equal; mc.toy('llama'); mc.read(out, 'lm_head.weight')"),
         "from mfconv_nb.cli.main import run; run(['--help']);  run(['convert', 'toy', 'c/o.ckpt', '--quiet', '--help'])",
     ],
-    ids=["the package", "every name", "a conversion", "a round trip", "a comparison", "the command line"],
+    ids=["the package", "every name", "those for networks", "a conversion", "a round trip", "a comparison", "the command line"],
 )
 def test_moving_bytes_loads_no_framework_and_nothing_for_the_eye(code: str, toy: Path) -> None:
     assert imported_by(code, toy) == set()
@@ -57,7 +58,7 @@ def test_the_check_sees_a_module_that_is_loaded(toy: Path) -> None:
 
 
 def test_every_public_name_is_there_and_explains_itself() -> None:
-    assert len(mc.__all__) <= 22
+    assert len(mc.__all__) <= 24
     for name in mc.__all__:
         found = getattr(mc, name)
         assert name == "__version__" or (found.__doc__ or "").strip()

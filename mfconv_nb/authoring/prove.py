@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,12 @@ from mfconv_nb.authoring.specimen import Arrays, Mapped, carried, mapped_rules, 
 from mfconv_nb.checkpoint import HF, MF, TensorSpec
 from mfconv_nb.config import Sizes, read_sizes
 from mfconv_nb.errors import MappingError, one_line
-from mfconv_nb.families.registry import family_named
-from mfconv_nb.layout import axis_names
+from mfconv_nb.families.registry import family_meant
 from mfconv_nb.mapping.expected import expected_specs
+from mfconv_nb.mapping.flaws import overlaps, placeholders_without_axis
 from mfconv_nb.mapping.forms import all_forms
-from mfconv_nb.mapping.names import Pattern
 from mfconv_nb.mapping.plan import MappingPlan, plan_mapping
-from mfconv_nb.mapping.rules import Family, Repeated, Rule, layouts_of, sides_of
+from mfconv_nb.mapping.rules import Family, Rule, sides_of
 from mfconv_nb.report import Column, Result, Table
 
 # what notices a mistake, from the quickest to see to the last
@@ -55,15 +55,15 @@ class Caught:
     by: str
 
 
-def prove(family: str | Family) -> ProofReport:
+def prove(family: str | Path | Family) -> ProofReport:
     """Prove a family's rules, for every combination of its options. Reads no weight; takes a second or so.
 
     Args:
-        family: a key, or a ``Family`` of one's own; it needs a toy config.
+        family: a key, a file that defines ``FAMILY``, or a ``Family``; it needs a toy config.
     Returns:
         A report whose ``passed`` is true when every condition holds and no mistake survived.
     """
-    chosen = family if isinstance(family, Family) else family_named(family)
+    chosen = family_meant(family)
     proved: list[Proved] = []
     caught: list[Caught] = []
     for form in all_forms(chosen):
@@ -83,42 +83,16 @@ def prove(family: str | Family) -> ProofReport:
 
 def _conditions(form: Family) -> Iterator[tuple[str, bool, str]]:
     for side, to in (("Hugging Face", MF), ("MindFormers", HF)):
-        overlaps, number = _overlaps(form, to)
-        seen = "; ".join(overlaps[:3]) or f"{number} patterns"
-        yield f"No two patterns of the {side} side match the same name.", not overlaps, seen
-    odd = [text for rule in mapped_rules(form) for text in _placeholders_without_axis(rule)]
+        meeting = [f"{a.text} and {b.text}" for (_, a), (_, b) in overlaps(form, to)]
+        seen = "; ".join(meeting[:3]) or f"{sum(len(sides_of(rule, to)[0]) for rule in form.rules)} patterns"
+        yield f"No two patterns of the {side} side match the same name.", not meeting, seen
+    odd = [f"{{{p}}} in {pattern.text}" for rule in mapped_rules(form) for p, pattern in placeholders_without_axis(rule)]
     yield "A placeholder of one side only is an axis of the other.", not odd, "; ".join(odd[:3]) or "all of them"
     lost = [text for rule in mapped_rules(form) for text in _lost_there_and_back(form, rule)]
     seen = "; ".join(lost[:3]) or f"{len(mapped_rules(form))} rules"
     yield "There and back, every number returns to its place.", not lost, seen
     wrong = _toy_problems(form)
     yield "What a config promises on one side becomes what it promises on the other.", not wrong, "; ".join(wrong[:3]) or "both ways"
-
-
-def _overlaps(form: Family, to: str) -> tuple[list[str], int]:
-    """Pairs of patterns that could match the same name, and how many patterns there are."""
-    by_template: dict[str, list[Pattern]] = {}
-    for rule in form.rules:
-        for pattern in sides_of(rule, to)[0]:
-            by_template.setdefault(pattern.template, []).append(pattern)
-    pairs = ((a, b) for group in by_template.values() for n, a in enumerate(group) for b in group[:n])
-    return [f"{b.text} and {a.text}" for a, b in pairs if _can_meet(a, b)], sum(map(len, by_template.values()))
-
-
-def _can_meet(a: Pattern, b: Pattern) -> bool:
-    """Whether some name matches both of two patterns of one template: no number in which they must differ."""
-    return all(x == y or isinstance(x, str) or isinstance(y, str) for x, y in zip(a.slots, b.slots, strict=True))
-
-
-def _placeholders_without_axis(rule: Mapped) -> Iterator[str]:
-    if isinstance(rule, Repeated):
-        return
-    for to in (MF, HF):
-        source, target = sides_of(rule, to)
-        own = {p for s in source for p in s.placeholders} - {p for t in target for p in t.placeholders}
-        layouts = layouts_of(rule, to)
-        axes = axis_names(e for tensor in layouts[1] for e in tensor) if layouts is not None else frozenset()
-        yield from (f"{{{p}}} in {source[0].text}" for p in sorted(own - axes))
 
 
 def _lost_there_and_back(form: Family, rule: Mapped) -> Iterator[str]:

@@ -12,11 +12,12 @@ from mfconv_nb.cli.options import all_rows, as_json, show
 @all_rows
 @as_json
 def families(key: str | None, show_all: bool, as_json: bool) -> None:
-    """The model families that --model takes; with KEY, the options and rules of one.
+    """The model families that --model takes; with KEY, or a file that defines FAMILY, the options and rules of one.
 
     \b
     mfconv families
     mfconv families internlm2
+    mfconv families my_model.py
     """
     from mfconv_nb.steps.families import families_report, family_report
 

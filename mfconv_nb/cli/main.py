@@ -77,7 +77,7 @@ def run(arguments: list[str]) -> int:
     """Run the command line and return its exit code; every refusal is one message on stderr."""
     from mfconv_nb.errors import MfconvError
 
-    if arguments and arguments[0] in ("--model", "--input_path", "--output_path", "--reversed"):
+    if arguments and arguments[0].partition("=")[0] in ("--model", "--family", "--input_path", "--output_path", "--reversed"):
         arguments = ["convert", *arguments]  # MindFormers' script has no commands
     try:
         code = mfconv.main(args=arguments, prog_name="mfconv", standalone_mode=False)

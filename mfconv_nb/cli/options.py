@@ -20,7 +20,12 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON inste
 threads = click.option("--threads", type=click.IntRange(1, 64), default=2, show_default=True, help="Copying threads.")
 quiet = click.option("--quiet", is_flag=True, help="No progress bar.")
 model = click.option(
-    "--model", help="Model family, see `mfconv families`; with --help, lists its options. Left out: told from config.json and the names."
+    "--model",
+    "--family",
+    "model",
+    metavar="KEY|FILE.py",
+    help="Model family: a key, see `mfconv families`, or a file that defines FAMILY; with --help, lists its options. "
+    "Left out: told from config.json and the names.",
 )
 leave_out = click.option(
     "--leave_out", "--leave-out", multiple=True, metavar="PATTERN", help="Do not convert tensors of these names; * stands for anything."
@@ -93,14 +98,15 @@ class FamilyCommand(click.Command):
 
 
 def _named_family(args: list[str]) -> Any:
-    """The family that `--model` names, for --help; None where there is none or it is not known."""
+    """The family that `--model` or `--family` names, for --help and its options; None where there is none or it is not known."""
     from mfconv_nb.errors import MfconvError
-    from mfconv_nb.families.registry import family_named
+    from mfconv_nb.families.registry import family_meant
 
-    following = dict(pairwise(args)).get("--model")
-    key = following or next((a.partition("=")[2] for a in args if a.startswith("--model=")), None)
+    following = {flag: word for flag, word in pairwise(args) if flag in ("--model", "--family")}
+    joined = [a.partition("=")[2] for a in args if a.startswith(("--model=", "--family="))]
+    key = next((word for word in (*following.values(), *joined) if word), None)
     try:
-        return family_named(key) if key else None
+        return family_meant(key) if key else None
     except MfconvError:
         return None  # said again, and better, when the command runs
 

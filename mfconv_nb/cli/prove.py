@@ -12,7 +12,7 @@ from mfconv_nb.cli.options import all_rows, as_json, show
 @all_rows
 @as_json
 def prove(keys: tuple[str, ...], show_all: bool, as_json: bool) -> int:
-    """Prove that the rules of a family are sound; without a KEY, of every family.
+    """Prove that the rules of a family (a KEY, or a file that defines FAMILY) are sound; without a KEY, of every family.
 
     Patterns must not overlap, every number must come back to its place, and every small mistake that is made in the rules on purpose
     must be noticed. Exit code 0 when all of it holds, 1 when something does not.

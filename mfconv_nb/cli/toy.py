@@ -15,7 +15,7 @@ from mfconv_nb.cli.options import CHECKPOINT, show
 @click.option("--dtype", default="bf16", show_default=True, help="fp32, bf16 or fp16.")
 @click.option("--force", is_flag=True, help="Replace an existing target.")
 def toy(family: str, target: Path, dtype: str, force: bool) -> None:
-    """Make a small checkpoint of FAMILY in TARGET: real names, a real config, sizes that all differ, a second's work.
+    """Make a small checkpoint of FAMILY (a key, or a file that defines it) in TARGET: real names, a config, sizes that all differ.
 
     TARGET is a folder (shards, index and config.json) or a file whose ending chooses the format.
     """

@@ -1,6 +1,7 @@
-"""The families that are known: every module of this folder that has a `FAMILY`, and those that other packages offer.
+"""The families that are known: every module of this folder that has a `FAMILY`, those that a notebook registered, and what packages offer.
 
-Another package adds one with an entry point of the group ``mfconv_nb.families`` whose value is a ``Family``.
+Another package adds one with an entry point of the group ``mfconv_nb.families`` whose value is a ``Family``. A family may also be named
+by the file that defines it; see ``own.py``.
 """
 
 from __future__ import annotations
@@ -12,39 +13,108 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.errors import MappingError, did_you_mean, quoted
+from mfconv_nb.errors import MappingError, UsageError, did_you_mean, quoted
+from mfconv_nb.families.own import family_in_file, is_file_name, offered_families
+from mfconv_nb.mapping.flaws import check_family
 from mfconv_nb.mapping.forms import fitting_forms, templates_of
 from mfconv_nb.mapping.rules import Family
+
+NO_FAMILIES = ("registry", "own")  # modules of this folder
+HINT_REMEMBERED = "Register it (mc.register), install the package that offers it, or name its file: --model FILE.py (family= in Python)."
+
+_registered: dict[str, Family] = {}
 
 
 @lru_cache(maxsize=1)
 def built_in() -> Mapping[str, Family]:
     """The families of this package, by key."""
-    names = sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)]) if m.name != "registry")
+    names = sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)]) if m.name not in NO_FAMILIES)
     modules = [import_module(f"mfconv_nb.families.{name}") for name in names]
     return {m.FAMILY.key: m.FAMILY for m in modules if hasattr(m, "FAMILY")}
 
 
 def known_families() -> list[Family]:
-    """The built-in families, by key."""
-    return list(built_in().values())
+    """The built-in families, by key, then those that were registered."""
+    return list({**built_in(), **_registered}.values())
+
+
+def register(family: Family, *, replace: bool = False) -> Family:
+    """Make a family known by its key for the rest of this Python session, as if it were built in: to ``map``, and to telling by names.
+
+    A key that was registered before is registered anew: a cell of a notebook is run again and again.
+
+    Args:
+        replace: take the place of a built-in family of this key.
+    Returns:
+        The family.
+    Raises:
+        UsageError: MFC501 for something else than a family, and for a built-in key.
+        MappingError: MFC311 where its rules cannot all be true, with lines.
+    """
+    given: object = family
+    if not isinstance(given, Family):
+        hint = "A file is named where it is used: family='my_model.py'." if is_file_name(given) else None
+        raise UsageError("MFC501", "family", found=f"a {type(given).__name__}", expected="a Family", hint=hint)
+    check_family(family)
+    taken = {name: f.key for f in built_in().values() for name in (f.key, *f.aliases)}
+    mine = [name for name in (family.key, *family.aliases) if name in taken]
+    if mine and not replace:
+        found = f"{quoted(mine[0])}, which is built in" + (f" (as {taken[mine[0]]})" if taken[mine[0]] != mine[0] else "")
+        hint = "Choose another key, or say replace=True."
+        raise UsageError("MFC501", "key", found=found, expected="a key of its own", hint=hint)
+    _registered[family.key] = family
+    return family
 
 
 def family_named(key: str) -> Family:
-    """The family that ``--model KEY`` means. Other packages are asked only for keys that are not built in.
+    """The family that a key means. Other packages are asked only for keys that are neither built in nor registered. No file is run.
 
     Raises:
-        MappingError: MFC301 with the nearest key.
+        MappingError: MFC301 with the nearest key; MFC313 or MFC311 where a package offers this key, but cannot keep it.
     """
-    known = {name: f for f in built_in().values() for name in (*f.aliases, f.key)}
-    if key not in known:
-        from importlib.metadata import entry_points  # 10 ms that only an unknown key costs
+    known = {name: f for families in (built_in(), _registered) for f in families.values() for name in (*f.aliases, f.key)}
+    if key in known:
+        return known[key]
+    offered = offered_families()
+    found = next((o for o in offered if key in (o.key, o.family.key if o.family else None)), None)
+    if found is None:
+        names = [*known, *(o.key for o in offered)]
+        raise MappingError("MFC301", quoted(key), found="an unknown key", expected=", ".join(sorted(names)), hint=did_you_mean(key, names))
+    if found.family is None:
+        raise found.refused or MappingError("MFC301", quoted(key), found="no family", expected="a Family")
+    return found.family
 
-        known |= {e.name: e.load() for e in entry_points(group="mfconv_nb.families")}
-    if key not in known:
-        expected = ", ".join(sorted(known))
-        raise MappingError("MFC301", quoted(key), found="an unknown key", expected=expected, hint=did_you_mean(key, known))
-    return known[key]
+
+def family_meant(family: str | Path | Family) -> Family:
+    """The family that a caller means: a key, a file (a path, or a text that ends in ``.py``), or the family itself.
+
+    Raises:
+        MappingError: as ``family_named`` and ``family_in_file``.
+    """
+    if isinstance(family, Family):
+        return family
+    return family_in_file(family) if is_file_name(family) else family_named(str(family))
+
+
+def family_remembered(key: str, file: str) -> Family:
+    """The family that a manifest names. Its file is never run: who wrote the manifest is not who runs it.
+
+    Raises:
+        MappingError: MFC301 with what is missing, and the ways to bring it.
+    """
+    try:
+        return family_named(key)
+    except MappingError as error:
+        if error.code != "MFC301":
+            raise
+        found = f"a checkpoint that was converted with the family {quoted(key)}" + (f", from the file {quoted(file)}" if file else "")
+        hint = f"Name the file again: --model {file} (family='{file}' in Python)." if _is_plain(file) else HINT_REMEMBERED
+        raise MappingError("MFC301", quoted(key), found=found, expected="a family of this key", hint=hint) from None
+
+
+def _is_plain(file: str) -> bool:
+    """Whether the name of a file, which a stranger may have written, can stand in a command line as it is."""
+    return file.endswith(".py") and file.removesuffix(".py").replace("_", "").replace("-", "").isalnum()
 
 
 def candidates_of(key: str) -> list[Family]:

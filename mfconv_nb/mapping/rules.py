@@ -6,6 +6,7 @@ The Hugging Face side always stands left (``hf``), the MindFormers side right (`
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +20,14 @@ OptionValue = str | bool | int
 
 # Rule.optional: the config does not promise these tensors. Some layers may have them and others not, or all have them or none.
 ALL_OR_NONE, ANYWHERE = "all or none", "anywhere"
+
+Place = tuple[str, int]  # a file and a line in it
+
+
+def _written_here() -> Place:
+    """Where a rule is being written: the file and line that call its class. A rule made from another (``replace``) keeps that one's."""
+    caller = sys._getframe(2)  # 0 is this function, 1 the __init__ that dataclass makes
+    return caller.f_code.co_filename, caller.f_lineno
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +53,7 @@ class Rule:
     dtype: str | None = None
     optional: str = ""
     when: Mapping[str, OptionValue] = field(default_factory=dict, hash=False)
+    written_at: Place = field(default_factory=_written_here, compare=False, repr=False, kw_only=True)  # for messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +73,7 @@ class Repeated:
     only_if: str | None = None
     optional: str = ""
     when: Mapping[str, OptionValue] = field(default_factory=dict, hash=False)
+    written_at: Place = field(default_factory=_written_here, compare=False, repr=False, kw_only=True)  # for messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +93,7 @@ class Tied:
     layout: str
     only_if: str = "tied"
     when: Mapping[str, OptionValue] = field(default_factory=dict, hash=False)
+    written_at: Place = field(default_factory=_written_here, compare=False, repr=False, kw_only=True)  # for messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +110,7 @@ class Drop:
     why: str
     side: str = "hf"
     when: Mapping[str, OptionValue] = field(default_factory=dict, hash=False)
+    written_at: Place = field(default_factory=_written_here, compare=False, repr=False, kw_only=True)  # for messages
 
 
 AnyRule = Rule | Repeated | Tied | Drop
@@ -154,6 +167,7 @@ class Family:
         toy: config.json of the small checkpoint that ``mfconv toy`` makes; all axis sizes differ.
         source: where the facts are from.
         chosen: the value of each option, in a form of the family (see ``form_of``).
+        file: the name of the file that it was loaded from with ``--model FILE.py``; a manifest remembers it.
     """
 
     key: str
@@ -168,6 +182,8 @@ class Family:
     toy: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
     chosen: Mapping[str, OptionValue] = field(default_factory=dict)
+    file: str = ""
+    written_at: Place = field(default_factory=_written_here, compare=False, repr=False, kw_only=True)
 
     def with_rules(self, rules: tuple[AnyRule, ...]) -> Family:
         """The same family with other rules: for experiments and mutations."""

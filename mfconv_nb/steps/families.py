@@ -10,10 +10,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from mfconv_nb.checkpoint import HF, MF
-from mfconv_nb.families.registry import family_named, known_families
+from mfconv_nb.families.own import Offered, offered_families
+from mfconv_nb.families.registry import built_in, family_meant, known_families
 from mfconv_nb.mapping.rules import ALL_OR_NONE, ANYWHERE, COMMON_OPTIONS, AnyRule, Drop, Family, Option, OptionValue, Repeated, Tied
 from mfconv_nb.report import Column, Result, Table
 
@@ -36,22 +38,39 @@ def _recorded() -> Mapping[str, Mapping[str, int]]:
 
 
 def evidence_of(key: str) -> Evidence:
-    """The evidence for a family; none for one that is not built in."""
+    """The evidence for a built-in family; none for a key that is not."""
     return Evidence(**_recorded().get(key, {}))
 
 
+def _evidence_of(family: Family) -> Evidence:
+    """None for a family of one's own, whatever its key."""
+    return evidence_of(family.key) if family is built_in().get(family.key) else Evidence()
+
+
 def families_report() -> FamiliesReport:
-    """Every built-in family, one row each."""
-    return FamiliesReport(tuple(known_families()))
+    """Every family, one row each: built in, registered, and offered by installed packages."""
+    known, offered = known_families(), offered_families()
+    keys = {name for family in known for name in (family.key, *family.aliases)}
+    others = [o.family for o in offered if o.family is not None and o.key not in keys]
+    return FamiliesReport((*known, *others), tuple(line for o in offered if (line := _offer_text(o, keys))))
 
 
-def family_report(family: str | Family) -> FamilyReport:
-    """One family: a key, an alias, or a ``Family`` of one's own.
+def _offer_text(offer: Offered, known: set[str]) -> str:
+    """What is to be said of an offer: where it is from, that its key is taken, or why it is broken."""
+    if offer.refused is not None:
+        return f"✗ {offer.key}, from {offer.package}, cannot be used: {offer.refused}"
+    if offer.key in known:
+        return f"! {offer.key}, from {offer.package}, is not used: the key is taken"
+    return f"{offer.key}: from {offer.package}"
+
+
+def family_report(family: str | Path | Family) -> FamilyReport:
+    """One family: a key, an alias, a file that defines ``FAMILY``, or a ``Family`` of one's own.
 
     Raises:
-        MappingError: MFC301 for an unknown key, with the nearest.
+        MappingError: MFC301 for an unknown key, with the nearest; MFC311 and MFC313 for a file.
     """
-    return FamilyReport(family if isinstance(family, Family) else family_named(family))
+    return FamilyReport(family_meant(family))
 
 
 def keeps_beside(family: Family) -> bool:
@@ -67,6 +86,7 @@ class FamiliesReport(Result):
     """The families that are known, by key."""
 
     families: tuple[Family, ...]
+    offers: tuple[str, ...] = ()
 
     def table(self) -> Table:
         columns = (
@@ -82,13 +102,14 @@ class FamiliesReport(Result):
             "both ways: exact; 'beside' where some tensors come back from the folder NAME.mfconv",
             "cases: recorded outputs of MindFormers' own converters, which tests reproduce",
             "repos: real repositories, whose names and shapes tests plan there and back",
+            *self.offers,
         )
         rows = [_family_row(family) for family in self.families]
         return Table("", f"{len(rows)} model families; `mfconv families KEY` shows one", columns, rows, facts, row_noun="families")
 
 
 def _family_row(family: Family) -> tuple[Any, ...]:
-    found = evidence_of(family.key)
+    found = _evidence_of(family)
     ways = "beside" if keeps_beside(family) else "yes"
     options = ", ".join(o.name for o in family.options)
     return (family.key, family.covers, ", ".join(family.aliases), ways, options, found.cases, found.repositories)
@@ -130,7 +151,7 @@ TITLES = ("kind", "Hugging Face", "MindFormers", "layout")
 
 
 def _facts(family: Family) -> list[str]:
-    found = evidence_of(family.key)
+    found = _evidence_of(family)
     listed = {
         "model_type": ", ".join(family.model_types),
         "aliases": ", ".join(family.aliases),

@@ -55,6 +55,7 @@ def load(source: Loadable, *, config: str | Path | Mapping[str, Any] | None = No
         others=opened.others,
         original=_original(folder, manifest),
         family=manifest.get("family"),
+        family_file=manifest.get("family_file") or "",
         options=manifest.get("options") or {},
         notes=opened.notes + notes,
     )

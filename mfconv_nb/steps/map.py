@@ -12,7 +12,8 @@ from mfconv_nb.checkpoint import HF, MF, Checkpoint, Equality, LazyTensor, Origi
 from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.config import Size, Sizes, read_sizes
 from mfconv_nb.errors import MappingError, UsageError, did_you_mean, quoted
-from mfconv_nb.families.registry import candidates_of, identify
+from mfconv_nb.families.own import family_in_file, is_file_name
+from mfconv_nb.families.registry import candidates_of, family_remembered, identify
 from mfconv_nb.mapping.forms import Choice, checked_options, decide, fitting_forms, options_of, templates_of, that_matter
 from mfconv_nb.mapping.plan import DROPPED, RESTORED, MappingPlan, plan_mapping
 from mfconv_nb.mapping.quantised import quantisation_of
@@ -26,7 +27,7 @@ from mfconv_nb.steps.mapped_tensors import TensorMaker, equalities_of
 @makes_many_objects
 def map(
     checkpoint: Checkpoint,
-    family: str | Family | None = None,
+    family: str | Path | Family | None = None,
     *,
     to: str | None = None,
     config: str | Path | Mapping[str, Any] | None = None,
@@ -37,7 +38,8 @@ def map(
     """Give a checkpoint the names and shapes of the other side. The result is lazy; its ``report`` says what goes where.
 
     Args:
-        family: a key (``"llama"``) or a ``Family``. Left out: told from the manifest, the config and the names.
+        family: a key (``"llama"``), a file that defines ``FAMILY`` (``"my_model.py"``, or a path), or a ``Family``. Left out: told from
+            the manifest, the config and the names.
         to: "mf" (MindFormers) or "hf" (Hugging Face). Left out: away from the side the checkpoint is on.
         config: a config.json, its folder, or its content, instead of the one the checkpoint has.
         layers: convert the first N layers only; the others are listed as left out.
@@ -45,7 +47,7 @@ def map(
         options: what the family takes, such as ``qkv_concat=False`` (``mfconv families KEY`` lists them). Left out: what the manifest
             remembers, else told from names and shapes on the side it comes from, and the default on the side it goes to.
     Raises:
-        MappingError: MFC301 to MFC305, MFC312. With MFC303 the error holds every problem, folded.
+        MappingError: MFC301 to MFC305, MFC311 to MFC313. With MFC303 the error holds every problem, folded.
     """
     if layers is not None and layers < 1:
         raise UsageError("MFC501", "layers", found=layers, expected="at least 1")
@@ -90,14 +92,18 @@ class _Asked:
         return original if is_of_this_form else None
 
 
-def _meant(asked: _Asked, family: str | Family | None) -> Family:
+def _meant(asked: _Asked, family: str | Path | Family | None) -> Family:
     """The family that a call is about: given, remembered by the manifest, or told; among several of one key, told by the names."""
     if isinstance(family, Family):
         return family
-    key = family or asked.source.family
-    if key is None:
+    if family and is_file_name(family):
+        return family_in_file(family)
+    remembered = asked.source.family
+    if not family and remembered is None:
         return _told(asked)
-    candidates = candidates_of(key)
+    if not family and remembered is not None:
+        family_remembered(remembered, asked.source.family_file)  # known, or refused with what is missing
+    candidates = candidates_of(str(family or remembered))
     if len(candidates) == 1:
         return candidates[0]
     templates = templates_of(asked.names())
@@ -195,6 +201,7 @@ def _mapped(source: Checkpoint, plan: MappingPlan, decided: Mapping[str, str], o
         origin=f"{source.origin}, mapped to {SIDES[plan.to]}",
         side=plan.to,
         family=plan.family.key,
+        family_file=plan.family.file,
         options=dict(plan.family.chosen),
         original=Original(here, frozenset(source.tensors), carried, dtypes),
         equalities=tuple(equalities),

@@ -279,6 +279,7 @@ def _manifest(out: _Output, checksums: Mapping[tuple[int, str], str]) -> dict[st
             tensors.append({**entry, **cast, **({"dtype_fixed": True} if cast and name in checkpoint.fixed_dtypes else {})})
     return {
         "family": checkpoint.family,
+        **({"family_file": checkpoint.family_file} if checkpoint.family_file else {}),
         "options": dict(checkpoint.options),
         "from_side": checkpoint.original.side if checkpoint.original else None,
         "to": checkpoint.side,

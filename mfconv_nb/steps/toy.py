@@ -14,7 +14,7 @@ from mfconv_nb.checkpoint import HF, MF, Checkpoint, LazyTensor, TensorSpec, che
 from mfconv_nb.config import read_sizes
 from mfconv_nb.dtypes import numpy_dtype, requested_dtype
 from mfconv_nb.errors import UsageError
-from mfconv_nb.families.registry import family_named
+from mfconv_nb.families.registry import family_meant
 from mfconv_nb.folding import fold
 from mfconv_nb.formats.writing import is_folder
 from mfconv_nb.live import load_live
@@ -29,7 +29,7 @@ TOY_SHARD = "100KB"  # several shards, so that the index is part of the toy
 
 
 def toy(
-    family: str | Family,
+    family: str | Path | Family,
     target: str | Path | None = None,
     *,
     dtype: str = "bf16",
@@ -63,7 +63,7 @@ def toy(
     return load(target, config=full)
 
 
-def expected(family: str | Family, config: Any, *, side: str = MF, dtype: str = "fp32", **options: object) -> Checkpoint:
+def expected(family: str | Path | Family, config: Any, *, side: str = MF, dtype: str = "fp32", **options: object) -> Checkpoint:
     """What a config promises on one side: names, shapes, no values. For ``diff`` against what is really there.
 
     Args:
@@ -79,9 +79,9 @@ def expected(family: str | Family, config: Any, *, side: str = MF, dtype: str = 
     return checkpoint_of(tensors, origin=f"expected of {chosen.key}", side=side, config=content, family=chosen.key)
 
 
-def _form(family: str | Family, options: Mapping[str, object]) -> Family:
+def _form(family: str | Path | Family, options: Mapping[str, object]) -> Family:
     """A family with its options decided: those given, and the defaults."""
-    chosen = family if isinstance(family, Family) else family_named(family)
+    chosen = family_meant(family)
     return default_form(chosen, checked_options(chosen, options))
 
 

@@ -12,7 +12,8 @@ from typing import Any
 from mfconv_nb.checkpoint import Checkpoint, LazyTensor, TensorSpec
 from mfconv_nb.dtypes import short_name
 from mfconv_nb.errors import InputError, MappingError
-from mfconv_nb.families.registry import family_named
+from mfconv_nb.families.own import family_in_file, is_file_name
+from mfconv_nb.families.registry import family_meant, family_remembered
 from mfconv_nb.folding import folded_names
 from mfconv_nb.mapping.forms import options_of
 from mfconv_nb.mapping.plan import MAPPED
@@ -42,7 +43,7 @@ class Condition:
 def verify(
     original: Loadable,
     converted: Loadable | None = None,
-    family: str | Family | None = None,
+    family: str | Path | Family | None = None,
     *,
     threads: int = 2,
     progress: bool | OnProgress = True,
@@ -85,12 +86,14 @@ def check_sides(a: Checkpoint, b: Checkpoint) -> None:
 def _round_trip(
     a: Checkpoint,
     b: Checkpoint,
-    family: str | Family | None,
+    family: str | Path | Family | None,
     threads: int,
     progress: bool | OnProgress,
     options: Mapping[str, Any],
 ) -> tuple[list[Condition], DiffReport | None, tuple[str, ...]]:
-    family = family or b.family or a.family
+    if isinstance(family, str | Path) and is_file_name(family):
+        family = family_in_file(family)
+    family = family or _remembered(b, a)
     here, there = (SIDES.get(side or "", "other") for side in (a.side, b.side))
     sentence = f"Every {here} tensor is matched by exactly one rule."
     try:
@@ -132,7 +135,12 @@ def _casts(headers: DiffReport) -> tuple[str, ...]:
     return tuple(f"cast: {n:,} tensors from {short_name(a)} to {short_name(b)}" for (a, b), n in found.items())
 
 
-def _options(a: Checkpoint, b: Checkpoint, family: str | Family | None, options: Mapping[str, Any]) -> Mapping[str, Any]:
+def _remembered(*checkpoints: Checkpoint) -> Family | None:
+    """The family that the first manifest with one names; its file is never run."""
+    return next((family_remembered(c.family, c.family_file) for c in checkpoints if c.family), None)
+
+
+def _options(a: Checkpoint, b: Checkpoint, family: str | Path | Family | None, options: Mapping[str, Any]) -> Mapping[str, Any]:
     """The options to convert ``a`` with, so that it becomes what ``b`` is: given, remembered by ``b``, or told from its names."""
     if options or b.options:
         return {**b.options, **options}
@@ -140,7 +148,7 @@ def _options(a: Checkpoint, b: Checkpoint, family: str | Family | None, options:
         told = map(b, family, to=a.side, config=a.config).options
     except MappingError:
         return {}
-    known = family if isinstance(family, Family) else family_named(family) if family else None
+    known = family_meant(family) if family else None
     return {o.name: told[o.name] for o in (known.options if known else ()) if o.side == b.side and o.name in told}
 
 

@@ -7,7 +7,7 @@ mapped and its numbers are moved in tiles. Nothing is ever read as a whole.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -136,8 +136,13 @@ def made_whole(tensor: LazyTensor) -> LazyTensor:
 def read_tensor(tensor: LazyTensor) -> np.ndarray[Any, Any]:
     """A whole tensor as an array; bfloat16 and float8 have the dtypes of ``ml_dtypes``."""
     out = np.empty(tensor.spec.nbytes, np.uint8)
-    gatherer = Gatherer()
-    size = itemsize(tensor.dtype)
-    for first, last in panels(tensor, tensor.dtype, 0, tensor.spec.elements):
-        gatherer.fill(tensor, tensor.dtype, first, last, out[first * size :])
+    read_whole(tensor, tensor.dtype, out)
     return out.view(numpy_dtype(tensor.dtype)).reshape(tensor.shape)
+
+
+def read_whole(tensor: LazyTensor, dtype: str, out: Bytes, progress: Callable[[int], None] = lambda _: None) -> None:
+    """A whole tensor, as ``dtype``, into a buffer of its size; ``progress`` is called with the bytes filled so far."""
+    gatherer, size = Gatherer(), itemsize(dtype)
+    for first, last in panels(tensor, dtype, 0, tensor.spec.elements):
+        gatherer.fill(tensor, dtype, first, last, out[first * size :])
+        progress(last * size)

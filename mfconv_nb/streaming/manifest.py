@@ -60,7 +60,7 @@ def _is_sound(content: object) -> bool:
         return False
     if not isinstance(content.get("family"), str | None) or not isinstance(content.get("config"), dict | None):
         return False
-    if not isinstance(content.get("options"), dict | None):
+    if not isinstance(content.get("options"), dict | None) or not isinstance(content.get("family_file"), str | None):
         return False
     if any(content.get(side) not in ("hf", "mf", None) for side in ("to", "from_side")):
         return False

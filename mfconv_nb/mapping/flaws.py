@@ -1,0 +1,299 @@
+"""Whether the rules of a family can all be true, before any config or checkpoint is seen. Pure.
+
+Said of a family: names, sentences, axes, placeholders, sizes, options, and patterns that meet. ``prove`` says more, with numbers.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mfconv_nb.checkpoint import HF, MF
+from mfconv_nb.errors import MappingError, nearest, quoted
+from mfconv_nb.layout import TensorLayout, axis_names, pair_blocks, parse_layout
+from mfconv_nb.mapping.forms import all_forms
+from mfconv_nb.mapping.names import Pattern
+from mfconv_nb.mapping.rules import ALL_OR_NONE, ANYWHERE, AnyRule, Drop, Family, Option, Place, Repeated, Rule, Tied, layouts_of, sides_of
+
+SIDE_NAMES = {MF: "Hugging Face", HF: "MindFormers"}  # the side that a rule reads from, in the direction of the key
+MAX_TOLD = 8  # flaws that one message lists
+INDENT = " " * 12  # where "found" has its text in a message
+
+_PLACEHOLDER = re.compile(r"\{[a-z_][a-z0-9_]*\}")
+_KEY = re.compile(r"[\w.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """What cannot be as it is written: the rules it is about (none: the family itself), and what to change."""
+
+    rules: tuple[AnyRule, ...]
+    found: str
+    expected: str
+    hint: str = ""
+
+
+def check_family(family: Family) -> None:
+    """Raises MappingError (MFC311) with every flaw of a family, each with the line and the rule it is about."""
+    flaws = flaws_of(family)
+    if not flaws:
+        return
+    if len(flaws) == 1:
+        flaw = flaws[0]
+        raise MappingError("MFC311", _where(family, flaw), found=flaw.found, expected=flaw.expected, hint=flaw.hint or None)
+    told = [f"{_about(family, f)}\n{INDENT}  {f.found}; expected {f.expected}. {f.hint}".rstrip() for f in flaws[:MAX_TOLD]]
+    more = [f"and {len(flaws) - MAX_TOLD:,} more"] if len(flaws) > MAX_TOLD else []
+    found = f"\n{INDENT}".join([f"{len(flaws):,} things that cannot be as they are", *told, *more])
+    raise MappingError("MFC311", _file_of(family), found=found, expected="rules that can all be true", hint="Change the lines named above.")
+
+
+def flaws_of(family: Family) -> tuple[Flaw, ...]:
+    """Every flaw of a family, in the order of its rules; of one whose parts are of the wrong kind only that."""
+    flaws = [*_kinds(family)]
+    if not flaws:
+        flaws = [*_sizes(family), *_conditions(family), *_sentences(family)]
+    if flaws:
+        return tuple(flaws)
+    found: dict[tuple[object, ...], Flaw] = {}
+    for form in all_forms(family):
+        known = {*form.sizes, *family.sizes}
+        for rule in form.rules:
+            for flaw in _of_rule(rule, form, known):
+                found.setdefault((rule.written_at, flaw.found), flaw)
+        for flaw in _meetings(form):
+            found.setdefault((*(rule.written_at for rule in flaw.rules), flaw.found), flaw)
+    return tuple(sorted(found.values(), key=lambda flaw: flaw.rules[0].written_at[1]))
+
+
+# ---- where it stands ---------------------------------------------------------------------------------------------------
+
+
+def _file_of(family: Family) -> str:
+    return f"family {quoted(str(family.key))} in {Path(family.written_at[0]).name}"
+
+
+def _where(family: Family, flaw: Flaw) -> str:
+    return f"{Path(family.written_at[0]).name}, {_about(family, flaw)}"
+
+
+def _about(family: Family, flaw: Flaw) -> str:
+    if not flaw.rules:
+        return f"line {family.written_at[1]}, family {quoted(str(family.key))}"
+    return " and ".join(f"{_line(rule.written_at, family.written_at[0])}, {_named(rule)}" for rule in flaw.rules)
+
+
+def _line(place: Place, file: str) -> str:
+    return f"line {place[1]}" if place[0] == file else f"{Path(place[0]).name} line {place[1]}"
+
+
+def _named(rule: AnyRule) -> str:
+    """A rule by its first name: ``Rule('a.{layer}.w', …)``."""
+    names: Any = rule.pattern if isinstance(rule, Drop) else rule.hf
+    return f"{type(rule).__name__}({(names[0] if isinstance(names, tuple | list) and names else names)!r}, …)"
+
+
+# ---- the family as a whole ---------------------------------------------------------------------------------------------
+
+
+def _kinds(family: Family) -> Iterator[Flaw]:
+    """Parts of the wrong kind: everything else would stumble over them."""
+    key = family.key
+    if not isinstance(key, str) or not _KEY.fullmatch(key) or key.endswith(".py"):
+        yield Flaw((), f"the key {key!r}", "letters, digits, '-', '_' or '.', and no '.py' at the end", "It is what --model takes.")
+    rules: Any = family.rules
+    if not isinstance(rules, tuple):
+        comma = " A single rule needs a comma: rules=(Rule(...),)." if isinstance(rules, AnyRule) else ""
+        yield Flaw((), f"rules is a {type(rules).__name__}", "a tuple of rules", f"Write rules=(Rule(...), Rule(...)).{comma}")
+        return
+    for place, rule in enumerate(rules, 1):
+        if not isinstance(rule, AnyRule):
+            star = "Lay it out with a star: *NAME." if isinstance(rule, tuple | list) else ""
+            yield Flaw((), f"entry {place} of rules is a {type(rule).__name__}", "a Rule, Repeated, Tied or Drop", star)
+        else:
+            yield from _kinds_of_names(rule)
+    if not isinstance(family.sizes, Mapping) or not all(isinstance(x, str) for item in family.sizes.items() for x in item):
+        yield Flaw((), "sizes with something else than text", "a dict of sentences", 'For example {"hidden": "hidden_size"}.')
+    for field in ("model_types", "aliases", "also"):
+        words: Any = getattr(family, field)
+        if not isinstance(words, tuple) or not all(isinstance(word, str) for word in words):
+            yield Flaw((), f"{field}={words!r}", "a tuple of texts", f'A single one needs a comma: {field}=("...",).')
+    if not isinstance(family.options, tuple) or not all(isinstance(o, Option) for o in family.options):
+        yield Flaw((), "options that are no tuple of Option", "options=(Option(...),)")
+
+
+def _kinds_of_names(rule: AnyRule) -> Iterator[Flaw]:
+    for title, names in (("pattern", rule.pattern),) if isinstance(rule, Drop) else (("hf", rule.hf), ("mf", rule.mf)):
+        each = names if isinstance(names, tuple) and not isinstance(rule, Tied) else (names,)
+        if not each or not all(isinstance(name, str) and name for name in each):
+            yield Flaw((rule,), f"{title}={names!r}", "a name, or a tuple of names")
+    layout: Any = getattr(rule, "layout", None)
+    if not isinstance(layout, str | None):
+        yield Flaw((rule,), f"layout={layout!r}", "a sentence, or None")
+    for field in ("sizes", "when"):
+        if not isinstance(getattr(rule, field, {}), Mapping):
+            yield Flaw((rule,), f"{field}={getattr(rule, field)!r}", "a dict")
+    if isinstance(rule, Drop) and rule.side not in (HF, MF):
+        yield Flaw((rule,), f"side={rule.side!r}", "'hf' or 'mf'")
+    if isinstance(rule, Rule | Repeated) and rule.optional not in ("", ALL_OR_NONE, ANYWHERE):
+        yield Flaw((rule,), f"optional={rule.optional!r}", f"{ALL_OR_NONE!r} or {ANYWHERE!r}")
+
+
+def _sizes(family: Family) -> Iterator[Flaw]:
+    for axis, sentence in family.sizes.items():
+        for part in (end.strip() for alternative in sentence.split("|") for end in alternative.split("..")):
+            try:
+                ast.parse(_PLACEHOLDER.sub("0", part), mode="eval")
+            except SyntaxError:
+                found = f"the size of {quoted(axis)}: {quoted(sentence)}"
+                if part != "?":
+                    yield Flaw((), found, "config keys and + - * /, alternatives after |", 'For example "head_dim | hidden_size / heads".')
+
+
+def _conditions(family: Family) -> Iterator[Flaw]:
+    """What rules stand under: options that the family has, and sizes that it knows."""
+    values = {o.name: o.values for o in family.options}
+    for rule in family.rules:
+        for name, value in rule.when.items():
+            if value not in values.get(name, ()):
+                expected = f"one of {values[name]}" if name in values else f"an option of the family: {', '.join(values) or 'it has none'}"
+                yield Flaw((rule,), f"when {name}={value!r}", expected, _meant(name, values))
+        flag = None if isinstance(rule, Drop) else rule.only_if
+        if flag and flag not in family.sizes:
+            hint = _meant(flag, family.sizes) or f'Add {quoted(flag)} to sizes, such as "{flag} | 0".'
+            yield Flaw((rule,), f"only_if={flag!r}", "a name in sizes", hint)
+
+
+def _sentences(family: Family) -> Iterator[Flaw]:
+    for rule in family.rules:
+        try:
+            parse_layout(getattr(rule, "layout", None) or "")
+        except MappingError as error:
+            yield Flaw((rule,), str(error.found), str(error.expected), error.hint or "")
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    best = nearest(word, known)
+    return "" if best is None or best == word else f"Did you mean {quoted(best)}?"
+
+
+# ---- one rule ----------------------------------------------------------------------------------------------------------
+
+
+def _of_rule(rule: AnyRule, form: Family, known: set[str]) -> Iterator[Flaw]:
+    sources, targets = sides_of(rule, MF)
+    for pattern in (*sources, *targets):
+        if re.search(r"[{}]", _PLACEHOLDER.sub("", pattern.text)):
+            expected = "placeholders of small letters, digits and '_', such as {layer}"
+            yield Flaw((rule,), f"braces in {quoted(pattern.text)}", expected)
+    if isinstance(rule, Drop):
+        return
+    layouts = layouts_of(rule, MF)
+    odd = [*placeholders_without_axis(rule)]
+    for placeholder, pattern in odd:
+        yield _odd_placeholder(rule, placeholder, pattern, sources, targets)
+    shared = {p for s in sources for p in s.placeholders} & {p for t in targets for p in t.placeholders}
+    for pattern in (*sources, *targets):
+        if lacking := sorted(shared - set(pattern.placeholders)):
+            expected = f"{{{lacking[0]}}} in every name of the rule, as it is in others"
+            yield Flaw((rule,), f"no {{{lacking[0]}}} in {quoted(pattern.text)}", expected)
+    if isinstance(rule, Tied) and not any(rule.same_as in (p.text for p in sides_of(other, MF)[0]) for other in form.rules):
+        names = [p.text for other in form.rules if other is not rule for p in sides_of(other, MF)[0]]
+        yield Flaw((rule,), f"same_as={rule.same_as!r}", "the Hugging Face name of another rule", _meant(rule.same_as, names))
+    if layouts is None:
+        if len(sources) + len(targets) > 2 and not isinstance(rule, Repeated):
+            yield Flaw((rule,), f"{len(sources)} names, {len(targets)} names and no layout", "a sentence that says where every number goes")
+        return
+    yield from _of_sentence(rule, layouts, (sources, targets), known, odd=bool(odd))
+
+
+def _odd_placeholder(rule: AnyRule, name: str, pattern: Pattern, sources: Sequence[Pattern], targets: Sequence[Pattern]) -> Flaw:
+    here, others = ("Hugging Face", targets) if pattern in sources else ("MindFormers", sources)
+    there = {p for other in others for p in other.placeholders} - set(pattern.placeholders)
+    hint = _meant(name, there) or (f"The other side has {{{', '.join(sorted(there))}}}." if there else "")
+    expected = f"{{{name}}} on both sides, or an axis {name} in the other side's part of the layout"
+    return Flaw((rule,), f"{{{name}}} on the {here} side only", expected, hint)
+
+
+def placeholders_without_axis(rule: AnyRule) -> Iterator[tuple[str, Pattern]]:
+    """Placeholders of one side that are neither a placeholder nor an axis of the other."""
+    if isinstance(rule, Repeated | Drop):
+        return
+    for to in (MF, HF):
+        source, target = sides_of(rule, to)
+        own = {p for s in source for p in s.placeholders} - {p for t in target for p in t.placeholders}
+        layouts = layouts_of(rule, to)
+        axes = axis_names(e for tensor in layouts[1] for e in tensor) if layouts is not None else frozenset()
+        yield from ((p, next(s for s in source if p in s.placeholders)) for p in sorted(own - axes))
+
+
+def _of_sentence(
+    rule: Rule | Repeated | Tied,
+    layouts: tuple[tuple[TensorLayout, ...], tuple[TensorLayout, ...]],
+    patterns: tuple[Sequence[Pattern], Sequence[Pattern]],
+    known: set[str],
+    *,
+    odd: bool,
+) -> Iterator[Flaw]:
+    for side, tensors, names in zip(("Hugging Face", "MindFormers"), layouts, patterns, strict=True):
+        if len(tensors) != len(names):
+            found = f"{len(names)} names on the {side} side, {len(tensors)} tensors in {quoted(str(rule.layout))}"
+            yield Flaw((rule,), found, "one tensor, between commas, for each name")
+            return
+    left, right = (axis_names(e for tensor in side for e in tensor) for side in layouts)
+    placeholders = [{p for pattern in side for p in pattern.placeholders} for side in patterns]
+    own = placeholders[0] ^ placeholders[1]
+    if not odd and not isinstance(rule, Repeated):
+        try:
+            pair_blocks(*layouts, dict.fromkeys(left | right, 2), dict.fromkeys(own, 0))
+        except MappingError as error:
+            yield _unpaired(rule, error, (left, right), (left - right - placeholders[1], right - left - placeholders[0]))
+            return
+    constants = rule.sizes if isinstance(rule, Rule) else {}
+    for axis in sorted((left | right) - known - constants.keys() - own):
+        meant = difflib.get_close_matches(axis, known - left - right, n=1, cutoff=0.8)  # "half_head" is not "head"
+        if meant:
+            expected, hint = "an axis in sizes", f"Did you mean {quoted(meant[0])}? If not, add {quoted(axis)} to sizes."
+            yield Flaw((rule,), f"the axis {quoted(axis)} in {quoted(str(rule.layout))}", expected, hint)
+
+
+def _unpaired(rule: Rule | Repeated | Tied, error: MappingError, axes: Sequence[frozenset[str]], odd: Sequence[frozenset[str]]) -> Flaw:
+    """Axes on one side only, by their names; else what the layout itself says."""
+    sides = [(axis, side, other) for side, own, other in (("left", odd[0], axes[1]), ("right", odd[1], axes[0])) for axis in sorted(own)]
+    if not sides:
+        return Flaw((rule,), f"{error.found} in {quoted(str(rule.layout))}", str(error.expected))
+    found = " and ".join(f"{quoted(axis)} stands on the {side} of the arrow only" for axis, side, _ in sides)
+    hints = [hint for axis, side, other in sides if side == "right" or not odd[1] if (hint := _meant(axis, other))]
+    return Flaw((rule,), f"{found}: {quoted(str(rule.layout))}", "every axis on both sides", " ".join(hints))
+
+
+# ---- patterns that meet ------------------------------------------------------------------------------------------------
+
+
+def _meetings(form: Family) -> Iterator[Flaw]:
+    for to in (MF, HF):
+        for (a, first), (b, second) in overlaps(form, to):
+            found = f"both match names like {quoted(first.text)} on the {SIDE_NAMES[to]} side"
+            rules = (a, b) if a.written_at[1] <= b.written_at[1] else (b, a)
+            if first.text != second.text:
+                found = f"{quoted(first.text)} and {quoted(second.text)} match the same names on the {SIDE_NAMES[to]} side"
+            yield Flaw(rules, found, "one rule for each name", "Remove one of them, or let them stand under different options (when).")
+
+
+def overlaps(form: Family, to: str) -> list[tuple[tuple[AnyRule, Pattern], tuple[AnyRule, Pattern]]]:
+    """Pairs of patterns of the source side that could match the same name, each with its rule."""
+    by_template: dict[str, list[tuple[AnyRule, Pattern]]] = {}
+    for rule in form.rules:
+        for pattern in sides_of(rule, to)[0]:
+            by_template.setdefault(pattern.template, []).append((rule, pattern))
+    pairs = ((a, b) for group in by_template.values() for n, b in enumerate(group) for a in group[:n])
+    return [(a, b) for a, b in pairs if _can_meet(a[1], b[1])]
+
+
+def _can_meet(a: Pattern, b: Pattern) -> bool:
+    """Whether some name matches both of two patterns of one template: no number in which they must differ."""
+    return all(x == y or isinstance(x, str) or isinstance(y, str) for x, y in zip(a.slots, b.slots, strict=True))
