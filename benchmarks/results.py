@@ -8,8 +8,8 @@ from typing import Any
 from benchmarks.measure import Sample, Spread, interpreter_peak, ratio
 from benchmarks.memory import MIB
 
-TIMES, MEBIBYTES, SECONDS = "x", "MiB", "s"
-UNITS = (TIMES, MEBIBYTES, SECONDS)  # ratios first: they hold on other machines too
+TIMES, MEBIBYTES, SECONDS, SHARE = "x", "MiB", "s", "%"
+UNITS = (TIMES, MEBIBYTES, SECONDS, SHARE)  # ratios first: they hold on other machines too
 MAX_PEAK_MIB = 64.0
 MET, MISSED, REPORTED, LEFT_OUT, FAILED = "met", "missed", "", "left out", "failed"
 

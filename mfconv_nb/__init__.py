@@ -30,6 +30,9 @@ _HOMES = {
     "anatomy": "steps.anatomy",
     "panel": "converter_panel",
     "prove": "authoring.prove",
+    "export_mindformers": "authoring.export_mindformers",
+    "suggest": "steps.suggest",
+    "probe": "steps.probe",
     "register": "families.registry",
     "known_families": "families.registry",  # not `families`: importing that subpackage would take the place of the function
     "Family": "mapping.rules",
@@ -55,19 +58,23 @@ __all__ = [
     "assign",
     "diff",
     "expected",
+    "export_mindformers",
     "known_families",
     "load",
     "map",
     "panel",
+    "probe",
     "prove",
     "read",
     "register",
     "save",
+    "suggest",
     "toy",
     "verify",
 ]
 
 if TYPE_CHECKING:
+    from mfconv_nb.authoring.export_mindformers import export_mindformers
     from mfconv_nb.authoring.prove import prove
     from mfconv_nb.checkpoint import Checkpoint
     from mfconv_nb.converter_panel import panel
@@ -79,8 +86,10 @@ if TYPE_CHECKING:
     from mfconv_nb.steps.diff import diff
     from mfconv_nb.steps.load import load
     from mfconv_nb.steps.map import map
+    from mfconv_nb.steps.probe import probe
     from mfconv_nb.steps.read import read
     from mfconv_nb.steps.save import save
+    from mfconv_nb.steps.suggest import suggest
     from mfconv_nb.steps.toy import expected, toy
     from mfconv_nb.steps.verify import verify
 

@@ -44,6 +44,7 @@ CODES = {
     "MFC311": "a family that contradicts itself",
     "MFC312": "the weights are quantised",
     "MFC313": "a family file that cannot be used",
+    "MFC314": "a rule that cannot be exported",
     # 4xx: writing the output
     "MFC401": "the target exists",
     "MFC402": "source and target are the same",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from benchmarks.bench import Bench
-from benchmarks.cases import against_documented, copying, families, layouts, planning, sparse, starting, views
+from benchmarks.cases import against_documented, copying, families, layouts, planning, sparse, starting, suggesting, views
 from benchmarks.results import Row
 
 CASES: Mapping[str, Callable[[Bench], Iterable[Row]]] = MappingProxyType(
@@ -23,5 +23,6 @@ CASES: Mapping[str, Callable[[Bench], Iterable[Row]]] = MappingProxyType(
         "view": views.view,
         "values": views.values,
         "start": starting.start,
+        "suggest": suggesting.suggest,
     }
 )

@@ -21,6 +21,7 @@ COMMANDS = {
     "toy": "Make a small checkpoint to try things out.",
     "families": "The model families that are known.",
     "prove": "Prove that the rules of a family are sound.",
+    "export": "Write a family as files that run without mfconv.",
 }
 EPILOG = """\b
 Examples:

@@ -1,0 +1,37 @@
+"""suggest: rules for an architecture that nobody mapped, drafted from the two sides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mfconv_nb.authoring.suggest import Suggestion, suggestion_of
+from mfconv_nb.checkpoint import HF, MF, Checkpoint, LazyTensor, TensorSpec, checkpoint_of
+from mfconv_nb.steps.load import Loadable, load
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def suggest(hf: Loadable | Shapes, mf: Loadable | Shapes, *, config: str | Path | Mapping[str, Any] | None = None) -> Suggestion:
+    """Draft the rules that carry a Hugging Face checkpoint to the names and shapes of a MindFormers one.
+
+    Where both sides hold the numbers of the same model, they decide, by equal bytes in one layer. Nothing is taken from known families.
+
+    Args:
+        hf: a checkpoint of the Hugging Face side: anything that ``load`` takes, or names with shapes (``{"wte.weight": (331, 96)}``).
+        mf: the same for the MindFormers side, a network or ``mc.expected(...)`` among others.
+        config: a config.json, its folder, or its content, instead of the one the checkpoint has: sizes are read from it.
+    Returns:
+        Rules, each with a reason and a confidence ("certain" by equal bytes, "likely", or a "guess"), and the names that are left over.
+        ``.family("mine")`` is a family for ``mc.map``.
+    """
+    return suggestion_of(_side(hf, HF, config), _side(mf, MF, None))
+
+
+def _side(thing: Any, side: str, config: Any) -> Checkpoint:
+    """One side as a checkpoint; names with shapes become one without numbers."""
+    if isinstance(thing, Mapping) and thing and all(isinstance(shape, tuple | list) for shape in thing.values()):
+        specs = [TensorSpec(str(name), tuple(map(int, shape)), "F32") for name, shape in thing.items()]
+        return load(checkpoint_of([LazyTensor(spec, ()) for spec in specs], origin="names and shapes", side=side), config=config)
+    return load(thing, config=config)
