@@ -17,7 +17,7 @@ from mfconv_nb.checkpoint import HF, Checkpoint
 from mfconv_nb.errors import MfconvError
 from mfconv_nb.families.registry import candidates_of, family_named, known_families
 from mfconv_nb.mapping.rules import Option
-from mfconv_nb.report import Result, bytes_text, prose_html, seconds_text, table_html
+from mfconv_nb.report import Result, box_html, bytes_text, note_html, seconds_text, table_html
 from mfconv_nb.steps.explore_mapping import MappingExploration
 from mfconv_nb.steps.load import load
 from mfconv_nb.steps.map import map
@@ -148,7 +148,7 @@ class Panel(W.VBox):
             except MfconvError as error:
                 problems = error.table() if hasattr(error, "table") else None
                 shown = table_html(problems, max_rows=40) if problems is not None else ""
-                self.plan.children = [W.HTML(_box(f"<div class='mfconv-f'>{prose_html(str(error))}</div>{shown}"))]
+                self.plan.children = [W.HTML(box_html(note_html(str(error)) + shown))]
         self._show_line()
 
     def _show_line(self) -> None:
@@ -161,7 +161,7 @@ class Panel(W.VBox):
         arguments = "".join(f", {name}={value!r}" for name, value in self._arguments().items())
         more = f", dtype={self.dtype.value!r}" if self.dtype.value else ""
         line = f"mc.save(mc.map(mc.load({source!r}{config}){arguments}), {target!r}{more})"
-        self.line.value = _box(f"<div class='mfconv-f'><code class='mfconv-copy'>{html.escape(line)}</code></div>")
+        self.line.value = box_html(f"<div class='mfconv-f'><code class='mfconv-copy'>{html.escape(line)}</code></div>")
 
     # ---- the conversion: in a thread, so that the form answers ----
 
@@ -198,7 +198,7 @@ class Panel(W.VBox):
         except Cancelled:
             self._say(self.status, "Cancelled. What is written is kept aside: Convert goes on from there.")
         except Exception as error:  # whatever it is, it belongs before the reader's eyes
-            self.result.value += _box(f"<div class='mfconv-f'>{prose_html(str(error))}</div>")
+            self.result.value += box_html(note_html(str(error)))
             self._say(self.status, "Stopped.")
         finally:
             self.running = None
@@ -227,11 +227,7 @@ class Panel(W.VBox):
         self.result.value += table_html(result.table())
 
     def _say(self, place: Any, text: str) -> None:
-        place.value = _box(f"<div class='mfconv-f'>{prose_html(text)}</div>")
-
-
-def _box(content: str) -> str:
-    return f"<div class='mfconv mfconv-r'>{content}</div>"
+        place.value = box_html(note_html(text))
 
 
 def _text(label: str, hint: str) -> Any:

@@ -277,9 +277,7 @@ TONES = {"✓": "mfconv-good", "✗": "mfconv-bad", "≈": "mfconv-mid", "!": "m
 
 def table_html(table: Table, max_rows: int = MAX_HTML_ROWS) -> str:
     """The table for a notebook: no script, nothing loaded, at most ``max_rows`` rows. Narrow cells leave optional columns out."""
-    verdict = f"<span class='mfconv-v {TONES.get(table.verdict[:1], '')}'>{html.escape(table.verdict)}</span> " if table.verdict else ""
-    parts = [f"<style>{STYLE}</style><div class='mfconv mfconv-r'>", f"<div>{verdict}{prose_html(table.headline)}</div>"]
-    parts += [f"<div class='mfconv-f'>{prose_html(fact)}</div>" for fact in table.facts]
+    parts = [head_html(table)]
     shown = table.rows[:max_rows]
     kept = [n for n, c in enumerate(table.columns) if not c.optional or any(row[n] for row in shown)]
     if shown:
@@ -290,7 +288,23 @@ def table_html(table: Table, max_rows: int = MAX_HTML_ROWS) -> str:
         parts.append(f"<div class='mfconv-f'>{len(table.rows) - max_rows:,} more {table.row_noun}: <code>.rows()</code></div>")
     if table.code:
         parts.append(f"<div class='mfconv-f'><code>{html.escape(table.code)}</code></div>")
-    return "".join(parts) + "</div>"
+    return f"<style>{STYLE}</style>{box_html(''.join(parts))}"
+
+
+def head_html(table: Table) -> str:
+    """Verdict, headline and facts."""
+    verdict = f"<span class='mfconv-v {TONES.get(table.verdict[:1], '')}'>{html.escape(table.verdict)}</span> " if table.verdict else ""
+    return f"<div>{verdict}{prose_html(table.headline)}</div>{''.join(map(note_html, table.facts))}"
+
+
+def note_html(text: str) -> str:
+    """A small line."""
+    return f"<div class='mfconv-f'>{prose_html(text)}</div>"
+
+
+def box_html(content: str) -> str:
+    """What every rule of ``STYLE`` is about."""
+    return f"<div class='mfconv mfconv-r'>{content}</div>"
 
 
 def _class(column: Column, tone: str = "") -> str:

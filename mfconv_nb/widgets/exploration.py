@@ -83,11 +83,7 @@ def show_view(result: Result, exploration: Exploration) -> None:
         from mfconv_nb.widgets.explorer import Explorer
     except ImportError as error:
         raise NotImplementedError from error
-    show_both(result, Explorer(exploration))
-
-
-def show_both(result: Result, view: Any) -> None:
-    """The script-free form of a result and its widget, one below the other."""
+    view = Explorer(exploration)
     display = sys.modules["IPython"].display.display
     saved = f"<div class='mfconv-static'>{table_html(result.table())}</div>"
     display({"text/html": saved, "text/plain": repr(result)}, raw=True)

@@ -13,7 +13,7 @@ import ipywidgets as W
 
 from mfconv_nb.errors import MfconvError, nearest, printable
 from mfconv_nb.progress import QUIET_SECONDS, OnProgress
-from mfconv_nb.report import TONES, bytes_text, prose_html
+from mfconv_nb.report import box_html, bytes_text, head_html, note_html
 from mfconv_nb.widgets.exploration import Exploration
 from mfconv_nb.widgets.row_table import RowTable
 
@@ -35,14 +35,14 @@ class Explorer(W.VBox):
         self.is_measured = False
         self._build()
         self._show_rows()
-        self.inspector.value = _panel(exploration.overview() or "<div class='mfconv-f'>Choose a row to see its tensors.</div>")
+        self.inspector.value = box_html(exploration.overview() or note_html("Choose a row to see its tensors."))
         self._show_line()
 
     # ---- what is on the screen ----
 
     def _build(self) -> None:
         table = self.exploration.table
-        self.head = W.HTML(_panel(_head(table.verdict, table.headline, table.facts)))
+        self.head = W.HTML(box_html(head_html(table)))
         self.chips = {status: _chip(status, count) for status, count in self._chip_counts()}
         self.search = W.Text(placeholder="search names, * for any", continuous_update=True, layout=W.Layout(width="210px"))
         titles = [{"title": c.title, "numeric": c.numeric, "optional": c.optional} for c in table.columns]
@@ -169,7 +169,7 @@ class Explorer(W.VBox):
             return
         self._stop()
         self.member = self.exploration.members(self.row)[number]
-        self.inspector.value = _panel(self.exploration.inspect(self.row, self.member))
+        self.inspector.value = box_html(self.exploration.inspect(self.row, self.member))
         self.values.value, self.is_measured = "", False
         _show(self.index, bool(self.exploration.element_hint))
         self._explain(self.index.value)
@@ -186,12 +186,12 @@ class Explorer(W.VBox):
         try:
             said = self.exploration.explain(self.row, self.member, tuple(int(n) for n in numbers))
         except MfconvError as error:
-            said = f"<div class='mfconv-f'>{prose_html(str(error))}</div>"
-        self.explained.value = _panel(said)
+            said = note_html(str(error))
+        self.explained.value = box_html(said)
 
     def _show_line(self) -> None:
         line = self.exploration.code(self.row, self.member)
-        self.line.value = _panel(f"<div class='mfconv-f'><code class='mfconv-copy'>{html.escape(line)}</code></div>") if line else ""
+        self.line.value = box_html(f"<div class='mfconv-f'><code class='mfconv-copy'>{html.escape(line)}</code></div>") if line else ""
 
     # ---- values: read in a thread, so that the view answers and Cancel works ----
 
@@ -217,17 +217,17 @@ class Explorer(W.VBox):
             with ONE_AT_A_TIME:
                 shown = self.exploration.measure(member, sample, progress, stop)
         except Exception as error:  # whatever it is, the reader should see it here and not in a log
-            shown = f"<div class='mfconv-f'>{prose_html(str(error))}</div>"
+            shown = note_html(str(error))
         if self.measuring is stop:  # nothing else has been chosen meanwhile
             self.measuring, self.is_measured = None, not sample
-            self.values.value = _panel(shown)
+            self.values.value = box_html(shown)
             self._show_buttons()
 
     def _stop(self) -> None:
         if self.measuring is not None:
             self.measuring.set()
             self.measuring = None
-            self.values.value = _panel("<div class='mfconv-f'>Cancelled.</div>")
+            self.values.value = box_html(note_html("Cancelled."))
             self._show_buttons()
 
     def _show_buttons(self) -> None:
@@ -249,16 +249,6 @@ def _chip(status: str, count: int) -> Any:
     chip = W.ToggleButton(value=status == EVERY, description=label, disabled=status != EVERY and not count)
     chip.add_class("mfconv-chip")
     return chip
-
-
-def _panel(content: str) -> str:
-    return f"<div class='mfconv mfconv-r'>{content}</div>"
-
-
-def _head(verdict: str, headline: str, facts: Sequence[str]) -> str:
-    mark = f"<span class='mfconv-v {TONES.get(verdict[:1], '')}'>{html.escape(verdict)}</span> " if verdict else ""
-    lines = "".join(f"<div class='mfconv-f'>{prose_html(fact)}</div>" for fact in facts)
-    return f"<div>{mark}{prose_html(headline)}</div>{lines}"
 
 
 def _pattern(text: str) -> re.Pattern[str] | None:
