@@ -29,6 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null || '$(PYTHON)' -m venv --clear $(VENV)
 	@echo "Installing into $(VENV): some minutes the first time, nothing when it is up to date"
 	@$(PIP) install --progress-bar off -c constraints.txt -e '.[test]'
+	@$(PIP) install --progress-bar off -c constraints.txt --no-deps mindformers  # tests run parts of it; its other needs are not ours
 	@touch $@
 
 test: setup lint ## lint, then every test
