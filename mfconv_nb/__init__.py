@@ -22,16 +22,23 @@ _HOMES = {
     "map": "steps.map",
     "diff": "steps.diff",
     "save": "steps.save",
+    "merge_adapters": "steps.merge",
+    "only_adapters": "steps.merge",
     "assign": "steps.assign",
     "verify": "steps.verify",
     "toy": "steps.toy",
     "expected": "steps.toy",
     "read": "steps.read",
     "anatomy": "steps.anatomy",
+    "doctor": "steps.doctor",
+    "RankLayout": "trained.cutting",
     "panel": "converter_panel",
-    "prove": "authoring.prove",
-    "export_mindformers": "authoring.export_mindformers",
+    "prove": "steps.prove",
+    "export": "steps.export",
+    "import_rules": "steps.import_rules",
+    "run_converter": "steps.foreign_converter",
     "suggest": "steps.suggest",
+    "edit": "rule_editor",
     "probe": "steps.probe",
     "register": "families.registry",
     "known_families": "families.registry",  # not `families`: importing that subpackage would take the place of the function
@@ -50,6 +57,7 @@ __all__ = [
     "Family",
     "MfconvError",
     "Option",
+    "RankLayout",
     "Repeated",
     "Rule",
     "Tied",
@@ -57,16 +65,22 @@ __all__ = [
     "anatomy",
     "assign",
     "diff",
+    "doctor",
+    "edit",
     "expected",
-    "export_mindformers",
+    "export",
+    "import_rules",
     "known_families",
     "load",
     "map",
+    "merge_adapters",
+    "only_adapters",
     "panel",
     "probe",
     "prove",
     "read",
     "register",
+    "run_converter",
     "save",
     "suggest",
     "toy",
@@ -74,24 +88,30 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from mfconv_nb.authoring.export_mindformers import export_mindformers
-    from mfconv_nb.authoring.prove import prove
     from mfconv_nb.checkpoint import Checkpoint
     from mfconv_nb.converter_panel import panel
     from mfconv_nb.errors import MfconvError
     from mfconv_nb.families.registry import known_families, register
     from mfconv_nb.mapping.rules import Drop, Family, Option, Repeated, Rule, Tied
+    from mfconv_nb.rule_editor import edit
     from mfconv_nb.steps.anatomy import anatomy
     from mfconv_nb.steps.assign import assign
     from mfconv_nb.steps.diff import diff
+    from mfconv_nb.steps.doctor import doctor
+    from mfconv_nb.steps.export import export
+    from mfconv_nb.steps.foreign_converter import run_converter
+    from mfconv_nb.steps.import_rules import import_rules
     from mfconv_nb.steps.load import load
     from mfconv_nb.steps.map import map
+    from mfconv_nb.steps.merge import merge_adapters, only_adapters
     from mfconv_nb.steps.probe import probe
+    from mfconv_nb.steps.prove import prove
     from mfconv_nb.steps.read import read
     from mfconv_nb.steps.save import save
     from mfconv_nb.steps.suggest import suggest
     from mfconv_nb.steps.toy import expected, toy
     from mfconv_nb.steps.verify import verify
+    from mfconv_nb.trained.cutting import RankLayout
 
 
 def __getattr__(name: str) -> Any:

@@ -24,6 +24,7 @@ from mfconv_nb.dtypes import itemsize, short_name
 from mfconv_nb.errors import InputError, MappingError, did_you_mean, quoted
 from mfconv_nb.folding import fold, folded_name
 from mfconv_nb.report import Column, Result, Table, bytes_text, count_text, shape_text
+from mfconv_nb.run_config import Lora
 
 HF, MF = "hf", "mf"  # the two sides: Hugging Face and MindFormers
 
@@ -294,6 +295,9 @@ class Checkpoint(Result):
         report: how it was mapped (a ``MapReport``); None for a loaded checkpoint.
         equalities: tensors that a save must find equal before it writes.
         fixed_dtypes: names of tensors whose dtype the family fixes, whatever is asked for.
+        run: the training run it was merged from (a ``TrainedRun``); None for any other checkpoint.
+        lora: what is known of its LoRA adapters besides their numbers: alpha, and where it was read.
+        merged: what was added to its weights (a ``MergeReport``): then those are computed, no copies.
     """
 
     tensors: Mapping[str, LazyTensor]
@@ -310,6 +314,9 @@ class Checkpoint(Result):
     report: Any = None
     equalities: tuple[Equality, ...] = ()
     fixed_dtypes: frozenset[str] = frozenset()
+    run: Any = None
+    lora: Lora | None = None
+    merged: Any = None
 
     def table(self) -> Table:
         """How it was mapped, or a summary of what is in it."""
@@ -377,6 +384,7 @@ def _summary(checkpoint: Checkpoint) -> Table:
     )
     others = (f"{len(checkpoint.others)} entries that are no tensors: " + ", ".join(o.name for o in checkpoint.others[:4]),)
     facts = checkpoint.notes + (others if checkpoint.others else ())
+    facts += (checkpoint.lora.sentence(),) if checkpoint.lora is not None else ()
     columns = (Column("name"), Column("tensors", True), Column("shape", True), Column("dtype"), Column("bytes", True))
     return Table("", headline, columns, rows, facts, row_noun="name patterns")
 

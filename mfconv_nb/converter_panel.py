@@ -15,8 +15,9 @@ from ipyfilechooser import FileChooser
 
 from mfconv_nb.checkpoint import HF, Checkpoint
 from mfconv_nb.errors import MfconvError
-from mfconv_nb.families.registry import candidates_of, family_named, known_families
-from mfconv_nb.mapping.rules import Option
+from mfconv_nb.families.own import is_file_name
+from mfconv_nb.families.registry import candidates_of, family_meant, family_named, installed_families, known_families
+from mfconv_nb.mapping.rules import Family, Option
 from mfconv_nb.report import Result, box_html, bytes_text, note_html, seconds_text, table_html
 from mfconv_nb.steps.explore_mapping import MappingExploration
 from mfconv_nb.steps.load import load
@@ -73,7 +74,15 @@ class Panel(W.VBox):
         self.chooser.layout = UNDER
         self.chooser.add_class("mfconv-chooser")
         self.summary = W.HTML(layout=UNDER)
-        self.family = W.Dropdown(description="family", options=[TOLD], style=LABEL, layout=FIELD)
+        self.family = W.Combobox(
+            description="family",
+            placeholder=f"{TOLD}; or a key, or a file that defines FAMILY",
+            options=_family_keys(),
+            ensure_option=False,
+            continuous_update=False,
+            style=LABEL,
+            layout=FIELD,
+        )
         self.option_fields = W.VBox([])
         self.target = _text("to", "x.ckpt, x.safetensors, or a folder")
         self.dtype = W.Dropdown(
@@ -118,25 +127,42 @@ class Panel(W.VBox):
                 self._say(self.summary, self.loaded.table().headline)
             except MfconvError as error:
                 self._say(self.summary, str(error))
-        keys = sorted({family.key for family in known_families()})
         with self.family.hold_trait_notifications():
-            self.family.options, self.family.value = [TOLD, *keys], TOLD
+            self.family.options = _family_keys()
+            self.family.value = self.family.value if is_file_name(self._family_chosen()) else ""
         self._choose_family()
+
+    def _family_chosen(self) -> str | None:
+        """A key or the path of a file; None where the checkpoint is to tell the family."""
+        chosen = self.family.value.strip()
+        return None if chosen in ("", TOLD) else chosen
 
     def _choose_family(self) -> None:
         self.options = {}
         self._plan()
-        chosen = None if self.family.value == TOLD else self.family.value
-        families = candidates_of(chosen) if chosen else []
-        if self.mapped is not None and self.mapped.family:
-            families = [family_named(self.mapped.family)]
+        try:
+            families = self._families()
+        except MfconvError as error:  # with a checkpoint, the plan says it already
+            families = []
+            if self.loaded is None:
+                self.plan.children = [_refusal(error)]
         self.options = {option.name: _option_field(option) for family in families for option in family.options}
         for field in self.options.values():
             field.observe(lambda _: self._plan(), "value")
         self.option_fields.children = list(self.options.values())
 
+    def _families(self) -> list[Family]:
+        """The families whose options the form shows: what is chosen, and what was told of it by the names."""
+        chosen = self._family_chosen()
+        if is_file_name(chosen):
+            return [family_meant(str(chosen))]
+        if self.mapped is not None and self.mapped.family:
+            return [family_named(self.mapped.family)]
+        return candidates_of(chosen) if chosen else []
+
     def _arguments(self) -> dict[str, Any]:
-        family = {} if self.family.value == TOLD else {"family": self.family.value}
+        chosen = self._family_chosen()
+        family = {} if chosen is None else {"family": chosen}
         return {**family, **{name: field.value for name, field in self.options.items() if field.value not in (TOLD, "")}}
 
     def _plan(self) -> None:
@@ -146,9 +172,7 @@ class Panel(W.VBox):
                 self.mapped = map(self.loaded, **self._arguments())
                 self.plan.children = [Explorer(MappingExploration(self.mapped.report, self.mapped))]
             except MfconvError as error:
-                problems = error.table() if hasattr(error, "table") else None
-                shown = table_html(problems, max_rows=40) if problems is not None else ""
-                self.plan.children = [W.HTML(box_html(note_html(str(error)) + shown))]
+                self.plan.children = [_refusal(error)]
         self._show_line()
 
     def _show_line(self) -> None:
@@ -228,6 +252,17 @@ class Panel(W.VBox):
 
     def _say(self, place: Any, text: str) -> None:
         place.value = box_html(note_html(text))
+
+
+def _family_keys() -> list[str]:
+    return sorted({family.key for family in (*known_families(), *installed_families())})
+
+
+def _refusal(error: MfconvError) -> Any:
+    """A refusal, with its table where it has one."""
+    problems = error.table() if hasattr(error, "table") else None
+    shown = table_html(problems, max_rows=40) if problems is not None else ""
+    return W.HTML(box_html(note_html(str(error)) + shown))
 
 
 def _text(label: str, hint: str) -> Any:

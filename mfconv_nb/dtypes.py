@@ -1,4 +1,4 @@
-"""Dtype names on each side, casts and ULP distance. The only place where values change.
+"""Dtype names on each side, casts and ULP distance. The only place where values change, but for `low_rank.py`, when merging is asked for.
 
 A dtype is known here by its safetensors spelling ("BF16", "F32", "F8_E4M3"). Casts round to nearest even. Where no cast is
 asked for, nothing here runs: bytes stay opaque, so NaN payloads, -0.0 and subnormals survive.

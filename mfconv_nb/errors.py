@@ -21,6 +21,10 @@ CODES = {
     "MFC108": "the source changed while it was in use",
     "MFC109": "a live object that cannot be loaded",
     "MFC110": "the manifest beside the checkpoint cannot be used",
+    "MFC111": "the folder of a training run is not complete",
+    "MFC112": "the ranks are not at the same step",
+    "MFC113": "the slices do not make up the tensor",
+    "MFC114": "a strategy file that cannot be used",
     # 2xx: inside one file
     "MFC201": "the header cannot be trusted",
     "MFC202": "the file is cut short",
@@ -45,6 +49,10 @@ CODES = {
     "MFC312": "the weights are quantised",
     "MFC313": "a family file that cannot be used",
     "MFC314": "a rule that cannot be exported",
+    "MFC315": "a text of rules that cannot be read",
+    "MFC317": "a converter's folder that cannot be used",
+    "MFC318": "the converter failed",
+    "MFC319": "an adapter that is not fully described",
     # 4xx: writing the output
     "MFC401": "the target exists",
     "MFC402": "source and target are the same",
@@ -67,6 +75,7 @@ class MfconvError(Exception):
         where: the file, tensor or option it is about.
         found, expected: what was there, and what would have been right.
         hint: what to do next.
+        position: the character of a text that is to blame, where ``found`` shows one.
     """
 
     def __init__(
@@ -77,8 +86,9 @@ class MfconvError(Exception):
         found: object = None,
         expected: object = None,
         hint: str | None = None,
+        position: int | None = None,
     ) -> None:
-        self.code, self.where, self.found, self.expected, self.hint = code, where, found, expected, hint
+        self.code, self.where, self.found, self.expected, self.hint, self.position = code, where, found, expected, hint, position
         super().__init__(code, where)
 
     def __str__(self) -> str:

@@ -69,6 +69,7 @@ class Layout:
     right: tuple[TensorLayout, ...]
 
 
+MOST_NESTED = 50  # brackets; real sentences have two or three
 _TOKEN = re.compile(r"\s*(->|[a-z_][a-z0-9_]*|[01](?![0-9])|[()+,])")
 
 
@@ -86,7 +87,7 @@ class _Parser:
     """Recursive descent over the tokens of one sentence; keeps the position for the error message."""
 
     def __init__(self, text: str) -> None:
-        self.text, self.tokens, self.at = text, [], 0
+        self.text, self.tokens, self.at, self.depth = text, [], 0, 0
         position = 0
         while text[position:].strip():
             match = _TOKEN.match(text, position)
@@ -98,7 +99,8 @@ class _Parser:
 
     def error(self, position: int, expected: str) -> MappingError:
         found = f"{self.text}\n            {' ' * position}^"
-        return MappingError("MFC306", found=found, expected=expected, hint='For example "(q + k) hidden -> q hidden, k hidden".')
+        hint = 'For example "(q + k) hidden -> q hidden, k hidden".'
+        return MappingError("MFC306", found=found, expected=expected, hint=hint, position=position)
 
     def peek(self) -> str | None:
         return self.tokens[self.at][0] if self.at < len(self.tokens) else None
@@ -143,6 +145,9 @@ class _Parser:
             return Zero()
         if token != "(":
             return Axis(token)
+        self.depth += 1
+        if self.depth > MOST_NESTED:
+            raise self.error(self.tokens[self.at - 1][1], f"at most {MOST_NESTED} brackets inside each other")
         parts = [self.factors()]
         while self.peek() == "+":
             self.take()
@@ -150,6 +155,7 @@ class _Parser:
         if self.peek() != ")":
             raise self.error(self.position(), ")")
         self.take()
+        self.depth -= 1
         return parts[0] if len(parts) == 1 else Sum(tuple(parts))
 
     def factors(self) -> Expression:

@@ -324,7 +324,8 @@ def prose_html(text: str) -> str:
 
 
 def name_html(text: str) -> str:
-    """Escaped; names may break after dots, never inside braces."""
+    """Escaped; names may break after dots, never inside braces, nor an arrow inside itself."""
     escaped = prose_html(text)
     escaped = escaped.replace("{", "<span class='mfconv-k'>{").replace("}", "}</span>")
+    escaped = escaped.replace("-&gt;", "<span class='mfconv-k'>-&gt;</span>")
     return escaped.replace(".", ".<wbr>")

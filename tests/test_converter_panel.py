@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import mfconv_nb as mc
+from mfconv_nb.families import llama, registry
 
 
 @pytest.fixture
@@ -42,6 +44,69 @@ def test_a_family_that_does_not_fit_is_refused_in_the_form(toy: Path) -> None:
     assert form.mapped is None
     assert form.convert.disabled
     assert "MFC303" in form.plan.children[0].value
+
+
+# ---- families of one's own ---------------------------------------------------------------------------------------------------
+
+OWN = """
+from dataclasses import replace
+from mfconv_nb import Option
+from mfconv_nb.families.llama import FAMILY as LLAMA
+
+own = Option("flavour", ("plain", "sweet"), "mf", "an option of this file")
+FAMILY = replace(LLAMA, key="my_llama", aliases=(), also=(), options=(*LLAMA.options, own))
+"""
+
+
+def test_a_file_stands_for_a_family_and_its_options_are_shown(toy: Path) -> None:
+    file = toy.parent / "my_llama.py"
+    file.write_text(OWN)
+    form = mc.panel(toy, toy.parent / "out.ckpt")
+    form.family.value = f" {file} "
+    assert list(form.options) == ["qkv_concat", "flavour"]
+    assert form.mapped is not None
+    assert form.mapped.family == "my_llama"
+    assert f"family='{file}'" in form.line.value.replace("&#x27;", "'")
+    form.convert.click()
+    running = form.running
+    assert running is not None
+    running.join(60)
+    assert "tensors bitwise equal" in form.result.value  # the proof takes the file too
+    form.source.value = ""
+    form.source.value = str(toy)
+    assert form.family.value.strip() == str(file)  # another checkpoint of the same model
+
+
+@pytest.mark.parametrize("with_checkpoint", [True, False])
+def test_what_is_wrong_in_a_file_is_shown_with_its_line(with_checkpoint: bool, toy: Path) -> None:
+    file = toy.parent / "broken.py"
+    file.write_text("\n\nFAMILY = nothing\n")
+    form = mc.panel(toy if with_checkpoint else "", "out.ckpt")
+    form.family.value = str(file)
+    shown = form.plan.children[0].value
+    assert "MFC313" in shown
+    assert f"{file}, line 3" in shown
+    assert form.convert.disabled
+    form.family.value = ""
+    assert "MFC313" not in str([child for child in form.plan.children if hasattr(child, "value")])
+
+
+@pytest.mark.parametrize(("typed", "code"), [("lama", "MFC301"), ("not_there.py", "MFC101")])
+def test_a_family_that_is_not_there_is_told_and_not_raised(typed: str, code: str, toy: Path) -> None:
+    form = mc.panel(toy, "out.ckpt")
+    form.family.value = typed
+    assert code in form.plan.children[0].value
+    assert form.options == {}
+
+
+def test_registered_families_are_offered_by_their_keys(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_registered", {})
+    mc.register(replace(llama.FAMILY, key="my_llama", aliases=(), also=(), model_types=()))
+    form = mc.panel(toy, "out.ckpt")
+    assert {"llama", "my_llama"} <= set(form.family.options)
+    form.family.value = "my_llama"
+    assert form.mapped is not None
+    assert form.mapped.family == "my_llama"
 
 
 def test_a_checkpoint_that_is_not_there_is_told_and_not_raised() -> None:

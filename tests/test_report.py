@@ -187,6 +187,11 @@ def test_numbers_in_html_are_never_broken_and_names_only_after_dots() -> None:
     assert "a.<wbr><span class='mfconv-k'>{0‥3}</span>.<wbr>b" in html
 
 
+def test_an_arrow_in_html_is_never_broken() -> None:
+    html = table_html(Table("", "", (Column("layout"),), [("rows columns -> columns rows",)]))
+    assert "rows columns <span class='mfconv-k'>-&gt;</span> columns rows" in html
+
+
 @pytest.mark.parametrize("mark, tone", [("✓", "good"), ("✗", "bad"), ("≈", "mid"), ("!", "mid")])
 def test_every_verdict_has_its_colour_and_its_mark(mark: str, tone: str) -> None:
     assert f"<span class='mfconv-v mfconv-{tone}'>{mark} Word.</span>" in table_html(Table(f"{mark} Word.", ""))

@@ -12,17 +12,20 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from mfconv_nb.authoring.axes import Facts
+from mfconv_nb.authoring.cells import Leaves, is_joint, leaves_of, ported
 from mfconv_nb.authoring.evidence import Evidence
 from mfconv_nb.authoring.groups import Group
 from mfconv_nb.authoring.likeness import LEAST, SURE, assigned, likeness, parents_of
 from mfconv_nb.authoring.questions import Groups, Meeting, Question, beside_of, question_of, sets_of_roles, siblings, variants_of
-from mfconv_nb.authoring.variants import COPIES, PLAIN, TRANSPOSED, Variant
+from mfconv_nb.authoring.variants import COPIES, ONES, PLAIN, TRANSPOSED, Variant
 from mfconv_nb.authoring.words import BIAS, CONV1D, FUSED, HEAD, INPUT_FIRST, TOKEN, K, Q, V, read_name
 from mfconv_nb.checkpoint import HF, MF
 
 CERTAIN, LIKELY, GUESS = "certain", "likely", "guess"
 CLOSE = 0.06  # two pairs whose scores are nearer than this are not told apart by their names
 PARENT = 0.2  # what it counts that the weights beside a tensor are paired the same way
+DIFFER = "the numbers differ"
+BOTH_FUSED = "both are fused: the order inside may differ, which mc.probe or the logits tell"
 MOVED = 0.2  # what it counts against a pair that its shapes are not equal
 
 
@@ -63,6 +66,7 @@ class Drafting:
 
     def all(self) -> list[Draft]:
         """Draft all rules, in the order of the Hugging Face side."""
+        leaves = leaves_of(self.hf), leaves_of(self.mf)
         self.pair_fused_by_words()
         self.pair_one_to_one(SURE)
         self.pair_fused_by_shape()
@@ -73,6 +77,7 @@ class Drafting:
         if self.evidence is not None:
             self.pair_by_names_alone()
         self.settle_squares()
+        self.drafts = [_less_sure_of_fused(_with_cells(draft, *leaves)) for draft in self.drafts]
         return sorted(self.drafts, key=lambda d: min(g.place for g in d.hf))
 
     # -- questions and answers ---------------------------------------------------------------------------------------------
@@ -191,7 +196,7 @@ class Drafting:
         before = len(self.drafts)
         self.pair_one_to_one(LEAST)
         for n, draft in enumerate(self.drafts[before:], before):
-            self.drafts[n] = replace(draft, confidence=GUESS, reason=f"{draft.reason}; the numbers differ")
+            self.drafts[n] = replace(draft, confidence=GUESS, reason=f"{draft.reason}; {DIFFER}")
         self.evidence = asked
 
     # -- what is left over ---------------------------------------------------------------------------------------------------
@@ -285,6 +290,27 @@ def _settled(draft: Draft, turned: Variant, told: Mapping[str, Counter[bool]]) -
     variant = turned if is_turned else draft.variant
     reason = f"{variant.words}; {draft.reason.partition('; ')[2]}; {why}"
     return replace(draft, variant=variant, confidence=draft.confidence if sure else GUESS, reason=reason)
+
+
+def _with_cells(draft: Draft, hf_leaves: Leaves, mf_leaves: Leaves) -> Draft:
+    """A draft of one tensor to one, with what is known of MindSpore's cells. Two names that say the same are no guess."""
+    if len(draft.hf) != 1 or len(draft.mf) != 1 or draft.tied:
+        return draft
+    known = ported(*draft.hf, *draft.mf, hf_leaves, mf_leaves)
+    if known is None:
+        return draft
+    decided = not _open((draft.variant, *draft.doubts)) or (known.fixed_axes and draft.variant.words in (PLAIN, ONES))
+    likely = draft.confidence == GUESS and known.same_place and decided and not draft.equal and DIFFER not in draft.reason
+    reason = f"{draft.reason}; {known.reason}" if known.reason else draft.reason
+    return replace(draft, confidence=LIKELY if likely else draft.confidence, reason=reason)
+
+
+def _less_sure_of_fused(draft: Draft) -> Draft:
+    """A fused tensor on both sides is a guess where no numbers were equal: head by head or part by part, the shape is the same."""
+    fused = all(read_name(g.template).role in FUSED for g in (*draft.hf, *draft.mf))
+    if not fused or draft.equal or draft.confidence == CERTAIN or is_joint(draft.hf[0], draft.mf[0]):
+        return draft
+    return replace(draft, confidence=GUESS, reason=f"{draft.reason}; {BOTH_FUSED}")
 
 
 def _open(visible: Sequence[Variant]) -> bool:

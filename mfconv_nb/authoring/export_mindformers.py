@@ -12,19 +12,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from mfconv_nb.authoring.export_layouts import Sentence, function_text
 from mfconv_nb.authoring.export_sizes import alternatives_of, always_told
 from mfconv_nb.authoring.export_texts import BACK, FORWARD, HEAD, README, RUN_STATE
+from mfconv_nb.authoring.exported import Exported, form_meant, form_words, write_texts
 from mfconv_nb.checkpoint import HF, MF
-from mfconv_nb.errors import MappingError, OutputError, UsageError, one_line
-from mfconv_nb.families.registry import family_meant
+from mfconv_nb.errors import MappingError, one_line
 from mfconv_nb.layout import Axis, TensorLayout, describe_tensor
-from mfconv_nb.mapping.forms import checked_options, options_of
 from mfconv_nb.mapping.names import Pattern
-from mfconv_nb.mapping.rules import COMMON_OPTIONS, AnyRule, Drop, Family, OptionValue, Repeated, Rule, Tied, default_form, is_needed
+from mfconv_nb.mapping.rules import COMMON_OPTIONS, AnyRule, Drop, Family, OptionValue, Repeated, Rule, Tied, is_needed
 from mfconv_nb.mapping.run_state import COUNTERS, GRADIENTS, OPTIMIZER
 from mfconv_nb.mapping.solve import Directed, directed_rule, structural_sizes
 
@@ -40,20 +38,6 @@ NO_FUNCTIONS = "# no layout changes: every tensor keeps its numbers where they a
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 
 
-@dataclass(frozen=True, slots=True)
-class Exported:
-    """What an export wrote: its files, and the two lines that make MindFormers know them."""
-
-    family: str
-    files: tuple[Path, ...]
-    registry_lines: tuple[str, ...]
-
-    def __repr__(self) -> str:
-        """The files, then the lines to add."""
-        written = [f"✓ {self.family}: {path}" for path in self.files]
-        return "\n".join([*written, "Add to the two tables in MindFormers' convert_weight.py:", *(f"  {x}" for x in self.registry_lines)])
-
-
 def export_mindformers(family: str | Path | Family, folder: str | Path, *, overwrite: bool = False, **options: object) -> Exported:
     """Write `convert_weight.py`, `convert_reversed.py` and a README for one form of a family.
 
@@ -65,35 +49,14 @@ def export_mindformers(family: str | Path | Family, folder: str | Path, *, overw
     Raises:
         MappingError: MFC314 for a rule that such a file cannot say; MFC301, MFC305. OutputError: MFC401, MFC404.
     """
-    meant = family_meant(family)
-    given = checked_options(meant, options)
-    sized = [name for name in given if options_of(meant)[name].size]
-    if sized:
-        raise UsageError("MFC501", sized[0], found="a size", expected="none: the exported files read sizes when they run")
-    form = default_form(meant, given)
+    form = form_meant(family, options)
     target = Path(folder)
     texts = {target / FILES[to]: module_text(form, to) for to in (MF, HF)}
     module = re.sub(r"\W", "_", target.resolve().name)
-    texts[target / README_NAME] = _filled(README, {"KEY": form.key, "NAME": form.key, "MODULE": module, "FORM": _form_words(form)})
-    there = [path for path in texts if path.exists()]
-    if there and not overwrite:
-        raise OutputError("MFC401", there[0], found="a file", expected="no file", hint="Choose another folder, or say --force.")
-    _write(target, texts)
+    texts[target / README_NAME] = _filled(README, {"KEY": form.key, "NAME": form.key, "MODULE": module, "FORM": form_words(form)})
+    files = write_texts(texts, overwrite=overwrite)
     lines = re.findall(r"^\w+\[.*$", texts[target / README_NAME], flags=re.M)
-    return Exported(form.key, tuple(texts), tuple(lines))
-
-
-def _write(folder: Path, texts: Mapping[Path, str]) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path, text in texts.items():
-            path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError("MFC404", folder, found=error.strerror, expected="a folder that can be written") from None
-
-
-def _form_words(form: Family) -> str:
-    return ", ".join(f"{name} = {value}" for name, value in form.chosen.items()) or "the only one"
+    return Exported(form.key, files, ("Add to the two tables in MindFormers' convert_weight.py:", *(f"  {line}" for line in lines)))
 
 
 # ---- one file ----------------------------------------------------------------------------------------------------------------

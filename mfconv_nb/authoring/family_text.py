@@ -59,10 +59,10 @@ def family_text(family: Family, *, notes: Sequence[str] = ()) -> str:
 
 
 def _docstring(family: Family) -> str:
-    source = f"\n\nSource: {family.source}" if family.source else ""
-    text = f"{family.covers}{source}".replace("\\", "\\\\").replace('"""', "'''").strip() or family.key
-    ending = "" if text[-1] in ".!?" else "."
-    return f'"""{text}{ending}{chr(10) if source else ""}"""' if text[-1] != '"' else f'"""{text}.{chr(10)}"""'
+    parts = [family.covers or family.key, *([f"Source: {family.source}"] if family.source else [])]
+    text = "\n\n".join(part if part[-1] in ".!?" else f"{part}." for part in parts)
+    text = text.replace("\\", "\\\\").replace('"""', "'''")
+    return f'"""{text}{chr(10) if len(parts) > 1 else ""}"""'
 
 
 def _uses(family: Family, kind: type) -> bool:

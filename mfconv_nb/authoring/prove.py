@@ -10,29 +10,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from mfconv_nb.authoring.consequences import NOTICED, SURVIVED, noticed_by, noticed_in_config, same
 from mfconv_nb.authoring.mutations import Mutation, mutations_of
-from mfconv_nb.authoring.specimen import Arrays, Mapped, carried, mapped_rules, specimen
-from mfconv_nb.checkpoint import HF, MF, TensorSpec
-from mfconv_nb.config import Sizes, read_sizes
+from mfconv_nb.authoring.specimen import Mapped, carried, mapped_rules, specimen
+from mfconv_nb.checkpoint import HF, MF
+from mfconv_nb.config import read_sizes
 from mfconv_nb.errors import MappingError, one_line
 from mfconv_nb.families.registry import family_meant
 from mfconv_nb.mapping.expected import expected_specs
 from mfconv_nb.mapping.flaws import overlaps, placeholders_without_axis
 from mfconv_nb.mapping.forms import all_forms
-from mfconv_nb.mapping.plan import MappingPlan, plan_mapping
-from mfconv_nb.mapping.rules import Family, Rule, sides_of
+from mfconv_nb.mapping.plan import plan_mapping
+from mfconv_nb.mapping.rules import Family, sides_of
 from mfconv_nb.report import Column, Result, Table
 
-# what notices a mistake, from the quickest to see to the last
-BY_SENTENCE, BY_NAMES, BY_SHAPES, BY_NUMBERS, SURVIVED = "sentence", "names", "shapes", "numbers", "nothing"
-NOTICED = (BY_SENTENCE, BY_NAMES, BY_SHAPES, BY_NUMBERS)
+WRONG_HEADS = "wrong head count"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +44,18 @@ class Proved:
 
 @dataclass(frozen=True, slots=True)
 class Caught:
-    """A mistake that was made on purpose, and what noticed it."""
+    """A mistake that was made on purpose, and what noticed it.
+
+    Attributes:
+        mutation: the rules before and after it; ``config``: the toy's config with it. One of the two.
+    """
 
     form: str
     kind: str
     what: str
     by: str
+    mutation: Mutation | None = None
+    config: Mapping[str, Any] | None = None
 
 
 def prove(family: str | Path | Family) -> ProofReport:
@@ -66,16 +69,18 @@ def prove(family: str | Path | Family) -> ProofReport:
     chosen = family_meant(family)
     proved: list[Proved] = []
     caught: list[Caught] = []
+    forms: dict[str, Family] = {}
     for form in all_forms(chosen):
         label = ", ".join(f"{n}={v}" for n, v in form.chosen.items()) or "the only form"
+        forms[label] = form
         try:
             for condition, holds, seen in _conditions(form):  # one by one: what was seen before an error counts
                 proved.append(Proved(label, condition, holds, seen))
-            caught += [Caught(label, m.kind, m.what, by) for m, by in _mutations(form)]
-            caught += [Caught(label, "wrong head count", what, by) for what, by in _wrong_head_counts(form)]
+            caught += [Caught(label, m.kind, m.what, by, mutation=m) for m, by in _mutations(form)]
+            caught += [Caught(label, WRONG_HEADS, what, by, config=config) for what, config, by in _wrong_head_counts(form)]
         except MappingError as error:
             proved.append(Proved(label, "The rules can be read.", False, one_line(str(error))))
-    return ProofReport(chosen.key, tuple(proved), tuple(caught))
+    return ProofReport(chosen.key, tuple(proved), tuple(caught), forms)
 
 
 # ---- conditions --------------------------------------------------------------------------------------------------------
@@ -100,12 +105,8 @@ def _lost_there_and_back(form: Family, rule: Mapped) -> Iterator[str]:
     across = carried(form, (rule,), there, MF, sizes)
     back = carried(form, (rule,), across, HF, sizes)
     again = carried(form, (rule,), back, MF, sizes)
-    if not _same(there, back) or not _same(across, again):
+    if not same(there, back) or not same(across, again):
         yield str(rule.hf)
-
-
-def _same(a: Arrays, b: Arrays) -> bool:
-    return a.keys() == b.keys() and all(a[n].shape == b[n].shape and np.array_equal(a[n], b[n]) for n in a)
 
 
 def _toy_problems(form: Family) -> list[str]:
@@ -125,68 +126,20 @@ def _toy_problems(form: Family) -> list[str]:
 def _mutations(form: Family) -> Iterator[tuple[Mutation, str]]:
     """Every mistake, and what noticed it. One that changes nothing, such as two factors of which one has size 1, is none."""
     for mutation in mutations_of(mapped_rules(form)):
-        by = _noticed_by(form, mutation)
+        by = noticed_by(form, mutation)
         if by is not None:
             yield mutation, by
 
 
-def _noticed_by(form: Family, mutation: Mutation) -> str | None:
-    there: Arrays = {}
-    right: Arrays = {}
-    known: dict[str, Any] = {}
-    for rule in mutation.before:
-        arrays, sizes = specimen(form, rule)
-        offset = max((int(a.max(initial=0)) for a in there.values()), default=0)
-        arrays = {n: a + offset for n, a in arrays.items()}
-        there |= arrays
-        known |= dict(sizes)
-        right |= carried(form, (rule,), arrays, MF, sizes)
-    if not mutation.after:
-        return BY_NAMES  # every name of a rule that is gone is unmatched, and one unmatched name refuses a plan
-    try:
-        wrong = carried(form, mutation.after, there, MF, Sizes(known))
-    except MappingError as error:
-        return BY_NAMES if str(error.found).startswith(("missing", "unmatched")) else BY_SENTENCE
-    if wrong.keys() != right.keys():
-        return BY_NAMES
-    if any(wrong[n].shape != right[n].shape for n in right):
-        return BY_SHAPES
-    if not _same(right, wrong):
-        return BY_NUMBERS
-    return None if _changes_nothing(mutation, known) else SURVIVED
-
-
-def _changes_nothing(mutation: Mutation, known: Mapping[str, Any]) -> bool:
-    """Whether a mistake is none: an order of factors of which all but one have size 1."""
-    return mutation.kind == "factors reordered" and any(
-        size == 1 for rule in mutation.before if isinstance(rule, Rule) for size in rule.sizes.values()
-    )
-
-
-def _wrong_head_counts(form: Family) -> Iterator[tuple[str, str]]:
+def _wrong_head_counts(form: Family) -> Iterator[tuple[str, Mapping[str, Any], str]]:
     """Every head count in the toy config, doubled: refused by the sizes, or numbers go elsewhere. One that is never used is left out."""
     sizes = read_sizes(form.toy, form.sizes)
-    specs = expected_specs(form, sizes, HF)
-    right = plan_mapping(specs, form, MF, sizes=sizes)
     for path, value in _head_counts(form.toy):
         if any(path[-1] in size.origin for size in sizes.values()):
-            by = _noticed_in_config(form, specs, right, _changed(form.toy, path, 2 * value))
+            config = _changed(form.toy, path, 2 * value)
+            by = noticed_in_config(form, config)
             if by is not None:
-                yield f"{'.'.join(path)} {value} as {2 * value}", by
-
-
-def _noticed_in_config(form: Family, specs: Sequence[TensorSpec], right: MappingPlan, config: Mapping[str, Any]) -> str | None:
-    try:
-        wrong = plan_mapping(specs, form, MF, sizes=read_sizes(config, form.sizes))
-    except MappingError:
-        return BY_SENTENCE
-    if wrong.problems:
-        return BY_SHAPES
-    return None if _rows(wrong) == _rows(right) else BY_NUMBERS
-
-
-def _rows(plan: MappingPlan) -> list[object]:
-    return [(row.sources, row.targets, row.parts) for row in plan.rows]
+                yield f"{'.'.join(path)} {value} as {2 * value}", config, by
 
 
 def _head_counts(config: Mapping[str, Any], inside: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
@@ -207,11 +160,16 @@ def _changed(config: Mapping[str, Any], path: tuple[str, ...], value: int) -> di
 
 @dataclass(frozen=True, repr=False)
 class ProofReport(Result):
-    """What was proved of a family, and what noticed each mistake that was made on purpose."""
+    """What was proved of a family, and what noticed each mistake that was made on purpose.
+
+    Attributes:
+        forms: the forms of the family, by what they are called in ``proved`` and ``caught``.
+    """
 
     family: str
     proved: tuple[Proved, ...]
     caught: tuple[Caught, ...]
+    forms: Mapping[str, Family] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:

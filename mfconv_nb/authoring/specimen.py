@@ -93,15 +93,20 @@ def carried(form: Family, rules: tuple[Mapped, ...], arrays: Mapping[str, Array]
     Raises:
         MappingError: MFC311 with the first problem of the plan, or where a target is not covered exactly once.
     """
-    specs = [TensorSpec(name, array.shape, "I64") for name, array in arrays.items()]
-    plan = plan_mapping(specs, form.with_rules(rules), to, sizes=sizes)
+    plan = planned(form, rules, arrays, to, sizes)
     if plan.problems:
         first = plan.problems[0]
         raise MappingError("MFC311", first.name, found=f"{first.kind}: {first.found}", expected=first.expected)
-    return _moved(plan, arrays)
+    return moved(plan, arrays)
 
 
-def _moved(plan: MappingPlan, arrays: Mapping[str, Array]) -> Arrays:
+def planned(form: Family, rules: tuple[Mapped, ...], arrays: Mapping[str, Array], to: str, sizes: Sizes) -> MappingPlan:
+    """The plan for some tensors by some rules, with its problems."""
+    specs = [TensorSpec(name, array.shape, "I64") for name, array in arrays.items()]
+    return plan_mapping(specs, form.with_rules(rules), to, sizes=sizes)
+
+
+def moved(plan: MappingPlan, arrays: Mapping[str, Array]) -> Arrays:
     """What a plan says, done to arrays in memory."""
     found: Arrays = {}
     for row in plan.rows:

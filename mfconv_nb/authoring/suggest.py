@@ -1,7 +1,8 @@
 """suggest: draft the rules of an architecture that nobody mapped, each with its reason and a confidence.
 
 Where both sides hold the numbers of the same model, they decide: bytes that are equal in one layer make a rule certain. Where there are
-names and shapes only, a rule is likely or a guess. Reads no known family, and no language model is asked.
+names and shapes only, a rule is likely or a guess. Reads no known family, only how MindSpore's cells call their tensors; and no language
+model is asked.
 
 Refuses: nothing; what finds no partner is listed as unmatched.
 """
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mfconv_nb.authoring.axes import Facts, facts_of
+from mfconv_nb.authoring.cells import why_dropped
 from mfconv_nb.authoring.drafting import CERTAIN, GUESS, LIKELY, Drafting
 from mfconv_nb.authoring.evidence import Evidence, evidence_of
 from mfconv_nb.authoring.groups import Group, groups_of
@@ -130,10 +132,7 @@ def suggestion_of(hf: Checkpoint, mf: Checkpoint) -> Suggestion:
     spelled = spell(drafting.drafts, facts)
     rules = [Suggested(rule, d.reason, d.confidence) for d, rule in zip(drafting.drafts, spelled.rules, strict=True)]
     dropped = [g for g in drafting.hf if any(word in g.template for word in BUFFERS)]
-    rules += [
-        Suggested(Drop(_pattern(g, spelled), "a buffer, by its name"), "a constant that models compute, by its name", GUESS)
-        for g in dropped
-    ]
+    rules += [_dropped(g, _pattern(g, spelled)) for g in dropped]
     known = {s.name for d in drafting.drafts for g in (*d.hf, *d.mf) for s in g.specs.values()}
     known_hf = known | {s.name for g in dropped for s in g.specs.values()}
     return Suggestion(
@@ -145,6 +144,14 @@ def suggestion_of(hf: Checkpoint, mf: Checkpoint) -> Suggestion:
         notes,
         config,
     )
+
+
+def _dropped(group: Group, pattern: str) -> Suggested:
+    """A tensor that only one side has: of a layer that is known, or a buffer by its name."""
+    why = why_dropped(group)
+    if why is None:
+        return Suggested(Drop(pattern, "a buffer, by its name"), "a constant that models compute, by its name", GUESS)
+    return Suggested(Drop(pattern, why), why, LIKELY)
 
 
 def _pattern(group: Group, spelled: Spelled) -> str:

@@ -19,7 +19,7 @@ from mfconv_nb.authoring.axes import GROUPS, HEAD, HEADS, ROPE, Facts
 from mfconv_nb.blocks import Shape
 
 COPIES = "copies"
-PLAIN, TRANSPOSED = "the same shape", "transposed"
+PLAIN, TRANSPOSED, ONES = "the same shape", "transposed", "axes of size one more or fewer"
 MOST_TURNS = 24  # divisors of a row count that are tried as a number of heads, after those that the config names
 MOST_AXES = 5
 LOCAL = ("rows", "columns", "third", "fourth", "fifth", "sixth", "seventh", "eighth")  # axes of one rule: their sizes are its shapes'
@@ -101,7 +101,7 @@ def _reordered(source: Shape, target: Shape, names: Sequence[str], sizes: Mappin
         right = " ".join("1" if size == 1 else next(left) for size in target)
         words = TRANSPOSED if len(real) == 2 else "axes in another order"
         if list(order) == real:
-            words = "axes of size one more or fewer"
+            words = ONES
         yield Variant(f"{' '.join(names)} -> {right}", words, sizes=sizes)
 
 

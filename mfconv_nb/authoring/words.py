@@ -23,6 +23,7 @@ VISION, LANGUAGE, ENCODER, DECODER, ADAPTER, QUERY = "vision", "language", "enco
 EMBEDDING, PREDICTION = "embedding", "prediction"
 
 WEIGHT, BIAS = "weight", "bias"
+MEAN, VARIANCE = "mean", "variance"  # running ones, of a batch norm
 
 FUSED = {QKV: (Q, K, V), GATE_UP: (GATE, UP), KV: (K, V)}  # what a fused tensor is made of, in the usual order
 
@@ -35,6 +36,8 @@ LEAVES = {
     "head_weight": WEIGHT,
     "bias": BIAS,
     "beta": BIAS,
+    **dict.fromkeys(("running_mean", "moving_mean", "mean"), MEAN),
+    **dict.fromkeys(("running_var", "moving_variance", "variance"), VARIANCE),
 }
 
 # (a whole word, or two with a dot) -> role; longer ones are looked for first
@@ -52,7 +55,7 @@ ROLES: Mapping[str, str] = {
     **dict.fromkeys(("up_proj", "w3", "fc1", "c_fc", "mapping", "dense_h_to_4h", "wi", "intermediate.dense", "lin1", "fc_in"), UP),
     **dict.fromkeys(("down_proj", "w2", "fc2", "dense_4h_to_h", "feed_forward.c_proj", "feed_forward.projection", "feed_forward.wo"), DOWN),
     **dict.fromkeys(("output.dense", "lin2", "fc_out", "output.projection"), DOWN),
-    **dict.fromkeys(("w_gate_hidden", "gate_up_proj"), GATE_UP),
+    **dict.fromkeys(("w_gate_hidden", "gate_up_proj", "gate_up"), GATE_UP),
     **dict.fromkeys(("input_layernorm", "attention_norm", "ln_1", "layernorm1", "norm1", "layer_norm1", "layernorm_before", "ln1"), NORM_1),
     **dict.fromkeys(("self_attn_layer_norm", "output.layernorm"), NORM_1),
     **dict.fromkeys(("post_attention_layernorm", "ffn_norm", "ln_2", "layernorm2", "norm2", "layer_norm2", "layernorm_after"), NORM_2),
@@ -124,7 +127,7 @@ class Reading:
         words: all words, in lower case, without the leaf.
         role: what the tensor is; empty where no word tells.
         places: where it stands.
-        leaf: weight, bias, or the last word itself.
+        leaf: weight, bias, mean or variance.
     """
 
     words: tuple[str, ...]

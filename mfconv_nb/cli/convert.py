@@ -7,28 +7,59 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mfconv_nb.cli.options import CHECKPOINT, FamilyCommand, config, leave_out, model, progress_bar, quiet, show, threads, with_options
+from mfconv_nb.cli.converter import ConvertCommand
+from mfconv_nb.cli.converter import run as run_foreign
+from mfconv_nb.cli.options import (
+    CHECKPOINT,
+    config,
+    dry_run,
+    dtype,
+    force,
+    leave_out,
+    lora_alpha,
+    max_shard_size,
+    model,
+    no_fsync,
+    progress_bar,
+    quiet,
+    show,
+    step,
+    strategy,
+    threads,
+    with_options,
+)
 
 if TYPE_CHECKING:
     from mfconv_nb.formats.index import Index
 
 
-@click.command(cls=FamilyCommand)
+@click.command(cls=ConvertCommand)
 @click.argument("paths", nargs=-1, type=CHECKPOINT, metavar="[IN OUT]")
 @model
 @click.option("--reversed", "to_hf", is_flag=True, help="From MindFormers to Hugging Face. Left out: away from the side IN is on.")
 @click.option("--input_path", "--input-path", type=CHECKPOINT, help="Checkpoint: a folder, an index, or a file in the folder.")
 @click.option("--output_path", "--output-path", type=CHECKPOINT, help="Its ending chooses the format; a folder gets shards.")
-@click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="Cast floating tensors. Left out: each keeps its own.")
+@dtype
 @click.option("--layers", type=click.IntRange(1), help="Convert the first N layers only.")
 @leave_out
 @config
-@click.option("--max_shard_size", "--max-shard-size", help="For folders: 5GB, 500MB. Left out: 5GB.")
-@click.option("--dry_run", "--dry-run", is_flag=True, help="Plan and check everything, write nothing.")
-@click.option("--force", is_flag=True, help="Replace an existing target.")
-@click.option("--no_fsync", "--no-fsync", is_flag=True, help="Do not wait until the disk has it: quicker, as `cp` is.")
+@step
+@strategy
+@click.option("--only_adapters", "--only-adapters", is_flag=True, help="Only the LoRA adapters: on the Hugging Face side a PEFT folder.")
+@lora_alpha
+@click.option(
+    "--adapter_names", "--adapter-names", type=click.Choice(["mindpet", "tk", "lora"]), help="How MindFormers is to name adapters."
+)
+@max_shard_size
+@dry_run
+@force
+@no_fsync
+@click.option("--converter", type=CHECKPOINT, metavar="DIR", help="RUNS THE CODE in DIR, a converter in MindFormers' own form.")
+@click.option("--against", metavar="KEY|FILE.py", help="With --converter: compare its output with what this family gives.")
 @with_options(threads, quiet)
+@click.pass_context
 def convert(
+    ctx: click.Context,
     paths: tuple[Path, ...],
     model: str | None,
     to_hf: bool,
@@ -38,14 +69,21 @@ def convert(
     layers: int | None,
     leave_out: tuple[str, ...],
     config: Path | None,
+    step: str | None,
+    strategy: Path | None,
+    only_adapters: bool,
+    lora_alpha: float | None,
+    adapter_names: str | None,
     max_shard_size: str | None,
     dry_run: bool,
     force: bool,
     no_fsync: bool,
+    converter: Path | None,
+    against: str | None,
     threads: int,
     quiet: bool,
     options: dict[str, str],
-) -> None:
+) -> int:
     """Convert a checkpoint; nothing is written before every tensor has its place.
 
     \b
@@ -55,14 +93,27 @@ def convert(
 
     The ending of OUT chooses the format: .ckpt, .safetensors, .bin (.pt, .pth), or a folder, which gets shards with an index. For a
     Hugging Face folder, --config HF_DIR brings config and tokenizer files along, so that from_pretrained opens the result.
+
+    \b
+    mfconv convert --converter DIR --against llama IN OUT.ckpt
+
+    DIR holds convert_weight.py (with --reversed: convert_reversed.py) in MindFormers' own form. Its code is run, with any further
+    --name VALUE; no other command or option ever runs such code. Exit code 1 where --against finds a difference.
     """
     from mfconv_nb.steps.load import load
     from mfconv_nb.steps.map import map as map_names
+    from mfconv_nb.steps.merge import only_adapters as select_adapters
     from mfconv_nb.steps.save import save
 
     source, target = _two_paths(paths, input_path, output_path)
-    checkpoint = load(_whole_checkpoint(source), config=config)
-    mapped = map_names(checkpoint, model, to="hf" if to_hf else None, layers=layers, leave_out=leave_out, **options)
+    if converter is not None:
+        return run_foreign(ctx, converter, source, target, _whole_checkpoint)
+    if against is not None:
+        raise click.UsageError("--against goes with --converter DIR. To convert with a family, say --model; to compare files, mfconv diff.")
+    checkpoint = load(_whole_checkpoint(source), config=config, step=step, strategy=strategy, lora_alpha=lora_alpha)
+    checkpoint = select_adapters(checkpoint) if only_adapters else checkpoint
+    to = "hf" if to_hf else None
+    mapped = map_names(checkpoint, model, to=to, layers=layers, leave_out=leave_out, adapters=adapter_names, **options)
     for note in (*checkpoint.notes, *mapped.report.notes, *mapped.report.left_out):
         click.echo(f"note: {note}", err=True)
     with progress_bar(mapped.nbytes, "converting", quiet=quiet) as progress:
@@ -81,6 +132,7 @@ def convert(
     if dry_run:
         show(mapped)
     show(report)
+    return 0
 
 
 def _two_paths(paths: tuple[Path, ...], input_path: Path | None, output_path: Path | None) -> tuple[Path, Path]:

@@ -1,31 +1,47 @@
-"""mfconv export: a family as files that run without mfconv."""
+"""mfconv export: a family in the form of another tool."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from mfconv_nb.cli.options import CHECKPOINT, FamilyCommand
+from mfconv_nb.cli.options import CHECKPOINT, FamilyCommand, config
+
+FORMS = ("mindformers", "weight_converters", "troubleshooter")
 
 
-@click.command(cls=FamilyCommand)
+class _ModelFirst(FamilyCommand):
+    """The family stands where others have a path: `mfconv export llama --help` lists its options."""
+
+    def named_family(self, args: list[str]) -> Any:
+        values = {flag for param in self.params if isinstance(param, click.Option) and not param.is_flag for flag in param.opts}
+        words = [word for before, word in zip(["", *args], args, strict=False) if before not in values and not word.startswith("-")]
+        return super().named_family(["--model", *words[:1]]) if words else None
+
+
+@click.command(cls=_ModelFirst)
 @click.argument("model", metavar="MODEL")
-@click.argument("folder", type=CHECKPOINT, metavar="OUT_FOLDER")
-@click.option("--to", type=click.Choice(["mindformers"]), required=True, help="Whose form the files have.")
+@click.argument("target", type=CHECKPOINT, metavar="TARGET")
+@click.option("--to", type=click.Choice(FORMS), required=True, help="Whose form the files have.")
+@click.option("--names", type=CHECKPOINT, help="For troubleshooter: the checkpoint whose names the map lists.")
+@config
 @click.option("--force", is_flag=True, help="Replace files of these names.")
-def export(model: str, folder: Path, to: str, force: bool, options: dict[str, str]) -> None:
-    """Write a family (a key, or a file that defines FAMILY) as a converter that runs without mfconv.
+def export(model: str, target: Path, to: str, names: Path | None, config: Path | None, force: bool, options: dict[str, str]) -> None:
+    """Write a family (a key, or a file that defines FAMILY) in the form of another tool.
 
     \b
     mfconv export llama --to mindformers research/my_llama
-    mfconv export internlm2 --to mindformers research/my_internlm2 --qkv_concat False
+    mfconv export llama --to weight_converters converters.py --qkv_concat True
+    mfconv export llama --to troubleshooter map.json --names llama-7b/
 
-    OUT_FOLDER gets the two files of MindFormers' extension form, convert_weight.py and convert_reversed.py, and a README.md with the
-    lines to add to its tables. They need numpy, torch, safetensors and mindspore only, and load the whole model, as MindFormers' own do.
-    The options of a family (`mfconv families MODEL`) are decided here; left out, each has its default.
+    mindformers: a folder with the two files of MindFormers' extension form, convert_weight.py and convert_reversed.py, and a README.md
+    with the lines to add to its tables. They load the whole model, as MindFormers' own do. weight_converters: the list that a model class
+    of MindFormers declares, to be pasted. troubleshooter: a weight map. What a form cannot say is refused, rule by rule.
+    The options of a family (`mfconv export MODEL --help`) are decided here; left out, each has its default.
     """
-    from mfconv_nb.authoring.export_mindformers import export_mindformers
     from mfconv_nb.report import plain_marks
+    from mfconv_nb.steps.export import export as export_family
 
-    click.echo(plain_marks(repr(export_mindformers(model, folder, overwrite=force, **options))))
+    click.echo(plain_marks(repr(export_family(model, target, to=to, names=names, config=config, overwrite=force, **options))))

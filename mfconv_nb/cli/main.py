@@ -14,15 +14,22 @@ import click
 from mfconv_nb import __version__
 
 COMMANDS = {
+    "doctor": "What a path holds, what stands in the way, and what to run next.",
     "inspect": "What is in a checkpoint: names, shapes, dtypes, sizes.",
     "convert": "Convert between Hugging Face and MindFormers.",
+    "merge": "Merge LoRA adapters into the weights.",
+    "save": "The same checkpoint in another form: merged slices, another format, slices for ranks.",
     "diff": "How two checkpoints differ.",
     "verify": "Prove that a converted checkpoint holds what the original holds.",
     "toy": "Make a small checkpoint to try things out.",
     "families": "The model families that are known.",
     "prove": "Prove that the rules of a family are sound.",
+    "suggest": "Draft the rules of a model that is not in the list.",
+    "probe": "What makes tensors equal to their reference.",
     "export": "Write a family as files that run without mfconv.",
+    "import": "Draft a family from the rules of another tool, and check those rules.",
 }
+MODULES = {"import": "import_rules"}  # whose module and function cannot have its name
 EPILOG = """\b
 Examples:
   mfconv toy llama toy/                    a small Llama checkpoint, to try things out
@@ -43,7 +50,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module(f"mfconv_nb.cli.{name}"), name)
+        word = MODULES.get(name, name)
+        command: click.Command = getattr(import_module(f"mfconv_nb.cli.{word}"), word)
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:

@@ -30,7 +30,18 @@ model = click.option(
 leave_out = click.option(
     "--leave_out", "--leave-out", multiple=True, metavar="PATTERN", help="Do not convert tensors of these names; * stands for anything."
 )
-config = click.option("--config", type=CHECKPOINT, help="A config.json, or the Hugging Face folder that holds it.")
+config = click.option(
+    "--config", type=CHECKPOINT, help="A config.json, the Hugging Face folder that holds it, or the YAML of a MindFormers run."
+)
+lora_alpha = click.option("--lora_alpha", "--lora-alpha", type=float, help="Alpha of LoRA adapters, where no config beside them says it.")
+
+step = click.option("--step", metavar="N|EPOCH_N", help="Of a training run: the step to take. Left out: the newest that is whole.")
+strategy = click.option("--strategy", type=CHECKPOINT, help="Of a training run: its strategy files, where they are not beside the ranks.")
+force = click.option("--force", is_flag=True, help="Replace an existing target.")
+dtype = click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="Cast floating tensors. Left out: each keeps its own.")
+max_shard_size = click.option("--max_shard_size", "--max-shard-size", help="For folders: 5GB, 500MB. Left out: 5GB.")
+dry_run = click.option("--dry_run", "--dry-run", is_flag=True, help="Plan and check everything, write nothing.")
+no_fsync = click.option("--no_fsync", "--no-fsync", is_flag=True, help="Do not wait until the disk has it: quicker, as `cp` is.")
 
 
 def show(result: Any, *, show_all: bool = False, as_json: bool = False) -> None:
@@ -77,7 +88,7 @@ class FamilyCommand(click.Command):
         from mfconv_nb.mapping.forms import options_of
 
         own = {name for param in self.params for name in (param.name, *param.opts)}
-        named = _named_family(args)
+        named = self.named_family(args)
         found: dict[str, click.Option] = {}
         for family in ([named] if named else []) + known_families():
             for option in options_of(family).values():
@@ -86,6 +97,10 @@ class FamilyCommand(click.Command):
                     found[option.name] = _family_option(option, hidden=not shown)
         self._found = found
         return super().parse_args(ctx, args)
+
+    def named_family(self, args: list[str]) -> Any:
+        """The family whose options ``--help`` lists; None where the words name none."""
+        return _named_family(args)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         params = super().get_params(ctx)

@@ -38,6 +38,12 @@ def known_families() -> list[Family]:
     return list({**built_in(), **_registered}.values())
 
 
+def installed_families() -> list[Family]:
+    """What packages offer, without what is broken and without keys that are taken. Imports the packages that offer something."""
+    taken = {name for family in known_families() for name in (family.key, *family.aliases)}
+    return list({o.family.key: o.family for o in offered_families() if o.family is not None and not {o.key, o.family.key} & taken}.values())
+
+
 def register(family: Family, *, replace: bool = False) -> Family:
     """Make a family known by its key for the rest of this Python session, as if it were built in: to ``map``, and to telling by names.
 
@@ -126,14 +132,21 @@ def candidates_of(key: str) -> list[Family]:
 def identify(names: Iterable[str], config: Mapping[str, Any] | None, to: str) -> Family:
     """The one family whose rules know every name, and whose own names are all there; first by ``model_type``, where a config has one.
 
+    What packages offer is looked at only where no built-in or registered family has the model type, or, without one, knows every name.
+
     Raises:
         MappingError: MFC302 when none or several fit, with how many names each knows.
     """
     templates = templates_of(names)
     model_type = (config or {}).get("model_type")
     by_type = [f for f in known_families() if model_type in f.model_types]
+    if not by_type and model_type is not None:
+        by_type = [f for f in installed_families() if model_type in f.model_types]
     candidates = by_type or [f for f in known_families() if not f.told_as]
-    distance = {f.key: min(_distance(c.form, templates, to) for c in fitting_forms(f, templates, to, {}, {})) for f in candidates}
+    distance = _distances(candidates, templates, to)
+    if not by_type and min(distance.values())[0] > 0:
+        candidates += [f for f in installed_families() if not f.told_as]
+        distance |= _distances(candidates[len(distance) :], templates, to)
     best = [f for f in candidates if distance[f.key] == min(distance.values())]
     if len(best) == 1 and (by_type or distance[best[0].key][0] == 0):
         return best[0]
@@ -144,6 +157,11 @@ def identify(names: Iterable[str], config: Mapping[str, Any] | None, to: str) ->
     found = f"{len(best)} that fit: {', '.join(f.key for f in best)}" if several else f"{told}; {known}"
     hint = "Say which: --model KEY (model= in Python); `mfconv families` lists them."
     raise MappingError("MFC302", found=found, expected="one family that knows every name", hint=hint)
+
+
+def _distances(families: Iterable[Family], templates: frozenset[str], to: str) -> dict[str, tuple[int, int, int]]:
+    """Of each family how far its nearest form is, by key."""
+    return {f.key: min(_distance(c.form, templates, to) for c in fitting_forms(f, templates, to, {}, {})) for f in families}
 
 
 def _distance(form: Family, templates: frozenset[str], to: str) -> tuple[int, int, int]:

@@ -26,12 +26,16 @@ SEARCH = (
     ("MindSpore", ("*.ckpt",)),
 )
 FOLDER, INDEX, SAFETENSORS, TORCH, CKPT = "folder", "index", "safetensors", "torch", "ckpt"
+RUN_STATE = "hyper_param.safetensors"  # beside what mindspore.unified_safetensors merged: all that no strategy file knows
 NOT_WEIGHTS = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.bin", "scheduler.pt", "rng_state.pth")
 
 
 @dataclass(frozen=True)
 class Opened:
-    """The headers of one or several files, joined: lazy tensors in file order."""
+    """The headers of one or several files, joined: lazy tensors in file order.
+
+    ``run_state``: the names of those that lie in a `hyper_param.safetensors`, where counters of the run belong.
+    """
 
     tensors: dict[str, LazyTensor]
     files: tuple[Path, ...]
@@ -39,6 +43,7 @@ class Opened:
     format: str
     others: tuple[OtherEntry, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    run_state: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,9 @@ def open_files(paths: Sequence[Path]) -> Opened:
     sides = {one.side for one in opened}
     formats = sorted({one.format for one in opened})
     side = sides.pop() if len(sides) == 1 else None
-    return Opened(tensors, tuple(paths), side, " and ".join(formats), tuple(o for one in opened for o in one.others))
+    others = tuple(o for one in opened for o in one.others)
+    run_state = tuple(t.name for p, one in zip(paths, opened, strict=True) if p.name == RUN_STATE for t in one.tensors)
+    return Opened(tensors, tuple(paths), side, " and ".join(formats), others, run_state=run_state)
 
 
 META_FILE = re.compile(r"consolidated\.(\d+)\.pth")
@@ -121,15 +128,17 @@ def _open_index(path: Path) -> Opened:
     if missing:
         found = f"{len(missing)} of {len(index.files)} files are absent; first {quoted(missing[0])}"
         raise InputError("MFC104", path, found=found, expected="every shard beside the index", hint="Fetch the missing files.")
-    opened = open_files(index.files)
-    held = {name: tensor.pieces[0].source.label for name, tensor in opened.tensors.items()}
+    beside = [f for f in (path.parent / RUN_STATE,) if path.name == index_files.MINDSPORE and f not in index.files and f.is_file()]
+    opened = open_files([*index.files, *beside])
+    indexed = {n: t for n, t in opened.tensors.items() if not beside or n not in opened.run_state}
+    held = {name: tensor.pieces[0].source.label for name, tensor in indexed.items()}
     index_files.check_against_files(index, held)
-    held_bytes = sum(t.spec.nbytes for t in opened.tensors.values())
+    held_bytes = sum(t.spec.nbytes for t in indexed.values())
     notes = list(opened.notes)
     if index.total_size not in (None, held_bytes):
         notes.append(f"{path.name} gives a total size of {index.total_size:,} bytes, the tensors have {held_bytes:,}")
     side = MF if path.name == index_files.MINDSPORE else opened.side
-    return Opened(opened.tensors, opened.files, side, opened.format, opened.others, tuple(notes))
+    return Opened(opened.tensors, opened.files, side, opened.format, opened.others, tuple(notes), opened.run_state)
 
 
 def _open_folder(folder: Path) -> Opened:
@@ -151,7 +160,7 @@ def _open_folder(folder: Path) -> Opened:
     rest = [on_one_line(p.name) for k in by_kind if k != kind for p in by_kind[k] if p not in opened.files]
     rest += [on_one_line(p.name) for p in _files(folder, ("*.safetensors",)) if kind == "safetensors index" and p not in opened.files]
     notes = (f"not read: {', '.join(sorted(set(rest))[:4])}{' ...' if len(set(rest)) > 4 else ''}",) if rest else ()
-    return Opened(opened.tensors, opened.files, opened.side, opened.format, opened.others, opened.notes + notes)
+    return Opened(opened.tensors, opened.files, opened.side, opened.format, opened.others, opened.notes + notes, opened.run_state)
 
 
 def checkpoint_files(folder: Path) -> list[Path]:

@@ -54,7 +54,7 @@ def plan_output(specs: Sequence[TensorSpec], target: Path, side: str | None, max
         expected = f"{', '.join(ENDINGS)}, or a folder (no ending)"
         raise OutputError("MFC407", target, found=f"ending {quoted(ending)}", expected=expected)
     if max_shard_size is None:
-        return OutputPlan((_plan_file(target.name, specs, side),), folder=False)
+        return OutputPlan((plan_file(target.name, specs, side),), folder=False)
     if ending == ".ckpt":
         hint = f"Give a folder instead: {target.with_suffix('')}"
         raise UsageError("MFC501", "max_shard_size", found="a .ckpt, which is one file", expected="a folder", hint=hint)
@@ -63,7 +63,8 @@ def plan_output(specs: Sequence[TensorSpec], target: Path, side: str | None, max
     return _sharded(shards, names, f"{target.name}.index.json" if len(shards) > 1 else None, side, folder=False)
 
 
-def _plan_file(name: str, specs: Sequence[TensorSpec], side: str | None) -> FilePlan:
+def plan_file(name: str, specs: Sequence[TensorSpec], side: str | None) -> FilePlan:
+    """One file with these tensors; its ending chooses the format."""
     if name.lower().endswith(".ckpt"):
         return mindspore_ckpt.plan_file(name, specs)
     if name.lower().endswith(TORCH_ENDINGS):
@@ -88,7 +89,7 @@ def _numbered(stem: str, ending: str, count: int) -> list[str]:
 def _sharded(
     shards: Sequence[Sequence[TensorSpec]], names: Sequence[str], index: str | None, side: str | None, *, folder: bool
 ) -> OutputPlan:
-    files = tuple(_plan_file(name, shard, side or HF) for name, shard in zip(names, shards, strict=True))
+    files = tuple(plan_file(name, shard, side or HF) for name, shard in zip(names, shards, strict=True))
     if index is None:
         return OutputPlan(files, folder=folder)
     places = {s.name: name for name, shard in zip(names, shards, strict=True) for s in shard}

@@ -1,68 +1,245 @@
-"""LoRA adapters of MindFormers (`tk_delta_lora_a`, `mindpet_delta_lora_a`) under PEFT's names, on the way to Hugging Face.
+"""LoRA adapters of MindFormers (`mindpet_delta_lora_a`, `tk_delta_lora_a`, `lora_a`) and under PEFT's names (`lora_A.weight`).
 
-Each rule is derived from a rule of the family: `wq` stands for `q_proj` in an adapter as in a weight. Where the family's rule makes one
-tensor of several, or moves numbers, an adapter of a part has no place on the other side; the plan then says why.
-Source: PEFT's names (`lora_A.weight` is rank x in, `lora_B.weight` out x rank); MindPet's names, whose shapes are the same.
+Each rule is derived from a rule of the family: `wq` stands for `q_proj` in an adapter as in a weight. An adapter is a pair: A, rank x in,
+and B, out x rank; what is added to the weight is B A. So where a rule moves rows of the weight, it moves rows of B; where it moves columns,
+columns of A; and where it joins layers of Hugging Face by rows, their B are joined and their A must be equal. Anything else (a layer of
+Hugging Face that is several in MindFormers, a transpose) has no adapter of the same rank on the other side; the plan then says why.
+Source: PEFT's names and shapes; MindPet's names, whose shapes are the same; `parallel_core` and `pynative` of MindFormers 2.1.0.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
+from mfconv_nb.checkpoint import HF, TensorSpec
+from mfconv_nb.errors import MappingError, quoted
 from mfconv_nb.folding import fold
-from mfconv_nb.layout import parse_layout
+from mfconv_nb.layout import TensorLayout, axis_names, describe_tensor, parse_layout
 from mfconv_nb.mapping.names import parse_pattern
-from mfconv_nb.mapping.rules import ANYWHERE, AnyRule, Family, Rule, patterns
+from mfconv_nb.mapping.rules import ANYWHERE, AnyRule, Family, Repeated, Rule, Tied, patterns
+from mfconv_nb.mapping.run_state import run_state_of
+from mfconv_nb.run_config import Lora
 
-KINDS = ("tk_delta_lora", "mindpet_delta_lora")
 WEIGHT = ".weight"
-_ADAPTER = re.compile(r"(.+)\.(?:tk|mindpet)_delta_lora_[ab]")
+PEFT = "base_model.model."  # what PEFT puts before the names of the model it wraps
 
-HINT = "Merge the adapters into the weights before converting, or convert without them: --leave_out '*_lora_*' (leave_out= in Python)."
+# how MindFormers names the two halves: MindPet's layer, an older one of the toolkit, the dynamic graph of 2.x
+STYLES = {"mindpet": ".mindpet_delta_lora_{}", "tk": ".tk_delta_lora_{}", "lora": ".lora_{}"}
+DEFAULT_STYLE = "mindpet"
+
+_ADAPTER = re.compile(r"(.+?)(?:\.(?P<kind>tk|mindpet)_delta_lora_|\.lora_)(?:(?P<mf>[ab])|(?P<hf>[AB])(?:\.default)?\.weight)")
+
+HINT_ALPHA = (
+    "It is model.model_config.pet_config.lora_alpha in the YAML of the run: give that with --config run.yaml (config= in Python), "
+    "or the number with --lora_alpha (lora_alpha=)."
+)
+HINT = (
+    "Merge them into the weights first, on this side (mfconv merge; mc.merge_adapters), then convert. "
+    "Or convert without them: --leave_out '*_lora_*' (leave_out= in Python)."
+)
 
 
-def with_adapters(family: Family) -> Family:
-    """The family with a rule for the adapters of every linear layer that keeps its numbers in place."""
-    return family.with_rules((*family.rules, *(a for rule in family.rules for a in _adapters_of(rule))))
+@dataclass(frozen=True, slots=True)
+class Half:
+    """Which half of which adapter a tensor is: of the layer ``module``, "a" or "b", named in one of ``STYLES`` or as PEFT does."""
+
+    module: str
+    half: str
+    style: str
+
+    @property
+    def weight(self) -> str:
+        """The name of the weight it belongs to."""
+        return self.module + WEIGHT
 
 
-def _adapters_of(rule: AnyRule) -> Iterator[Rule]:
-    if not isinstance(rule, Rule) or _why_not(rule) is not None:
+def half_of(name: str) -> Half | None:
+    """What half of an adapter a tensor is, by its name; None for any other tensor."""
+    match = _ADAPTER.fullmatch(name) if "lora_" in name else None
+    if match is None or run_state_of(name) is not None:
+        return None
+    if match["hf"]:
+        return Half(match[1].removeprefix(PEFT), match["hf"].lower(), "peft") if not match["kind"] else None
+    return Half(match[1], match["mf"], match["kind"] or "lora")
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a tensor is half of an adapter."""
+    return half_of(name) is not None
+
+
+def peft_name(module: str, half: str) -> str:
+    """``base_model.model.MODULE.lora_A.weight``."""
+    return f"{PEFT}{module}.lora_{half.upper()}{WEIGHT}"
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """The two halves of one adapter."""
+
+    module: str
+    a: TensorSpec
+    b: TensorSpec
+
+    @property
+    def rank(self) -> int:
+        return self.a.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of what it adds: out x in."""
+        return self.b.shape[0], self.a.shape[1]
+
+
+def adapters_of(specs: Iterable[TensorSpec]) -> tuple[Adapter, ...]:
+    """Every adapter, whole, in the order of the tensors.
+
+    Raises:
+        MappingError: MFC319 for a half without the other, two of one name, or shapes that do not belong together.
+    """
+    halves: dict[str, dict[str, TensorSpec]] = {}
+    for spec in specs:
+        half = half_of(spec.name)
+        if half is not None:
+            known = halves.setdefault(half.module, {})
+            if half.half in known:
+                found = f"{quoted(known[half.half].name)} and {quoted(spec.name)}"
+                raise MappingError("MFC319", quoted(half.module), found=found, expected="one adapter for a layer")
+            known[half.half] = spec
+    return tuple(_whole(module, pair) for module, pair in halves.items())
+
+
+def _whole(module: str, pair: dict[str, TensorSpec]) -> Adapter:
+    if len(pair) < 2:
+        (half, spec), *_ = pair.items()
+        other = "b" if half == "a" else "a"
+        raise MappingError("MFC319", quoted(spec.name), found=f"no half {other} of this adapter", expected="both halves in the checkpoint")
+    a, b = pair["a"], pair["b"]
+    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1] or 0 in (*a.shape, *b.shape):
+        found = f"{list(a.shape)} and {list(b.shape)}"
+        raise MappingError("MFC319", quoted(module), found=found, expected="halves of rank x in and out x rank")
+    return Adapter(module, a, b)
+
+
+def rank_of(adapters: Sequence[Adapter], lora: Lora | None) -> int:
+    """The one rank of all adapters, as their tensors have it.
+
+    Raises:
+        MappingError: MFC319 where there are several ranks, or a config says another one.
+    """
+    if lora is not None:
+        lora.check()
+    ranks = {adapter.rank: adapter.module for adapter in adapters}
+    if len(ranks) != 1:
+        found = ", ".join(f"{rank} ({quoted(module)})" for rank, module in sorted(ranks.items())[:3]) or "no adapters"
+        raise MappingError("MFC319", "rank", found=found, expected="one rank")
+    (rank,) = ranks
+    if lora is not None and lora.rank is not None and lora.rank != rank:
+        hint = "The config belongs to another run: give the one of the run that made these adapters."
+        raise MappingError("MFC319", "rank", found=f"{rank} in the tensors", expected=f"{lora.rank}, as the config says", hint=hint)
+    return rank
+
+
+# ---- the rules -----------------------------------------------------------------------------------------------------------
+
+
+def with_adapters(family: Family, names: Iterable[str], to: str, style: str = DEFAULT_STYLE) -> Family:
+    """The family with rules for adapters; unchanged where there are none.
+
+    Of a checkpoint that holds adapters only, the family's own tensors are not missed.
+
+    Args:
+        names: the tensors that need a rule.
+        style: on the way to MindFormers: how it names the halves, one of ``STYLES``.
+    """
+    names = list(names)
+    halves = {name: half for name in names if (half := half_of(name)) is not None}
+    if not halves:
+        return family
+    styles = sorted({half.style for half in halves.values() if half.style in STYLES}) if to == HF else [style]
+    derived = tuple(a for rule in family.rules for a in _adapters_of(rule, styles))
+    alone = all(name in halves or run_state_of(name) is not None for name in names)
+    rules = tuple(_not_missed(rule) for rule in family.rules if not isinstance(rule, Tied)) if alone else family.rules
+    return family.with_rules((*rules, *derived))
+
+
+def _not_missed(rule: AnyRule) -> AnyRule:
+    return replace(rule, optional=ANYWHERE) if isinstance(rule, Rule | Repeated) else rule
+
+
+def _adapters_of(rule: AnyRule, styles: Sequence[str]) -> Iterator[AnyRule]:
+    halves = _halves(rule)
+    if isinstance(halves, str) or not isinstance(rule, Rule | Tied):
         return
-    hf, mf = (str(name).removesuffix(WEIGHT) for name in (rule.hf, rule.mf))
-    for kind in KINDS:
-        yield Rule(f"{hf}.lora_A.weight", f"{mf}.{kind}_a", "rank in", optional=ANYWHERE)
-        yield Rule(f"{hf}.lora_B.weight", f"{mf}.{kind}_b", "out rank", optional=ANYWHERE)
+    rows, columns = halves
+    hf_names = (rule.hf,) if isinstance(rule.hf, str) else rule.hf
+    hf = [name.removesuffix(WEIGHT) for name in hf_names]
+    mf = str(rule.mf).removesuffix(WEIGHT)
+    first, second = (tuple(peft_name(name, half) for name in hf) for half in "ab")
+    sizes = rule.sizes if isinstance(rule, Rule) else {}
+    for style in styles:
+        a, b = (mf + STYLES[style].format(half) for half in "ab")
+        if len(hf) == 1:
+            yield Rule(first[0], a, columns, sizes, optional=ANYWHERE)
+        else:
+            yield Repeated(first, a, columns, optional=ANYWHERE)
+        yield Rule(second if len(hf) > 1 else second[0], b, rows, sizes, optional=ANYWHERE)
 
 
-def _why_not(rule: Rule) -> str | None:
-    """Why the adapter of a linear layer cannot be carried by this rule; None where it can."""
-    if not isinstance(rule.hf, str) or not isinstance(rule.mf, str):
-        fused = rule.hf if isinstance(rule.hf, str) else ", ".join(rule.hf)
-        return f"{fused.rpartition('layers.{layer}.')[2]} is not one layer on both sides"
-    if not rule.hf.endswith(WEIGHT) or not rule.mf.endswith(WEIGHT):
+def _halves(rule: AnyRule) -> tuple[str, str] | str:
+    """The sentences of B (the rows of the weight) and of A (its columns); else why this rule carries no adapter."""
+    if not isinstance(rule, Rule | Tied):
         return "no linear layer"
-    if rule.layout is not None:
-        layout = parse_layout(rule.layout)
-        if len(layout.left[0]) != 2:
-            return "no linear layer"
-        if layout.left != layout.right:
-            return f"the numbers of {rule.hf} move ({rule.layout})"
-    return None
+    hf_names = (rule.hf,) if isinstance(rule.hf, str) else rule.hf
+    if not isinstance(rule.mf, str):
+        return f"{_short(hf_names)} is several layers on the MindFormers side, each with an A of its own"
+    if not all(name.endswith(WEIGHT) for name in (*hf_names, rule.mf)):
+        return "no linear layer"
+    if _loops(hf_names) != _loops((rule.mf,)):
+        return f"{_short(hf_names)} is not one layer on both sides"
+    if rule.layout is None:
+        return ("out rank", "rank in") if len(hf_names) == 1 else f"{_short(hf_names)} is not one layer on both sides"
+    layout = parse_layout(rule.layout)
+    tensors = (*layout.left, *layout.right)
+    if any(len(tensor) != 2 for tensor in tensors):
+        return "no linear layer"
+    rows = [[(describe_tensor(tensor[:1])) for tensor in side] for side in (layout.left, layout.right)]
+    columns = [[(describe_tensor(tensor[1:])) for tensor in side] for side in (layout.left, layout.right)]
+    if len(hf_names) > 1 and len({text for side in columns for text in side}) > 1:
+        return f"the columns of {_short(hf_names)} are not the same in all of them ({rule.layout})"
+    if len(hf_names) == 1 and any(_axes(t[:1]) != _axes(layout.left[0][:1]) for t in layout.right):
+        return f"the numbers of {_short(hf_names)} move between rows and columns ({rule.layout})"
+    left, right = (", ".join(f"{row} rank" for row in side) for side in rows)
+    a = f"rank {columns[0][0]}" if columns[0][0] == columns[1][0] else f"rank {columns[0][0]} -> rank {columns[1][0]}"
+    return (left if left == right else f"{left} -> {right}"), a
+
+
+def _axes(tensor: TensorLayout) -> frozenset[str]:
+    return axis_names(tensor)
+
+
+def _loops(names: Iterable[str]) -> set[frozenset[str]]:
+    return {frozenset(parse_pattern(name).placeholders) for name in names}
+
+
+def _short(names: Sequence[str]) -> str:
+    return ", ".join(name.rpartition("layers.{layer}.")[2] for name in names)
 
 
 def why_no_adapter(name: str, family: Family) -> tuple[str, str, str] | None:
     """For an adapter that no rule takes: what was found, what would do, and what to do. None for other names."""
-    match = _ADAPTER.fullmatch(name)
-    if match is None:
+    half = half_of(name)
+    if half is None:
         return None
-    template, numbers = fold(match[1] + WEIGHT)
+    template, numbers = fold(half.weight)
     for rule in family.rules:
-        if isinstance(rule, Rule):
-            for text in patterns(rule.mf):
+        if isinstance(rule, Rule | Tied):
+            for text in patterns(rule.hf if half.style == "peft" else rule.mf):
                 pattern = parse_pattern(text.text)
                 if pattern.template == template and pattern.match(numbers) is not None:
-                    reason = _why_not(rule) or "no rule"
+                    halves = _halves(rule)
+                    reason = halves if isinstance(halves, str) else "no rule"
                     return f"an adapter, but {reason}", "an adapter of a layer that is one on both sides", HINT
-    return f"an adapter of {match[1]}, which no rule knows", "an adapter of a known layer", HINT
+    return f"an adapter of {half.module}, which no rule knows", "an adapter of a known layer", HINT

@@ -46,7 +46,7 @@ def check_family(family: Family) -> None:
     if len(flaws) == 1:
         flaw = flaws[0]
         raise MappingError("MFC311", _where(family, flaw), found=flaw.found, expected=flaw.expected, hint=flaw.hint or None)
-    told = [f"{_about(family, f)}\n{INDENT}  {f.found}; expected {f.expected}. {f.hint}".rstrip() for f in flaws[:MAX_TOLD]]
+    told = [f"{_about(family, f)}\n{INDENT}  {_deeper(f.found)}; expected {f.expected}. {f.hint}".rstrip() for f in flaws[:MAX_TOLD]]
     more = [f"and {len(flaws) - MAX_TOLD:,} more"] if len(flaws) > MAX_TOLD else []
     found = f"\n{INDENT}".join([f"{len(flaws):,} things that cannot be as they are", *told, *more])
     raise MappingError("MFC311", _file_of(family), found=found, expected="rules that can all be true", hint="Change the lines named above.")
@@ -54,11 +54,9 @@ def check_family(family: Family) -> None:
 
 def flaws_of(family: Family) -> tuple[Flaw, ...]:
     """Every flaw of a family, in the order of its rules; of one whose parts are of the wrong kind only that."""
-    flaws = [*_kinds(family)]
-    if not flaws:
-        flaws = [*_sizes(family), *_conditions(family), *_sentences(family)]
-    if flaws:
-        return tuple(flaws)
+    early = early_flaws_of(family)
+    if early:
+        return early
     found: dict[tuple[object, ...], Flaw] = {}
     for form in all_forms(family):
         known = {*form.sizes, *family.sizes}
@@ -68,6 +66,16 @@ def flaws_of(family: Family) -> tuple[Flaw, ...]:
         for flaw in _meetings(form):
             found.setdefault((*(rule.written_at for rule in flaw.rules), flaw.found), flaw)
     return tuple(sorted(found.values(), key=lambda flaw: flaw.rules[0].written_at[1]))
+
+
+def _deeper(found: str) -> str:
+    """Two columns further to the right, so that a caret stays under its character."""
+    return found.replace("\n", "\n  ")
+
+
+def early_flaws_of(family: Family) -> tuple[Flaw, ...]:
+    """The flaws over which everything else would stumble: parts of the wrong kind, else sizes, conditions and sentences."""
+    return tuple(_kinds(family)) or (*_sizes(family), *_conditions(family), *_sentences(family))
 
 
 # ---- where it stands ---------------------------------------------------------------------------------------------------
@@ -148,7 +156,10 @@ def _sizes(family: Family) -> Iterator[Flaw]:
         for part in (end.strip() for alternative in sentence.split("|") for end in alternative.split("..")):
             try:
                 ast.parse(_PLACEHOLDER.sub("0", part), mode="eval")
-            except SyntaxError:
+                is_read = not re.search(r"[{}]", _PLACEHOLDER.sub("", part))
+            except (SyntaxError, ValueError, RecursionError, MemoryError):  # ValueError: a null byte
+                is_read = False
+            if not is_read:
                 found = f"the size of {quoted(axis)}: {quoted(sentence)}"
                 if part != "?":
                     yield Flaw((), found, "config keys and + - * /, alternatives after |", 'For example "head_dim | hidden_size / heads".')
@@ -193,6 +204,9 @@ def _of_rule(rule: AnyRule, form: Family, known: set[str]) -> Iterator[Flaw]:
     if isinstance(rule, Drop):
         return
     layouts = layouts_of(rule, MF)
+    if isinstance(rule, Repeated):
+        held = {p for s in sources for p in s.placeholders}
+        yield from (_odd_placeholder(rule, p, t, sources, targets) for t in targets for p in t.placeholders if p not in held)
     odd = [*placeholders_without_axis(rule)]
     for placeholder, pattern in odd:
         yield _odd_placeholder(rule, placeholder, pattern, sources, targets)

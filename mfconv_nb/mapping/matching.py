@@ -184,7 +184,7 @@ class Matcher:
         texts = {t: patterns[0][2].text for t, patterns in self._by_template.items()}
         hints: dict[str, str] = {}
         for name in names:
-            reason = why_no_adapter(name, self.family) if self.to == HF else None
+            reason = why_no_adapter(name, self.family)
             if reason is not None:
                 self.problems.append(Problem("adapter", name, *reason))
                 continue

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from mfconv_nb.blocks import Block
-from mfconv_nb.checkpoint import HF, Original, TensorSpec
+from mfconv_nb.checkpoint import Original, TensorSpec
 from mfconv_nb.config import Sizes
-from mfconv_nb.mapping.adapters import with_adapters
+from mfconv_nb.mapping.adapters import DEFAULT_STYLE, with_adapters
 from mfconv_nb.mapping.matching import (
     DROPPED,
     HINT_OTHER_SIDE,
@@ -63,6 +64,7 @@ def plan_mapping(
     original: Original | None = None,
     layers: int | None = None,
     leave_out: Sequence[str] = (),
+    adapters: str = DEFAULT_STYLE,
 ) -> MappingPlan:
     """Match ``specs`` against the rules of ``family``, in the direction ``to``.
 
@@ -72,10 +74,13 @@ def plan_mapping(
         original: what a manifest remembers of the target side.
         layers: convert only the first N layers; the others are listed as left out.
         leave_out: patterns of source names, with ``*``, that are not converted.
+        adapters: how MindFormers names the halves of LoRA adapters (see ``adapters.py``), on the way there.
     """
-    if to == HF and any("lora" in s.name.lower() for s in specs):
-        family = with_adapters(family)
-    matcher = Matcher(family, to, sizes, original, layers, leave_out)
+    matched = family
+    if any("lora_" in s.name for s in specs):
+        names = (s.name for s in specs if not any(fnmatchcase(s.name, p) for p in leave_out))
+        matched = with_adapters(family, names, to, adapters)
+    matcher = Matcher(matched, to, sizes, original, layers, leave_out)
     matcher.match(specs)
     matcher.add_rows()
     add_tied(matcher)

@@ -141,11 +141,12 @@ class DiffReport(Explorable):
         if not self.equal:
             verdict = "✗ Not equal."
         else:
-            verdict = "✓ Equal." if self.values else "! Incomplete."
+            verdict = "✓ Equal." if self.values else "✓ Headers agree." if self.entries else "! Incomplete."
         said = ", ".join(f"{n:,} {s}" for s, n in counts.items() if n) or "nothing to compare"
         facts = () if self.values else ("Names, shapes and dtypes were compared, values were not: values=True, --values.",)
-        if self.equal and self.values:
-            said = f"{len(self.entries):,} of {len(self.entries):,} tensors bitwise equal"
+        if self.equal and self.entries:
+            what = "bitwise equal" if self.values else "of the same name, shape and dtype"
+            said = f"{len(self.entries):,} of {len(self.entries):,} tensors {what}"
         columns = (
             Column("status"),
             Column("name"),

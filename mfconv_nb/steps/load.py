@@ -8,33 +8,52 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.checkpoint import Checkpoint, LazyTensor, Original, checkpoint_of
+from mfconv_nb.checkpoint import MF, Checkpoint, LazyTensor, Original, checkpoint_of
 from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.config import PARAMS, read_config, read_params
-from mfconv_nb.errors import InputError
+from mfconv_nb.errors import InputError, MappingError
+from mfconv_nb.formats.peft_folder import CONFIG, read_adapter_config
 from mfconv_nb.formats.reading import open_files, open_path
 from mfconv_nb.live import is_live, load_live
+from mfconv_nb.run_config import ENDINGS, Lora, RunConfig, checked_alpha, lora_of, read_run_config
+from mfconv_nb.steps.runs import merged, open_run
 from mfconv_nb.streaming.manifest import CARRIED, read_manifest, side_folder
+from mfconv_nb.trained.merged import notes_on_run_state
+from mfconv_nb.trained.run import TrainedRun
 
 Loadable = Any  # a path, several paths, a torch Module or state dict, a MindSpore Cell or parameter dict, a dict of arrays
 
 
 @makes_many_objects
-def load(source: Loadable, *, config: str | Path | Mapping[str, Any] | None = None) -> Checkpoint:
+def load(
+    source: Loadable,
+    *,
+    config: str | Path | Mapping[str, Any] | None = None,
+    step: int | str | None = None,
+    strategy: str | Path | None = None,
+    only: str | Sequence[str] | None = None,
+    lora_alpha: float | None = None,
+) -> Checkpoint:
     """Open a checkpoint. Reads headers, the config and the manifest beside it; no weight.
 
     Args:
-        source: a folder, an index, any one file or a list of files (safetensors, MindSpore `.ckpt`, torch `.bin`, `.pt`, `.pth`); or a
+        source: a folder, an index, any one file or a list of files (safetensors, MindSpore `.ckpt`, torch `.bin`, `.pt`, `.pth`); the
+            folder of a training run (`rank_N/` with its strategy files, or Checkpoint 2.0), whose slices become whole tensors; or a
             live object: a torch Module or state dict, a MindSpore Cell or parameter dict, a dict of arrays.
-        config: a config.json, its folder, or its content. Left out: the one beside the files, else the one in the manifest.
+        config: a config.json, its folder, its content, or the YAML of a MindFormers run. Left out: the one beside the files, else the
+            one in the manifest.
+        step: of a run, the step to take: ``400``, or ``"2_400"`` with its epoch. Left out: the newest that is whole.
+        strategy: of a run, the folder of its strategy files, where it does not lie beside the ranks.
+        only: of a run, the categories of tensors to take: "weights", "optimizer", "gradients", "run state", "buffers". Left out: all.
+        lora_alpha: of LoRA adapters (their scale is alpha / rank), where neither an adapter_config.json beside them nor the YAML says it.
     Raises:
-        InputError: MFC1xx. FormatError: MFC2xx.
+        InputError: MFC1xx; MFC111 to MFC114 for a run that is no whole checkpoint. FormatError: MFC2xx. MappingError: MFC319 where two
+            places give different alphas.
     """
     if isinstance(source, Checkpoint):
-        return source if config is None else replace(source, config=_config(config))
+        return _described(source, config, lora_alpha)
     if is_live(source):
-        live = load_live(source)
-        return live if config is None else replace(live, config=_config(config))
+        return _described(load_live(source), config, lora_alpha)
     if isinstance(source, Sequence) and not isinstance(source, str):
         paths = [Path(p).expanduser() for p in source]
         if not paths:
@@ -42,32 +61,119 @@ def load(source: Loadable, *, config: str | Path | Mapping[str, Any] | None = No
         opened, path = open_files(paths), paths[0]
     elif isinstance(source, str | Path):
         path = Path(source).expanduser()
+        run = open_run(path, step=step, strategy=strategy, config=config_near(path, config))
+        if run is not None:
+            return load_run(run, path, config=config, only=only, lora_alpha=lora_alpha)
         opened = open_path(path)
     else:
         raise InputError("MFC109", found=f"a {type(source).__name__}", expected="a path or a live object")
     folder, manifest, notes = _fitting_manifest(path, opened.tensors)
-    return checkpoint_of(
+    found = checkpoint_of(
         opened.tensors,
         origin=str(source) if isinstance(source, str | Path) else f"{len(opened.files)} files",
         side=manifest.get("to") or opened.side,
-        config=_config(config) or _config_beside(path) or manifest.get("config"),
+        config=None if config else _config_beside(path) or manifest.get("config"),
         files=opened.files,
         others=opened.others,
         original=_original(folder, manifest),
         family=manifest.get("family"),
         family_file=manifest.get("family_file") or "",
         options=manifest.get("options") or {},
-        notes=opened.notes + notes,
+        notes=opened.notes + notes_on_run_state(opened.run_state) + notes,
+        lora=_lora_beside(path, manifest),
     )
+    return _described(found, config, lora_alpha)
 
 
-def _config(config: str | Path | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+def load_run(
+    run: TrainedRun,
+    path: Path,
+    *,
+    config: str | Path | Mapping[str, Any] | None = None,
+    only: str | Sequence[str] | None = None,
+    lora_alpha: float | None = None,
+) -> Checkpoint:
+    """The checkpoint of a run that was opened: its whole tensors, and what must hold of its copies before anything is written."""
+    whole = merged(run, only)
+    folder, manifest, notes = _fitting_manifest(path, whole.tensors)
+    found = checkpoint_of(
+        whole.tensors,
+        origin=f"{path}, {run.kind}" + (f", step {run.chosen}" if run.chosen is not None else ""),
+        side=MF,
+        config=_config_beside(path) or manifest.get("config"),
+        files=run.files,
+        others=run.others,
+        original=_original(folder, manifest),
+        family=manifest.get("family"),
+        family_file=manifest.get("family_file") or "",
+        options=manifest.get("options") or {},
+        notes=whole.notes + notes,
+        equalities=whole.equalities,
+        run=run,
+    )
+    return _described(found, config, lora_alpha)
+
+
+def _described(checkpoint: Checkpoint, config: str | Path | Mapping[str, Any] | None, alpha: float | None) -> Checkpoint:
+    """With what the caller says of it; what two places say of adapters must agree."""
+    given = _given(config)
+    told = Lora(checked_alpha(alpha, "lora_alpha"), origin="the call") if alpha is not None else None
+    lora = checkpoint.lora
+    for more in (given.lora if given is not None else None, told):
+        lora = _agreed(lora, more)
+    if given is None and lora is checkpoint.lora:
+        return checkpoint
+    says_sizes = given is not None and (given.config or given.lora is None)  # an adapter_config.json alone says none
+    return replace(checkpoint, config=given.config if given is not None and says_sizes else checkpoint.config, lora=lora)
+
+
+def _agreed(first: Lora | None, second: Lora | None) -> Lora | None:
+    """Raises MappingError (MFC319) where two descriptions of the same adapters give different numbers."""
+    if first is None or second is None:
+        return first or second
+    for word, a, b in (("lora_alpha", first.alpha, second.alpha), ("rank", first.rank, second.rank)):
+        if a is not None and b is not None and a != b:
+            found = f"{a:g} in {first.origin or 'one place'}, {b:g} in {second.origin or 'another'}"
+            raise MappingError(
+                "MFC319", word, found=found, expected="one value", hint="Give the files of the run that made these adapters."
+            )
+    known = first if first.alpha is not None else second
+    dropout = first.dropout if first.dropout is not None else second.dropout
+    content, problem = first.content or second.content, first.problem or second.problem
+    return Lora(known.alpha, first.rank or second.rank, known.origin, dropout, content, problem)
+
+
+def _lora_beside(path: Path, manifest: Mapping[str, Any]) -> Lora | None:
+    """What is said of adapters beside them, or in the manifest."""
+    beside = (path if path.is_dir() else path.parent) / CONFIG
+    if beside.is_file():
+        return read_adapter_config(beside)
+    remembered = manifest.get("lora")
+    return lora_of(remembered, "the manifest", "rank") if isinstance(remembered, dict) else None
+
+
+def config_of(config: str | Path | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """What a caller gave as config: its content, with the names of config.json."""
+    given = _given(config)
+    return None if given is None else given.config
+
+
+def config_near(path: Path, config: str | Path | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """What a caller gave as config, else the one beside a path."""
+    return config_of(config) if config is not None else _config_beside(path)
+
+
+def _given(config: str | Path | Mapping[str, Any] | None) -> RunConfig | None:
     if config is None or isinstance(config, Mapping):
-        return config
+        return None if config is None else RunConfig(config, None)
     path = Path(config).expanduser()
+    if path.suffix.lower() in ENDINGS:
+        return read_run_config(path)
+    if path.name == CONFIG:
+        return RunConfig({}, read_adapter_config(path))
     if os.path.isdir(path):
-        return _config_beside(path) or read_config(path / "config.json")
-    return read_params(path) if path.name == PARAMS else read_config(path)
+        return RunConfig(_config_beside(path) or read_config(path / "config.json"), None)
+    return RunConfig(read_params(path) if path.name == PARAMS else read_config(path), None)
 
 
 def _config_beside(path: Path) -> Mapping[str, Any] | None:

@@ -14,6 +14,7 @@ from mfconv_nb.config import Size, Sizes, read_sizes
 from mfconv_nb.errors import MappingError, UsageError, did_you_mean, quoted
 from mfconv_nb.families.own import family_in_file, is_file_name
 from mfconv_nb.families.registry import candidates_of, family_remembered, identify
+from mfconv_nb.mapping.adapters import DEFAULT_STYLE, STYLES, half_of
 from mfconv_nb.mapping.forms import Choice, checked_options, decide, fitting_forms, options_of, templates_of, that_matter
 from mfconv_nb.mapping.plan import DROPPED, RESTORED, MappingPlan, plan_mapping
 from mfconv_nb.mapping.quantised import quantisation_of
@@ -33,6 +34,7 @@ def map(
     config: str | Path | Mapping[str, Any] | None = None,
     layers: int | None = None,
     leave_out: str | Sequence[str] = (),
+    adapters: str | None = None,
     **options: object,
 ) -> Checkpoint:
     """Give a checkpoint the names and shapes of the other side. The result is lazy; its ``report`` says what goes where.
@@ -44,6 +46,8 @@ def map(
         config: a config.json, its folder, or its content, instead of the one the checkpoint has.
         layers: convert the first N layers only; the others are listed as left out.
         leave_out: patterns of names with ``*``; those tensors are not converted and are listed as left out.
+        adapters: how MindFormers is to name LoRA adapters: "mindpet" (`mindpet_delta_lora_a`), "tk" (`tk_delta_lora_a`) or "lora"
+            (`lora_a`). Left out: as a manifest remembers, else "mindpet", as MindFormers names them from 1.3 on.
         options: what the family takes, such as ``qkv_concat=False`` (``mfconv families KEY`` lists them). Left out: what the manifest
             remembers, else told from names and shapes on the side it comes from, and the default on the side it goes to.
     Raises:
@@ -52,8 +56,10 @@ def map(
     if layers is not None and layers < 1:
         raise UsageError("MFC501", "layers", found=layers, expected="at least 1")
     source = load(checkpoint, config=config)
+    if source.lora is not None and any(half_of(n) for n in source.tensors):
+        source.lora.check()
     to = _direction(source, to)
-    asked = _Asked(source, to, layers, (leave_out,) if isinstance(leave_out, str) else tuple(leave_out))
+    asked = _Asked(source, to, layers, (leave_out,) if isinstance(leave_out, str) else tuple(leave_out), _style(source, adapters))
     meant = _meant(asked, family)
     given = checked_options(meant, options)
     chosen, plan = decide(_choices(asked, meant, given), lambda form: asked.plan(form, given))
@@ -72,15 +78,26 @@ class _Asked:
     to: str
     layers: int | None
     leave_out: tuple[str, ...]
+    adapters: str
 
     def names(self) -> list[str]:
-        """The names that need a rule."""
+        """The names that need a rule; of an adapter that of its weight."""
         names = [n for n in self.source.tensors if not any(fnmatchcase(n, p) for p in self.leave_out)]
-        return names if self.to == MF else [n for n in names if run_state_of(n) is None and "lora" not in n.lower()]
+        names = names if self.to == MF else [n for n in names if run_state_of(n) is None]
+        return [*dict.fromkeys(n if (half := half_of(n)) is None else half.weight for n in names)]
 
     def plan(self, form: Family, given: Mapping[str, OptionValue]) -> MappingPlan:
         sizes, original = _sizes(self.source, form, given), self.original_for(form)
-        return plan_mapping(self.source.specs, form, self.to, sizes=sizes, original=original, layers=self.layers, leave_out=self.leave_out)
+        return plan_mapping(
+            self.source.specs,
+            form,
+            self.to,
+            sizes=sizes,
+            original=original,
+            layers=self.layers,
+            leave_out=self.leave_out,
+            adapters=self.adapters,
+        )
 
     def original_for(self, form: Family) -> Original | None:
         """What is remembered of the target side, where it was of this form."""
@@ -156,6 +173,17 @@ def _direction(source: Checkpoint, to: str | None) -> str:
     return to
 
 
+def _style(source: Checkpoint, asked: str | None) -> str:
+    """How MindFormers is to name adapters: as asked, else as the original had them, else as it does today."""
+    if asked is None:
+        before = (half_of(n) for n in source.original.names) if source.original is not None else ()
+        return next((half.style for half in before if half is not None and half.style in STYLES), DEFAULT_STYLE)
+    if asked not in STYLES:
+        hint = did_you_mean(asked, STYLES)
+        raise UsageError("MFC501", "adapters", found=quoted(str(asked)), expected=" or ".join(quoted(s) for s in STYLES), hint=hint)
+    return asked
+
+
 def _sizes(source: Checkpoint, form: Family, given: Mapping[str, OptionValue]) -> Sizes | None:
     """The sizes from the config; what the caller gave is checked against it, or used where there is no config."""
     known = options_of(form)
@@ -191,6 +219,8 @@ def _mapped(source: Checkpoint, plan: MappingPlan, decided: Mapping[str, str], o
                 tensors[spec.name] = maker.target(row, number)
                 if getattr(row.rule, "dtype", None):
                     fixed.add(spec.name)
+    used = {spec.name for row in plan.rows if row.targets for spec in row.sources}
+    equalities += [equality for equality in source.equalities if equality.first.name in used]  # copies of a run's slices
     for row in plan.rows:
         equalities += equalities_of(row, source, tensors)
     here = HF if plan.to == MF else MF
@@ -216,7 +246,7 @@ def _notes(source: Checkpoint, plan: MappingPlan, original: Original | None) -> 
     model_type = (source.config or {}).get("model_type")
     if isinstance(model_type, str) and family.model_types and model_type not in family.model_types:
         notes.append(f"config.json says model_type {quoted(model_type)}; {family.key} is for {', '.join(family.model_types)}")
-    if plan.to == HF and original is None:
+    if plan.to == HF and original is None and any(half_of(n) is None for n in source.tensors):  # of adapters alone nothing is missed
         lost = [rule for rule in family.rules if isinstance(rule, Drop) and rule.side == HF]
         notes += [f"not restored, if it was there: {rule.pattern} ({rule.why})" for rule in lost]
     return tuple(notes)

@@ -6,32 +6,30 @@ moved to its final names at the end. A run that was killed goes on where it stop
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
-from mfconv_nb.checkpoint import HF, ByteSource, Checkpoint, FileSource, LazyTensor, TensorSpec
+from mfconv_nb.checkpoint import Checkpoint, FileSource
 from mfconv_nb.collector import makes_many_objects
-from mfconv_nb.dtypes import CASTABLE, DTYPES, dtype_after_cast, requested_dtype, short_name
+from mfconv_nb.dtypes import requested_dtype, short_name
 from mfconv_nb.errors import InputError, MappingError, OutputError, quoted
 from mfconv_nb.formats import index as index_files
-from mfconv_nb.formats import safetensors_file
-from mfconv_nb.formats.assets import config_bytes, read_assets
 from mfconv_nb.formats.reading import checkpoint_files
-from mfconv_nb.formats.writing import ENDINGS, plan_output
+from mfconv_nb.formats.writing import ENDINGS
 from mfconv_nb.places import OutputPlan
 from mfconv_nb.progress import OnProgress, progress_for
 from mfconv_nb.report import Column, Result, Table, bytes_text, seconds_text
+from mfconv_nb.steps.output import Output, manifest_of, whole_output
+from mfconv_nb.steps.ranks_output import ranks_output
 from mfconv_nb.streaming.compare import compare_tensors
-from mfconv_nb.streaming.fill import DEFAULT_THREADS, FillJob, fill_files
+from mfconv_nb.streaming.fill import DEFAULT_THREADS, fill_files
 from mfconv_nb.streaming.journal import Journal, was_publishing
-from mfconv_nb.streaming.manifest import CARRIED, MANIFEST, manifest_bytes, side_folder
+from mfconv_nb.streaming.manifest import MANIFEST, manifest_bytes, side_folder
 from mfconv_nb.streaming.publish import Staging, check_space, clear_staging, open_staging, publish, refused_writes, staging_of
+from mfconv_nb.trained.cutting import RankLayout
 
 
 @makes_many_objects
@@ -44,6 +42,7 @@ def save(
     threads: int = DEFAULT_THREADS,
     max_shard_size: str | int | None = None,
     assets: str | Path | None = None,
+    layout_of_ranks: RankLayout | str | Path | None = None,
     durable: bool = True,
     dry_run: bool = False,
     progress: bool | OnProgress = True,
@@ -56,6 +55,8 @@ def save(
         overwrite: replace an existing target.
         max_shard_size: "5GB"; for folders.
         assets: a Hugging Face folder whose config and tokenizer files go along into a folder target.
+        layout_of_ranks: cut every tensor for the ranks of a training run: a ``RankLayout``, or a JSON file with its fields. The target is
+            a folder, and gets `rank_N/` with strategy files, or a Checkpoint 2.0.
         durable: flush to the disk before the files appear under their names (a power cut cannot undo the report).
         dry_run: plan and check everything, write nothing.
         progress: show a bar when it takes longer than half a second; or a function that is called with the bytes written so far.
@@ -64,14 +65,17 @@ def save(
     """
     begun = time.monotonic()
     target = Path(target).expanduser()
-    out = _Output(checkpoint, target, requested_dtype(dtype), max_shard_size, assets)
+    if layout_of_ranks is None:
+        out = whole_output(checkpoint, target, requested_dtype(dtype), max_shard_size, assets)
+    else:
+        out = ranks_output(checkpoint, target, requested_dtype(dtype), layout_of_ranks)
     may_replace = overwrite or _was_publishing(target, out)
     check_target(out.plan, target, checkpoint, overwrite=may_replace)
     check_equalities(checkpoint, threads)
     check_space(target, out.plan.size)
     out.check_sources()
     if dry_run:
-        return SaveReport(str(target), out.plan, out.casts, len(checkpoint.carried_away), 0.0, dry_run=True)
+        return SaveReport(str(target), out.plan, out.casts, len(checkpoint.carried_away), 0.0, dry_run=True, merged=checkpoint.merged)
     staging = open_staging(target)
     with refused_writes(target):
         journal = Journal(staging.journal, out.fingerprint())
@@ -90,101 +94,14 @@ def save(
     finally:
         journal.close()  # not earlier: until the last file has its name no other run may touch them
     seconds = time.monotonic() - begun
-    return SaveReport(str(target), out.plan, out.casts, len(checkpoint.carried_away), seconds, resumed=resumed)
+    return SaveReport(str(target), out.plan, out.casts, len(checkpoint.carried_away), seconds, resumed=resumed, merged=checkpoint.merged)
 
 
-class _Output:
-    """Everything that a save will write, known before it writes anything."""
-
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        target: Path,
-        dtype: str | None,
-        max_shard_size: str | int | None,
-        assets: str | Path | None,
-    ) -> None:
-        self.checkpoint = checkpoint
-        self.specs = tuple(_output_spec(s, None if s.name in checkpoint.fixed_dtypes else dtype) for s in checkpoint.specs)
-        self.dtypes = {s.name: s.dtype for s in self.specs}
-        plan = plan_output(self.specs, target, checkpoint.side, max_shard_size)
-        extras = _extras(checkpoint, plan, self.specs, assets)
-        self.plan = OutputPlan(plan.files, plan.folder, {**extras, **plan.indexes})
-        self.carried = checkpoint.carried_away
-        self.carried_plan = safetensors_file.plan_file(CARRIED, tuple(t.spec for t in self.carried.values()), {})
-
-    @property
-    def casts(self) -> dict[tuple[str, str], int]:
-        """Tensors by (dtype before, dtype after), where the two differ."""
-        found: dict[tuple[str, str], int] = {}
-        for tensor in self.checkpoint:
-            key = (_stored_dtype(tensor), self.dtypes[tensor.name])
-            if key[0] != key[1]:
-                found[key] = found.get(key, 0) + 1
-        return found
-
-    def jobs(self, staging: Staging) -> list[FillJob]:
-        tensors = self.checkpoint.tensors
-        jobs = [FillJob(f, staging.data / f.name, tensors, self.dtypes) for f in self.plan.files]
-        if self.carried:
-            dtypes = {n: t.dtype for n, t in self.carried.items()}
-            jobs.append(FillJob(self.carried_plan, staging.side / CARRIED, self.carried, dtypes))
-        return jobs
-
-    def sources(self) -> list[ByteSource]:
-        found: dict[int, ByteSource] = {}
-        for tensor in (*self.checkpoint, *self.carried.values()):
-            for piece in tensor.pieces:
-                found.setdefault(id(piece.source), piece.source)
-        return list(found.values())
-
-    def check_sources(self) -> None:
-        for source in self.sources():
-            source.check_unchanged()
-
-    def fingerprint(self) -> str:
-        """What an earlier, unfinished run must share for its work to count: sources, pieces, dtypes, places."""
-        digest = xxhash.xxh3_128()
-        for source in self.sources():
-            about = (source.label, source.size, getattr(source, "modified_ns", None))
-            digest.update(json.dumps(about).encode())
-        for plan in (*self.plan.files, self.carried_plan):
-            digest.update(json.dumps((plan.name, plan.size, list(plan.places.items()))).encode())
-            for _, data in plan.fixed:
-                digest.update(data)
-        for tensor in (*self.checkpoint, *self.carried.values()):
-            pieces = [(p.source.label, p.start, p.dtype, _plain(p.block)) for p in tensor.pieces]
-            digest.update(json.dumps((tensor.name, self.dtypes.get(tensor.name), pieces)).encode())
-        return digest.hexdigest()
-
-
-def _plain(block: Any) -> list[Any]:
-    return [block.sizes, block.source_offset, block.source_strides, block.target_offset, block.target_strides]
-
-
-def _output_spec(spec: TensorSpec, dtype: str | None) -> TensorSpec:
-    after = dtype_after_cast(spec.dtype, dtype)
-    return spec if after == spec.dtype else TensorSpec(spec.name, spec.shape, after)
-
-
-def _stored_dtype(tensor: LazyTensor) -> str:
-    return tensor.pieces[0].dtype if tensor.pieces else tensor.dtype
-
-
-def _extras(checkpoint: Checkpoint, plan: OutputPlan, specs: tuple[TensorSpec, ...], assets: str | Path | None) -> dict[str, bytes]:
-    """config.json, with the dtype that is really written, and the tokenizer files from ``assets``, for a Hugging Face folder."""
-    if checkpoint.side != HF or not plan.folder:
-        return {}
-    found = read_assets(Path(assets).expanduser()) if assets is not None else {}
-    config = json.loads(found["config.json"]) if found else checkpoint.config
-    if config is None:
-        return {}
-    key = next((k for k in ("dtype", "torch_dtype") if k in config), None)
-    dtypes = {s.dtype for s in specs if s.dtype in CASTABLE}
-    told = DTYPES[dtypes.pop()].torch if len(dtypes) == 1 else None
-    if key is not None and told is not None and config[key] != told:  # from_pretrained would cast to what the config says
-        return {**found, "config.json": config_bytes({**config, key: told})}
-    return {**found, "config.json": found.get("config.json") or config_bytes(config)}
+def _write_small_files(staging: Staging, out: Output, checksums: Mapping[tuple[int, str], str]) -> None:
+    for name, data in out.plan.indexes.items():
+        (staging.data / name).parent.mkdir(parents=True, exist_ok=True)
+        (staging.data / name).write_bytes(data)
+    (staging.side / MANIFEST).write_bytes(manifest_bytes(manifest_of(out, checksums)))
 
 
 # ---- checks before the first byte ----------------------------------------------------------------------------------------
@@ -213,7 +130,7 @@ def check_target(plan: OutputPlan, target: Path, checkpoint: Checkpoint, *, over
         raise OutputError("MFC404", target.parent, found="a file", expected="a folder", hint="Choose another target.")
 
 
-def _was_publishing(target: Path, out: _Output) -> bool:
+def _was_publishing(target: Path, out: Output) -> bool:
     """Whether an earlier run of the same plan stopped between its files: those that are there are its own."""
     journal = staging_of(target).journal
     return journal.is_file() and was_publishing(journal, out.fingerprint())
@@ -255,59 +172,6 @@ def _stale_files(target: Path, plan: OutputPlan) -> list[Path]:
     return [p for p in stale if p.name not in plan.names and p.is_file()]
 
 
-# ---- the manifest ----------------------------------------------------------------------------------------------------------
-
-
-def _write_small_files(staging: Staging, out: _Output, checksums: Mapping[tuple[int, str], str]) -> None:
-    for name, data in out.plan.indexes.items():
-        (staging.data / name).write_bytes(data)
-    (staging.side / MANIFEST).write_bytes(manifest_bytes(_manifest(out, checksums)))
-
-
-def _manifest(out: _Output, checksums: Mapping[tuple[int, str], str]) -> dict[str, Any]:
-    """How every tensor came about. No times, no paths: two runs of the same conversion give the same bytes."""
-    checkpoint, report = out.checkpoint, out.checkpoint.report
-    made = _how_made(report)
-    tensors = []
-    for number, file in enumerate(out.plan.files):
-        for name in file.places:
-            spec = TensorSpec(name, checkpoint.tensors[name].shape, out.dtypes[name])
-            before = _stored_dtype(checkpoint.tensors[name])
-            entry = {"name": name, "file": file.name, "shape": list(spec.shape), "dtype": spec.dtype}
-            entry |= {"xxh3_128": checksums[number, name], **made.get(name, {"from": [name]})}
-            cast = {} if before == spec.dtype else {"cast_from": before}
-            tensors.append({**entry, **cast, **({"dtype_fixed": True} if cast and name in checkpoint.fixed_dtypes else {})})
-    return {
-        "family": checkpoint.family,
-        **({"family_file": checkpoint.family_file} if checkpoint.family_file else {}),
-        "options": dict(checkpoint.options),
-        "from_side": checkpoint.original.side if checkpoint.original else None,
-        "to": checkpoint.side,
-        "sources": [{"file": s.label, "bytes": s.size} for s in out.sources()],
-        "files": [{"file": f.name, "bytes": f.size} for f in out.plan.files],
-        "carried": list(out.carried),
-        "left_out": [{"name": s.name, "why": row.why} for row in _rows(report) if not row.targets for s in row.sources],
-        "no_tensors": [{"name": o.name, "kind": o.kind, "text": o.text} for o in checkpoint.others],
-        "checksum": f"xxh3_128 of a tensor's bytes; above {64 << 20} bytes, of the digests of its runs of that length",
-        "config": checkpoint.config,
-        "tensors": tensors,
-    }
-
-
-def _rows(report: Any) -> Any:
-    return report.plan.rows if report is not None else ()
-
-
-def _how_made(report: Any) -> dict[str, dict[str, Any]]:
-    made = {}
-    for row in _rows(report):
-        layout = getattr(row.rule, "layout", None)
-        for target in row.targets:
-            entry: dict[str, Any] = {"from": [s.name for s in row.sources], "how": row.status}
-            made[target.name] = {**entry, "layout": layout} if row.parts and layout else entry
-    return made
-
-
 # ---- the result --------------------------------------------------------------------------------------------------------------
 
 
@@ -322,6 +186,7 @@ class SaveReport(Result):
     seconds: float
     resumed: int = 0
     dry_run: bool = False
+    merged: Any = None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -338,6 +203,9 @@ class SaveReport(Result):
     def way_back(self) -> str:
         """What converting back would give: "exact", or what a cast has cost."""
         narrowed = [f"{n:,} tensors were rounded from {short_name(a)} to {short_name(b)}" for (a, b), n in self._narrowing()]
+        if self.merged is not None:
+            computed = len(self.merged.adapters)
+            narrowed.insert(0, f"{computed:,} {'weights were' if computed != 1 else 'weight was'} computed (adapters merged)")
         if narrowed:
             return "; ".join(narrowed)
         widened = sorted({short_name(a) for a, _ in self.casts})
@@ -353,7 +221,8 @@ class SaveReport(Result):
         files = f"{len(self.plan.files)} file{'s' * (len(self.plan.files) != 1)}"
         rows = [(f.name, len(f.places), bytes_text(f.size)) for f in self.plan.files]
         columns = (Column("file"), Column("tensors", True), Column("bytes", True))
-        casts = tuple(f"cast: {n:,} tensors from {short_name(a)} to {short_name(b)}" for (a, b), n in self.casts.items())
+        casts: tuple[str, ...] = (self.merged.sentence(),) if self.merged is not None else ()
+        casts += tuple(f"cast: {n:,} tensors from {short_name(a)} to {short_name(b)}" for (a, b), n in self.casts.items())
         if self.dry_run:
             facts = (*casts, "Nothing was written (dry run).")
             return Table("", f"Would write {tensors:,} tensors, {size}, {files} to {self.target}", columns, rows, facts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,19 +20,38 @@ def suggest(hf: Loadable | Shapes, mf: Loadable | Shapes, *, config: str | Path 
     Where both sides hold the numbers of the same model, they decide, by equal bytes in one layer. Nothing is taken from known families.
 
     Args:
-        hf: a checkpoint of the Hugging Face side: anything that ``load`` takes, or names with shapes (``{"wte.weight": (331, 96)}``).
+        hf: a checkpoint of the Hugging Face side: anything that ``load`` takes, or names with shapes (``{"wte.weight": (331, 96)}``), or
+            a JSON file of these.
         mf: the same for the MindFormers side, a network or ``mc.expected(...)`` among others.
         config: a config.json, its folder, or its content, instead of the one the checkpoint has: sizes are read from it.
     Returns:
         Rules, each with a reason and a confidence ("certain" by equal bytes, "likely", or a "guess"), and the names that are left over.
         ``.family("mine")`` is a family for ``mc.map``.
     """
-    return suggestion_of(_side(hf, HF, config), _side(mf, MF, None))
+    return suggestion_of(side_of(hf, HF, config), side_of(mf, MF, None))
 
 
-def _side(thing: Any, side: str, config: Any) -> Checkpoint:
+def side_of(thing: Any, side: str, config: Any) -> Checkpoint:
     """One side as a checkpoint; names with shapes become one without numbers."""
+    thing = _shapes_in(thing) or thing
     if isinstance(thing, Mapping) and thing and all(isinstance(shape, tuple | list) for shape in thing.values()):
         specs = [TensorSpec(str(name), tuple(map(int, shape)), "F32") for name, shape in thing.items()]
         return load(checkpoint_of([LazyTensor(spec, ()) for spec in specs], origin="names and shapes", side=side), config=config)
     return load(thing, config=config)
+
+
+def _shapes_in(thing: Any) -> Shapes | None:
+    """Names with shapes, where ``thing`` is a JSON file of nothing else; None for any other file, which ``load`` judges."""
+    if not isinstance(thing, str | Path) or not str(thing).endswith(".json"):
+        return None
+    try:
+        content = json.loads(Path(thing).expanduser().read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict) or not content or not all(map(_is_shape, content.values())):
+        return None
+    return {name: tuple(shape) for name, shape in content.items()}
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, list) and all(type(size) is int and size >= 0 for size in value)

@@ -120,6 +120,7 @@ def tensor_checksums(
 
 def _open_planned(job: FillJob) -> int:
     """The file at its full size, with everything in place that is no weight."""
+    job.path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(job.path, os.O_RDWR | os.O_CREAT, 0o644)
     os.ftruncate(descriptor, job.plan.size)
     for offset, data in job.plan.fixed:

@@ -90,7 +90,7 @@ def check_space(target: Path, needed: int) -> None:
 
 def _already_there(staging: Staging) -> int:
     """Bytes on the disk that an unfinished run has written: its files are as long as planned, with holes."""
-    files = [p for p in staging.data.iterdir() if p.is_file()] if staging.data.is_dir() else []
+    files = [p for p in staging.data.rglob("*") if p.is_file()] if staging.data.is_dir() else []
     return sum(getattr(p.stat(), "st_blocks", 0) * 512 for p in files)
 
 
@@ -117,6 +117,7 @@ def publish(staging: Staging, target: Path, names: Sequence[str], stale: Sequenc
         else:
             home = target if folder else target.parent
             for name in names:
+                (home / name).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(staging.data / name, home / name)
         shutil.rmtree(staging.root)
         if durable:

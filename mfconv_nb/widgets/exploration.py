@@ -83,7 +83,11 @@ def show_view(result: Result, exploration: Exploration) -> None:
         from mfconv_nb.widgets.explorer import Explorer
     except ImportError as error:
         raise NotImplementedError from error
-    view = Explorer(exploration)
+    show_both(result, Explorer(exploration))
+
+
+def show_both(result: Result, view: Any) -> None:
+    """Show the script-free form of a result, and below it a widget that takes its place while it lives."""
     display = sys.modules["IPython"].display.display
     saved = f"<div class='mfconv-static'>{table_html(result.table())}</div>"
     display({"text/html": saved, "text/plain": repr(result)}, raw=True)

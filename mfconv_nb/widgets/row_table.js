@@ -9,6 +9,8 @@ const broken = (cell, text) => {
   });
 };
 
+const TONES = { "✓": "mfconv-good", "✗": "mfconv-bad", "≈": "mfconv-mid", "!": "mfconv-mid" }; // those of report.TONES
+
 const element = (tag, className, parent) => {
   const made = document.createElement(tag);
   if (className) made.className = className;
@@ -51,6 +53,10 @@ export default {
       const th = element("th", column.numeric ? "mfconv-n" : "", row);
       if (column.optional) th.classList.add("mfconv-o");
       th.scope = "col";
+      if (!model.get("is_sorted")) {
+        th.textContent = column.title;
+        return;
+      }
       const sort = model.get("sort");
       const here = sort.column === number;
       th.setAttribute("aria-sort", here ? (sort.down ? "descending" : "ascending") : "none");
@@ -78,6 +84,7 @@ export default {
         cells.forEach((text, number) => {
           const cell = element("td", columns[number].numeric ? "mfconv-n" : "", row);
           if (columns[number].optional) cell.classList.add("mfconv-o");
+          if (text in TONES) cell.classList.add(TONES[text]);
           cell.title = text;
           broken(cell, text);
         });

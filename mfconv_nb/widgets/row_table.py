@@ -24,6 +24,7 @@ class RowTable(anywidget.AnyWidget):
         columns: title, numeric and optional of each column.
         rows: one list of texts a row.
         picked: the row that is chosen, counted within the page; -1 for none.
+        is_sorted: whether a click on a heading asks for another order; else the order is part of what the rows say.
         sort: the column by number and whether downwards; whoever fills the rows sorts them.
         note: a line under the table.
         label: what a screen reader calls the table.
@@ -35,6 +36,7 @@ class RowTable(anywidget.AnyWidget):
     columns: Any = traitlets.List().tag(sync=True)
     rows: Any = traitlets.List().tag(sync=True)
     picked = traitlets.Int(-1).tag(sync=True)
+    is_sorted = traitlets.Bool(True).tag(sync=True)
     sort: Any = traitlets.Dict({"column": -1, "down": False}).tag(sync=True)
     note = traitlets.Unicode().tag(sync=True)
     label = traitlets.Unicode("rows").tag(sync=True)

@@ -98,7 +98,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def _carried(root: Path, cases: dict[str, tuple[str, dict[str, Any], dict[str, Any]]]) -> str:
     for name, (key, options, config) in cases.items():
-        mc.export_mindformers(key, root / name / "out", **options)
+        mc.export(key, root / name / "out", to="mindformers", **options)
         mc.toy(key, root / name / "toy", options=options, **config)
         shutil.copy(root / name / "toy" / "config.json", root / name / "config.json")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -176,11 +176,11 @@ ALLOWED = {"json", "re", "pathlib", "typing", "mindspore", "numpy", "torch", "sa
 def test_every_family_exports_or_names_the_rule(family: Family, tmp_path: Path) -> None:
     if family.key == "llama_meta":
         with pytest.raises(MappingError, match="MFC314") as raised:
-            mc.export_mindformers(family, tmp_path / "out")
+            mc.export(family, tmp_path / "out", to="mindformers")
         assert "consolidated.{shard}/" in str(raised.value.where)
         assert not (tmp_path / "out").exists()
         return
-    exported = mc.export_mindformers(family, tmp_path / "out")
+    exported = mc.export(family, tmp_path / "out", to="mindformers")
     assert [path.name for path in exported.files] == ["convert_weight.py", "convert_reversed.py", "README.md"]
     for path in exported.files[:2]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -205,19 +205,19 @@ def test_the_command_writes_and_says_the_registry_lines(tmp_path: Path, capsys: 
 def test_what_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="MFC404"):
-        mc.export_mindformers("llama", tmp_path / "file")
+        mc.export("llama", tmp_path / "file", to="mindformers")
     with pytest.raises(MappingError, match="MFC305"):
-        mc.export_mindformers("llama", tmp_path / "out", use_gmm=True)
+        mc.export("llama", tmp_path / "out", to="mindformers", use_gmm=True)
     with pytest.raises(UsageError, match="MFC501"):
-        mc.export_mindformers("llama", tmp_path / "out", n_head=6)
+        mc.export("llama", tmp_path / "out", to="mindformers", n_head=6)
     stacked = Rule("a.{row}.{column}.w", "b.w", "x -> row column x")
     two = Family("two", "two axes in a name", (stacked,), {"row": "rows", "column": "columns"})
     with pytest.raises(MappingError, match="MFC314") as raised:
-        mc.export_mindformers(two, tmp_path / "out")
+        mc.export(two, tmp_path / "out", to="mindformers")
     assert raised.value.where == "a.{row}.{column}.w -> b.w"
     unsized = Family("unsized", "no size", (Rule("a.w", ("b.w", "c.w"), "(p + q) x -> p x, q x"),), {})
     with pytest.raises(MappingError, match="MFC314") as raised:
-        mc.export_mindformers(unsized, tmp_path / "out")
+        mc.export(unsized, tmp_path / "out", to="mindformers")
     assert "no size for p, q" in str(raised.value.found)
     assert not (tmp_path / "out").exists()
 
@@ -226,7 +226,7 @@ def test_a_family_of_ones_own_with_an_option_and_axes_that_are_words_of_python(t
     rule = Rule("{before}a.w", "{before}b.w", "(in np) out -> out (np in)", sizes={"np": 2})
     before = Option("before", ("", "m."), side="both")
     mine = Family("mine", 'a "model" of C:\\x', (rule,), {"in": "width", "out": "width"}, options=(before,))
-    exported = mc.export_mindformers(mine, tmp_path, before="m.")
+    exported = mc.export(mine, tmp_path, to="mindformers", before="m.")
     text = exported.files[0].read_text()
     assert 'Move(("m.a.w",), ("m.b.w",), "(in np) out -> out (np in); np = 2")' in text
     assert "np_ = 2" in text

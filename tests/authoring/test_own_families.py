@@ -426,6 +426,37 @@ def test_the_list_has_what_is_installed_and_says_what_is_broken(site: Path, caps
     assert run(["families"]) == 0
 
 
+@pytest.mark.parametrize("with_config", [True, False], ids=["by model_type", "by names"])
+def test_an_installed_family_is_told_when_no_model_is_given(with_config: bool, site: Path, tmp_path: Path) -> None:
+    toy = mc.toy("my_model", tmp_path / "toy")
+    if not with_config:
+        (tmp_path / "toy" / "config.json").unlink()
+    assert run(["convert", str(tmp_path / "toy"), str(tmp_path / "o.ckpt")]) == 0
+    assert identify([t.name for t in toy], toy.config if with_config else None, "mf").key == "my_model"
+    assert mc.map(toy).family == "my_model"
+
+
+def test_a_model_type_that_a_package_knows_counts_before_names_that_a_built_in_family_knows(site: Path) -> None:
+    like_llama = "from dataclasses import replace\nfrom mfconv_nb.families.llama import FAMILY as LLAMA\n"
+    changes = "key='twin', model_types=('twin',), aliases=(), also=()"
+    installed(site, "offers_a_twin", "twin = offers_a_twin:FAMILY", f"{like_llama}FAMILY = replace(LLAMA, {changes})\n")
+    toy = mc.toy("llama")
+    names = [t.name for t in toy]
+    assert identify(names, {**(toy.config or {}), "model_type": "twin"}, "mf").key == "twin"
+    assert identify(names, toy.config, "mf").key == "llama"
+    assert identify(names, None, "mf").key == "llama"
+
+
+def test_no_package_is_imported_where_a_built_in_family_fits(site: Path) -> None:
+    toy = mc.toy("llama")
+    for config in (toy.config, None):
+        assert identify([t.name for t in toy], config, "mf").key == "llama"
+    assert not [module for module in sys.modules if module.startswith("offers_")]
+    with pytest.raises(MappingError, match="MFC302"):  # and a broken one does no harm where none fits
+        identify(["nothing.of.this.kind"], None, "mf")
+    assert [module for module in sys.modules if module.startswith("offers_")]
+
+
 @pytest.mark.parametrize("key, code", [("gone", "MFC313"), ("a_dict", "MFC313"), ("flawed", "MFC311"), ("gonne", "MFC301")])
 def test_a_broken_package_is_told_only_where_its_key_is_asked_for(
     key: str, code: str, site: Path, capsys: pytest.CaptureFixture[str]

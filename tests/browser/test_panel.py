@@ -46,6 +46,25 @@ def test_a_checkpoint_is_chosen_planned_converted_and_proven(opened: Opened, lab
     assert mc.verify(lab.folder / "toy", lab.folder / "made.ckpt").equal
 
 
+def test_a_family_is_named_by_its_file_and_a_mistake_in_it_is_shown_with_its_line(opened: Opened, lab: Lab) -> None:
+    mc.toy("llama", lab.folder / "mine")
+    right = "from dataclasses import replace\nfrom mfconv_nb.families.llama import FAMILY as LLAMA\n"
+    (lab.folder / "my_llama.py").write_text(f"{right}FAMILY = replace(LLAMA, key='my_llama', aliases=(), also=())\n")
+    (lab.folder / "broken.py").write_text(f"{right}FAMILY = replace(LAMA, key='my_llama')\n")
+    browser = opened("own", "import mfconv_nb as mc\nmc.panel('mine', 'own.ckpt')")
+    browser.page.wait_for_selector("text=39 mapped, 0 problems")
+    field(browser, "family").fill("broken.py")
+    field(browser, "family").press("Enter")
+    browser.page.wait_for_selector("text=broken.py, line 3")
+    assert button(browser, "Convert").is_disabled()
+    field(browser, "family").fill("my_llama.py")
+    field(browser, "family").press("Enter")
+    browser.page.wait_for_selector(".mfconv-copy:has-text(\"family='my_llama.py'\")")
+    button(browser, "Convert").click()
+    browser.page.wait_for_selector("text=39 of 39 tensors bitwise equal")
+    assert len(mc.load(lab.folder / "own.ckpt")) == 39
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_the_form_is_readable_in_both_themes_and_fits_a_narrow_window(opened: Opened, lab: Lab, dark: bool) -> None:
     name = f"narrow-{dark}"

@@ -169,7 +169,7 @@ def test_diff_exits_0_when_all_agrees_and_1_when_anything_differs(toy: Path, tmp
     assert run(["diff", str(toy), str(tmp_path / "same.safetensors"), "--values"]) == 0
     assert capsys.readouterr().out.startswith("✓ Equal.")
     assert run(["diff", str(toy), str(tmp_path / "other.safetensors")]) == 0
-    assert capsys.readouterr().out.startswith("! Incomplete.")
+    assert capsys.readouterr().out.startswith("✓ Headers agree.")
     assert run(["diff", str(toy), str(tmp_path / "other.safetensors"), "--values", "--json"]) == 1
     content = json.loads(capsys.readouterr().out)
     assert content["verdict"] == "✗ Not equal."

@@ -21,7 +21,7 @@ from mfconv_nb.families.registry import known_families
 FOLDER = Path(__file__).parents[2] / "notebooks"
 OF_FAMILIES = sorted((FOLDER / "families").glob("*.ipynb"))
 OTHERS = sorted(FOLDER.glob("*.ipynb"))
-RUN_BY_A_TEST_OF_THEIR_OWN = ("quickstart", "verify_a_round_trip")
+RUN_BY_A_TEST_OF_THEIR_OWN = ("quickstart", "verify_a_round_trip", "adapt_a_new_architecture")
 TOLD_WITH = {"llama_meta": "llama", "qwen1_5": "qwen2", "swin_hf": "swin"}  # families that share a notebook with a larger one
 IN_A_KERNEL_TOO = FOLDER / "families" / "deepseek3.ipynb"
 SECONDS = 20

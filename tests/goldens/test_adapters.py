@@ -67,9 +67,10 @@ def inputs_of(name: str) -> dict[str, Raw]:
 
 def hf_name(name: str, key: str) -> str:
     """The name of a tensor or an adapter on the Hugging Face side, where it is one tensor on both."""
+    prefix = "base_model.model." if "_lora_" in name else ""
     for ours, theirs in (WORDS[key] | ADAPTER).items():
         name = name.replace(ours, theirs)
-    return name
+    return prefix + name
 
 
 def joined(tensors: dict[str, Raw], key: str, fused: str) -> dict[str, Raw]:
@@ -93,15 +94,15 @@ def test_every_case_with_adapters_is_used() -> None:
 @pytest.mark.parametrize("name", APART)
 def test_adapters_of_layers_that_are_one_on_both_sides_get_the_names_of_peft_and_keep_their_bytes(name: str, tmp_path: Path) -> None:
     key, tensors = load_case(name).key, inputs_of(name)
-    mc.save(mc.map(mc.load(written(name, tmp_path)), key, to="hf"), tmp_path / "back")
-    back = raws_in(tmp_path / "back")
+    mc.save(mc.map(mc.load(written(name, tmp_path)), key, to="hf"), tmp_path / "back.safetensors")
+    back = raws_in(tmp_path / "back.safetensors")
     assert back == {hf_name(n, key): raw for n, raw in tensors.items()}
     adapters = {n for n in back if "lora" in n}
     assert len(adapters) == sum("_lora_" in n for n in tensors)
     for adapter in adapters:
         module, _, end = adapter.partition(".lora_")
         assert end in ("A.weight", "B.weight")
-        assert f"{module}.weight" in back
+        assert f"{module.removeprefix('base_model.model.')}.weight" in back
 
 
 @pytest.mark.parametrize("name", APART)
@@ -109,7 +110,7 @@ def test_of_an_adapter_the_first_is_rank_by_in_and_the_second_out_by_rank(name: 
     shapes = {s.name: s.shape for s in mc.map(mc.load(written(name, tmp_path)), load_case(name).key, to="hf").specs}
     for adapter, shape in shapes.items():
         if ".lora_A." in adapter:
-            out, into = shapes[adapter.replace("lora_A.", "")]
+            out, into = shapes[adapter.replace("lora_A.", "").removeprefix("base_model.model.")]
             assert (shape, shapes[adapter.replace("lora_A", "lora_B")]) == ((4, into), (out, 4))
 
 
@@ -120,6 +121,7 @@ def test_adapters_of_parts_of_a_fused_layer_are_refused_with_the_reason_and_a_wa
     text = str(refused.value)
     assert refused.value.code == "MFC303"
     assert fused in text
+    assert "merge" in text.partition("hint")[2]
     assert "leave_out" in text.partition("hint")[2]
     problems = getattr(refused.value, "problems", ())
     assert {p.name for p in problems} == {n for n in inputs_of(name) if "_lora_" in n}

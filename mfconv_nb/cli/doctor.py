@@ -1,0 +1,34 @@
+"""mfconv doctor: what a path holds, what stands in the way, and the exact next command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mfconv_nb.cli.options import CHECKPOINT, as_json, config, show, step, strategy
+
+
+@click.command()
+@click.argument("path", type=CHECKPOINT)
+@config
+@step
+@strategy
+@as_json
+def doctor(path: Path, config: Path | None, step: str | None, strategy: Path | None, as_json: bool) -> int:
+    """What PATH is, whether it can be converted, and what to run next. Reads headers only.
+
+    \b
+    mfconv doctor output/checkpoint/ --config HF_DIR
+
+    PATH is a checkpoint of either side, or the folder of a training run: then a table shows which rank has which step. Exit code 0 when
+    it can be converted as it is, 1 when something is to be decided or stands in the way.
+    """
+    from mfconv_nb.steps.doctor import doctor as look
+
+    found = look(path, config=config, step=step, strategy=strategy)
+    show(found, as_json=as_json)
+    if found.run is not None and not as_json:
+        click.echo()
+        show(found.run, show_all=True)
+    return 0 if found.ready else 1

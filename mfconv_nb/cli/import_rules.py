@@ -1,0 +1,55 @@
+"""mfconv import: the rules of another tool as drafts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mfconv_nb.cli.options import CHECKPOINT, all_rows, as_json, config, show, with_options
+
+FORMS = ("weight_converters", "weight_mapping", "transformers", "troubleshooter")
+
+
+@click.command(name="import")
+@click.argument("source", metavar="SOURCE")
+@click.option("--form", type=click.Choice(FORMS), help="Whose rules they are. Left out: told from the content.")
+@click.option("--names", type=CHECKPOINT, help="A checkpoint whose names the rules are tried on; weight_mapping needs one.")
+@click.option("--out", type=CHECKPOINT, metavar="FILE.py", help="Write the drafts as a family file.")
+@click.option("--key", help="What the family is called. Left out: as the file.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+@with_options(config, all_rows, as_json)
+def import_rules(
+    source: str,
+    form: str | None,
+    names: Path | None,
+    out: Path | None,
+    key: str | None,
+    force: bool,
+    config: Path | None,
+    show_all: bool,
+    as_json: bool,
+) -> int:
+    """Read the rules of another tool as drafts, and say what is wrong with them.
+
+    \b
+    mfconv import mindformers/models/qwen3/utils.py --out my_qwen3.py
+    mfconv import mindformers/models/qwen2/utils.py --names HF_FOLDER
+    mfconv import mixtral --form transformers --names HF_FOLDER
+    mfconv import map.json
+
+    SOURCE is a Python file with a weight_converters or weight_mapping list, or with WeightRenaming and WeightConverter; a weight map
+    of TroubleShooter; or a model type, with --form transformers. Nothing in it is run. The findings name rules that overlap, never match,
+    or cannot be inverted. Exit code 0 when there are none, 1 when there are some.
+    """
+    from mfconv_nb.steps.import_rules import import_rules as rules_from
+
+    found = rules_from(source, form=form, names=names, config=config)
+    show(found, show_all=show_all, as_json=as_json)
+    if out is not None:
+        from mfconv_nb.authoring.family_text import write_family
+
+        notes = [f"{f'line {d.line}: ' if d.line else ''}{d.theirs}" for d in found.drafted]
+        written = write_family(found.family(key or out.stem), out, notes=notes, overwrite=force)
+        click.echo(f"written: {written}", err=as_json)
+    return 0 if found.clean else 1

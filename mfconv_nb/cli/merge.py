@@ -1,0 +1,87 @@
+"""mfconv merge: LoRA adapters added to the weights, a declared change of values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mfconv_nb.cli.options import (
+    CHECKPOINT,
+    config,
+    dry_run,
+    dtype,
+    force,
+    lora_alpha,
+    max_shard_size,
+    model,
+    no_fsync,
+    progress_bar,
+    quiet,
+    show,
+    threads,
+    with_options,
+)
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, type=CHECKPOINT, metavar="BASE [ADAPTERS] OUT")
+@model
+@config
+@lora_alpha
+@dtype
+@max_shard_size
+@dry_run
+@force
+@no_fsync
+@with_options(threads, quiet)
+def merge(
+    paths: tuple[Path, ...],
+    model: str | None,
+    config: Path | None,
+    lora_alpha: float | None,
+    dtype: str | None,
+    max_shard_size: str | None,
+    dry_run: bool,
+    force: bool,
+    no_fsync: bool,
+    threads: int,
+    quiet: bool,
+) -> int:
+    """Merge LoRA adapters into the weights: w + alpha / rank * B A. OUT is of BASE's side.
+
+    \b
+    mfconv merge BASE ADAPTERS OUT
+    mfconv merge RUN.ckpt OUT.ckpt --config run.yaml
+
+    ADAPTERS is a PEFT folder, or what a LoRA run of MindFormers saved; left out where BASE holds them too. The rank is read from the
+    tensors, alpha from adapter_config.json beside ADAPTERS, from the YAML of the run (--config) or from --lora_alpha: it is never
+    assumed. Values change; the report and the manifest say which tensors, and by which scale.
+    """
+    from mfconv_nb.steps.merge import merge_adapters
+    from mfconv_nb.steps.save import save
+
+    if not 2 <= len(paths) <= 3:
+        raise click.UsageError("Give BASE, ADAPTERS and OUT; or BASE and OUT, where BASE holds the adapters too.")
+    base, target = paths[0], paths[-1]
+    adapters = paths[1] if len(paths) == 3 else None
+    merged = merge_adapters(base, adapters, alpha=lora_alpha, config=config, family=model)
+    for note in merged.notes:
+        click.echo(f"note: {note}", err=True)
+    with progress_bar(merged.nbytes, "merging", quiet=quiet) as progress:
+        assets = base if merged.side == "hf" and base.is_dir() and (base / "config.json").is_file() else None
+        report = save(
+            merged,
+            target,
+            dtype=dtype,
+            overwrite=force,
+            threads=threads,
+            max_shard_size=max_shard_size,
+            assets=assets,
+            durable=not no_fsync,
+            dry_run=dry_run,
+            progress=progress,
+        )
+    show(merged.merged)
+    show(report)
+    return 0

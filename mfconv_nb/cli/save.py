@@ -1,0 +1,86 @@
+"""mfconv save: the same names and numbers in another form: one file of a run's slices, another format, or slices for ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mfconv_nb.cli.options import (
+    CHECKPOINT,
+    config,
+    dry_run,
+    dtype,
+    force,
+    max_shard_size,
+    no_fsync,
+    progress_bar,
+    quiet,
+    show,
+    step,
+    strategy,
+    threads,
+    with_options,
+)
+
+
+@click.command()
+@click.argument("source", type=CHECKPOINT, metavar="IN")
+@click.argument("target", type=CHECKPOINT, metavar="OUT")
+@step
+@strategy
+@click.option("--only", metavar="KIND,...", help="Of a training run: weights, optimizer, gradients, run_state, buffers. Left out: all.")
+@click.option("--layout_of_ranks", "--layout-of-ranks", type=CHECKPOINT, metavar="FILE.json", help="Cut for the ranks of a run.")
+@config
+@with_options(dtype, max_shard_size, dry_run, force, no_fsync, threads, quiet)
+def save(
+    source: Path,
+    target: Path,
+    step: str | None,
+    strategy: Path | None,
+    only: str | None,
+    layout_of_ranks: Path | None,
+    config: Path | None,
+    dtype: str | None,
+    max_shard_size: str | None,
+    dry_run: bool,
+    force: bool,
+    no_fsync: bool,
+    threads: int,
+    quiet: bool,
+) -> int:
+    """Write a checkpoint in another form. Names and numbers stay.
+
+    \b
+    mfconv save RUN/ merged.ckpt --only weights
+    mfconv save llama.ckpt llama.safetensors
+    mfconv save llama.ckpt RUN/ --layout_of_ranks layout.json
+
+    The slices of a training run become whole tensors. The ending of OUT chooses the format, as for convert. With --layout_of_ranks OUT
+    is a folder, with rank_N/ and strategy files, or a Checkpoint 2.0:
+
+    \b
+    {"devices": {"dp": 2, "tp": 4}, "cuts": {"*.wq.weight": ["tp", null]}, "form": "rank folders", "step": 0}
+    """
+    from mfconv_nb.steps.load import load
+    from mfconv_nb.steps.save import save as write
+
+    checkpoint = load(source, config=config, step=step, strategy=strategy, only=only)
+    for note in checkpoint.notes:
+        click.echo(f"note: {note}", err=True)
+    with progress_bar(checkpoint.nbytes, "writing", quiet=quiet) as progress:
+        report = write(
+            checkpoint,
+            target,
+            dtype=dtype,
+            overwrite=force,
+            threads=threads,
+            max_shard_size=max_shard_size,
+            assets=config if checkpoint.side == "hf" and config is not None and config.is_dir() else None,
+            layout_of_ranks=layout_of_ranks,
+            durable=not no_fsync,
+            dry_run=dry_run,
+            progress=progress,
+        )
+    show(report)
+    return 0

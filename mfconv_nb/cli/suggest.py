@@ -1,0 +1,41 @@
+"""mfconv suggest: rules for an architecture that nobody mapped, drafted from its two sides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mfconv_nb.cli.options import CHECKPOINT, all_rows, as_json, config, show, with_options
+
+
+@click.command()
+@click.argument("hf", type=CHECKPOINT, metavar="HF")
+@click.argument("mf", type=CHECKPOINT, metavar="MF")
+@click.option("--out", type=CHECKPOINT, metavar="FILE.py", help="Write the rules as a family file.")
+@click.option("--key", help="What the family is called. Left out: as the file.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+@with_options(config, all_rows, as_json)
+def suggest(hf: Path, mf: Path, out: Path | None, key: str | None, force: bool, config: Path | None, show_all: bool, as_json: bool) -> int:
+    """Draft the rules that carry a Hugging Face checkpoint to a MindFormers one, each with its reason.
+
+    \b
+    mfconv suggest HF_FOLDER MF.ckpt
+    mfconv suggest HF_FOLDER shapes.json --out my_model.py
+    mfconv prove my_model.py
+
+    HF and MF are checkpoints, or JSON files of names and shapes: {"wte.weight": [331, 96]}. Where both hold the numbers of the same model,
+    equal bytes decide, and a rule is "certain"; else it is "likely", or a "guess". Exit code 0 when every name has a rule, 1 when names
+    are left over.
+    """
+    from mfconv_nb.steps.suggest import suggest as suggestion_for
+
+    found = suggestion_for(hf, mf, config=config)
+    show(found, show_all=show_all, as_json=as_json)
+    if out is not None:
+        from mfconv_nb.authoring.family_text import write_family
+
+        notes = [f"{each.confidence}: {each.reason}" for each in found.suggested]
+        written = write_family(found.family(key or out.stem), out, notes=notes, overwrite=force)
+        click.echo(f"written: {written}", err=as_json)
+    return 1 if found.unmatched_hf or found.unmatched_mf else 0

@@ -1,0 +1,426 @@
+"""Strategy files of MindSpore: how a training run cut every tensor over its devices. Read and written without mindspore.
+
+Two forms of the same facts: protobuf (package `mindspore.straspb`, named `.ckpt` although it holds no weights) and JSON. A file speaks of
+one pipeline stage; a merged one speaks of all of them and names its tensors `STAGE-NAME`.
+
+Refuses (MFC114): fields that do not nest or have another type than they should, device matrices and maps that contradict each
+other, a tensor named twice, and files of absurd size. What it cannot refuse, a strategy of another run, shows in the shapes.
+Source: the descriptor of mindspore 2.10.0 (`node_strategy.proto`), and files written with its classes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mfconv_nb.blocks import Shape
+from mfconv_nb.checkpoint import FileSource
+from mfconv_nb.errors import InputError, quoted
+
+MAX_BYTES = 256 << 20  # 100,000 tensors take some 10 MB
+MAX_DIMS = 64
+MAX_DEVICES = 1 << 16
+HINT_DAMAGED = "Copy the file again, or give the right one with --strategy."
+_MERGED = re.compile(r"(\d{1,6})-(.+)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a strategy file says of one tensor, in MindSpore's terms.
+
+    Attributes:
+        devices: the device matrix of the stage.
+        maps: one map, with a device dimension for every axis; or one map for every axis, with several dimensions each. They are
+            counted from the right, -1 is an axis that is not cut.
+        split: rows of each slice along axis 0, where they were given by hand; empty nearly always.
+        offsets: what is taken from the indices of such a tensor.
+        field: the number of fields of a multi-field embedding; 0 nearly always.
+        shard_step, shard_size: the optimizer cuts axis 0 again, ``shard_size`` times, among ranks that lie ``shard_step`` apart; size -1
+            is as often as there are copies, 0 is not at all.
+    """
+
+    devices: Shape
+    maps: tuple[tuple[int, ...], ...]
+    split: Shape = ()
+    offsets: tuple[int, ...] = ()
+    field: int = 0
+    shard_step: int = 0
+    shard_size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StrategyFile:
+    """The layouts of one pipeline stage, or of all of them.
+
+    Attributes:
+        path: where it was read.
+        stages: for every stage its tensors; a stage is None where the file does not say which it is of.
+    """
+
+    path: Path
+    stages: Mapping[int | None, Mapping[str, Layout]]
+
+    @property
+    def is_merged(self) -> bool:
+        return len(self.stages) > 1
+
+
+def looks_like(first_bytes: bytes) -> bool:
+    """True for the first (at least 9) bytes of a strategy in protobuf, and for any JSON object."""
+    if first_bytes.lstrip()[:1] == b"{":
+        return True
+    if first_bytes[:1] != b"\x08" or (first_bytes[8:9] == b"{" and first_bytes[5:8] == b"\0\0\0"):  # the latter: safetensors
+        return False
+    behind = next((n for n in range(1, 7) if n < len(first_bytes) and first_bytes[n] < 128), None)
+    return behind is not None and first_bytes[behind + 1 : behind + 2] in (b"", b"\x12", b"\x1a")
+
+
+def is_strategy(path: Path) -> bool:
+    """True for a file that can only be a strategy, by its content; a JSON file of another kind is none."""
+    try:
+        source = FileSource(path)
+        first = source.read(0, 64)
+        if not looks_like(first):
+            return False
+        return first.lstrip()[:1] != b"{" or (source.size <= MAX_BYTES and b'"parallel_layout_item"' in source.read(0, source.size))
+    except InputError:
+        return False
+
+
+def read_strategy(path: Path | FileSource) -> StrategyFile:
+    """Read a strategy file of either form, told by its content.
+
+    Raises:
+        InputError: MFC101, MFC114.
+    """
+    source = path if isinstance(path, FileSource) else FileSource(path)
+    if source.size > MAX_BYTES or source.size == 0:
+        raise _refusal(source.path, f"{source.size:,} bytes", f"a strategy file of at most {MAX_BYTES:,} bytes")
+    return parse_strategy(source.read(0, source.size), source.path)
+
+
+def parse_strategy(data: bytes, path: Path) -> StrategyFile:
+    """The content of a strategy file; ``path`` is for messages.
+
+    Raises:
+        InputError: MFC114.
+    """
+    named, stages = _from_json(data, path) if data.lstrip()[:1] == b"{" else _from_protobuf(data, path)
+    for name, layout in named.items():
+        _check(layout, name, path)
+    merged = {name: _MERGED.fullmatch(name) for name in named}
+    if named and all(merged.values()):
+        by_stage: dict[int | None, dict[str, Layout]] = {}
+        for name, match in merged.items():
+            assert match is not None
+            by_stage.setdefault(int(match[1]), {})[match[2]] = named[name]
+        return StrategyFile(path, dict(sorted(by_stage.items(), key=lambda item: item[0] or 0)))
+    if len(stages) > 1:
+        found = f"stages {', '.join(str(s) for s in sorted(stages)[:8])}, and names without a stage"
+        raise _refusal(path, found, "one stage, or names STAGE-NAME")
+    return StrategyFile(path, {next(iter(stages), None): named})
+
+
+def _check(layout: Layout, name: str, path: Path) -> None:
+    """The numbers of a layout against each other."""
+
+    def refuse(found: str, expected: str) -> InputError:
+        return _refusal(f"{quoted(name)} in {path}", found, expected)
+
+    dims = len(layout.devices)
+    if dims > MAX_DIMS or any(n < 1 for n in layout.devices) or math.prod(layout.devices) > MAX_DEVICES:
+        raise refuse(f"a device matrix {list(layout.devices[:8])}", f"at most {MAX_DEVICES:,} devices")
+    if len(layout.maps) > MAX_DIMS or any(len(m) > MAX_DIMS for m in layout.maps):
+        raise refuse("a tensor map of absurd length", f"at most {MAX_DIMS} axes")
+    used = [k for m in layout.maps for k in m if k != -1]
+    wrong = [k for k in used if not 0 <= k < dims]
+    if wrong:
+        raise refuse(f"tensor map {_maps_text(layout)}", f"-1 or a dimension of the device matrix {list(layout.devices)}")
+    if len(used) != len(set(used)):
+        raise refuse(f"tensor map {_maps_text(layout)}", "each device dimension at most once")
+    if layout.shard_size < -1 or layout.shard_size > MAX_DEVICES:
+        raise refuse(f"{layout.shard_size} optimizer shards", "-1, 0 or a number of devices")
+
+
+def _maps_text(layout: Layout) -> str:
+    return str([list(m) for m in layout.maps] if len(layout.maps) != 1 else list(layout.maps[0]))[:120]
+
+
+def _refusal(where: object, found: str, expected: str) -> InputError:
+    return InputError("MFC114", where, found=found, expected=expected, hint=HINT_DAMAGED)
+
+
+# ---- protobuf ----------------------------------------------------------------------------------------------------------------
+
+VARINT, BYTES = 0, 2
+
+
+class _Broken(Exception):
+    """Bytes that are no protobuf of this form; ``args`` are the place and what is wrong."""
+
+
+def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Every field: its number, and begin and end of its bytes, or its value and -1."""
+    while at < end:
+        key, at = _varint(data, at, end)
+        number, wire = key >> 3, key & 7
+        if wire == VARINT:
+            value, at = _varint(data, at, end)
+            yield number, value, -1
+        elif wire == BYTES:
+            size, at = _varint(data, at, end)
+            if size > end - at:
+                raise _Broken(at, f"a field of {size:,} bytes where {end - at:,} are left")
+            yield number, at, at + size
+            at += size
+        else:
+            raise _Broken(at, f"a field of wire type {wire}")
+
+
+def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
+    value = 0
+    for place in range(10):
+        if at + place >= end:
+            raise _Broken(at, "a number that leaves its field")
+        byte = data[at + place]
+        value |= (byte & 127) << (7 * place)
+        if byte < 128:
+            return value, at + place + 1
+    raise _Broken(at, "a number of more than ten bytes")
+
+
+def _signed(value: int) -> int:
+    """A negative number stands in 64 bits of two's complement, whatever the width of its field."""
+    value &= (1 << 64) - 1
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _from_protobuf(data: bytes, path: Path) -> tuple[dict[str, Layout], set[int]]:
+    named: dict[str, Layout] = {}
+    stages: set[int] = set()
+    try:
+        for number, begin, end in _fields(data, 0, len(data)):
+            if number not in (1, 2, 3) or (end < 0) != (number == 1):
+                raise _Broken(begin, f"field {number}, which a strategy does not have")
+            if number == 2:
+                stages |= _stages_of_node(data, begin, end)
+            elif number == 3:
+                name, layout = _layout_item(data, begin, end)
+                if name in named:
+                    raise _refusal(path, f"{quoted(name)} twice", "each name once")
+                named[name] = layout
+    except _Broken as broken:
+        at, found = broken.args
+        expected = "a strategy file of MindSpore, protobuf or JSON"
+        raise _refusal(f"{path}, byte {at:,}", found, expected) from None
+    return named, stages
+
+
+def _stages_of_node(data: bytes, begin: int, end: int) -> set[int]:
+    """The stage of an operator: ``{1 node_name, 2 {1 stage, 2 strategies}}``."""
+    inner = [(a, b) for number, a, b in _fields(data, begin, end) if number == 2 and b >= 0]
+    found = {value for a, b in inner for number, value, stop in _fields(data, a, b) if number == 1 and stop < 0}
+    if any(stage > MAX_DEVICES for stage in found):
+        raise _Broken(begin, "a stage of an absurd number")
+    return found
+
+
+def _layout_item(data: bytes, begin: int, end: int) -> tuple[str, Layout]:
+    name: str | None = None
+    layout: Layout | None = None
+    for number, a, b in _fields(data, begin, end):
+        if number not in (1, 2) or b < 0:
+            raise _Broken(begin, f"field {number} in the layout of a tensor")
+        if number == 1:
+            if b - a > 1 << 16:
+                raise _Broken(a, f"a name of {b - a:,} bytes")
+            try:
+                name = data[a:b].decode("utf-8")
+            except UnicodeDecodeError:
+                raise _Broken(a, "a name that is not UTF-8") from None
+        else:
+            layout = _layout(data, a, b)
+    if name is None or layout is None:
+        raise _Broken(begin, "a tensor without a name or a layout")
+    return name, layout
+
+
+def _layout(data: bytes, begin: int, end: int) -> Layout:
+    dims: dict[int, list[tuple[int, ...]]] = {1: [], 2: [], 3: [], 4: []}
+    numbers = {5: 0, 6: 0, 7: 0}
+    for number, a, b in _fields(data, begin, end):
+        if number in dims and b >= 0:
+            dims[number].append(_dims(data, a, b))
+            if len(dims[number]) > MAX_DIMS:
+                raise _Broken(a, f"more than {MAX_DIMS} maps of one tensor")
+        elif number in numbers and b < 0:
+            numbers[number] = _signed(a)
+        else:
+            raise _Broken(begin, f"field {number} in a layout")
+    devices, split, offsets = (dims[n][0] if dims[n] else () for n in (1, 3, 4))
+    maps = tuple(m for m in dims[2] if m) if len(dims[2]) > 1 else tuple(dims[2])
+    return Layout(devices, maps, split, offsets, numbers[5], numbers[6], numbers[7])
+
+
+def _dims(data: bytes, begin: int, end: int) -> tuple[int, ...]:
+    found: list[int] = []
+    for number, a, b in _fields(data, begin, end):
+        if number != 1:
+            raise _Broken(begin, f"field {number} in a list of dimensions")
+        if b < 0:
+            found.append(_signed(a))
+        else:  # the packed form that protobuf readers accept too
+            while a < b:
+                value, a = _varint(data, a, b)
+                found.append(_signed(value))
+    return tuple(found)
+
+
+# ---- JSON --------------------------------------------------------------------------------------------------------------------
+
+
+def _from_json(data: bytes, path: Path) -> tuple[dict[str, Layout], set[int]]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise _refusal(path, "a name twice", "each name once")
+        return found
+
+    try:
+        content = json.loads(data.decode("utf-8"), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise _refusal(path, f"no JSON: {str(error)[:120]}", "a strategy file of MindSpore, protobuf or JSON") from None
+    layouts, nodes = content.get("parallel_layout_item"), content.get("parallel_strategy_item", {})
+    if not isinstance(layouts, dict) or not isinstance(nodes, dict):
+        raise _refusal(path, f"JSON with {', '.join(quoted(k) for k in list(content)[:4]) or 'nothing'}", "parallel_layout_item, by name")
+    stages = [node["stage"] for node in nodes.values() if isinstance(node, dict) and "stage" in node]
+    if not all(type(s) is int and 0 <= s <= MAX_DEVICES for s in stages):
+        raise _refusal(path, "a stage that is no number", "whole numbers")
+    return {name: _layout_from_json(entry, name, path) for name, entry in layouts.items()}, set(stages)
+
+
+def _layout_from_json(entry: object, name: str, path: Path) -> Layout:
+    try:
+        if not isinstance(entry, dict):
+            raise TypeError
+        given = entry.get("tensor_map", [])
+        nested = isinstance(given, list) and any(isinstance(m, list) for m in given)
+        maps = tuple(_whole(m if isinstance(m, list) else [m]) for m in given) if nested else (_whole(given),)
+        lists = (_whole(entry.get(key) or []) for key in ("dev_matrix", "param_split_shape", "indices_offset"))
+        devices, split, offsets = lists
+        numbers = _whole([entry.get(key) or 0 for key in ("field", "opt_weight_shard_step", "opt_weight_shard_size")])
+    except TypeError:
+        found = f"{quoted(str(entry)[:100])}"
+        raise _refusal(f"{quoted(name)} in {path}", found, "dev_matrix, tensor_map and so on, of whole numbers") from None
+    return Layout(devices, maps, split, offsets, *numbers)
+
+
+def _whole(numbers: object) -> tuple[int, ...]:
+    if not isinstance(numbers, list) or not all(type(n) is int and abs(n) < 1 << 62 for n in numbers):
+        raise TypeError
+    return tuple(numbers)
+
+
+# ---- writing -----------------------------------------------------------------------------------------------------------------
+
+PROTOBUF, JSON = "protobuf", "json"
+
+
+def write_strategy(stages: Mapping[int, Mapping[str, Layout]], form: str = PROTOBUF) -> bytes:
+    """The content of a strategy file: of one stage, or, with names `STAGE-NAME`, of several. ``form`` is "protobuf" or "json"."""
+    merged = len(stages) > 1
+    named = {f"{stage}-{name}" if merged else name: lay for stage, layouts in stages.items() for name, lay in layouts.items()}
+    current = 1 if merged else next(iter(stages), 0)  # a merged file says 1, as MindSpore's own
+    return _as_json(current, list(stages), named) if form == JSON else _as_protobuf(current, list(stages), named)
+
+
+def _as_json(current: int, stages: Sequence[int], named: Mapping[str, Layout]) -> bytes:
+    nodes = {f"stage{stage}": {"stage": stage, "parallel_strategy": [[1]]} for stage in stages}
+    items = {
+        name: {
+            "dev_matrix": list(lay.devices),
+            "tensor_map": list(lay.maps[0]) if len(lay.maps) == 1 else [list(m) for m in lay.maps],
+            "param_split_shape": list(lay.split),
+            "indices_offset": list(lay.offsets),
+            "field": lay.field,
+            "opt_weight_shard_step": lay.shard_step,
+            "opt_weight_shard_size": lay.shard_size,
+        }
+        for name, lay in named.items()
+    }
+    return json.dumps({"current_stage": current, "parallel_strategy_item": nodes, "parallel_layout_item": items}).encode()
+
+
+def _as_protobuf(current: int, stages: Sequence[int], named: Mapping[str, Layout]) -> bytes:
+    out = [_number(1, current)]
+    for stage in stages:  # MindSpore takes the stage of a file from its first operator, and refuses a file without one
+        strategy = _number(1, stage) + _message(2, _number(1, 1))
+        out.append(_message(2, _message(1, f"stage{stage}".encode()) + _message(2, strategy)))
+    for name, lay in named.items():
+        lists = ((1, (lay.devices,)), (2, lay.maps or ((),)), (3, (lay.split,)), (4, (lay.offsets,)))
+        layouts = b"".join(_message(n, b"".join(_number(1, d) for d in dims)) for n, several in lists for dims in several)
+        layouts += _number(5, lay.field) + _number(6, lay.shard_step) + _number(7, lay.shard_size)
+        out.append(_message(3, _message(1, name.encode()) + _message(2, layouts)))
+    return b"".join(out)
+
+
+def _number(field: int, value: int) -> bytes:
+    return _encoded(field << 3 | VARINT) + _encoded(value & (1 << 64) - 1)
+
+
+def _message(field: int, content: bytes) -> bytes:
+    return _encoded(field << 3 | BYTES) + _encoded(len(content)) + content
+
+
+def _encoded(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+# ---- finding -----------------------------------------------------------------------------------------------------------------
+
+
+def strategy_files(path: Path) -> list[Path]:
+    """The strategy files at ``path``: itself, or those in that folder, told by their content; by name, numbers as numbers.
+
+    Raises:
+        InputError: MFC101 for a folder that cannot be listed.
+    """
+    if not os.path.isdir(path):
+        return [path]
+    try:
+        return sorted((p for p in path.iterdir() if p.is_file() and is_strategy(p)), key=_by_number)
+    except OSError as error:
+        raise InputError("MFC101", path, found=error.strerror, expected="a folder that can be read") from None
+
+
+def _by_number(path: Path) -> tuple[object, ...]:
+    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name))
+
+
+def read_strategies(paths: Sequence[Path]) -> tuple[StrategyFile, ...]:
+    """Several strategy files; equal ones, as the ranks of a stage write them, are read once.
+
+    Raises:
+        InputError: MFC101, MFC114.
+    """
+    seen: dict[bytes, StrategyFile] = {}
+    found = []
+    for path in paths:
+        source = FileSource(path)
+        if source.size > MAX_BYTES or source.size == 0:
+            read_strategy(source)  # says so, and refuses
+        data = source.read(0, source.size)
+        if data not in seen:
+            seen[data] = parse_strategy(data, path)
+        found.append(replace(seen[data], path=path))
+    return tuple(found)

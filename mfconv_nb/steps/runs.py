@@ -1,0 +1,116 @@
+"""Folders that a training run left behind, opened as one checkpoint of whole, lazy tensors; with the shapes that a config promises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mfconv_nb.checkpoint import MF, Equality, LazyTensor
+from mfconv_nb.config import read_sizes
+from mfconv_nb.errors import MfconvError, UsageError, quoted
+from mfconv_nb.families.registry import identify
+from mfconv_nb.mapping.expected import expected_specs
+from mfconv_nb.mapping.forms import fitting_forms, templates_of
+from mfconv_nb.report import bytes_text
+from mfconv_nb.streaming.fill import tensor_checksums
+from mfconv_nb.trained.categories import CATEGORIES, WEIGHTS, amounts, categories_asked, category_of
+from mfconv_nb.trained.iteration_folders import looks_like_iteration_folder, open_iteration_folder
+from mfconv_nb.trained.rank_folders import looks_like_rank_folders, open_rank_folders
+from mfconv_nb.trained.run import Step, TrainedRun
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The whole tensors of a run, and what must hold for them to be one checkpoint."""
+
+    tensors: Mapping[str, LazyTensor]
+    equalities: tuple[Equality, ...]
+    notes: tuple[str, ...]
+
+
+def open_run(
+    path: Path,
+    *,
+    step: int | str | None = None,
+    strategy: str | Path | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> TrainedRun | None:
+    """A run's folder, or None where a path is none. What is wrong with it stands in ``problems``; nothing is raised for it here.
+
+    Args:
+        step: the step to take, ``400`` or ``"2_400"`` with its epoch. Left out: the newest that is whole.
+        strategy: the folder of the strategy files, or a merged one, where it is not found beside the ranks.
+        config: for a run without strategy files: the shapes of whole tensors follow from it.
+    """
+    asked = None if step is None else parse_step(step)
+    if path.is_dir() and looks_like_iteration_folder(path):
+        if strategy is not None:
+            found, hint = "a Checkpoint 2.0 folder, which needs none", "Leave it out."
+            raise UsageError("MFC501", "strategy", found=found, expected="rank folders", hint=hint)
+        return open_iteration_folder(path, step=asked)
+    if path.is_dir() and looks_like_rank_folders(path):
+        given = None if strategy is None else Path(strategy).expanduser()
+        return open_rank_folders(path, step=asked, strategy=given, shapes=lambda names: expected_shapes(names, config), digest=_checksum)
+    if asked is not None or strategy is not None:
+        name = "step" if asked is not None else "strategy"
+        raise UsageError(
+            "MFC501", name, found=quoted(path), expected="the folder of a training run", hint="Leave it out for this checkpoint."
+        )
+    return None
+
+
+def _checksum(tensor: LazyTensor) -> object:
+    return tensor_checksums([tensor])[tensor.name]
+
+
+def parse_step(text: int | str) -> Step:
+    """``400``, or ``"2_400"``: step 400 of epoch 2.
+
+    Raises:
+        UsageError: MFC501.
+    """
+    parts = str(text).split("_")
+    if len(parts) in (1, 2) and all(p.isascii() and p.isdigit() for p in parts):
+        return Step(int(parts[0]) if len(parts) == 2 else None, int(parts[-1]))
+    raise UsageError("MFC501", "step", found=quoted(str(text)), expected="a step (400), or epoch and step (2_400)")
+
+
+def expected_shapes(names: Iterable[str], config: Mapping[str, Any] | None) -> dict[str, tuple[int, ...]]:
+    """The shape of every whole tensor that a config promises on the MindFormers side; empty where no family can be told."""
+    weights = [name for name in names if category_of(name) == WEIGHTS]
+    if config is None:
+        return {}
+    try:
+        family = identify(weights, config, to="hf")
+        form = fitting_forms(family, templates_of(weights), "hf", {}, {})[0].form
+        return {spec.name: spec.shape for spec in expected_specs(form, read_sizes(config, form.sizes), MF)}
+    except MfconvError:
+        return {}
+
+
+def merged(run: TrainedRun, only: str | Iterable[str] | None = None) -> Merged:
+    """The whole tensors of a run.
+
+    Args:
+        only: categories of tensors to take, such as ``"weights"``; left out: all.
+    Raises:
+        InputError: the first of the run's problems, with all of them.
+    """
+    if run.problems:
+        raise run.problems[0]
+    wanted = CATEGORIES if only is None else categories_asked(only)
+    taken = {name: tensor for name, tensor in run.tensors.items() if category_of(name) in wanted}
+    for tensor in taken.values():
+        problem = tensor.problem()
+        if problem is not None:
+            raise problem
+    wholes = {name: tensor.whole() for name, tensor in taken.items()}
+    equalities = tuple(equality for tensor in taken.values() for equality in tensor.copies())
+    return Merged(wholes, equalities, (_amounts_note(wholes), *(f"assumed: {a}" for a in run.assumed), *run.notes))
+
+
+def _amounts_note(tensors: Mapping[str, LazyTensor]) -> str:
+    found = amounts(t.spec for t in tensors.values())
+    return ", ".join(f"{category}: {a.tensors:,} tensors, {bytes_text(a.nbytes)}" for category, a in found.items())

@@ -1,0 +1,110 @@
+"""A weight with an adapter added, as a source of bytes: rows are computed when they are read, and never all at once.
+
+Of the adapter its half A (rank x in) is held while the weight is in use; of the weight and of B a panel of rows. Where the weight is held
+as in x out, both halves are held.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from mfconv_nb.checkpoint import ByteSource, LazyTensor, stored_tensor
+from mfconv_nb.dtypes import Array, itemsize, numpy_dtype
+from mfconv_nb.low_rank import merged_rows
+from mfconv_nb.streaming.gather import PANEL_BYTES, Bytes, Gatherer, read_tensor
+
+Made = TypeVar("Made")
+
+
+class _Recent(Generic[Made]):
+    """What was made for the last few sources; forgotten with them."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._lock = most, threading.Lock()
+        self._made: WeakKeyDictionary[MergedSource, Made] = WeakKeyDictionary()
+
+    def get(self, source: MergedSource, make: Callable[[], Made]) -> Made:
+        with self._lock:
+            if source in self._made:
+                return self._made[source]
+        made = make()
+        with self._lock:
+            for oldest in list(self._made)[: max(0, len(self._made) + 1 - self._most)]:
+                del self._made[oldest]
+            self._made[source] = made
+        return made
+
+
+_HALVES: _Recent[tuple[Array, ...]] = _Recent(8)  # a few for each thread: they are needed for every panel of their weight
+_WHOLE: _Recent[Bytes] = _Recent(2)  # one a thread: a scattered read (a transpose) asks for the whole tensor, again and again
+
+
+class MergedSource:
+    """The bytes of ``weight + scale * b a``, in C order and in the dtype of the weight.
+
+    Attributes:
+        made_of: the sources it is computed from.
+        computed: how, in words; a manifest says it of every tensor that has numbers from here.
+    """
+
+    def __init__(self, weight: LazyTensor, a: LazyTensor, b: LazyTensor, scale: float, *, transposed: bool) -> None:
+        self._weight, self._a, self._b, self._scale, self._transposed = weight, a, b, scale, transposed
+        self.size = weight.spec.nbytes
+        self.computed = f"{weight.name} + {scale!r} * {b.name} {a.name}{', transposed' if transposed else ''}"
+        self.label = self.computed
+        pieces = [piece for tensor in (weight, a, b) for piece in tensor.pieces]
+        found = (source for p in pieces for source in getattr(p.source, "made_of", (p.source,)))
+        self.made_of: tuple[ByteSource, ...] = tuple({id(s): s for s in found}.values())
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        size, width = itemsize(self._weight.dtype), self._weight.shape[1]
+        target = np.frombuffer(buffer, np.uint8)
+        first, last = offset // size, -(-(offset + len(buffer)) // size)
+        step = max(1, PANEL_BYTES // (size * width))
+        gatherer = Gatherer()
+        for row in range(first // width, -(-last // width), step):
+            stop = min(row + step, -(-last // width))
+            data = self._rows(gatherer, row, stop).reshape(-1).view(np.uint8)
+            at = row * width * size - offset
+            begin, end = max(at, 0), min(at + data.size, target.size)
+            target[begin:end] = data[begin - at : end - at]
+
+    def view(self) -> Bytes:
+        return _WHOLE.get(self, self._read_whole)
+
+    def check_unchanged(self) -> None:
+        for source in self.made_of:
+            source.check_unchanged()
+
+    def _rows(self, gatherer: Gatherer, row: int, stop: int) -> Array:
+        """Some rows of the result. Where the weight is held as in x out, they are columns of the product."""
+        weight = _some_rows(gatherer, self._weight, row, stop)
+        a, *b = _HALVES.get(self, self._read_halves)
+        if self._transposed:
+            return merged_rows(weight, a[:, row:stop].T, b[0].T, self._scale)
+        return merged_rows(weight, _some_rows(gatherer, self._b, row, stop), a, self._scale)
+
+    def _read_halves(self) -> tuple[Array, ...]:
+        return tuple(read_tensor(half) for half in ((self._a, self._b) if self._transposed else (self._a,)))
+
+    def _read_whole(self) -> Bytes:
+        out = np.empty(self.size, np.uint8)
+        self.read_into(0, out.data)
+        return out
+
+
+def _some_rows(gatherer: Gatherer, tensor: LazyTensor, row: int, stop: int) -> Array:
+    width = tensor.shape[1]
+    out = np.empty((stop - row) * width * itemsize(tensor.dtype), np.uint8)
+    gatherer.fill(tensor, tensor.dtype, row * width, stop * width, out)
+    return out.view(numpy_dtype(tensor.dtype)).reshape(stop - row, width)
+
+
+def merged_tensor(weight: LazyTensor, a: LazyTensor, b: LazyTensor, scale: float, *, transposed: bool = False) -> LazyTensor:
+    """A weight with an adapter added, lazily."""
+    return stored_tensor(weight.spec, MergedSource(weight, a, b, scale, transposed=transposed), ((0, weight.spec.nbytes),))

@@ -1,0 +1,215 @@
+"""Cutting a checkpoint for the devices of a run: which rank gets which box of every tensor. Pure; the files are written by ``save``.
+
+A layout is given in words, ``{"*.wq.weight": ("tp", None)}``, or taken from the strategy files of the run that is to start.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from mfconv_nb.blocks import Shape
+from mfconv_nb.checkpoint import TensorSpec
+from mfconv_nb.errors import MappingError, UsageError, did_you_mean, quoted
+from mfconv_nb.trained.slices import Box, Slicing, boxes_of
+
+RANK_FOLDERS, CHECKPOINT_2 = "rank folders", "checkpoint 2.0"
+FORMS = (RANK_FOLDERS, CHECKPOINT_2)
+ENDINGS = (".safetensors", ".ckpt")
+MAX_RANKS = 1 << 16
+
+Cut = str | Sequence[str] | None  # of one axis: the device dimension that cuts it, several (the coarsest first), or none
+
+
+@dataclass(frozen=True)
+class RankLayout:
+    """How a checkpoint is cut for the devices of a run.
+
+    Attributes:
+        devices: the dimensions of the device matrix of a pipeline stage, the slowest first: ``{"dp": 2, "tp": 4}`` are 8 ranks, of which
+            0 to 3 are the first data-parallel group.
+        cuts: for patterns of names (``*`` stands for anything) what cuts each axis: ``{"*.wq.weight": ("tp", None)}``. The first
+            pattern that fits counts; a tensor that none fits is whole on every rank.
+        stages: for each pipeline stage the patterns of what it has; left out, there is one stage. A tensor may be in several stages.
+        optimizer_shards: into how many parts slices that several ranks would hold alike are cut again, along their first axis, where
+            it divides.
+        form: "rank folders" (Checkpoint 1.0: `rank_N/` and `strategy/`), or "checkpoint 2.0" (`iteration_N/` with `metadata.json`).
+        ending: of the files of rank folders, ".safetensors" or ".ckpt".
+        epoch, step: what the names of the files say.
+        prefix: of the files of rank folders.
+    """
+
+    devices: Mapping[str, int]
+    cuts: Mapping[str, Sequence[Cut]] = field(default_factory=dict)
+    stages: Sequence[Sequence[str]] = ()
+    optimizer_shards: int = 1
+    form: str = RANK_FOLDERS
+    ending: str = ".safetensors"
+    epoch: int = 0
+    step: int = 0
+    prefix: str = "checkpoint"
+
+    def __post_init__(self) -> None:
+        if not self.devices or any(type(n) is not int or n < 1 for n in self.devices.values()) or self.ranks > MAX_RANKS:
+            hint = 'Such as {"dp": 2, "tp": 4}: at most 65,536 ranks.'
+            raise UsageError("MFC501", "devices", found=dict(self.devices), expected="dimensions with their sizes", hint=hint)
+        _one_of("form", self.form, FORMS)
+        _one_of("ending", self.ending, ENDINGS)
+        for pattern, axes in self.cuts.items():
+            unknown = [n for cut in axes for n in _dimensions(cut) if n not in self.devices]
+            if unknown:
+                where, expected = f"cuts[{quoted(pattern)}]", ", ".join(self.devices)
+                raise UsageError("MFC501", where, found=quoted(unknown[0]), expected=expected, hint=did_you_mean(unknown[0], self.devices))
+
+    @property
+    def ranks(self) -> int:
+        """The number of ranks of all stages."""
+        return math.prod(self.devices.values()) * max(1, len(self.stages))
+
+
+def _one_of(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise UsageError("MFC501", name, found=quoted(value), expected=" or ".join(known), hint=did_you_mean(value, known))
+
+
+def _dimensions(cut: Cut) -> tuple[str, ...]:
+    return () if cut is None else (cut,) if isinstance(cut, str) else tuple(cut)
+
+
+def read_rank_layout(path: Path) -> RankLayout:
+    """A layout from a JSON file with the fields of ``RankLayout``.
+
+    Raises:
+        UsageError: MFC501.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError("MFC501", path, found=str(error), expected="a JSON file that says how to cut") from None
+    known = [f.name for f in fields(RankLayout)]
+    if not isinstance(content, dict) or not isinstance(content.get("devices"), dict):
+        raise UsageError("MFC501", path, found="another form", expected='{"devices": {"dp": 2, "tp": 4}, "cuts": {...}}')
+    unknown = [name for name in content if name not in known]
+    if unknown:
+        raise UsageError("MFC501", path, found=quoted(unknown[0]), expected=", ".join(known), hint=did_you_mean(unknown[0], known))
+    try:
+        return RankLayout(**content)
+    except (TypeError, AttributeError) as error:
+        raise UsageError("MFC501", path, found=str(error), expected="the fields of RankLayout") from None
+
+
+# ---- what each rank gets -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CutTensor:
+    """A tensor, how it is cut, and in which stages it is."""
+
+    spec: TensorSpec
+    slicing: Slicing
+    stages: tuple[int, ...]
+
+    def boxes(self, devices: int) -> dict[int, Box]:
+        """The box of every rank that has it; ``devices`` is the number of ranks of a stage."""
+        found = boxes_of(self.slicing, self.spec.shape)
+        return {stage * devices + place: box for stage in self.stages for place, box in enumerate(found)}
+
+
+def cut_tensors(specs: Sequence[TensorSpec], layout: RankLayout) -> tuple[CutTensor, ...]:
+    """How every tensor is cut.
+
+    Raises:
+        UsageError: MFC501 for a pattern that fits no tensor. MappingError: MFC307 for an axis that does not divide, or a pattern with
+            another number of axes than its tensor has; MFC303 for a tensor that no stage has.
+    """
+    _check_patterns("cuts", layout.cuts, specs)
+    _check_patterns("stages", [p for stage in layout.stages for p in stage], specs)
+    return tuple(CutTensor(spec, _slicing(spec, layout), _stages(spec, layout)) for spec in specs)
+
+
+def _check_patterns(where: str, patterns: Mapping[str, Any] | Sequence[str], specs: Sequence[TensorSpec]) -> None:
+    for pattern in patterns:
+        if not any(fnmatchcase(s.name, pattern) for s in specs):
+            hint = did_you_mean(pattern, [s.name for s in specs])
+            raise UsageError("MFC501", where, found=f"{quoted(pattern)}, which fits no tensor", expected="a pattern of names", hint=hint)
+
+
+def _stages(spec: TensorSpec, layout: RankLayout) -> tuple[int, ...]:
+    if not layout.stages:
+        return (0,)
+    found = tuple(n for n, patterns in enumerate(layout.stages) if any(fnmatchcase(spec.name, p) for p in patterns))
+    if not found:
+        raise MappingError("MFC303", quoted(spec.name), found="no stage that has it", expected="a pattern in stages that fits it")
+    return found
+
+
+def _slicing(spec: TensorSpec, layout: RankLayout) -> Slicing:
+    pattern = next((p for p in layout.cuts if fnmatchcase(spec.name, p)), None)
+    axes = tuple(layout.cuts[pattern]) if pattern is not None else (None,) * len(spec.shape)
+    if len(axes) != len(spec.shape):
+        found = f"{len(axes)} axes in {quoted(pattern or '')}"
+        raise MappingError("MFC307", quoted(spec.name), found=found, expected=f"{len(spec.shape)}, one for each of {list(spec.shape)}")
+    names = list(layout.devices)
+    cuts = tuple(tuple(names.index(n) for n in _dimensions(cut)) for cut in axes)
+    used = [n for cut in cuts for n in cut]
+    if len(used) != len(set(used)):
+        raise MappingError("MFC307", quoted(spec.name), found="a device dimension that cuts twice", expected="each at most once")
+    slicing = Slicing(tuple(layout.devices.values()), cuts)
+    slicing = _with_optimizer_shards(slicing, spec.shape, layout.optimizer_shards)
+    try:
+        boxes_of(slicing, spec.shape)
+    except ValueError as error:
+        axis, size, parts = error.args
+        found, expected = f"{size} in {parts} parts", f"an axis {axis} that divides"
+        raise MappingError(
+            "MFC307", quoted(spec.name), found=found, expected=expected, hint="Cut another axis, or leave it whole."
+        ) from None
+    return slicing
+
+
+def _with_optimizer_shards(slicing: Slicing, shape: Shape, shards: int) -> Slicing:
+    """Cut again where there are enough equal slices and the first axis divides, as MindSpore's optimizer parallel does."""
+    used, left = {d for cut in slicing.cuts for d in cut}, shards
+    for dimension in reversed([d for d in range(len(slicing.devices)) if d not in used]):
+        taken = _taken(slicing.devices[dimension], left)
+        if left > 1 and slicing.devices[dimension] > 1 and taken == 1:
+            return slicing  # the shards would not be a box of devices
+        left //= taken
+    if shards == 1 or not shape or left > 1 or shape[0] % (slicing.parts[0] * shards):
+        return slicing
+    return Slicing(slicing.devices, slicing.cuts, shards)
+
+
+def _taken(size: int, shards: int) -> int:
+    """How many of so many optimizer shards a device dimension takes: all that are left, or as many as it has devices; else none."""
+    return shards if size % shards == 0 else size if shards % size == 0 else 1
+
+
+def as_plain_cuts(slicing: Slicing, names: Sequence[str]) -> tuple[Slicing, tuple[str, ...]]:
+    """The same boxes without optimizer shards: the device dimensions that the optimizer cuts by cut the first axis, after the others.
+
+    A dimension of which it takes a part becomes two. The names of the dimensions come along.
+    """
+    shards, used = slicing.optimizer_shards, {d for cut in slicing.cuts for d in cut}
+    devices: list[tuple[str, int, bool]] = []  # of every new dimension its name, its size, and whether the optimizer cuts by it
+    places: dict[int, int] = {}  # of every old dimension its place, counted from the last one
+    for old in reversed(range(len(slicing.devices))):
+        size = slicing.devices[old]
+        taken = 1 if old in used else _taken(size, shards)
+        shards //= taken
+        if taken > 1:
+            devices.append((names[old], taken, True))
+        if taken == 1 or size > taken:
+            places[old] = len(devices)
+            devices.append((f"{names[old]}_outer" if taken > 1 else names[old], size // taken, False))
+    assert shards == 1, "cut_tensors takes only as many shards as there are copies"
+    last = len(devices) - 1
+    cuts = [tuple(last - places[d] for d in cut) for cut in slicing.cuts]
+    cuts[0] += tuple(last - place for place in reversed(range(len(devices))) if devices[place][2])
+    in_order = devices[::-1]
+    return Slicing(tuple(size for _, size, _ in in_order), tuple(cuts)), tuple(name for name, _, _ in in_order)

@@ -1,0 +1,142 @@
+"""What a training run left behind, as data: which rank has which steps, how every tensor lies in slices, and what stands in the way.
+
+The kinds of folder are read by modules of their own (``rank_folders``, ``iteration_folders``); all of them give a ``TrainedRun``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from mfconv_nb.blocks import Shape, compose
+from mfconv_nb.checkpoint import Equality, LazyTensor, OtherEntry, TensorSpec
+from mfconv_nb.errors import InputError, MfconvError, quoted
+from mfconv_nb.report import Column, Result, Table
+from mfconv_nb.trained.slices import Box, Slicing, tiling_of
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Step:
+    """When a checkpoint was written. MindFormers counts steps within an epoch where data are sunk; Checkpoint 2.0 has no epoch."""
+
+    epoch: int | None
+    step: int
+
+    def __str__(self) -> str:
+        return f"{self.step}" if self.epoch is None else f"{self.epoch}_{self.step}"
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What one rank holds of a tensor: a box of it, as it lies in that rank's file."""
+
+    rank: int
+    box: Box
+    tensor: LazyTensor
+
+
+@dataclass(frozen=True, slots=True)
+class SlicedTensor:
+    """A tensor in slices.
+
+    Attributes:
+        shape: of the whole tensor.
+        slices: every slice that was found, by rank.
+        slicing: how the run cut it; None where the boxes were written down one by one.
+        stage: the pipeline stage that has it; the first one, for a tensor that several have.
+    """
+
+    name: str
+    shape: Shape
+    dtype: str
+    slices: tuple[Slice, ...]
+    slicing: Slicing | None = None
+    stage: int = 0
+
+    @property
+    def boxes(self) -> dict[Box, tuple[Slice, ...]]:
+        """The distinct boxes, each with all copies of it."""
+        ordered = sorted(self.slices, key=lambda s: (s.box, s.rank))
+        return {box: tuple(copies) for box, copies in groupby(ordered, key=lambda s: s.box)}
+
+    def whole(self) -> LazyTensor:
+        """One lazy tensor over the first copy of every box. The boxes must tile it."""
+        pieces = []
+        for box, (first, *_) in self.boxes.items():
+            place = box.block(self.shape)
+            for piece in first.tensor.pieces:
+                blocks = compose(place, piece.block)
+                assert blocks is not None, "a slice in a file is made of runs, and a box meets a run in boxes"
+                pieces += [replace(piece, block=block) for block in blocks]
+        return LazyTensor(TensorSpec(self.name, self.shape, self.dtype), tuple(pieces))
+
+    def copies(self) -> Iterator[Equality]:
+        """What must hold the same bytes: each further copy of a box and the first one."""
+        for box, (first, *others) in self.boxes.items():
+            for other in others:
+                why = f"ranks {first.rank} and {other.rank} hold the same slice {box.text()}"
+                hint = "One of them was written by another run or at another step."
+                yield Equality(first.tensor.renamed(self.name), other.tensor.renamed(self.name), why, hint)
+
+    def problem(self) -> MfconvError | None:
+        """MFC113 where the slices do not make up the tensor."""
+        tiling = tiling_of(self.shape, self.boxes)
+        if tiling.is_exact:
+            return None
+        if tiling.gaps:
+            found = f"nothing for {tiling.gaps[0].text()}"
+        elif tiling.overlaps:
+            a, b = tiling.overlaps[0]
+            found = f"{a.text()} and {b.text()}, which overlap"
+        else:
+            found = f"{tiling.outside[0].text()}, which leaves it"
+        expected = f"slices that make up {list(self.shape)} exactly once"
+        return InputError("MFC113", quoted(self.name), found=found, expected=expected, hint=HINT_SLICES)
+
+
+HINT_SLICES = "A rank's file is missing, or the strategy files are those of another run."
+
+
+@dataclass(frozen=True, repr=False)
+class TrainedRun(Result):
+    """A folder that a training run left behind, opened: headers only.
+
+    Attributes:
+        folder: where it lies.
+        kind: what it is, in words: "Checkpoint 2.0", "rank folders (Checkpoint 1.0)".
+        steps: for every rank the steps it has.
+        chosen: the step that is read.
+        tensors: every tensor of that step, weights and run state alike, by name.
+        files: the files that are read.
+        others: entries that are no tensors.
+        problems: what makes it no checkpoint; it is not merged while there are any.
+        assumed: what was concluded without a file that says so, in sentences.
+        notes: sentences a reader should see.
+        state: numbers of the run: epoch_num, global_step, loss_scale.
+    """
+
+    folder: Path
+    kind: str
+    steps: Mapping[int, tuple[Step, ...]]
+    chosen: Step | None
+    tensors: Mapping[str, SlicedTensor]
+    files: tuple[Path, ...] = ()
+    others: tuple[OtherEntry, ...] = ()
+    problems: tuple[MfconvError, ...] = ()
+    assumed: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    state: Mapping[str, Any] = field(default_factory=dict)
+
+    def table(self) -> Table:
+        """Which rank has which step: a row a rank, a column a step, the chosen one marked."""
+        steps = sorted({step for had in self.steps.values() for step in had})
+        columns = (Column("rank", numeric=True), *(Column(f"{step}{' ←' * (step == self.chosen)}") for step in steps))
+        rows = [(rank, *("✓" if step in had else "–" for step in steps)) for rank, had in sorted(self.steps.items())]
+        verdict = "✗ Not a whole checkpoint." if self.problems else ""
+        chosen = f" · step {self.chosen}" if self.chosen is not None else ""
+        headline = f"{self.kind} · {len(self.steps):,} ranks · {len(self.tensors):,} tensors{chosen} · {self.folder}"
+        facts = tuple(str(p).replace("\n", " ") for p in self.problems[:6]) + tuple(f"assumed: {a}" for a in self.assumed) + self.notes
+        return Table(verdict, headline, columns, rows, facts, row_noun="ranks")

@@ -1,0 +1,477 @@
+"""Rank folders with strategy files: one checkpoint of whole tensors, or a refusal that names what is missing. Never a mixture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mfconv_nb.checkpoint import LazyTensor
+from mfconv_nb.errors import InputError, MfconvError
+from mfconv_nb.streaming.gather import read_tensor
+from mfconv_nb.trained.rank_folders import looks_like_rank_folders, open_rank_folders
+from mfconv_nb.trained.run import Step, TrainedRun
+from tests.trained.made import Cut, make_rank_folders, numbered_tensors, write_strategy_file
+
+pytestmark = pytest.mark.real_frameworks  # the strategy files are made with mindspore's protobuf classes
+
+TP = (2, 4)  # data parallel 2, tensor parallel 4
+SHAPES = {"wq.weight": (16, 8), "wo.weight": (8, 16), "norm.weight": (8,), "w2.weight": (16, 4), "adam_m.wq.weight": (16, 8)}
+CUTS = {
+    "wq.weight": Cut(TP, (0, -1)),
+    "wo.weight": Cut(TP, (-1, 0)),
+    "norm.weight": Cut(TP, (-1,)),
+    "w2.weight": Cut(TP, (0, -1), shards=2),
+    "adam_m.wq.weight": Cut(TP, (0, -1), shards=2),
+}
+STATE = {"epoch_num": np.array(1, np.int32), "step_num": np.array(5, np.int32)}
+ONLY_COPIES = {n: CUTS[n] for n in ("wq.weight", "wo.weight", "norm.weight")}
+
+
+def only(names: object) -> dict[str, np.ndarray]:
+    return numbered_tensors({n: SHAPES[n] for n in names})  # type: ignore[attr-defined]
+
+
+def assert_whole(run: TrainedRun, tensors: dict[str, np.ndarray]) -> None:
+    assert not run.problems, str(run.problems[0])
+    assert set(tensors) <= set(run.tensors)
+    for name, array in tensors.items():
+        assert run.tensors[name].problem() is None
+        whole = read_tensor(run.tensors[name].whole())
+        assert whole.shape == array.shape
+        assert np.array_equal(whole, array), name
+
+
+def codes(run: TrainedRun) -> list[str]:
+    return [p.code for p in run.problems]
+
+
+@pytest.mark.parametrize("strategy", ["protobuf", "json", "merged"])
+@pytest.mark.parametrize("redundant", [True, False])
+def test_slices_become_whole_tensors(tmp_path: Path, strategy: str, redundant: bool) -> None:
+    tensors = numbered_tensors(SHAPES)
+    make_rank_folders(tmp_path, tensors, CUTS, extra=STATE, strategy=strategy, redundant=redundant)
+    run = open_rank_folders(tmp_path)
+    assert_whole(run, tensors)
+    assert run.chosen == Step(1, 1)
+    assert run.state == {"epoch_num": 1, "step_num": 5}
+    assert ("saved without redundant slices" in " ".join(run.notes)) is not redundant
+    copies = [e.why for t in run.tensors.values() for e in t.copies()]
+    assert any("ranks 0 and 4 hold the same slice [0:4, 0:8]" in why for why in copies) is redundant
+
+
+def test_the_output_folder_of_a_run_is_searched_for_ranks_and_strategy(tmp_path: Path) -> None:
+    tensors = only(ONLY_COPIES)
+    make_rank_folders(tmp_path / "checkpoint", tensors, ONLY_COPIES)
+    (tmp_path / "checkpoint" / "strategy").rename(tmp_path / "strategy")
+    assert looks_like_rank_folders(tmp_path)
+    assert looks_like_rank_folders(tmp_path / "checkpoint")
+    assert not looks_like_rank_folders(tmp_path / "strategy")
+    assert_whole(open_rank_folders(tmp_path), tensors)
+    assert_whole(open_rank_folders(tmp_path / "checkpoint"), tensors)
+
+
+def test_one_data_parallel_copy_is_enough(tmp_path: Path) -> None:
+    tensors = only(ONLY_COPIES)
+    make_rank_folders(tmp_path, tensors, ONLY_COPIES, ranks=[0, 5, 2, 7])
+    assert_whole(open_rank_folders(tmp_path), tensors)
+
+
+def test_a_missing_rank_is_named_with_its_copy(tmp_path: Path) -> None:
+    make_rank_folders(tmp_path, only(ONLY_COPIES), ONLY_COPIES, ranks=[0, 1, 2, 4, 5, 6])
+    run = open_rank_folders(tmp_path)
+    assert codes(run) == ["MFC111"]
+    assert "no file of rank 3 (or its copy 7)" in str(run.problems[0])
+    assert not run.tensors
+
+
+def test_without_redundant_slices_a_rank_that_holds_the_only_one_is_missing(tmp_path: Path) -> None:
+    make_rank_folders(tmp_path, only(ONLY_COPIES), ONLY_COPIES, redundant=False, ranks=[0, 1, 2, 4, 5, 6, 7])
+    run = open_rank_folders(tmp_path)
+    assert codes(run) == ["MFC111"]
+    assert "no file of rank 3\n" in str(run.problems[0])  # 7 is there, without the slice
+
+
+def test_optimizer_state_that_is_not_all_there_does_not_hold_up_the_weights(tmp_path: Path) -> None:
+    names = [*ONLY_COPIES, "adam_m.wq.weight"]
+    tensors = only(names)
+    make_rank_folders(tmp_path, tensors, {n: CUTS[n] for n in names}, ranks=range(4))
+    run = open_rank_folders(tmp_path)
+    assert_whole(run, {n: tensors[n] for n in ONLY_COPIES})
+    assert "adam_m.wq.weight" not in run.tensors
+    assert any("1 tensors of the optimizer's state are left out" in n and "4, 5, 6, 7" in n for n in run.notes)
+
+
+# ---- pipeline stages -----------------------------------------------------------------------------------------------------------
+
+STAGED = {
+    "embed.weight": Cut((2, 2), (0, -1), stages=(0, 1)),
+    "layers.0.w-1.weight": Cut((2, 2), (0, -1), stages=(0,)),
+    "layers.1.w-1.weight": Cut((2, 2), (-1, 0), stages=(1,)),
+}
+STAGED_SHAPES = {"embed.weight": (8, 4), "layers.0.w-1.weight": (4, 4), "layers.1.w-1.weight": (4, 4)}
+
+
+@pytest.mark.parametrize("strategy", ["protobuf", "json", "merged"])
+def test_a_tensor_of_two_stages_is_there_once_with_all_its_copies(tmp_path: Path, strategy: str) -> None:
+    tensors = numbered_tensors(STAGED_SHAPES)
+    make_rank_folders(tmp_path, tensors, STAGED, strategy=strategy)
+    run = open_rank_folders(tmp_path)
+    assert_whole(run, tensors)
+    assert [s.rank for s in run.tensors["embed.weight"].slices] == list(range(8))
+    assert [s.rank for s in run.tensors["layers.1.w-1.weight"].slices] == [4, 5, 6, 7]
+
+
+def test_a_stage_without_files_is_missing_and_so_is_one_without_a_strategy(tmp_path: Path) -> None:
+    tensors = numbered_tensors(STAGED_SHAPES)
+    make_rank_folders(tmp_path / "a", tensors, STAGED, ranks=range(4))
+    run = open_rank_folders(tmp_path / "a")
+    assert codes(run) == ["MFC111"]
+    assert "rank 4 (or its copy 6), rank 5 (or its copy 7)" in str(run.problems[0])
+    make_rank_folders(tmp_path / "b", tensors, STAGED, strategy=None)
+    for stage in (0, 1):
+        (tmp_path / "b" / "strategy").mkdir(exist_ok=True)
+        path = write_strategy_file(tmp_path / "b" / "strategy" / "s.ckpt", STAGED, [stage])
+        with pytest.raises(InputError) as caught:
+            open_rank_folders(tmp_path / "b", strategy=path)
+        assert caught.value.code == "MFC111"
+        assert "stage" in str(caught.value)
+
+
+def test_a_strategy_that_does_not_say_its_stage_is_of_the_rank_in_its_name(tmp_path: Path) -> None:
+    tensors = numbered_tensors(STAGED_SHAPES)
+    make_rank_folders(tmp_path, tensors, STAGED, strategy="json")
+    for path in (tmp_path / "strategy").glob("*.json"):
+        path.write_text(json.dumps({"parallel_layout_item": json.loads(path.read_text())["parallel_layout_item"]}))
+    assert_whole(open_rank_folders(tmp_path), tensors)
+
+
+def test_stages_that_cut_a_shared_tensor_differently_are_not_mixed(tmp_path: Path) -> None:
+    cuts = {"embed.weight": Cut((4,), (0, -1)), "last.weight": Cut((4,), (0, -1), stages=(1,))}
+    tensors = numbered_tensors({"embed.weight": (8, 4), "last.weight": (4, 4)})
+    make_rank_folders(tmp_path, tensors, cuts, strategy=None)
+    other = make_rank_folders(
+        tmp_path / "other", tensors, {**cuts, "embed.weight": Cut((4,), (-1, 0), stages=(1,))}, strategy=None, ranks=range(4, 8)
+    )
+    for rank in range(4, 8):
+        next((other / f"rank_{rank}").glob("*.safetensors")).replace(next((tmp_path / f"rank_{rank}").glob("*.safetensors")))
+    write_strategy_file(tmp_path / "strategy" / "s0.ckpt", cuts, [0])
+    write_strategy_file(tmp_path / "strategy" / "s1.ckpt", {**cuts, "embed.weight": Cut((4,), (-1, 0), stages=(1,))}, [1])
+    run = open_rank_folders(tmp_path)
+    assert_whole(run, tensors)
+    assert [s.rank for s in run.tensors["embed.weight"].slices] == [0, 1, 2, 3]
+    assert any("cut differently in two stages" in n for n in run.notes)
+
+
+# ---- steps ---------------------------------------------------------------------------------------------------------------------
+
+PLAIN = {"wq.weight": Cut((4,), (0, -1))}
+
+
+def test_a_rank_that_is_one_step_ahead_is_not_mixed_with_the_others(tmp_path: Path) -> None:
+    old, new = (numbered_tensors({"wq.weight": (8, 4)}, first=n) for n in (0, 1000))
+    make_rank_folders(tmp_path, old, PLAIN, step=1)
+    make_rank_folders(tmp_path, new, PLAIN, step=2, ranks=[0])
+    run = open_rank_folders(tmp_path)
+    assert run.chosen == Step(1, 1)
+    assert_whole(run, old)
+    assert any("step 1_2 is newer but not complete" in n and "MFC112" in n for n in run.notes)
+    asked = open_rank_folders(tmp_path, step=2)
+    assert codes(asked) == ["MFC112"]
+    assert not asked.tensors
+    assert "rank 1 has 1_1" in str(asked.problems[0])
+
+
+def test_nothing_in_common_is_refused_with_a_table(tmp_path: Path) -> None:
+    tensors = numbered_tensors({"wq.weight": (8, 4)})
+    make_rank_folders(tmp_path, tensors, PLAIN, step=1, ranks=[1, 2, 3])
+    make_rank_folders(tmp_path, tensors, PLAIN, step=2, ranks=[0])
+    run = open_rank_folders(tmp_path)
+    assert codes(run) == ["MFC112"]
+    assert run.chosen is None
+    assert [tuple(row) for row in run.table().rows[:2]] == [(0, "–", "✓"), (1, "✓", "–")]
+
+
+def test_steps_are_numbers_and_not_text(tmp_path: Path) -> None:
+    made = {(1, 1): 0, (1, 11): 1000, (11, 1): 2000, (2, 9): 3000}
+    for (epoch, step), first in made.items():
+        make_rank_folders(tmp_path, numbered_tensors({"wq.weight": (8, 4)}, first=first), PLAIN, epoch=epoch, step=step)
+    assert open_rank_folders(tmp_path).chosen == Step(11, 1)
+    for (epoch, step), first in made.items():
+        run = open_rank_folders(tmp_path, step=Step(epoch, step))
+        assert_whole(run, numbered_tensors({"wq.weight": (8, 4)}, first=first))
+    assert open_rank_folders(tmp_path, step=11).chosen == Step(1, 11)
+    for step, expected in ((1, "11_1, 1_1"), (7, "11_1, 2_9, 1_11, 1_1")):
+        with pytest.raises(InputError) as caught:
+            open_rank_folders(tmp_path, step=step)
+        assert caught.value.code == "MFC112"
+        assert expected in str(caught.value)
+
+
+def test_the_same_name_with_other_counters_inside_is_refused(tmp_path: Path) -> None:
+    tensors = numbered_tensors({"wq.weight": (8, 4)})
+    make_rank_folders(tmp_path, tensors, PLAIN, extra={"global_step": np.array([10], np.int32)})
+    make_rank_folders(tmp_path, tensors, PLAIN, extra={"global_step": np.array([20], np.int32)}, ranks=[2])
+    run = open_rank_folders(tmp_path)
+    assert codes(run) == ["MFC112"]
+    assert "global_step is 10 on rank 0 and 20 on rank 2" in str(run.problems[0])
+
+
+def test_a_newest_step_that_was_cut_short_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    tensors = numbered_tensors({"wq.weight": (8, 4)})
+    make_rank_folders(tmp_path, tensors, PLAIN, step=1, ending="ckpt")
+    make_rank_folders(tmp_path, numbered_tensors({"wq.weight": (8, 4)}, first=99), PLAIN, step=2, ending="ckpt")
+    path = tmp_path / "rank_3" / "llama_rank_3-1_2.ckpt"
+    path.chmod(0o600)
+    path.write_bytes(path.read_bytes()[:-9])
+    run = open_rank_folders(tmp_path)
+    assert run.chosen == Step(1, 1)
+    assert_whole(run, tensors)
+    assert any("step 1_2" in n and "MFC202" in n for n in run.notes)
+    with pytest.raises(MfconvError) as caught:
+        open_rank_folders(tmp_path, step=2)
+    assert caught.value.code == "MFC202"
+    assert "rank_3" in str(caught.value)
+
+
+def test_two_runs_into_one_folder_are_told_apart(tmp_path: Path) -> None:
+    first, second = (numbered_tensors({"wq.weight": (8, 4)}, first=n) for n in (0, 1000))
+    make_rank_folders(tmp_path, first, PLAIN)
+    make_rank_folders(tmp_path, second, PLAIN, name="{prefix}_rank_{rank}_1-{epoch}_{step}.{ending}")
+    assert_whole(open_rank_folders(tmp_path), second)
+    (tmp_path / "rank_2" / "llama_rank_2_1-1_1.safetensors").unlink()
+    assert_whole(open_rank_folders(tmp_path), first)
+    make_rank_folders(tmp_path, first, PLAIN, prefix="other")
+    assert codes(open_rank_folders(tmp_path)) == ["MFC112"]
+
+
+def test_twelve_ranks_are_in_numeric_order(tmp_path: Path) -> None:
+    tensors = numbered_tensors({"wq.weight": (24, 2)})
+    make_rank_folders(tmp_path, tensors, {"wq.weight": Cut((12,), (0, -1))})
+    run = open_rank_folders(tmp_path)
+    assert_whole(run, tensors)
+    assert [s.rank for s in run.tensors["wq.weight"].slices] == list(range(12))
+
+
+def test_a_file_of_another_rank_does_not_count(tmp_path: Path) -> None:
+    make_rank_folders(tmp_path, numbered_tensors({"wq.weight": (8, 4)}), PLAIN)
+    (tmp_path / "rank_2" / "llama_rank_2-1_1.safetensors").rename(tmp_path / "rank_2" / "llama_rank_1-1_1.safetensors")
+    run = open_rank_folders(tmp_path)
+    assert codes(run) == ["MFC111"]
+    assert "rank 2" in str(run.problems[0])
+    assert any("by its name is of another rank" in n for n in run.notes)
+
+
+def test_files_whose_names_tell_no_step(tmp_path: Path) -> None:
+    tensors = numbered_tensors({"wq.weight": (8, 4)})
+    make_rank_folders(tmp_path, tensors, PLAIN, name="{prefix}{rank}.{ending}")
+    run = open_rank_folders(tmp_path)
+    assert_whole(run, tensors)
+    assert run.chosen is None
+
+
+def test_weights_only_files_and_prefixes_that_look_like_ranks(tmp_path: Path) -> None:
+    tensors = numbered_tensors({"wq.weight": (24, 2)})
+    for n, name in enumerate(
+        (
+            "{prefix}_rank_{rank}_network-{epoch}_{step}.{ending}",
+            "my_rank_7_run_rank_{rank}-{epoch}_{step}.{ending}",
+            "llama-3_1-8b_rank_{rank}_2-{epoch}_{step}.{ending}",
+        )
+    ):
+        make_rank_folders(tmp_path / str(n) / "checkpoint_network", tensors, {"wq.weight": Cut((12,), (0, -1))}, name=name, step=3)
+        run = open_rank_folders(tmp_path / str(n))
+        assert_whole(run, tensors)
+        assert run.chosen == Step(1, 3)
+        assert not run.notes
+
+
+def test_a_copy_that_is_further_than_the_others_is_a_whole_checkpoint(tmp_path: Path) -> None:
+    old, new = (numbered_tensors({"wq.weight": (8, 4)}, first=n) for n in (0, 1000))
+    make_rank_folders(tmp_path, old, {"wq.weight": Cut((4,), (-1, -1))}, step=1)
+    make_rank_folders(tmp_path, new, {"wq.weight": Cut((4,), (-1, -1))}, step=2, ranks=[0])
+    run = open_rank_folders(tmp_path)
+    assert run.chosen == Step(1, 2)
+    assert_whole(run, new)
+    assert any("ranks without step 1_2: 1, 2, 3" in n for n in run.notes)
+
+
+# ---- strategies that do not fit --------------------------------------------------------------------------------------------------
+
+
+def test_strategies_of_another_run_are_refused(tmp_path: Path) -> None:
+    tensors = numbered_tensors({"wq.weight": (8, 4)})
+    make_rank_folders(tmp_path, tensors, PLAIN, strategy=None)
+    cases = {
+        "names": ({"other.weight": Cut((4,), (0, -1))}, "MFC114"),
+        "fewer devices": ({"wq.weight": Cut((3,), (0, -1))}, "MFC114"),
+        "more devices": ({"wq.weight": Cut((8,), (0, -1))}, "MFC111"),
+        "axes": ({"wq.weight": Cut((4,), (0, -1, -1))}, "MFC114"),
+    }
+    for name, (cuts, code) in cases.items():
+        path = write_strategy_file(tmp_path / f"{name}.bin", cuts, [0])
+        try:
+            found = codes(open_rank_folders(tmp_path, strategy=path))
+        except InputError as error:
+            found = [error.code]
+        assert found == [code], name
+
+
+def test_two_strategy_files_that_disagree_are_both_named(tmp_path: Path) -> None:
+    make_rank_folders(tmp_path, numbered_tensors({"wq.weight": (8, 4)}), PLAIN)
+    write_strategy_file(tmp_path / "strategy" / "left_behind.ckpt", {"wq.weight": Cut((4,), (-1, 0))}, [0])
+    with pytest.raises(InputError) as caught:
+        open_rank_folders(tmp_path)
+    assert caught.value.code == "MFC114"
+    assert "left_behind.ckpt" in str(caught.value)
+    assert "'wq.weight'" in str(caught.value)
+
+
+def test_slices_of_two_shapes_are_refused_with_both(tmp_path: Path) -> None:
+    make_rank_folders(tmp_path, numbered_tensors({"wq.weight": (8, 4)}), PLAIN)
+    make_rank_folders(tmp_path, numbered_tensors({"wq.weight": (16, 4)}), PLAIN, ranks=[3])
+    run = open_rank_folders(tmp_path)
+    assert codes(run) == ["MFC113"]
+    assert "[2, 4] of F32 on rank 0, [4, 4] of F32 on rank 3" in str(run.problems[0])
+
+
+def test_a_weight_that_no_strategy_names_is_kept_and_said(tmp_path: Path) -> None:
+    tensors = numbered_tensors({"wq.weight": (8, 4), "router.bias": (4,)})
+    make_rank_folders(tmp_path, tensors, PLAIN, extra=STATE)
+    run = open_rank_folders(tmp_path)
+    assert_whole(run, tensors)
+    assert [a for a in run.assumed if "router.bias" in a]
+    assert len(list(run.tensors["router.bias"].copies())) == 3
+    make_rank_folders(tmp_path, {**tensors, "router.bias": np.zeros(2, np.float32)}, PLAIN, ranks=[1], extra=STATE)
+    assert codes(open_rank_folders(tmp_path)) == ["MFC114"]
+
+
+def test_a_slice_that_a_file_should_have_and_has_not_is_no_missing_rank(tmp_path: Path) -> None:
+    tensors = numbered_tensors({"wq.weight": (8, 4), "wk.weight": (8, 4)})
+    cuts = {n: Cut((4,), (0, -1)) for n in tensors}
+    make_rank_folders(tmp_path, tensors, cuts)
+    make_rank_folders(tmp_path, {"wq.weight": tensors["wq.weight"]}, {"wq.weight": cuts["wq.weight"]}, ranks=[1], strategy=None)
+    run = open_rank_folders(tmp_path)
+    assert codes(run) == ["MFC113"]
+    assert "nothing for [2:4, 0:4]" in str(run.problems[0])
+
+
+def test_uneven_slices_and_fields_are_refused_by_name(tmp_path: Path) -> None:
+    make_rank_folders(tmp_path, numbered_tensors({"wq.weight": (8, 4)}), PLAIN, strategy="json")
+    path = tmp_path / "strategy" / "ckpt_strategy_rank_0.json"
+    for key, value, code in (
+        ("field", 2, "MFC114"),
+        ("param_split_shape", [1, 3, 2, 2], "MFC114"),
+        ("param_split_shape", [5] * 4, "MFC113"),
+    ):
+        content = json.loads((tmp_path / "strategy" / "ckpt_strategy_rank_1.json").read_text())
+        content["parallel_layout_item"]["wq.weight"][key] = value
+        path.write_text(json.dumps(content))
+        try:
+            run = open_rank_folders(tmp_path, strategy=path)
+            found, text = run.problems[0].code, str(run.problems[0])
+        except InputError as error:
+            found, text = error.code, str(error)
+        assert found == code
+        assert "'wq.weight'" in text
+
+
+# ---- no strategy -----------------------------------------------------------------------------------------------------------------
+
+
+def bytes_of(tensor: LazyTensor) -> bytes:
+    return read_tensor(tensor).tobytes()
+
+
+def test_without_strategy_and_shapes_nothing_is_guessed(tmp_path: Path) -> None:
+    make_rank_folders(tmp_path, only(ONLY_COPIES), ONLY_COPIES, strategy=None)
+    run = open_rank_folders(tmp_path)
+    assert codes(run) == ["MFC114"]
+    assert "--strategy" in str(run.problems[0])
+    assert "--config" in str(run.problems[0])
+
+
+@pytest.mark.parametrize("inner_copies", [False, True])
+def test_equal_slices_prove_which_ranks_hold_copies(tmp_path: Path, inner_copies: bool) -> None:
+    at = 1 if inner_copies else 0
+    cuts = {"wq.weight": Cut((4, 2) if inner_copies else TP, (at, -1)), "zero.weight": Cut((4, 2) if inner_copies else TP, (at, -1))}
+    tensors = {**numbered_tensors({"wq.weight": (16, 8), "norm.weight": (8,)}), "zero.weight": np.zeros((8, 2), np.float32)}
+    make_rank_folders(tmp_path, tensors, cuts, strategy=None)
+    shapes = {n: a.shape for n, a in tensors.items()}
+    run = open_rank_folders(tmp_path, shapes=shapes, digest=bytes_of)
+    assert_whole(run, tensors)
+    text = " ".join(run.assumed)
+    assert "proven by equal slices of 1 of 2 tensors" in text
+    assert "the order of the ranks is assumed" in text
+    unproven = open_rank_folders(tmp_path, shapes=shapes)
+    assert "that ranks 0 and 4 hold copies, and so on, is assumed" in " ".join(unproven.assumed)
+    unequal = [e for t in unproven.tensors.values() for e in t.copies() if bytes_of(e.first) != bytes_of(e.second)]
+    assert bool(unequal) is inner_copies  # a wrong assumption is caught by the comparison of copies
+
+
+def test_stages_and_optimizer_state_are_guessed_from_the_shapes_of_the_weights(tmp_path: Path) -> None:
+    cuts = {
+        "layers.0.w": Cut((2,), (0, -1)),
+        "adam_m.layers.0.w": Cut((2,), (0, -1)),
+        "layers.1.w": Cut((2,), (-1, 0), stages=(1,)),
+    }
+    tensors = numbered_tensors(dict.fromkeys(cuts, (4, 4)))
+    make_rank_folders(tmp_path, tensors, cuts, strategy=None, extra=STATE)
+    run = open_rank_folders(tmp_path, shapes={"layers.0.w": (4, 4), "layers.1.w": (4, 4)})
+    assert_whole(run, tensors)
+    assert [s.rank for s in run.tensors["layers.1.w"].slices] == [2, 3]
+    assert any("along axis 0" in a and "2 tensors" in a for a in run.assumed)
+    unknown = open_rank_folders(tmp_path, shapes={"layers.0.w": (4, 4)})
+    assert codes(unknown) == ["MFC114"]
+    assert "'layers.1.w'" in str(unknown.problems[0])
+
+
+def test_two_cut_axes_are_not_guessed(tmp_path: Path) -> None:
+    make_rank_folders(tmp_path, numbered_tensors({"wq.weight": (8, 4)}), {"wq.weight": Cut((2, 2), (0, 1))}, strategy=None)
+    run = open_rank_folders(tmp_path, shapes={"wq.weight": (8, 4)})
+    assert codes(run) == ["MFC114"]
+    assert "2 axes are cut" in str(run.problems[0])
+
+
+def test_one_rank_without_a_strategy_is_whole_and_says_so(tmp_path: Path) -> None:
+    tensors = numbered_tensors({"wq.weight": (8, 4)})
+    make_rank_folders(tmp_path, tensors, {}, strategy=None)
+    run = open_rank_folders(tmp_path)
+    assert_whole(run, tensors)
+    assert "no strategy file" in run.assumed[0]
+    (tmp_path / "rank_0").rename(tmp_path / "rank_3")
+    (tmp_path / "rank_3" / "llama_rank_0-1_1.safetensors").rename(tmp_path / "rank_3" / "llama_rank_3-1_1.safetensors")
+    run = open_rank_folders(tmp_path)
+    assert codes(run) == ["MFC111"]
+    assert "rank 0, rank 1, rank 2" in str(run.problems[0])
+
+
+# ---- damaged files ---------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_damaged_strategy_is_refused_or_gives_tensors_that_can_be_checked(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "damaged"
+    if not folder.exists():
+        cuts = {"wq.weight": Cut((2, 2), (0, -1), shards=2), "wo.weight": Cut((2, 2), ((1, 0), -1))}
+        make_rank_folders(folder, numbered_tensors({"wq.weight": (8, 4), "wo.weight": (8, 4)}), cuts)
+    content = bytearray((folder / "strategy" / "ckpt_strategy_rank_0.ckpt").read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = folder / "damaged_strategy.bin"
+    path.write_bytes(bytes(content))
+    try:
+        run = open_rank_folders(folder, strategy=path)
+    except MfconvError:
+        return
+    for tensor in run.tensors.values():
+        if tensor.problem() is None:
+            assert read_tensor(tensor.whole()).shape == tensor.shape
+    str(run.table())
