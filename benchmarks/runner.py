@@ -2,6 +2,7 @@
 
 python -m benchmarks.runner convert KEY mf|hf SOURCE TARGET     save(map(load(SOURCE), LAYOUTS[KEY])), not flushed
 python -m benchmarks.runner plan SOURCE TARGET                  load, map and plan; prints the seconds of each as JSON
+python -m benchmarks.runner cut FORM AXIS SOURCE TARGET         a Llama cut for eight ranks, every matrix along its first or its last axis
 python -m benchmarks.runner headers FOLDER                      read index and headers with json.loads: the least that any tool does
 """
 
@@ -21,6 +22,16 @@ def convert(key: str, to: str, source: str, target: str) -> None:
     from benchmarks.families import LAYOUTS
 
     mc.save(mc.map(mc.load(source), LAYOUTS[key], to=to), target, durable=False)
+
+
+def cut(form: str, axis: str, source: str, target: str) -> None:
+    """Cut a Llama for the ranks of a run."""
+    import mfconv_nb as mc
+
+    mapped = mc.map(mc.load(source), "llama")
+    axes = ("tp", None) if axis == "first" else (None, "tp")
+    cuts = {spec.name: axes for spec in mapped.specs if len(spec.shape) == 2}
+    mc.save(mapped, target, layout_of_ranks=mc.RankLayout({"tp": 8}, cuts, form=form), durable=False)
 
 
 def plan(source: str, target: str) -> None:
@@ -50,7 +61,7 @@ def headers(folder: str) -> None:
             json.loads(file.read(int.from_bytes(file.read(8), "little")))
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"convert": convert, "plan": plan, "headers": headers}
+COMMANDS: dict[str, Callable[..., None]] = {"convert": convert, "cut": cut, "plan": plan, "headers": headers}
 
 if __name__ == "__main__":
     COMMANDS[sys.argv[1]](*sys.argv[2:])

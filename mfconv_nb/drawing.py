@@ -117,9 +117,9 @@ class Drawing:
             if side.more:
                 body.append(_text(side.edge, end - 4, side.more, is_left=side.edge == LEFT, soft=True))
         if self.note:
-            note = _escaped(_cut(self.note, 90))
+            note = escaped(shortened(self.note, 90))
             body.append(f'<text x="{WIDTH // 2}" y="{height - 5}" text-anchor="middle" opacity=".75">{note}</text>')
-        title = _escaped(_cut(self.title, max(room, 60)))
+        title = escaped(shortened(self.title, max(room, 60)))
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" class="mfconv-drawing" role="img" aria-label="{title}" viewBox="0 0 {WIDTH} {height}"'
             f' style="{STYLE}"><title>{title}</title><g fill="currentColor" font-size="12">{"".join(body)}</g></svg>'
@@ -234,7 +234,7 @@ def _joins(left: Sequence[_PlacedBox], right: Sequence[_PlacedBox], colours: Map
 
 def _box_svg(placed: _PlacedBox, colours: Mapping[str, str], room: int, characters: int) -> Iterator[str]:
     box, is_left = placed.box, placed.edge == LEFT
-    yield _text(placed.edge, placed.y, _cut(box.name, characters), is_left=is_left, title=_cut(box.name, room))
+    yield _text(placed.edge, placed.y, shortened(box.name, characters), is_left=is_left, title=shortened(box.name, room))
     for cell in placed.cells:
         yield from _cell_svg(cell, colours, min(room, 120))
     x = placed.edge - BOX if is_left else placed.edge
@@ -244,18 +244,23 @@ def _box_svg(placed: _PlacedBox, colours: Mapping[str, str], room: int, characte
             f'<rect x="{x + 0.5}" y="{y + 0.5}" width="{BOX - 1}" height="{CELL + 1}" fill="none" stroke="currentColor"'
             f' stroke-opacity=".5" stroke-dasharray="3 3"/>'
         )
-        yield f'<text x="{x + BOX // 2}" y="{y + 13}" text-anchor="middle" font-size="11">{_escaped(_cut(box.more, 22))}</text>'
+        yield f'<text x="{x + BOX // 2}" y="{y + 13}" text-anchor="middle" font-size="11">{escaped(shortened(box.more, 22))}</text>'
     if placed.tells_shape:
-        yield _text(placed.edge, placed.bottom + 13, _cut(box.shape, characters), is_left=is_left, title=_cut(box.shape, room))
+        yield _text(placed.edge, placed.bottom + 13, shortened(box.shape, characters), is_left=is_left, title=shortened(box.shape, room))
         if box.axes:
             yield _text(
-                placed.edge, placed.bottom + 13 + LINE, _cut(box.axes, characters), is_left=is_left, title=_cut(box.axes, room), soft=True
+                placed.edge,
+                placed.bottom + 13 + LINE,
+                shortened(box.axes, characters),
+                is_left=is_left,
+                title=shortened(box.axes, room),
+                soft=True,
             )
 
 
 def _cell_svg(placed: _PlacedCell, colours: Mapping[str, str], room: int) -> Iterator[str]:
     cell = placed.cell
-    tip = f"<title>{_escaped(_cut(cell.title, room))}</title>" if room else ""
+    tip = f"<title>{escaped(shortened(cell.title, room))}</title>" if room else ""
     yield (
         f'<rect x="{placed.x}" y="{placed.y}" width="{placed.width}" height="{placed.height}" fill="{colours[cell.role]}"'
         f' stroke="#000" stroke-opacity=".35">{tip}</rect>'
@@ -263,20 +268,21 @@ def _cell_svg(placed: _PlacedCell, colours: Mapping[str, str], room: int) -> Ite
     label = next((t for t in cell.labels if 6.7 * len(t) + 4 <= placed.width), "")
     if label:
         x, y = placed.x + placed.width // 2, placed.y + placed.height // 2 + 4
-        yield f'<text x="{x}" y="{y}" text-anchor="middle" font-size="11" fill="#000" pointer-events="none">{_escaped(label)}</text>'
+        yield f'<text x="{x}" y="{y}" text-anchor="middle" font-size="11" fill="#000" pointer-events="none">{escaped(label)}</text>'
 
 
 def _text(x: int, y: int, text: str, *, is_left: bool, title: str = "", soft: bool = False) -> str:
     anchor = ' text-anchor="end"' if is_left else ""
-    tip = f"<title>{_escaped(title)}</title>" if title and one_line(title) != text else ""
-    return f'<text x="{x}" y="{y}"{anchor}{" opacity=" + chr(34) + ".75" + chr(34) if soft else ""}>{_escaped(text)}{tip}</text>'
+    tip = f"<title>{escaped(title)}</title>" if title and one_line(title) != text else ""
+    return f'<text x="{x}" y="{y}"{anchor}{" opacity=" + chr(34) + ".75" + chr(34) if soft else ""}>{escaped(text)}{tip}</text>'
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """For SVG: on one line, nothing that could be markup."""
     return html.escape(one_line(text))
 
 
-def _cut(text: str, most: int) -> str:
+def shortened(text: str, most: int) -> str:
     """At most ``most`` characters; the end of a name tells more than its beginning."""
     text = one_line(text)
     head = most // 3
@@ -292,7 +298,7 @@ MAX_TEXT_CELLS = 12
 
 def _side_text(mark: str, boxes: Sequence[Box], more: str) -> Iterator[str]:
     for box in boxes:
-        yield "  ".join(part for part in (mark + _cut(box.name, 100), _cut(box.shape, 60), _cut(box.axes, 60)) if part)
+        yield "  ".join(part for part in (mark + shortened(box.name, 100), shortened(box.shape, 60), shortened(box.axes, 60)) if part)
         yield f"    {_cells_text(box)}"
     if more:
         yield f"  {one_line(more)}"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from benchmarks.bench import Bench
-from benchmarks.cases import against_documented, copying, families, layouts, planning, sparse, starting, suggesting, views
+from benchmarks.cases import against_documented, copying, families, layouts, planning, sparse, starting, suggesting, training, views
 from benchmarks.results import Row
 
 CASES: Mapping[str, Callable[[Bench], Iterable[Row]]] = MappingProxyType(
@@ -17,6 +17,7 @@ CASES: Mapping[str, Callable[[Bench], Iterable[Row]]] = MappingProxyType(
         "verify": copying.verify,
         **layouts.CASES,
         **families.CASES,
+        **training.CASES,
         "documented": against_documented.documented,
         "sparse20": sparse.sparse20,
         "plan": planning.plan,

@@ -36,7 +36,7 @@ def import_rules(
     names: Loadable | Sequence[str] | None = None,
     config: str | Path | Mapping[str, Any] | None = None,
 ) -> ImportedRules:
-    """Read the rules of another tool as drafts, and say what is wrong with them. Nothing in a text is run, and nothing it names is imported.
+    """Read the rules of another tool as drafts, and say what is wrong with them. No text is run, and nothing that it names is imported.
 
     - ``"weight_converters"``: the list that a model class of MindFormers declares, in a Python text (its `utils.py`).
     - ``"weight_mapping"``: the pairs of texts of static inference. What they do depends on their order, so ``names`` are needed.
@@ -83,10 +83,8 @@ def _of_model_type(model_type: str, known: Known) -> ImportedRules:
     try:
         found = registered(model_type)
     except ImportError as error:
-        found_text = one_line(str(error))[:200]
-        raise UsageError(
-            "MFC501", "form", found=found_text, expected="transformers, to ask for a model type", hint="pip install transformers"
-        ) from None
+        told, wanted = one_line(str(error))[:200], "transformers, to ask for a model type"
+        raise UsageError("MFC501", "form", found=told, expected=wanted, hint="pip install transformers") from None
     if found is None:
         expected = "a model type that transformers has a conversion mapping for"
         hint = "Models that keep their names have none. A Python text with a list of WeightRenaming can be read too."

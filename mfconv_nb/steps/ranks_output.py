@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from mfconv_nb.formats.writing import plan_file
 from mfconv_nb.places import OutputPlan
 from mfconv_nb.steps.mapped_tensors import TensorMaker
 from mfconv_nb.steps.output import Output, output_specs
-from mfconv_nb.trained.cutting import CHECKPOINT_2, CutTensor, RankLayout, as_plain_cuts, cut_tensors, read_rank_layout
+from mfconv_nb.trained.cutting import CHECKPOINT_2, CutTensor, Cutting, RankLayout, as_plain_cuts, cut_tensors, read_rank_layout
 from mfconv_nb.trained.slices import Box
 from mfconv_nb.trained.strategies import layout_of
 
@@ -41,8 +41,7 @@ def ranks_output(checkpoint: Checkpoint, target: Path, dtype: str | None, layout
     layout = layout if isinstance(layout, RankLayout) else read_rank_layout(Path(layout).expanduser())
     specs = output_specs(checkpoint, dtype)
     cut = cut_tensors(specs, layout)
-    devices = layout.ranks // max(1, len(layout.stages))
-    files = _files(cut, layout, devices)
+    files = _files(cut, layout)
     dtypes = {s.name: s.dtype for s in specs}
     maker, made = TensorMaker(checkpoint), dict[tuple[str, Box], LazyTensor]()
     held = [{name: _slice(maker, made, checkpoint[name].spec, box) for name, box in file.boxes.items()} for file in files.values()]
@@ -50,26 +49,26 @@ def ranks_output(checkpoint: Checkpoint, target: Path, dtype: str | None, layout
         plan_file(file.name, [TensorSpec(n, t.shape, dtypes[n]) for n, t in tensors.items()], MF)
         for file, tensors in zip(files.values(), held, strict=True)
     ]
-    small = _metadata(cut, layout, devices, files) if layout.form == CHECKPOINT_2 else _strategies(cut, layout, devices)
+    small = _metadata(cut, layout, files) if layout.form == CHECKPOINT_2 else _strategies(cut)
     offsets = tuple({name: box.offset for name, box in file.boxes.items()} for file in files.values())
     return Output(checkpoint, dtypes, OutputPlan(tuple(plans), folder=True, indexes=small), tuple(held), offsets)
 
 
-def _files(cut: Sequence[CutTensor], layout: RankLayout, devices: int) -> dict[int, _RankFile]:
+def _files(cut: Cutting, layout: RankLayout) -> dict[int, _RankFile]:
     """Every rank's file. In a Checkpoint 2.0 a slice that several ranks have is written once, by the first of them."""
-    files = {rank: _RankFile(_file_name(layout, rank)) for rank in range(layout.ranks)}
-    for tensor in cut:
+    files = {rank: _RankFile(_file_name(layout, rank, cut.ranks)) for rank in range(cut.ranks)}
+    for tensor in cut.tensors:
         seen: set[Box] = set()
-        for rank, box in tensor.boxes(devices).items():
+        for rank, box in cut.boxes(tensor).items():
             if layout.form != CHECKPOINT_2 or box not in seen:
                 files[rank].boxes[tensor.spec.name] = box
                 seen.add(box)
     return files
 
 
-def _file_name(layout: RankLayout, rank: int) -> str:
+def _file_name(layout: RankLayout, rank: int, ranks: int) -> str:
     if layout.form == CHECKPOINT_2:
-        return f"{_iteration(layout)}/model-{rank:07}-{layout.ranks:07}.safetensors"
+        return f"{_iteration(layout)}/model-{rank:07}-{ranks:07}.safetensors"
     return f"rank_{rank}/{layout.prefix}_rank_{rank}-{layout.epoch}_{layout.step}{layout.ending}"
 
 
@@ -89,8 +88,8 @@ def _slice(maker: TensorMaker, made: dict[tuple[str, Box], LazyTensor], spec: Te
 # ---- the files that say how it was cut ---------------------------------------------------------------------------------------
 
 
-def _metadata(cut: Sequence[CutTensor], layout: RankLayout, devices: int, files: Mapping[int, _RankFile]) -> dict[str, bytes]:
-    parameters = [_parameter(tensor, layout, devices, files) for tensor in cut]
+def _metadata(cut: Cutting, layout: RankLayout, files: Mapping[int, _RankFile]) -> dict[str, bytes]:
+    parameters = [_parameter(tensor, cut, files) for tensor in cut.tensors]
     folder = _iteration(layout)
     common = {"epoch_num": layout.epoch, "step_num": layout.step, "global_step": layout.step}
     return {
@@ -100,27 +99,27 @@ def _metadata(cut: Sequence[CutTensor], layout: RankLayout, devices: int, files:
     }
 
 
-def _parameter(tensor: CutTensor, layout: RankLayout, devices: int, files: Mapping[int, _RankFile]) -> Parameter:
-    boxes = tensor.boxes(devices)
+def _parameter(tensor: CutTensor, cut: Cutting, files: Mapping[int, _RankFile]) -> Parameter:
+    boxes = cut.boxes(tensor)
     groups: dict[Box, list[int]] = {}
     for rank, box in boxes.items():
         groups.setdefault(box, []).append(rank)
     chunks = tuple(
         Chunk(box.offset, box.shape, (StoredIn(Path(files[ranks[0]].name).name, ranks[0], tuple(ranks)),)) for box, ranks in groups.items()
     )
-    first = tensor.stages[0] * devices
-    ranks = tuple(range(first, first + devices))
-    slicing, names = as_plain_cuts(tensor.slicing, tuple(layout.devices))
+    first = tensor.stages[0] * cut.devices
+    ranks = tuple(range(first, first + cut.devices))
+    slicing, names = as_plain_cuts(tensor.slicing, tensor.names)
     named = DeviceLayout(slicing.devices, slicing.cuts, names, ranks)
     parts = tuple(whole // part if part else 1 for whole, part in zip(tensor.spec.shape, chunks[0].shape, strict=True))
     whole = tensor.slicing.is_whole
     return Parameter(tensor.spec.name, tensor.spec.dtype, tensor.spec.shape, chunks, None if whole else named, parts)
 
 
-def _strategies(cut: Sequence[CutTensor], layout: RankLayout, devices: int) -> dict[str, bytes]:
+def _strategies(cut: Cutting) -> dict[str, bytes]:
     """A strategy file for every rank, as a run writes them: what its stage has, and how it is cut."""
     of_stage = []
-    for stage in range(max(1, len(layout.stages))):
-        layouts = {tensor.spec.name: layout_of(tensor.slicing) for tensor in cut if stage in tensor.stages}
+    for stage in range(cut.stages):
+        layouts = {tensor.spec.name: layout_of(tensor.slicing) for tensor in cut.tensors if stage in tensor.stages}
         of_stage.append(write_strategy({stage: layouts}))
-    return {f"strategy/ckpt_strategy_rank_{rank}.ckpt": of_stage[rank // devices] for rank in range(layout.ranks)}
+    return {f"strategy/ckpt_strategy_rank_{rank}.ckpt": of_stage[rank // cut.devices] for rank in range(cut.ranks)}

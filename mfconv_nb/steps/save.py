@@ -118,6 +118,8 @@ def check_target(plan: OutputPlan, target: Path, checkpoint: Checkpoint, *, over
     if plan.folder and any(p.parent == target.resolve() for p in sources):
         hint = "Choose another target: a checkpoint is never replaced by what is made from it."
         raise OutputError("MFC402", target, found="the folder that is being read", expected="another folder", hint=hint)
+    if any("/" in name for name in plan.names):
+        _check_no_other_run(plan, target)
     hint = "Use --force (overwrite=True in Python), or choose another name."
     if plan.folder and target.exists() and not target.is_dir():
         raise OutputError("MFC401", target, found="a file", expected="a folder, or nothing", hint="Choose another name.")
@@ -128,6 +130,15 @@ def check_target(plan: OutputPlan, target: Path, checkpoint: Checkpoint, *, over
         raise OutputError("MFC401", there[0], found="an existing file", expected="a new name", hint=hint)
     if target.parent.exists() and not target.parent.is_dir():
         raise OutputError("MFC404", target.parent, found="a file", expected="a folder", hint="Choose another target.")
+
+
+def _check_no_other_run(plan: OutputPlan, target: Path) -> None:
+    """Raises OutputError (MFC401) where something else lies in the folder that gets the slices of a run: ranks or steps would mix."""
+    own = {name.partition("/")[0] for name in plan.names}
+    others = sorted(p.name for p in target.iterdir() if p.name not in own) if target.is_dir() else []
+    if others:
+        found, hint = f"{quoted(others[0])} in it", "Choose a new folder: ranks and steps of two runs never lie in one."
+        raise OutputError("MFC401", target, found=found, expected="a new folder", hint=hint)
 
 
 def _was_publishing(target: Path, out: Output) -> bool:

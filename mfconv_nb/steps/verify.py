@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -223,12 +224,35 @@ def _against_manifest(source: Loadable, threads: int, progress: bool | OnProgres
     wrong = [n for n in specs.keys() | checkpoint.tensors.keys() if specs.get(n) != _spec_of(checkpoint, n)]
     if wrong:
         return [Condition(names, FAIL, f"{len(wrong):,} tensors; first {sorted(wrong)[0]}")]
-    with progress_for(progress, checkpoint.nbytes, "reading") as bar:
-        found = tensor_checksums(list(checkpoint), threads, bar)
-    changed = [n for n, checksum in found.items() if checksum != written[n].get("xxh3_128")]
-    same = "Every tensor has the bytes that were written."
-    seen = f"{len(changed):,} tensors changed; first {changed[0]}" if changed else f"{len(found):,} checksums equal"
+    sliced = "slices" in near[1]
+    parts = _slices(checkpoint, Path(source).expanduser()) if sliced else dict(checkpoint.tensors)
+    noted = {_slice_name(t["name"], t["file"]): t["xxh3_128"] for t in near[1]["slices"]} if sliced else _checksums(written)
+    with progress_for(progress, sum(t.spec.nbytes for t in parts.values()), "reading") as bar:
+        found = tensor_checksums(list(parts.values()), threads, bar)
+    changed = sorted(n for n in found.keys() | noted.keys() if found.get(n) != noted.get(n))
+    noun = "slices" if sliced else "tensors"
+    same = f"Every {noun[:-1]} has the bytes that were written."
+    seen = f"{len(changed):,} {noun} changed; first {changed[0]}" if changed else f"{len(found):,} checksums equal"
     return [Condition(names, PASS, f"{len(specs):,} tensors"), Condition(same, FAIL if changed else PASS, seen)]
+
+
+def _checksums(written: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: entry.get("xxh3_128") for name, entry in written.items()}
+
+
+def _slices(checkpoint: Checkpoint, folder: Path) -> dict[str, LazyTensor]:
+    """Every slice of a run as a tensor of its own, named by its tensor and its file."""
+    found = {}
+    for tensor in checkpoint.run.tensors.values() if checkpoint.run is not None else ():
+        for part in tensor.slices:
+            file = os.path.relpath(part.tensor.pieces[0].source.path, folder)
+            name = _slice_name(tensor.name, Path(file).as_posix())
+            found[name] = part.tensor.renamed(name)
+    return found
+
+
+def _slice_name(name: str, file: str) -> str:
+    return f"{name} in {file}"
 
 
 def _spec_of(checkpoint: Checkpoint, name: str) -> TensorSpec | None:

@@ -64,6 +64,11 @@ def _is_sound(content: object) -> bool:
         return False
     if any(content.get(side) not in ("hf", "mf", None) for side in ("to", "from_side")):
         return False
+    slices = content.get("slices", [])
+    if not isinstance(slices, list) or not all(
+        isinstance(t, dict) and all(isinstance(t.get(key), str) for key in ("name", "file", "xxh3_128")) for t in slices
+    ):
+        return False
     return all(
         isinstance(t, dict)
         and isinstance(t.get("name"), str)

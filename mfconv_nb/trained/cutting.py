@@ -15,8 +15,10 @@ from typing import Any
 
 from mfconv_nb.blocks import Shape
 from mfconv_nb.checkpoint import TensorSpec
-from mfconv_nb.errors import MappingError, UsageError, did_you_mean, quoted
+from mfconv_nb.errors import InputError, MappingError, UsageError, did_you_mean, quoted
+from mfconv_nb.formats.strategy_file import read_strategies, strategy_files
 from mfconv_nb.trained.slices import Box, Slicing, boxes_of
+from mfconv_nb.trained.strategies import slicing_of, stages_of
 
 RANK_FOLDERS, CHECKPOINT_2 = "rank folders", "checkpoint 2.0"
 FORMS = (RANK_FOLDERS, CHECKPOINT_2)
@@ -42,9 +44,10 @@ class RankLayout:
         ending: of the files of rank folders, ".safetensors" or ".ckpt".
         epoch, step: what the names of the files say.
         prefix: of the files of rank folders.
+        strategy: instead of devices, cuts, stages and shards: the strategy files of the run that is to start, a file or a folder.
     """
 
-    devices: Mapping[str, int]
+    devices: Mapping[str, int] = field(default_factory=dict)
     cuts: Mapping[str, Sequence[Cut]] = field(default_factory=dict)
     stages: Sequence[Sequence[str]] = ()
     optimizer_shards: int = 1
@@ -53,13 +56,19 @@ class RankLayout:
     epoch: int = 0
     step: int = 0
     prefix: str = "checkpoint"
+    strategy: str | Path = ""
 
     def __post_init__(self) -> None:
+        _one_of("form", self.form, FORMS)
+        _one_of("ending", self.ending, ENDINGS)
+        if self.strategy:
+            if self.devices or self.cuts or self.stages or self.optimizer_shards != 1:
+                found = "strategy, and devices, cuts, stages or shards"
+                raise UsageError("MFC501", "strategy", found=found, expected="one of them", hint="The strategy files say it all.")
+            return
         if not self.devices or any(type(n) is not int or n < 1 for n in self.devices.values()) or self.ranks > MAX_RANKS:
             hint = 'Such as {"dp": 2, "tp": 4}: at most 65,536 ranks.'
             raise UsageError("MFC501", "devices", found=dict(self.devices), expected="dimensions with their sizes", hint=hint)
-        _one_of("form", self.form, FORMS)
-        _one_of("ending", self.ending, ENDINGS)
         for pattern, axes in self.cuts.items():
             unknown = [n for cut in axes for n in _dimensions(cut) if n not in self.devices]
             if unknown:
@@ -68,7 +77,7 @@ class RankLayout:
 
     @property
     def ranks(self) -> int:
-        """The number of ranks of all stages."""
+        """The number of ranks of all stages, where no strategy files say it."""
         return math.prod(self.devices.values()) * max(1, len(self.stages))
 
 
@@ -92,7 +101,7 @@ def read_rank_layout(path: Path) -> RankLayout:
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError("MFC501", path, found=str(error), expected="a JSON file that says how to cut") from None
     known = [f.name for f in fields(RankLayout)]
-    if not isinstance(content, dict) or not isinstance(content.get("devices"), dict):
+    if not isinstance(content, dict) or not (isinstance(content.get("devices"), dict) or isinstance(content.get("strategy"), str)):
         raise UsageError("MFC501", path, found="another form", expected='{"devices": {"dp": 2, "tp": 4}, "cuts": {...}}')
     unknown = [name for name in content if name not in known]
     if unknown:
@@ -108,28 +117,77 @@ def read_rank_layout(path: Path) -> RankLayout:
 
 @dataclass(frozen=True)
 class CutTensor:
-    """A tensor, how it is cut, and in which stages it is."""
+    """A tensor, how it is cut, what the dimensions of its device matrix are called, and in which stages it is."""
 
     spec: TensorSpec
     slicing: Slicing
+    names: tuple[str, ...]
     stages: tuple[int, ...]
 
-    def boxes(self, devices: int) -> dict[int, Box]:
-        """The box of every rank that has it; ``devices`` is the number of ranks of a stage."""
-        found = boxes_of(self.slicing, self.spec.shape)
-        return {stage * devices + place: box for stage in self.stages for place, box in enumerate(found)}
+
+@dataclass(frozen=True)
+class Cutting:
+    """Every tensor of a checkpoint, cut: ``stages`` pipeline stages of ``devices`` ranks each."""
+
+    tensors: tuple[CutTensor, ...]
+    devices: int
+    stages: int
+
+    @property
+    def ranks(self) -> int:
+        return self.devices * self.stages
+
+    def boxes(self, tensor: CutTensor) -> dict[int, Box]:
+        """The box of every rank that has a tensor."""
+        found = boxes_of(tensor.slicing, tensor.spec.shape)
+        return {stage * self.devices + place: box for stage in tensor.stages for place, box in enumerate(found)}
 
 
-def cut_tensors(specs: Sequence[TensorSpec], layout: RankLayout) -> tuple[CutTensor, ...]:
+def cut_tensors(specs: Sequence[TensorSpec], layout: RankLayout) -> Cutting:
     """How every tensor is cut.
 
     Raises:
-        UsageError: MFC501 for a pattern that fits no tensor. MappingError: MFC307 for an axis that does not divide, or a pattern with
-            another number of axes than its tensor has; MFC303 for a tensor that no stage has.
+        UsageError: MFC501 for a pattern that fits no tensor, and a tensor that no stage has. MappingError: MFC307 for an axis that does
+            not divide, or a pattern with another number of axes than its tensor has. InputError: MFC114 for strategy files that are of
+            another model.
     """
+    if layout.strategy:
+        return _by_strategy(specs, Path(layout.strategy).expanduser())
     _check_patterns("cuts", layout.cuts, specs)
     _check_patterns("stages", [p for stage in layout.stages for p in stage], specs)
-    return tuple(CutTensor(spec, _slicing(spec, layout), _stages(spec, layout)) for spec in specs)
+    names, stages = tuple(layout.devices), max(1, len(layout.stages))
+    tensors = tuple(CutTensor(spec, _slicing(spec, layout), names, _stages(spec, layout)) for spec in specs)
+    return Cutting(tensors, layout.ranks // stages, stages)
+
+
+def _by_strategy(specs: Sequence[TensorSpec], path: Path) -> Cutting:
+    """As the strategy files of another run say. What they do not name is whole on every rank."""
+    files = strategy_files(path)
+    if not files:
+        raise InputError("MFC114", path, found="no strategy file", expected="files such as ckpt_strategy_rank_0.ckpt")
+    stages = stages_of(read_strategies(files), ())
+    known = {name for stage in stages for name in stage.layouts}
+    if len({stage.devices for stage in stages}) != 1:
+        found = ", ".join(str(stage.devices) for stage in stages)
+        raise InputError("MFC114", path, found=f"stages of {found} devices", expected="stages of one size")
+    unknown = sorted(known - {s.name for s in specs})
+    if unknown:
+        found, expected = f"{len(unknown):,} tensors that are not there; first {quoted(unknown[0])}", "the tensors of this checkpoint"
+        hint = did_you_mean(unknown[0], [s.name for s in specs]) or "They are of another model, or of its other form."
+        raise InputError("MFC114", path, found=found, expected=expected, hint=hint)
+    devices = stages[0].devices
+    everywhere = tuple(range(len(stages)))
+    tensors = []
+    for spec in specs:
+        having = [stage for stage in stages if spec.name in stage.layouts]
+        axes = len(spec.shape)
+        told = {slicing_of(s.layouts[spec.name], axes, devices, f"{quoted(spec.name)} in {s.path}") for s in having}
+        if len(told) > 1:
+            raise InputError("MFC114", quoted(spec.name), found="cut differently in two stages", expected="one way")
+        slicing = _checked(spec, told.pop() if told else Slicing((devices,), ((),) * axes))
+        names = tuple(f"d{n}" for n in range(len(slicing.devices)))
+        tensors.append(CutTensor(spec, slicing, names, tuple(s.number for s in having) or everywhere))
+    return Cutting(tuple(tensors), devices, len(stages))
 
 
 def _check_patterns(where: str, patterns: Mapping[str, Any] | Sequence[str], specs: Sequence[TensorSpec]) -> None:
@@ -144,7 +202,7 @@ def _stages(spec: TensorSpec, layout: RankLayout) -> tuple[int, ...]:
         return (0,)
     found = tuple(n for n, patterns in enumerate(layout.stages) if any(fnmatchcase(spec.name, p) for p in patterns))
     if not found:
-        raise MappingError("MFC303", quoted(spec.name), found="no stage that has it", expected="a pattern in stages that fits it")
+        raise UsageError("MFC501", "stages", found=f"none that has {quoted(spec.name)}", expected="a pattern that fits it")
     return found
 
 
@@ -160,7 +218,11 @@ def _slicing(spec: TensorSpec, layout: RankLayout) -> Slicing:
     if len(used) != len(set(used)):
         raise MappingError("MFC307", quoted(spec.name), found="a device dimension that cuts twice", expected="each at most once")
     slicing = Slicing(tuple(layout.devices.values()), cuts)
-    slicing = _with_optimizer_shards(slicing, spec.shape, layout.optimizer_shards)
+    return _checked(spec, _with_optimizer_shards(slicing, spec.shape, layout.optimizer_shards))
+
+
+def _checked(spec: TensorSpec, slicing: Slicing) -> Slicing:
+    """Raises MappingError (MFC307) where an axis does not divide."""
     try:
         boxes_of(slicing, spec.shape)
     except ValueError as error:

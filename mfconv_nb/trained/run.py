@@ -13,8 +13,9 @@ from typing import Any
 
 from mfconv_nb.blocks import Shape, compose
 from mfconv_nb.checkpoint import Equality, LazyTensor, OtherEntry, TensorSpec
-from mfconv_nb.errors import InputError, MfconvError, quoted
+from mfconv_nb.errors import InputError, MappingError, MfconvError, did_you_mean, quoted
 from mfconv_nb.report import Column, Result, Table
+from mfconv_nb.trained.slice_map import SliceMap
 from mfconv_nb.trained.slices import Box, Slicing, tiling_of
 
 
@@ -130,13 +131,56 @@ class TrainedRun(Result):
     notes: tuple[str, ...] = ()
     state: Mapping[str, Any] = field(default_factory=dict)
 
+    def slice_map(self, name: str) -> SliceMap:
+        """The picture of one tensor: which rank holds which box of it.
+
+        Raises:
+            MappingError: MFC309 for a name that the run does not have, with the nearest one.
+        """
+        if name not in self.tensors:
+            expected, hint = "a tensor of this run", did_you_mean(name, self.tensors)
+            raise MappingError("MFC309", quoted(name), found="no tensor of this name", expected=expected, hint=hint)
+        tensor = self.tensors[name]
+        boxes = {box: tuple(s.rank for s in copies) for box, copies in tensor.boxes.items()}
+        stage = tensor.stage if self.has_stages else None
+        return SliceMap(name, tensor.shape, tensor.dtype, boxes, stage)
+
+    @property
+    def has_stages(self) -> bool:
+        """True when the run has several pipeline stages."""
+        return any(tensor.stage for tensor in self.tensors.values())
+
     def table(self) -> Table:
-        """Which rank has which step: a row a rank, a column a step, the chosen one marked."""
-        steps = sorted({step for had in self.steps.values() for step in had})
+        """Which rank has which step: a row a rank, a column a step, the chosen one marked.
+
+        Of many ranks those that follow each other and have the same steps are one row; of many steps the newest are shown.
+        """
+        steps = _shown_steps(self)
         columns = (Column("rank", numeric=True), *(Column(f"{step}{' ←' * (step == self.chosen)}") for step in steps))
-        rows = [(rank, *("✓" if step in had else "–" for step in steps)) for rank, had in sorted(self.steps.items())]
+        rows = [(ranks, *("✓" if step in had else "–" for step in steps)) for ranks, had in _rank_rows(self.steps)]
         verdict = "✗ Not a whole checkpoint." if self.problems else ""
         chosen = f" · step {self.chosen}" if self.chosen is not None else ""
         headline = f"{self.kind} · {len(self.steps):,} ranks · {len(self.tensors):,} tensors{chosen} · {self.folder}"
         facts = tuple(str(p).replace("\n", " ") for p in self.problems[:6]) + tuple(f"assumed: {a}" for a in self.assumed) + self.notes
         return Table(verdict, headline, columns, rows, facts, row_noun="ranks")
+
+
+MAX_ROWS_OF_RANKS = 16  # more of them are folded
+MAX_STEPS = 12
+
+
+def _shown_steps(run: TrainedRun) -> list[Step]:
+    steps = sorted({step for had in run.steps.values() for step in had})
+    shown = steps[-MAX_STEPS:]
+    return shown if run.chosen is None or run.chosen in shown else [run.chosen, *shown[1:]]
+
+
+def _rank_rows(steps: Mapping[int, tuple[Step, ...]]) -> list[tuple[int | str, tuple[Step, ...]]]:
+    """A row a rank; of more than a few ranks a row for each run of them with the same steps."""
+    if len(steps) <= MAX_ROWS_OF_RANKS:
+        return [(rank, had) for rank, had in sorted(steps.items())]
+    rows: list[tuple[int | str, tuple[Step, ...]]] = []
+    for had, group in groupby(sorted(steps.items()), key=lambda item: item[1]):
+        ranks = [rank for rank, _ in group]
+        rows.append((ranks[0] if len(ranks) == 1 else f"{ranks[0]}‥{ranks[-1]}", had))
+    return rows

@@ -1,0 +1,280 @@
+"""The picture of a tensor in slices: the whole as a rectangle, cut into the boxes that were found, each with the ranks that hold it.
+
+Within a panel a length is a number of elements, so an area is a share of the tensor. Where there are more boxes than can be read, the
+first ones are drawn, in the corner where the tensor begins, and the others are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from mfconv_nb.blocks import Shape
+from mfconv_nb.drawing import OTHER_COLOURS, escaped, shortened
+from mfconv_nb.dtypes import short_name
+from mfconv_nb.folding import index_ranges
+from mfconv_nb.report import plain_marks, shape_text
+from mfconv_nb.trained.slices import Box
+
+MAX_BOXES = 64  # drawn; all of them stand in ``.boxes``
+MAX_PANELS = 6
+MAX_TEXT_BOXES = 16
+
+# ---- geometry: units are pixels at full width, which is that of an inspector
+WIDTH, LEFT, TOP = 520, 58, 42
+LINE, CHARACTER, SMALL = 14, 6.7, 6.0  # a line of text, a character of 11 pixels, one of 10
+GAP = 14  # between panels
+FLAT, LOW, HIGH = 44.0, 84.0, 280.0  # the height of a vector; of a matrix at least, at most
+NARROWEST, SHORTEST = 30.0, 18.0  # a box that still has room for a rank
+STYLE = (
+    "display:block;width:100%;max-width:520px;height:auto;font-family:var(--jp-code-font-family,ui-monospace,monospace);"
+    "color:var(--jp-content-font-color1,var(--vscode-editor-foreground,currentColor))"
+)
+
+Span = tuple[int, int]  # along one axis: from, to
+
+
+@dataclass(frozen=True)
+class SliceMap:
+    """Which ranks hold which box of a tensor. Shows itself in a notebook as a picture, in a terminal as a line a box.
+
+    Attributes:
+        shape: of the whole tensor.
+        boxes: every box that was found, with the ranks that hold it: all of them hold the same bytes.
+        stage: the pipeline stage that has it; None where the run has one stage only.
+    """
+
+    name: str
+    shape: Shape
+    dtype: str
+    boxes: Mapping[Box, tuple[int, ...]]
+    stage: int | None = None
+
+    @property
+    def about(self) -> str:
+        """``4096 × 1024 · bf16 · 4 boxes of 1024 × 1024, each on 2 ranks · pipeline stage 1``"""
+        shapes = {box.shape for box in self.boxes}
+        copies = {len(ranks) for ranks in self.boxes.values()}
+        of = f" of {shape_text(next(iter(shapes)))}" if len(shapes) == 1 else ""
+        cut = "whole" if shapes == {self.shape} else f"{len(self.boxes):,} box{'es' * (len(self.boxes) != 1)}{of}"
+        times = next(iter(copies)) if len(copies) == 1 else 0
+        held = f"{', each' if cut != 'whole' and len(self.boxes) > 1 else ''} on {times} rank{'s' * (times != 1)}" if times else ""
+        stage = f" · pipeline stage {self.stage}" if self.stage is not None else ""
+        return f"{shape_text(self.shape)} · {short_name(self.dtype)} · {cut}{held}{stage}"
+
+    def __repr__(self) -> str:
+        shown = list(self.boxes.items())[:MAX_TEXT_BOXES]
+        width = max((len(box.text()) for box, _ in shown), default=0)
+        lines = [f"  {box.text():<{width}}  {ranks_text(ranks)}" for box, ranks in shown]
+        more = len(self.boxes) - len(shown)
+        if more:
+            lines.append(f"  … {more:,} more boxes: .boxes")
+        return plain_marks("\n".join([f"{shortened(self.name, 100)}  {self.about}", *lines]))
+
+    def _repr_html_(self) -> str:
+        return self.svg()
+
+    def svg(self) -> str:
+        """The picture as one SVG element."""
+        plan = self._plan
+        body = [part for panel in plan.panels for part in _panel_svg(panel, plan.pictured)]
+        body += _ticks(plan)
+        title = escaped(f"{shortened(self.name, 100)}: {self.about}")
+        height = plan.bottom + (LINE + 6 if plan.more else 4)
+        if plan.more:
+            body.append(f'<text x="{LEFT}" y="{height - 5:g}" font-size="11">… {plan.more:,} more boxes</text>')
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" class="mfconv-drawing" role="img" aria-label="{title}"'
+            f' viewBox="0 0 {WIDTH} {height:g}" style="{STYLE}"><title>{title}</title><g fill="currentColor" font-size="12">'
+            f'<text x="0" y="12">{escaped(shortened(self.name, 70))}</text>'
+            f'<text x="0" y="26" font-size="10" opacity=".75">{escaped(shortened(self.about, 86))}</text>{"".join(body)}</g></svg>'
+        )
+
+    @cached_property
+    def _plan(self) -> _Plan:
+        return _planned(self.shape, self.boxes)
+
+
+def ranks_text(ranks: Iterable[int]) -> str:
+    """``rank 0``, ``ranks 0‥3, 8``"""
+    numbers = sorted(set(ranks))
+    return f"rank{'s' * (len(numbers) != 1)} {index_ranges(numbers)}"
+
+
+# ---- what is drawn where -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Panel:
+    """A rectangle: the last two axes of a tensor, or its only one. ``lead`` are the spans of the axes before these."""
+
+    lead: tuple[Span, ...]
+    x: float
+    boxes: tuple[tuple[Box, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pictured:
+    """How numbers of the tensor become pixels: what of the last two axes is drawn, and how wide and tall that is."""
+
+    rows: int
+    columns: int
+    width: float
+    height: float
+    is_cut: tuple[bool, bool]  # whether rows, columns go on beyond what is drawn
+
+    def place(self, box: Box) -> tuple[float, float, float, float]:
+        """x, y, width and height of a box in its panel."""
+        (y, x), (tall, wide) = _matrix(box.offset), _matrix(box.shape, 1)
+        across, down = self.width / self.columns, self.height / self.rows
+        return x * across, y * down, wide * across, tall * down
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    panels: tuple[_Panel, ...]
+    pictured: _Pictured
+    edges: tuple[tuple[int, ...], tuple[int, ...]]  # of rows and of columns, as far as drawn
+    bottom: float
+    more: int
+
+
+def _matrix(numbers: Sequence[int], missing: int = 0) -> tuple[int, int]:
+    """The last two of an offset or a shape; a vector is a matrix of one row."""
+    padded = (missing, missing, *numbers)
+    return padded[-2], padded[-1]
+
+
+def _planned(shape: Shape, boxes: Mapping[Box, tuple[int, ...]]) -> _Plan:
+    leads = sorted({_lead(box) for box in boxes}) or [()]
+    panel_count = min(len(leads), MAX_PANELS)
+    width = (WIDTH - LEFT - 4 - GAP * (panel_count - 1)) / panel_count
+    whole = tuple(max(1, n) for n in _matrix(shape, 1))
+    height = FLAT if len(shape) < 2 else min(HIGH, max(LOW, width * whole[0] / whole[1]))
+    all_edges = [_edges(axis, size, boxes) for axis, size in enumerate(whole)]
+    columns = _first(all_edges[1], min(MAX_BOXES // panel_count, int(width // NARROWEST)))
+    rows = _first(all_edges[0], min(max(2, MAX_BOXES // (panel_count * (len(columns) - 1))), int(HIGH // SHORTEST)))
+    if len(shape) >= 2:
+        height = min(HIGH, max(height, SHORTEST * (len(rows) - 1)))
+    is_cut = (rows[-1] < all_edges[0][-1], columns[-1] < all_edges[1][-1])
+    pictured = _Pictured(rows[-1], columns[-1], width, height, is_cut)
+    panels, drawn = [], 0
+    for number, lead in enumerate(leads[:panel_count]):
+        here = [(box, ranks) for box, ranks in sorted(boxes.items()) if _lead(box) == lead and _fits(box, pictured)]
+        panels.append(_Panel(lead, LEFT + number * (width + GAP), tuple(here[: MAX_BOXES // panel_count])))
+        drawn += len(panels[-1].boxes)
+    return _Plan(tuple(panels), pictured, (rows, columns), TOP + _top_lines(leads[0]) + height, len(boxes) - drawn)
+
+
+def _lead(box: Box) -> tuple[Span, ...]:
+    pairs = list(zip(box.offset, box.shape, strict=True))[:-2]
+    return tuple((first, first + count) for first, count in pairs)
+
+
+def _edges(axis: int, size: int, boxes: Iterable[Box]) -> tuple[int, ...]:
+    """Where boxes begin and end along one of the last two axes."""
+    found = {0, size}
+    for box in boxes:
+        first, count = _matrix(box.offset)[axis], _matrix(box.shape, 1)[axis]
+        found |= {first, first + count}
+    return tuple(sorted(n for n in found if n >= 0))
+
+
+def _first(edges: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """The edges of the first few spans."""
+    return edges[: max(1, count) + 1]
+
+
+def _fits(box: Box, pictured: _Pictured) -> bool:
+    (y, x), (tall, wide) = _matrix(box.offset), _matrix(box.shape, 1)
+    return y >= 0 and x >= 0 and y + tall <= pictured.rows and x + wide <= pictured.columns
+
+
+def _top_lines(lead: tuple[Span, ...]) -> int:
+    return LINE if lead else 0
+
+
+# ---- SVG -------------------------------------------------------------------------------------------------------------------
+
+
+def _panel_svg(panel: _Panel, pictured: _Pictured) -> Iterator[str]:
+    top = TOP + _top_lines(panel.lead)
+    if panel.lead:
+        spans = escaped(shortened(f"[{', '.join(f'{a}:{b}' for a, b in panel.lead)}]", max(6, int(pictured.width / SMALL))))
+        yield f'<text x="{panel.x:g}" y="{TOP - 2}" font-size="10" font-weight="bold">{spans}</text>'
+    wide, tall = pictured.width, pictured.height
+    yield _rect(panel.x, top, wide, tall, 'fill="none" stroke="currentColor" stroke-opacity=".5" stroke-dasharray="3 3"')
+    for box, ranks in panel.boxes:
+        x, y, across, down = pictured.place(box)
+        yield from _box_svg(box, ranks, (panel.x + x, top + y, across, down))
+    rows_go_on, columns_go_on = pictured.is_cut
+    if columns_go_on:
+        yield _go_on(panel.x + wide, top, panel.x + wide, top + tall)
+    if rows_go_on:
+        yield _go_on(panel.x, top + tall, panel.x + wide, top + tall)
+
+
+def _go_on(x: float, y: float, to_x: float, to_y: float) -> str:
+    """The side on which a tensor is longer than its picture."""
+    line = f'x1="{x:.2f}" y1="{y:.2f}" x2="{to_x:.2f}" y2="{to_y:.2f}"'
+    return f'<line {line} stroke="currentColor" stroke-width="3" stroke-dasharray="2 4"/>'
+
+
+def _box_svg(box: Box, ranks: tuple[int, ...], place: tuple[float, float, float, float]) -> Iterator[str]:
+    x, y, wide, tall = place
+    tip = f"<title>{escaped(f'{box.text()}: {ranks_text(ranks)}')}</title>"
+    fill = OTHER_COLOURS[min(ranks, default=0) % len(OTHER_COLOURS)]  # a rank has one colour in every map
+    yield _rect(x, y, wide, tall, f'fill="{fill}" stroke="#000" stroke-opacity=".45"', tip)
+    lines = _label(box, ranks, wide, tall)
+    first = y + tall / 2 + 4 - (len(lines) - 1) * LINE / 2
+    for number, line in enumerate(lines):
+        at = f'x="{x + wide / 2:.1f}" y="{first + number * LINE:.1f}"'
+        yield f'<text {at} text-anchor="middle" font-size="11" fill="#000" pointer-events="none">{escaped(line)}</text>'
+
+
+def _rect(x: float, y: float, wide: float, tall: float, look: str, inside: str = "") -> str:
+    place = f'x="{x:.2f}" y="{y:.2f}" width="{wide:.2f}" height="{tall:.2f}"'
+    return f"<rect {place} {look}>{inside}</rect>" if inside else f"<rect {place} {look}/>"
+
+
+def _label(box: Box, ranks: tuple[int, ...], wide: float, tall: float) -> list[str]:
+    """What is printed in a box: its ranks, and its shape where there is room; the ranks one below the other where they must be."""
+    most, room = int((wide - 4) / CHARACTER), int((tall - 2) / LINE)
+    numbers = index_ranges(ranks)
+    forms = (
+        [ranks_text(ranks), shape_text(box.shape)],
+        [ranks_text(ranks)],
+        [f"rank{'s' * (len(ranks) != 1)}", numbers],
+        [numbers],
+        [part + "," * (n < numbers.count(", ")) for n, part in enumerate(numbers.split(", "))],
+    )
+    return next((form for form in forms if len(form) <= room and all(len(line) <= most for line in form)), [])
+
+
+def _ticks(plan: _Plan) -> Iterator[str]:
+    """Where boxes begin and end: rows at the left of the first panel, columns above each one that has room."""
+    if not plan.panels:
+        return
+    pictured, (rows, columns), first = plan.pictured, plan.edges, plan.panels[0]
+    top = TOP + _top_lines(first.lead)
+    for edge, y in _apart(rows, pictured.height / pictured.rows, lambda _: LINE - 3.0):
+        yield f'<text x="{LEFT - 4}" y="{top + y + 4:.1f}" text-anchor="end" font-size="10" opacity=".75">{edge}</text>'
+    for panel in plan.panels:
+        for edge, x in _apart(columns, pictured.width / pictured.columns, lambda n: len(str(n)) * SMALL + 6):
+            anchor = "start" if x == 0 else "end" if edge == columns[-1] else "middle"
+            place = f'x="{panel.x + x:.1f}" y="{top - 4}" text-anchor="{anchor}"'
+            yield f'<text {place} font-size="10" opacity=".75">{edge}</text>'
+
+
+def _apart(edges: Sequence[int], scale: float, room: Callable[[int], float]) -> Iterator[tuple[int, float]]:
+    """The edges whose numbers do not run into each other, and where they are: the first, the last, and those that fit between."""
+    last = edges[-1]
+    end = 0.0
+    for edge in edges:
+        at, half = edge * scale, room(edge) / 2
+        begins = at if edge == 0 else at - 2 * half if edge == last else at - half
+        ends_before = edge == last or at + half <= last * scale - room(last)
+        if edge == 0 or (begins >= end and ends_before):
+            yield edge, at
+            end = begins + 2 * half
