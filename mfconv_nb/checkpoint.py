@@ -11,6 +11,7 @@ import mmap
 import os
 import stat
 import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -85,7 +86,7 @@ class FileSource:
         self.modified_ns = status.st_mtime_ns
         self._inode = status.st_ino
         self._lock = threading.Lock()
-        self._file: Any = None
+        self._opened: int | None = None
         self._view: np.ndarray[Any, np.dtype[np.uint8]] | None = None
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
@@ -120,14 +121,15 @@ class FileSource:
 
     def _descriptor(self) -> int:
         with self._lock:
-            if self._file is None:
+            if self._opened is None:
                 try:
-                    self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 - lives as long as the source
+                    self._opened = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
                 except OSError as error:
                     raise InputError("MFC101", self.path, found=error.strerror, expected="a readable file") from None
-                if os.fstat(self._file.fileno()).st_ino != self._inode:
+                weakref.finalize(self, os.close, self._opened)  # it stays open for as long as a tensor may be read from it
+                if os.fstat(self._opened).st_ino != self._inode:
                     self._changed("another file under the same name")
-            return int(self._file.fileno())
+            return self._opened
 
     def _changed(self, found: str) -> None:
         raise InputError("MFC108", self.path, found=found, expected="the file as it was when its header was read", hint="Load it again.")

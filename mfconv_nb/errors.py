@@ -116,6 +116,12 @@ class MappingError(MfconvError):
     """Names, shapes, families or layouts do not fit (MFC3xx)."""
 
 
+class SeveralFitError(MappingError):
+    """Several families or forms fit (MFC302). ``choices``: for each of them what, added to a command, says that it is meant."""
+
+    choices: tuple[str, ...] = ()
+
+
 class OutputError(MfconvError):
     """The target cannot be written as asked (MFC4xx)."""
 

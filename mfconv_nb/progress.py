@@ -44,6 +44,10 @@ class Progress:
             rate = bytes_text(int(done / (now - self._begun)))
             print(f"{self.what}: {bytes_text(done)} of {bytes_text(self.total)}, {rate}/s", file=sys.stderr, flush=True)
 
+    def another(self, total: int, what: str) -> Progress:
+        """One of the same kind for a step that goes before this one."""
+        return Progress(total, what, in_logs=self.in_logs)
+
     def _show_bar(self, done: int) -> None:
         if self._bar is None:
             from tqdm.auto import tqdm
@@ -65,6 +69,9 @@ class NoProgress(Progress):
     def __init__(self) -> None:
         super().__init__(0, "")
 
+    def another(self, total: int, what: str) -> Progress:
+        return NoProgress()
+
     def __call__(self, done: int) -> None:
         self.done = done
 
@@ -85,6 +92,10 @@ class _Forwarded(NoProgress):
     def __init__(self, forward: OnProgress) -> None:
         super().__init__()
         self._forward = forward
+
+    def another(self, total: int, what: str) -> Progress:
+        """The caller is told that nothing of its own count is done yet: it may want to stop."""
+        return _Forwarded(lambda _: self._forward(0))
 
     def __call__(self, done: int) -> None:
         self.done = done

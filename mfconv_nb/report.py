@@ -277,18 +277,22 @@ TONES = {"✓": "mfconv-good", "✗": "mfconv-bad", "≈": "mfconv-mid", "!": "m
 
 def table_html(table: Table, max_rows: int = MAX_HTML_ROWS) -> str:
     """The table for a notebook: no script, nothing loaded, at most ``max_rows`` rows. Narrow cells leave optional columns out."""
-    parts = [head_html(table)]
-    shown = table.rows[:max_rows]
-    kept = [n for n, c in enumerate(table.columns) if not c.optional or any(row[n] for row in shown)]
-    if shown:
-        heads = "".join(f"<th scope='col'{_class(table.columns[n])}>{html.escape(table.columns[n].title)}</th>" for n in kept)
-        body = "".join(f"<tr>{''.join(_td(table.columns[n], row[n]) for n in kept)}</tr>" for row in shown)
-        parts.append(f"<table class='mfconv-t'><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>")
-    if len(table.rows) > max_rows:
-        parts.append(f"<div class='mfconv-f'>{len(table.rows) - max_rows:,} more {table.row_noun}: <code>.rows()</code></div>")
+    parts = [head_html(table), grid_html(table, max_rows)]
     if table.code:
         parts.append(f"<div class='mfconv-f'><code>{html.escape(table.code)}</code></div>")
     return f"<style>{STYLE}</style>{box_html(''.join(parts))}"
+
+
+def grid_html(table: Table, max_rows: int) -> str:
+    """The rows, at most ``max_rows`` of them, and how many more there are."""
+    shown, rest = table.rows[:max_rows], len(table.rows) - max_rows
+    more = f"<div class='mfconv-f'>{rest:,} more {table.row_noun}: <code>.rows()</code></div>" if rest > 0 else ""
+    if not shown:
+        return more
+    kept = [n for n, c in enumerate(table.columns) if not c.optional or any(row[n] for row in shown)]
+    heads = "".join(f"<th scope='col'{_class(table.columns[n])}>{html.escape(table.columns[n].title)}</th>" for n in kept)
+    body = "".join(f"<tr>{''.join(_td(table.columns[n], row[n]) for n in kept)}</tr>" for row in shown)
+    return f"<table class='mfconv-t'><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>{more}"
 
 
 def head_html(table: Table) -> str:

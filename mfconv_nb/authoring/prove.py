@@ -79,7 +79,7 @@ def prove(family: str | Path | Family) -> ProofReport:
             caught += [Caught(label, m.kind, m.what, by, mutation=m) for m, by in _mutations(form)]
             caught += [Caught(label, WRONG_HEADS, what, by, config=config) for what, config, by in _wrong_head_counts(form)]
         except MappingError as error:
-            proved.append(Proved(label, "The rules can be read.", False, one_line(str(error))))
+            proved.append(Proved(label, "The rules can be read.", False, one_line(" ".join(str(error).split()))))
     return ProofReport(chosen.key, tuple(proved), tuple(caught), forms)
 
 

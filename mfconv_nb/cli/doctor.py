@@ -24,11 +24,13 @@ def doctor(path: Path, config: Path | None, step: str | None, strategy: Path | N
     PATH is a checkpoint of either side, or the folder of a training run: then a table shows which rank has which step. Exit code 0 when
     it can be converted as it is, 1 when something is to be decided or stands in the way.
     """
+    from mfconv_nb.report import plain_marks, table_text
     from mfconv_nb.steps.doctor import doctor as look
 
     found = look(path, config=config, step=step, strategy=strategy)
-    show(found, as_json=as_json)
-    if found.run is not None and not as_json:
+    show(found, show_all=True, as_json=as_json)
+    steps = found.steps_table()
+    if steps is not None and not as_json:
         click.echo()
-        show(found.run, show_all=True)
+        click.echo(plain_marks(table_text(steps, None)))
     return 0 if found.ready else 1

@@ -37,6 +37,7 @@ lora_alpha = click.option("--lora_alpha", "--lora-alpha", type=float, help="Alph
 
 step = click.option("--step", metavar="N|EPOCH_N", help="Of a training run: the step to take. Left out: the newest that is whole.")
 strategy = click.option("--strategy", type=CHECKPOINT, help="Of a training run: its strategy files, where they are not beside the ranks.")
+only = click.option("--only", metavar="KIND,...", help="weights, optimizer, gradients, run_state, buffers. Left out: all.")
 force = click.option("--force", is_flag=True, help="Replace an existing target.")
 dtype = click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="Cast floating tensors. Left out: each keeps its own.")
 max_shard_size = click.option("--max_shard_size", "--max-shard-size", help="For folders: 5GB, 500MB. Left out: 5GB.")

@@ -14,6 +14,7 @@ from mfconv_nb.cli.options import (
     force,
     max_shard_size,
     no_fsync,
+    only,
     progress_bar,
     quiet,
     show,
@@ -29,7 +30,7 @@ from mfconv_nb.cli.options import (
 @click.argument("target", type=CHECKPOINT, metavar="OUT")
 @step
 @strategy
-@click.option("--only", metavar="KIND,...", help="Of a training run: weights, optimizer, gradients, run_state, buffers. Left out: all.")
+@only
 @click.option("--layout_of_ranks", "--layout-of-ranks", type=CHECKPOINT, metavar="FILE.json", help="Cut for the ranks of a run.")
 @config
 @with_options(dtype, max_shard_size, dry_run, force, no_fsync, threads, quiet)

@@ -13,9 +13,12 @@ from mfconv_nb.cli.options import (
     as_json,
     config,
     model,
+    only,
     progress_bar,
     quiet,
     show,
+    step,
+    strategy,
     threads,
     with_options,
 )
@@ -24,12 +27,15 @@ from mfconv_nb.cli.options import (
 @click.command(cls=FamilyCommand)
 @click.argument("original", type=CHECKPOINT)
 @click.argument("converted", type=CHECKPOINT, required=False)
-@with_options(model, config, all_rows, as_json, threads, quiet)
+@with_options(model, config, step, strategy, only, all_rows, as_json, threads, quiet)
 def verify(
     original: Path,
     converted: Path | None,
     model: str | None,
     config: Path | None,
+    step: str | None,
+    strategy: Path | None,
+    only: str | None,
     show_all: bool,
     as_json: bool,
     threads: int,
@@ -45,7 +51,7 @@ def verify(
     from mfconv_nb.steps.verify import CLOSE, PASS
     from mfconv_nb.steps.verify import verify as prove
 
-    first = load(original, config=config)
+    first = load(original, config=config, step=step, strategy=strategy, only=only)
     with progress_bar(first.nbytes, "comparing", quiet=quiet) as progress:
         if converted is None:
             report = prove(original, threads=threads, progress=progress)

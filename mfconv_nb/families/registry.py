@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.errors import MappingError, UsageError, did_you_mean, quoted
+from mfconv_nb.errors import MappingError, SeveralFitError, UsageError, did_you_mean, quoted
 from mfconv_nb.families.own import family_in_file, is_file_name, offered_families
 from mfconv_nb.mapping.flaws import check_family
 from mfconv_nb.mapping.forms import fitting_forms, templates_of
@@ -156,7 +156,10 @@ def identify(names: Iterable[str], config: Mapping[str, Any] | None, to: str) ->
     told = "no model_type" if model_type is None else f"model_type {quoted(str(model_type))}"
     found = f"{len(best)} that fit: {', '.join(f.key for f in best)}" if several else f"{told}; {known}"
     hint = "Say which: --model KEY (model= in Python); `mfconv families` lists them."
-    raise MappingError("MFC302", found=found, expected="one family that knows every name", hint=hint)
+    error = (SeveralFitError if several else MappingError)("MFC302", found=found, expected="one family that knows every name", hint=hint)
+    if isinstance(error, SeveralFitError):
+        error.choices = tuple(f"--model {f.key}" for f in best)
+    raise error
 
 
 def _distances(families: Iterable[Family], templates: frozenset[str], to: str) -> dict[str, tuple[int, int, int]]:

@@ -6,11 +6,12 @@ the names tell it, else the shapes, else the caller has to.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
 
-from mfconv_nb.errors import MappingError, UsageError, did_you_mean, quoted
+from mfconv_nb.errors import MappingError, SeveralFitError, UsageError, did_you_mean, quoted
 from mfconv_nb.folding import fold
 from mfconv_nb.mapping.plan import MappingPlan
 from mfconv_nb.mapping.rules import COMMON_OPTIONS, Family, Option, OptionValue, form_of
@@ -136,7 +137,9 @@ def decide(choices: Sequence[Choice], plan: Callable[[Family], MappingPlan]) -> 
         words = "; ".join(", ".join(f"--{n} {c.form.chosen[n]}" for n in differing) for c, _ in clean)
         found = f"names and shapes fit each of: {words}"
         hint = "Say which, or give the config.json (--config, config= in Python)."
-        raise MappingError("MFC302", clean[0][0].form.key, found=found, expected="one form that fits", hint=hint)
+        error = SeveralFitError("MFC302", clean[0][0].form.key, found=found, expected="one form that fits", hint=hint)
+        error.choices = tuple(" ".join(f"--{n} {shlex.quote(str(c.form.chosen[n]))}" for n in differing) for c, _ in clean)
+        raise error
     chosen, made = clean[0] if clean else min(plans, key=lambda found: len(found[1].problems))
     if len(plans) > len(clean) == 1:
         others = [c.form.chosen for c, _ in plans if c is not chosen]

@@ -84,7 +84,7 @@ class ProofExploration(Exploration):
         return mistake_html(found, self.report.forms[found.form])
 
     def code(self, row: int, member: str) -> str:
-        return f"mc.prove({self.report.family!r}).rows()"
+        return "_.rows()"
 
 
 def _grouped(keys: Sequence[tuple[str, ...]], found: Sequence[Any]) -> dict[tuple[str, ...], list[Any]]:

@@ -71,4 +71,11 @@ def names_in(thing: Loadable | Sequence[str] | None) -> Sequence[str] | None:
 def is_list_of_names(thing: Any) -> bool:
     """Whether this is a list of names, and not of files."""
     is_list = isinstance(thing, list | tuple | set | frozenset) and bool(thing)
-    return is_list and all(isinstance(name, str) and not Path(name).exists() for name in thing)
+    return is_list and all(isinstance(name, str) and not _is_there(name) for name in thing)
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):  # longer than a file name may be; a null byte
+        return False

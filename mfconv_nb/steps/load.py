@@ -18,6 +18,7 @@ from mfconv_nb.live import is_live, load_live
 from mfconv_nb.run_config import ENDINGS, Lora, RunConfig, checked_alpha, lora_of, read_run_config
 from mfconv_nb.steps.runs import merged, open_run
 from mfconv_nb.streaming.manifest import CARRIED, read_manifest, side_folder
+from mfconv_nb.trained.categories import categories_asked, category_of
 from mfconv_nb.trained.merged import notes_on_run_state
 from mfconv_nb.trained.run import TrainedRun
 
@@ -44,16 +45,16 @@ def load(
             one in the manifest.
         step: of a run, the step to take: ``400``, or ``"2_400"`` with its epoch. Left out: the newest that is whole.
         strategy: of a run, the folder of its strategy files, where it does not lie beside the ranks.
-        only: of a run, the categories of tensors to take: "weights", "optimizer", "gradients", "run state", "buffers". Left out: all.
+        only: the categories of tensors to take: "weights", "optimizer", "gradients", "run state", "buffers". Left out: all.
         lora_alpha: of LoRA adapters (their scale is alpha / rank), where neither an adapter_config.json beside them nor the YAML says it.
     Raises:
         InputError: MFC1xx; MFC111 to MFC114 for a run that is no whole checkpoint. FormatError: MFC2xx. MappingError: MFC319 where two
             places give different alphas.
     """
     if isinstance(source, Checkpoint):
-        return _described(source, config, lora_alpha)
+        return _taken(_described(source, config, lora_alpha), only)
     if is_live(source):
-        return _described(load_live(source), config, lora_alpha)
+        return _taken(_described(load_live(source), config, lora_alpha), only)
     if isinstance(source, Sequence) and not isinstance(source, str):
         paths = [Path(p).expanduser() for p in source]
         if not paths:
@@ -82,7 +83,15 @@ def load(
         notes=opened.notes + notes_on_run_state(opened.run_state) + notes,
         lora=_lora_beside(path, manifest),
     )
-    return _described(found, config, lora_alpha)
+    return _taken(_described(found, config, lora_alpha), only)
+
+
+def _taken(checkpoint: Checkpoint, only: str | Sequence[str] | None) -> Checkpoint:
+    """The tensors of the categories that are asked for."""
+    if only is None:
+        return checkpoint
+    wanted = categories_asked(only)
+    return replace(checkpoint, tensors={n: t for n, t in checkpoint.tensors.items() if category_of(n) in wanted})
 
 
 def load_run(
@@ -145,7 +154,7 @@ def _agreed(first: Lora | None, second: Lora | None) -> Lora | None:
 
 def _lora_beside(path: Path, manifest: Mapping[str, Any]) -> Lora | None:
     """What is said of adapters beside them, or in the manifest."""
-    beside = (path if path.is_dir() else path.parent) / CONFIG
+    beside = (path if os.path.isdir(path) else path.parent) / CONFIG
     if beside.is_file():
         return read_adapter_config(beside)
     remembered = manifest.get("lora")
@@ -177,7 +186,7 @@ def _given(config: str | Path | Mapping[str, Any] | None) -> RunConfig | None:
 
 
 def _config_beside(path: Path) -> Mapping[str, Any] | None:
-    folder = path if path.is_dir() else path.parent
+    folder = path if os.path.isdir(path) else path.parent
     if (folder / "config.json").is_file():
         return read_config(folder / "config.json")
     return read_params(folder / PARAMS) if (folder / PARAMS).is_file() else None

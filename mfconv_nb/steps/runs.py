@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,22 @@ from mfconv_nb.mapping.expected import expected_specs
 from mfconv_nb.mapping.forms import fitting_forms, templates_of
 from mfconv_nb.report import bytes_text
 from mfconv_nb.streaming.fill import tensor_checksums
+from mfconv_nb.streaming.open_files import allow_open_files
 from mfconv_nb.trained.categories import CATEGORIES, WEIGHTS, amounts, categories_asked, category_of
 from mfconv_nb.trained.iteration_folders import looks_like_iteration_folder, open_iteration_folder
 from mfconv_nb.trained.rank_folders import looks_like_rank_folders, open_rank_folders
 from mfconv_nb.trained.run import Step, TrainedRun
+from mfconv_nb.widgets.exploration import Explorable, Exploration
+
+
+@dataclass(frozen=True, repr=False)
+class ExplorableRun(TrainedRun, Explorable):
+    """A run; in a notebook a view of its tensors, which draws how the ranks hold the one that is chosen."""
+
+    def exploration(self) -> Exploration:
+        from mfconv_nb.steps.explore_run import RunExploration
+
+        return RunExploration(self)
 
 
 @dataclass(frozen=True)
@@ -44,13 +57,17 @@ def open_run(
         strategy: the folder of the strategy files, or a merged one, where it is not found beside the ranks.
         config: for a run without strategy files: the shapes of whole tensors follow from it.
     """
-    asked = None if step is None else parse_step(step)
-    if path.is_dir() and looks_like_iteration_folder(path):
+    run = _open_run(path, None if step is None else parse_step(step), strategy, config)
+    return None if run is None else ExplorableRun(**{f.name: getattr(run, f.name) for f in fields(run)})
+
+
+def _open_run(path: Path, asked: Step | None, strategy: str | Path | None, config: Mapping[str, Any] | None) -> TrainedRun | None:
+    if os.path.isdir(path) and looks_like_iteration_folder(path):
         if strategy is not None:
             found, hint = "a Checkpoint 2.0 folder, which needs none", "Leave it out."
             raise UsageError("MFC501", "strategy", found=found, expected="rank folders", hint=hint)
         return open_iteration_folder(path, step=asked)
-    if path.is_dir() and looks_like_rank_folders(path):
+    if os.path.isdir(path) and looks_like_rank_folders(path):
         given = None if strategy is None else Path(strategy).expanduser()
         return open_rank_folders(path, step=asked, strategy=given, shapes=lambda names: expected_shapes(names, config), digest=_checksum)
     if asked is not None or strategy is not None:
@@ -106,6 +123,7 @@ def merged(run: TrainedRun, only: str | Iterable[str] | None = None) -> Merged:
         problem = tensor.problem()
         if problem is not None:
             raise problem
+    allow_open_files(len(run.files))
     wholes = {name: tensor.whole() for name, tensor in taken.items()}
     equalities = tuple(equality for tensor in taken.values() for equality in tensor.copies())
     return Merged(wholes, equalities, (_amounts_note(wholes), *(f"assumed: {a}" for a in run.assumed), *run.notes))

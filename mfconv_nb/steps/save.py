@@ -20,7 +20,7 @@ from mfconv_nb.formats import index as index_files
 from mfconv_nb.formats.reading import checkpoint_files
 from mfconv_nb.formats.writing import ENDINGS
 from mfconv_nb.places import OutputPlan
-from mfconv_nb.progress import OnProgress, progress_for
+from mfconv_nb.progress import NoProgress, OnProgress, Progress, progress_for
 from mfconv_nb.report import Column, Result, Table, bytes_text, seconds_text
 from mfconv_nb.steps.output import Output, manifest_of, whole_output
 from mfconv_nb.steps.ranks_output import ranks_output
@@ -71,7 +71,8 @@ def save(
         out = ranks_output(checkpoint, target, requested_dtype(dtype), layout_of_ranks)
     may_replace = overwrite or _was_publishing(target, out)
     check_target(out.plan, target, checkpoint, overwrite=may_replace)
-    check_equalities(checkpoint, threads)
+    bar = progress_for(progress, out.plan.size, "writing")
+    check_equalities(checkpoint, threads, bar)
     check_space(target, out.plan.size)
     out.check_sources()
     if dry_run:
@@ -81,7 +82,7 @@ def save(
         journal = Journal(staging.journal, out.fingerprint())
     resumed = len(journal.finished)
     try:
-        with refused_writes(target), progress_for(progress, out.plan.size, "writing") as bar:
+        with refused_writes(target), bar:
             if journal.is_new:
                 clear_staging(staging)
             checksums = fill_files(out.jobs(staging), journal, threads, bar)
@@ -152,11 +153,17 @@ def _live_files(checkpoint: Checkpoint) -> Iterable[Path]:
     return [s.path for s in sources.values() if isinstance(s, FileSource)]
 
 
-def check_equalities(checkpoint: Checkpoint, threads: int = DEFAULT_THREADS) -> None:
-    """Raises MappingError (MFC308) when tensors that are left out as copies hold other numbers than what they copy."""
+def check_equalities(checkpoint: Checkpoint, threads: int = DEFAULT_THREADS, progress: Progress | None = None) -> None:
+    """Raises MappingError (MFC308) when tensors that are left out as copies hold other numbers than what they copy.
+
+    Args:
+        progress: of the step that comes after it; this one shows its own beside it.
+    """
     if not checkpoint.equalities:
         return
-    found = compare_tensors([(e.first, e.second) for e in checkpoint.equalities], threads)
+    pairs = [(e.first, e.second) for e in checkpoint.equalities]
+    with (progress or NoProgress()).another(sum(b.spec.nbytes for _, b in pairs), "comparing copies") as bar:
+        found = compare_tensors(pairs, threads, bar)
     for equality, comparison in zip(checkpoint.equalities, found, strict=True):
         if not comparison.equal_bytes:
             raise MappingError(

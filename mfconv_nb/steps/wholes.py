@@ -9,10 +9,12 @@ from pathlib import Path
 from mfconv_nb.errors import MfconvError
 from mfconv_nb.formats import index as index_files
 from mfconv_nb.formats.reading import RUN_STATE
-from mfconv_nb.formats.strategy_file import is_strategy, strategy_files
+from mfconv_nb.formats.strategy_file import is_strategy
 from mfconv_nb.trained.iteration import RANK_FILE, file_names
 from mfconv_nb.trained.iteration_folders import looks_like_iteration_folder
 from mfconv_nb.trained.rank_files import home_of, rank_folders_in
+
+ENDINGS = (".ckpt", ".safetensors", ".json")  # of what could be weights, or say how they are cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +33,10 @@ def part_of(path: Path) -> PartOf | None:
 
 def _strategy(place: Path) -> PartOf | None:
     folder = place if place.is_dir() else place.parent
-    if place.is_dir():
-        names = [p for p in sorted(place.iterdir()) if p.is_file()] if os.access(place, os.R_OK) else []
-        if not names or home_of(place) is not None or strategy_files(place) != sorted(strategy_files(place)) and len(names) > 1:
-            return None
-        if set(strategy_files(place)) != set(names):
-            return None
-    elif not (place.suffix in (".ckpt", ".json") and place.is_file() and is_strategy(place)):
+    if home_of(place) is not None or not place.exists():
+        return None
+    files = [p for p in (sorted(place.iterdir()) if place.is_dir() else [place]) if p.is_file() and p.suffix in ENDINGS]
+    if not files or not all(is_strategy(p) for p in files):
         return None
     said = "strategy files: they say how the tensors of a run are cut, and hold no weights"
     return PartOf(said, next((p for p in (folder, folder.parent) if home_of(p) is not None), None))

@@ -24,6 +24,7 @@ from mfconv_nb.places import FilePlan
 from mfconv_nb.progress import OnProgress
 from mfconv_nb.streaming.gather import MAX_PANEL_BYTES, PANEL_BYTES, Gatherer, panels
 from mfconv_nb.streaming.journal import Finished, Journal
+from mfconv_nb.streaming.open_files import allow_open_files
 from mfconv_nb.streaming.workers import Pulse, run_tasks
 
 SEGMENT_BYTES = 64 << 20
@@ -76,6 +77,8 @@ def fill_files(
     Raises:
         OSError: when writing fails. InputError: when a source changed.
     """
+    sources = {id(p.source) for job in jobs for t in job.tensors.values() for p in t.pieces}
+    allow_open_files(len(jobs) + len(sources))
     descriptors = [_open_planned(job) for job in jobs]
     try:
         wanted = {(s.file, s.name, s.number): s for n, job in enumerate(jobs) for s in segments_of(job, n)}

@@ -111,7 +111,8 @@ def _steps_asked(run: _Run, step: Step | int | None) -> list[Step | None]:
     there = sorted({f.step for f in run.files if f.step is not None}, reverse=True)
     if step is None:
         return list(there) or [None]
-    fitting = [s for s in there if s == step or s.step == step]
+    number = step if isinstance(step, int) else step.step if step.epoch is None else None
+    fitting = [s for s in there if s == step or s.step == number]
     if len(fitting) == 1:
         return list(fitting)
     listed = ", ".join(str(s) for s in (fitting or there)[:12]) or "names that tell no step"
@@ -187,7 +188,7 @@ def _absent(groups: Groups, ranks: Iterable[int]) -> list[tuple[int, ...]]:
 def _absence(run: _Run, step: Step | None, absent: Groups) -> MfconvError:
     """MFC112 where ranks that are there lack the step, MFC111 where no rank that could have it is there."""
     with_files = {f.rank for f in run.files}
-    behind = sorted(rank for group in absent for rank in group if rank in with_files)
+    behind = sorted({rank for group in absent for rank in group if rank in with_files})
     gone = [group for group in absent if not with_files.intersection(group)]
     if gone or not behind:
         return _missing(run, step, gone or absent)

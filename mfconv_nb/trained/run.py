@@ -180,7 +180,7 @@ def _rank_rows(steps: Mapping[int, tuple[Step, ...]]) -> list[tuple[int | str, t
     if len(steps) <= MAX_ROWS_OF_RANKS:
         return [(rank, had) for rank, had in sorted(steps.items())]
     rows: list[tuple[int | str, tuple[Step, ...]]] = []
-    for had, group in groupby(sorted(steps.items()), key=lambda item: item[1]):
-        ranks = [rank for rank, _ in group]
+    for (_, had), group in groupby(enumerate(sorted(steps.items())), key=lambda item: (item[1][0] - item[0], item[1][1])):
+        ranks = [rank for _, (rank, _) in group]  # a rank that is absent ends the group
         rows.append((ranks[0] if len(ranks) == 1 else f"{ranks[0]}‥{ranks[-1]}", had))
     return rows

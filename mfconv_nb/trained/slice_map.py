@@ -18,21 +18,22 @@ from mfconv_nb.report import plain_marks, shape_text
 from mfconv_nb.trained.slices import Box
 
 MAX_BOXES = 64  # drawn; all of them stand in ``.boxes``
-MAX_PANELS = 6
+MAX_PANELS = 8
 MAX_TEXT_BOXES = 16
 
 # ---- geometry: units are pixels at full width, which is that of an inspector
-WIDTH, LEFT, TOP = 520, 58, 42
-LINE, CHARACTER, SMALL = 14, 6.7, 6.0  # a line of text, a character of 11 pixels, one of 10
+WIDTH, LEFT, TOP = 520, 58, 46
+LINE, LABEL, CHARACTER, SMALL = 14, 13, 6.7, 6.0  # a line of text, one in a box, a character of 11 pixels, one of 10
 GAP = 14  # between panels
-FLAT, LOW, HIGH = 44.0, 84.0, 280.0  # the height of a vector; of a matrix at least, at most
-NARROWEST, SHORTEST = 30.0, 18.0  # a box that still has room for a rank
+FLAT, LOW, HIGH = 44.0, 84.0, 288.0  # the height of a vector; of a matrix at least, at most
+NARROWEST, SHORTEST = 36.0, 18.0  # a box that still has room for a rank
 STYLE = (
     "display:block;width:100%;max-width:520px;height:auto;font-family:var(--jp-code-font-family,ui-monospace,monospace);"
     "color:var(--jp-content-font-color1,var(--vscode-editor-foreground,currentColor))"
 )
 
 Span = tuple[int, int]  # along one axis: from, to
+Place = tuple[float, float, float, float]  # x, y, width, height
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class SliceMap:
         lines = [f"  {box.text():<{width}}  {ranks_text(ranks)}" for box, ranks in shown]
         more = len(self.boxes) - len(shown)
         if more:
-            lines.append(f"  … {more:,} more boxes: .boxes")
+            lines.append(f"  {_more_text(more)}: .boxes")
         return plain_marks("\n".join([f"{shortened(self.name, 100)}  {self.about}", *lines]))
 
     def _repr_html_(self) -> str:
@@ -79,11 +80,11 @@ class SliceMap:
         """The picture as one SVG element."""
         plan = self._plan
         body = [part for panel in plan.panels for part in _panel_svg(panel, plan.pictured)]
-        body += _ticks(plan)
+        body += _ticks(plan) if self.shape and all(self.shape) else ()
         title = escaped(f"{shortened(self.name, 100)}: {self.about}")
         height = plan.bottom + (LINE + 6 if plan.more else 4)
         if plan.more:
-            body.append(f'<text x="{LEFT}" y="{height - 5:g}" font-size="11">… {plan.more:,} more boxes</text>')
+            body.append(f'<text x="{LEFT}" y="{height - 5:g}" font-size="11">{_more_text(plan.more)}</text>')
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" class="mfconv-drawing" role="img" aria-label="{title}"'
             f' viewBox="0 0 {WIDTH} {height:g}" style="{STYLE}"><title>{title}</title><g fill="currentColor" font-size="12">'
@@ -97,9 +98,23 @@ class SliceMap:
 
 
 def ranks_text(ranks: Iterable[int]) -> str:
-    """``rank 0``, ``ranks 0‥3, 8``"""
+    """``rank 0``, ``ranks 0‥3``, ``ranks 0, 8, 16``; of many that stand apart the first, the last and their number."""
     numbers = sorted(set(ranks))
-    return f"rank{'s' * (len(numbers) != 1)} {index_ranges(numbers)}"
+    return f"rank{'s' * (len(numbers) != 1)} {_numbers_text(numbers)}"
+
+
+def _numbers_text(numbers: Sequence[int]) -> str:
+    if numbers and (len(numbers) <= 8 or _is_one_run(numbers)):
+        return index_ranges(numbers) if _is_one_run(numbers) else ", ".join(map(str, numbers))
+    return f"{numbers[0]} … {numbers[-1]}, {len(numbers):,} of them" if numbers else "none"
+
+
+def _is_one_run(numbers: Sequence[int]) -> bool:
+    return len(numbers) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1
+
+
+def _more_text(more: int) -> str:
+    return f"… {more:,} more box{'es' * (more != 1)}"
 
 
 # ---- what is drawn where -----------------------------------------------------------------------------------------------------
@@ -124,7 +139,7 @@ class _Pictured:
     height: float
     is_cut: tuple[bool, bool]  # whether rows, columns go on beyond what is drawn
 
-    def place(self, box: Box) -> tuple[float, float, float, float]:
+    def place(self, box: Box) -> Place:
         """x, y, width and height of a box in its panel."""
         (y, x), (tall, wide) = _matrix(box.offset), _matrix(box.shape, 1)
         across, down = self.width / self.columns, self.height / self.rows
@@ -138,6 +153,7 @@ class _Plan:
     edges: tuple[tuple[int, ...], tuple[int, ...]]  # of rows and of columns, as far as drawn
     bottom: float
     more: int
+    is_vector: bool  # or a single number
 
 
 def _matrix(numbers: Sequence[int], missing: int = 0) -> tuple[int, int]:
@@ -164,7 +180,7 @@ def _planned(shape: Shape, boxes: Mapping[Box, tuple[int, ...]]) -> _Plan:
         here = [(box, ranks) for box, ranks in sorted(boxes.items()) if _lead(box) == lead and _fits(box, pictured)]
         panels.append(_Panel(lead, LEFT + number * (width + GAP), tuple(here[: MAX_BOXES // panel_count])))
         drawn += len(panels[-1].boxes)
-    return _Plan(tuple(panels), pictured, (rows, columns), TOP + _top_lines(leads[0]) + height, len(boxes) - drawn)
+    return _Plan(tuple(panels), pictured, (rows, columns), TOP + _top_lines(leads[0]) + height, len(boxes) - drawn, len(shape) < 2)
 
 
 def _lead(box: Box) -> tuple[Span, ...]:
@@ -204,10 +220,12 @@ def _panel_svg(panel: _Panel, pictured: _Pictured) -> Iterator[str]:
         spans = escaped(shortened(f"[{', '.join(f'{a}:{b}' for a, b in panel.lead)}]", max(6, int(pictured.width / SMALL))))
         yield f'<text x="{panel.x:g}" y="{TOP - 2}" font-size="10" font-weight="bold">{spans}</text>'
     wide, tall = pictured.width, pictured.height
-    yield _rect(panel.x, top, wide, tall, 'fill="none" stroke="currentColor" stroke-opacity=".5" stroke-dasharray="3 3"')
-    for box, ranks in panel.boxes:
-        x, y, across, down = pictured.place(box)
-        yield from _box_svg(box, ranks, (panel.x + x, top + y, across, down))
+    yield _rect(panel.x, top, wide, tall, ' fill="none" stroke="currentColor" stroke-opacity=".5" stroke-dasharray="3 3"/>')
+    places = [(box, ranks, pictured.place(box)) for box, ranks in panel.boxes]
+    moved = [(box, ranks, (panel.x + x, top + y, across, down)) for box, ranks, (x, y, across, down) in places]
+    yield f'<g stroke="#000" stroke-opacity=".45">{"".join(_box_svg(*each) for each in moved)}</g>'
+    labels = "".join(_label_svg(*each) for each in moved)
+    yield f'<g text-anchor="middle" font-size="11" fill="#000" pointer-events="none">{labels}</g>'
     rows_go_on, columns_go_on = pictured.is_cut
     if columns_go_on:
         yield _go_on(panel.x + wide, top, panel.x + wide, top + tall)
@@ -221,44 +239,53 @@ def _go_on(x: float, y: float, to_x: float, to_y: float) -> str:
     return f'<line {line} stroke="currentColor" stroke-width="3" stroke-dasharray="2 4"/>'
 
 
-def _box_svg(box: Box, ranks: tuple[int, ...], place: tuple[float, float, float, float]) -> Iterator[str]:
-    x, y, wide, tall = place
-    tip = f"<title>{escaped(f'{box.text()}: {ranks_text(ranks)}')}</title>"
+def _box_svg(box: Box, ranks: tuple[int, ...], place: Place) -> str:
     fill = OTHER_COLOURS[min(ranks, default=0) % len(OTHER_COLOURS)]  # a rank has one colour in every map
-    yield _rect(x, y, wide, tall, f'fill="{fill}" stroke="#000" stroke-opacity=".45"', tip)
+    tip = escaped(f"{box.text()}: {ranks_text(ranks)}")
+    return _rect(*place, f' fill="{fill}"><title>{tip}</title></rect>')
+
+
+def _label_svg(box: Box, ranks: tuple[int, ...], place: Place) -> str:
+    x, y, wide, tall = place
     lines = _label(box, ranks, wide, tall)
-    first = y + tall / 2 + 4 - (len(lines) - 1) * LINE / 2
-    for number, line in enumerate(lines):
-        at = f'x="{x + wide / 2:.1f}" y="{first + number * LINE:.1f}"'
-        yield f'<text {at} text-anchor="middle" font-size="11" fill="#000" pointer-events="none">{escaped(line)}</text>'
+    first = y + tall / 2 + 4 - (len(lines) - 1) * LABEL / 2
+    return "".join(f'<text x="{x + wide / 2:.1f}" y="{first + n * LABEL:.1f}">{escaped(line)}</text>' for n, line in enumerate(lines))
 
 
-def _rect(x: float, y: float, wide: float, tall: float, look: str, inside: str = "") -> str:
-    place = f'x="{x:.2f}" y="{y:.2f}" width="{wide:.2f}" height="{tall:.2f}"'
-    return f"<rect {place} {look}>{inside}</rect>" if inside else f"<rect {place} {look}/>"
+def _rect(x: float, y: float, wide: float, tall: float, rest: str) -> str:
+    return f'<rect x="{x:.2f}" y="{y:.2f}" width="{wide:.2f}" height="{tall:.2f}"{rest}'
 
 
 def _label(box: Box, ranks: tuple[int, ...], wide: float, tall: float) -> list[str]:
     """What is printed in a box: its ranks, and its shape where there is room; the ranks one below the other where they must be."""
-    most, room = int((wide - 4) / CHARACTER), int((tall - 2) / LINE)
-    numbers = index_ranges(ranks)
+    most, room = int((wide - 4) / CHARACTER), int((tall - 2) / LABEL)
+    ranks = tuple(sorted(set(ranks)))
+    word, numbers = f"rank{'s' * (len(ranks) != 1)}", _numbers_text(ranks)
     forms = (
-        [ranks_text(ranks), shape_text(box.shape)],
+        *([[ranks_text(ranks), shape_text(box.shape)]] if box.shape else []),
         [ranks_text(ranks)],
-        [f"rank{'s' * (len(ranks) != 1)}", numbers],
+        [word, numbers],
         [numbers],
-        [part + "," * (n < numbers.count(", ")) for n, part in enumerate(numbers.split(", "))],
+        _wrapped(numbers.split(", "), most),
+        [f"{numbers[: max(1, most - 1)]}…"],
     )
     return next((form for form in forms if len(form) <= room and all(len(line) <= most for line in form)), [])
 
 
+def _wrapped(parts: Sequence[str], most: int) -> list[str]:
+    """Parts with commas between them, in lines of at most ``most`` characters where a part allows it."""
+    lines = [parts[0]]
+    for part in parts[1:]:
+        longer = f"{lines[-1]}, {part}"
+        lines[-1:] = [longer] if len(longer) < most else [f"{lines[-1]},", part]
+    return lines
+
+
 def _ticks(plan: _Plan) -> Iterator[str]:
     """Where boxes begin and end: rows at the left of the first panel, columns above each one that has room."""
-    if not plan.panels:
-        return
     pictured, (rows, columns), first = plan.pictured, plan.edges, plan.panels[0]
     top = TOP + _top_lines(first.lead)
-    for edge, y in _apart(rows, pictured.height / pictured.rows, lambda _: LINE - 3.0):
+    for edge, y in () if plan.is_vector else _apart(rows, pictured.height / pictured.rows, lambda _: LINE - 3.0):
         yield f'<text x="{LEFT - 4}" y="{top + y + 4:.1f}" text-anchor="end" font-size="10" opacity=".75">{edge}</text>'
     for panel in plan.panels:
         for edge, x in _apart(columns, pictured.width / pictured.columns, lambda n: len(str(n)) * SMALL + 6):

@@ -36,6 +36,10 @@ class Exploration:
         """What a search looks at: every name of a row, a line each."""
         return "\n".join(self.members(row))
 
+    def above(self) -> str:
+        """HTML that stays above the rows, below the headline."""
+        return ""
+
     def overview(self) -> str:
         """HTML beside the table while no row is chosen."""
         return ""

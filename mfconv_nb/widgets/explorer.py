@@ -42,7 +42,7 @@ class Explorer(W.VBox):
 
     def _build(self) -> None:
         table = self.exploration.table
-        self.head = W.HTML(box_html(head_html(table)))
+        self.head = W.HTML(box_html(head_html(table) + self.exploration.above()))
         self.chips = {status: _chip(status, count) for status, count in self._chip_counts()}
         self.search = W.Text(placeholder="search names, * for any", continuous_update=True, layout=W.Layout(width="210px"))
         titles = [{"title": c.title, "numeric": c.numeric, "optional": c.optional} for c in table.columns]

@@ -1,0 +1,351 @@
+"""What is seen of a checkpoint that could be opened: contents, names, config, what is special, what a conversion needs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mfconv_nb.checkpoint import HF, MF, Checkpoint, TensorSpec
+from mfconv_nb.dtypes import short_name
+from mfconv_nb.errors import MfconvError, SeveralFitError
+from mfconv_nb.folding import fold
+from mfconv_nb.formats.index import MINDSPORE
+from mfconv_nb.formats.reading import FOLDER, INDEX, TORCH, kind_of
+from mfconv_nb.mapping.adapters import is_adapter
+from mfconv_nb.mapping.plan import LEFT_OUT, TIED
+from mfconv_nb.mapping.quantised import quantisation_of
+from mfconv_nb.report import bytes_text, count_text
+from mfconv_nb.run_config import RUN_CONFIG
+from mfconv_nb.steps.diagnosis import DECIDE, FINE, STOP, TOLD, Finding
+from mfconv_nb.steps.map import map
+from mfconv_nb.steps.map_report import SIDES, CoverageError
+from mfconv_nb.trained.categories import WEIGHTS, amounts, category_of
+from mfconv_nb.trained.run import Step, TrainedRun
+
+# What a conversion takes beside the interpreter and numpy: see docs/benchmarks.md. Measured: 11 MiB, and 1.4 KiB for each tensor's plan.
+BUFFER_BYTES, BYTES_A_TENSOR = 24 << 20, 1500
+TORCH_BYTES = 130 << 20  # of importing torch 2.13
+MCORE = re.compile(
+    r"(^|\.)decoder\.layers\.\d+\.(self_attention|mlp)\.(linear_|experts\.|router\.|core_attention)|\.(linear_qkv|linear_fc1)\."
+)
+OF_MF = ("embedding_weight", "embedding_table", ".attention.wq.", ".attention_norm.", ".gamma", ".beta", "linear_qkv", "mindpet_delta")
+SHOWN_STEPS = 6
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A checkpoint that could be opened, and what came of mapping it.
+
+    Attributes:
+        weights: all that is neither state of a run nor a buffer.
+        side: told by the file, else by the names.
+        mapped, refused: one of them.
+        step_asked: whether the caller named the step of a run.
+    """
+
+    path: Path
+    checkpoint: Checkpoint
+    run: TrainedRun | None
+    weights: tuple[TensorSpec, ...]
+    adapters: tuple[TensorSpec, ...]
+    quantised: str | None
+    side: str | None
+    mapped: Checkpoint | None
+    refused: MfconvError | None
+    step_asked: bool = False
+
+    @property
+    def lacks_config(self) -> bool:
+        """Whether what was refused is only what a config would tell."""
+        if self.checkpoint.config is not None or self.refused is None:
+            return False
+        if isinstance(self.refused, CoverageError):
+            return all(p.kind == "shape" or "--config" in p.hint for p in self.refused.problems)
+        return isinstance(self.refused, SeveralFitError)
+
+    @property
+    def can_be_decided(self) -> bool:
+        """Whether a word of the caller is all that is missing."""
+        return self.lacks_config or self.lacks_alpha or isinstance(self.refused, SeveralFitError)
+
+    @property
+    def unknown_family(self) -> bool:
+        return self.refused is not None and self.refused.code == "MFC302" and not isinstance(self.refused, SeveralFitError)
+
+    @property
+    def wants_config(self) -> bool:
+        """Whether a config has to come from elsewhere: a Hugging Face folder is nothing without it, and sizes may follow from it."""
+        return self.side == MF or self.lacks_config or bool(self.adapters)
+
+    @property
+    def lacks_alpha(self) -> bool:
+        """Whether the scale of adapters is asked for and not said: in a PEFT folder, or merged."""
+        return bool(self.adapters) and self.side == MF and (self.checkpoint.lora is None or self.checkpoint.lora.alpha is None)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Where several families or forms fit, those with which every tensor has its place."""
+        choices = self.refused.choices if isinstance(self.refused, SeveralFitError) else ()
+        return tuple(choice for choice in choices if self._works(choice))
+
+    def _works(self, choice: str) -> bool:
+        words = shlex.split(choice)
+        said: dict[str, Any] = {word.removeprefix("--"): value for word, value in zip(words[::2], words[1::2], strict=True)}
+        try:
+            map(replace(self.checkpoint, side=self.side), said.pop("model", None), **said)
+        except MfconvError:
+            return False
+        return True
+
+    @property
+    def skipped_steps(self) -> tuple[Step, ...]:
+        """Steps of a run that are newer than the one that is read, where nobody asked for that."""
+        if self.run is None or self.run.chosen is None or self.step_asked:
+            return ()
+        chosen = self.run.chosen
+        return tuple(sorted({step for had in self.run.steps.values() for step in had if step > chosen}))
+
+
+def look_at(path: Path, checkpoint: Checkpoint, run: TrainedRun | None, *, step_asked: bool = False) -> Seen:
+    """See what a checkpoint holds, and try to map it."""
+    weights = tuple(s for s in checkpoint.specs if category_of(s.name) == WEIGHTS)
+    names = [s.name for s in weights]
+    adapters = tuple(s for s in weights if is_adapter(s.name))
+    told = checkpoint.side or (MF if any(word in name for name in names for word in OF_MF) or _is_mcore(names) else None)
+    side, mapped, refused = _try(checkpoint, told)
+    quantised = quantisation_of(names, checkpoint.config)
+    return Seen(path, checkpoint, run, weights, adapters, quantised, side, mapped, refused, step_asked)
+
+
+def _try(checkpoint: Checkpoint, side: str | None) -> tuple[str | None, Checkpoint | None, MfconvError | None]:
+    """The side, and the mapped checkpoint or why there is none. Where nothing says the side, both are tried."""
+    first: MfconvError | None = None
+    for told in dict.fromkeys((side, *((HF, MF) if checkpoint.side is None else ()))):
+        try:
+            mapped = map(replace(checkpoint, side=told))
+            return HF if mapped.side == MF else MF, mapped, None
+        except MfconvError as error:
+            first = first or error
+    return side, None, first
+
+
+def _is_mcore(names: Iterable[str]) -> bool:
+    return any(MCORE.search(name) for name in names)
+
+
+# ---- what it is ----------------------------------------------------------------------------------------------------------------
+
+
+def what_it_is(seen: Seen) -> str:
+    """What a path holds, in a clause."""
+    if seen.run is not None:
+        return f"MindFormers training run: {seen.run.kind}"
+    side = SIDES.get(seen.side or "", "")
+    if seen.adapters and len(seen.adapters) == len(seen.weights):
+        return f"LoRA adapters, {side or 'of a side that nothing tells'}: {_form(seen)}"
+    kind = "quantised checkpoint" if seen.quantised is not None else "checkpoint"
+    return f"{side + ' ' if side else ''}{kind}: {_form(seen)}"
+
+
+def _form(seen: Seen) -> str:
+    count = len(seen.checkpoint.files)
+    files = f"{count:,} file{'s' * (count != 1)}"
+    kind = kind_of(seen.path)
+    index = seen.path / MINDSPORE if kind == FOLDER else seen.path
+    if index.name == MINDSPORE and index.is_file():
+        return f"merged by mindspore.unified_safetensors, {files}"
+    return {FOLDER: f"a folder, {files}", INDEX: f"an index, {files}"}.get(kind, f"one {kind} file")
+
+
+# ---- what was seen -------------------------------------------------------------------------------------------------------------
+
+
+def findings_of(seen: Seen) -> Iterator[Finding]:
+    """Everything that is worth a line, in the order in which one asks."""
+    if seen.run is not None:
+        yield from run_findings(seen.run, skipped=seen.skipped_steps)
+    yield from _contents(seen)
+    yield from _names(seen)
+    yield from _adapters(seen)
+    yield from _config(seen)
+    yield from _special(seen)
+    yield from _needs(seen)
+
+
+def run_findings(run: TrainedRun, *, skipped: Sequence[Step] = ()) -> Iterator[Finding]:
+    """Ranks and steps of a run, what is assumed of it, and its notes."""
+    steps = sorted({step for had in run.steps.values() for step in had})
+    listed = ", ".join(str(s) for s in steps[-SHOWN_STEPS:])
+    seen = f"{len(run.steps):,} rank{'s' * (len(run.steps) != 1)}"
+    seen += f"; steps {'… ' * (len(steps) > SHOWN_STEPS)}{listed}" if steps else "; no file's name tells a step"
+    seen += f"; read: {run.chosen}" if run.chosen is not None else ""
+    yield Finding(STOP if run.problems else DECIDE if skipped else FINE, "ranks and steps", seen)
+    yield from (Finding(DECIDE, "assumed", a) for a in run.assumed)
+    yield from (Finding(TOLD, "note", note) for note in run.notes)
+
+
+def _contents(seen: Seen) -> Iterator[Finding]:
+    found = amounts(seen.checkpoint.specs)
+    said = ", ".join(f"{category} {a.tensors:,} tensors ({bytes_text(a.nbytes)})" for category, a in found.items())
+    yield Finding(TOLD, "contents", f"{said or 'no tensor'}; {count_text(sum(s.elements for s in seen.weights))} parameters")
+    dtypes = Counter(short_name(s.dtype) for s in seen.weights)
+    if dtypes:
+        yield Finding(TOLD, "dtypes", ", ".join(f"{dtype} ({n:,} tensors)" for dtype, n in dtypes.most_common()))
+    left = [c for c in found if c != WEIGHTS and c != "buffers"]
+    if left:
+        yield Finding(TOLD, "state of the run", f"{', '.join(left)}: left out of a Hugging Face folder")
+    yield from (Finding(TOLD, "no tensor", f"{o.name} ({o.kind})") for o in seen.checkpoint.others[:4])
+    if seen.run is None:
+        yield from (Finding(TOLD, "note", note) for note in seen.checkpoint.notes)
+
+
+def _names(seen: Seen) -> Iterator[Finding]:
+    if seen.quantised is not None:
+        yield Finding(STOP, "quantised", f"{seen.quantised}. Take the original weights.")
+        return
+    if seen.side == MF and (name := _telling(seen)) is not None:
+        form = "mcore form (Megatron-like)" if _is_mcore([name]) else "legacy form"
+        yield Finding(TOLD, "names", f"MindFormers' {form}, such as {name}")
+    if seen.mapped is not None:
+        report = seen.mapped.report
+        chosen = ", ".join(f"{n}={report.options[n]!r} ({how})" for n, how in report.decided.items())
+        yield Finding(FINE, "family", report.plan.family.key + (f", {chosen}" if chosen else ""))
+        there = f"{len(seen.mapped):,} tensors, {bytes_text(seen.mapped.nbytes)}"
+        yield Finding(FINE, "mapping", f"every tensor has its place on the {SIDES[seen.mapped.side or HF]} side: {there}")
+        yield from (Finding(TOLD, "note", note) for note in report.notes)
+        left = [s.name for row in report.plan.rows if row.status == LEFT_OUT for s in row.sources if category_of(s.name) == WEIGHTS]
+        if left:
+            yield Finding(DECIDE, "left out", f"{len(left):,} tensors; first {left[0]}")
+    elif seen.refused is not None:
+        yield from _refusal(seen, seen.refused)
+
+
+def _telling(seen: Seen) -> str | None:
+    """A name that tells which of MindFormers' forms it is: one of a layer, where there is one."""
+    names = [s.name for s in seen.weights if not is_adapter(s.name)]
+    return next((n for n in names if MCORE.search(n)), next((n for n in names if fold(n)[1]), next(iter(names), None)))
+
+
+def _refusal(seen: Seen, refused: MfconvError) -> Iterator[Finding]:
+    if isinstance(refused, SeveralFitError):
+        choices = " or ".join(refused.choices)
+        why = "; the config tells" if seen.lacks_config else "" if seen.choices else ", by their names; with this config none of them"
+        yield Finding(DECIDE if seen.lacks_config or seen.choices else STOP, "family", f"several fit{why}: {choices}")
+        return
+    if isinstance(refused, CoverageError):
+        family, problems = refused.plan.family.key, refused.problems
+        if seen.lacks_config:
+            seen_of = f"{family} by the names; {len(problems):,} tensors of which only the config tells shape or presence"
+            yield Finding(DECIDE, "family", f"{seen_of}; first {problems[0].name}")
+            return
+        kinds = ", ".join(f"{n:,} {kind}" for kind, n in Counter(p.kind for p in problems).most_common())
+        first = problems[0]
+        yield Finding(
+            STOP, "mapping", f"{refused.code}, family {family}: {kinds}; first {first.name}: {first.found}; expected {first.expected}"
+        )
+    else:
+        head = str(refused).partition("\n")[0]
+        yield Finding(STOP, "mapping", f"{head}: {refused.found}" if refused.found is not None else head)
+    if seen.unknown_family:
+        mcore = "No family here maps MindFormers' mcore names. " if seen.side == MF and _is_mcore(s.name for s in seen.weights) else ""
+        yield Finding(
+            TOLD, "hint", f"{mcore}Where one of `mfconv families` is meant: --model KEY. Else rules can be drafted from both sides."
+        )
+    elif refused.hint:
+        yield Finding(TOLD, "hint", refused.hint)
+
+
+def _adapters(seen: Seen) -> Iterator[Finding]:
+    if not seen.adapters:
+        return
+    lora, others = seen.checkpoint.lora, len(seen.weights) - len(seen.adapters)
+    said = f"{len(seen.adapters):,} adapter tensors" + (
+        f" beside {others:,} others: a Hugging Face folder holds one of both" if others else ""
+    )
+    alpha = f"; alpha {lora.alpha:g} from {lora.origin}" if lora is not None and lora.alpha is not None else ""
+    yield Finding(DECIDE if others else TOLD, "LoRA", said + alpha)
+    if lora is not None and lora.problem is not None:
+        yield Finding(STOP, "LoRA", f"{lora.problem.code}: {lora.problem.found}; expected {lora.problem.expected}")
+    elif seen.lacks_alpha:
+        yield Finding(DECIDE, "LoRA", "nothing says alpha: --config RUN.yaml (the YAML of the run), or --lora_alpha N")
+
+
+def _config(seen: Seen) -> Iterator[Finding]:
+    config = seen.checkpoint.config
+    if config is None:
+        where = "the original's Hugging Face folder has one: --config HF_DIR" if seen.wants_config else "it belongs beside the weights"
+        yield Finding(DECIDE, "config", f"none: sizes and layers cannot be checked; {where}")
+        return
+    if RUN_CONFIG in config:
+        yield Finding(TOLD, "config", "the YAML of a run: it gives the sizes; config.json and tokenizer files are those of the original")
+        return
+    kind = config.get("model_type") or ", ".join(_texts(config.get("architectures"))) or "no model_type"
+    yield Finding(TOLD, "config", f"{kind}") if seen.mapped is None else Finding(FINE, "config", f"{kind}; shapes and layers agree with it")
+
+
+def _special(seen: Seen) -> Iterator[Finding]:
+    for row in seen.mapped.report.plan.rows if seen.mapped is not None else ():
+        if row.status == TIED:
+            name = (row.targets or row.sources)[0].name
+            said = f"{name} is written, {row.why}" if row.targets else f"{name} is left out: {row.why}"
+            yield Finding(TOLD, "tied head", said)
+    yield from _layers(seen)
+
+
+def _layers(seen: Seen) -> Iterator[Finding]:
+    """Layers beyond those of the config: that predict further tokens (MTP), or that nobody promised."""
+    config = seen.checkpoint.config or {}
+    said, extra = config.get("num_hidden_layers"), config.get("num_nextn_predict_layers")
+    if not isinstance(said, int) or not said:
+        return
+    counted = _counted(s.name for s in seen.weights)
+    if isinstance(extra, int) and extra and said + extra in counted:
+        yield Finding(TOLD, "layers", f"{said}, and {extra} that predict{'s' * (extra == 1)} further tokens (MTP)")
+    elif seen.mapped is None and not seen.unknown_family and counted and said not in counted:
+        yield Finding(DECIDE, "layers", f"{max(counted)} in the names; the config says {said}")
+
+
+def _counted(names: Iterable[str]) -> set[int]:
+    """How many layers there are under each beginning of names: one more than the largest first index."""
+    largest: dict[str, int] = {}
+    for name in names:
+        template, indices = fold(name)
+        if indices:
+            start = template.partition("#")[0]
+            largest[start] = max(largest.get(start, 0), indices[0] + 1)
+    return set(largest.values())
+
+
+def _needs(seen: Seen) -> Iterator[Finding]:
+    if seen.mapped is None and not seen.can_be_decided:
+        return
+    nbytes = seen.mapped.nbytes if seen.mapped is not None else sum(s.nbytes for s in seen.weights)
+    folder = next(p for p in (seen.path.absolute().parent, *seen.path.absolute().parents) if p.exists())
+    free = shutil.disk_usage(folder).free
+    merged = "; slices are merged on the way, no merged copy is written" if seen.run is not None else ""
+    said = f"{bytes_text(nbytes)} for the result; {bytes_text(free)} free beside it{merged}"
+    yield Finding(FINE if free > nbytes else DECIDE, "disk", said)
+    if any(kind_of(f) == TORCH for f in seen.checkpoint.files[:1]):
+        yield Finding(
+            FINE,
+            "memory",
+            f"about {bytes_text(_memory(seen) + TORCH_BYTES)}: torch opens these files; those of the old form, before 1.6, whole",
+        )
+    else:
+        yield Finding(FINE, "memory", f"about {bytes_text(_memory(seen))}, however large the tensors are")
+
+
+def _memory(seen: Seen) -> int:
+    slices = sum(len(t.slices) for t in seen.run.tensors.values()) if seen.run is not None else len(seen.checkpoint)
+    return BUFFER_BYTES + BYTES_A_TENSOR * slices
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts of a list in a config; nothing where it is none."""
+    return [str(v) for v in value] if isinstance(value, list) else []

@@ -1,0 +1,18 @@
+"""How many files a process may have open: a run of a thousand ranks has as many files, and each stays open while it is read."""
+
+from __future__ import annotations
+
+SPARE = 256  # for everything else: the kernel's sockets, the libraries
+
+
+def allow_open_files(count: int) -> None:
+    """Raise this process's own limit where it is too low for so many files, as far as the system lets it."""
+    try:
+        import resource  # not on Windows, which has no such limit
+    except ImportError:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + SPARE
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))

@@ -1,0 +1,326 @@
+"""Runs, end to end: a folder of slices becomes a Hugging Face folder that transformers opens, or is refused before a byte is written.
+
+Where MindSpore itself merges something wrong without a word, the right is chosen here, or nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+import mfconv_nb as mc
+from mfconv_nb.cli.main import run as command_line
+from mfconv_nb.errors import InputError, MappingError, UsageError
+from mfconv_nb.progress import Progress
+from mfconv_nb.streaming.gather import read_tensor
+from tests.steps.made_runs import STATE, Arrays, cuts_of, make_run, original, weights_of
+from tests.support import flip_bit, raw_of, raws_in, without
+from tests.trained.made import Cut, write_strategy_file
+
+pytestmark = pytest.mark.real_frameworks  # the strategy files are made with mindspore's protobuf classes
+
+
+@pytest.fixture
+def hf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return original(tmp_path / "hf")
+
+
+@pytest.fixture
+def weights(hf: Path) -> Arrays:
+    return weights_of(hf)
+
+
+def sha_of(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def convert(*more: str) -> int:
+    return command_line(["convert", "--reversed", "run", "OUT", "--config", "hf", *more])
+
+
+def assert_nothing_written() -> None:
+    assert sorted(p.name for p in Path().iterdir()) == ["hf", "run"]
+
+
+def assert_is_original(folder: str = "OUT") -> None:
+    assert raws_in(Path(folder)) == raws_in(Path("hf"))
+
+
+# ---- merged and reversed in one pass -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "ckpt"])
+@pytest.mark.parametrize("strategy", ["protobuf", "json", "merged"])
+def test_a_run_becomes_the_original_folder_in_one_command(ending: str, strategy: str, weights: Arrays) -> None:
+    make_run(Path("run"), weights, ending=ending, strategy=strategy)
+    before = sha_of(Path("run"))
+    assert convert() == 0
+    assert_is_original()
+    assert sha_of(Path("run")) == before  # nothing is written into the run's folder, nothing deleted
+    assert sorted(p.name for p in Path().iterdir()) == ["OUT", "OUT.mfconv", "hf", "run"]  # and no merged copy in between
+
+
+@pytest.mark.parametrize("redundant", [True, False])
+def test_redundancy_is_never_asked_for(redundant: bool, weights: Arrays) -> None:
+    make_run(Path("run"), weights, redundant=redundant)
+    assert convert() == 0
+    assert_is_original()
+
+
+def test_optimizer_shards_and_both_axes(weights: Arrays) -> None:
+    cuts = cuts_of(weights) | {n: Cut((2, 2), (0, -1), shards=2) for n in weights if ".w1." in n}
+    cuts |= {n: Cut((2, 2), (1, 0)) for n in weights if ".w3." in n}
+    make_run(Path("run"), weights, cuts=cuts, optimizer=False)
+    assert convert() == 0
+    assert_is_original()
+
+
+def test_pipeline_stages_are_put_together_and_a_missing_stage_is_named(weights: Arrays, capsys: pytest.CaptureFixture[str]) -> None:
+    cuts = {
+        n: Cut((2, 2), c.maps, stages=(int(n.split("layers.")[1][0]) // 2,) if "layers." in n else (1,))
+        for n, c in cuts_of(weights).items()
+    }
+    make_run(Path("run"), weights, cuts=cuts, optimizer=False)
+    assert convert() == 0
+    assert_is_original()
+    shutil.rmtree("OUT")
+    shutil.rmtree("OUT.mfconv")
+    for rank in (4, 5, 6, 7):
+        shutil.rmtree(f"run/rank_{rank}")
+    assert convert() == 2
+    said = capsys.readouterr().err
+    assert "MFC111" in said
+    assert "rank 4" in said
+    assert_nothing_written()
+
+
+def test_the_folder_opens_with_transformers_and_has_the_logits_of_the_original(weights: Arrays) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    make_run(Path("run"), weights)
+    assert convert() == 0
+    tokens = torch.arange(1, 17).reshape(2, 8)
+    ours, theirs = (AutoModelForCausalLM.from_pretrained(folder)(tokens).logits for folder in ("OUT", "hf"))
+    assert torch.equal(ours, theirs)
+    assert ours.std() > 0
+
+
+def test_the_proof_holds_for_a_run(weights: Arrays) -> None:
+    make_run(Path("run"), weights)
+    assert convert() == 0
+    assert command_line(["verify", "run", "OUT", "--config", "hf", "--only", "weights"]) == 0
+    flip_bit(next(Path("OUT").glob("*.safetensors")), -1)
+    assert command_line(["verify", "run", "OUT", "--config", "hf", "--only", "weights"]) == 1
+
+
+# ---- what MindSpore merges without a word ------------------------------------------------------------------------------------
+
+
+def test_a_rank_that_is_a_step_ahead_never_mixes_with_the_others(weights: Arrays) -> None:
+    """MindSpore takes the newest file of each rank: columns of two steps in one tensor."""
+    make_run(Path("run"), {n: a + 1 for n, a in weights.items()}, step=2, ranks=[0])
+    make_run(Path("run"), weights, step=1)
+    loaded = mc.load("run", config="hf")
+    assert str(loaded.run.chosen) == "1_1"
+    assert any("step 1_2 is newer but not complete" in note for note in loaded.notes)
+    assert convert() == 0
+    assert_is_original()
+    with pytest.raises(InputError) as refused:
+        mc.load("run", config="hf", step=2)
+    assert refused.value.code == "MFC112"
+
+
+def test_step_1_is_not_step_11(weights: Arrays) -> None:
+    """MindSpore 2.7 takes step 11 for the suffix 1_1."""
+    make_run(Path("run"), weights, step=1)
+    make_run(Path("run"), {n: a + 1 for n, a in weights.items()}, step=11)
+    assert str(mc.load("run", config="hf").run.chosen) == "1_11"
+    assert convert("--step", "1") == 0
+    assert_is_original()
+    assert command_line(["convert", "run", "other", "--config", "hf", "--step", "1_11"]) == 0
+    assert raws_in(Path("other")) != raws_in(Path("hf"))
+
+
+def test_a_strategy_that_cuts_another_axis_is_refused_by_the_config(weights: Arrays, capsys: pytest.CaptureFixture[str]) -> None:
+    """MindSpore merges it into another shape."""
+    make_run(Path("run"), weights, optimizer=False)
+    wrong = cuts_of(weights) | {"model.layers.1.attention.wq.weight": Cut((2, 2), (-1, 0))}
+    for path in Path("run/strategy").iterdir():
+        write_strategy_file(path, wrong, [0])
+    assert convert() == 2
+    said = capsys.readouterr().err
+    assert "MFC114" in said
+    assert "model.layers.1.attention.wq.weight" in said
+    assert_nothing_written()
+
+
+# ---- refused before a byte is written ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["python", "command line", "dry run"])
+def test_copies_that_differ_are_refused_with_both_ranks(way: str, weights: Arrays, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(Path("run"), weights, optimizer=False)
+    other = dict(weights)
+    name = "model.layers.2.attention.wq.weight"
+    other[name] = weights[name].copy()
+    other[name][1, 1] += 1
+    make_run(Path("run"), other, optimizer=False, ranks=[2])
+    if way == "python":
+        with pytest.raises(MappingError) as refused:
+            mc.save(mc.map(mc.load("run", config="hf"), to="hf"), "OUT")
+        said = str(refused.value)
+    else:
+        assert convert(*(["--dry_run"] if way == "dry run" else [])) == 2
+        said = capsys.readouterr().err
+    assert "MFC308" in said
+    assert "ranks 0 and 2 hold the same slice" in said
+    assert name in said
+    assert_nothing_written()
+
+
+def test_copies_of_what_is_not_converted_are_not_compared(weights: Arrays) -> None:
+    make_run(Path("run"), weights)
+    changed = weights | {f"adam_m.{n}": np.full_like(a, 0.25) for n, a in weights.items() if ".wq." in n}
+    make_run(Path("run"), changed, optimizer=False, cuts=cuts_of(changed), ranks=[2])
+    assert convert() == 0  # the optimizer's copies differ; none of them goes to Hugging Face
+    assert_is_original()
+    with pytest.raises(MappingError, match="adam_m"):
+        mc.save(mc.load("run", config="hf"), "all.safetensors")
+
+
+def test_a_missing_rank_is_refused_and_a_missing_copy_is_not(weights: Arrays, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(Path("run"), weights, optimizer=False)
+    shutil.rmtree("run/rank_2")
+    assert convert("--dry_run") == 0
+    shutil.rmtree("run/rank_0")
+    assert convert() == 2
+    assert "rank 0 (or its copy 2)" in capsys.readouterr().err
+    assert_nothing_written()
+
+
+def test_a_config_of_another_model_is_refused(weights: Arrays, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(Path("run"), weights, optimizer=False)
+    config = json.loads(Path("hf/config.json").read_text())
+    Path("hf/config.json").write_text(json.dumps({**config, "intermediate_size": 352}))
+    assert convert() == 2
+    assert "MFC" in capsys.readouterr().err
+    assert_nothing_written()
+
+
+def test_a_weight_that_is_missing_everywhere_is_missed(weights: Arrays, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(Path("run"), without(weights, "layers.1.attention.wo"), optimizer=False)
+    assert convert() == 2
+    said = capsys.readouterr().err
+    assert "MFC303" in said
+    assert "model.layers.1.attention.wo.weight" in said
+    assert_nothing_written()
+
+
+def test_a_weight_that_hides_in_the_run_state_of_a_merge_is_converted_and_named(
+    weights: Arrays, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import mindspore as ms
+
+    stray = "model.layers.3.attention_norm.weight"
+    make_run(Path("run"), without(weights, stray), optimizer=False, strategy="merged", extra=STATE | {stray: weights[stray]})
+    ms.parallel.unified_safetensors("run", "run/strategy/merged_ckpt_strategy.ckpt", "merged", merge_with_redundancy=False)
+    assert command_line(["convert", "--reversed", "merged", "OUT", "--config", "hf"]) == 0
+    said = capsys.readouterr().err
+    assert "hyper_param.safetensors holds" in said
+    assert stray in said
+    assert_is_original()
+
+
+# ---- strategy, categories, progress ------------------------------------------------------------------------------------------
+
+
+def test_a_strategy_elsewhere_is_given_and_one_for_something_else_is_refused(weights: Arrays) -> None:
+    make_run(Path("run"), weights, optimizer=False)
+    shutil.move("run/strategy", "apart")
+    assert convert("--strategy", "apart") == 0
+    assert_is_original()
+    with pytest.raises(UsageError, match="MFC501"):
+        mc.load("hf", strategy="apart")
+    with pytest.raises(InputError, match="MFC114"):
+        mc.load("run", strategy="hf", config="hf")
+
+
+def test_without_strategy_files_the_config_serves_and_what_is_assumed_is_a_note(
+    weights: Arrays, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(Path("run"), weights, strategy=None, optimizer=False)
+    with pytest.raises(InputError) as refused:
+        mc.load("run")
+    assert refused.value.code == "MFC114"
+    assert "--config" in str(refused.value)
+    assert convert() == 0
+    assert "note: assumed:" in capsys.readouterr().err
+    assert_is_original()
+
+
+def test_categories_are_counted_and_chosen(weights: Arrays) -> None:
+    make_run(Path("run"), weights)
+    loaded = mc.load("run", config="hf")
+    assert loaded.notes[0] == "weights: 39 tensors, 1.49 MiB, optimizer: 4 tensors, 180 KiB, run state: 3 tensors, 12 B"
+    for only, count in (("weights", 39), ("weights,optimizer", 43), (("run_state",), 3), ("gradients", 0)):
+        assert len(mc.load("run", config="hf", only=only)) == count
+    with pytest.raises(UsageError, match="weights"):
+        mc.load("run", config="hf", only="weight")
+    assert command_line(["save", "run", "merged.safetensors", "--only", "weights,optimizer", "--config", "hf"]) == 0
+    made = raws_in(Path("merged.safetensors"))
+    assert {n: r for n, r in made.items() if not n.startswith("adam_m.")} == {n: raw_of(a) for n, a in weights.items()}
+    assert len(made) == 43
+    assert len(mc.load("merged.safetensors", only="weights")) == 39  # of any checkpoint
+
+
+@pytest.mark.parametrize("form", ["rank folders", "checkpoint 2.0"])
+def test_what_is_cut_here_is_opened_here_again(form: str, weights: Arrays) -> None:
+    layout = mc.RankLayout({"dp": 2, "tp": 2}, {"*.wq.weight": ("tp", None), "*.wo.weight": (None, "tp")}, form=form, step=7)
+    mc.save(mc.load(weights), "run", layout_of_ranks=layout)
+    shutil.rmtree("run.mfconv")
+    again = mc.load("run", step=7)
+    assert {t.name: raw_of(read_tensor(t)) for t in again} == {n: raw_of(a) for n, a in weights.items()}
+
+
+class Slow(Progress):
+    """Remembers every bar of its kind and what it was told."""
+
+    said: ClassVar[list[tuple[str, int, int]]] = []
+
+    def another(self, total: int, what: str) -> Progress:
+        return Slow(total, what)
+
+    def __call__(self, done: int) -> None:
+        self.said.append((self.what, done, self.total))
+
+
+def test_comparing_copies_has_a_bar_of_its_own(weights: Arrays) -> None:
+    make_run(Path("run"), weights, optimizer=False)
+    mapped = mc.map(mc.load("run", config="hf"), to="hf")
+    Slow.said = []
+    mc.save(mapped, "OUT", progress=Slow(0, "writing"))
+    compared = [(done, total) for what, done, total in Slow.said if what == "comparing copies"]
+    assert compared[-1][0] == compared[-1][1] > 0
+    assert [what for what, *_ in Slow.said][-1] == "writing"
+
+
+def test_a_function_that_wants_to_stop_stops_the_comparison(weights: Arrays) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(done: int) -> None:
+        assert done == 0  # nothing is written yet
+        raise Stop
+
+    make_run(Path("run"), weights, optimizer=False)
+    with pytest.raises(Stop):
+        mc.save(mc.map(mc.load("run", config="hf"), to="hf"), "OUT", progress=stop)
+    assert_nothing_written()
