@@ -6,31 +6,38 @@ import html
 import os
 import threading
 import time
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ipywidgets as W
 from ipyfilechooser import FileChooser
 
-from mfconv_nb.checkpoint import HF, Checkpoint
+from mfconv_nb.checkpoint import HF, MF, Checkpoint
 from mfconv_nb.errors import MfconvError
 from mfconv_nb.families.own import is_file_name
 from mfconv_nb.families.registry import candidates_of, family_meant, family_named, installed_families, known_families
 from mfconv_nb.mapping.rules import Family, Option
+from mfconv_nb.progress import Progress
 from mfconv_nb.report import Result, box_html, bytes_text, note_html, seconds_text, table_html
+from mfconv_nb.steps.diagnosis import Diagnosis
+from mfconv_nb.steps.doctor import doctor
 from mfconv_nb.steps.explore_mapping import MappingExploration
 from mfconv_nb.steps.load import load
 from mfconv_nb.steps.map import map
 from mfconv_nb.steps.save import save
 from mfconv_nb.steps.verify import verify
+from mfconv_nb.steps.wholes import part_of
+from mfconv_nb.trained.run import TrainedRun
 from mfconv_nb.widgets.explorer import Explorer
 
+NEWEST = ("the newest that is whole", "")
 TOLD = "as told by the checkpoint"
 WEIGHTS = ("*.safetensors", "*.ckpt", "*.bin", "*.pt", "*.pth", "*.json")
 FIELD = W.Layout(width="auto")
 LABEL = {"description_width": "140px"}  # "num_routed_experts"
 UNDER = W.Layout(width="auto", margin="2px 2px 2px 150px")  # where the fields begin
+PROVEN = ("weights", "buffers")  # of a run: its state goes nowhere
 BAR_SECONDS = 0.1  # between two words about the progress
 
 
@@ -57,7 +64,10 @@ class Panel(W.VBox):
         self.cancelled = threading.Event()
         self.running: threading.Thread | None = None
         self.options: dict[str, Any] = {}
+        self.found: Diagnosis | None = None
+        self._filling = False
         self._build()
+        self._fill_run(None, clear=True)
         super().__init__([self.form, self.actions, self.result, self.line, self.plan])
         self.add_class("mfconv-view")
         self.target.value = target
@@ -74,6 +84,10 @@ class Panel(W.VBox):
         self.chooser.layout = UNDER
         self.chooser.add_class("mfconv-chooser")
         self.summary = W.HTML(layout=UNDER)
+        self.step = W.Dropdown(description="step", style=LABEL, layout=FIELD)
+        self.strategy = _text("strategy", "the folder of the strategy files, where they are not beside the ranks")
+        self.steps = W.HTML(layout=UNDER)
+        self.of_run = W.VBox([self.step, self.strategy, self.steps])
         self.family = W.Combobox(
             description="family",
             placeholder=f"{TOLD}; or a key, or a file that defines FAMILY",
@@ -91,7 +105,17 @@ class Panel(W.VBox):
         self.config = _text("config", "config.json or its folder, where it is not beside the checkpoint")
         self.overwrite = W.Checkbox(description="replace what is there", indent=False, layout=UNDER)
         self.proof = W.Checkbox(value=True, description="verify afterwards: map back, compare every byte", indent=False, layout=UNDER)
-        fields = [self.source, self.chooser, self.summary, self.config, self.family, self.option_fields, self.target, self.dtype]
+        fields = [
+            self.source,
+            self.chooser,
+            self.summary,
+            self.of_run,
+            self.config,
+            self.family,
+            self.option_fields,
+            self.target,
+            self.dtype,
+        ]
         self.form = W.VBox([*fields, self.overwrite, self.proof], layout=W.Layout(max_width="760px"))
         self.plan = W.VBox([])
         self.convert = W.Button(description="Convert", button_style="primary", disabled=True, layout=FIELD)
@@ -101,7 +125,8 @@ class Panel(W.VBox):
         self.actions = W.HBox([self.convert, self.cancel, self.bar, self.status])
         self.actions.add_class("mfconv-bar")
         self.result, self.line = W.HTML(), W.HTML()
-        for field in (self.source, self.config):
+        self.source.observe(lambda _: self._read(anew=True), "value")
+        for field in (self.config, self.strategy, self.step):
             field.observe(lambda _: self._read(), "value")
         self.family.observe(lambda _: self._choose_family(), "value")
         self.target.observe(lambda _: self._show_line(), "value")
@@ -110,27 +135,55 @@ class Panel(W.VBox):
         self.cancel.on_click(lambda _: self._stop())
 
     def _chosen(self, path: str | None) -> None:
-        """A file of a folder with an index or a config stands for the folder."""
+        """A file of a folder with an index or a config stands for the folder, a file of a rank for the run."""
         if path is None:
             return
         chosen = Path(path)
+        part = part_of(chosen)
+        if part is not None and part.whole is not None:
+            self.source.value = str(part.whole)
+            return
         whole = chosen.suffix == ".json" or any(chosen.parent.glob("*.index.json")) or (chosen.parent / "config.json").is_file()
         self.source.value = str(chosen.parent if chosen.is_file() and whole else chosen)
 
-    def _read(self) -> None:
-        """Open the checkpoint: headers only."""
-        self.loaded = self.mapped = None
-        self.result.value = self.status.value = ""
+    def _read(self, *, anew: bool = False) -> None:
+        """Open the checkpoint: headers only. ``anew``: it is another one, so what was said of the last one's run does not count."""
+        if self._filling:
+            return
+        if anew:
+            self._fill_run(None, clear=True)
+        self.found, self.loaded, self.mapped = None, None, None
+        self.result.value = self.status.value = self.summary.value = ""
         if self.source.value.strip():
-            try:
-                self.loaded = load(self.source.value.strip(), config=self.config.value.strip() or None)
-                self._say(self.summary, self.loaded.table().headline)
-            except MfconvError as error:
-                self._say(self.summary, str(error))
+            self.found = doctor(self.source.value.strip(), **self._of_source())
+            self.loaded = self.found.loaded
+            self.summary.value = diagnosis_html(self.found)
+        self._fill_run(self.found)
         with self.family.hold_trait_notifications():
             self.family.options = _family_keys()
             self.family.value = self.family.value if is_file_name(self._family_chosen()) else ""
         self._choose_family()
+
+    def _of_source(self) -> dict[str, Any]:
+        """What is said of the source beside its path, as arguments of ``load``."""
+        said = {"config": self.config.value.strip(), "step": self.step.value, "strategy": self.strategy.value.strip()}
+        return {name: value for name, value in said.items() if value}
+
+    def _fill_run(self, found: Diagnosis | None, *, clear: bool = False) -> None:
+        """The fields of a run: its steps, the one that is read chosen; hidden for anything else."""
+        run, steps = (found.run, found.steps_table()) if found is not None else (None, None)
+        self._filling = True
+        try:
+            if clear:
+                self.strategy.value = ""
+                self.step.options = [NEWEST]
+            if run is not None:
+                self.step.options = _step_choices(run)
+                self.step.value = str(run.chosen) if run.chosen is not None else self.step.options[0][1]
+        finally:
+            self._filling = False
+        self.steps.value = table_html(steps) if steps is not None else ""
+        self.of_run.layout.display = None if run is not None or self.strategy.value.strip() else "none"
 
     def _family_chosen(self) -> str | None:
         """A key or the path of a file; None where the checkpoint is to tell the family."""
@@ -181,10 +234,10 @@ class Panel(W.VBox):
             self.line.value = ""
             return
         source, target = self.source.value.strip(), self.target.value.strip() or "TARGET"
-        config = f", config={self.config.value.strip()!r}" if self.config.value.strip() else ""
+        of_source = "".join(f", {name}={value!r}" for name, value in self._of_source().items())
         arguments = "".join(f", {name}={value!r}" for name, value in self._arguments().items())
         more = f", dtype={self.dtype.value!r}" if self.dtype.value else ""
-        line = f"mc.save(mc.map(mc.load({source!r}{config}){arguments}), {target!r}{more})"
+        line = f"mc.save(mc.map(mc.load({source!r}{of_source}){arguments}), {target!r}{more})"
         self.line.value = box_html(f"<div class='mfconv-f'><code class='mfconv-copy'>{html.escape(line)}</code></div>")
 
     # ---- the conversion: in a thread, so that the form answers ----
@@ -205,18 +258,17 @@ class Panel(W.VBox):
         assert mapped is not None
         assets = _folder_of(self.config.value.strip()) if mapped.side == HF else None
         try:
-            planned = save(mapped, target, dtype=self.dtype.value or None, overwrite=self.overwrite.value, assets=assets, dry_run=True)
             saved = save(
                 mapped,
                 target,
                 dtype=self.dtype.value or None,
                 overwrite=self.overwrite.value,
                 assets=assets,
-                progress=self._progress("written", planned.plan.size),
+                progress=_FormBar(self, mapped.nbytes, "written"),
             )
             self._show(saved)
             if self.proof.value:
-                proved = verify(self.loaded, target, progress=self._progress("compared", mapped.nbytes), **self._arguments())
+                proved = verify(self._to_prove(), target, progress=_FormBar(self, mapped.nbytes, "compared"), **self._arguments())
                 self._show(proved)
             self._say(self.status, "Done.")
         except Cancelled:
@@ -228,30 +280,63 @@ class Panel(W.VBox):
             self.running = None
             self.cancel.disabled, self.convert.disabled = True, False
 
-    def _progress(self, what: str, total: int) -> Callable[[int], None]:
-        """Byte-exact progress with rate and time left; raises Cancelled once Cancel was pressed."""
-        begun = said = time.monotonic()
+    def _to_prove(self) -> Checkpoint | None:
+        """What the target must hold: of a run the weights, not its state."""
+        loaded = self.loaded
+        return load(loaded, only=PROVEN) if loaded is not None and loaded.run is not None and loaded.side == MF else loaded
 
-        def show(done: int) -> None:
-            nonlocal said
-            if self.cancelled.is_set():
-                raise Cancelled
-            now = time.monotonic()
-            if now - said < BAR_SECONDS and done < total:
-                return
-            said = now
-            rate = done / max(now - begun, 1e-3)
-            left = f" · {seconds_text((total - done) / rate)} left" if 0 < done < total and now - begun > 0.5 else ""
-            self.bar.value = done / total if total else 1.0
-            self._say(self.status, f"{bytes_text(done)} of {bytes_text(total)} {what} · {bytes_text(int(rate))}/s{left}")
-
-        return show
+    def show_progress(self, part: float, text: str, rate: float) -> None:
+        """How far the conversion is."""
+        self.bar.value = part
+        self._say(self.status, f"{text} · {bytes_text(int(rate))}/s")
 
     def _show(self, result: Result) -> None:
         self.result.value += table_html(result.table())
 
     def _say(self, place: Any, text: str) -> None:
         place.value = box_html(note_html(text))
+
+
+class _FormBar(Progress):
+    """Byte-exact progress with rate and time left in the form; raises Cancelled once Cancel was pressed."""
+
+    def __init__(self, form: Panel, total: int, what: str) -> None:
+        super().__init__(total, what)
+        self._form = form
+        self._first = self._last = time.monotonic()
+
+    def another(self, total: int, what: str) -> Progress:
+        return _FormBar(self._form, total, f"of {what}" if what.startswith("comparing") else what)
+
+    def __call__(self, done: int) -> None:
+        if self._form.cancelled.is_set():
+            raise Cancelled
+        self.done = done
+        now, total = time.monotonic(), self.total
+        if now - self._last < BAR_SECONDS and done < total:
+            return
+        self._last = now
+        rate = done / max(now - self._first, 1e-3)
+        left = f" · {seconds_text((total - done) / rate)} left" if 0 < done < total and now - self._first > 0.5 else ""
+        self._form.show_progress(done / total if total else 1.0, f"{bytes_text(done)} of {bytes_text(total)} {self.what}{left}", rate)
+
+
+def diagnosis_html(found: Diagnosis) -> str:
+    """What a source is; what is to be decided or stands in the way in full, the rest to be opened."""
+    table = found.table()
+    rows = [row for row in table.rows if row[0] in ("!", "✗")]
+    rest = [row for row in table.rows if row not in rows]
+    head = replace(table, headline=found.what, facts=(), rows=rows)
+    more = table_html(replace(table, verdict="", headline="", facts=(), rows=rest))
+    return table_html(head) + box_html(f"<details><summary class='mfconv-f'>{len(rest)} more things seen</summary>{more}</details>")
+
+
+def _step_choices(run: TrainedRun) -> list[tuple[str, str]]:
+    """Every step, the newest first, with what speaks against it."""
+    steps = sorted({step for had in run.steps.values() for step in had}, reverse=True)
+    counts = {step: sum(step in had for had in run.steps.values()) for step in steps}
+    names = [(f"{s}" + (f" (on {counts[s]:,} of {len(run.steps):,} ranks)" if counts[s] < len(run.steps) else ""), str(s)) for s in steps]
+    return names if run.chosen is not None and names else [NEWEST, *names]
 
 
 def _family_keys() -> list[str]:

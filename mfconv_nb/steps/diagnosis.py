@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mfconv_nb.checkpoint import Checkpoint
 from mfconv_nb.report import Column, Result, Table, table_html
 from mfconv_nb.trained.run import TrainedRun
 
@@ -33,6 +34,7 @@ class Diagnosis(Result):
         commands: what to run next, in order. `OUT` stands for a name of your choice, `HF_DIR` for the folder of the original,
             `RUN.yaml` for the YAML of the run.
         run: the training run, where it is one: its table shows ranks and steps.
+        loaded: the checkpoint, where it could be opened: what ``load`` gives.
     """
 
     path: str
@@ -40,6 +42,7 @@ class Diagnosis(Result):
     findings: tuple[Finding, ...]
     commands: tuple[str, ...]
     run: TrainedRun | None = None
+    loaded: Checkpoint | None = None
 
     @property
     def ready(self) -> bool:

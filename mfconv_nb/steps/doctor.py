@@ -57,7 +57,7 @@ def doctor(
     seen = look_at(place, checkpoint, run, step_asked=step is not None)
     part = (_part_finding(whole),) if whole is not None else ()
     commands = asked.of_the_whole(whole) if whole is not None else asked.of_a_checkpoint(seen)
-    return Diagnosis(str(path), what_it_is(seen), (*part, *findings_of(seen)), tuple(commands), run)
+    return Diagnosis(str(path), what_it_is(seen), (*part, *findings_of(seen)), tuple(commands), run, checkpoint)
 
 
 def _part_finding(whole: PartOf) -> Finding:

@@ -97,14 +97,14 @@ def _text(source: str | Path) -> tuple[str, str]:
     """A text, and what it is called: a file is read, anything with a bracket or a line break is the text itself."""
     if isinstance(source, str) and re.search(r"[\n(\[{]", source) and not _is_file(source):
         return source, "the text"
-    path = Path(source).expanduser()
     try:
+        path = Path(source).expanduser()
         if path.stat().st_size > MAX_JSON:
             raise unreadable(path, f"a file of {path.stat().st_size:,} bytes", f"at most {MAX_JSON:,}")
         return path.read_text(encoding="utf-8"), str(path)
     except UnicodeDecodeError as error:
-        raise unreadable(path, f"no text: byte {error.start:,} is not UTF-8", "a Python text or JSON") from None
-    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+        raise unreadable(source, f"no text: byte {error.start:,} is not UTF-8", "a Python text or JSON") from None
+    except (OSError, ValueError, RuntimeError) as error:  # a name with a null byte; no such user, in `~name`
         found = getattr(error, "strerror", None) or one_line(str(error))
         raise InputError("MFC101", source, found=found, expected="a file with rules") from None
 

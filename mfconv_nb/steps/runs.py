@@ -16,7 +16,6 @@ from mfconv_nb.mapping.expected import expected_specs
 from mfconv_nb.mapping.forms import fitting_forms, templates_of
 from mfconv_nb.report import bytes_text
 from mfconv_nb.streaming.fill import tensor_checksums
-from mfconv_nb.streaming.open_files import allow_open_files
 from mfconv_nb.trained.categories import CATEGORIES, WEIGHTS, amounts, categories_asked, category_of
 from mfconv_nb.trained.iteration_folders import looks_like_iteration_folder, open_iteration_folder
 from mfconv_nb.trained.rank_folders import looks_like_rank_folders, open_rank_folders
@@ -123,7 +122,6 @@ def merged(run: TrainedRun, only: str | Iterable[str] | None = None) -> Merged:
         problem = tensor.problem()
         if problem is not None:
             raise problem
-    allow_open_files(len(run.files))
     wholes = {name: tensor.whole() for name, tensor in taken.items()}
     equalities = tuple(equality for tensor in taken.values() for equality in tensor.copies())
     return Merged(wholes, equalities, (_amounts_note(wholes), *(f"assumed: {a}" for a in run.assumed), *run.notes))

@@ -21,6 +21,7 @@ from mfconv_nb.errors import InputError, MfconvError, quoted
 from mfconv_nb.formats.checkpoint_metadata import METADATA, CheckpointMetadata, Chunk, DeviceLayout, Parameter, read_metadata
 from mfconv_nb.formats.safetensors_file import read_header
 from mfconv_nb.mapping.run_state import run_state_of
+from mfconv_nb.streaming.open_files import allow_open_files
 from mfconv_nb.trained.run import Slice, SlicedTensor, Step, TrainedRun
 from mfconv_nb.trained.slices import Box, Slicing, boxes_of
 
@@ -80,6 +81,7 @@ def open_iteration(folder: Path, number: int | None) -> OpenedIteration:
     findings = _Findings()
     metadata = read_metadata(folder / METADATA) if (folder / METADATA).is_file() else None
     files = _files_of(folder, metadata, findings)
+    allow_open_files(len(files))
     headers = {name: _header(folder / name) for name in files}
     state = _state(folder, findings)
     if metadata is None:

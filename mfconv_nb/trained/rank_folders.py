@@ -22,6 +22,7 @@ from mfconv_nb.formats.reading import CKPT, SAFETENSORS, format_of
 from mfconv_nb.formats.strategy_file import read_strategies
 from mfconv_nb.mapping.run_state import COUNTERS, run_state_of
 from mfconv_nb.streaming.gather import read_tensor
+from mfconv_nb.streaming.open_files import allow_open_files
 from mfconv_nb.trained.guess import Digest, Guess, guess_slicings
 from mfconv_nb.trained.rank_files import RankFile, files_of, find_strategy, home_of, rank_folders_in, steps_by_rank
 from mfconv_nb.trained.run import HINT_SLICES, Slice, SlicedTensor, Step, TrainedRun
@@ -262,6 +263,7 @@ def _open_step(run: _Run, step: Step | None, paths: Mapping[int, Path], groups: 
     held: dict[str, dict[int, LazyTensor]] = {}
     others: dict[str, OtherEntry] = {}
     reduced = 0
+    allow_open_files(len(paths))
     for rank, path in sorted(paths.items()):
         tensors, more, metadata = _open_file(path)
         reduced += metadata.get("remove_redundancy") == "True"

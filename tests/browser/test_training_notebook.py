@@ -54,11 +54,8 @@ def choose_a_tensor(browser: Browser) -> None:
     drawn.wait_for()
     assert "ranks 4, 6" in (drawn.text_content() or "")
     assert view.locator("table.mfconv-t th", has_text="1_200 ←").is_visible()
-    rows = view.locator(".mfconv-grid").element_handle()
-    view.get_by_role("button", name="optimizer").first.click()
-    browser.page.wait_for_function(
-        "(e) => ![...e.querySelectorAll('tbody tr')].some((row) => row.innerText.startsWith('weights'))", arg=rows
-    )
+    view.get_by_role("button", name="78 optimizer").click()
+    view.locator(".mfconv-grid tbody tr", has_text="weights").first.wait_for(state="detached")
     assert view.locator(".mfconv-grid tbody tr", has_text="adam_v.").count() > 0
     for box in browser.page.locator("svg.mfconv-drawing:visible").all():
         place = box.bounding_box()

@@ -21,7 +21,7 @@ from mfconv_nb.cli.main import run as command_line
 from mfconv_nb.families.registry import known_families
 from mfconv_nb.steps.diagnosis import Diagnosis
 from mfconv_nb.steps.doctor import doctor
-from tests.steps.made_runs import cuts_of, make_run, original, weights_of
+from tests.steps.made_runs import Arrays, cuts_of, make_run, original, weights_of
 from tests.support import numbered, without, write_hf, write_safetensors
 
 CONFIG_TELLS_NO_FAMILY = ("llama_meta", "swin")  # Meta's params.json, and what Microsoft's .pth has beside it
@@ -191,7 +191,7 @@ YAML = (
 )
 
 
-def adapters(base: Path) -> dict[str, np.ndarray]:
+def adapters(base: Path) -> Arrays:
     name = "model.layers.0.attention.wq.mindpet_delta_lora_"
     rows, columns = mc.map(mc.load(base), "llama")["model.layers.0.attention.wq.weight"].shape
     return {name + "a": numbered(4, columns), name + "b": numbered(rows, 4)}

@@ -157,7 +157,7 @@ def test_a_strategy_that_cuts_another_axis_is_refused_by_the_config(weights: Arr
         write_strategy_file(path, wrong, [0])
     assert convert() == 2
     said = capsys.readouterr().err
-    assert "MFC114" in said
+    assert "MFC113" in said
     assert "model.layers.1.attention.wq.weight" in said
     assert_nothing_written()
 
