@@ -27,7 +27,8 @@ from mfconv_nb.folding import fold, folded_name
 from mfconv_nb.report import Column, Result, Table, bytes_text, count_text, shape_text
 from mfconv_nb.run_config import Lora
 
-HF, MF = "hf", "mf"  # the two sides: Hugging Face and MindFormers
+HF, MF = "hf", "mf"  # the two sides
+SIDE_NAMES = {HF: "Hugging Face", MF: "MindFormers"}
 
 
 @dataclass(frozen=True, slots=True)

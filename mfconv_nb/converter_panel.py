@@ -30,6 +30,7 @@ from mfconv_nb.steps.verify import verify
 from mfconv_nb.steps.wholes import part_of
 from mfconv_nb.trained.run import TrainedRun
 from mfconv_nb.widgets.explorer import Explorer
+from mfconv_nb.widgets.row_table import LOOK
 
 NEWEST = ("the newest that is whole", "")
 TOLD = "as told by the checkpoint"
@@ -68,7 +69,8 @@ class Panel(W.VBox):
         self._filling = False
         self._build()
         self._fill_run(None, clear=True)
-        super().__init__([self.form, self.actions, self.result, self.line, self.plan])
+        look = W.HTML(f"<style>{LOOK}</style>", layout=W.Layout(display="none"))  # before the plan brings it along
+        super().__init__([look, self.form, self.actions, self.result, self.line, self.plan])
         self.add_class("mfconv-view")
         self.target.value = target
         self.source.value = source
@@ -105,18 +107,9 @@ class Panel(W.VBox):
         self.config = _text("config", "config.json or its folder, where it is not beside the checkpoint")
         self.overwrite = W.Checkbox(description="replace what is there", indent=False, layout=UNDER)
         self.proof = W.Checkbox(value=True, description="verify afterwards: map back, compare every byte", indent=False, layout=UNDER)
-        fields = [
-            self.source,
-            self.chooser,
-            self.summary,
-            self.of_run,
-            self.config,
-            self.family,
-            self.option_fields,
-            self.target,
-            self.dtype,
-        ]
-        self.form = W.VBox([*fields, self.overwrite, self.proof], layout=W.Layout(max_width="760px"))
+        of_source = [self.source, self.chooser, self.summary, self.of_run, self.config]
+        of_target = [self.family, self.option_fields, self.target, self.dtype, self.overwrite, self.proof]
+        self.form = W.VBox([*of_source, *of_target], layout=W.Layout(max_width="760px"))
         self.plan = W.VBox([])
         self.convert = W.Button(description="Convert", button_style="primary", disabled=True, layout=FIELD)
         self.cancel = W.Button(description="Cancel", disabled=True, layout=FIELD)
@@ -178,8 +171,10 @@ class Panel(W.VBox):
                 self.strategy.value = ""
                 self.step.options = [NEWEST]
             if run is not None:
-                self.step.options = _step_choices(run)
-                self.step.value = str(run.chosen) if run.chosen is not None else self.step.options[0][1]
+                asked, choices = self.step.value, _step_choices(run)
+                read = str(run.chosen) if run.chosen is not None else asked or ""
+                self.step.options = choices if read in dict(choices).values() else [NEWEST, *choices]
+                self.step.value = read
         finally:
             self._filling = False
         self.steps.value = table_html(steps) if steps is not None else ""
@@ -285,10 +280,10 @@ class Panel(W.VBox):
         loaded = self.loaded
         return load(loaded, only=PROVEN) if loaded is not None and loaded.run is not None and loaded.side == MF else loaded
 
-    def show_progress(self, part: float, text: str, rate: float) -> None:
+    def show_progress(self, part: float, text: str) -> None:
         """How far the conversion is."""
         self.bar.value = part
-        self._say(self.status, f"{text} · {bytes_text(int(rate))}/s")
+        self._say(self.status, text)
 
     def _show(self, result: Result) -> None:
         self.result.value += table_html(result.table())
@@ -306,7 +301,7 @@ class _FormBar(Progress):
         self._first = self._last = time.monotonic()
 
     def another(self, total: int, what: str) -> Progress:
-        return _FormBar(self._form, total, f"of {what}" if what.startswith("comparing") else what)
+        return _FormBar(self._form, total, "of copies compared" if what == "comparing copies" else what)
 
     def __call__(self, done: int) -> None:
         if self._form.cancelled.is_set():
@@ -318,7 +313,8 @@ class _FormBar(Progress):
         self._last = now
         rate = done / max(now - self._first, 1e-3)
         left = f" · {seconds_text((total - done) / rate)} left" if 0 < done < total and now - self._first > 0.5 else ""
-        self._form.show_progress(done / total if total else 1.0, f"{bytes_text(done)} of {bytes_text(total)} {self.what}{left}", rate)
+        said = f"{bytes_text(done)} of {bytes_text(total)} {self.what} · {bytes_text(int(rate))}/s{left}"
+        self._form.show_progress(done / total if total else 1.0, said)
 
 
 def diagnosis_html(found: Diagnosis) -> str:
@@ -335,8 +331,7 @@ def _step_choices(run: TrainedRun) -> list[tuple[str, str]]:
     """Every step, the newest first, with what speaks against it."""
     steps = sorted({step for had in run.steps.values() for step in had}, reverse=True)
     counts = {step: sum(step in had for had in run.steps.values()) for step in steps}
-    names = [(f"{s}" + (f" (on {counts[s]:,} of {len(run.steps):,} ranks)" if counts[s] < len(run.steps) else ""), str(s)) for s in steps]
-    return names if run.chosen is not None and names else [NEWEST, *names]
+    return [(f"{s}" + (f" (on {counts[s]:,} of {len(run.steps):,} ranks)" if counts[s] < len(run.steps) else ""), str(s)) for s in steps]
 
 
 def _family_keys() -> list[str]:

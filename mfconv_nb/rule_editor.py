@@ -26,7 +26,7 @@ from mfconv_nb.authoring.draft_rows import (
 from mfconv_nb.authoring.family_text import write_family
 from mfconv_nb.authoring.judging import BAD, DOUBT, GOOD, Judgement, RowJudgement, Sides, judge, pattern_for
 from mfconv_nb.authoring.suggest import COPIES, DROPPED, RULE, TIED, Suggestion
-from mfconv_nb.checkpoint import HF, MF
+from mfconv_nb.checkpoint import HF, MF, SIDE_NAMES
 from mfconv_nb.dtypes import DTYPES
 from mfconv_nb.errors import MfconvError, printable
 from mfconv_nb.families.registry import family_meant
@@ -46,7 +46,6 @@ PAUSE_SECONDS = 0.15  # without a keystroke, before the draft is judged
 MOST_NAMES = 12  # kinds of unmatched names of one side that are buttons
 MOST_UNDONE = 200
 NEW_KEY = "my_model"
-SIDE_TITLES = {HF: "Hugging Face", MF: "MindFormers"}
 KIND_WORDS = {
     RULE: "rule: the same numbers on both sides",
     COPIES: "copies: equal tensors, one on the MindFormers side",
@@ -234,7 +233,7 @@ class RuleEditor(W.VBox):
 
     def _build_fields(self) -> None:
         self.kind = W.Dropdown(description="kind", options=[(KIND_WORDS[k], k) for k in KINDS], style=LABEL, layout=_wide())
-        self.hf, self.mf = (_area(side, f"the {SIDE_TITLES[side]} name, several with commas; {{layer}} for digits") for side in (HF, MF))
+        self.hf, self.mf = (_area(side, f"the {SIDE_NAMES[side]} name, several with commas; {{layer}} for digits") for side in (HF, MF))
         self.layout_field = _text("layout", "the same shape on both sides; or (q + k) hidden -> q hidden, k hidden")
         self.row_sizes = _area("constants", "only where the layout needs them: pair = 2", 1)
         dtypes = [("as it is", ""), *((name, name) for name in DTYPES)]
@@ -447,7 +446,7 @@ class RuleEditor(W.VBox):
             groups = self.judgement.unmatched[side]
             if groups:
                 parts.append(
-                    W.HTML(box_html(f"<div class='mfconv-title'>Unmatched on the {SIDE_TITLES[side]} side: choose one for a row</div>"))
+                    W.HTML(box_html(f"<div class='mfconv-title'>Unmatched on the {SIDE_NAMES[side]} side: choose one for a row</div>"))
                 )
             for names in groups[:MOST_NAMES]:
                 count = f"  ({len(names):,})" if len(names) > 1 else ""

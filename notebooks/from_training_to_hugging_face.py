@@ -30,7 +30,7 @@ logging.getLogger("transformers").setLevel(logging.ERROR)
 scratch = tempfile.TemporaryDirectory(prefix="mfconv-")  # goes away with the kernel
 folder = Path(scratch.name)
 run = folder / "run"  # yours: Path("output/checkpoint"); then skip the two cells that make the toy
-original = folder / "original"  # yours: the Hugging Face folder that the training began with; its config.json will do
+original = folder / "original"  # yours: the model that the training began with, or just its config.json
 
 # %% [markdown]
 # ## A toy run
@@ -131,7 +131,8 @@ ahead.unlink()  # of the cell before
 
 mixed = folder / "mixed"
 shutil.copytree(folder / "step_200", mixed)
-shutil.copy(folder / "step_100/rank_5/llama_rank_5-1_100.safetensors", mixed / "rank_5/llama_rank_5-1_200.safetensors")
+old = folder / "step_100" / "rank_5" / "llama_rank_5-1_100.safetensors"
+shutil.copy(old, mixed / "rank_5" / "llama_rank_5-1_200.safetensors")
 
 try:
     mc.load(mixed)
@@ -221,7 +222,8 @@ mc.verify(mc.load(run, config=original, only="weights"), folder / "hf")
 # fits nothing would be refused.
 
 # %%
-fresh = replace(layout, form="checkpoint 2.0", step=0, epoch=0, stages=[stage[: -len(counters)] for stage in layout.stages])
+stages = [[pattern for pattern in stage if pattern not in counters] for stage in layout.stages]
+fresh = replace(layout, form="checkpoint 2.0", epoch=0, step=0, stages=stages)
 mc.save(mc.map(mc.load(original)), folder / "start", layout_of_ranks=fresh)
 
 # %%

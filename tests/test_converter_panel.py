@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import html
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import mfconv_nb as mc
+from mfconv_nb.converter_panel import Panel
 from mfconv_nb.families import llama, registry
+from tests.steps.made_runs import make_run, original, weights_of
+from tests.support import raws_in
 
 
 @pytest.fixture
@@ -124,3 +130,107 @@ def test_the_fields_that_are_set_from_python_convert(toy: Path) -> None:
     running.join(60)
     assert "✓ Converted." in form.result.value
     assert {t.dtype for t in mc.load(toy.parent / "out.safetensors")} == {"F32"}
+
+
+# ---- what the source is, and runs --------------------------------------------------------------------------------------------
+
+
+def done(form: Panel) -> None:
+    """Press Convert and wait."""
+    form.convert.click()
+    if form.running is not None:
+        form.running.join(60)
+
+
+def fields_of_a_run_are_shown(form: Panel) -> bool:
+    return bool(form.of_run.layout.display != "none")
+
+
+def code_of(form: Panel) -> str:
+    """The Python line that the form shows."""
+    return html.unescape(re.sub("<[^>]+>", "", form.line.value.rpartition("</style>")[2]))
+
+
+def test_choosing_a_source_says_what_it_is_and_what_is_to_be_decided(toy: Path) -> None:
+    form = mc.panel(toy)
+    assert "✓ Ready." in form.summary.value
+    assert "Hugging Face checkpoint: a folder, 9 files" in form.summary.value
+    assert "more things seen" in form.summary.value
+    assert not fields_of_a_run_are_shown(form)
+    (toy / "config.json").unlink()
+    shutil.rmtree(toy.with_name("toy.mfconv"))
+    form.source.value = ""
+    form.source.value = str(toy)
+    shown = form.summary.value.partition("<details>")[0]
+    assert "! Something is to be decided." in shown
+    assert "sizes and layers cannot be checked" in shown
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run of four ranks: step 5 whole, step 6 on two of them that make a whole, step 7 on one."""
+    pytest.importorskip("mindspore", reason="the strategy files are made with its protobuf classes")
+    weights = weights_of(original(tmp_path / "hf"))
+    make_run(tmp_path / "run", weights, step=5)
+    make_run(tmp_path / "run", {n: a + 1 for n, a in weights.items()}, step=6, ranks=[0, 1])
+    return make_run(tmp_path / "run", weights, step=7, ranks=[0])
+
+
+def test_a_run_shows_its_ranks_and_steps_with_the_newest_whole_one_chosen(run: Path) -> None:
+    form = mc.panel(run, run.parent / "out")
+    form.config.value = str(run.parent / "hf")
+    assert fields_of_a_run_are_shown(form)
+    assert form.step.options == (("1_7 (on 1 of 4 ranks)", "1_7"), ("1_6 (on 2 of 4 ranks)", "1_6"), ("1_5", "1_5"))
+    assert form.step.value == "1_6"
+    assert "1_6 ←" in form.steps.value
+    assert f"mc.load('{run}', config='{run.parent / 'hf'}', step='1_6')" in code_of(form)
+
+
+def test_the_step_that_is_chosen_is_converted_and_proven(run: Path) -> None:
+    form = mc.panel(run, run.parent / "out")
+    form.config.value = str(run.parent / "hf")
+    form.step.value = "1_7"
+    assert form.mapped is None
+    assert "MFC112" in form.summary.value
+    assert len(form.step.options) == 3  # one can go back
+    form.step.value = "1_5"
+    assert "step='1_5'" in code_of(form)
+    done(form)
+    assert "✓ Equal." in form.result.value, form.result.value
+    assert raws_in(run.parent / "out") == raws_in(run.parent / "hf")
+
+
+def test_a_strategy_folder_is_asked_for_where_it_is_not_beside_the_ranks(run: Path) -> None:
+    (run / "strategy").rename(run.parent / "apart")
+    form = mc.panel(run, run.parent / "out")
+    assert "MFC114" in form.summary.value
+    form.strategy.value = str(run.parent / "apart")
+    form.config.value = str(run.parent / "hf")
+    assert form.mapped is not None
+    assert f"strategy='{run.parent / 'apart'}'" in code_of(form)
+    form.strategy.value = str(run.parent / "hf")
+    assert "MFC114" in form.summary.value
+    assert fields_of_a_run_are_shown(form)  # the wrong one can be taken back
+    form.source.value = str(run.parent / "hf")
+    assert form.strategy.value == ""
+    assert not fields_of_a_run_are_shown(form)
+    assert form.mapped is not None
+    assert "strategy=" not in code_of(form)
+
+
+def test_a_file_of_a_rank_stands_for_the_run(run: Path) -> None:
+    form = mc.panel()
+    form._chosen(str(sorted((run / "rank_3").glob("*.safetensors"))[0]))
+    assert form.source.value == str(run)
+
+
+def test_copies_that_differ_are_told_in_the_form_and_nothing_is_written(run: Path) -> None:
+    weights = {n: a + 2 for n, a in weights_of(run.parent / "hf").items()}
+    make_run(run, weights, step=5, ranks=[2])
+    form = mc.panel(run, run.parent / "out")
+    form.config.value = str(run.parent / "hf")
+    form.step.value = "1_5"
+    done(form)
+    assert "MFC308" in form.result.value
+    assert "ranks 0 and 2" in form.result.value
+    assert not (run.parent / "out").exists()

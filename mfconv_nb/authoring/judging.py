@@ -17,7 +17,7 @@ from itertools import islice
 from typing import Any
 
 from mfconv_nb.authoring.draft_rows import HERE, Draft, DraftRow, Fault, read_lines, read_names, rules_of
-from mfconv_nb.checkpoint import HF, MF, TensorSpec
+from mfconv_nb.checkpoint import HF, MF, SIDE_NAMES, TensorSpec
 from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.config import Size, Sizes, read_sizes
 from mfconv_nb.errors import MfconvError, quoted
@@ -31,7 +31,6 @@ from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Repeated, Rule, Tied,
 from mfconv_nb.mapping.run_state import run_state_of
 
 GOOD, DOUBT, BAD, QUIET = "✓", "!", "✗", "–"
-TITLES = {HF: "Hugging Face", MF: "MindFormers"}
 PLACEHOLDER = re.compile(r"\{[a-z_][a-z0-9_]*\}")
 MOST_KEPT = 2000  # remembered findings: a long session of typing
 
@@ -406,7 +405,7 @@ def _verdict(
     if not sides.has_mf:
         return GOOD, f"matches {_tensors(len(hf))} on the Hugging Face side"
     if not mf:
-        return DOUBT, _only("Hugging Face", len(hf), "MindFormers")
+        return DOUBT, _only(SIDE_NAMES[HF], len(hf), SIDE_NAMES[MF])
     made = {target.name for row in rows for target in row.targets}
     lacking = [name for name in made if name not in sides.mf.by_name]
     if lacking:
@@ -424,7 +423,7 @@ def _without_hf(rule: Rule | Repeated | Tied, mf: int, sizes: Sizes, sides: Side
     if isinstance(rule, Tied) and flag is not None and flag.value and (mf or not sides.has_mf):
         return RowJudgement(GOOD, f"tied to {rule.same_as}: absent on the Hugging Face side, as {rule.only_if} says", mf=mf)
     if mf:
-        return RowJudgement(DOUBT, _only("MindFormers", mf, "Hugging Face"), mf=mf)
+        return RowJudgement(DOUBT, _only(SIDE_NAMES[MF], mf, SIDE_NAMES[HF]), mf=mf)
     if not isinstance(rule, Tied) and (rule.optional or (flag is not None and not flag.value)):
         why = f"{rule.only_if} is 0" if flag is not None and not flag.value else "it is optional"
         return RowJudgement(QUIET, f"matches nothing here, and need not: {why}")

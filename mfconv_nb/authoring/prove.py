@@ -18,7 +18,7 @@ from typing import Any
 from mfconv_nb.authoring.consequences import NOTICED, SURVIVED, noticed_by, noticed_in_config, same
 from mfconv_nb.authoring.mutations import Mutation, mutations_of
 from mfconv_nb.authoring.specimen import Mapped, carried, mapped_rules, specimen
-from mfconv_nb.checkpoint import HF, MF
+from mfconv_nb.checkpoint import HF, MF, SIDE_NAMES
 from mfconv_nb.config import read_sizes
 from mfconv_nb.errors import MappingError, one_line
 from mfconv_nb.families.registry import family_meant
@@ -87,7 +87,7 @@ def prove(family: str | Path | Family) -> ProofReport:
 
 
 def _conditions(form: Family) -> Iterator[tuple[str, bool, str]]:
-    for side, to in (("Hugging Face", MF), ("MindFormers", HF)):
+    for side, to in ((SIDE_NAMES[HF], MF), (SIDE_NAMES[MF], HF)):
         meeting = [f"{a.text} and {b.text}" for (_, a), (_, b) in overlaps(form, to)]
         seen = "; ".join(meeting[:3]) or f"{sum(len(sides_of(rule, to)[0]) for rule in form.rules)} patterns"
         yield f"No two patterns of the {side} side match the same name.", not meeting, seen

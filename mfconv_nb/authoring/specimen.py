@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mfconv_nb.blocks import move_block
-from mfconv_nb.checkpoint import HF, MF, TensorSpec
+from mfconv_nb.checkpoint import MF, TensorSpec
 from mfconv_nb.config import Size, Sizes, read_sizes
 from mfconv_nb.errors import MappingError
 from mfconv_nb.layout import axis_names, shape_of
@@ -129,8 +129,3 @@ def moved(plan: MappingPlan, arrays: Mapping[str, Array]) -> Arrays:
 def mapped_rules(form: Family) -> list[Mapped]:
     """The rules of a form that carry tensors across."""
     return [rule for rule in form.rules if not isinstance(rule, Drop)]
-
-
-def other_side(to: str) -> str:
-    """The side a mapping in the direction ``to`` comes from."""
-    return HF if to == MF else MF

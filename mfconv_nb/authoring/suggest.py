@@ -21,7 +21,7 @@ from mfconv_nb.authoring.evidence import Evidence, evidence_of
 from mfconv_nb.authoring.groups import Group, groups_of
 from mfconv_nb.authoring.spelling import Spelled, spell
 from mfconv_nb.authoring.words import BUFFERS
-from mfconv_nb.checkpoint import Checkpoint
+from mfconv_nb.checkpoint import HF, MF, SIDE_NAMES, Checkpoint
 from mfconv_nb.folding import folded_names
 from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Repeated, Tied
 from mfconv_nb.report import Column, Result, Table
@@ -109,7 +109,7 @@ class Suggestion(Result):
         verdict = "! Some names are left over." if left else "✓ Every name has a rule."
         by = "decided by the numbers of both sides" if self.decided else "from names and shapes: a guess is to be checked"
         facts = [by, *self.notes]
-        for side, names in (("Hugging Face", self.unmatched_hf), ("MindFormers", self.unmatched_mf)):
+        for side, names in ((SIDE_NAMES[HF], self.unmatched_hf), (SIDE_NAMES[MF], self.unmatched_mf)):
             facts += [f"unmatched on the {side} side: {text}" for text in folded_names(names)[:12]]
         columns = (
             Column("hf"),

@@ -37,6 +37,7 @@ Examples:
   mfconv convert toy/ toy.ckpt             to MindFormers; the family is told from config.json
   mfconv verify toy/ toy.ckpt              prove it, byte by byte
   mfconv convert --model llama --reversed --input_path toy.ckpt --output_path back/
+  mfconv doctor output/checkpoint/         what a training run left behind, and what to run next
 
 Exit codes: 0 done, 1 checked and differs, 2 refused or failed, 130 stopped."""
 

@@ -66,10 +66,6 @@ class StrategyFile:
     path: Path
     stages: Mapping[int | None, Mapping[str, Layout]]
 
-    @property
-    def is_merged(self) -> bool:
-        return len(self.stages) > 1
-
 
 def looks_like(first_bytes: bytes) -> bool:
     """True for the first (at least 9) bytes of a strategy in protobuf, and for any JSON object."""

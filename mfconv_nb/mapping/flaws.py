@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.checkpoint import HF, MF
+from mfconv_nb.checkpoint import HF, MF, SIDE_NAMES
 from mfconv_nb.errors import MappingError, nearest, quoted
 from mfconv_nb.layout import TensorLayout, axis_names, pair_blocks, parse_layout
 from mfconv_nb.mapping.forms import all_forms
 from mfconv_nb.mapping.names import Pattern
 from mfconv_nb.mapping.rules import ALL_OR_NONE, ANYWHERE, AnyRule, Drop, Family, Option, Place, Repeated, Rule, Tied, layouts_of, sides_of
 
-SIDE_NAMES = {MF: "Hugging Face", HF: "MindFormers"}  # the side that a rule reads from, in the direction of the key
 MAX_TOLD = 8  # flaws that one message lists
 INDENT = " " * 12  # where "found" has its text in a message
 
@@ -226,7 +225,7 @@ def _of_rule(rule: AnyRule, form: Family, known: set[str]) -> Iterator[Flaw]:
 
 
 def _odd_placeholder(rule: AnyRule, name: str, pattern: Pattern, sources: Sequence[Pattern], targets: Sequence[Pattern]) -> Flaw:
-    here, others = ("Hugging Face", targets) if pattern in sources else ("MindFormers", sources)
+    here, others = (SIDE_NAMES[HF], targets) if pattern in sources else (SIDE_NAMES[MF], sources)
     there = {p for other in others for p in other.placeholders} - set(pattern.placeholders)
     hint = _meant(name, there) or (f"The other side has {{{', '.join(sorted(there))}}}." if there else "")
     expected = f"{{{name}}} on both sides, or an axis {name} in the other side's part of the layout"
@@ -253,7 +252,7 @@ def _of_sentence(
     *,
     odd: bool,
 ) -> Iterator[Flaw]:
-    for side, tensors, names in zip(("Hugging Face", "MindFormers"), layouts, patterns, strict=True):
+    for side, tensors, names in zip(SIDE_NAMES.values(), layouts, patterns, strict=True):
         if len(tensors) != len(names):
             found = f"{len(names)} names on the {side} side, {len(tensors)} tensors in {quoted(str(rule.layout))}"
             yield Flaw((rule,), found, "one tensor, between commas, for each name")
@@ -289,12 +288,12 @@ def _unpaired(rule: Rule | Repeated | Tied, error: MappingError, axes: Sequence[
 
 
 def _meetings(form: Family) -> Iterator[Flaw]:
-    for to in (MF, HF):
+    for here, to in ((HF, MF), (MF, HF)):
         for (a, first), (b, second) in overlaps(form, to):
-            found = f"both match names like {quoted(first.text)} on the {SIDE_NAMES[to]} side"
+            found = f"both match names like {quoted(first.text)} on the {SIDE_NAMES[here]} side"
             rules = (a, b) if a.written_at[1] <= b.written_at[1] else (b, a)
             if first.text != second.text:
-                found = f"{quoted(first.text)} and {quoted(second.text)} match the same names on the {SIDE_NAMES[to]} side"
+                found = f"{quoted(first.text)} and {quoted(second.text)} match the same names on the {SIDE_NAMES[here]} side"
             yield Flaw(rules, found, "one rule for each name", "Remove one of them, or let them stand under different options (when).")
 
 

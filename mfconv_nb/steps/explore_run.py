@@ -31,15 +31,15 @@ class RunExploration(Exploration):
         for tensor in run.tensors.values():
             kinds.setdefault(_kind(tensor), []).append(tensor)
         self.kinds = sorted(kinds.values(), key=lambda found: CATEGORIES.index(category_of(found[0].name)))
-        columns = [Column("category"), Column("tensor"), Column("whole shape"), Column("cut into"), Column("ranks")]
-        columns += [Column("stage", numeric=True)] * run.has_stages
+        columns = [Column("tensor"), Column("whole shape"), Column("cut into"), Column("ranks")]
+        columns += [*[Column("stage", numeric=True)] * run.has_stages, Column("category", optional=True)]
         lines = [_line(found, run.has_stages) for found in self.kinds]
         self.table = replace(run.table(), columns=tuple(columns), rows=lines, row_noun="kinds of tensors")
-        self.statuses = [str(line[0]) for line in lines]
+        self.statuses = [category_of(found[0].name) for found in self.kinds]
         had = Counter(category_of(name) for name in run.tensors)
         self.counts = {category: had[category] for category in CATEGORIES if had[category]}
         self.sort_keys = [
-            [*line[:2], found[0].shape, len(found[0].boxes), _ranks(found[0]), *line[5:]]
+            [line[0], found[0].shape, len(found[0].boxes), _ranks(found[0]), *line[4:]]
             for line, found in zip(lines, self.kinds, strict=True)
         ]
 
@@ -102,7 +102,7 @@ def _ranks(tensor: SlicedTensor) -> tuple[int, ...]:
 def _line(found: Sequence[SlicedTensor], with_stage: bool) -> tuple[object, ...]:
     first = found[0]
     name, ranks = folded_name(t.name for t in found), index_ranges(_ranks(first))
-    return category_of(first.name), name, shape_text(first.shape), _cut_text(first), ranks, *([first.stage] * with_stage)
+    return name, shape_text(first.shape), _cut_text(first), ranks, *([first.stage] * with_stage), category_of(first.name)
 
 
 def _cut_text(tensor: SlicedTensor) -> str:

@@ -1,7 +1,8 @@
 """Reading part of a lazy tensor: any run of its elements, from all the places they lie in, into one buffer.
 
-Where a run is contiguous in the source it is one `preadv` into the caller's buffer. Where it is scattered (a transpose) the source is
-mapped and its numbers are moved in tiles. Nothing is ever read as a whole.
+Where a run is contiguous in the source it is one `preadv` into the caller's buffer. Where short runs lie side by side (rows of a slice that
+was cut along its last axis) all of them are one `preadv` into scratch memory, and moved from there. Where they are scattered (a
+transpose) the source is mapped and its numbers are moved in tiles. Nothing is ever read as a whole.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ PANEL_BYTES = 2 << 20  # one read and one write; 1 thread: 1.07 x cp, with 512 K
 MAX_PANEL_BYTES = 4 << 20  # where rows are scattered in the source, a panel has at least 128 of them, up to this
 PANEL_ROWS = 128
 SHORTEST_RUN = 2 << 10  # contiguous runs shorter than this are moved through a map, not read one by one
+SHORTEST_READ = 64 << 10  # shorter runs that lie side by side are read at once, then moved: with 2 KiB 13 times as fast, with 64 KiB 1.3
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -58,15 +60,16 @@ class Gatherer:
 
     def _fill_block(self, piece: Piece, block: Block, dtype: str, target: Bytes) -> None:
         size = itemsize(piece.dtype)
+        span = 1 + sum((n - 1) * s for n, s in zip(block.sizes, block.source_strides, strict=True))
+        is_dense = span <= 2 * block.elements
         if piece.dtype == dtype:
             run = _run_length(block)
-            if block.is_run or run * size >= SHORTEST_RUN:
+            if block.is_run or run * size >= (SHORTEST_READ if is_dense else SHORTEST_RUN):
                 for first, at in _runs(block):
                     place = target[at * size : (at + run) * size]
                     piece.source.read_into(piece.start + first * size, place.data)
                 return
-        span = 1 + sum((n - 1) * s for n, s in zip(block.sizes, block.source_strides, strict=True))
-        if span <= 2 * block.elements:
+        if is_dense:
             source = self._read_span(piece, block.source_offset, span)
             block = moved(block, source=-block.source_offset)
         else:

@@ -22,13 +22,13 @@ MAX_PANELS = 8
 MAX_TEXT_BOXES = 16
 
 # ---- geometry: units are pixels at full width, which is that of an inspector
-WIDTH, LEFT, TOP = 520, 58, 46
+WIDTH, LEFT, TOP = 420, 50, 60
 LINE, LABEL, CHARACTER, SMALL = 14, 13, 6.7, 6.0  # a line of text, one in a box, a character of 11 pixels, one of 10
-GAP = 14  # between panels
+GAP = 8  # between panels
 FLAT, LOW, HIGH = 44.0, 84.0, 288.0  # the height of a vector; of a matrix at least, at most
 NARROWEST, SHORTEST = 36.0, 18.0  # a box that still has room for a rank
 STYLE = (
-    "display:block;width:100%;max-width:520px;height:auto;font-family:var(--jp-code-font-family,ui-monospace,monospace);"
+    "display:block;width:100%;max-width:420px;height:auto;font-family:var(--jp-code-font-family,ui-monospace,monospace);"
     "color:var(--jp-content-font-color1,var(--vscode-editor-foreground,currentColor))"
 )
 
@@ -53,16 +53,21 @@ class SliceMap:
     stage: int | None = None
 
     @property
-    def about(self) -> str:
-        """``4096 × 1024 · bf16 · 4 boxes of 1024 × 1024, each on 2 ranks · pipeline stage 1``"""
+    def tensor_text(self) -> str:
+        """``4096 × 1024 · bf16 · pipeline stage 1``"""
+        stage = f" · pipeline stage {self.stage}" if self.stage is not None else ""
+        return f"{shape_text(self.shape)} · {short_name(self.dtype)}{stage}"
+
+    @property
+    def cut_text(self) -> str:
+        """``4 boxes of 1024 × 1024, each on 2 ranks``"""
         shapes = {box.shape for box in self.boxes}
         copies = {len(ranks) for ranks in self.boxes.values()}
         of = f" of {shape_text(next(iter(shapes)))}" if len(shapes) == 1 else ""
         cut = "whole" if shapes == {self.shape} else f"{len(self.boxes):,} box{'es' * (len(self.boxes) != 1)}{of}"
         times = next(iter(copies)) if len(copies) == 1 else 0
         held = f"{', each' if cut != 'whole' and len(self.boxes) > 1 else ''} on {times} rank{'s' * (times != 1)}" if times else ""
-        stage = f" · pipeline stage {self.stage}" if self.stage is not None else ""
-        return f"{shape_text(self.shape)} · {short_name(self.dtype)} · {cut}{held}{stage}"
+        return cut + held
 
     def __repr__(self) -> str:
         shown = list(self.boxes.items())[:MAX_TEXT_BOXES]
@@ -71,7 +76,7 @@ class SliceMap:
         more = len(self.boxes) - len(shown)
         if more:
             lines.append(f"  {_more_text(more)}: .boxes")
-        return plain_marks("\n".join([f"{shortened(self.name, 100)}  {self.about}", *lines]))
+        return plain_marks("\n".join([f"{shortened(self.name, 100)}  {self.tensor_text} · {self.cut_text}", *lines]))
 
     def _repr_html_(self) -> str:
         return self.svg()
@@ -81,15 +86,16 @@ class SliceMap:
         plan = self._plan
         body = [part for panel in plan.panels for part in _panel_svg(panel, plan.pictured)]
         body += _ticks(plan) if self.shape and all(self.shape) else ()
-        title = escaped(f"{shortened(self.name, 100)}: {self.about}")
-        height = plan.bottom + (LINE + 6 if plan.more else 4)
+        title = escaped(f"{shortened(self.name, 100)}: {self.tensor_text}, {self.cut_text}")
+        height = plan.bottom + (LINE + 8 if plan.more else 8)
         if plan.more:
             body.append(f'<text x="{LEFT}" y="{height - 5:g}" font-size="11">{_more_text(plan.more)}</text>')
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" class="mfconv-drawing" role="img" aria-label="{title}"'
             f' viewBox="0 0 {WIDTH} {height:g}" style="{STYLE}"><title>{title}</title><g fill="currentColor" font-size="12">'
-            f'<text x="0" y="12">{escaped(shortened(self.name, 70))}</text>'
-            f'<text x="0" y="26" font-size="10" opacity=".75">{escaped(shortened(self.about, 86))}</text>{"".join(body)}</g></svg>'
+            f'<text y="12">{escaped(shortened(self.name, 57))}</text><g font-size="11" opacity=".75">'
+            f'<text y="27">{escaped(shortened(self.tensor_text, 62))}</text><text y="41">{escaped(shortened(self.cut_text, 62))}</text></g>'
+            f"{''.join(body)}</g></svg>"
         )
 
     @cached_property
@@ -164,8 +170,8 @@ def _matrix(numbers: Sequence[int], missing: int = 0) -> tuple[int, int]:
 
 def _planned(shape: Shape, boxes: Mapping[Box, tuple[int, ...]]) -> _Plan:
     leads = sorted({_lead(box) for box in boxes}) or [()]
-    panel_count = min(len(leads), MAX_PANELS)
-    width = (WIDTH - LEFT - 4 - GAP * (panel_count - 1)) / panel_count
+    panel_count = next((n for n in range(min(len(leads), MAX_PANELS), 1, -1) if _have_room(leads[:n])), 1)
+    width = _panel_width(panel_count)
     whole = tuple(max(1, n) for n in _matrix(shape, 1))
     height = FLAT if len(shape) < 2 else min(HIGH, max(LOW, width * whole[0] / whole[1]))
     all_edges = [_edges(axis, size, boxes) for axis, size in enumerate(whole)]
@@ -181,6 +187,19 @@ def _planned(shape: Shape, boxes: Mapping[Box, tuple[int, ...]]) -> _Plan:
         panels.append(_Panel(lead, LEFT + number * (width + GAP), tuple(here[: MAX_BOXES // panel_count])))
         drawn += len(panels[-1].boxes)
     return _Plan(tuple(panels), pictured, (rows, columns), TOP + _top_lines(leads[0]) + height, len(boxes) - drawn, len(shape) < 2)
+
+
+def _panel_width(count: int) -> float:
+    return (WIDTH - LEFT - 4 - GAP * (count - 1)) / count
+
+
+def _have_room(leads: Sequence[tuple[Span, ...]]) -> bool:
+    """Whether the spans of so many panels can be printed above them."""
+    return max(len(_lead_text(lead)) for lead in leads) * SMALL <= _panel_width(len(leads))
+
+
+def _lead_text(lead: Sequence[Span]) -> str:
+    return f"[{', '.join(f'{a}:{b}' for a, b in lead)}]" if lead else ""
 
 
 def _lead(box: Box) -> tuple[Span, ...]:
@@ -217,7 +236,7 @@ def _top_lines(lead: tuple[Span, ...]) -> int:
 def _panel_svg(panel: _Panel, pictured: _Pictured) -> Iterator[str]:
     top = TOP + _top_lines(panel.lead)
     if panel.lead:
-        spans = escaped(shortened(f"[{', '.join(f'{a}:{b}' for a, b in panel.lead)}]", max(6, int(pictured.width / SMALL))))
+        spans = escaped(shortened(_lead_text(panel.lead), int(pictured.width / SMALL)))
         yield f'<text x="{panel.x:g}" y="{TOP - 2}" font-size="10" font-weight="bold">{spans}</text>'
     wide, tall = pictured.width, pictured.height
     yield _rect(panel.x, top, wide, tall, ' fill="none" stroke="currentColor" stroke-opacity=".5" stroke-dasharray="3 3"/>')

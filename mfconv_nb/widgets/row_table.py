@@ -15,6 +15,7 @@ import traitlets
 from mfconv_nb.report import STYLE
 
 HERE = Path(__file__).parent
+LOOK = STYLE + (HERE / "look.css").read_text(encoding="utf-8")
 
 
 class RowTable(anywidget.AnyWidget):
@@ -31,7 +32,7 @@ class RowTable(anywidget.AnyWidget):
     """
 
     _esm = HERE / "row_table.js"
-    _css = STYLE + (HERE / "look.css").read_text(encoding="utf-8")
+    _css = LOOK
 
     columns: Any = traitlets.List().tag(sync=True)
     rows: Any = traitlets.List().tag(sync=True)

@@ -11,7 +11,8 @@ import pytest
 
 import mfconv_nb as mc
 from tests.browser.lab import CHROMIUM, NO_CHROMIUM, Browser, Lab
-from tests.support import write_with_a_hole
+from tests.steps.made_runs import make_run, original, weights_of
+from tests.support import raws_in, write_with_a_hole
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)]
 
@@ -111,3 +112,32 @@ def write_large(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
     expected = mc.expected("llama", config, dtype="bf16", side="hf")
     write_with_a_hole(folder / "model.safetensors", {spec.name: spec.shape for spec in expected.specs})
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_a_run_shows_its_steps_and_the_one_that_is_chosen_is_converted(opened: Opened, lab: Lab, pictures: Path, dark: bool) -> None:
+    """At 560 pixels in the dark theme, at 1,280 in the light one."""
+    name = f"run-{dark}"
+    weights = weights_of(original(lab.folder / f"{name}-hf"))
+    make_run(lab.folder / name, weights, step=5)
+    make_run(lab.folder / name, weights, step=6, ranks=[0, 1])
+    make_run(lab.folder / name, weights, step=7, ranks=[0])
+    cell = f"import mfconv_nb as mc\nmc.panel({name!r}, '{name}-out')"
+    browser = opened(name, cell, dark=dark, width=560 if dark else 1280)
+    browser.use_theme(dark=dark)  # a dark one of the test before is remembered
+    browser.page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
+    browser.page.wait_for_selector("text=several fit; the config tells")
+    browser.screenshot(pictures / "asked.png")
+    field(browser, "config").fill(f"{name}-hf")
+    field(browser, "config").press("Enter")
+    browser.page.wait_for_selector(".mfconv-view th:has-text('1_6 ←')")
+    field(browser, "step").select_option(label="1_5")
+    browser.page.wait_for_selector(".mfconv-copy:has-text(\"step='1_5'\")")
+    browser.page.wait_for_selector(".mfconv-view th:has-text('1_5 ←')")
+    button(browser, "Convert").click()
+    browser.page.wait_for_selector("text=39 of 39 tensors bitwise equal")
+    browser.screenshot(pictures / "converted.png")
+    assert raws_in(lab.folder / f"{name}-out") == raws_in(lab.folder / f"{name}-hf")
+    found = browser.measured(dark)
+    assert found["worst"][0] >= 4.5, found["worst"]
+    assert found["over"] == 0

@@ -55,7 +55,7 @@ def choose_a_tensor(browser: Browser) -> None:
     assert "ranks 4, 6" in (drawn.text_content() or "")
     assert view.locator("table.mfconv-t th", has_text="1_200 ←").is_visible()
     view.get_by_role("button", name="78 optimizer").click()
-    view.locator(".mfconv-grid tbody tr", has_text="weights").first.wait_for(state="detached")
+    view.locator(".mfconv-grid tbody td:text-matches('^model')").first.wait_for(state="detached")
     assert view.locator(".mfconv-grid tbody tr", has_text="adam_v.").count() > 0
     for box in browser.page.locator("svg.mfconv-drawing:visible").all():
         place = box.bounding_box()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shlex
@@ -21,8 +22,9 @@ from mfconv_nb.cli.main import run as command_line
 from mfconv_nb.families.registry import known_families
 from mfconv_nb.steps.diagnosis import Diagnosis
 from mfconv_nb.steps.doctor import doctor
+from tests.real_repos_table import REPOSITORIES
 from tests.steps.made_runs import Arrays, cuts_of, make_run, original, weights_of
-from tests.support import numbered, without, write_hf, write_safetensors
+from tests.support import numbered, without, write_hf, write_safetensors, write_with_a_hole
 
 CONFIG_TELLS_NO_FAMILY = ("llama_meta", "swin")  # Meta's params.json, and what Microsoft's .pth has beside it
 FAMILIES = [f.key for f in known_families()]
@@ -410,7 +412,7 @@ def test_nonsense_in_a_config_is_told_and_not_raised(key: str) -> None:
     assert str(doctor("hf"))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_is_done_to_the_files_of_a_checkpoint_a_diagnosis_comes_back(data: st.DataObject, tmp_path: Path) -> None:
     kept, folder = tmp_path / "kept", tmp_path / "fuzzed"
@@ -489,3 +491,29 @@ def test_cuts_that_the_runs_above_use_cover_the_weights(hf: Path) -> None:
     cuts = cuts_of(weights)
     assert sum(c.maps[0] == 0 for c in cuts.values()) == 20
     assert cuts.keys() == weights.keys()
+
+
+# ---- names of real repositories ----------------------------------------------------------------------------------------------
+
+REPOS = Path(__file__).parents[3] / "shared" / "real_repos"
+
+
+@pytest.mark.skipif(not REPOS.is_dir(), reason="no shared/real_repos beside the project: names of real repositories, not copied here")
+@pytest.mark.parametrize("file", REPOSITORIES)
+def test_a_real_repository_is_ready_or_told_why_not(file: str) -> None:
+    content = json.loads(gzip.decompress((REPOS / f"{file}.json.gz").read_bytes()))
+    repo = Path("repo")
+    repo.mkdir()
+    (repo / "config.json").write_text(json.dumps(content["config"]))
+    write_with_a_hole(repo / "model.safetensors", {n: tuple(shape or ()) for n, (_, shape, *_) in content["tensors"].items()})
+    found = doctor("repo")
+    told = REPOSITORIES[file].told
+    if isinstance(told, str):
+        assert said(found, "family").startswith(f"✓ {told}"), str(found)
+        assert found.commands[0] == "mfconv convert repo OUT.ckpt"
+        assert "✗" not in marks(found)
+    else:
+        assert not found.ready
+        assert ("quantised" in found.what) == (told.code == "MFC312"), str(found)
+        if told.code != "MFC312":
+            assert any(f.mark in "✗!" and f.topic in ("mapping", "family") for f in found.findings)

@@ -128,13 +128,13 @@ def test_edges_and_axes_are_numbered_where_boxes_begin_and_end() -> None:
     assert {"[0:2]", "[2:4]", "[4:6]", "[6:8]"} <= set(printed(parsed(CASES["experts"])))
 
 
-def test_the_line_below_the_name_says_how_it_is_cut_and_where() -> None:
+def test_the_lines_below_the_name_say_how_it_is_cut_and_where() -> None:
     drawn = map_of((96, 64), (2, 2), ((1,), ()), stage=1)
-    assert drawn.about == "96 × 64 · bf16 · 2 boxes of 48 × 64, each on 2 ranks · pipeline stage 1"
-    assert drawn.about in printed(parsed(drawn))
-    assert repr(drawn).split("\n") == [f"w  {drawn.about}", "  [0:48, 0:64]   ranks 0, 2", "  [48:96, 0:64]  ranks 1, 3"]
-    assert CASES["whole"].about == "96 × 64 · bf16 · whole on 4 ranks"
-    assert map_of((8,), (1,), ((),)).about == "8 · bf16 · whole on 1 rank"
+    about = ("96 × 64 · bf16 · pipeline stage 1", "2 boxes of 48 × 64, each on 2 ranks")
+    assert set(about) <= set(printed(parsed(drawn)))
+    assert repr(drawn).split("\n") == [f"w  {' · '.join(about)}", "  [0:48, 0:64]   ranks 0, 2", "  [48:96, 0:64]  ranks 1, 3"]
+    assert CASES["whole"].cut_text == "whole on 4 ranks"
+    assert map_of((8,), (1,), ((),)).cut_text == "whole on 1 rank"
 
 
 @pytest.mark.parametrize("devices", [(256,), (4, 64), (16, 16)])

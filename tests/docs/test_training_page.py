@@ -1,0 +1,75 @@
+"""docs/training.md and its translation are true: every line in them is run, in order, in an empty folder."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import re
+import shlex
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import mfconv_nb as mc
+from mfconv_nb.cli.main import run
+
+ROOT = Path(__file__).parents[2]
+PAGES = ("docs/training.md", "docs/training.zh.md")
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def blocks(name: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text_of(name), flags=re.M | re.S)
+
+
+def commands(block: str) -> list[str]:
+    return [line.partition(" #")[0].strip() for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_command_and_python_line_does_what_the_page_says(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (layout,) = blocks(name, "json")
+    Path("layout.json").write_text(layout)
+    first, making, *others = blocks(name, "sh")
+    for command in [line for block in (making, first, *others) for line in commands(block)]:
+        words = shlex.split(command)
+        assert words[0] == "mfconv"
+        assert run(words[1:]) == 0, command
+    assert len(list(Path("run").glob("rank_*"))) == 8
+    for target, count in (("OUT", 39), ("OUT-400", 39), ("merged.ckpt", 39), ("all.safetensors", 39)):
+        assert len(mc.load(target)) == count
+    (lines,) = blocks(name, "python")
+    test = doctest.DocTestParser().get_doctest(lines, {}, name, name, 0)
+    assert doctest.DocTestRunner(verbose=False).run(test).failed == 0
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_table_of_fields_has_every_field_of_a_layout(name: str) -> None:
+    section = text_of(name).split("\n## ")[6].partition("```python")[0]
+    named = {word for row in re.findall(r"^\| (`.*?) \|", section, flags=re.M) for word in re.findall(r"`(\w+)`", row)}
+    assert named == {f.name for f in fields(mc.RankLayout)}
+    assert json.loads(blocks(name, "json")[0]).keys() <= named
+
+
+def test_both_pages_show_the_same_lines_and_have_as_many_sections() -> None:
+    def shown(name: str) -> list[str]:
+        return [
+            re.sub(r"\s*#.*", "", line) for language in ("sh", "json", "python") for b in blocks(name, language) for line in b.splitlines()
+        ]
+
+    assert shown(PAGES[0]) == shown(PAGES[1])
+    assert len({len(re.findall(r"^## ", text_of(name), flags=re.M)) for name in PAGES}) == 1
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_link_leads_somewhere(name: str) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", text_of(name)):
+        path, _, anchor = link.partition("#")
+        target = ROOT / "docs" / path
+        assert target.is_file(), link
+        assert not anchor or f'<a id="{anchor}">' in target.read_text(encoding="utf-8"), link
