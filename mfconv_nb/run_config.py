@@ -93,7 +93,10 @@ def read_run_config(path: Path) -> RunConfig:
     if not isinstance(sizes, dict):
         raise InputError("MFC106", path, found="no model.model_config", expected="the YAML of a MindFormers run", hint=HINT_YAML)
     lora = next((found for found in (sizes.get("pet_config"), content.get("lora_config")) if isinstance(found, dict)), None)
-    return RunConfig({RUN_CONFIG: path.name, **config_of(sizes)}, None if lora is None else lora_of(lora, path.name, "lora_rank"))
+    arch = model.get("arch")
+    kind = arch.get("type") if isinstance(arch, dict) else None
+    named = {"architectures": [kind]} if isinstance(kind, str) else {}  # the class of the model, as config.json names it
+    return RunConfig({RUN_CONFIG: path.name, **config_of(sizes), **named}, None if lora is None else lora_of(lora, path.name, "lora_rank"))
 
 
 def config_of(sizes: Mapping[str, Any]) -> dict[str, Any]:

@@ -192,3 +192,15 @@ def test_odd_sizes_are_refused_where_they_are_used_and_break_nothing(value: str,
     with pytest.raises(mc.MfconvError):
         sizes(LLAMA2_7B.replace("hidden_size: 4096", f"hidden_size: {value}"), "llama", tmp_path / "run.yaml")
     sizes(LLAMA2_7B.replace("multiple_of: 256", f"multiple_of: {value}\n    intermediate_size: 8"), "llama", tmp_path / "run.yaml")
+
+
+def test_the_yaml_of_a_run_tells_the_family_by_the_class_of_its_model(tmp_path: Path) -> None:
+    trained = mc.map(mc.toy("llama"), "llama")
+    mc.save(mc.load({t.name: mc.read(trained, t.name) for t in trained}), tmp_path / "run.ckpt")
+    (tmp_path / "run.yaml").write_text(
+        "model: {model_config: {type: LlamaConfig, hidden_size: 96, num_layers: 4, num_heads: 6, n_kv_heads: 2, vocab_size: 331,"
+        " intermediate_size: 176, head_dim: 20}, arch: {type: LlamaForCausalLM}}"
+    )
+    mapped = mc.map(mc.load(tmp_path / "run.ckpt", config=tmp_path / "run.yaml"))
+    assert mapped.family == "llama"
+    assert mc.diff(mapped, mc.toy("llama"), values=True).equal

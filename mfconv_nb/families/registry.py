@@ -7,6 +7,7 @@ by the file that defines it; see ``own.py``.
 from __future__ import annotations
 
 import pkgutil
+import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from importlib import import_module
@@ -132,6 +133,8 @@ def candidates_of(key: str) -> list[Family]:
 def identify(names: Iterable[str], config: Mapping[str, Any] | None, to: str) -> Family:
     """The one family whose rules know every name, and whose own names are all there; first by ``model_type``, where a config has one.
 
+    Among several that fit, the class of the model (``architectures``) decides, where it names one of them.
+
     What packages offer is looked at only where no built-in or registered family has the model type, or, without one, knows every name.
 
     Raises:
@@ -148,6 +151,8 @@ def identify(names: Iterable[str], config: Mapping[str, Any] | None, to: str) ->
         candidates += [f for f in installed_families() if not f.told_as]
         distance |= _distances(candidates[len(distance) :], templates, to)
     best = [f for f in candidates if distance[f.key] == min(distance.values())]
+    if len(best) > 1 and distance[best[0].key][0] == 0:
+        best = [f for f in best if _is_named_in(f, config or {})] or best
     if len(best) == 1 and (by_type or distance[best[0].key][0] == 0):
         return best[0]
     unknown = sorted((distance[f.key][0], f.key) for f in candidates)[:3]
@@ -160,6 +165,13 @@ def identify(names: Iterable[str], config: Mapping[str, Any] | None, to: str) ->
     if isinstance(error, SeveralFitError):
         error.choices = tuple(f"--model {f.key}" for f in best)
     raise error
+
+
+def _is_named_in(family: Family, config: Mapping[str, Any]) -> bool:
+    """Whether the class of the model has the family's key in its name: `Baichuan7BV2ForCausalLM`, as config.json or a run's YAML say it."""
+    classes = config.get("architectures")
+    word = re.sub(r"[^a-z]", "", family.key)
+    return isinstance(classes, list) and any(isinstance(c, str) and word in c.lower() for c in classes)
 
 
 def _distances(families: Iterable[Family], templates: frozenset[str], to: str) -> dict[str, tuple[int, int, int]]:

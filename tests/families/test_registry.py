@@ -111,3 +111,16 @@ def test_an_unknown_key_is_refused_with_the_nearest() -> None:
         family_named("LLaMA".lower() + "2")
     assert refused.value.code == "MFC301"
     assert "Did you mean 'llama'?" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [("llama", "LlamaForCausalLM"), ("baichuan2", "Baichuan7BV2ForCausalLM"), ("internlm2", "InternLM2ForCausalLM")],
+)
+def test_where_several_families_share_the_names_the_class_of_the_model_decides(key: str, kind: str) -> None:
+    family = default_form(family_named("llama"))
+    names = [s.name for s in expected_specs(family, read_sizes(family.toy, family.sizes), MF)]
+    assert identify(names, {"architectures": [kind]}, HF).key == key
+    for unknown in (["MyForCausalLM"], "Llama", [3], None):
+        with pytest.raises(MappingError, match="MFC302"):
+            identify(names, {"architectures": unknown}, HF)
