@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.checkpoint import Checkpoint, FileSource
+from mfconv_nb.checkpoint import HF, Checkpoint, FileSource
 from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.dtypes import requested_dtype, short_name
 from mfconv_nb.errors import InputError, MappingError, OutputError, quoted
@@ -30,6 +30,9 @@ from mfconv_nb.streaming.journal import Journal, was_publishing
 from mfconv_nb.streaming.manifest import MANIFEST, manifest_bytes, side_folder
 from mfconv_nb.streaming.publish import Staging, check_space, clear_staging, open_staging, publish, refused_writes, staging_of
 from mfconv_nb.trained.cutting import RankLayout
+
+_CONFIGS = {"config.json", "adapter_config.json"}
+NO_CONFIG = "no config.json is written, which from_pretrained needs: give the original's folder (--config HF_DIR, assets= in Python)"
 
 
 @makes_many_objects
@@ -69,6 +72,7 @@ def save(
         out = whole_output(checkpoint, target, requested_dtype(dtype), max_shard_size, assets)
     else:
         out = ranks_output(checkpoint, target, requested_dtype(dtype), layout_of_ranks)
+    about = _about(out, target)
     may_replace = overwrite or _was_publishing(target, out)
     check_target(out.plan, target, checkpoint, overwrite=may_replace)
     bar = progress_for(progress, out.plan.size, "writing")
@@ -76,7 +80,7 @@ def save(
     check_space(target, out.plan.size)
     out.check_sources()
     if dry_run:
-        return SaveReport(str(target), out.plan, out.casts, len(checkpoint.carried_away), 0.0, dry_run=True, merged=checkpoint.merged)
+        return SaveReport(**about, seconds=0.0, dry_run=True)
     staging = open_staging(target)
     with refused_writes(target):
         journal = Journal(staging.journal, out.fingerprint())
@@ -95,7 +99,15 @@ def save(
     finally:
         journal.close()  # not earlier: until the last file has its name no other run may touch them
     seconds = time.monotonic() - begun
-    return SaveReport(str(target), out.plan, out.casts, len(checkpoint.carried_away), seconds, resumed=resumed, merged=checkpoint.merged)
+    return SaveReport(**about, seconds=seconds, resumed=resumed)
+
+
+def _about(out: Output, target: Path) -> dict[str, Any]:
+    """What the report says whatever happens."""
+    lacks_config = out.checkpoint.side == HF and out.plan.folder and not _CONFIGS & set(out.plan.names)
+    carried, merged = len(out.checkpoint.carried_away), out.checkpoint.merged
+    notes = (NO_CONFIG,) if lacks_config else ()
+    return {"target": str(target), "plan": out.plan, "casts": out.casts, "carried": carried, "merged": merged, "notes": notes}
 
 
 def _write_small_files(staging: Staging, out: Output, checksums: Mapping[tuple[int, str], str]) -> None:
@@ -205,6 +217,7 @@ class SaveReport(Result):
     resumed: int = 0
     dry_run: bool = False
     merged: Any = None
+    notes: tuple[str, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -242,11 +255,11 @@ class SaveReport(Result):
         casts: tuple[str, ...] = (self.merged.sentence(),) if self.merged is not None else ()
         casts += tuple(f"cast: {n:,} tensors from {short_name(a)} to {short_name(b)}" for (a, b), n in self.casts.items())
         if self.dry_run:
-            facts = (*casts, "Nothing was written (dry run).")
+            facts = (*casts, *self.notes, "Nothing was written (dry run).")
             return Table("", f"Would write {tensors:,} tensors, {size}, {files} to {self.target}", columns, rows, facts)
         rate = f", {bytes_text(int(self.plan.size / self.seconds))}/s" if self.seconds > 0.5 else ""
         facts = (*casts, *(("Resumed: an earlier run had finished part of it.",) if self.resumed else ()))
         facts += (f"{self.carried:,} tensors that the target cannot carry lie beside it",) if self.carried else ()
-        facts += (f"manifest: {self.manifest}",)
+        facts += (*self.notes, f"manifest: {self.manifest}")
         headline = f"{tensors:,} tensors, {size}, {files}, {seconds_text(self.seconds)}{rate}. Way back: {self.way_back}."
         return Table("✓ Converted.", headline, columns, rows if len(rows) > 1 else (), facts)

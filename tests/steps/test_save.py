@@ -328,3 +328,14 @@ def test_two_runs_of_the_same_conversion_write_the_same_bytes(toy: Checkpoint, t
         mc.save(mc.map(toy), tmp_path / name / "out.ckpt", threads=1 if name == "a" else 4)
     assert (tmp_path / "a/out.ckpt").read_bytes() == (tmp_path / "b/out.ckpt").read_bytes()
     assert (tmp_path / "a/out.ckpt.mfconv/manifest.json").read_bytes() == (tmp_path / "b/out.ckpt.mfconv/manifest.json").read_bytes()
+
+
+def test_a_hugging_face_folder_without_a_config_says_so(tmp_path: Path) -> None:
+    toy = mc.toy("llama")
+    bare = mc.load({tensor.name: mc.read(toy, tensor.name) for tensor in toy})
+    there = mc.save(mc.map(mc.map(toy, "llama"), "llama"), tmp_path / "with")
+    assert "config.json" not in repr(there)
+    mapped = mc.map(mc.map(bare, "llama", to="mf"), "llama", to="hf")
+    without = mc.save(mapped, tmp_path / "without")
+    assert "no config.json is written, which from_pretrained needs" in repr(without)
+    assert not (tmp_path / "without" / "config.json").exists()
