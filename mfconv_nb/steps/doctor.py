@@ -25,6 +25,7 @@ from mfconv_nb.trained.run import TrainedRun
 
 Config = str | Path | Mapping[str, Any] | None
 MAX_CHOICES = 4
+OF_A_PART = ("contents", "dtypes", "state of the run", "names", "quantised")  # what is true of a part too
 
 
 @makes_many_objects
@@ -55,9 +56,10 @@ def doctor(
     except (MfconvError, OSError) as error:
         return _refused(asked, error, run, whole)
     seen = look_at(place, checkpoint, run, step_asked=step is not None)
-    part = (_part_finding(whole),) if whole is not None else ()
-    commands = asked.of_the_whole(whole) if whole is not None else asked.of_a_checkpoint(seen)
-    return Diagnosis(str(path), what_it_is(seen), (*part, *findings_of(seen)), tuple(commands), run, checkpoint)
+    if whole is not None:
+        findings = (_part_finding(whole), *(f for f in findings_of(seen) if f.topic in OF_A_PART))
+        return Diagnosis(str(path), what_it_is(seen), findings, tuple(asked.of_the_whole(whole)), run, checkpoint)
+    return Diagnosis(str(path), what_it_is(seen), tuple(findings_of(seen)), tuple(asked.of_a_checkpoint(seen)), run, checkpoint)
 
 
 def _part_finding(whole: PartOf) -> Finding:
@@ -131,12 +133,14 @@ class _Asked:
         told_by_caller = isinstance(seen.refused, SeveralFitError) and (seen.checkpoint.config is not None or bool(seen.adapters))
         choices = [f" {choice}" for choice in seen.choices[:MAX_CHOICES]] if told_by_caller else [""]
         if seen.unknown_family:
-            sides = f"{self.source} MF" if seen.side == HF else f"HF_DIR {self.source}"
+            sides = f"{self.source} MF" if seen.side != MF else f"HF_DIR {self.source}"
             yield f"mfconv suggest {sides} --out my_model.py"
         elif seen.adapters and len(seen.adapters) < len(seen.weights):
             yield from self._with_adapters(seen, run, config, choices)
         else:
             yield from (self._convert(seen, f"{run}{config}{choice}") for choice in choices)
+            if seen.adapters and seen.side == HF and seen.has_alpha:
+                yield f"mfconv merge HF_DIR {self.source} OUT/"
             if not seen.adapters and not told_by_caller:
                 yield f"mfconv verify {self.source} {self._target(seen)}{run}{config}{self._only(seen)}"
         if seen.run is not None and not seen.adapters:

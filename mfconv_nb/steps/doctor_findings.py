@@ -28,8 +28,9 @@ from mfconv_nb.steps.map_report import SIDES, CoverageError
 from mfconv_nb.trained.categories import WEIGHTS, amounts, category_of
 from mfconv_nb.trained.run import Step, TrainedRun
 
-# What a conversion takes beside the interpreter and numpy: see docs/benchmarks.md. Measured: 11 MiB, and 1.4 KiB for each tensor's plan.
-BUFFER_BYTES, BYTES_A_TENSOR = 24 << 20, 1500
+# What a conversion takes beside the interpreter and numpy: see docs/benchmarks.md. Measured: 11 MiB, 1.4 KiB
+# for each tensor that is planned, 2 KiB for each slice of a run.
+BUFFER_BYTES, BYTES_A_TENSOR = 24 << 20, 2 << 10
 TORCH_BYTES = 130 << 20  # of importing torch 2.13
 MCORE = re.compile(
     r"(^|\.)decoder\.layers\.\d+\.(self_attention|mlp)\.(linear_|experts\.|router\.|core_attention)|\.(linear_qkv|linear_fc1)\."
@@ -86,7 +87,11 @@ class Seen:
     @property
     def lacks_alpha(self) -> bool:
         """Whether the scale of adapters is asked for and not said: in a PEFT folder, or merged."""
-        return bool(self.adapters) and self.side == MF and (self.checkpoint.lora is None or self.checkpoint.lora.alpha is None)
+        return bool(self.adapters) and self.side == MF and not self.has_alpha
+
+    @property
+    def has_alpha(self) -> bool:
+        return self.checkpoint.lora is not None and self.checkpoint.lora.alpha is not None
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -118,8 +123,8 @@ def look_at(path: Path, checkpoint: Checkpoint, run: TrainedRun | None, *, step_
     names = [s.name for s in weights]
     adapters = tuple(s for s in weights if is_adapter(s.name))
     told = checkpoint.side or (MF if any(word in name for name in names for word in OF_MF) or _is_mcore(names) else None)
-    side, mapped, refused = _try(checkpoint, told)
     quantised = quantisation_of(names, checkpoint.config)
+    side, mapped, refused = _try(checkpoint, told) if quantised is None else (told, None, None)
     return Seen(path, checkpoint, run, weights, adapters, quantised, side, mapped, refused, step_asked)
 
 
@@ -234,9 +239,11 @@ def _telling(seen: Seen) -> str | None:
 
 def _refusal(seen: Seen, refused: MfconvError) -> Iterator[Finding]:
     if isinstance(refused, SeveralFitError):
-        choices = " or ".join(refused.choices)
-        why = "; the config tells" if seen.lacks_config else "" if seen.choices else ", by their names; with this config none of them"
-        yield Finding(DECIDE if seen.lacks_config or seen.choices else STOP, "family", f"several fit{why}: {choices}")
+        works = seen.choices
+        told = seen.lacks_config and not seen.adapters
+        why = "; the config tells" if told else "" if works else ", by their names; with this config none of them"
+        listed = " or ".join(works if works and not told else refused.choices)
+        yield Finding(DECIDE if told or works else STOP, "family", f"several fit{why}: {listed}")
         return
     if isinstance(refused, CoverageError):
         family, problems = refused.plan.family.key, refused.problems

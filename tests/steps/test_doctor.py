@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 import mfconv_nb as mc
 from mfconv_nb.cli.main import run as command_line
 from mfconv_nb.families.registry import known_families
+from mfconv_nb.formats.mindspore_ckpt import ENCRYPTED
 from mfconv_nb.steps.diagnosis import Diagnosis
 from mfconv_nb.steps.doctor import doctor
 from tests.real_repos_table import REPOSITORIES
@@ -208,11 +209,11 @@ def test_adapters_of_mindformers_ask_for_alpha_and_then_go_to_peft_and_back(hf: 
     assert "nothing says alpha" in said(found, "LoRA")
     assert found.commands[-1] == "mfconv convert --reversed lora.ckpt OUT/ --config RUN.yaml --model llama"
     run_printed(replace(found, commands=found.commands[-1:]), yaml="run.yaml")
-    peft = doctor("OUT")
+    Path("OUT").rename("peft")
+    peft = doctor("peft")
     assert peft.what == "LoRA adapters, Hugging Face: a folder, 1 file"
     assert "alpha 6 from adapter_config.json" in said(peft, "LoRA")
-    Path("OUT.ckpt").unlink(missing_ok=True)
-    run_printed(peft, hf=hf)
+    assert run_printed(peft, hf=hf) == ["mfconv convert peft OUT.ckpt --config HF_DIR", "mfconv merge HF_DIR peft OUT/"]
 
 
 def test_adapters_beside_their_weights_are_merged_or_parted(hf: Path) -> None:
@@ -332,6 +333,7 @@ def test_what_one_rank_holds_is_a_part_and_the_command_names_the_whole(part: str
     make_run(Path("run"), weights_of(hf))
     found = doctor(Path("run") / part)
     assert said(found, "part").startswith("✗ rank 2 of 4")
+    assert not {"family", "mapping", "disk"} & {f.topic for f in found.findings}  # of a part they would say nothing that is true
     assert not found.ready
     assert run_printed(found) == [f"mfconv doctor {Path('run').absolute()}"]
 
@@ -382,6 +384,12 @@ def test_damaged_and_empty_files_are_told_and_not_raised(ckpt: bytes) -> None:
     found = doctor("x.ckpt")
     assert said(found, "problem").startswith("✗ MFC")
     assert found.commands == ()
+
+
+@pytest.mark.parametrize("magic", ENCRYPTED)
+def test_an_encrypted_checkpoint_is_called_so(magic: bytes) -> None:
+    Path("x.ckpt").write_bytes(magic + bytes(64))
+    assert "MFC204 the checkpoint is encrypted" in said(doctor("x.ckpt"), "problem")
 
 
 def test_folders_and_texts_that_are_no_checkpoint() -> None:
