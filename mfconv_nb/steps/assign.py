@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mfconv_nb.checkpoint import ByteSource, Checkpoint, LazyTensor, TensorSpec
+from mfconv_nb.checkpoint import SIDE_NAMES, ByteSource, Checkpoint, LazyTensor, TensorSpec
 from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.dtypes import CASTABLE, dtype_after_cast, itemsize, requested_dtype, short_name
 from mfconv_nb.errors import MappingError, OutputError, quoted
@@ -16,7 +16,6 @@ from mfconv_nb.progress import OnProgress, progress_for
 from mfconv_nb.report import Column, Result, Table, bytes_text, seconds_text, shape_text
 from mfconv_nb.steps.diff import shape_hint
 from mfconv_nb.steps.load import Loadable, load
-from mfconv_nb.steps.map_report import SIDES
 from mfconv_nb.steps.networks import Bytes, Network, Slot, network_of
 from mfconv_nb.steps.save import check_equalities
 from mfconv_nb.streaming.compare import compare_tensors
@@ -169,7 +168,7 @@ def _check_fit(matched: Matched, source: Checkpoint, target: Network, *, strict:
 def _hint(matched: Matched, source: Checkpoint, target: Network) -> str:
     """What to do, from what does not fit."""
     if source.side not in (None, target.side):
-        return f"The names are those of {SIDES[source.side or '']}: mc.assign(mc.map(checkpoint), network) gives the network its own."
+        return f"The names are those of {SIDE_NAMES[source.side or '']}: mc.assign(mc.map(checkpoint), network) gives the network its own."
     if not matched.puts:
         return "No name of the checkpoint is one of the network's: is it a part of the model, or a wrapper round it?"
     if matched.names_of(SHAPE):

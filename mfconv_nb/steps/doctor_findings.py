@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.checkpoint import HF, MF, Checkpoint, TensorSpec
+from mfconv_nb.checkpoint import HF, MF, SIDE_NAMES, Checkpoint, TensorSpec
 from mfconv_nb.dtypes import short_name
 from mfconv_nb.errors import MfconvError, SeveralFitError
 from mfconv_nb.folding import fold
@@ -24,7 +24,7 @@ from mfconv_nb.report import bytes_text, count_text
 from mfconv_nb.run_config import RUN_CONFIG
 from mfconv_nb.steps.diagnosis import DECIDE, FINE, STOP, TOLD, Finding
 from mfconv_nb.steps.map import map
-from mfconv_nb.steps.map_report import SIDES, CoverageError
+from mfconv_nb.steps.map_report import CoverageError
 from mfconv_nb.trained.categories import WEIGHTS, amounts, category_of
 from mfconv_nb.trained.run import Step, TrainedRun
 
@@ -151,7 +151,7 @@ def what_it_is(seen: Seen) -> str:
     """What a path holds, in a clause."""
     if seen.run is not None:
         return f"MindFormers training run: {seen.run.kind}"
-    side = SIDES.get(seen.side or "", "")
+    side = SIDE_NAMES.get(seen.side or "", "")
     if seen.adapters and len(seen.adapters) == len(seen.weights):
         return f"LoRA adapters, {side or 'of a side that nothing tells'}: {_form(seen)}"
     kind = "quantised checkpoint" if seen.quantised is not None else "checkpoint"
@@ -222,7 +222,7 @@ def _names(seen: Seen) -> Iterator[Finding]:
         chosen = ", ".join(f"{n}={report.options[n]!r} ({how})" for n, how in report.decided.items())
         yield Finding(FINE, "family", report.plan.family.key + (f", {chosen}" if chosen else ""))
         there = f"{len(seen.mapped):,} tensors, {bytes_text(seen.mapped.nbytes)}"
-        yield Finding(FINE, "mapping", f"every tensor has its place on the {SIDES[seen.mapped.side or HF]} side: {there}")
+        yield Finding(FINE, "mapping", f"every tensor has its place on the {SIDE_NAMES[seen.mapped.side or HF]} side: {there}")
         yield from (Finding(TOLD, "note", note) for note in report.notes)
         left = [s.name for row in report.plan.rows if row.status == LEFT_OUT for s in row.sources if category_of(s.name) == WEIGHTS]
         if left:

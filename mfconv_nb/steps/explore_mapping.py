@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from functools import cached_property
 from html import escape
 
-from mfconv_nb.checkpoint import Checkpoint, LazyTensor
+from mfconv_nb.checkpoint import SIDE_NAMES, Checkpoint, LazyTensor
 from mfconv_nb.dtypes import short_name
 from mfconv_nb.mapping.explain import SOURCE, TARGET, Face, explain_tensor
 from mfconv_nb.mapping.plan import Row
 from mfconv_nb.progress import OnProgress
 from mfconv_nb.report import bytes_text, name_html, prose_html, table_html
 from mfconv_nb.steps.explained import drawing_of
-from mfconv_nb.steps.map_report import SIDES, MapReport
+from mfconv_nb.steps.map_report import MapReport
 from mfconv_nb.steps.values import bytes_to_read, values_html
 from mfconv_nb.widgets.exploration import Exploration
 
@@ -47,7 +47,7 @@ class MappingExploration(Exploration):
         here, explanation = self._rows[member], explain_tensor(self.report.plan, member, self._side(member))
         faces = {side: [f for f in explanation.faces if f.side == side] for side in (SOURCE, TARGET)}
         names = zip(_sides(self.report.plan.to), faces.values(), strict=True)
-        parts = [f"<div class='mfconv-f'>{SIDES[side]}</div>{_faces_html(found)}" for side, found in names if found]
+        parts = [f"<div class='mfconv-f'>{SIDE_NAMES[side]}</div>{_faces_html(found)}" for side, found in names if found]
         layout = getattr(here.rule, "layout", None) or ""
         if here.parts and layout:
             parts.append(f"<div class='mfconv-f'>layout</div><div><code>{escape(layout)}</code></div>")

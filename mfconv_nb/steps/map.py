@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.checkpoint import HF, MF, Checkpoint, Equality, LazyTensor, Original
+from mfconv_nb.checkpoint import HF, MF, SIDE_NAMES, Checkpoint, Equality, LazyTensor, Original
 from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.config import Size, Sizes, read_sizes
 from mfconv_nb.errors import MappingError, UsageError, did_you_mean, quoted
@@ -21,7 +21,7 @@ from mfconv_nb.mapping.quantised import quantisation_of
 from mfconv_nb.mapping.rules import Drop, Family, OptionValue, form_of
 from mfconv_nb.mapping.run_state import run_state_of
 from mfconv_nb.steps.load import load
-from mfconv_nb.steps.map_report import SIDES, CoverageError, MapReport
+from mfconv_nb.steps.map_report import CoverageError, MapReport
 from mfconv_nb.steps.mapped_tensors import TensorMaker, equalities_of
 
 
@@ -167,8 +167,8 @@ def _with_layers(source: Checkpoint, form: Family, layers: int | None) -> Checkp
 def _direction(source: Checkpoint, to: str | None) -> str:
     if to is None:
         return HF if source.side == MF else MF
-    if to not in SIDES:
-        hint = did_you_mean(to, SIDES)
+    if to not in SIDE_NAMES:
+        hint = did_you_mean(to, SIDE_NAMES)
         raise UsageError("MFC501", "to", found=quoted(to), expected="'hf' or 'mf'", hint=hint)
     return to
 
@@ -228,7 +228,7 @@ def _mapped(source: Checkpoint, plan: MappingPlan, decided: Mapping[str, str], o
     return replace(
         source,
         tensors=tensors,
-        origin=f"{source.origin}, mapped to {SIDES[plan.to]}",
+        origin=f"{source.origin}, mapped to {SIDE_NAMES[plan.to]}",
         side=plan.to,
         family=plan.family.key,
         family_file=plan.family.file,

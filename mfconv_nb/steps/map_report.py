@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from mfconv_nb.checkpoint import HF, MF, Checkpoint, TensorSpec
+from mfconv_nb.checkpoint import HF, MF, SIDE_NAMES, Checkpoint, TensorSpec
 from mfconv_nb.drawing import Drawing
 from mfconv_nb.dtypes import short_name
 from mfconv_nb.errors import MappingError, one_line
@@ -18,8 +18,6 @@ from mfconv_nb.mapping.rules import OptionValue
 from mfconv_nb.report import Column, Table, bytes_text, count_text, shape_text
 from mfconv_nb.steps.explained import ExplainReport, drawing_of
 from mfconv_nb.widgets.exploration import Explorable, Exploration, show_view
-
-SIDES = {HF: "Hugging Face", MF: "MindFormers"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,10 +74,10 @@ class MapReport(Explorable):
         targets = [t for row in self.plan.rows for t in row.targets]
         said = ", ".join(f"{n:,} {status}" for status, n in counts.items() if n or status == MAPPED)
         headline = (
-            f"{self.plan.family.key}, to {SIDES[self.plan.to]}: {said}, 0 problems · {len(targets):,} tensors"
+            f"{self.plan.family.key}, to {SIDE_NAMES[self.plan.to]}: {said}, 0 problems · {len(targets):,} tensors"
             f" · {count_text(sum(t.elements for t in targets))} parameters · {bytes_text(sum(t.nbytes for t in targets))}"
         )
-        here, there = (SIDES[HF], SIDES[MF]) if self.plan.to == MF else (SIDES[MF], SIDES[HF])
+        here, there = (SIDE_NAMES[HF], SIDE_NAMES[MF]) if self.plan.to == MF else (SIDE_NAMES[MF], SIDE_NAMES[HF])
         columns = (
             Column("status"),
             Column(here),
@@ -145,7 +143,7 @@ class CoverageError(MappingError):
 
     def __init__(self, plan: MappingPlan, source: Checkpoint) -> None:
         self.plan, self.problems = plan, plan.problems
-        where = f"{source.origin} to {SIDES[plan.to]}, family {plan.family.key}"
+        where = f"{source.origin} to {SIDE_NAMES[plan.to]}, family {plan.family.key}"
         super().__init__("MFC303", where, found=_problem_lines(plan), expected=EXPECTED, hint=_hint(plan))
 
     def table(self) -> Table:
@@ -182,7 +180,7 @@ def _problem_lines(plan: MappingPlan) -> str:
     problems = plan.problems
     said = f"{len(problems):,} problem{'s' * (len(problems) != 1)}"
     if _is_other_side(plan):
-        return f"{said}: the names are of the {SIDES[plan.to]} side already"
+        return f"{said}: the names are of the {SIDE_NAMES[plan.to]} side already"
     causes: dict[tuple[Any, ...], list[list[Problem]]] = {}
     for group in _grouped(problems):
         indices = frozenset(fold(p.name)[1] for p in group)

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 
 from mfconv_nb.blocks import Block, compose, source_range, target_range, whole
-from mfconv_nb.checkpoint import MF, Checkpoint, Equality, LazyTensor, Piece, TensorSpec, zeros_source
+from mfconv_nb.checkpoint import MF, SIDE_NAMES, Checkpoint, Equality, LazyTensor, Piece, TensorSpec, zeros_source
 from mfconv_nb.dtypes import itemsize
 from mfconv_nb.mapping.plan import TIED, Row
 from mfconv_nb.mapping.rules import Tied
-from mfconv_nb.steps.map_report import SIDES
 from mfconv_nb.streaming.gather import made_whole
 
 HINT_TIED = 'Give a config with "tie_word_embeddings": false to keep both (and remove the manifest beside it).'
@@ -89,13 +88,13 @@ def equalities_of(row: Row, source: Checkpoint, tensors: Mapping[str, LazyTensor
             found.append(Equality(head, embedding, f"{row.rule.hf} is tied to {row.rule.same_as}", HINT_TIED))
     if row.copies:
         first = source.tensors[row.sources[0].name]
-        why = f"{SIDES[MF]} keeps one of {len(row.sources)} copies"
+        why = f"{SIDE_NAMES[MF]} keeps one of {len(row.sources)} copies"
         found += [Equality(source.tensors[name], first, why, HINT_COPIES) for name in row.copies]
     for part in row.zeros:
         tensor = source.tensors[str(part.source)]
         spec = TensorSpec(tensor.name, (part.block.elements,), tensor.dtype)
         pieces = TensorMaker(source).seen_through(tensor.name, part.block)
         zeros = Piece(zeros_source(spec.nbytes), 0, spec.dtype, whole(spec.elements))
-        why = f"{part.block.elements:,} of its numbers are filled with zeros on the {SIDES[MF]} side"
+        why = f"{part.block.elements:,} of its numbers are filled with zeros on the {SIDE_NAMES[MF]} side"
         found.append(Equality(LazyTensor(spec, tuple(pieces)), LazyTensor(spec, (zeros,)), why, HINT_ZEROS))
     return found

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.checkpoint import Checkpoint, LazyTensor, TensorSpec
+from mfconv_nb.checkpoint import SIDE_NAMES, Checkpoint, LazyTensor, TensorSpec
 from mfconv_nb.dtypes import short_name
 from mfconv_nb.errors import InputError, MappingError
 from mfconv_nb.families.own import family_in_file, is_file_name
@@ -24,7 +24,6 @@ from mfconv_nb.report import Column, Table, bytes_text, difference_text, seconds
 from mfconv_nb.steps.diff import AGREE, DTYPE, EQUAL, DiffReport, diff
 from mfconv_nb.steps.load import Loadable, load, manifest_near
 from mfconv_nb.steps.map import map
-from mfconv_nb.steps.map_report import SIDES
 from mfconv_nb.streaming.compare import compare_tensors
 from mfconv_nb.streaming.fill import tensor_checksums
 from mfconv_nb.widgets.exploration import Explorable, Exploration
@@ -77,7 +76,10 @@ def verify(
 def check_sides(a: Checkpoint, b: Checkpoint) -> None:
     """Raises MappingError (MFC310) for two checkpoints of the same side: there is no way from one to the other."""
     if a.side is not None and a.side == b.side:
-        found, hint = f"two {SIDES[a.side]} checkpoints", "To compare them as they are: mfconv diff --values (mc.diff(a, b, values=True))."
+        found, hint = (
+            f"two {SIDE_NAMES[a.side]} checkpoints",
+            "To compare them as they are: mfconv diff --values (mc.diff(a, b, values=True)).",
+        )
         raise MappingError("MFC310", b.origin, found=found, expected="one of each side", hint=hint)
 
 
@@ -95,7 +97,7 @@ def _round_trip(
     if isinstance(family, str | Path) and is_file_name(family):
         family = family_in_file(family)
     family = family or _remembered(b, a)
-    here, there = (SIDES.get(side or "", "other") for side in (a.side, b.side))
+    here, there = (SIDE_NAMES.get(side or "", "other") for side in (a.side, b.side))
     sentence = f"Every {here} tensor is matched by exactly one rule."
     try:
         forward = map(a, family, to=b.side, **_options(a, b, family, options))
