@@ -76,10 +76,8 @@ def verify(
 def check_sides(a: Checkpoint, b: Checkpoint) -> None:
     """Raises MappingError (MFC310) for two checkpoints of the same side: there is no way from one to the other."""
     if a.side is not None and a.side == b.side:
-        found, hint = (
-            f"two {SIDE_NAMES[a.side]} checkpoints",
-            "To compare them as they are: mfconv diff --values (mc.diff(a, b, values=True)).",
-        )
+        found = f"two {SIDE_NAMES[a.side]} checkpoints"
+        hint = "To compare them as they are: mfconv diff --values (mc.diff(a, b, values=True))."
         raise MappingError("MFC310", b.origin, found=found, expected="one of each side", hint=hint)
 
 
