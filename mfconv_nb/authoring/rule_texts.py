@@ -7,6 +7,7 @@ constant (a call of something else, an f-string, a comprehension) is told with i
 from __future__ import annotations
 
 import ast
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from mfconv_nb.errors import MappingError, one_line
 
 MAX_TEXT = 1 << 20  # characters; the largest text of this kind has 0.12 million
 MOST_NESTED = 60  # brackets inside each other
+MOST_DOTS = 1_000  # of one name
 MOST_RULES = 2_000  # of one list
 MOST_CHARACTERS = 300  # of one name or pattern
 MOST_STEPS = 200_000  # parts of a text that are looked at: names may stand for each other
@@ -103,6 +105,9 @@ def _check_depth(text: str, where: object) -> None:
             deepest = max(deepest, depth)
         elif character in ")]}":
             depth = max(0, depth - 1)
+    longest = max((word.count(".") for word in re.findall(r"[\w.]+", text)), default=0)
+    if longest > MOST_DOTS:  # Python nests such a chain as deep as it is long
+        raise unreadable(where, f"a name with {longest:,} dots", f"at most {MOST_DOTS:,}")
     if deepest > MOST_NESTED:
         raise unreadable(where, f"brackets {deepest:,} deep", f"at most {MOST_NESTED} inside each other")
 

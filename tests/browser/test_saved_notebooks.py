@@ -42,7 +42,7 @@ def test_the_quickstart_runs_and_its_saved_copy_is_read_without_a_kernel(lab: La
     assert max(len(json.dumps(o)) for o in views) < 100_000
     with browser_on(lab, height=9000) as browser:
         browser.page.goto(f"{lab.address}/lab/tree/{without_kernel(lab, 'quickstart.ipynb')}?reset")
-        browser.page.get_by_role("button", name="No Kernel", exact=True).click()
+        browser.page.get_by_role("button", name="No Kernel", exact=True).click(timeout=90_000)
         for verdict in ("✓ Converted.", "✗ Not equal."):  # the cells below are drawn a little later
             browser.page.wait_for_selector(f"text={verdict}")
         read = browser.page.locator(".jp-Notebook").inner_text()
