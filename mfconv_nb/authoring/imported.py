@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mfconv_nb.errors import one_line
@@ -116,7 +117,7 @@ class ImportedRules(Result):
             rules=self.rules,
             sizes=dict(self.sizes),
             toy=dict(self.config or {}),
-            source=one_line(self.source),
+            source=one_line(Path(self.source).name),  # a file may be given to others: no path of this machine
         )
 
     def table(self) -> Table:
