@@ -1,13 +1,12 @@
 """A Python text that holds rules of another tool, read as data. Nothing in it is run: it is parsed, and constants are picked out.
 
-Refuses (MFC315): a text of more than a million characters, brackets that are nested too deep, what Python itself cannot parse. What is no
-constant (a call of something else, an f-string, a comprehension) is told with its line, and the rest is read.
+Refuses (MFC315): a text of more than 524,288 characters, or 100,000 in a line; brackets that are nested too deep; what Python itself cannot
+parse. What is no constant (a call of something else, an f-string, a comprehension) is told with its line, and the rest is read.
 """
 
 from __future__ import annotations
 
 import ast
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,9 +15,9 @@ from typing import Any
 
 from mfconv_nb.errors import MappingError, one_line
 
-MAX_TEXT = 1 << 20  # characters; the largest text of this kind has 0.12 million
+MAX_TEXT = 1 << 19  # characters; the largest text of this kind has 120,000
+MOST_IN_A_LINE = 100_000  # a sum of 100,000 ones is nested as deep as it is long, and takes Python 0.4 s
 MOST_NESTED = 60  # brackets inside each other
-MOST_DOTS = 1_000  # of one name
 MOST_RULES = 2_000  # of one list
 MOST_CHARACTERS = 300  # of one name or pattern
 MOST_STEPS = 200_000  # parts of a text that are looked at: names may stand for each other
@@ -79,6 +78,9 @@ def parsed(text: str, where: object) -> ast.Module:
     """
     if len(text) > MAX_TEXT:
         raise unreadable(where, f"a text of {len(text):,} characters", f"at most {MAX_TEXT:,}")
+    longest = max(map(len, text.splitlines()), default=0)
+    if longest > MOST_IN_A_LINE:
+        raise unreadable(where, f"a line of {longest:,} characters", f"at most {MOST_IN_A_LINE:,}")
     _check_depth(text, where)
     try:
         with warnings.catch_warnings():
@@ -105,9 +107,6 @@ def _check_depth(text: str, where: object) -> None:
             deepest = max(deepest, depth)
         elif character in ")]}":
             depth = max(0, depth - 1)
-    longest = max((word.count(".") for word in re.findall(r"[\w.]+", text)), default=0)
-    if longest > MOST_DOTS:  # Python nests such a chain as deep as it is long
-        raise unreadable(where, f"a name with {longest:,} dots", f"at most {MOST_DOTS:,}")
     if deepest > MOST_NESTED:
         raise unreadable(where, f"brackets {deepest:,} deep", f"at most {MOST_NESTED} inside each other")
 
