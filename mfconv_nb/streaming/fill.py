@@ -77,7 +77,8 @@ def fill_files(
     Raises:
         OSError: when writing fails. InputError: when a source changed.
     """
-    sources = {id(p.source) for job in jobs for t in job.tensors.values() for p in t.pieces}
+    held = {id(job.tensors): job.tensors for job in jobs}  # the shards of a folder share one mapping of all tensors
+    sources = {id(p.source) for tensors in held.values() for t in tensors.values() for p in t.pieces}
     allow_open_files(len(jobs) + len(sources))
     descriptors = [_open_planned(job) for job in jobs]
     try:
