@@ -168,6 +168,14 @@ class Browser:
             number,
         )
 
+    def run_all(self) -> None:
+        """Run every cell; returns at once, wait for what the last one shows."""
+        self.page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+
+    def fold_sidebar(self) -> None:
+        """Put away the file browser on the left: what a reader does in a narrow window."""
+        self.page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
+
     def use_theme(self, dark: bool) -> None:
         theme = "JupyterLab Dark" if dark else "JupyterLab Light"
         self.page.evaluate("(theme) => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)

@@ -33,8 +33,8 @@ def test_the_notebook_is_walked_through(lab: Lab, tmp_path: Path, dark: bool, wi
         browser.open(name)
         browser.use_theme(dark)
         if width < 800:
-            browser.page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
-        browser.page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+            browser.fold_sidebar()
+        browser.run_all()
         seen(browser, "✓ Equal.").last.wait_for(timeout=120_000)
         walk_through(browser, lambda step: browser.screenshot(tmp_path / f"{step}.png"))
         measured = browser.measured(dark)

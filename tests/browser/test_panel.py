@@ -71,7 +71,7 @@ def test_the_form_is_readable_in_both_themes_and_fits_a_narrow_window(opened: Op
     name = f"narrow-{dark}"
     mc.toy("llama", lab.folder / name)
     browser = opened(name, f"import mfconv_nb as mc\nmc.panel({name!r}, '{name}.ckpt')", width=560, dark=dark)
-    browser.page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
+    browser.fold_sidebar()
     browser.page.wait_for_selector("text=39 mapped, 0 problems")
     button(browser, "Convert").click()
     browser.page.wait_for_selector("text=39 of 39 tensors bitwise equal")
@@ -125,7 +125,7 @@ def test_a_run_shows_its_steps_and_the_one_that_is_chosen_is_converted(opened: O
     cell = f"import mfconv_nb as mc\nmc.panel({name!r}, '{name}-out')"
     browser = opened(name, cell, dark=dark, width=560 if dark else 1280)
     browser.use_theme(dark=dark)  # a dark one of the test before is remembered
-    browser.page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
+    browser.fold_sidebar()
     browser.page.wait_for_selector("text=several fit; the config tells")
     browser.screenshot(pictures / "asked.png")
     field(browser, "config").fill(f"{name}-hf")

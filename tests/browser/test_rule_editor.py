@@ -127,7 +127,7 @@ def test_it_is_readable_in_both_themes_and_fits_the_window(opened: Opened, dark:
     browser = opened(f"look-{width}-{dark}", CELL, width=width)
     browser.use_theme(dark)  # the server keeps what the test before has chosen
     if width < 800:
-        browser.page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
+        browser.fold_sidebar()
     row(browser, "gate_proj").click()
     button(browser, "Delete").click()
     counts(browser, "3 unmatched hf")

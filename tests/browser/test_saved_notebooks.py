@@ -9,15 +9,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tests.browser.lab import CHROMIUM, NO_CHROMIUM, Browser, Lab, browser_on
+from tests.browser.lab import CHROMIUM, NO_CHROMIUM, Lab, browser_on
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)]
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-
-
-def run_all(browser: Browser, notebook: str) -> None:
-    browser.open(notebook)
-    browser.page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-all-cells')")
 
 
 def without_kernel(lab: Lab, notebook: str) -> str:
@@ -31,7 +26,8 @@ def without_kernel(lab: Lab, notebook: str) -> str:
 def test_the_quickstart_runs_and_its_saved_copy_is_read_without_a_kernel(lab: Lab) -> None:
     shutil.copy(NOTEBOOKS / "quickstart.ipynb", lab.folder / "quickstart.ipynb")
     with browser_on(lab, height=9000) as browser:  # JupyterLab draws only the cells that are on the screen
-        run_all(browser, "quickstart.ipynb")
+        browser.open("quickstart.ipynb")
+        browser.run_all()
         browser.page.wait_for_selector("td:has-text('max_ulp'), th:has-text('max_ulp')", timeout=60_000)  # the last cell
         live = browser.page.locator(".jp-Notebook").inner_text()
         browser.save()

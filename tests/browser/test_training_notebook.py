@@ -29,8 +29,8 @@ def test_the_notebook_is_walked_through(lab: Lab, pictures: Path, dark: bool, wi
         browser.open(name)
         browser.use_theme(dark)
         if width < 800:
-            browser.page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
-        browser.page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+            browser.fold_sidebar()
+        browser.run_all()
         equal = browser.page.locator(".mfconv-v:visible:has-text('✓ Equal.')")
         equal.nth(1).wait_for(timeout=120_000)
         choose_a_tensor(browser)

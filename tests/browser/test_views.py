@@ -210,7 +210,7 @@ def test_every_word_of_a_view_has_contrast(opened: Opened, dark: bool) -> None:
 def test_a_window_holds_a_view_without_overflow(opened: Opened, width: int) -> None:
     browser = shown(opened(f"width-{width}", MAPPING, width=width))
     if width < 800:
-        browser.page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
+        browser.fold_sidebar()
     row(browser, "w_qkv").click()
     inspector(browser).locator("svg").wait_for()
     assert browser.measured(dark=False)["over"] == 0
