@@ -16,9 +16,10 @@ NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
 
 def without_kernel(lab: Lab, notebook: str) -> str:
-    """A copy that names no kernel: JupyterLab asks for one, as it does where that kernel is not installed."""
+    """A copy that names neither kernel nor language, so that JupyterLab must ask; by the language alone it starts the one kernel of it."""
     found = nbformat.read(lab.folder / notebook, as_version=4)
-    found.metadata.pop("kernelspec", None)
+    for name in ("kernelspec", "language_info"):
+        found.metadata.pop(name, None)
     nbformat.write(found, lab.folder / f"read_{notebook}")
     return f"read_{notebook}"
 
