@@ -21,7 +21,7 @@ help: ## list the targets
 
 setup: $(STAMP) ## make .venv and install everything, at the versions in constraints.txt
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt tests/mindformers-needs.txt
 	@'$(PYTHON)' -c '$(NEW_ENOUGH)' 2>/dev/null || { \
 		echo "found     $$('$(PYTHON)' --version 2>/dev/null || echo no usable python '$(PYTHON)')" >&2; \
 		echo "expected  Python 3.11 or newer" >&2; \
@@ -30,6 +30,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing into $(VENV): some minutes the first time, nothing when it is up to date"
 	@$(PIP) install --progress-bar off -c constraints.txt -e '.[test]'
 	@$(PIP) install --progress-bar off -c constraints.txt --no-deps mindformers  # tests run parts of it; its other needs are not ours
+	@rm -rf $(VENV)/mindformers-needs
+	@$(PIP) install --progress-bar off --no-deps --target $(VENV)/mindformers-needs -r tests/mindformers-needs.txt
 	@touch $@
 
 test: setup lint ## lint, then every test

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 
-def _folder() -> Path:
+def mindformers_folder() -> Path:
+    """Where the package is installed; nothing of it is run."""
     spec = find_spec("mindformers")  # finds the package, runs nothing of it
     if spec is None or spec.origin is None:
         pytest.skip("mindformers is not installed: make setup does, pip install --no-deps mindformers too")
@@ -30,7 +31,7 @@ def mindformers_modules(*names: str, stand_ins: dict[str, dict[str, Any]] | None
     """
     before = {name for name in sys.modules if name.split(".")[0] == "mindformers"}
     assert not before, f"already imported: {sorted(before)[:3]}"
-    folder = _folder()
+    folder = mindformers_folder()
     try:
         for name in (*names, *(stand_ins or {})):
             _empty_packages(name, folder)

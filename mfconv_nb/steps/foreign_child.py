@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
 
 def main(job_file: str, told_file: str, alive: str) -> None:
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
@@ -43,9 +45,9 @@ def _told(job: dict[str, Any]) -> dict[str, Any]:
         function: Any = getattr(importlib.import_module(job["module"]), job["function"])
         step = "signature"
         keywords = dict(job["keywords"])
-        problem = _does_not_take(function, keywords | ({"dtype": None} if job["dtype"] else {}))
+        problem = _does_not_take(function, {*keywords, *(["dtype"] if job["dtype"] else [])})
         if problem:
-            return {"step": step, "said": problem, "line": _line_of(function)}
+            return {"step": step, "line": _line_of(function), **problem}
         step = "run"
         if job["dtype"]:
             keywords["dtype"] = getattr(importlib.import_module(job["dtype"][0]), job["dtype"][1])
@@ -55,16 +57,21 @@ def _told(job: dict[str, Any]) -> dict[str, Any]:
     return {"step": "returned False" if returned is False else "done", "line": None}
 
 
-def _does_not_take(function: Any, keywords: dict[str, Any]) -> str:
+def _does_not_take(function: Any, given: set[str]) -> dict[str, Any]:
+    """Why a call with these keywords would fail: the signature, and by name what it asks for and what it has no place for."""
     if not callable(function):
-        return f"a {type(function).__name__}"
+        return {"said": f"a {type(function).__name__}"}
     try:
-        inspect.signature(function).bind(**keywords)
+        signature = inspect.signature(function)
+        signature.bind(**dict.fromkeys(given))
     except TypeError as error:
-        return f"{function.__name__}{inspect.signature(function)}: {error}"
+        rest = {name: each for name, each in signature.parameters.items() if name not in given}
+        asks = [name for name, each in rest.items() if each.default is each.empty and each.kind not in VARIADIC]
+        said = f"{function.__name__}{signature}: {error}"
+        return {"said": said, "asks": asks, "unknown": sorted(given - signature.parameters.keys())}
     except ValueError:  # a function that tells no signature
-        return ""
-    return ""
+        return {}
+    return {}
 
 
 def _line_of(function: Callable[..., Any]) -> int | None:

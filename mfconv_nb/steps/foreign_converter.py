@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,11 +33,12 @@ from mfconv_nb.steps.foreign_folder import Converter, absolute, find_converter
 from mfconv_nb.steps.foreign_process import OnLine, failed, run_in_child
 from mfconv_nb.steps.load import load
 from mfconv_nb.steps.map import map as map_names
+from mfconv_nb.streaming.journal import hold_lock
 from mfconv_nb.streaming.manifest import side_folder
 from mfconv_nb.streaming.publish import refused_writes
 from mfconv_nb.widgets.exploration import Explorable, Exploration
 
-WORKING = ".mfconv-running-"
+WORKING = ".mfconv-running"
 
 
 def run_converter(
@@ -71,7 +71,7 @@ def run_converter(
         kwargs: handed over to the function; those that the family of ``against`` takes are used for it too.
     Raises:
         MappingError: MFC317 for a folder that cannot be used, MFC318 when the converter fails; MFC3xx of ``against``.
-        OutputError: MFC401, MFC402, MFC404. InputError: MFC101.
+        OutputError: MFC401, MFC402, MFC404, MFC406. InputError: MFC101.
     """
     begun = time.monotonic()
     to = HF if reversed else MF
@@ -151,16 +151,25 @@ def _with_dtype(checkpoint: Checkpoint, dtype: str | None) -> Checkpoint:
 
 @contextmanager
 def _working_folder(target: Path) -> Iterator[Path]:
-    """A folder beside the target, gone at the end whatever happens; folders above it that were made for it go too."""
+    """A folder beside the target, gone at the end whatever happens; folders above it that were made for it go too.
+
+    What a run that was killed has left in it is removed. Raises OutputError (MFC404, MFC406).
+    """
     made = [p for p in (target.parent, *target.parent.parents) if not p.exists()]
+    work = target.with_name(f"{target.name}{WORKING}")
     with refused_writes(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f"{target.name}{WORKING}", dir=target.parent))
-        (work / "out").mkdir()
+        work.mkdir(parents=True, exist_ok=True)
+        held = os.open(work / "lock", os.O_RDWR | os.O_CREAT)
+    hold_lock(held, work / "lock")
+    for path in work.iterdir():
+        if path.name != "lock":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (work / "out").mkdir()
     try:
         yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        os.close(held)
         for path in made:
             if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()

@@ -29,6 +29,8 @@ KEPT_LINES = 40  # of what a converter prints, for a message
 SAY_SECONDS = 10  # between two lines about the time that passes
 GRACE_SECONDS = 3  # between asking a process to end and ending it
 
+PATHS = {"input_path", "output_path"}
+
 OnLine = Callable[[str], None]
 
 
@@ -155,10 +157,24 @@ def _check_told(converter: Converter, told: Mapping[str, Any], status: int, line
     if step == "run":
         raise failed(converter, found, f"{converter.function} to return", lines, where=where)
     expected = "a file that can be imported" if step == "import" else _call_text(converter)
-    hint: str | None = None
-    if told.get("kind") == "ModuleNotFoundError":
-        hint = f"Install {told.get('missing')}, or put the folder that holds it on PYTHONPATH."
+    hint = _import_hint(told) if step == "import" else _arguments_hint(told)
     raise MappingError("MFC317", where, found=found, expected=expected, hint=hint)
+
+
+def _import_hint(told: Mapping[str, Any]) -> str | None:
+    missing = told.get("kind") == "ModuleNotFoundError"
+    return f"Install {told.get('missing')}, or put the folder that holds it on PYTHONPATH." if missing else None
+
+
+def _arguments_hint(told: Mapping[str, Any]) -> str | None:
+    """What to hand over, or to leave out; nothing where the function has other words for the two paths."""
+    asks, unknown = told.get("asks", []), told.get("unknown", [])
+    if PATHS & {*asks, *unknown}:
+        return None
+    if asks:
+        flags, words = (separator.join(form.format(name) for name in asks) for separator, form in ((" ", "--{} VALUE"), (", ", "{}=...")))
+        return f"The function asks for {' and '.join(asks)}: {flags} ({words} in Python)."
+    return f"The function takes no {' and '.join(unknown)}: leave it out." if unknown else None
 
 
 def _call_text(converter: Converter) -> str:

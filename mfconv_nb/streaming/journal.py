@@ -39,7 +39,7 @@ class Journal:
     def __init__(self, path: Path, fingerprint: str) -> None:
         self.path, self._guard = path, threading.Lock()
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        _lock(self._descriptor, path)
+        hold_lock(self._descriptor, path)
         rows = _read(path, fingerprint)
         self.is_new, self.finished = rows is None, _finished(rows or [])
         if rows is None:
@@ -88,8 +88,14 @@ def _parsed(line: bytes) -> object:
         return None
 
 
-def _lock(descriptor: int, path: Path) -> None:
-    """An advisory lock that the system lets go when the process ends, however it ends. Unix only."""
+def hold_lock(descriptor: int, path: Path) -> None:
+    """An advisory lock that the system lets go when the process ends, however it ends. Unix only.
+
+    Args:
+        path: the file that ``descriptor`` is open on, in the working folder of a run.
+    Raises:
+        OutputError: MFC406 where another process holds it; the descriptor is closed then.
+    """
     try:
         import fcntl
     except ImportError:

@@ -228,6 +228,13 @@ def test_an_argument_that_the_function_does_not_take_is_refused_before_it_runs(t
     assert "dtype" in str(refused(toy, text, "MFC317", dtype="fp32").found)
 
 
+def test_an_argument_that_the_function_asks_for_is_named_with_the_flag_that_gives_it(toy: Path) -> None:
+    error = refused(toy, "def convert_pt_to_ms(input_path, output_path, config, n_head, dtype=None):\n    pass\n", "MFC317")
+    assert error.hint == "The function asks for config and n_head: --config VALUE --n_head VALUE (config=..., n_head=... in Python)."
+    error = refused(toy, "def convert_pt_to_ms(input_path, output_path):\n    pass\n", "MFC317", n_head=32)
+    assert error.hint == "The function takes no n_head: leave it out."
+
+
 def test_what_is_not_there_and_what_is_there_already(toy: Path, tmp_path: Path) -> None:
     right = converter(tmp_path / "right", RIGHT)
     with pytest.raises(MappingError, match="MFC317"):
@@ -297,6 +304,22 @@ def test_one_that_never_ends_is_ended_with_everything_it_started(how: signal.Sig
         assert ours.returncode == 130
         assert "Stopped. Nothing was published." in said
         assert left_in(toy) == []
+    mc.run_converter(converter(tmp_path / "right", RIGHT), toy, tmp_path / "out" / "o.ckpt", show=False)
+    assert left_in(toy) == ["o.ckpt"]  # what the killed one had left is gone too
+
+
+def test_two_at_once_on_one_target_do_not_meet(toy: Path, tmp_path: Path) -> None:
+    folder, pids = converter(tmp_path / "endless", ENDLESS), tmp_path / "pids"
+    code = f"import mfconv_nb as mc; mc.run_converter({str(folder)!r}, {str(toy)!r}, 'out/o.safetensors', show=False, pids={str(pids)!r})"
+    first = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: pids.exists() and pids.read_text().endswith("\n"))
+        with pytest.raises(OutputError, match="MFC406"):
+            mc.run_converter(converter(tmp_path / "right", RIGHT), toy, tmp_path / "out" / "o.safetensors", show=False)
+        assert (tmp_path / "out" / "o.safetensors.mfconv-running" / "out" / "o.safetensors").read_text() == "half"
+    finally:
+        first.terminate()
+        first.wait(30)
 
 
 def wait_until(holds: Any) -> None:
