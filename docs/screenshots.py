@@ -43,6 +43,23 @@ ANATOMY = """import mfconv_nb as mc, numpy as np
 mc.save(mc.load({"norm.weight": np.ones(6, "f4"), "wq.weight": np.linspace(-1, 1, 24, dtype="f2").reshape(4, 6)}), "small.safetensors")
 mc.anatomy("small.safetensors")"""
 
+EDITOR = """import mfconv_nb as mc
+hf = mc.toy("baichuan2")
+mf = mc.map(hf, "baichuan2")
+mc.edit(mc.suggest(hf, mf), hf, mf)"""
+PROOF = "import mfconv_nb as mc\nmc.prove('llama')"
+RUN = """import mfconv_nb as mc
+layout = mc.RankLayout(
+    devices={"dp": 2, "tp": 2},
+    cuts={"*.w[qkv].weight": ("tp", None), "*.w[13].weight": ("tp", None), "*.w[o2].weight": (None, "tp")},
+    stages=(("*tok_embeddings*", "*.layers.[01].*"), ("*.layers.[23].*", "*norm_out*", "*lm_head*")),
+    epoch=1,
+    step=200,
+)
+source = mc.toy("llama", "toy")
+mc.save(mc.map(source), "run", layout_of_ranks=layout)
+"""
+
 
 # ---- what to do before a picture is taken ------------------------------------------------------------------------------
 
@@ -76,6 +93,30 @@ def convert(view: Any) -> None:
     view.get_by_text("Done.").wait_for()
 
 
+def forget_a_bracket(view: Any) -> None:
+    """A layout that is being typed, with a caret where it goes wrong, and two names that no row matches any more."""
+    row(view, "gate_proj").click()
+    view.get_by_role("button", name="Delete", exact=True).click()
+    view.locator(".mfconv-tally:text-is('3 unmatched hf')").wait_for()
+    row(view, "W_pack").click()
+    layout = view.get_by_label("layout", exact=True)
+    layout.fill("(q + k + v hidden -> q hidden, k hidden, v hidden")
+    view.locator("pre.mfconv-caret").wait_for()
+
+
+def choose_swapped_gate_and_up(view: Any) -> None:
+    view.get_by_role("button", name="21 numbers").click()
+    row(view, "targets swapped").click()
+    view.locator(".mfconv-right select").select_option(label="…w1.weight and …w3.weight · qkv_concat=False")
+    view.get_by_text("33,792 of 33,792 numbers would have gone elsewhere").wait_for()
+    view.locator(".mfconv-right svg").nth(1).wait_for()
+
+
+def choose_a_slice(view: Any) -> None:
+    row(view, "attention.wo.weight").click()
+    view.locator(".mfconv-right svg").wait_for()
+
+
 def row(view: Any, text: str) -> Any:
     return view.locator(".mfconv-grid tbody tr", has_text=text).first
 
@@ -107,6 +148,10 @@ PICTURES = (
     Picture("diff", DIFF, show_values),
     Picture("verify", VERIFY),
     Picture("panel", PANEL, convert, until=".mfconv-view", dark=True),
+    Picture("editor", EDITOR, forget_a_bracket),
+    Picture("proof", PROOF, choose_swapped_gate_and_up),
+    Picture("run", RUN + "mc.load('run', config='toy').run", choose_a_slice),
+    Picture("doctor", RUN + "mc.doctor('run', config='toy')", selector=".jp-OutputArea-output:has(.mfconv-v)", dark=True),
     Picture("anatomy", ANATOMY, selector=".jp-OutputArea-output:has(.mfconv-a)"),
 )
 

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "README_CN.md")
+PAGES = {"README.md": "README_CN.md", "docs/families.md": "docs/families.zh.md", "docs/training.md": "docs/training.zh.md"}
 FOLDER = ROOT / "docs" / "pictures"
 MAX_BYTES = 100_000
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -34,7 +34,7 @@ def screenshots(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     sys.modules.pop("screenshots")
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, *PAGES.values()])
 def test_every_picture_of_a_page_is_a_small_png_and_says_in_words_what_it_shows(page: str) -> None:
     assert pictures(page)
     for place, words in pictures(page).items():
@@ -44,21 +44,22 @@ def test_every_picture_of_a_page_is_a_small_png_and_says_in_words_what_it_shows(
         assert words.strip(), place
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, *PAGES.values()])
 def test_a_picture_that_is_shown_has_a_sentence_for_those_who_do_not_see_it(page: str) -> None:
     shown = re.findall(r"!\[([^\]]*)\]\(", (ROOT / page).read_text(encoding="utf-8"))
     assert [words for words in shown if len(words) < 20] == []
     assert len(set(shown)) == len(shown) >= 2
 
 
-def test_both_languages_show_the_same_pictures() -> None:
-    assert list(pictures("README.md")) == list(pictures("README_CN.md"))
+@pytest.mark.parametrize("page", PAGES)
+def test_both_languages_show_the_same_pictures(page: str) -> None:
+    assert list(pictures(page)) == list(pictures(PAGES[page]))
 
 
 def test_every_picture_is_one_that_is_taken_and_every_one_that_is_taken_is_there(screenshots: ModuleType) -> None:
     taken = {f"{picture.name}.png" for picture in screenshots.PICTURES}
     assert {path.name for path in FOLDER.iterdir()} == taken
-    assert {Path(place).name for place in pictures("README.md")} <= taken
+    assert {Path(place).name for page in PAGES for place in pictures(page)} == taken
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.png")), ids=lambda p: p.stem)
