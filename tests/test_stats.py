@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mfconv_nb.dtypes import DTYPES, max_ulp_distance, numpy_dtype
-from mfconv_nb.stats import Accumulator, PairAccumulator, PairStatistics, Statistics, accumulator, edges_between, ulp_label
+from mfconv_nb.stats.bins import edges_between
+from mfconv_nb.stats.one_tensor import Accumulator, Statistics, accumulator
+from mfconv_nb.stats.two_tensors import PairAccumulator, PairStatistics, ulp_label
 
 FLOATING = ["F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2"]
 INTEGERS = ["BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"]

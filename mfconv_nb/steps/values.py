@@ -10,7 +10,8 @@ from mfconv_nb.checkpoint import LazyTensor
 from mfconv_nb.dtypes import itemsize, short_name
 from mfconv_nb.progress import OnProgress
 from mfconv_nb.report import Column, Table, difference_text, table_html
-from mfconv_nb.stats import PairStatistics, Statistics
+from mfconv_nb.stats.one_tensor import Statistics
+from mfconv_nb.stats.two_tensors import PairStatistics
 from mfconv_nb.streaming.measure import measure, measure_pair, sampled_elements
 
 SAMPLE = 1 << 20  # elements; a tensor of up to four times as many is read whole, within a second

@@ -15,7 +15,8 @@ from mfconv_nb.checkpoint import LazyTensor
 from mfconv_nb.dtypes import itemsize, numpy_dtype
 from mfconv_nb.errors import MappingError, UsageError, quoted
 from mfconv_nb.progress import OnProgress
-from mfconv_nb.stats import Accumulator, PairAccumulator, PairStatistics, Statistics, accumulator
+from mfconv_nb.stats.one_tensor import Accumulator, Statistics, accumulator
+from mfconv_nb.stats.two_tensors import PairAccumulator, PairStatistics
 from mfconv_nb.streaming.gather import MAX_PANEL_BYTES, Gatherer, panels
 from mfconv_nb.streaming.workers import Pulse, run_tasks
 

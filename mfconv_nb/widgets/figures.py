@@ -19,7 +19,9 @@ import numpy as np
 from mfconv_nb.dtypes import short_name
 from mfconv_nb.errors import printable
 from mfconv_nb.report import count_text, difference_text
-from mfconv_nb.stats import BINS, PairStatistics, Statistics, edges_between, ulp_label
+from mfconv_nb.stats.bins import BINS, edges_between
+from mfconv_nb.stats.one_tensor import Statistics
+from mfconv_nb.stats.two_tensors import PairStatistics, ulp_label
 
 BEFORE, AFTER = "#0072B2", "#D55E00"  # Okabe-Ito blue and vermilion: at least 3.6 on white and on #111
 INK = {None: "#7A7A7A", False: "#6F6F6F", True: "#8C8C8C"}  # text and axes, by ``dark``

@@ -14,7 +14,8 @@ import pytest
 from mfconv_nb.checkpoint import ArraySource, FileSource, LazyTensor, TensorSpec, stored_tensor, strided_tensor
 from mfconv_nb.dtypes import BY_NUMPY
 from mfconv_nb.errors import MappingError, UsageError
-from mfconv_nb.stats import PairStatistics, Statistics
+from mfconv_nb.stats.one_tensor import Statistics
+from mfconv_nb.stats.two_tensors import PairStatistics
 from mfconv_nb.streaming.measure import measure, measure_pair, sampled_elements
 
 MIB = 1 << 20

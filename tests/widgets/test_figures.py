@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from mfconv_nb.dtypes import BY_NUMPY
-from mfconv_nb.stats import PairAccumulator, PairStatistics, Statistics, accumulator
+from mfconv_nb.stats.one_tensor import Statistics, accumulator
+from mfconv_nb.stats.two_tensors import PairAccumulator, PairStatistics
 from mfconv_nb.widgets import figures
 from mfconv_nb.widgets.figures import AFTER, BEFORE, INK, difference_png, heatmap_png, histogram_png
 
