@@ -159,9 +159,8 @@ PICTURES = (
 def take(picture: Picture, lab: Lab) -> bytes:
     """A picture as the browser makes it: a PNG of one element."""
     with browser_on(lab, width=picture.width, height=2400, scale=SCALE) as browser:
-        browser.open(lab.write(f"{picture.name}.ipynb", picture.cell))
+        browser.open(lab.write(f"{picture.name}.ipynb", picture.cell), dark=picture.dark)
         browser.fold_sidebar()
-        browser.use_theme(picture.dark)
         browser.run_cell(0)
         found = browser.page.locator(picture.selector).first
         found.wait_for()

@@ -26,9 +26,7 @@ def opened(lab: Lab) -> Iterator[Callable[..., Browser]]:
         def open_cells(name: str, *cells: str, width: int = 1280, dark: bool = False) -> Browser:
             browser = stack.enter_context(browser_on(lab, width=width))
             browsers.append(browser)
-            browser.open(lab.write(f"{name}.ipynb", *cells))
-            if dark:
-                browser.use_theme(dark=True)
+            browser.open(lab.write(f"{name}.ipynb", *cells), dark=dark)
             for number in range(len(cells)):
                 browser.run_cell(number)
             return browser

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,8 @@ import nbformat
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NO_CHROMIUM = "no chromium: apt-get install chromium"
+PATIENCE = 60_000  # milliseconds for what takes a second or two: a busy machine may need many times that
+A_WHOLE_NOTEBOOK = 4 * PATIENCE
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -32,6 +33,7 @@ FLAGS = (
 SERVER = (
     "--no-browser",
     "--ip=127.0.0.1",
+    "--port=0",
     "--allow-root",
     "--IdentityProvider.token=",
     "--ServerApp.password=",
@@ -43,17 +45,26 @@ SERVER = (
 )
 PANEL = "[...window.jupyterapp.shell.widgets('main')].find((w) => w.context && w.content.widgets)"  # the notebook, whatever is in front
 READY = (
-    """async () => {
-  const app = window.jupyterapp; await app.restored;
+    """(theme) => {
+  const app = window.jupyterapp; if (!app) return false;
+  app.restored.then(() => { window.restored = true; });
   const panel = """
     + PANEL
-    + """; if (!panel) return false;
+    + """; if (!window.restored || !panel || !panel.context.isReady || !panel.sessionContext.isReady) return false;
   app.shell.activateById(panel.id);
-  await panel.context.ready; await panel.sessionContext.ready;
   const kernel = panel.sessionContext.session && panel.sessionContext.session.kernel;
-  return !!kernel && kernel.status === 'idle';
+  const drawn = document.body.dataset.jpThemeName === theme && panel.node.offsetWidth > 0; // a new theme hides the page for a moment
+  return drawn && !!kernel && kernel.status === 'idle';
 }"""
 )
+RUN = """(command) => {
+  window.ended = null;
+  const end = (well) => { window.ended = {well}; };
+  window.jupyterapp.commands.execute(command).then(end, () => end(false));
+}"""
+COMPLAINTS = f"""() => [...{PANEL}.content.model.cells].flatMap((cell) => cell.toJSON().outputs || [])
+  .filter((output) => output.name === 'stderr' || output.output_type === 'error')
+  .map((output) => output.text ? String(output.text) : output.ename + ': ' + output.evalue)"""
 
 MEASURE = """(ground) => {
   const pixel = (colour) => {
@@ -84,10 +95,11 @@ MEASURE = """(ground) => {
 
 @dataclass
 class Lab:
-    """A running JupyterLab: the folder it serves, and its address."""
+    """A running JupyterLab: the folder it serves, its address, and where it keeps its settings."""
 
     folder: Path
     address: str
+    settings: Path
 
     def write(self, name: str, *cells: str) -> str:
         """A notebook with these code cells, in the folder that is served."""
@@ -95,6 +107,12 @@ class Lab:
         notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
         nbformat.write(notebook, self.folder / name)
         return name
+
+    def configure(self, plugin: str, **settings: Any) -> None:
+        """Settings of a plugin, for the pages that are opened from now on."""
+        folder = self.settings / "@jupyterlab" / "apputils-extension"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{plugin}.jupyterlab-settings").write_text(json.dumps(settings))
 
 
 @contextmanager
@@ -104,20 +122,14 @@ def running_lab(folder: Path) -> Iterator[Lab]:
     work.mkdir(parents=True)
     own = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "JUPYTERLAB_SETTINGS_DIR")
     environment = {**os.environ, **{name: str(home / name.lower()) for name in (*own, "JUPYTERLAB_WORKSPACES_DIR")}}
-    settings = home / "jupyterlab_settings_dir" / "@jupyterlab" / "apputils-extension"
-    settings.mkdir(parents=True)
-    quiet = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}
-    (settings / "notification.jupyterlab-settings").write_text(json.dumps(quiet))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "jupyterlab", *SERVER, f"--port={port}", f"--ServerApp.root_dir={work}"]
+    command = [sys.executable, "-m", "jupyterlab", *SERVER, f"--ServerApp.root_dir={work}"]
     with open(folder / "server.log", "wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=work)
-    address = f"http://127.0.0.1:{port}"
     try:
-        _wait_for(f"{address}/api/status", server, folder / "server.log")
-        yield Lab(work, address)
+        address = _address_of(server, home / "jupyter_runtime_dir", folder / "server.log")
+        lab = Lab(work, address, home / "jupyterlab_settings_dir")
+        lab.configure("notification", fetchNews="false", checkForUpdates=False, doNotDisturbMode=True)
+        yield lab
     finally:
         server.terminate()
         try:
@@ -126,17 +138,25 @@ def running_lab(folder: Path) -> Iterator[Lab]:
             server.kill()
 
 
-def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            break
+def _address_of(server: subprocess.Popen[bytes], runtime: Path, log: Path) -> str:
+    """Where the server listens, once it answers: at a port that it has chosen itself, so that no other can have taken it."""
+    deadline = time.monotonic() + 2 * PATIENCE / 1000
+    while time.monotonic() < deadline and server.poll() is None:
         try:
-            urllib.request.urlopen(url, timeout=2).close()
-            return
-        except OSError:
+            port = json.loads((runtime / f"jpserver-{server.pid}.json").read_text())["port"]
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status", timeout=10).close()
+            return f"http://127.0.0.1:{port}"
+        except (OSError, ValueError):
             time.sleep(0.2)
     raise RuntimeError(f"JupyterLab did not start: {log.read_text(errors='replace')[-2000:]}")
+
+
+def expect(what: Any) -> Any:
+    """Playwright's assertions about what a locator finds: asked again until they hold, for as long as ``PATIENCE``."""
+    from playwright.sync_api import expect as asserted
+
+    asserted.set_options(timeout=PATIENCE)
+    return asserted(what)
 
 
 @dataclass
@@ -146,44 +166,45 @@ class Browser:
     page: Any
     lab: Lab
     outside: list[str] = field(default_factory=list)
+    dark: bool = False
 
-    def open(self, notebook: str) -> None:
-        """Open a notebook and wait until its kernel is idle."""
-        self.page.goto(f"{self.lab.address}/lab/tree/{notebook}?reset")
-        self.page.wait_for_function("() => window.jupyterapp !== undefined", timeout=60_000)
-        deadline = time.monotonic() + 60
-        while not self.page.evaluate(READY):
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"{notebook} has no idle kernel")
-            time.sleep(0.1)
+    def open(self, notebook: str, *, dark: bool = False) -> None:
+        """Open a notebook in one of the two themes; wait until it is drawn and its kernel is idle."""
+        self.dark, theme = dark, "JupyterLab Dark" if dark else "JupyterLab Light"
+        self.lab.configure("themes", theme=theme)
+        self.page.goto(f"{self.lab.address}/lab/tree/{notebook}?reset", timeout=2 * PATIENCE)
+        self.page.wait_for_function(READY, arg=theme, timeout=2 * PATIENCE)
 
     def run_cell(self, number: int) -> None:
-        """Run one cell; returns at once, wait for what it shows."""
-        self.page.evaluate(
-            "(number) => { const panel = "
-            + PANEL
-            + """;
-               panel.content.activeCellIndex = number; panel.content.deselectAll();
-               window.jupyterapp.commands.execute('notebook:run-cell'); }""",
-            number,
-        )
+        """Run one cell to its end. What it shows may be drawn a little later."""
+        self.page.evaluate(f"(n) => {{ const {{content}} = {PANEL}; content.activeCellIndex = n; content.deselectAll(); }}", number)
+        self._run("notebook:run-cell", 2 * PATIENCE)
 
     def run_all(self) -> None:
-        """Run every cell; returns at once, wait for what the last one shows."""
-        self.page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        """Run every cell, to the end of the last one."""
+        self._run("notebook:run-all-cells", A_WHOLE_NOTEBOOK)
+
+    def _run(self, command: str, timeout: int) -> None:
+        self.page.evaluate(RUN, command)
+        ended = self.page.wait_for_function("() => window.ended", timeout=timeout).json_value()
+        if not ended["well"]:
+            raise RuntimeError(f"a cell failed: {self.complaints()}")
 
     def fold_sidebar(self) -> None:
-        """Put away the file browser on the left: what a reader does in a narrow window."""
-        self.page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
+        """Put away the file browser on the left, as a reader does in a narrow window; wait until the notebook has its place."""
+        self.page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
+        self.page.wait_for_function(f"() => {PANEL}.node.getBoundingClientRect().left < 60")
 
-    def use_theme(self, dark: bool) -> None:
-        theme = "JupyterLab Dark" if dark else "JupyterLab Light"
-        self.page.evaluate("(theme) => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
-        self.page.wait_for_function(f"() => document.body.dataset.jpThemeName === '{theme}'", timeout=20_000)
+    def complaints(self) -> list[str]:
+        """What the cells have written to stderr, and their errors."""
+        return list(self.page.evaluate(COMPLAINTS))
 
-    def measured(self, dark: bool) -> dict[str, Any]:
-        """Of the first view: the lowest contrast of its words, how many were looked at, and by how many pixels it overflows."""
-        return dict(self.page.evaluate(MEASURE, "#111111" if dark else "#ffffff"))
+    def check_readable(self, *, least: int = 1) -> None:
+        """Every word of the views has a contrast of 4.5 (``least``: so many are looked at), and the first view overflows nowhere."""
+        found = self.page.evaluate(MEASURE, "#111111" if self.dark else "#ffffff")
+        assert found["checked"] >= least, found
+        assert found["worst"][0] >= 4.5, found
+        assert found["over"] <= 0, found
 
     def save(self) -> None:
         self.page.evaluate(f"async () => {{ await {PANEL}.context.save(); }}")
@@ -201,7 +222,7 @@ def browser_on(lab: Lab, *, width: int = 1280, height: int = 900, scale: float =
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=list(FLAGS))
         page = chromium.new_page(viewport={"width": width, "height": height}, device_scale_factor=scale)
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(PATIENCE)
         browser = Browser(page, lab)
 
         def inspect(route: Any) -> None:
@@ -217,3 +238,22 @@ def browser_on(lab: Lab, *, width: int = 1280, height: int = 900, scale: float =
             yield browser
         finally:
             chromium.close()
+
+
+@contextmanager
+def run_through(lab: Lab, notebook: Path, *, dark: bool, width: int, height: int) -> Iterator[Browser]:
+    """A copy of a notebook, all of it run, to be walked through; after the walk: readable, nothing on stderr, nothing asked outside.
+
+    ``height``: of the window, more than the notebook has, as JupyterLab draws only the cells that are on the screen.
+    """
+    name = f"{notebook.stem}-{width}.ipynb"
+    shutil.copy(notebook, lab.folder / name)
+    with browser_on(lab, width=width, height=height) as browser:
+        browser.open(name, dark=dark)
+        if width < 800:
+            browser.fold_sidebar()
+        browser.run_all()
+        yield browser
+        browser.check_readable()
+        assert browser.complaints() == [], browser.complaints()
+        assert browser.outside == [], browser.outside

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import mfconv_nb as mc
-from tests.browser.lab import CHROMIUM, NO_CHROMIUM, Browser, Lab
+from tests.browser.lab import CHROMIUM, NO_CHROMIUM, PATIENCE, Browser, Lab, expect
 from tests.steps.made_runs import make_run, original, weights_of
 from tests.support import raws_in, write_with_a_hole
 
@@ -18,6 +18,15 @@ pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=N
 
 Opened = Callable[..., Browser]
 LARGE = {"hidden_size": 4096, "intermediate_size": 24576, "num_hidden_layers": 2}
+CELL_OF_A_SLOW_DISK = """import os, time
+import mfconv_nb as mc
+read = os.preadv
+def read_slowly(file, buffers, at):
+    if at > 1 << 29:
+        time.sleep(1)  # for each piece of the last 800 MB: more than ten minutes in all
+    return read(file, buffers, at)
+mc.panel('large', 'large.ckpt')"""
+OTHER_SPEED = "os.preadv, read_slowly = read_slowly, os.preadv"
 
 
 def field(browser: Browser, label: str) -> Any:
@@ -35,7 +44,8 @@ def test_a_checkpoint_is_chosen_planned_converted_and_proven(opened: Opened, lab
     field(browser, "from").fill("toy")
     field(browser, "from").press("Enter")
     browser.page.wait_for_selector("text=39 mapped, 0 problems")
-    assert button(browser, "Convert").is_disabled()  # there is no target yet
+    browser.page.wait_for_selector(".mfconv-copy:has-text(\"mc.save(mc.map(mc.load('toy')), 'TARGET')\")")
+    expect(button(browser, "Convert")).to_be_disabled()  # there is no target yet
     field(browser, "to").fill("made.ckpt")
     field(browser, "to").press("Enter")
     field(browser, "qkv_concat").select_option(label="True")
@@ -53,11 +63,11 @@ def test_a_family_is_named_by_its_file_and_a_mistake_in_it_is_shown_with_its_lin
     (lab.folder / "my_llama.py").write_text(f"{right}FAMILY = replace(LLAMA, key='my_llama', aliases=(), also=())\n")
     (lab.folder / "broken.py").write_text(f"{right}FAMILY = replace(LAMA, key='my_llama')\n")
     browser = opened("own", "import mfconv_nb as mc\nmc.panel('mine', 'own.ckpt')")
-    browser.page.wait_for_selector("text=39 mapped, 0 problems")
+    expect(button(browser, "Convert")).to_be_enabled()
     field(browser, "family").fill("broken.py")
     field(browser, "family").press("Enter")
     browser.page.wait_for_selector("text=broken.py, line 3")
-    assert button(browser, "Convert").is_disabled()
+    expect(button(browser, "Convert")).to_be_disabled()
     field(browser, "family").fill("my_llama.py")
     field(browser, "family").press("Enter")
     browser.page.wait_for_selector(".mfconv-copy:has-text(\"family='my_llama.py'\")")
@@ -75,10 +85,8 @@ def test_the_form_is_readable_in_both_themes_and_fits_a_narrow_window(opened: Op
     browser.page.wait_for_selector("text=39 mapped, 0 problems")
     button(browser, "Convert").click()
     browser.page.wait_for_selector("text=39 of 39 tensors bitwise equal")
-    found = browser.measured(dark)
-    assert found["checked"] > 60
-    assert found["worst"][0] >= 4.5, found["worst"]
-    assert found["over"] == 0
+    browser.page.wait_for_selector("text=Done.")
+    browser.check_readable(least=61)
 
 
 def test_problems_are_told_before_anything_is_written(opened: Opened, lab: Lab) -> None:
@@ -88,21 +96,22 @@ def test_problems_are_told_before_anything_is_written(opened: Opened, lab: Lab) 
     browser = opened("problems", "import mfconv_nb as mc\nmc.panel('small', 'never.ckpt')")
     browser.page.wait_for_selector("text=MFC303")
     browser.page.wait_for_selector(".mfconv-view td:has-text('model.layers.4.input_layernorm.weight')")
-    assert button(browser, "Convert").is_disabled()
+    expect(button(browser, "Convert")).to_be_disabled()
     assert not (lab.folder / "never.ckpt").exists()
 
 
 def test_cancel_stops_within_a_moment_and_convert_goes_on_from_there(opened: Opened, lab: Lab) -> None:
     write_large(lab.folder / "large")
-    browser = opened("cancel", "import mfconv_nb as mc\nmc.panel('large', 'large.ckpt')")
+    browser = opened("cancel", CELL_OF_A_SLOW_DISK, OTHER_SPEED)
     button(browser, "Convert").click()
     browser.page.wait_for_selector("text=written ·")
     button(browser, "Cancel").click()
-    browser.page.wait_for_selector("text=Cancelled.", timeout=5_000)
+    browser.page.wait_for_selector("text=Cancelled.")  # well before the slow disk has given the rest
     assert not (lab.folder / "large.ckpt").exists()
+    browser.run_cell(1)  # the disk is quick again
     button(browser, "Convert").click()
-    browser.page.wait_for_selector("text=tensors bitwise equal", timeout=120_000)
-    assert "Resumed: an earlier run had finished part of it." in browser.page.locator(".mfconv-view").first.inner_text()
+    browser.page.wait_for_selector("text=tensors bitwise equal", timeout=2 * PATIENCE)
+    browser.page.wait_for_selector("text=Resumed: an earlier run had finished part of it.")
 
 
 def write_large(folder: Path) -> None:
@@ -124,7 +133,6 @@ def test_a_run_shows_its_steps_and_the_one_that_is_chosen_is_converted(opened: O
     make_run(lab.folder / name, weights, step=7, ranks=[0])
     cell = f"import mfconv_nb as mc\nmc.panel({name!r}, '{name}-out')"
     browser = opened(name, cell, dark=dark, width=560 if dark else 1280)
-    browser.use_theme(dark=dark)  # a dark one of the test before is remembered
     browser.fold_sidebar()
     browser.page.wait_for_selector("text=several fit; the config tells")
     browser.screenshot(pictures / "asked.png")
@@ -136,8 +144,7 @@ def test_a_run_shows_its_steps_and_the_one_that_is_chosen_is_converted(opened: O
     browser.page.wait_for_selector(".mfconv-view th:has-text('1_5 ←')")
     button(browser, "Convert").click()
     browser.page.wait_for_selector("text=39 of 39 tensors bitwise equal")
+    browser.page.wait_for_selector("text=Done.")
     browser.screenshot(pictures / "converted.png")
     assert raws_in(lab.folder / f"{name}-out") == raws_in(lab.folder / f"{name}-hf")
-    found = browser.measured(dark)
-    assert found["worst"][0] >= 4.5, found["worst"]
-    assert found["over"] == 0
+    browser.check_readable()
