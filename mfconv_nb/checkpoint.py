@@ -288,6 +288,7 @@ class Checkpoint(Result):
         origin: where it came from, in words: a path, "torch Module", "map(...)".
         side: "hf", "mf" or None where nothing tells.
         config: the model's config.json, or None.
+        config_folder: the folder that was given for it, if one was: it may hold the weights that a training began with.
         files: the files it is read from.
         others: entries that are no tensors.
         original: what is remembered of the side it was mapped from.
@@ -307,6 +308,7 @@ class Checkpoint(Result):
     origin: str = "arrays"
     side: str | None = None
     config: Mapping[str, Any] | None = None
+    config_folder: Path | None = None
     files: tuple[Path, ...] = ()
     others: tuple[OtherEntry, ...] = ()
     original: Original | None = None

@@ -22,9 +22,9 @@ CODES = {
     "MFC109": "a live object that cannot be loaded",
     "MFC110": "the manifest beside the checkpoint cannot be used",
     "MFC111": "the folder of a training run is not complete",
-    "MFC112": "the ranks are not at the same step",
+    "MFC112": "no step that all ranks agree on",
     "MFC113": "the slices do not make up the tensor",
-    "MFC114": "a strategy file that cannot be used",
+    "MFC114": "how the tensors were cut cannot be told",
     # 2xx: inside one file
     "MFC201": "the header cannot be trusted",
     "MFC202": "the file is cut short",

@@ -14,6 +14,7 @@ from mfconv_nb.cli.options import (
     config,
     dry_run,
     dtype,
+    file_prefix,
     force,
     leave_out,
     lora_alpha,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 @config
 @step
 @strategy
+@file_prefix
 @click.option("--only_adapters", "--only-adapters", is_flag=True, help="Only the LoRA adapters: on the Hugging Face side a PEFT folder.")
 @lora_alpha
 @click.option(
@@ -71,6 +73,7 @@ def convert(
     config: Path | None,
     step: str | None,
     strategy: Path | None,
+    file_prefix: str | None,
     only_adapters: bool,
     lora_alpha: float | None,
     adapter_names: str | None,
@@ -110,11 +113,14 @@ def convert(
         return run_foreign(ctx, converter, source, target, _whole_checkpoint)
     if against is not None:
         raise click.UsageError("--against goes with --converter DIR. To convert with a family, say --model; to compare files, mfconv diff.")
-    checkpoint = load(_whole_checkpoint(source), config=config, step=step, strategy=strategy, lora_alpha=lora_alpha)
+    path = _whole_checkpoint(source)
+    checkpoint = load(path, config=config, step=step, strategy=strategy, file_prefix=file_prefix, lora_alpha=lora_alpha)
     checkpoint = select_adapters(checkpoint) if only_adapters else checkpoint
+    for note in checkpoint.notes:  # before the names are mapped: where that is refused, they may say why
+        click.echo(f"note: {note}", err=True)
     to = "hf" if to_hf else None
     mapped = map_names(checkpoint, model, to=to, layers=layers, leave_out=leave_out, adapters=adapter_names, **options)
-    for note in (*checkpoint.notes, *mapped.report.notes, *mapped.report.left_out):
+    for note in (*mapped.report.notes, *mapped.report.left_out):
         click.echo(f"note: {note}", err=True)
     with progress_bar(mapped.nbytes, "converting", quiet=quiet) as progress:
         report = save(
@@ -146,8 +152,9 @@ def _two_paths(paths: tuple[Path, ...], input_path: Path | None, output_path: Pa
 
 def _whole_checkpoint(path: Path) -> Path:
     """The folder, for a file in it that stands for the whole: one shard of several, config.json, or (as MindFormers' script
-    takes it) a name that is not there in a folder that holds a checkpoint."""
+    takes it) the name of a weight file that is not there, in a folder that holds a checkpoint."""
     from mfconv_nb.formats.reading import checkpoint_files
+    from mfconv_nb.formats.writing import ENDINGS
 
     if path.is_dir() or not path.parent.is_dir():
         return path
@@ -157,7 +164,7 @@ def _whole_checkpoint(path: Path) -> Path:
         return index.path
     if path.name == "config.json":
         return path.parent
-    if not path.exists() and checkpoint_files(path.parent):
+    if path.suffix in ENDINGS and not path.exists() and checkpoint_files(path.parent):
         click.echo(f"note: there is no {path.name}; the checkpoint in {path.parent} is taken", err=True)
         return path.parent
     return path

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mfconv_nb.cli.options import CHECKPOINT, as_json, config, show, step, strategy
+from mfconv_nb.cli.options import CHECKPOINT, as_json, config, file_prefix, show, step, strategy
 
 
 @click.command()
@@ -14,8 +14,9 @@ from mfconv_nb.cli.options import CHECKPOINT, as_json, config, show, step, strat
 @config
 @step
 @strategy
+@file_prefix
 @as_json
-def doctor(path: Path, config: Path | None, step: str | None, strategy: Path | None, as_json: bool) -> int:
+def doctor(path: Path, config: Path | None, step: str | None, strategy: Path | None, file_prefix: str | None, as_json: bool) -> int:
     """What PATH is, whether it can be converted, and what to run next. Reads headers only.
 
     \b
@@ -27,7 +28,7 @@ def doctor(path: Path, config: Path | None, step: str | None, strategy: Path | N
     from mfconv_nb.report import plain_marks, table_text
     from mfconv_nb.steps.doctor import doctor as look
 
-    found = look(path, config=config, step=step, strategy=strategy)
+    found = look(path, config=config, step=step, strategy=strategy, file_prefix=file_prefix)
     show(found, show_all=True, as_json=as_json)
     steps = found.steps_table()
     if steps is not None and not as_json:

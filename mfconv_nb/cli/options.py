@@ -37,6 +37,9 @@ lora_alpha = click.option("--lora_alpha", "--lora-alpha", type=float, help="Alph
 
 step = click.option("--step", metavar="N|EPOCH_N", help="Of a training run: the step to take. Left out: the newest that is whole.")
 strategy = click.option("--strategy", type=CHECKPOINT, help="Of a training run: its strategy files, where they are not beside the ranks.")
+file_prefix = click.option(
+    "--file_prefix", "--file-prefix", metavar="TEXT", help="Of a training run: what its files begin with, where several share a folder."
+)
 only = click.option("--only", metavar="KIND,...", help="weights, optimizer, gradients, run_state, buffers. Left out: all.")
 force = click.option("--force", is_flag=True, help="Replace an existing target.")
 dtype = click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="Cast floating tensors. Left out: each keeps its own.")
@@ -131,5 +134,6 @@ def _family_option(option: Any, *, hidden: bool) -> click.Option:
     flags = [f"--{option.name}", *([f"--{option.name.replace('_', '-')}"] if "_" in option.name else [])]
     words = [str(v) or "''" for v in option.values]
     values = " or ".join(words)
-    text = option.help + (f" {values}; left out, {words[0]} or what the names say." if words else "")
+    teller = "the YAML of a run says" if option.side == "numbers" else "the names say"
+    text = option.help + (f" {values}; left out, {words[0]} or what {teller}." if words else "")
     return click.Option([*flags, option.name], metavar=values or "N", help=text.strip(), hidden=hidden)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,6 +12,7 @@ from mfconv_nb.cli.options import (
     config,
     dry_run,
     dtype,
+    file_prefix,
     force,
     max_shard_size,
     no_fsync,
@@ -30,6 +32,7 @@ from mfconv_nb.cli.options import (
 @click.argument("target", type=CHECKPOINT, metavar="OUT")
 @step
 @strategy
+@file_prefix
 @only
 @click.option("--layout_of_ranks", "--layout-of-ranks", type=CHECKPOINT, metavar="FILE.json", help="Cut for the ranks of a run.")
 @config
@@ -39,6 +42,7 @@ def save(
     target: Path,
     step: str | None,
     strategy: Path | None,
+    file_prefix: str | None,
     only: str | None,
     layout_of_ranks: Path | None,
     config: Path | None,
@@ -63,10 +67,16 @@ def save(
     \b
     {"devices": {"dp": 2, "tp": 4}, "cuts": {"*.wq.weight": ["tp", null]}, "form": "rank folders", "step": 0}
     """
+    from mfconv_nb.errors import UsageError, quoted
     from mfconv_nb.steps.load import load
     from mfconv_nb.steps.save import save as write
+    from mfconv_nb.trained.categories import amounts
 
-    checkpoint = load(source, config=config, step=step, strategy=strategy, only=only)
+    of_run: dict[str, Any] = {"step": step, "strategy": strategy, "file_prefix": file_prefix}
+    checkpoint = load(source, config=config, only=only, **of_run)
+    if only is not None and not checkpoint.tensors:
+        there = ", ".join(amounts(load(source, config=config, **of_run).specs)) or "nothing at all"
+        raise UsageError("MFC501", "only", found=f"{quoted(only)}, of which there is nothing", expected=there)
     for note in checkpoint.notes:
         click.echo(f"note: {note}", err=True)
     with progress_bar(checkpoint.nbytes, "writing", quiet=quiet) as progress:

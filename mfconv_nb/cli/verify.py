@@ -12,6 +12,7 @@ from mfconv_nb.cli.options import (
     all_rows,
     as_json,
     config,
+    file_prefix,
     model,
     only,
     progress_bar,
@@ -27,7 +28,7 @@ from mfconv_nb.cli.options import (
 @click.command(cls=FamilyCommand)
 @click.argument("original", type=CHECKPOINT)
 @click.argument("converted", type=CHECKPOINT, required=False)
-@with_options(model, config, step, strategy, only, all_rows, as_json, threads, quiet)
+@with_options(model, config, step, strategy, file_prefix, only, all_rows, as_json, threads, quiet)
 def verify(
     original: Path,
     converted: Path | None,
@@ -35,6 +36,7 @@ def verify(
     config: Path | None,
     step: str | None,
     strategy: Path | None,
+    file_prefix: str | None,
     only: str | None,
     show_all: bool,
     as_json: bool,
@@ -51,7 +53,7 @@ def verify(
     from mfconv_nb.steps.verify import CLOSE, PASS
     from mfconv_nb.steps.verify import verify as prove
 
-    first = load(original, config=config, step=step, strategy=strategy, only=only)
+    first = load(original, config=config, step=step, strategy=strategy, file_prefix=file_prefix, only=only)
     with progress_bar(first.nbytes, "comparing", quiet=quiet) as progress:
         if converted is None:
             report = prove(original, threads=threads, progress=progress)

@@ -1,10 +1,12 @@
 """doctor: what a path holds, what can be done with it, and the exact next command. Headers only; nothing raises for what is found.
 
-Reads no weight, but for two things about runs: the counters of a step, and, without strategy files, checksums of small slices.
+Reads no weight, but for three things about runs (the counters of a step, the first bytes of a few slices, and, without strategy files,
+checksums of small slices), and some numbers of one layer where only they tell its layout.
 """
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from mfconv_nb.run_config import ENDINGS as YAML_ENDINGS
 from mfconv_nb.steps.diagnosis import STOP, TOLD, Diagnosis, Finding
 from mfconv_nb.steps.doctor_findings import Seen, findings_of, look_at, run_findings, what_it_is
 from mfconv_nb.steps.load import config_near, load, load_run
-from mfconv_nb.steps.runs import open_run
+from mfconv_nb.steps.runs import looks_like_run, open_run
 from mfconv_nb.steps.wholes import PartOf, part_of
 from mfconv_nb.trained.categories import BUFFERS, WEIGHTS, amounts
 from mfconv_nb.trained.run import TrainedRun
@@ -35,6 +37,7 @@ def doctor(
     config: Config = None,
     step: int | str | None = None,
     strategy: str | Path | None = None,
+    file_prefix: str | None = None,
 ) -> Diagnosis:
     """Say what a path holds: the kind of checkpoint, its family, what is special, what a conversion needs, and what to run next.
 
@@ -43,15 +46,15 @@ def doctor(
     Args:
         path: what ``load`` takes as a path.
         config: as for ``load``; without one, what follows from a config cannot be checked.
-        step, strategy: of a training run, as for ``load``.
+        step, strategy, file_prefix: of a training run, as for ``load``.
     """
     place = Path(path).expanduser()
-    asked = _Asked(str(place), config, step, strategy)
+    asked = _Asked(str(place), config, step, strategy, file_prefix)
     run: TrainedRun | None = None
     whole: PartOf | None = None
     try:
         whole = part_of(place)
-        run = open_run(place, step=step, strategy=strategy, config=config_near(place, config))
+        run = open_run(place, step=step, strategy=strategy, file_prefix=file_prefix, config=config_near(place, config))
         checkpoint = load_run(run, place, config=config) if run is not None else load(path, config=config)
     except (MfconvError, OSError) as error:
         return _refused(asked, error, run, whole)
@@ -62,6 +65,15 @@ def doctor(
     return Diagnosis(str(path), what_it_is(seen), tuple(findings_of(seen)), tuple(asked.of_a_checkpoint(seen)), run, checkpoint)
 
 
+def _runs_in(folder: Path) -> list[Path]:
+    """The folders of runs that lie in a folder which is none itself; the first 50 of its folders are looked at."""
+    try:
+        inner = sorted(p for p in folder.iterdir() if p.is_dir())[:50]
+    except OSError:
+        return []
+    return [p for p in inner if looks_like_run(p)]
+
+
 def _part_finding(whole: PartOf) -> Finding:
     beside = "" if whole.whole is None else f"; the whole is {whole.whole}"
     return Finding(STOP, "part", f"{whole.said}{beside}")
@@ -70,6 +82,7 @@ def _part_finding(whole: PartOf) -> Finding:
 def _refused(asked: _Asked, error: Exception, run: TrainedRun | None, whole: PartOf | None) -> Diagnosis:
     """What is said of a path that cannot be opened as one checkpoint."""
     what = f"MindFormers training run: {run.kind}" if run is not None else "Not a checkpoint that can be read"
+    what = "MindFormers training run that cannot be opened" if run is None and looks_like_run(Path(asked.path)) else what
     if whole is not None and run is None:
         return Diagnosis(asked.path, "A part of a run or a checkpoint", (_part_finding(whole),), tuple(asked.of_the_whole(whole)))
     problems = run.problems if run is not None and run.problems else (error,)
@@ -100,6 +113,7 @@ class _Asked:
     config: Config
     step: int | str | None
     strategy: str | Path | None
+    file_prefix: str | None
 
     @property
     def source(self) -> str:
@@ -107,9 +121,13 @@ class _Asked:
 
     @property
     def of_run(self) -> str:
-        """Step and strategy, as they were given."""
-        step = f" --step {self.step}" if self.step is not None else ""
-        return step + (f" --strategy {shlex.quote(str(self.strategy))}" if self.strategy is not None else "")
+        """Step, strategy and prefix, as they were given."""
+        return self.of_run_at(self.step)
+
+    def of_run_at(self, step: int | str | None) -> str:
+        """Strategy and prefix, as they were given, and a step."""
+        words = (("step", step), ("strategy", self.strategy), ("file_prefix", self.file_prefix))
+        return "".join(f" --{name} {shlex.quote(str(value))}" for name, value in words if value is not None)
 
     @property
     def of_config(self) -> str:
@@ -123,13 +141,19 @@ class _Asked:
         """What leads on where a path could not be opened: the config, where the shapes of a run's tensors are not known."""
         if isinstance(error, MfconvError) and error.code == "MFC114" and "--config" in (error.hint or "") and self.config is None:
             yield f"mfconv doctor {self.source}{self.of_run} --config HF_DIR"
+        if isinstance(error, MfconvError) and error.code == "MFC102":
+            for inner in _runs_in(Path(self.path))[:MAX_CHOICES]:
+                yield f"mfconv doctor {shlex.quote(str(inner))}{self.of_run}{self.of_config}"
+        if isinstance(error, MfconvError) and self.file_prefix is None:
+            for choice in re.findall(r"--file_prefix ('[^']*'|\S+)", error.hint or "")[:MAX_CHOICES]:
+                yield f"mfconv doctor {self.source}{self.of_run} --file_prefix {choice}{self.of_config}"
 
     def of_a_checkpoint(self, seen: Seen) -> Iterator[str]:
         if seen.quantised is not None or (seen.refused is not None and not seen.can_be_decided and not seen.unknown_family):
             return
         config = self.of_config or ("" if seen.checkpoint.config is not None or not seen.wants_config else " --config HF_DIR")
         config = config if not seen.lacks_alpha else self._with_alpha()
-        run = f" --step {seen.run.chosen}" if seen.run is not None and seen.skipped_steps else self.of_run
+        run = self.of_run_at(str(seen.run.chosen)) if seen.run is not None and seen.skipped_steps else self.of_run
         told_by_caller = isinstance(seen.refused, SeveralFitError) and (seen.checkpoint.config is not None or bool(seen.adapters))
         choices = [f" {choice}" for choice in seen.choices[:MAX_CHOICES]] if told_by_caller else [""]
         if seen.unknown_family:
@@ -165,7 +189,7 @@ class _Asked:
 
     def _with_adapters(self, seen: Seen, run: str, config: str, choices: Sequence[str]) -> Iterator[str]:
         """Weights and adapters in one: merged, or each for itself."""
-        if seen.run is None:
+        if not run:  # merge takes the newest step
             yield f"mfconv merge {self.source} {'OUT.ckpt' if seen.side == MF else 'OUT/'}{config}"
         yield from (self._convert(seen, f"{run}{config}{choice} --only_adapters") for choice in choices)
         of_model = self.of_config if self.of_config and not self._is_yaml else " --config HF_DIR"

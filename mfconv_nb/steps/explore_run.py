@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import groupby
@@ -25,8 +25,8 @@ MOST_RANKS = 12  # rows of the table of ranks and steps; more are folded where t
 class RunExploration(Exploration):
     """The tensors of a run, those of all layers that are cut alike and lie on the same ranks in one row."""
 
-    def __init__(self, run: TrainedRun) -> None:
-        self.run = run
+    def __init__(self, run: TrainedRun, asked: Mapping[str, str]) -> None:
+        self.run, self.asked = run, asked
         kinds: dict[tuple[object, ...], list[SlicedTensor]] = {}
         for tensor in run.tensors.values():
             kinds.setdefault(_kind(tensor), []).append(tensor)
@@ -73,7 +73,8 @@ class RunExploration(Exploration):
         return [tensor.whole()] if not self.run.problems and tensor.problem() is None else []
 
     def code(self, row: int, member: str) -> str:
-        return f"mc.load({str(self.run.folder)!r}).run.slice_map({member!r})" if member else self.table.code
+        words = ", ".join([repr(str(self.run.folder)), *(f"{name}={value!r}" for name, value in self.asked.items())])
+        return f"mc.load({words}).run.slice_map({member!r})" if member else self.table.code
 
 
 def ranks_and_steps(run: TrainedRun) -> Table:

@@ -13,10 +13,12 @@ from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.config import PARAMS, read_config, read_params
 from mfconv_nb.errors import InputError, MappingError
 from mfconv_nb.formats.peft_folder import CONFIG, read_adapter_config
-from mfconv_nb.formats.reading import open_files, open_path
+from mfconv_nb.formats.reading import Opened, open_files, open_path
 from mfconv_nb.live import is_live, load_live
+from mfconv_nb.mapping.adapters import is_adapter
 from mfconv_nb.run_config import ENDINGS, Lora, RunConfig, checked_alpha, lora_of, read_run_config
 from mfconv_nb.steps.runs import merged, open_run
+from mfconv_nb.steps.wholes import note_on_a_part, part_of
 from mfconv_nb.streaming.manifest import CARRIED, read_manifest, side_folder
 from mfconv_nb.trained.categories import categories_asked, category_of
 from mfconv_nb.trained.merged import notes_on_run_state
@@ -32,6 +34,7 @@ def load(
     config: str | Path | Mapping[str, Any] | None = None,
     step: int | str | None = None,
     strategy: str | Path | None = None,
+    file_prefix: str | None = None,
     only: str | Sequence[str] | None = None,
     lora_alpha: float | None = None,
 ) -> Checkpoint:
@@ -45,6 +48,7 @@ def load(
             one in the manifest.
         step: of a run, the step to take: ``400``, or ``"2_400"`` with its epoch. Left out: the newest that is whole.
         strategy: of a run, the folder of its strategy files, where it does not lie beside the ranks.
+        file_prefix: of a run, what the names of the files begin with, where those of several checkpoints lie in one folder.
         only: the categories of tensors to take: "weights", "optimizer", "gradients", "run state", "buffers". Left out: all.
         lora_alpha: of LoRA adapters (their scale is alpha / rank), where neither an adapter_config.json beside them nor the YAML says it.
     Raises:
@@ -56,13 +60,15 @@ def load(
     if is_live(source):
         return _taken(_described(load_live(source), config, lora_alpha), only)
     if isinstance(source, Sequence) and not isinstance(source, str):
+        if odd := [p for p in source if not isinstance(p, str | Path)]:
+            raise InputError("MFC109", found=f"a list with a {type(odd[0]).__name__} in it", expected="paths")
         paths = [Path(p).expanduser() for p in source]
         if not paths:
             raise InputError("MFC109", found="an empty list", expected="at least one path")
-        opened, path = open_files(paths), paths[0]
+        opened, path = _open_several(paths), paths[0]
     elif isinstance(source, str | Path):
         path = Path(source).expanduser()
-        run = open_run(path, step=step, strategy=strategy, config=config_near(path, config))
+        run = open_run(path, step=step, strategy=strategy, file_prefix=file_prefix, config=config_near(path, config))
         if run is not None:
             return load_run(run, path, config=config, only=only, lora_alpha=lora_alpha)
         opened = open_path(path)
@@ -80,10 +86,21 @@ def load(
         family=manifest.get("family"),
         family_file=manifest.get("family_file") or "",
         options=manifest.get("options") or {},
-        notes=opened.notes + notes_on_run_state(opened.run_state) + notes,
+        notes=note_on_a_part(path) + opened.notes + notes_on_run_state(opened.run_state) + notes,
         lora=_lora_beside(path, manifest),
     )
     return _taken(_described(found, config, lora_alpha), only)
+
+
+def _open_several(paths: Sequence[Path]) -> Opened:
+    try:
+        return open_files(paths)
+    except InputError as error:
+        part = part_of(paths[0])
+        if error.code != "MFC105" or part is None or part.whole is None:
+            raise
+        hint = f"They hold slices. Give the folder of the run: {part.whole}"
+        raise InputError(error.code, error.where, found=error.found, expected="whole tensors", hint=hint) from None
 
 
 def _taken(checkpoint: Checkpoint, only: str | Sequence[str] | None) -> Checkpoint:
@@ -119,6 +136,7 @@ def load_run(
         notes=whole.notes + notes,
         equalities=whole.equalities,
         run=run,
+        lora=_lora_of_run(path, manifest) if any(map(is_adapter, whole.tensors)) else None,
     )
     return _described(found, config, lora_alpha)
 
@@ -133,7 +151,10 @@ def _described(checkpoint: Checkpoint, config: str | Path | Mapping[str, Any] | 
     if given is None and lora is checkpoint.lora:
         return checkpoint
     says_sizes = given is not None and (given.config or given.lora is None)  # an adapter_config.json alone says none
-    return replace(checkpoint, config=given.config if given is not None and says_sizes else checkpoint.config, lora=lora)
+    known = given.config if given is not None and says_sizes else checkpoint.config
+    folder = Path(config).expanduser() if isinstance(config, str | Path) else None
+    given_from = folder if folder is not None and folder.is_dir() else checkpoint.config_folder
+    return replace(checkpoint, config=known, config_folder=given_from, lora=lora)
 
 
 def _agreed(first: Lora | None, second: Lora | None) -> Lora | None:
@@ -159,6 +180,13 @@ def _lora_beside(path: Path, manifest: Mapping[str, Any]) -> Lora | None:
         return read_adapter_config(beside)
     remembered = manifest.get("lora")
     return lora_of(remembered, "the manifest", "rank") if isinstance(remembered, dict) else None
+
+
+def _lora_of_run(path: Path, manifest: Mapping[str, Any]) -> Lora | None:
+    """What is said of the adapters of a run: MindFormers writes its adapter_config.json above the checkpoint's folder."""
+    folder = Path(os.path.abspath(path))
+    home = next((place for place in (folder, *list(folder.parents)[:2]) if os.path.isfile(place / CONFIG)), folder)
+    return _lora_beside(home, manifest)
 
 
 def config_of(config: str | Path | Mapping[str, Any] | None) -> Mapping[str, Any] | None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from mfconv_nb.checkpoint import MF, Equality, LazyTensor
 from mfconv_nb.config import read_sizes
-from mfconv_nb.errors import MfconvError, UsageError, quoted
-from mfconv_nb.families.registry import identify
+from mfconv_nb.errors import MfconvError, SeveralFitError, UsageError, quoted
+from mfconv_nb.families.registry import family_named, identify
+from mfconv_nb.mapping.adapters import half_of
 from mfconv_nb.mapping.expected import expected_specs
 from mfconv_nb.mapping.forms import fitting_forms, templates_of
+from mfconv_nb.mapping.rules import Family
 from mfconv_nb.report import bytes_text
 from mfconv_nb.streaming.fill import tensor_checksums
 from mfconv_nb.trained.categories import CATEGORIES, WEIGHTS, amounts, categories_asked, category_of
+from mfconv_nb.trained.duplicates import copies_for_parts
 from mfconv_nb.trained.iteration_folders import looks_like_iteration_folder, open_iteration_folder
 from mfconv_nb.trained.rank_folders import looks_like_rank_folders, open_rank_folders
 from mfconv_nb.trained.run import Step, TrainedRun
@@ -25,12 +28,18 @@ from mfconv_nb.widgets.exploration import Explorable, Exploration
 
 @dataclass(frozen=True, repr=False)
 class ExplorableRun(TrainedRun, Explorable):
-    """A run; in a notebook a view of its tensors, which draws how the ranks hold the one that is chosen."""
+    """A run; in a notebook a view of its tensors, which draws how the ranks hold the one that is chosen.
+
+    Attributes:
+        asked: step, strategy and prefix, as the caller said them: what opens this run again.
+    """
+
+    asked: Mapping[str, str] = field(default_factory=dict)
 
     def exploration(self) -> Exploration:
         from mfconv_nb.steps.explore_run import RunExploration
 
-        return RunExploration(self)
+        return RunExploration(self, self.asked)
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,7 @@ def open_run(
     *,
     step: int | str | None = None,
     strategy: str | Path | None = None,
+    file_prefix: str | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> TrainedRun | None:
     """A run's folder, or None where a path is none. What is wrong with it stands in ``problems``; nothing is raised for it here.
@@ -54,27 +64,51 @@ def open_run(
     Args:
         step: the step to take, ``400`` or ``"2_400"`` with its epoch. Left out: the newest that is whole.
         strategy: the folder of the strategy files, or a merged one, where it is not found beside the ranks.
+        file_prefix: what the names of the files begin with, where those of several checkpoints lie in one folder.
         config: for a run without strategy files: the shapes of whole tensors follow from it.
     """
-    run = _open_run(path, None if step is None else parse_step(step), strategy, config)
-    return None if run is None else ExplorableRun(**{f.name: getattr(run, f.name) for f in fields(run)})
+    run = _open_run(path, None if step is None else parse_step(step), strategy, file_prefix, config)
+    if run is None:
+        return None
+    doubtful = copies_for_parts(run.tensors.values()) if not run.problems else ()
+    words = {"step": step, "strategy": strategy, "file_prefix": file_prefix}
+    asked = {name: str(value) for name, value in words.items() if value is not None}
+    opened = {f.name: getattr(run, f.name) for f in fields(run)}
+    return ExplorableRun(**opened | {"assumed": (*run.assumed, *doubtful), "asked": asked})
 
 
-def _open_run(path: Path, asked: Step | None, strategy: str | Path | None, config: Mapping[str, Any] | None) -> TrainedRun | None:
-    if os.path.isdir(path) and looks_like_iteration_folder(path):
+def _open_run(
+    path: Path, asked: Step | None, strategy: str | Path | None, file_prefix: str | None, config: Mapping[str, Any] | None
+) -> TrainedRun | None:
+    is_folder = os.path.isdir(path)
+    has_ranks = is_folder and looks_like_rank_folders(path)
+    if is_folder and looks_like_iteration_folder(path):
         if strategy is not None:
             found, hint = "a Checkpoint 2.0 folder, which needs none", "Leave it out."
             raise UsageError("MFC501", "strategy", found=found, expected="rank folders", hint=hint)
-        return open_iteration_folder(path, step=asked)
-    if os.path.isdir(path) and looks_like_rank_folders(path):
+        run = open_iteration_folder(path, step=asked, file_prefix=file_prefix)
+        return replace(run, notes=(*run.notes, "rank folders lie beside the iterations and are not read")) if has_ranks else run
+    if has_ranks:
         given = None if strategy is None else Path(strategy).expanduser()
-        return open_rank_folders(path, step=asked, strategy=given, shapes=lambda names: expected_shapes(names, config), digest=_checksum)
-    if asked is not None or strategy is not None:
-        name = "step" if asked is not None else "strategy"
-        raise UsageError(
-            "MFC501", name, found=quoted(path), expected="the folder of a training run", hint="Leave it out for this checkpoint."
+        return open_rank_folders(
+            path,
+            step=asked,
+            strategy=given,
+            file_prefix=file_prefix,
+            shapes=lambda names: expected_shapes(names, config),
+            digest=_checksum,
         )
+    for name, value in (("step", asked), ("strategy", strategy), ("file_prefix", file_prefix)):
+        if value is not None:
+            hint = "Leave it out for this checkpoint."
+            found = f"{quoted(str(value))} for {path}, which is none"
+            raise UsageError("MFC501", name, found=found, expected="the folder of a training run", hint=hint)
     return None
+
+
+def looks_like_run(path: Path) -> bool:
+    """True for the folder of a training run, whether it can be opened or not."""
+    return os.path.isdir(path) and (looks_like_iteration_folder(path) or looks_like_rank_folders(path))
 
 
 def _checksum(tensor: LazyTensor) -> object:
@@ -94,16 +128,38 @@ def parse_step(text: int | str) -> Step:
 
 
 def expected_shapes(names: Iterable[str], config: Mapping[str, Any] | None) -> dict[str, tuple[int, ...]]:
-    """The shape of every whole tensor that a config promises on the MindFormers side; empty where no family can be told."""
-    weights = [name for name in names if category_of(name) == WEIGHTS]
+    """The shape of every whole tensor that a config promises on the MindFormers side; empty without one.
+
+    Where several families fit, those shapes on which all of them agree.
+
+    Raises:
+        MfconvError: where no family can be told, or the config lacks a size.
+    """
     if config is None:
         return {}
+    halves = ((name, half_of(name)) for name in names if category_of(name) == WEIGHTS)
+    weights = list(dict.fromkeys(name if half is None else half.weight for name, half in halves))  # of an adapter that of its weight
     try:
-        family = identify(weights, config, to="hf")
-        form = fitting_forms(family, templates_of(weights), "hf", {}, {})[0].form
-        return {spec.name: spec.shape for spec in expected_specs(form, read_sizes(config, form.sizes), MF)}
+        return _shapes_by(identify(weights, config, to="hf"), weights, config)
+    except SeveralFitError as several:
+        told = [_shapes_if_told(family_named(choice.split()[-1]), weights, config) for choice in several.choices]
+        first, *others = [shapes for shapes in told if shapes] or [{}]
+        if not first:
+            raise
+        return {name: shape for name, shape in first.items() if all(other.get(name) == shape for other in others)}
+
+
+def _shapes_if_told(family: Family, weights: Sequence[str], config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Nothing where this config lacks a size that the family asks for: then it is of another one."""
+    try:
+        return _shapes_by(family, weights, config)
     except MfconvError:
         return {}
+
+
+def _shapes_by(family: Family, weights: Sequence[str], config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    form = fitting_forms(family, templates_of(weights), "hf", {}, {})[0].form
+    return {spec.name: spec.shape for spec in expected_specs(form, read_sizes(config, form.sizes), MF)}
 
 
 def merged(run: TrainedRun, only: str | Iterable[str] | None = None) -> Merged:
@@ -129,4 +185,4 @@ def merged(run: TrainedRun, only: str | Iterable[str] | None = None) -> Merged:
 
 def _amounts_note(tensors: Mapping[str, LazyTensor]) -> str:
     found = amounts(t.spec for t in tensors.values())
-    return ", ".join(f"{category}: {a.tensors:,} tensors, {bytes_text(a.nbytes)}" for category, a in found.items())
+    return ", ".join(f"{category}: {a.tensors:,} tensors, {bytes_text(a.nbytes)}" for category, a in found.items()) or "no tensors"

@@ -24,6 +24,7 @@ from mfconv_nb.progress import NoProgress, OnProgress, Progress, progress_for
 from mfconv_nb.report import Column, Result, Table, bytes_text, seconds_text
 from mfconv_nb.steps.output import Output, manifest_of, whole_output
 from mfconv_nb.steps.ranks_output import ranks_output
+from mfconv_nb.steps.runs import looks_like_run
 from mfconv_nb.streaming.compare import compare_tensors
 from mfconv_nb.streaming.fill import DEFAULT_THREADS, fill_files
 from mfconv_nb.streaming.journal import Journal, was_publishing
@@ -33,6 +34,8 @@ from mfconv_nb.trained.cutting import RankLayout
 
 _CONFIGS = {"config.json", "adapter_config.json"}
 NO_CONFIG = "no config.json is written, which from_pretrained needs: give the original's folder (--config HF_DIR, assets= in Python)"
+
+NOT_OF_A_RUN = "these are names of Hugging Face: a run of MindFormers knows its own (mfconv convert first, mc.map in Python)"
 
 
 @makes_many_objects
@@ -106,7 +109,7 @@ def _about(out: Output, target: Path) -> dict[str, Any]:
     """What the report says whatever happens."""
     lacks_config = out.checkpoint.side == HF and out.plan.folder and not _CONFIGS & set(out.plan.names)
     carried, merged = len(out.checkpoint.carried_away), out.checkpoint.merged
-    notes = (NO_CONFIG,) if lacks_config else ()
+    notes = (NOT_OF_A_RUN if out.offsets else NO_CONFIG,) if lacks_config else ()
     return {"target": str(target), "plan": out.plan, "casts": out.casts, "carried": carried, "merged": merged, "notes": notes}
 
 
@@ -133,6 +136,10 @@ def check_target(plan: OutputPlan, target: Path, checkpoint: Checkpoint, *, over
         raise OutputError("MFC402", target, found="the folder that is being read", expected="another folder", hint=hint)
     if any("/" in name for name in plan.names):
         _check_no_other_run(plan, target)
+    elif plan.folder and looks_like_run(target):
+        code = "MFC402" if any(target.resolve() in p.parents for p in sources) else "MFC401"
+        hint = "Choose a new folder, which may lie in it: nothing is ever written beside the slices of a run."
+        raise OutputError(code, target, found="the folder of a training run", expected="another folder", hint=hint)
     hint = "Use --force (overwrite=True in Python), or choose another name."
     if plan.folder and target.exists() and not target.is_dir():
         raise OutputError("MFC401", target, found="a file", expected="a folder, or nothing", hint="Choose another name.")
@@ -147,8 +154,9 @@ def check_target(plan: OutputPlan, target: Path, checkpoint: Checkpoint, *, over
 
 def _check_no_other_run(plan: OutputPlan, target: Path) -> None:
     """Raises OutputError (MFC401) where something else lies in the folder that gets the slices of a run: ranks or steps would mix."""
-    own = {name.partition("/")[0] for name in plan.names}
-    others = sorted(p.name for p in target.iterdir() if p.name not in own) if target.is_dir() else []
+    own = set(plan.names)
+    there = (p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file()) if target.is_dir() else ()
+    others = sorted(name for name in there if name not in own)
     if others:
         found, hint = f"{quoted(others[0])} in it", "Choose a new folder: ranks and steps of two runs never lie in one."
         raise OutputError("MFC401", target, found=found, expected="a new folder", hint=hint)

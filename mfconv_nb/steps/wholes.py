@@ -8,11 +8,12 @@ from pathlib import Path
 
 from mfconv_nb.errors import MfconvError
 from mfconv_nb.formats import index as index_files
+from mfconv_nb.formats.checkpoint_metadata import METADATA
 from mfconv_nb.formats.reading import RUN_STATE
 from mfconv_nb.formats.strategy_file import is_strategy
-from mfconv_nb.trained.iteration import RANK_FILE, file_names
-from mfconv_nb.trained.iteration_folders import looks_like_iteration_folder
-from mfconv_nb.trained.rank_files import home_of, rank_folders_in
+from mfconv_nb.trained.iteration import COMMON, RANK_FILE, file_names
+from mfconv_nb.trained.iteration_folders import TRACKER, looks_like_iteration_folder
+from mfconv_nb.trained.rank_files import home_of, rank_folders_in, rank_in_name
 
 ENDINGS = (".ckpt", ".safetensors", ".json")  # of what could be weights, or say how they are cut
 
@@ -31,11 +32,23 @@ def part_of(path: Path) -> PartOf | None:
     return _strategy(place) or _of_a_rank(place) or _of_an_iteration(place) or _of_an_index(place)
 
 
+def note_on_a_part(path: Path) -> tuple[str, ...]:
+    """A note where the weights at ``path`` are what one rank of a run holds, and are loaded by themselves. Opens no file."""
+    place = Path(os.path.abspath(path))
+    part = _of_a_rank(place) or _of_an_iteration(place)
+    if part is not None:
+        return (f"this is {part.said}; the whole is {part.whole}",)
+    match, rank = RANK_FILE.fullmatch(place.name), rank_in_name(place.name)
+    if match is not None and int(match["total"]) > 1:
+        return (f"by its name this is one of {int(match['total']):,} files of a Checkpoint 2.0: it may hold slices",)
+    return (f"by its name this is what rank {rank} of a run holds: it may be slices",) if rank else ()
+
+
 def _strategy(place: Path) -> PartOf | None:
-    folder = place if place.is_dir() else place.parent
-    if home_of(place) is not None or not place.exists():
+    folder = place if os.path.isdir(place) else place.parent
+    if home_of(place) is not None or not os.path.exists(place):
         return None
-    files = [p for p in (sorted(place.iterdir()) if place.is_dir() else [place]) if p.is_file() and p.suffix in ENDINGS]
+    files = [p for p in (sorted(place.iterdir()) if os.path.isdir(place) else [place]) if p.is_file() and p.suffix in ENDINGS]
     if not files or not all(is_strategy(p) for p in files):
         return None
     said = "strategy files: they say how the tensors of a run are cut, and hold no weights"
@@ -43,7 +56,7 @@ def _strategy(place: Path) -> PartOf | None:
 
 
 def _of_a_rank(place: Path) -> PartOf | None:
-    folder = place if place.is_dir() else place.parent
+    folder = place if os.path.isdir(place) else place.parent
     ranks = rank_folders_in(folder.parent)
     rank = next((n for n, p in ranks.items() if p.name == folder.name), None)
     if rank is None or len(ranks) < 2:
@@ -52,15 +65,17 @@ def _of_a_rank(place: Path) -> PartOf | None:
 
 
 def _of_an_iteration(place: Path) -> PartOf | None:
+    if place.name in (METADATA, COMMON, TRACKER) and os.path.isfile(place) and looks_like_iteration_folder(place.parent):
+        return PartOf("what is said of a Checkpoint 2.0, without weights", place.parent)
     match = RANK_FILE.fullmatch(place.name)
-    if match is None or place.is_dir() or not looks_like_iteration_folder(place.parent):
+    if match is None or os.path.isdir(place) or not looks_like_iteration_folder(place.parent):
         return None
     others = sum(RANK_FILE.fullmatch(name) is not None for name in file_names(place.parent))
     return PartOf(f"one of {others} files of a Checkpoint 2.0", place.parent) if others > 1 else None
 
 
 def _of_an_index(place: Path) -> PartOf | None:
-    if place.is_dir() or place.suffix == ".json" or not place.parent.is_dir():
+    if os.path.isdir(place) or place.suffix == ".json" or not os.path.isdir(place.parent):
         return None
     for path in sorted(place.parent.glob("*.json"))[:20]:
         try:

@@ -15,7 +15,7 @@ from typing import Any
 
 from mfconv_nb.blocks import Shape
 from mfconv_nb.checkpoint import TensorSpec
-from mfconv_nb.errors import InputError, MappingError, UsageError, did_you_mean, quoted
+from mfconv_nb.errors import InputError, MappingError, UsageError, did_you_mean, on_one_line, quoted
 from mfconv_nb.formats.strategy_file import read_strategies, strategy_files
 from mfconv_nb.trained.slices import Box, Slicing, boxes_of
 from mfconv_nb.trained.strategies import slicing_of, stages_of
@@ -24,6 +24,8 @@ RANK_FOLDERS, CHECKPOINT_2 = "rank folders", "checkpoint 2.0"
 FORMS = (RANK_FOLDERS, CHECKPOINT_2)
 ENDINGS = (".safetensors", ".ckpt")
 MAX_RANKS = 1 << 16
+MAX_STEP = 10**12 - 1  # twelve digits, as many as are read
+MAX_PREFIX_BYTES = 128
 
 Cut = str | Sequence[str] | None  # of one axis: the device dimension that cuts it, several (the coarsest first), or none
 
@@ -59,21 +61,44 @@ class RankLayout:
     strategy: str | Path = ""
 
     def __post_init__(self) -> None:
+        if isinstance(self.form, str):
+            object.__setattr__(self, "form", self.form.lower())  # "Checkpoint 2.0", as it is written elsewhere
         _one_of("form", self.form, FORMS)
         _one_of("ending", self.ending, ENDINGS)
+        for name in ("epoch", "step"):
+            _must(_is_count(getattr(self, name), MAX_STEP), name, getattr(self, name), f"a whole number from 0 to {MAX_STEP:,}")
+        _must(_is_prefix(self.prefix), "prefix", self.prefix, "a beginning of file names, such as llama: no / in it, no . at its front")
+        _must(isinstance(self.strategy, str | Path), "strategy", self.strategy, "a path")
         if self.strategy:
             if self.devices or self.cuts or self.stages or self.optimizer_shards != 1:
                 found = "strategy, and devices, cuts, stages or shards"
                 raise UsageError("MFC501", "strategy", found=found, expected="one of them", hint="The strategy files say it all.")
             return
-        if not self.devices or any(type(n) is not int or n < 1 for n in self.devices.values()) or self.ranks > MAX_RANKS:
+        self._check_devices()
+        self._check_cuts()
+        shards, most = self.optimizer_shards, math.prod(self.devices.values())
+        _must(_is_count(shards, most) and shards > 0, "optimizer_shards", shards, f"a number from 1 to {most:,}, the ranks of a stage")
+        stages = self.stages
+        of_texts = _is_list(stages) and all(_is_list(stage) and all(isinstance(p, str) for p in stage) for stage in stages)
+        _must(of_texts, "stages", stages, 'for each stage a list of patterns: [["*.layers.0.*"], ["*.layers.1.*"]]')
+
+    def _check_devices(self) -> None:
+        sizes = self.devices.values() if isinstance(self.devices, Mapping) else ()
+        are_counts = bool(sizes) and all(_is_count(n, MAX_RANKS) and n > 0 for n in sizes)
+        if not are_counts or self.ranks > MAX_RANKS:
             hint = 'Such as {"dp": 2, "tp": 4}: at most 65,536 ranks.'
-            raise UsageError("MFC501", "devices", found=dict(self.devices), expected="dimensions with their sizes", hint=hint)
+            raise UsageError("MFC501", "devices", found=_shown(self.devices), expected="dimensions with their sizes", hint=hint)
+
+    def _check_cuts(self) -> None:
+        form = 'patterns of names, and for every axis what cuts it: {"*.wq.weight": ["tp", null]}'
+        _must(isinstance(self.cuts, Mapping), "cuts", self.cuts, form)
         for pattern, axes in self.cuts.items():
+            where = f"cuts[{quoted(str(pattern))}]"
+            _must(isinstance(pattern, str) and _is_list(axes) and all(_is_cut(cut) for cut in axes), where, axes, form)
             unknown = [n for cut in axes for n in _dimensions(cut) if n not in self.devices]
             if unknown:
-                where, expected = f"cuts[{quoted(pattern)}]", ", ".join(self.devices)
-                raise UsageError("MFC501", where, found=quoted(unknown[0]), expected=expected, hint=did_you_mean(unknown[0], self.devices))
+                expected, hint = ", ".join(self.devices), did_you_mean(unknown[0], self.devices)
+                raise UsageError("MFC501", where, found=quoted(unknown[0]), expected=expected, hint=hint)
 
     @property
     def ranks(self) -> int:
@@ -83,7 +108,36 @@ class RankLayout:
 
 def _one_of(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
-        raise UsageError("MFC501", name, found=quoted(value), expected=" or ".join(known), hint=did_you_mean(value, known))
+        hint = did_you_mean(str(value), known)
+        raise UsageError("MFC501", name, found=_shown(value), expected=" or ".join(known), hint=hint)
+
+
+def _must(holds: bool, name: str, value: object, expected: str) -> None:
+    if not holds:
+        raise UsageError("MFC501", name, found=_shown(value), expected=expected)
+
+
+def _shown(value: object) -> str:
+    return quoted(value) if isinstance(value, str) else on_one_line(str(value))[:200]
+
+
+def _is_count(value: object, most: int) -> bool:
+    return type(value) is int and 0 <= value <= most
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _is_cut(cut: object) -> bool:
+    return cut is None or isinstance(cut, str) or (isinstance(cut, list | tuple) and all(isinstance(n, str) for n in cut))
+
+
+def _is_prefix(prefix: object) -> bool:
+    """A beginning of file names that stay in their folder, can be shown, and leave room for rank and step in 255 bytes."""
+    if not isinstance(prefix, str) or not prefix or prefix[0] == "." or set("/\\") & set(prefix):
+        return False
+    return prefix.isprintable() and len(prefix.encode()) <= MAX_PREFIX_BYTES
 
 
 def _dimensions(cut: Cut) -> tuple[str, ...]:
@@ -101,15 +155,12 @@ def read_rank_layout(path: Path) -> RankLayout:
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError("MFC501", path, found=str(error), expected="a JSON file that says how to cut") from None
     known = [f.name for f in fields(RankLayout)]
-    if not isinstance(content, dict) or not (isinstance(content.get("devices"), dict) or isinstance(content.get("strategy"), str)):
-        raise UsageError("MFC501", path, found="another form", expected='{"devices": {"dp": 2, "tp": 4}, "cuts": {...}}')
+    if not isinstance(content, dict) or not {"devices", "strategy"} & content.keys():
+        raise UsageError("MFC501", path, found="no devices", expected='{"devices": {"dp": 2, "tp": 4}, "cuts": {...}}')
     unknown = [name for name in content if name not in known]
     if unknown:
         raise UsageError("MFC501", path, found=quoted(unknown[0]), expected=", ".join(known), hint=did_you_mean(unknown[0], known))
-    try:
-        return RankLayout(**content)
-    except (TypeError, AttributeError) as error:
-        raise UsageError("MFC501", path, found=str(error), expected="the fields of RankLayout") from None
+    return RankLayout(**content)
 
 
 # ---- what each rank gets -----------------------------------------------------------------------------------------------------
@@ -272,6 +323,8 @@ def as_plain_cuts(slicing: Slicing, names: Sequence[str]) -> tuple[Slicing, tupl
     assert shards == 1, "cut_tensors takes only as many shards as there are copies"
     last = len(devices) - 1
     cuts = [tuple(last - places[d] for d in cut) for cut in slicing.cuts]
-    cuts[0] += tuple(last - place for place in reversed(range(len(devices))) if devices[place][2])
+    by_optimizer = tuple(last - place for place in reversed(range(len(devices))) if devices[place][2])
+    if by_optimizer:  # never for a single number, which has no first axis
+        cuts[0] += by_optimizer
     in_order = devices[::-1]
     return Slicing(tuple(size for _, size, _ in in_order), tuple(cuts)), tuple(name for name, _, _ in in_order)

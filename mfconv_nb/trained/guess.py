@@ -16,13 +16,18 @@ from pathlib import Path
 
 from mfconv_nb.blocks import Shape
 from mfconv_nb.checkpoint import LazyTensor
-from mfconv_nb.errors import InputError, MfconvError, quoted
+from mfconv_nb.errors import InputError, MfconvError, on_one_line, quoted
+from mfconv_nb.folding import fold
+from mfconv_nb.mapping.adapters import half_of, is_adapter
 from mfconv_nb.mapping.run_state import COUNTERS, GRADIENTS, OPTIMIZER
 from mfconv_nb.trained.run import Slice, SlicedTensor
 from mfconv_nb.trained.slices import Box
 
 Digest = Callable[[LazyTensor], object]  # equal for tensors of equal bytes
 HINT_GIVE = "Give the strategy files with --strategy, or the model's config with --config, which tells the whole shapes."
+HINT_SHAPES = "Give the strategy files with --strategy, or the config.json of the model, which says its class too, with --config."
+HINT_STRATEGY = "Give the strategy files with --strategy."
+KINDS_COMPARED = 8  # of names, to see whether parts are copies: one alone may be all zeros
 MAX_COMPARED_BYTES = 64 << 20  # of a slice whose checksum is taken: the smaller ones of a kind prove as much
 
 
@@ -57,7 +62,11 @@ _Parts = tuple[int, ...]  # for every rank the part that it holds
 
 
 def guess_slicings(
-    held: Mapping[str, Mapping[int, LazyTensor]], shapes: Mapping[str, Shape], where: Path, digest: Digest | None = None
+    held: Mapping[str, Mapping[int, LazyTensor]],
+    shapes: Mapping[str, Shape],
+    where: Path,
+    digest: Digest | None = None,
+    unknown_since: MfconvError | None = None,
 ) -> Guess:
     """Propose how every tensor was cut.
 
@@ -65,17 +74,23 @@ def guess_slicings(
         held: by name what each rank has of a tensor.
         shapes: of the whole tensors. Optimizer state has the shape of its weight; counters are whole.
         where: the folder, for messages.
-        digest: a checksum of a tensor's numbers. It is asked only where a tensor is cut into fewer parts than there are ranks.
+        digest: a checksum of a tensor's numbers. It is asked where a tensor is cut into fewer parts than there are ranks, and for a few
+            tensors of every cut, to see that the parts are no copies.
+        unknown_since: why a config that was given does not tell the shapes.
     """
     cuts: dict[str, _Cut | None] = {}
     problems: list[MfconvError] = []
     if not shapes:
         found = f"{max(len(r) for r in held.values())} ranks and no strategy file" if held else "no tensor"
-        return Guess(problems=(InputError("MFC114", where, found=found, expected="how the tensors were cut", hint=HINT_GIVE),))
+        if unknown_since is None:
+            return Guess(problems=(InputError("MFC114", where, found=found, expected="how the tensors were cut", hint=HINT_GIVE),))
+        found += f", and the config does not tell the whole shapes: {on_one_line(str(unknown_since).partition(chr(10))[0])}"
+        hint = f"{HINT_STRATEGY[:-1]}, or the config of this model with --config."
+        return Guess(problems=(InputError("MFC114", where, found=found, expected="how the tensors were cut", hint=hint),))
     unknown = [n for n in held if _whole_shape(n, held[n], shapes) is None]
     if unknown:
         found = f"{len(unknown):,} tensors whose whole shape is not known; first {quoted(unknown[0])}"
-        problems.append(InputError("MFC114", where, found=found, expected="a strategy file, or the shape of each", hint=HINT_GIVE))
+        problems.append(InputError("MFC114", where, found=found, expected="a strategy file, or the shape of each", hint=HINT_SHAPES))
     wholes = {n: shape for n, ranks in held.items() if (shape := _whole_shape(n, ranks, shapes)) is not None}
     for name, whole in wholes.items():
         cut = _cut_of(name, held[name], whole)
@@ -83,6 +98,8 @@ def guess_slicings(
             problems.append(cut)
         else:
             cuts[name] = cut
+    if digest is not None:
+        problems += _taken_for_parts(held, cuts, wholes, digest)
     proofs = _proofs(held, cuts, digest)
     kinds = _by_kind(cuts, proofs)
     problems += [_contradiction(n, c) for n, c in cuts.items() if c is not None and n not in proofs and len(kinds.get(c.kind, ())) > 1]
@@ -96,16 +113,22 @@ def _whole_shape(name: str, ranks: Mapping[int, LazyTensor], shapes: Mapping[str
         return tuple(shapes[name])
     if name in COUNTERS:
         return next(iter(ranks.values())).shape
-    prefix = next((p for p in (*OPTIMIZER, *GRADIENTS) if name.startswith(p)), None)
-    found = shapes.get(name[len(prefix) :]) if prefix else None
-    return tuple(found) if found is not None else None
+    prefix = next((p for p in (*OPTIMIZER, *GRADIENTS) if name.startswith(p)), "")
+    of_weight = name[len(prefix) :]
+    if of_weight in shapes:
+        return tuple(shapes[of_weight])
+    half, held = half_of(of_weight), next(iter(ranks.values())).shape
+    weight = shapes.get(half.weight, ()) if half is not None else ()
+    if half is None or len(weight) != 2 or len(held) != 2:
+        return None
+    return (held[0], weight[1]) if half.half == "a" else (weight[0], held[1])  # what is no axis of the weight is the rank
 
 
 def _cut_of(name: str, ranks: Mapping[int, LazyTensor], whole: Shape) -> _Cut | MfconvError | None:
     """The axis that is cut; None where every rank holds the whole."""
 
-    def refuse(found: str, expected: str) -> MfconvError:
-        return InputError("MFC114", quoted(name), found=found, expected=expected, hint="Give the strategy files with --strategy.")
+    def refuse(found: str, expected: str, hint: str = HINT_STRATEGY) -> MfconvError:
+        return InputError("MFC114", quoted(name), found=found, expected=expected, hint=hint)
 
     if len({(t.shape, t.dtype) for t in ranks.values()}) > 1:
         shown = ", ".join(sorted({f"{list(t.shape)} of {t.dtype}" for t in ranks.values()})[:4])
@@ -122,7 +145,8 @@ def _cut_of(name: str, ranks: Mapping[int, LazyTensor], whole: Shape) -> _Cut | 
         )
     parts = whole[cut[0]] // shape[cut[0]]
     if len(ranks) % parts:
-        return refuse(f"{len(ranks)} ranks that have it", f"a multiple of the {parts} parts of {list(shape)} in {list(whole)}")
+        hint = f"Without strategy files nothing counts the ranks: the folder of rank {max(ranks) + 1} may be missing. {HINT_STRATEGY}"
+        return refuse(f"{len(ranks)} ranks that have it", f"a multiple of the {parts} parts of {list(shape)} in {list(whole)}", hint)
     return _Cut(cut[0], parts, tuple(sorted(ranks)))
 
 
@@ -145,6 +169,42 @@ def _proofs(held: Mapping[str, Mapping[int, LazyTensor]], cuts: Mapping[str, _Cu
     return proven
 
 
+def _taken_for_parts(
+    held: Mapping[str, Mapping[int, LazyTensor]], cuts: Mapping[str, _Cut | None], wholes: Mapping[str, Shape], digest: Digest
+) -> list[MfconvError]:
+    """MFC114 where the ranks hold fewer different slices than there would be parts.
+
+    Then copies are taken for parts, and the whole shapes are those of a larger model. Compared is the smallest tensor of each of a few
+    names, until they tell as many ranks apart as there are parts.
+    """
+    kinds: dict[_Kind, dict[str, str]] = {}
+    for name, cut in sorted(cuts.items(), key=lambda item: held[item[0]][min(held[item[0]])].spec.nbytes):
+        if cut is not None and held[name][cut.ranks[0]].spec.nbytes <= MAX_COMPARED_BYTES:
+            kinds.setdefault(cut.kind, {}).setdefault(fold(name)[0], name)
+    problems: list[MfconvError] = []
+    for (parts, ranks), by_template in kinds.items():
+        names = sorted(by_template.values(), key=lambda n: len(wholes[n]) < 2)[:KINDS_COMPARED]  # vectors last: they are often constant
+        alike: list[tuple[int, ...]] = [ranks]
+        for name in names:
+            if len(alike) < parts:
+                alike = [group for several in alike for group in _equal(several, held[name], digest)]
+        if len(alike) < parts:
+            name, (one, other, *_) = names[0], max(alike, key=len)
+            found = f"ranks {one} and {other} hold equal slices {list(held[name][one].shape)}"
+            expected = f"{parts} different parts of {list(wholes[name])}, which the config says"
+            hint = f"They look like copies: is it the config of a larger model? {HINT_STRATEGY}"
+            problems.append(InputError("MFC114", quoted(name), found=found, expected=expected, hint=hint))
+    return problems
+
+
+def _equal(ranks: Sequence[int], held: Mapping[int, LazyTensor], digest: Digest) -> list[tuple[int, ...]]:
+    """Ranks whose slices of a tensor are equal, together."""
+    groups: dict[object, list[int]] = {}
+    for rank in ranks:
+        groups.setdefault(digest(held[rank]), []).append(rank)
+    return [tuple(group) for group in groups.values()]
+
+
 def _by_kind(cuts: Mapping[str, _Cut | None], proofs: Mapping[str, _Parts]) -> dict[_Kind, dict[_Parts, None]]:
     """What was proven for tensors cut into as many parts over the same ranks; one pattern nearly always."""
     kinds: dict[_Kind, dict[_Parts, None]] = {}
@@ -157,8 +217,7 @@ def _by_kind(cuts: Mapping[str, _Cut | None], proofs: Mapping[str, _Parts]) -> d
 
 def _contradiction(name: str, cut: _Cut) -> InputError:
     found = f"{cut.parts} parts over {len(cut.ranks)} ranks; tensors alike have their copies on different ranks"
-    hint = "Give the strategy files with --strategy."
-    return InputError("MFC114", quoted(name), found=found, expected="one pattern, or slices that differ", hint=hint)
+    return InputError("MFC114", quoted(name), found=found, expected="one pattern, or slices that differ", hint=HINT_STRATEGY)
 
 
 def _parts(cut: _Cut | None, chosen: Mapping[_Kind, _Parts]) -> _Parts:
@@ -186,6 +245,9 @@ def _sliced(name: str, ranks: Mapping[int, LazyTensor], whole: Shape, cut: _Cut 
 def _assumed(cuts: Mapping[str, _Cut | None], proofs: Mapping[str, _Parts]) -> tuple[str, ...]:
     """A sentence for every kind of cut: what the shapes say, what equal slices prove, and what nothing proves."""
     said: list[str] = []
+    halves = [n for n in cuts if is_adapter(n)]
+    if halves:
+        said.append(f"{len(halves):,} adapter tensors, such as {quoted(halves[0])}, are not cut along their rank")
     whole = [n for n, cut in cuts.items() if cut is None]
     if whole:
         said.append(f"{len(whole):,} tensors have their whole shape on every rank: they are copies, which a save compares")

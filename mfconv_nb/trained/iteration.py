@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +23,8 @@ from mfconv_nb.formats.checkpoint_metadata import METADATA, CheckpointMetadata, 
 from mfconv_nb.formats.safetensors_file import read_header
 from mfconv_nb.mapping.run_state import run_state_of
 from mfconv_nb.streaming.open_files import allow_open_files
-from mfconv_nb.trained.run import Slice, SlicedTensor, Step, TrainedRun
+from mfconv_nb.trained.rank_files import entries
+from mfconv_nb.trained.run import Slice, SlicedTensor, Step, TrainedRun, prefix_choices, say_the_prefix
 from mfconv_nb.trained.slices import Box, Slicing, boxes_of
 
 KIND = "Checkpoint 2.0"
@@ -59,11 +61,17 @@ Headers = Mapping[str, Mapping[str, LazyTensor]]  # of every file that is there:
 
 
 def file_names(folder: Path) -> frozenset[str]:
-    """The names of the files in a folder; none where it cannot be listed."""
+    """The names of the files in a folder, but for those that begin with a dot; none where it cannot be listed."""
     try:
-        return frozenset(p.name for p in folder.iterdir() if p.is_file())
+        return frozenset(p.name for p in folder.iterdir() if not p.name.startswith(".") and p.is_file())
     except OSError:
         return frozenset()
+
+
+def prefix_of(name: str) -> str | None:
+    """What stands before `model-` or `opt-` in the name of a rank's file; None for a file of another name."""
+    match = RANK_FILE.fullmatch(name)
+    return None if match is None else match["prefix"] or ""
 
 
 def number_of(folder: Path) -> int | None:
@@ -72,21 +80,29 @@ def number_of(folder: Path) -> int | None:
     return said if type(said) is int and said >= 0 else None
 
 
-def open_iteration(folder: Path, number: int | None) -> OpenedIteration:
+def open_iteration(folder: Path, number: int | None, file_prefix: str | None = None) -> OpenedIteration:
     """Open the folder of one iteration; ``number`` is what it is called.
 
+    Args:
+        file_prefix: of the files to read, where those of several checkpoints lie in the folder.
+
     Raises:
-        InputError: MFC102, MFC104, MFC105. FormatError: MFC2xx. What makes it incomplete or contradicts itself is in ``run.problems``.
+        InputError: MFC101, MFC102, MFC104, MFC105. FormatError: MFC2xx. What makes it incomplete or contradicts itself is in
+            ``run.problems``.
     """
     findings = _Findings()
-    metadata = read_metadata(folder / METADATA) if (folder / METADATA).is_file() else None
-    files = _files_of(folder, metadata, findings)
+    there = _safetensors_in(folder, file_prefix)
+    metadata = read_metadata(folder / METADATA) if os.path.isfile(folder / METADATA) else None
+    absent = f"no {METADATA}"
+    if metadata is not None and file_prefix is not None and not set(metadata.files) & set(there):
+        metadata, absent = None, f"{METADATA} does not speak of them"
+    files = _files_of(folder, there, metadata, findings)
     allow_open_files(len(files))
     headers = {name: _header(folder / name) for name in files}
     state = _state(folder, findings)
     if metadata is None:
         tensors, writers = _whole_tensors(headers, findings), {}
-        findings.assumed.append(f"no {METADATA}: every tensor of the files is taken as whole")
+        findings.assumed.append(_taken_as_whole(files, absent))
     else:
         writers = _writers(metadata)
         tensors = _sliced_tensors(metadata, headers, findings) | _undescribed_tensors(metadata, headers, writers, findings)
@@ -105,14 +121,32 @@ def open_iteration(folder: Path, number: int | None) -> OpenedIteration:
     return OpenedIteration(run, writers)
 
 
-def _files_of(folder: Path, metadata: CheckpointMetadata | None, findings: _Findings) -> tuple[str, ...]:
+def _safetensors_in(folder: Path, file_prefix: str | None) -> tuple[str, ...]:
+    """The names of the files with weights; those of one prefix, where it is asked for."""
+    there = [p.name for p in entries(folder) if p.suffix == ".safetensors" and os.path.isfile(p)]
+    if file_prefix is None:
+        return tuple(there)
+    chosen = tuple(name for name in there if prefix_of(name) == file_prefix)
+    if not chosen:
+        raise InputError("MFC102", folder, found=f"no file of the prefix {quoted(file_prefix)}", expected="the files of an iteration")
+    return chosen
+
+
+def _taken_as_whole(files: Iterable[str], absent: str) -> str:
+    """The sentence on an iteration that nothing describes."""
+    ranks = max((int(match["total"]) for match in map(RANK_FILE.fullmatch, files) if match), default=1)
+    if ranks == 1:
+        return f"{absent}: every tensor of the files is taken as whole"
+    return f"{absent}, and these are files of {ranks:,} ranks: every tensor is taken as whole; where they are slices, fetch it"
+
+
+def _files_of(folder: Path, there: tuple[str, ...], metadata: CheckpointMetadata | None, findings: _Findings) -> tuple[str, ...]:
     """The files of the checkpoint that are there, by name."""
-    there = sorted(n for n in file_names(folder) if n.endswith(".safetensors"))
     if metadata is not None:
         named = set(metadata.files)
-        others = [n for n in there if n not in named]
+        others = [n for n in there if n not in named and _holds_tensors(folder / n)]
         if others:
-            findings.notes.append(f"not read, {METADATA} does not name them: {_listed(others)}")
+            findings.notes.append(f"not read, {METADATA} does not name them: {_listed(others)}{_on_prefixes(others, named)}")
         return tuple(n for n in there if n in named)
     if not there:
         raise InputError("MFC102", folder, found="no *.safetensors", expected="the files of an iteration")
@@ -121,7 +155,21 @@ def _files_of(folder: Path, metadata: CheckpointMetadata | None, findings: _Find
     if absent:
         found = f"{len(absent):,} of the files that the names count are absent: {_listed(absent)}"
         findings.problems.append(InputError("MFC111", folder, found=found, expected="every file", hint="Fetch the missing files."))
-    return tuple(there)
+    return there
+
+
+def _holds_tensors(path: Path) -> bool:
+    """False for the file of a rank whose slices other ranks have written."""
+    try:
+        return bool(_header(path))
+    except MfconvError:
+        return True
+
+
+def _on_prefixes(others: Iterable[str], named: Iterable[str]) -> str:
+    """How to read files of another prefix, where there are any."""
+    prefixes = {p for p in map(prefix_of, others) if p is not None} - {prefix_of(name) for name in named}
+    return f"; of another prefix: {prefix_choices(sorted(prefixes))}" if prefixes else ""
 
 
 def _check_one_checkpoint(folder: Path, names: Iterable[str]) -> None:
@@ -135,7 +183,7 @@ def _check_one_checkpoint(folder: Path, names: Iterable[str]) -> None:
     if len(prefixes) > 1 or several:
         firsts = several[0].values() if several else [name for kind in of_kind.values() for name in kind.values()]
         found = f"files of several checkpoints and no {METADATA}: {_listed(firsts)}"
-        hint = "Move the files of each into a folder of its own."
+        hint = say_the_prefix(sorted(prefixes)) if len(prefixes) > 1 else "Move the files of each into a folder of its own."
         raise InputError("MFC105", folder, found=found, expected="the files of one", hint=hint)
 
 
@@ -165,12 +213,12 @@ def _header(path: Path) -> dict[str, LazyTensor]:
 def _state(folder: Path, findings: _Findings) -> dict[str, Any]:
     """The numbers of `common.json`; one that cannot be read is a note: no weight depends on it."""
     path = folder / COMMON
-    if not path.is_file():
+    if not os.path.isfile(path):
         return {}
-    source = FileSource(path)
     try:
+        source = FileSource(path)
         content = json.loads(source.read(0, source.size)) if source.size <= MAX_COMMON_BYTES else None
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, InputError):
         content = None
     if not isinstance(content, dict):
         findings.notes.append(f"{COMMON} cannot be read")

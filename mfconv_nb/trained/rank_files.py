@@ -1,6 +1,7 @@
 """The files of a folder of ranks: which rank has which step, read from names as numbers, never compared as text.
 
 `checkpoint/rank_N/{prefix}_rank_N[_network][_k]-{epoch}_{step}.safetensors` or `.ckpt`; k counts the runs that wrote into the same folder.
+Folders that people renamed, `rank_03` and `rank3`, are those of rank 3 too. What begins with a dot is left aside.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mfconv_nb.checkpoint import FileSource
-from mfconv_nb.errors import InputError, on_one_line
+from mfconv_nb.errors import InputError, on_one_line, quoted
 from mfconv_nb.formats.strategy_file import is_strategy, strategy_files
 from mfconv_nb.trained.run import Step
 
-_RANK = re.compile(r"rank_(0|[1-9]\d{0,5})")
+_RANK = re.compile(r"rank_?(\d{1,6})", re.ASCII)
 _NAME = re.compile(r"(?P<prefix>.*?)(?:_(?P<run>\d{1,6}))?-(?P<epoch>\d{1,12})_(?P<step>\d{1,12})\.(?P<ending>safetensors|ckpt)")
 _RANK_IN_NAME = re.compile(r"(.*)_rank_(\d{1,6})(?!\d)(.*)", re.DOTALL)  # the last: a prefix may speak of ranks itself
 ENDINGS = (".safetensors", ".ckpt")
+WEIGHTS = (*ENDINGS, ".bin", ".pt", ".pth")
 INNER = ("checkpoint", "checkpoint_network")  # of a run's output folder: everything, and the weights only
 STRATEGY_FOLDERS = ("strategy", "src_strategy")
+RUN_STATE = ("hyper_param.safetensors", "hyper_param.ckpt")  # of a merged checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,29 +47,58 @@ class RankFile:
 
 
 def rank_folders_in(folder: Path) -> dict[int, Path]:
-    """`rank_N` folders by their number, in its order."""
+    """`rank_N` folders by their number, in its order; of two of one number the first by name."""
     try:
-        found = {int(m[1]): Path(e.path) for e in os.scandir(folder) if (m := _RANK.fullmatch(e.name)) and e.is_dir()}
+        found = sorted((int(m[1]), n) for n in os.listdir(folder) if (m := _RANK.fullmatch(n)) and os.path.isdir(folder / n))
     except (OSError, ValueError):
         return {}
-    return dict(sorted(found.items()))
+    return dict(sorted({rank: folder / name for rank, name in reversed(found)}.items()))
+
+
+def check_each_once(home: Path) -> None:
+    """Raises InputError (MFC112) for two folders of one rank: `rank_1` and `rank_01`."""
+    seen: dict[int, str] = {}
+    for path in entries(home):
+        match = _RANK.fullmatch(path.name)
+        if match is None or not os.path.isdir(path):
+            continue
+        first = seen.setdefault(int(match[1]), path.name)
+        if first != path.name:
+            found = f"{quoted(first)} and {quoted(path.name)}"
+            raise InputError("MFC112", home, found=found, expected="one folder of a rank", hint="Move one of them away.")
 
 
 def entries(folder: Path) -> list[Path]:
-    """What lies in a folder, by name.
+    """What lies in a folder, by name, but for what begins with a dot: copies that other programs keep of their own.
 
     Raises:
         InputError: MFC101 where it cannot be listed.
     """
     try:
-        return sorted(folder.iterdir())
+        return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
     except OSError as error:
         raise InputError("MFC101", folder, found=error.strerror, expected="a folder that can be read") from None
 
 
 def home_of(folder: Path) -> Path | None:
-    """The folder that holds the `rank_N` folders: itself, or a part of a run's output folder; None where there is none."""
-    return next((home for home in (folder, *(folder / name for name in INNER)) if rank_folders_in(home)), None)
+    """The folder that holds the `rank_N` folders: itself, or a part of a run's output folder; None where there is none.
+
+    A folder that holds a checkpoint of its own is a run only where ranks with weights lie in it directly: others may keep logs by rank,
+    and the output of a run.
+    """
+    homes = [home for home in (folder, *(folder / name for name in INNER)) if rank_folders_in(home)]
+    if homes and holds_weights(folder) and (homes[0] != folder or not any(map(holds_weights, rank_folders_in(folder).values()))):
+        return None
+    return next(iter(homes), None)
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether files with the ending of weights lie in a folder; strategy files, which have one too, do not count."""
+    try:
+        files = [p for p in entries(folder) if p.suffix in WEIGHTS and os.path.isfile(p)]
+    except InputError:
+        return False
+    return any(not is_strategy(p) for p in files)
 
 
 def files_of(folders: Mapping[int, Path]) -> tuple[tuple[RankFile, ...], tuple[str, ...]]:
@@ -77,8 +109,8 @@ def files_of(folders: Mapping[int, Path]) -> tuple[tuple[RankFile, ...], tuple[s
     found: list[RankFile] = []
     notes: list[str] = []
     for rank, folder in folders.items():
-        for path in (p for p in entries(folder) if p.suffix in ENDINGS and p.is_file()):
-            if path.name.startswith("hyper_param") or is_strategy(path):
+        for path in (p for p in entries(folder) if p.suffix in ENDINGS and os.path.isfile(p)):
+            if path.name in RUN_STATE or is_strategy(path):
                 continue
             one = _rank_file(rank, path)
             if one is None:
@@ -99,9 +131,16 @@ def _rank_file(rank: int, path: Path) -> RankFile | None:
     stem = path.stem if named is None else named[1] + named[3]
     match = _NAME.fullmatch(stem + path.suffix)
     if match is None:  # `checkpoint_3.ckpt`, as a transformed checkpoint is named: the number is the rank
-        return RankFile(rank, None, Series(re.sub(rf"{rank}$", "", stem), 0, path.suffix[1:]), path)
+        return RankFile(rank, None, Series(re.sub(rf"_?{rank}$", "", stem), 0, path.suffix[1:]), path)
     series = Series(match["prefix"], int(match["run"] or 0), match["ending"])
     return RankFile(rank, Step(int(match["epoch"]), int(match["step"])), series, path)
+
+
+def rank_in_name(name: str) -> int | None:
+    """The rank that the name of a file with weights gives: `llama_rank_3-1_1.ckpt`."""
+    match = _RANK_IN_NAME.fullmatch(Path(name).stem)
+    is_step = match is not None and _NAME.fullmatch(match[1] + match[3] + Path(name).suffix)
+    return int(match[2]) if match is not None and is_step else None
 
 
 def steps_by_rank(folders: Iterable[int], files: Iterable[RankFile]) -> dict[int, tuple[Step, ...]]:
@@ -113,8 +152,11 @@ def steps_by_rank(folders: Iterable[int], files: Iterable[RankFile]) -> dict[int
     return {rank: tuple(sorted(had)) for rank, had in sorted(steps.items())}
 
 
-def find_strategy(home: Path, given: Path | None) -> list[Path]:
+def find_strategy(home: Path, given: Path | None, folders: Iterable[Path] = ()) -> list[Path]:
     """The strategy files of a run: those given, or in the places where MindFormers puts them; empty where there are none.
+
+    Args:
+        folders: of the ranks, where people have put them beside the slices.
 
     Raises:
         InputError: MFC101, MFC114 for a given path without any.
@@ -124,11 +166,38 @@ def find_strategy(home: Path, given: Path | None) -> list[Path]:
         if not found:
             raise InputError("MFC114", given, found="no strategy file", expected="files such as ckpt_strategy_rank_0.ckpt")
         return found
-    for above in (home, Path(os.path.abspath(home)).parent):
+    for above in _places(home):
         for place in (above / name for name in STRATEGY_FOLDERS):
-            if place.is_dir() and (found := strategy_files(place)):
+            if os.path.isdir(place) and (found := [p for p in strategy_files(place) if not p.name.startswith(".")]):
                 return found
-        named = [p for p in entries(above) if "strategy" in p.name and p.suffix in (".ckpt", ".json") and p.is_file()]
-        if found := [p for p in named if is_strategy(p)]:
+        if found := _named_strategy(above):
             return found
-    return []
+    return [path for folder in folders for path in _named_strategy(folder)]
+
+
+def _places(home: Path) -> tuple[Path, Path]:
+    return home, Path(os.path.abspath(home)).parent
+
+
+def _named_strategy(folder: Path) -> list[Path]:
+    named = [p for p in entries(folder) if "strategy" in p.name and p.suffix in (".ckpt", ".json") and os.path.isfile(p)]
+    return [p for p in named if is_strategy(p)]
+
+
+def unused_strategies(home: Path) -> tuple[str, ...]:
+    """A sentence on files that lie where strategy files do and are none: empty, damaged, not readable."""
+    places = [above / name for above in _places(home) for name in STRATEGY_FOLDERS if os.path.isdir(above / name)]
+    files = [p for place in places for p in entries(place) if p.suffix in (".ckpt", ".json") and os.path.isfile(p)]
+    wrong = [f"{p.parent.name}/{on_one_line(p.name)}" for p in files if not is_strategy(p)]
+    if not wrong:
+        return ()
+    head = f"{len(wrong)} files, such as {wrong[0]}, are" if len(wrong) > 1 else f"{wrong[0]} is"
+    return (f"not read: {head} no strategy file",)
+
+
+def beside(what: str, folder: Path) -> tuple[str, ...]:
+    """A sentence on weights that lie in a run's folder, beside its ranks or its iterations."""
+    files = [p for p in entries(folder) if p.suffix in ENDINGS and os.path.isfile(p)]
+    others = [quoted(p.name) for p in files if not is_strategy(p)]
+    listed = ", ".join(others[:4]) + (" ..." if len(others) > 4 else "")
+    return (f"not read, beside the {what}: {listed}",) if others else ()

@@ -10,7 +10,7 @@ Source: mindspore 2.10.0 (how `unified_safetensors` reads such folders, and what
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +24,26 @@ from mfconv_nb.mapping.run_state import COUNTERS, run_state_of
 from mfconv_nb.streaming.gather import read_tensor
 from mfconv_nb.streaming.open_files import allow_open_files
 from mfconv_nb.trained.guess import Digest, Guess, guess_slicings
-from mfconv_nb.trained.rank_files import RankFile, files_of, find_strategy, home_of, rank_folders_in, steps_by_rank
-from mfconv_nb.trained.run import HINT_SLICES, Slice, SlicedTensor, Step, TrainedRun
-from mfconv_nb.trained.slices import Box, boxes_of, whole_shape
-from mfconv_nb.trained.strategies import Stage, needed_groups, slicing_of, stages_of
+from mfconv_nb.trained.rank_files import (
+    RankFile,
+    beside,
+    check_each_once,
+    files_of,
+    find_strategy,
+    home_of,
+    rank_folders_in,
+    steps_by_rank,
+    unused_strategies,
+)
+from mfconv_nb.trained.rank_tensors import Found, Groups, Held, by_strategy, copies, names_text, ranks_text, some_of
+from mfconv_nb.trained.run import Step, TrainedRun, check_prefix, say_the_prefix
+from mfconv_nb.trained.strategies import Stage, needed_groups, stages_of
 
 KIND = "rank folders (Checkpoint 1.0)"
 # What every rank of a run counts alike; the iterator's own position and the loss scale may differ.
 SAME_ON_ALL_RANKS = frozenset({"epoch_num", "step_num", "global_step", "current_step", "optimizer.global_step"})
 MAX_RANK_GAP = 1 << 16
 WholeShapes = Mapping[str, Shape] | Callable[[Iterable[str]], Mapping[str, Shape]]
-Held = Mapping[int, LazyTensor]
-Groups = Sequence[tuple[int, ...]]
 
 
 def looks_like_rank_folders(folder: Path) -> bool:
@@ -48,6 +56,7 @@ def open_rank_folders(
     *,
     step: Step | int | None = None,
     strategy: Path | None = None,
+    file_prefix: str | None = None,
     shapes: WholeShapes | None = None,
     digest: Digest | None = None,
 ) -> TrainedRun:
@@ -56,23 +65,30 @@ def open_rank_folders(
     Args:
         step: as in the names of the files; a number is the step of whatever epoch has it.
         strategy: a strategy file, or a folder of them; left out, they are looked for beside the ranks.
+        file_prefix: what stands before `_rank_N` in the names of the files, where several runs wrote into one folder.
         shapes: of the whole tensors, by name, where they are known; or a function that gives them for the names that are there. What the
-            strategy makes of the slices must agree with them, and they tell the cuts when no strategy file is left.
+            strategy makes of the slices must agree with them, and they tell the cuts when no strategy file is left. Where that function
+            raises, they are not known, and the message says why.
         digest: gives a checksum of a tensor's numbers: what tells which ranks hold copies when no strategy file is left.
 
     Raises:
         InputError: MFC102 where there are no `rank_N` folders, MFC112 for a step that no rank has, MFC114 for strategy files that cannot be
-            used, MFC111 for a stage without one. FormatError: MFC2xx for a file that cannot be trusted. What makes the checkpoint
-            incomplete is in ``problems``.
+            used, MFC111 for a stage without one. UsageError: MFC501 for a prefix that no file has. FormatError: MFC2xx for a file that
+            cannot be trusted. What makes the checkpoint incomplete is in ``problems``.
     """
     home = home_of(folder)
     if home is None:
         raise InputError("MFC102", folder, found="no rank_N folder", expected="rank_0, rank_1 and so on")
+    check_each_once(home)
     folders = rank_folders_in(home)
     files, notes = files_of(folders)
     if not files:
         raise InputError("MFC102", home, found=f"{len(folders)} rank folders without weights", expected="*.safetensors or *.ckpt in each")
-    strategies = find_strategy(home, strategy)
+    if file_prefix is not None:
+        check_prefix(file_prefix, (f.series.prefix for f in files), home)
+        files = tuple(f for f in files if f.series.prefix == file_prefix)
+    strategies = find_strategy(home, strategy, folders.values())
+    notes += (unused_strategies(home) if strategy is None else ()) + beside("ranks", home)
     stages = stages_of(read_strategies(strategies), list(folders)) if strategies else ()
     run = _Run(folder, home, folders, files, stages, tuple(strategies), shapes or {}, digest, notes)
     return _at(run, _steps_asked(run, step), asked=step is not None)
@@ -165,7 +181,7 @@ def _files_at(run: _Run, step: Step | None, groups: Groups) -> dict[int, Path] |
     for file in run.files:
         if file.step == step:
             if file.rank in by_series.setdefault(file.series, {}):
-                twice = f"{file.path.name} and {by_series[file.series][file.rank].name}"
+                twice = f"{quoted(file.path.name)} and {quoted(by_series[file.series][file.rank].name)}"
                 return InputError("MFC112", run.folders[file.rank], found=twice, expected="one file of a step", hint="Move one away.")
             by_series[file.series][file.rank] = file.path
     complete = {s: paths for s, paths in by_series.items() if not _absent(groups, paths)}
@@ -175,9 +191,10 @@ def _files_at(run: _Run, step: Step | None, groups: Groups) -> dict[int, Path] |
     newest = max(s.run for s in complete)
     latest = {s: paths for s, paths in complete.items() if s.run == newest}
     if len({s.prefix for s in latest}) > 1:
-        listed = " and ".join(sorted({quoted(s.prefix) for s in latest}))
+        prefixes = sorted({s.prefix for s in latest})
+        listed = " and ".join(quoted(prefix) for prefix in prefixes)
         found = f"files of {listed}{f' at step {step}' if step else ''}, each on all ranks"
-        return InputError("MFC112", run.home, found=found, expected="one checkpoint", hint="Move the other one to a folder of its own.")
+        return InputError("MFC112", run.home, found=found, expected="one checkpoint", hint=say_the_prefix(prefixes))
     return next(paths for s, paths in sorted(latest.items(), key=lambda item: item[0].ending == "ckpt"))
 
 
@@ -196,33 +213,16 @@ def _absence(run: _Run, step: Step | None, absent: Groups) -> MfconvError:
     steps = run.steps
     listed = "; ".join(f"rank {r} has {', '.join(str(s) for s in steps[r][-4:]) or 'no step'}" for r in behind[:6])
     hint = "Choose a step that all ranks have, or fetch the rest of this one."
-    return InputError("MFC112", run.home, found=listed, expected=f"step {step} on {_ranks_text(absent)}", hint=hint)
+    return InputError("MFC112", run.home, found=listed, expected=f"step {step} on {ranks_text(absent)}", hint=hint)
 
 
 def _missing(run: _Run, step: Step | None, absent: Groups) -> InputError:
-    found = f"no file of {_ranks_text(absent)}"
+    found = f"no file of {ranks_text(absent)}"
     expected = "one copy of every slice" + (f" at step {step}" if step is not None else "")
     hint = (
         "Fetch the missing folders." if run.stages else "Fetch the missing folders, or give the strategy files: then copies may be missing."
     )
     return InputError("MFC111", run.home, found=found, expected=expected, hint=hint)
-
-
-def _ranks_text(groups: Groups) -> str:
-    """``rank 3 (or its copy 7)``; eight of them at most."""
-    texts = []
-    for first, *others in list(groups)[:8]:
-        copies = f" (or its copy {others[0]})" if len(others) == 1 else f" (or a copy of it: {_some(others)})" if others else ""
-        texts.append(f"rank {first}{copies}")
-    return ", ".join(texts) + (f" and {len(groups) - 8} more" if len(groups) > 8 else "")
-
-
-def _some(numbers: Sequence[int]) -> str:
-    return ", ".join(str(n) for n in numbers[:6]) + (" ..." if len(numbers) > 6 else "")
-
-
-def _names(names: Sequence[str]) -> str:
-    return ", ".join(quoted(n) for n in names[:4]) + (" ..." if len(names) > 4 else "")
 
 
 def _nothing_common(run: _Run, groups: Groups) -> MfconvError:
@@ -239,24 +239,11 @@ def _finished(run: _Run, opened: TrainedRun, skipped: Sequence[tuple[Step | None
     notes += [f"step {s} is newer but not complete, and not read: {on_one_line(f'{e.code}, {e.found}')[:200]}" for s, e in skipped]
     without = [rank for rank, had in run.steps.items() if opened.chosen is not None and opened.chosen not in had]
     if without and not opened.problems:
-        notes.append(f"ranks without step {opened.chosen}: {_some(without)}; every slice has a copy on another rank")
-    return TrainedRun(**{**vars(opened), "notes": (*notes, *opened.notes)})
+        notes.append(f"ranks without step {opened.chosen}: {some_of(without)}; every slice has a copy on another rank")
+    return replace(opened, notes=(*notes, *opened.notes))
 
 
 # ---- one step ----------------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Found:
-    """What is collected while the tensors of a step are put together."""
-
-    tensors: dict[str, SlicedTensor] = field(default_factory=dict)
-    problems: list[MfconvError] = field(default_factory=list)
-    absent: dict[tuple[int, ...], None] = field(default_factory=dict)
-    left_out: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
-    stages_differ: list[str] = field(default_factory=list)
-    opened: frozenset[int] = frozenset()
 
 
 def _open_step(run: _Run, step: Step | None, paths: Mapping[int, Path], groups: Groups) -> TrainedRun:
@@ -270,22 +257,25 @@ def _open_step(run: _Run, step: Step | None, paths: Mapping[int, Path], groups: 
         for tensor in tensors:
             held.setdefault(tensor.name, {})[rank] = tensor
         others |= {o.name: o for o in more}
-    shapes = run.shapes(held) if callable(run.shapes) else run.shapes
+    shapes, unknown_since = _shapes_of(run, held)
     state, disagreements = _counters(run, held)
-    found = _Found(problems=list(disagreements), opened=frozenset(paths))
+    found = Found(problems=list(disagreements), opened=frozenset(paths))
     assumed: tuple[str, ...] = ()
     if run.stages:
-        _by_strategy(run, held, found, shapes)
+        by_strategy(run.home, run.stages, held, found, shapes)
     elif len(paths) == 1:
-        found.tensors.update({n: _copies(n, h) for n, h in held.items()})
+        found.tensors.update({n: copies(n, h) for n, h in held.items()})
         assumed = ("there is one rank and no strategy file: its tensors are taken as whole",)
     else:
-        assumed = _by_guess(run, held, found, shapes)
+        assumed = _by_guess(run, held, found, shapes, unknown_since)
     if found.absent:
         found.problems.insert(0, _missing(run, step, list(found.absent)))
-    notes = _step_notes(run, held, found, reduced, len(paths))
+    notes = _other_files(run, step, paths) + _step_notes(run, held, found, shapes, reduced, len(paths))
+    if found.as_weights:
+        count, listed = len(found.as_weights), names_text(found.as_weights)
+        assumed += (f"{count:,} tensors of the optimizer's state that no strategy file names are cut as their weights: {listed}",)
     if found.unknown:
-        count, listed = len(found.unknown), _names(found.unknown)
+        count, listed = len(found.unknown), names_text(found.unknown)
         assumed += (f"{count:,} tensors that no strategy file names are whole on every rank that has them: {listed}",)
     return TrainedRun(
         run.folder,
@@ -300,6 +290,24 @@ def _open_step(run: _Run, step: Step | None, paths: Mapping[int, Path], groups: 
         notes,
         state,
     )
+
+
+def _other_files(run: _Run, step: Step | None, paths: Mapping[int, Path]) -> tuple[str, ...]:
+    """A sentence on files of the same step that are not read, as those of the other format."""
+    if step is None:
+        return ()
+    others = [f.path for f in run.files if f.step == step and paths.get(f.rank) != f.path]
+    return (f"not read: {len(others):,} files of the same step, such as {on_one_line(others[0].name)}",) if others else ()
+
+
+def _shapes_of(run: _Run, held: Mapping[str, Held]) -> tuple[Mapping[str, Shape], MfconvError | None]:
+    """The shapes of whole tensors, or why they are not known."""
+    if not callable(run.shapes):
+        return run.shapes, None
+    try:
+        return run.shapes(held), None
+    except MfconvError as error:
+        return {}, error
 
 
 def _open_file(path: Path) -> tuple[list[LazyTensor], tuple[OtherEntry, ...], Mapping[str, str]]:
@@ -330,155 +338,40 @@ def _counters(run: _Run, held: Mapping[str, Held]) -> tuple[dict[str, Any], list
     return state, problems
 
 
-def _step_notes(run: _Run, held: Mapping[str, Held], found: _Found, reduced: int, files: int) -> tuple[str, ...]:
+def _step_notes(
+    run: _Run, held: Mapping[str, Held], found: Found, shapes: Mapping[str, Shape], reduced: int, files: int
+) -> tuple[str, ...]:
     notes = []
     if reduced:
         notes.append(f"{reduced} of {files} files were saved without redundant slices")
     if found.left_out:
         ranks = sorted({rank for _, group in found.left_out for rank in group})
         names = sorted({name for name, _ in found.left_out})
-        notes.append(f"{len(names):,} tensors of the optimizer's state are left out, as ranks that hold parts are absent: {_some(ranks)}")
+        notes.append(f"{len(names):,} tensors of the optimizer's state are left out, as ranks that hold parts are absent: {some_of(ranks)}")
+    if found.unexplained:
+        what = f"{len(found.unexplained):,} tensors of the optimizer's state are left out"
+        notes.append(f"{what}: no strategy file names them, and they are not cut as their weights: {names_text(found.unexplained)}")
     if found.stages_differ:
-        notes.append(f"cut differently in two stages, read from the first that is complete: {_names(found.stages_differ)}")
+        notes.append(f"cut differently in two stages, read from the first that is complete: {names_text(found.stages_differ)}")
+    for rank, names in list(found.foreign.items())[:4]:
+        notes.append(
+            f"rank {rank} holds {len(names):,} tensors of other stages, which are not read: {names_text(names)}; is its file another's?"
+        )
+    promised = [n for n in shapes if n not in held] if not run.stages and found.tensors else []
+    if promised and len(promised) < len(shapes):  # not of a run that saved adapters only
+        what = f"{len(promised):,} tensors that the config promises are on no rank: {names_text(promised)}"
+        notes.append(f"{what}; the ranks of a pipeline stage may be missing")
     silent = [n for s in run.stages for n in s.layouts if n not in held and run_state_of(n) is None]
     if silent and not found.absent:
-        notes.append(f"{len(silent):,} tensors of the strategy are in no file: {_names(silent)}")
+        notes.append(f"{len(silent):,} tensors of the strategy are in no file: {names_text(silent)}")
     return tuple(notes)
 
 
-# ---- tensors -----------------------------------------------------------------------------------------------------------------
-
-
-def _by_strategy(run: _Run, held: Mapping[str, Held], found: _Found, shapes: Mapping[str, Shape]) -> None:
-    known = {name for stage in run.stages for name in stage.layouts}
-    if not known & held.keys():
-        hint = "They are of another run: give the right ones with --strategy."
-        expected = f"tensors such as {quoted(next(iter(held), ''))}"
-        some = ", ".join(quoted(n) for n in sorted(known)[:3]) or "no tensor"
-        raise InputError("MFC114", run.stages[0].path, found=some, expected=expected, hint=hint)
-    for name, ranks in held.items():
-        if name in known:
-            _from_stages(run, name, ranks, found)
-        elif _same_shapes(ranks):
-            found.tensors[name] = _copies(name, ranks)
-            if run_state_of(name) is None:
-                found.unknown.append(name)
-        else:
-            found.problems.append(_unknown_and_cut(run, name, ranks))
-    for name, tensor in found.tensors.items():
-        if name in shapes and tuple(shapes[name]) != tensor.shape:
-            shown = f"{list(tensor.shape)}, as {run.stages[0].path.name} says, from slices of {list(tensor.slices[0].tensor.shape)}"
-            expected = f"{list(shapes[name])}, as the config says"
-            found.problems.append(InputError("MFC113", quoted(name), found=shown, expected=expected, hint=HINT_SLICES))
-
-
-def _unknown_and_cut(run: _Run, name: str, ranks: Held) -> InputError:
-    (a, first), (b, other) = (
-        next(iter(ranks.items())),
-        next((r, t) for r, t in ranks.items() if t.shape != next(iter(ranks.values())).shape),
-    )
-    shown = f"{list(first.shape)} on rank {a} and {list(other.shape)} on rank {b}, and no strategy file names it"
-    expected = "a strategy file that says how it was cut"
-    return InputError(
-        "MFC114", f"{quoted(name)} in {run.home}", found=shown, expected=expected, hint="Give the strategy files of this run."
-    )
-
-
-def _same_shapes(ranks: Held) -> bool:
-    return len({(t.shape, t.dtype) for t in ranks.values()}) == 1
-
-
-def _copies(name: str, ranks: Held) -> SlicedTensor:
-    """A tensor that every rank which has it holds whole."""
-    first = next(iter(ranks.values()))
-    box = Box((0,) * len(first.shape), first.shape)
-    return SlicedTensor(name, first.shape, first.dtype, tuple(Slice(r, box, t) for r, t in ranks.items()))
-
-
-def _from_stages(run: _Run, name: str, ranks: Held, found: _Found) -> None:
-    first = next(iter(ranks.values()))
-    for rank, tensor in ranks.items():
-        if (tensor.shape, tensor.dtype) != (first.shape, first.dtype) and len(_with(run.stages, name)) == 1:
-            a = next(iter(ranks))
-            shown = f"{list(first.shape)} of {first.dtype} on rank {a}, {list(tensor.shape)} of {tensor.dtype} on rank {rank}"
-            found.problems.append(InputError("MFC113", quoted(name), found=shown, expected="slices of one shape", hint=HINT_SLICES))
-            return
-    parts: list[tuple[Stage, SlicedTensor, tuple[Box, ...]]] = []
-    for stage in _with(run.stages, name):
-        mine = {r: t for r, t in ranks.items() if r in stage.ranks}
-        if mine:
-            sliced = _in_stage(stage, name, mine, found)
-            if sliced is None:
-                return
-            parts.append((stage, *sliced))
-    if not parts:
-        stages, a = ", ".join(str(s.number) for s in _with(run.stages, name)), next(iter(ranks))
-        shown, expected = f"on rank {a}", f"on the ranks of stage {stages}, as {quoted(_with(run.stages, name)[0].path.name)} says"
-        found.problems.append(InputError("MFC114", quoted(name), found=shown, expected=expected, hint=HINT_SLICES))
-        return
-    _join_stages(name, parts, found)
-
-
-def _with(stages: Sequence[Stage], name: str) -> list[Stage]:
-    return [s for s in stages if name in s.layouts]
-
-
-def _in_stage(stage: Stage, name: str, ranks: Held, found: _Found) -> tuple[SlicedTensor, tuple[Box, ...]] | None:
-    """The slices of one stage, and the box of each of its ranks."""
-    layout = stage.layouts[name]
-    (a, first), *rest = ranks.items()
-    for rank, tensor in rest:
-        if (tensor.shape, tensor.dtype) != (first.shape, first.dtype):
-            shown = f"{list(first.shape)} of {first.dtype} on rank {a}, {list(tensor.shape)} of {tensor.dtype} on rank {rank}"
-            found.problems.append(InputError("MFC113", quoted(name), found=shown, expected="slices of one shape", hint=HINT_SLICES))
-            return None
-    slicing = slicing_of(layout, len(first.shape), stage.devices, f"{quoted(name)} in {stage.path}")
-    if layout.split and first.shape[:1] != layout.split[:1]:
-        shown, expected = f"slices of {list(first.shape)} in the file of rank {a}", f"{layout.split[0]} rows, as {stage.path.name} says"
-        found.problems.append(InputError("MFC113", quoted(name), found=shown, expected=expected, hint=HINT_SLICES))
-        return None
-    whole = whole_shape(slicing, first.shape)
-    boxes = boxes_of(slicing, whole)
-    slices = tuple(Slice(rank, boxes[rank - stage.first], tensor) for rank, tensor in ranks.items())
-    return SlicedTensor(name, whole, first.dtype, slices, slicing, stage.number), boxes
-
-
-def _join_stages(name: str, parts: Sequence[tuple[Stage, SlicedTensor, tuple[Box, ...]]], found: _Found) -> None:
-    """One tensor from the stages that have it: all its copies where they cut it alike, else from the first that is complete."""
-    _, tensor, boxes = parts[0]
-    if any(p[1].shape != tensor.shape or p[1].dtype != tensor.dtype for p in parts):
-        shown = " and ".join(f"{list(t.shape)} of {t.dtype} in stage {s.number}" for s, t, _ in parts[:4])
-        found.problems.append(InputError("MFC113", quoted(name), found=shown, expected="the same in all stages", hint=HINT_SLICES))
-        return
-    if any(set(p[2]) != set(boxes) for p in parts):
-        found.stages_differ.append(name)
-        parts = [p for p in parts if _held(p[1]) == set(p[2])][:1] or parts[:1]
-        _, tensor, boxes = parts[0]
-    slices = tuple(s for _, t, _ in parts for s in t.slices)
-    joined = SlicedTensor(name, tensor.shape, tensor.dtype, slices, tensor.slicing, tensor.stage)
-    lacking = set(boxes) - _held(joined)
-    if lacking:
-        holders = [tuple(s.first + n for s, _, bs in parts for n, b in enumerate(bs) if b == box) for box in sorted(lacking)]
-        groups = [tuple(rank for rank in group if rank not in found.opened) for group in holders]
-        if not all(groups):
-            box, ranks = next((b, h) for b, h, g in zip(sorted(lacking), holders, groups, strict=True) if not g)
-            shown, expected = f"nothing for {box.text()}", f"a slice of it on {_ranks_text([ranks])}"
-            found.problems.append(InputError("MFC113", quoted(name), found=shown, expected=expected, hint=HINT_SLICES))
-            return
-        if run_state_of(name) is not None:
-            found.left_out += [(name, g) for g in groups]
-            return
-        found.absent.update(dict.fromkeys(groups))
-    found.tensors[name] = joined
-
-
-def _held(tensor: SlicedTensor) -> set[Box]:
-    return {s.box for s in tensor.slices}
-
-
-def _by_guess(run: _Run, held: Mapping[str, Held], found: _Found, shapes: Mapping[str, Shape]) -> tuple[str, ...]:
+def _by_guess(
+    run: _Run, held: Mapping[str, Held], found: Found, shapes: Mapping[str, Shape], unknown_since: MfconvError | None
+) -> tuple[str, ...]:
     """Without strategy files: from the whole shapes, where they are known."""
-    guess: Guess = guess_slicings(held, shapes, run.home, run.digest)
+    guess: Guess = guess_slicings(held, shapes, run.home, run.digest, unknown_since)
     found.tensors.update(guess.tensors)
     found.problems += guess.problems
     return guess.assumed

@@ -5,7 +5,8 @@ The kinds of folder are read by modules of their own (``rank_folders``, ``iterat
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from mfconv_nb.blocks import Shape, compose
 from mfconv_nb.checkpoint import Equality, LazyTensor, OtherEntry, TensorSpec
-from mfconv_nb.errors import InputError, MappingError, MfconvError, did_you_mean, quoted
+from mfconv_nb.errors import InputError, MappingError, MfconvError, UsageError, did_you_mean, quoted
 from mfconv_nb.report import Column, Result, Table
 from mfconv_nb.trained.slice_map import SliceMap
 from mfconv_nb.trained.slices import Box, Slicing, tiling_of
@@ -96,6 +97,24 @@ class SlicedTensor:
             found = f"{tiling.outside[0].text()}, which leaves it"
         expected = f"slices that make up {list(self.shape)} exactly once"
         return InputError("MFC113", quoted(self.name), found=found, expected=expected, hint=HINT_SLICES)
+
+
+def check_prefix(prefix: str, known: Iterable[str], folder: Path) -> None:
+    """Raises UsageError (MFC501) for a prefix that no file has."""
+    names = sorted(set(known))
+    if prefix not in names:
+        found, expected = f"no file of {quoted(prefix)} in {folder}", ", ".join(quoted(p) for p in names[:8]) or "none: no file has one"
+        raise UsageError("MFC501", "file_prefix", found=found, expected=expected, hint=did_you_mean(prefix, names))
+
+
+def say_the_prefix(prefixes: Iterable[str]) -> str:
+    """The hint where the files of several checkpoints lie in one folder."""
+    return f"Say which: {prefix_choices(prefixes)} (file_prefix= in Python)."
+
+
+def prefix_choices(prefixes: Iterable[str]) -> str:
+    """``--file_prefix a or --file_prefix b``"""
+    return " or ".join(f"--file_prefix {shlex.quote(prefix)}" for prefix in prefixes)
 
 
 HINT_SLICES = "A rank's file is missing, or the strategy files are those of another run."

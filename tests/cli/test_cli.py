@@ -94,6 +94,7 @@ def test_a_dry_run_shows_the_mapping_and_writes_nothing(toy: Path, tmp_path: Pat
         (["convert", "toy"], 2, "Give IN and OUT"),
         (["convert", "toy", "o.ckpt", "third"], 2, "Give IN and OUT"),
         (["convert", "nowhere", "o.ckpt"], 2, "MFC101"),
+        (["convert", "toy/run", "o.ckpt"], 2, "MFC101"),  # not the checkpoint beside it
         (["convert", "toy", "o.xyz"], 2, "MFC407"),
         (["convert", "toy", "toy"], 2, "MFC402"),
         (["convert", "toy", "o.ckpt", "--model", "lama"], 2, "Did you mean 'llama'?"),

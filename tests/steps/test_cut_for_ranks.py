@@ -153,6 +153,83 @@ def test_mistakes_in_a_layout_are_named(model: mc.Checkpoint, tmp_path: Path) ->
         mc.save(model, tmp_path / "run.ckpt", layout_of_ranks=mc.RankLayout({"tp": 1}))
 
 
+@pytest.mark.parametrize("form", [RANK_FOLDERS, CHECKPOINT_2])
+@pytest.mark.parametrize("shards", [1, 2])
+def test_numbers_vectors_and_empty_tensors_are_cut_and_read_back(form: str, shards: int, tmp_path: Path) -> None:
+    arrays = {
+        "scale_sense": np.array(65536, np.float32),
+        "global_step": np.array([3], np.int32),
+        "norm": np.arange(6, dtype=np.float64),
+        "nothing": np.zeros((0, 4), np.float32),
+        "größe.名": np.arange(64, dtype=np.float16).reshape(2, 4, 8),
+    }
+    layout = mc.RankLayout({"dp": 2, "tp": 2}, {"größe*": (None, ("tp", "dp"), None)}, optimizer_shards=shards, form=form)
+    mc.save(mc.load(arrays), tmp_path / "run", layout_of_ranks=layout)
+    again = mc.load(tmp_path / "run")
+    assert {t.name: (t.shape, mc.read(again, t.name).tobytes()) for t in again} == {n: (a.shape, a.tobytes()) for n, a in arrays.items()}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("prefix", "../../evil"),
+        ("prefix", "a/b"),
+        ("prefix", ""),
+        ("prefix", 5),
+        ("prefix", "."),
+        ("prefix", "x\ny"),
+        ("prefix", "p" * 200),
+        ("step", -1),
+        ("step", "4"),
+        ("step", 1.5),
+        ("step", True),
+        ("step", 10**12),
+        ("epoch", None),
+        ("optimizer_shards", 0),
+        ("optimizer_shards", -2),
+        ("optimizer_shards", "2"),
+        ("stages", "*"),
+        ("stages", ["*tok_embeddings*", "*"]),
+        ("stages", [[5]]),
+        ("stages", {"0": ["*"]}),
+        ("cuts", ["*.wo.weight"]),
+        ("cuts", {"*.wo.weight": "tp"}),
+        ("cuts", {"*.wo.weight": None}),
+        ("cuts", {"*.wo.weight": [5, None]}),
+        ("cuts", {"*.wo.weight": [[5], None]}),
+        ("cuts", {"*.wo.weight": [None, {"tp": 1}]}),
+        ("devices", {"dp": True}),
+        ("devices", {"dp": "2"}),
+        ("devices", [2, 2]),
+        ("strategy", 5),
+        ("form", ["rank folders"]),
+    ],
+)
+def test_a_field_of_another_kind_is_refused_by_its_name(field: str, value: Any, model: mc.Checkpoint, tmp_path: Path) -> None:
+    layout = tmp_path / "layout.json"
+    layout.write_text(json.dumps({"devices": {"dp": 2, "tp": 2}, field: value}))
+    with pytest.raises(UsageError, match="MFC501") as caught:
+        mc.save(model, tmp_path / "run", layout_of_ranks=layout)
+    assert field in str(caught.value)
+    assert "object" not in str(caught.value.found), "a sentence of Python tells a reader nothing"
+    assert [p.name for p in tmp_path.iterdir()] == ["layout.json"]
+
+
+def test_names_of_hugging_face_are_cut_with_a_word_that_a_run_knows_others(tmp_path: Path) -> None:
+    mc.toy("llama", tmp_path / "hf")
+    report = mc.save(mc.load(tmp_path / "hf"), tmp_path / "run", layout_of_ranks=mc.RankLayout({"dp": 2}))
+    assert any("names of Hugging Face" in note for note in report.notes)
+    assert "from_pretrained" not in repr(report)
+
+
+def test_another_step_is_never_put_beside_the_one_that_is_there(model: mc.Checkpoint, tmp_path: Path) -> None:
+    mc.save(model, tmp_path / "run", layout_of_ranks=mc.RankLayout({"tp": 2}, {"*.w2.weight": (None, "tp")}))
+    other = mc.RankLayout({"tp": 2}, {"*.wo.weight": (None, "tp")}, step=5)  # its strategy files would replace those of step 0
+    with pytest.raises(OutputError, match="MFC401"):
+        mc.save(model, tmp_path / "run", layout_of_ranks=other, overwrite=True)
+    assert str(mc.load(tmp_path / "run").run.chosen) == "0_0"
+
+
 def test_a_folder_with_another_runs_ranks_is_never_mixed_into(model: mc.Checkpoint, tmp_path: Path) -> None:
     mc.save(model, tmp_path / "run", layout_of_ranks=mc.RankLayout({"dp": 4}))
     small = mc.RankLayout({"dp": 2}, step=5)

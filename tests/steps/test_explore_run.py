@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import threading
 from html import unescape
 from pathlib import Path
@@ -75,6 +76,17 @@ def test_a_chosen_tensor_is_drawn_and_its_line_of_python_gives_the_same(folder: 
         assert run.slice_map(member)._repr_html_() in shown
         drawn = eval(view.code(row, member), {"mc": mc})
         assert drawn == run.slice_map(member)
+
+
+def test_the_line_of_python_opens_the_step_that_is_shown(folder: Path) -> None:
+    """A newer step is there by now, of the same names and other numbers of rows."""
+    run = mc.load(folder, step="1_1", file_prefix="llama").run
+    for path in list(folder.glob("rank_*/*-1_1.safetensors")):
+        shutil.copy(path, path.with_name(path.name.replace("-1_1", "-1_2")))
+    view = view_of(run)
+    assert view.code(0, "layers.3.wq.weight").startswith(f"mc.load({str(folder)!r}, step='1_1', file_prefix='llama').run")
+    again = eval(view.code(0, "layers.3.wq.weight").partition(".run")[0], {"mc": mc})
+    assert again.run.chosen == run.chosen
 
 
 def test_ranks_and_steps_stand_above_the_rows_and_stay(folder: Path) -> None:

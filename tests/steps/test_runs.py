@@ -8,19 +8,23 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import mfconv_nb as mc
 from mfconv_nb.cli.main import run as command_line
-from mfconv_nb.errors import InputError, MappingError, UsageError
+from mfconv_nb.errors import InputError, MappingError, MfconvError, OutputError, UsageError
 from mfconv_nb.progress import Progress
+from mfconv_nb.steps.runs import expected_shapes
 from mfconv_nb.streaming.gather import read_tensor
 from tests.steps.made_runs import STATE, Arrays, cuts_of, make_run, original, weights_of
-from tests.support import flip_bit, raw_of, raws_in, without
+from tests.support import flip_bit, raw_of, raws_in, without, write_safetensors
 from tests.trained.made import Cut, write_strategy_file
 
 pytestmark = pytest.mark.real_frameworks  # the strategy files are made with mindspore's protobuf classes
@@ -237,6 +241,212 @@ def test_a_weight_that_hides_in_the_run_state_of_a_merge_is_converted_and_named(
     assert "hyper_param.safetensors holds" in said
     assert stray in said
     assert_is_original()
+
+
+@pytest.mark.parametrize("part", ["rank_1", "rank_1/llama_rank_1-1_1.safetensors"])
+def test_what_one_rank_holds_is_never_taken_for_the_model_without_a_word(
+    part: str, weights: Arrays, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a config nothing else tells that these are slices."""
+    make_run(Path("run"), weights, optimizer=False)
+    whole = Path("run").absolute()
+    note = f"this is rank 1 of 4: slices, or copies, of what all ranks together hold; the whole is {whole}"
+    assert note in mc.load(Path("run") / part).notes
+    assert command_line(["convert", "--reversed", "--model", "llama", f"run/{part}", "OUT"]) == 0
+    assert f"note: {note}" in capsys.readouterr().err
+    assert command_line(["convert", "--reversed", f"run/{part}", "OTHER", "--config", "hf"]) == 2
+    assert f"note: {note}" in capsys.readouterr().err  # says what the refusal of the shapes cannot know
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("model-0000001-0000008.safetensors", "one of 8 files of a Checkpoint 2.0"),
+        ("llama_rank_3-1_20.safetensors", "what rank 3 of a run holds"),
+        ("model-0000000-0000001.safetensors", ""),  # one card
+        ("llama_rank_0-1_20.safetensors", ""),  # one card, or the copy that everybody passes on
+        ("model-00001-of-00002.safetensors", ""),
+        ("low_rank_3.safetensors", ""),
+    ],
+)
+def test_a_file_that_was_taken_out_of_its_run_is_known_by_its_name(name: str, said: str, weights: Arrays) -> None:
+    write_safetensors(Path(name), weights, {"format": "ms"})
+    notes = [note for note in mc.load(name).notes if "by its name" in note]
+    assert [said in note for note in notes] == [True] * bool(said)
+
+
+def test_one_file_of_a_checkpoint_2_is_called_a_part(weights: Arrays) -> None:
+    layout = mc.RankLayout({"dp": 1, "tp": 2}, {"*.wq.weight": ("tp", None)}, form="checkpoint 2.0", step=7)
+    mc.save(mc.load(weights), "run", layout_of_ranks=layout)
+    loaded = mc.load("run/iteration_00000007/model-0000001-0000002.safetensors")
+    assert any("one of 2 files of a Checkpoint 2.0" in note for note in loaded.notes)
+    assert not any("Checkpoint 2.0" in note for note in mc.load("run").notes)
+
+
+@pytest.mark.parametrize("inside", ["rank_0", "checkpoint", "output"])
+def test_a_model_with_a_run_in_a_folder_of_it_is_the_model(inside: str, weights: Arrays) -> None:
+    """Somebody trained with the model's own folder as output: what is converted must not be the run."""
+    other = {n: a + 1 for n, a in weights.items()}
+    if inside == "rank_0":
+        Path("hf/rank_0").mkdir()  # a log
+        Path("hf/rank_0/info.log").write_text("started")
+    if inside == "checkpoint":
+        make_run(Path("hf/checkpoint"), other, optimizer=False)
+    if inside == "output":
+        mc.save(mc.load(other), "hf/output", layout_of_ranks=mc.RankLayout({"dp": 2}, form="checkpoint 2.0", step=7))
+    assert mc.diff(mc.map(mc.load("hf"), "llama"), mc.load(weights), values=True).equal
+    if inside != "rank_0":
+        assert mc.diff(mc.load(f"hf/{inside}", only="weights"), mc.load(other), values=True).equal
+
+
+def test_files_of_several_ranks_are_no_checkpoint_and_the_hint_names_the_run(weights: Arrays) -> None:
+    make_run(Path("run"), weights, optimizer=False)
+    with pytest.raises(InputError, match="MFC105") as refused:
+        mc.load(sorted(Path("run").glob("rank_*/*.safetensors")))
+    assert f"Give the folder of the run: {Path('run').absolute()}" in str(refused.value)
+
+
+def test_iterations_beside_ranks_are_read_and_the_ranks_are_named(weights: Arrays) -> None:
+    make_run(Path("run"), weights, optimizer=False)
+    mc.save(mc.load(weights), "new", layout_of_ranks=mc.RankLayout({"dp": 2}, form="checkpoint 2.0", step=7))
+    shutil.move("new/iteration_00000007", "run")
+    loaded = mc.load("run")
+    assert str(loaded.run.chosen) == "7"
+    assert any("rank folders" in note and "not read" in note for note in loaded.notes)
+
+
+def test_a_config_that_does_not_tell_the_shapes_is_not_asked_for_again(weights: Arrays, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(Path("run"), weights, optimizer=False, strategy=None)
+    Path("other.json").write_text('{"hidden_size": 96}')
+    assert command_line(["convert", "--reversed", "run", "OUT", "--config", "other.json"]) == 2
+    said = capsys.readouterr().err
+    assert "the config does not tell the whole shapes" in said
+    assert "MFC302" in said
+
+
+def test_where_several_families_fit_the_shapes_count_on_which_they_agree(weights: Arrays) -> None:
+    """Without a class three families fit; two of them have as many key heads as heads."""
+    config = {k: v for k, v in json.loads(Path("hf/config.json").read_text()).items() if k not in ("model_type", "architectures")}
+    shapes = expected_shapes(weights, config)
+    wholes = {n: a.shape for n, a in weights.items()}
+    assert shapes["model.layers.0.attention.wq.weight"] == (120, 96)
+    assert {n: s for n, s in shapes.items() if wholes[n] != s} == {}
+    assert "model.layers.0.attention.wk.weight" not in shapes
+
+
+def test_the_config_of_a_model_twice_as_wide_does_not_make_copies_parts(weights: Arrays, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each slice of the feed-forward would be there twice: all shapes as that config says, and nothing that differs."""
+    make_run(Path("run"), weights, optimizer=False, strategy=None)
+    config = json.loads(Path("hf/config.json").read_text())
+    Path("hf/config.json").write_text(json.dumps({**config, "intermediate_size": 352}))
+    assert convert() == 2
+    said = capsys.readouterr().err
+    assert "ranks 0 and 2 hold equal slices" in said
+    assert_nothing_written()
+
+
+@pytest.mark.parametrize("command", ["convert", "save"])
+def test_the_prefix_chooses_between_the_checkpoints_of_one_folder(command: str, weights: Arrays) -> None:
+    other = {n: a + 1 for n, a in weights.items()}
+    layout = mc.RankLayout({"tp": 2}, {"*.wq.weight": ("tp", None)}, step=7)
+    for prefix, arrays in (("llama", weights), ("other", other)):
+        mc.save(mc.load(arrays), prefix, layout_of_ranks=replace(layout, prefix=prefix))
+    for rank in (0, 1):
+        shutil.move(f"other/rank_{rank}/other_rank_{rank}-0_7.safetensors", f"llama/rank_{rank}")
+    words = ["--reversed", "--config", "hf"] if command == "convert" else ["--only", "weights"]
+    assert command_line([command, "llama", "REFUSED", *words]) == 2
+    assert command_line([command, "llama", "OUT", "--file_prefix", "other", *words]) == 0
+    expected = other if command == "save" else {t.name: mc.read(m, t.name) for m in [mc.map(mc.load(other), "llama", to="hf")] for t in m}
+    assert raws_in(Path("OUT")) == {n: raw_of(a) for n, a in expected.items()}
+    if command == "convert":
+        assert command_line(["verify", "llama", "OUT", "--file_prefix", "other", "--config", "hf"]) == 0
+
+
+@pytest.mark.parametrize("target", ["output", "output/checkpoint", "output/checkpoint/rank_1", "output/../output/checkpoint"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_nothing_is_written_into_the_folders_that_a_run_is_read_from(target: str, overwrite: bool, weights: Arrays) -> None:
+    make_run(Path("output/checkpoint"), weights)
+    before = sha_of(Path("output"))
+    run = mc.load("output", config="hf")
+    for checkpoint in (run, mc.map(run, "llama", to="hf")):
+        with pytest.raises(OutputError, match="MFC402"):
+            mc.save(checkpoint, target, overwrite=overwrite)
+    assert sha_of(Path("output")) == before
+    mc.save(run, "output/merged")  # a new folder beside the ranks is one of its own
+    assert mc.diff(mc.load("output", config="hf"), "output/merged", values=True).equal
+
+
+def test_a_category_of_which_there_is_nothing_is_not_saved(weights: Arrays, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(Path("run"), weights)
+    assert command_line(["save", "run", "nothing.safetensors", "--only", "gradients"]) == 2
+    said = capsys.readouterr().err
+    assert "MFC501" in said
+    assert "weights, optimizer, run state" in said
+    assert_nothing_written()
+
+
+def spoil(folder: Path, other: Path, data: st.DataObject) -> None:
+    """Something that happens to files that are copied about: lost, cut, mixed up, of another run, in a folder of another name."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    file, second = (data.draw(st.sampled_from(files)) for _ in range(2))
+    kind = data.draw(st.sampled_from(["lose", "cut", "swap", "of another run", "copy over", "lose a folder", "rename a folder", "junk"]))
+    if kind == "lose":
+        file.unlink()
+    elif kind == "cut":
+        content = file.read_bytes()
+        file.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    elif kind == "swap" and file.suffix == second.suffix:
+        a, b = file.read_bytes(), second.read_bytes()
+        file.write_bytes(b)
+        second.write_bytes(a)
+    elif kind == "copy over" and file.suffix == second.suffix:
+        second.write_bytes(file.read_bytes())
+    elif kind == "of another run" and (other / file.relative_to(folder)).exists():
+        file.write_bytes((other / file.relative_to(folder)).read_bytes())
+    elif kind == "lose a folder":
+        shutil.rmtree(file.parent)
+    elif kind == "rename a folder":
+        file.parent.rename(file.parent.with_name(file.parent.name.replace("_", "_1")))
+    elif kind == "junk":
+        (file.parent / data.draw(st.sampled_from(["x.safetensors", "x.ckpt", "x.json", "ckpt_strategy.ckpt"]))).write_bytes(b"\x08\x00junk")
+
+
+@pytest.fixture
+def kept(weights: Arrays, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For one and for two pipeline stages a run, and another one of the same shapes."""
+    folder, last = tmp_path_factory.mktemp("kept"), ("layers.2", "layers.3", "norm_out", "lm_head")
+    for stages in (1, 2):
+        cuts = {n: replace(c, stages=(int(stages == 2 and any(w in n for w in last)),)) for n, c in cuts_of(weights).items()}
+        make_run(folder / f"run{stages}", weights, cuts=cuts, optimizer=False)
+        later = STATE | {"step_num": np.array(9, np.int32)}
+        make_run(folder / f"other{stages}", {n: a + 1 for n, a in weights.items()}, cuts=cuts, optimizer=False, extra=later)
+    return folder
+
+
+def refusal() -> MfconvError | None:
+    """What a save of the run refuses."""
+    try:
+        mc.save(mc.map(mc.load("run", config="hf"), to="hf"), "OUT", dry_run=True)
+    except MfconvError as error:
+        return error
+    return None
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_happens_to_the_files_of_a_run_the_model_is_right_or_refused_or_called_doubtful(kept: Path, data: st.DataObject) -> None:
+    stages = data.draw(st.integers(1, 2))
+    for folder in ("run", "OUT", "OUT.mfconv"):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(kept / f"run{stages}", "run")
+    for _ in range(data.draw(st.integers(1, 3))):
+        if any(p.is_file() for p in Path("run").rglob("*")):
+            spoil(Path("run"), kept / f"other{stages}", data)
+    found = mc.doctor("run", config="hf")
+    done = convert("--no_fsync") == 0
+    if done and not any("may be a copy of the other" in f.seen for f in found.findings if f.topic == "assumed"):
+        assert_is_original()
+    assert done or not found.ready or "MFC308" in str(refusal())  # what only the numbers tell, doctor does not see
 
 
 # ---- strategy, categories, progress ------------------------------------------------------------------------------------------

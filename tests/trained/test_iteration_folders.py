@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -17,7 +18,7 @@ from safetensors.numpy import save_file
 
 import mfconv_nb as mc
 from mfconv_nb.checkpoint import Equality
-from mfconv_nb.errors import InputError, MfconvError
+from mfconv_nb.errors import InputError, MfconvError, UsageError
 from mfconv_nb.streaming.gather import read_tensor
 from mfconv_nb.trained.iteration_folders import looks_like_iteration_folder, open_iteration_folder
 from mfconv_nb.trained.run import Step, TrainedRun
@@ -349,6 +350,115 @@ def test_two_checkpoints_in_one_folder_without_metadata_are_refused_with_their_n
     with pytest.raises(InputError, match="a-model-0000000") as caught:
         open_iteration_folder(folder)
     assert caught.value.code == "MFC105"
+    assert "--file_prefix a or --file_prefix b" in str(caught.value)
+
+
+def test_of_two_checkpoints_in_one_folder_the_prefix_says_which(tmp_path: Path) -> None:
+    for number in (5, 7):
+        folder = tmp_path / f"iteration_{number:08}"
+        folder.mkdir()
+        for place, prefix in enumerate(("a-", "b-", "")):
+            save_file({"w": np.full(3, 10 * number + place, "float32")}, folder / f"{prefix}model-0000000-0000001.safetensors")
+    (tmp_path / "iteration_00000007" / "b-model-0000000-0000001.safetensors").unlink()
+    for prefix, value, step in (("a", 70, 7), ("b", 51, 5), ("", 72, 7)):
+        opened = open_iteration_folder(tmp_path, file_prefix=prefix)
+        assert_whole(opened, {"w": np.full(3, value, "float32")})
+        assert opened.chosen == Step(None, step)
+        assert [p.name for p in opened.files] == [f"{prefix}{'-' * bool(prefix)}model-0000000-0000001.safetensors"]
+        assert opened.steps == {0: tuple(Step(None, n) for n in (5, 7) if prefix != "b" or n == 5)}
+    with pytest.raises(UsageError, match="MFC501") as caught:
+        open_iteration_folder(tmp_path, file_prefix="c")
+    assert "'', 'a', 'b'" in str(caught.value)
+
+
+def test_a_prefix_that_the_metadata_do_not_name_is_read_without_them(tmp_path: Path) -> None:
+    folder = write_iteration(tmp_path, 5, WHOLE, prefix="llama")
+    save_file({"w": np.arange(3, dtype="float32")}, folder / "other-model-0000000-0000001.safetensors")
+    assert_whole(open_iteration_folder(folder, file_prefix="llama"))
+    other = open_iteration_folder(folder, file_prefix="other")
+    assert_whole(other, {"w": np.arange(3, dtype="float32")})
+    assert any("metadata.json does not speak of them" in text for text in other.assumed)
+
+
+def test_an_epoch_is_not_asked_of_iterations_which_have_none(written: Path) -> None:
+    with pytest.raises(UsageError, match="MFC501") as caught:
+        open_iteration_folder(written, step=Step(2, 10))
+    assert "2_10" in str(caught.value)
+
+
+def test_weights_beside_the_iterations_are_not_read_and_named(run: Path) -> None:
+    save_file({"w": np.zeros(3, "float32")}, run / "merged.safetensors")
+    opened = open_iteration_folder(run)
+    assert_whole(opened)
+    assert any("not read, beside the iterations: 'merged.safetensors'" in note for note in opened.notes)
+
+
+def test_two_folders_of_one_iteration_are_refused_with_both(run: Path) -> None:
+    shutil.copytree(newest(run), run / "iteration_20")
+    with pytest.raises(UsageError, match="MFC501") as caught:
+        open_iteration_folder(run)
+    assert "'iteration_00000020' and 'iteration_20'" in str(caught.value)
+    assert_whole(open_iteration_folder(newest(run)))
+
+
+def test_files_without_a_tensor_that_the_metadata_do_not_name_are_not_worth_a_word(run: Path) -> None:
+    save_file({}, newest(run) / "model-0000009-0000010.safetensors")  # a rank whose slices other ranks have written
+    assert not any("does not name" in note for note in open_iteration_folder(newest(run)).notes)
+
+
+def test_what_other_programs_leave_beside_the_files_is_not_read(run: Path, tmp_path: Path) -> None:
+    single = tmp_path / "single" / "iteration_00000005"
+    single.mkdir(parents=True)
+    save_file({"w": np.zeros(3, "float32")}, single / "model-0000000-0000001.safetensors")
+    for folder in (newest(run), single):
+        for path in list(folder.iterdir()):
+            (folder / f"._{path.name}").write_bytes(b"\0\5\x16\7" + bytes(4092))
+    assert_whole(open_iteration_folder(newest(run)))
+    assert_whole(open_iteration_folder(single), {"w": np.zeros(3, "float32")})
+
+
+def test_files_of_many_ranks_without_metadata_ask_for_them(run: Path) -> None:
+    (newest(run) / "metadata.json").unlink()
+    (assumed,) = open_iteration_folder(newest(run)).assumed
+    assert "8 ranks" in assumed
+    assert "fetch it" in assumed
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid") or os.getuid() != 0, reason="only root may become somebody else")
+@pytest.mark.parametrize("closed", ["metadata.json", "model-0000003-0000008.safetensors", "."])
+def test_what_cannot_be_read_is_named_and_no_traceback(closed: str, run: Path) -> None:
+    for path in (run, *run.parents):
+        path.chmod(path.stat().st_mode | 0o755)
+    for path in newest(run).iterdir():
+        path.chmod(0o644)
+    (newest(run) / closed).chmod(0)
+    shutil.rmtree(run / "iteration_00000010")
+    os.seteuid(65534)
+    try:
+        with pytest.raises(InputError, match="MFC101") as caught:
+            open_iteration_folder(run)
+    finally:
+        os.seteuid(0)
+    assert "Permission denied" in str(caught.value)
+    assert (newest(run) / closed).name in str(caught.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid") or os.getuid() != 0, reason="only root may become somebody else")
+def test_counters_that_cannot_be_read_are_no_reason_to_refuse_the_weights(run: Path) -> None:
+    for path in (run, *run.parents):
+        path.chmod(path.stat().st_mode | 0o755)
+    for path in newest(run).iterdir():
+        path.chmod(0 if path.name == "common.json" else 0o644)
+    tracker = run / "latest_checkpointed_iteration.txt"
+    tracker.write_text("20")
+    tracker.chmod(0)
+    os.seteuid(65534)
+    try:
+        opened = open_iteration_folder(run)
+        assert_whole(opened)
+    finally:
+        os.seteuid(0)
+    assert any("common.json cannot be read" in note for note in opened.notes)
 
 
 def test_without_metadata_a_file_that_the_names_count_and_that_is_absent_is_named(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mfconv_nb.checkpoint import LazyTensor
-from mfconv_nb.errors import InputError, MfconvError
+from mfconv_nb.errors import InputError, MfconvError, UsageError
 from mfconv_nb.streaming.gather import read_tensor
 from mfconv_nb.trained.rank_folders import looks_like_rank_folders, open_rank_folders
 from mfconv_nb.trained.run import Step, TrainedRun
+from tests.support import write_safetensors
 from tests.trained.made import Cut, make_rank_folders, numbered_tensors, write_strategy_file
 
 pytestmark = pytest.mark.real_frameworks  # the strategy files are made with mindspore's protobuf classes
@@ -245,8 +247,26 @@ def test_two_runs_into_one_folder_are_told_apart(tmp_path: Path) -> None:
     assert_whole(open_rank_folders(tmp_path), second)
     (tmp_path / "rank_2" / "llama_rank_2_1-1_1.safetensors").unlink()
     assert_whole(open_rank_folders(tmp_path), first)
-    make_rank_folders(tmp_path, first, PLAIN, prefix="other")
-    assert codes(open_rank_folders(tmp_path)) == ["MFC112"]
+    make_rank_folders(tmp_path, second, PLAIN, prefix="other")
+    both = open_rank_folders(tmp_path)
+    assert codes(both) == ["MFC112"]
+    assert "--file_prefix llama" in str(both.problems[0])
+    for prefix, tensors in (("llama", first), ("other", second)):
+        assert_whole(open_rank_folders(tmp_path, file_prefix=prefix), tensors)
+    with pytest.raises(UsageError, match="MFC501") as caught:
+        open_rank_folders(tmp_path, file_prefix="lama")
+    assert "'llama', 'other'" in str(caught.value)
+    assert "Did you mean 'llama'" in str(caught.value)
+
+
+def test_a_prefix_that_is_chosen_counts_for_every_step(tmp_path: Path) -> None:
+    first, second = (numbered_tensors({"wq.weight": (8, 4)}, first=n) for n in (0, 1000))
+    make_rank_folders(tmp_path, first, PLAIN, step=1)
+    make_rank_folders(tmp_path, second, PLAIN, step=2, prefix="other")
+    assert_whole(open_rank_folders(tmp_path), second)
+    chosen = open_rank_folders(tmp_path, file_prefix="llama")
+    assert_whole(chosen, first)
+    assert set(chosen.steps.values()) == {(Step(1, 1),)}
 
 
 def test_twelve_ranks_are_in_numeric_order(tmp_path: Path) -> None:
@@ -264,6 +284,65 @@ def test_a_file_of_another_rank_does_not_count(tmp_path: Path) -> None:
     assert codes(run) == ["MFC111"]
     assert "rank 2" in str(run.problems[0])
     assert any("by its name is of another rank" in n for n in run.notes)
+
+
+@pytest.mark.parametrize("form", ["rank_{:02}", "rank_{:04}", "rank{}"])
+def test_ranks_may_be_written_with_zeros_or_without_a_line(form: str, tmp_path: Path) -> None:
+    """Else a rank's folder would look like a checkpoint of its own, and the run like none."""
+    tensors = numbered_tensors({"wq.weight": (24, 2)})
+    make_rank_folders(tmp_path, tensors, {"wq.weight": Cut((12,), (0, -1))})
+    for rank in range(12):
+        (tmp_path / f"rank_{rank}").rename(tmp_path / form.format(rank))
+    run = open_rank_folders(tmp_path)
+    assert_whole(run, tensors)
+    assert sorted(run.steps) == list(range(12))
+
+
+def test_links_that_lead_nowhere_do_not_hide_the_run(tmp_path: Path) -> None:
+    tensors = numbered_tensors({"wq.weight": (8, 4)})
+    make_rank_folders(tmp_path, tensors, PLAIN)
+    for link in ("rank_9", "rank_2/loop.safetensors", "strategy/loop.ckpt"):
+        (tmp_path / link).symlink_to(Path(link).name)
+    (tmp_path / "rank_8").symlink_to("gone")
+    assert looks_like_rank_folders(tmp_path)
+    assert_whole(open_rank_folders(tmp_path), tensors)
+
+
+def test_the_same_step_in_the_other_format_is_not_read_and_named(tmp_path: Path) -> None:
+    tensors = numbered_tensors({"wq.weight": (8, 4)})
+    make_rank_folders(tmp_path, tensors, PLAIN)
+    make_rank_folders(tmp_path, numbered_tensors({"wq.weight": (8, 4)}, first=99), PLAIN, ending="ckpt")
+    run = open_rank_folders(tmp_path)
+    assert_whole(run, tensors)
+    assert any("4 files of the same step" in note and "llama_rank_0-1_1.ckpt" in note for note in run.notes)
+
+
+def test_two_folders_of_one_rank_are_refused_with_both(tmp_path: Path) -> None:
+    make_rank_folders(tmp_path, numbered_tensors({"wq.weight": (8, 4)}), PLAIN)
+    (tmp_path / "rank_01").mkdir()
+    with pytest.raises(InputError, match="MFC112") as caught:
+        open_rank_folders(tmp_path)
+    assert "'rank_01' and 'rank_1'" in str(caught.value)
+
+
+def test_what_other_programs_leave_in_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
+    """A Mac keeps `._NAME` beside every file that it copies to a foreign disk."""
+    tensors = numbered_tensors({"wq.weight": (8, 4)})
+    make_rank_folders(tmp_path, tensors, PLAIN)
+    for path in list(tmp_path.glob("*/*.safetensors")) + list(tmp_path.glob("strategy/*")):
+        (path.parent / f"._{path.name}").write_bytes(b"\0\5\x16\7" + bytes(4092))
+    run = open_rank_folders(tmp_path)
+    assert_whole(run, tensors)
+    assert not run.notes
+
+
+def test_a_whole_checkpoint_beside_the_ranks_is_not_read_and_named(tmp_path: Path) -> None:
+    tensors = numbered_tensors({"wq.weight": (8, 4)})
+    make_rank_folders(tmp_path, tensors, PLAIN)
+    write_safetensors(tmp_path / "merged.safetensors", tensors)
+    run = open_rank_folders(tmp_path)
+    assert_whole(run, tensors)
+    assert any("not read" in note and "'merged.safetensors'" in note for note in run.notes)
 
 
 def test_files_whose_names_tell_no_step(tmp_path: Path) -> None:
@@ -321,6 +400,65 @@ def test_strategies_of_another_run_are_refused(tmp_path: Path) -> None:
         assert found == [code], name
 
 
+def test_strategy_files_beside_the_slices_of_each_rank_are_found(tmp_path: Path) -> None:
+    tensors = numbered_tensors({"wq.weight": (8, 4)})
+    make_rank_folders(tmp_path, tensors, PLAIN)
+    for rank in range(4):
+        name = f"ckpt_strategy_rank_{rank}.ckpt"
+        (tmp_path / "strategy" / name).rename(tmp_path / f"rank_{rank}" / name)
+    run = open_rank_folders(tmp_path)
+    assert_whole(run, tensors)
+    assert not run.assumed
+
+
+def test_strategy_files_that_are_none_are_named(tmp_path: Path) -> None:
+    tensors = numbered_tensors({"wq.weight": (8, 4)})
+    make_rank_folders(tmp_path, tensors, PLAIN)
+    (tmp_path / "strategy" / "ckpt_strategy_rank_2.ckpt").write_bytes(b"")
+    run = open_rank_folders(tmp_path)
+    assert_whole(run, tensors)  # three others say the same
+    assert any("strategy/ckpt_strategy_rank_2.ckpt" in note and "no strategy file" in note for note in run.notes)
+    for path in (tmp_path / "strategy").iterdir():
+        path.write_bytes(b"")
+    run = open_rank_folders(tmp_path, shapes={"wq.weight": (8, 4)})
+    assert_whole(run, tensors)
+    assert any("4 files" in note and "no strategy file" in note for note in run.notes)
+
+
+def test_optimizer_state_that_no_strategy_names_is_cut_as_its_weight_or_left_out(tmp_path: Path) -> None:
+    """It would be taken as whole on every rank: slices, called whole tensors, which nobody notices where they are zeros."""
+    shapes = {"wq.weight": (8, 4), "adam_m.wq.weight": (8, 4), "adam_v.wq.weight": (8, 4), "adam_m.norm": (4,), "norm": (4,)}
+    tensors = numbered_tensors(shapes) | {"adam_m.wq.weight": np.zeros((8, 4), np.float32)}
+    cuts = {n: Cut((4,), (0, -1)) for n in shapes if "wq" in n} | {"adam_v.wq.weight": Cut((4,), (-1, 0)), "norm": Cut((4,), (-1,))}
+    make_rank_folders(tmp_path, tensors, cuts)
+    named = {n: cut for n, cut in cuts.items() if not n.startswith("adam")}
+    for path in (tmp_path / "strategy").iterdir():
+        write_strategy_file(path, named, [0])
+    run = open_rank_folders(tmp_path)
+    left = "adam_v.wq.weight"  # slices of (8, 1), which no word explains
+    assert left not in run.tensors
+    assert_whole(run, {n: a for n, a in tensors.items() if n != left})
+    assert any("1 tensors of the optimizer's state are left out" in note and left in note for note in run.notes)
+    assert any("1 tensors of the optimizer's state" in text and "cut as their weights" in text for text in run.assumed)
+
+
+def test_a_rank_that_holds_tensors_of_another_stage_is_named(tmp_path: Path) -> None:
+    """A file of rank 0 that was copied to rank 3; its copy on rank 2 has all that is needed."""
+    cuts = {"first": Cut((2,), (-1, -1)), "last": Cut((2,), (-1, -1), stages=(1,))}
+    tensors = numbered_tensors({"first": (4, 4), "last": (4, 4)})
+    make_rank_folders(tmp_path, tensors, cuts)
+    shutil.copy(tmp_path / "rank_0" / "llama_rank_0-1_1.safetensors", tmp_path / "rank_3" / "llama_rank_3-1_1.safetensors")
+    run = open_rank_folders(tmp_path)
+    assert_whole(run, tensors)
+    assert any("rank 3 holds 1 tensors" in note and "'first'" in note for note in run.notes)
+
+
+def test_without_strategy_a_stage_that_may_be_missing_is_said(tmp_path: Path) -> None:
+    make_rank_folders(tmp_path, numbered_tensors({"first": (4, 4)}), {"first": Cut((2,), (0, -1))}, strategy=None)
+    run = open_rank_folders(tmp_path, shapes={"first": (4, 4), "last": (4, 4)})
+    assert any("1 tensors that the config promises are on no rank: 'last'" in note and "stage" in note for note in run.notes)
+
+
 def test_two_strategy_files_that_disagree_are_both_named(tmp_path: Path) -> None:
     make_rank_folders(tmp_path, numbered_tensors({"wq.weight": (8, 4)}), PLAIN)
     write_strategy_file(tmp_path / "strategy" / "left_behind.ckpt", {"wq.weight": Cut((4,), (-1, 0))}, [0])
@@ -348,6 +486,15 @@ def test_a_weight_that_no_strategy_names_is_kept_and_said(tmp_path: Path) -> Non
     assert len(list(run.tensors["router.bias"].copies())) == 3
     make_rank_folders(tmp_path, {**tensors, "router.bias": np.zeros(2, np.float32)}, PLAIN, ranks=[1], extra=STATE)
     assert codes(open_rank_folders(tmp_path)) == ["MFC114"]
+
+
+def test_a_tensor_that_no_strategy_names_of_two_dtypes_is_refused_with_both(tmp_path: Path) -> None:
+    make_rank_folders(tmp_path, numbered_tensors({"wq.weight": (8, 4)}), PLAIN, extra={"stray": np.zeros(3, np.float32)})
+    half = {"stray": np.zeros(3, np.float16)}
+    make_rank_folders(tmp_path, numbered_tensors({"wq.weight": (8, 4)}), PLAIN, extra=half, ranks=[2])
+    run = open_rank_folders(tmp_path)
+    assert codes(run) == ["MFC114"]
+    assert "[3] of F32 on rank 0 and [3] of F16 on rank 2" in str(run.problems[0])
 
 
 def test_a_slice_that_a_file_should_have_and_has_not_is_no_missing_rank(tmp_path: Path) -> None:
@@ -428,6 +575,52 @@ def test_stages_and_optimizer_state_are_guessed_from_the_shapes_of_the_weights(t
     unknown = open_rank_folders(tmp_path, shapes={"layers.0.w": (4, 4)})
     assert codes(unknown) == ["MFC114"]
     assert "'layers.1.w'" in str(unknown.problems[0])
+
+
+@pytest.mark.parametrize("devices", [TP, (4, 4)])
+def test_copies_are_not_taken_for_parts_of_a_larger_tensor(devices: tuple[int, ...], tmp_path: Path) -> None:
+    """The config of a model twice as wide: each slice would be there twice, and nothing else would tell."""
+    cuts = {"wq.weight": Cut(devices, (0, -1)), "wo.weight": Cut(devices, (-1, 0)), "bias": Cut(devices, (0,))}
+    tensors = numbered_tensors({"wq.weight": (16, 8), "wo.weight": (8, 16)}) | {"bias": np.zeros(16, np.float32)}
+    make_rank_folders(tmp_path, tensors, cuts, strategy=None)
+    twice = {"wq.weight": (32, 8), "wo.weight": (8, 32), "bias": (32,)}
+    run = open_rank_folders(tmp_path, shapes=twice, digest=bytes_of)
+    assert codes(run)[0] == "MFC114"
+    assert "ranks 0 and 4 hold equal slices" in str(run.problems[0])
+    assert "config" in str(run.problems[0])
+
+
+def test_parts_of_zeros_are_no_copies(tmp_path: Path) -> None:
+    tensors = numbered_tensors({"wq.weight": (8, 4)}) | {"bias": np.zeros(8, np.float32), "lora_b": np.zeros((8, 2), np.float32)}
+    cuts = {"wq.weight": Cut((4,), (0, -1)), "bias": Cut((4,), (0,)), "lora_b": Cut((4,), (0, -1))}
+    make_rank_folders(tmp_path, tensors, cuts, strategy=None)
+    assert_whole(open_rank_folders(tmp_path, shapes={n: a.shape for n, a in tensors.items()}, digest=bytes_of), tensors)
+
+
+def test_a_last_rank_that_may_be_missing_is_said_where_no_strategy_counts_them(tmp_path: Path) -> None:
+    make_rank_folders(tmp_path, numbered_tensors({"wq.weight": (8, 4)}), PLAIN, strategy=None, ranks=[0, 1, 2])
+    run = open_rank_folders(tmp_path, shapes={"wq.weight": (8, 4)})
+    assert codes(run) == ["MFC114"]
+    assert "the folder of rank 3 may be missing" in str(run.problems[0])
+
+
+def test_adapters_are_guessed_from_the_shapes_of_their_weights(tmp_path: Path) -> None:
+    lora = "{}.mindpet_delta_lora_{}"
+    cuts = {
+        "wq.weight": Cut(TP, (0, -1)),
+        lora.format("wq", "a"): Cut(TP, (-1, -1)),
+        lora.format("wq", "b"): Cut(TP, (0, -1)),
+        "wo.weight": Cut(TP, (-1, 0)),
+        lora.format("wo", "a"): Cut(TP, (-1, 0)),
+        lora.format("wo", "b"): Cut(TP, (-1, -1)),
+        "adam_m." + lora.format("wo", "a"): Cut(TP, (-1, 0)),
+    }
+    shapes = [(16, 8), (4, 8), (16, 4), (8, 16), (4, 16), (8, 4), (4, 16)]
+    tensors = numbered_tensors(dict(zip(cuts, shapes, strict=True)))
+    make_rank_folders(tmp_path, tensors, cuts, strategy=None)
+    run = open_rank_folders(tmp_path, shapes={n: a.shape for n, a in tensors.items() if n.endswith("weight")}, digest=bytes_of)
+    assert_whole(run, tensors)
+    assert any("4 adapter tensors" in text and "not cut along their rank" in text for text in run.assumed)
 
 
 def test_two_cut_axes_are_not_guessed(tmp_path: Path) -> None:
