@@ -5,24 +5,26 @@ python -m benchmarks.suggest --forms    every other form too
 
 For each family the toy is mapped by the family, and `mc.suggest` is shown the two sides. A rule of the family counts as found when the
 suggested rules, each applied alone to the toy, make every tensor of that rule with the bytes that the family makes. Everything else is
-missed: a rule for other tensors, another order of the same numbers, no rule. The words that `suggest` knows were chosen while these
-families were looked at, so the share by names flatters; `unseen.py` was written afterwards, and says what the first run found.
+missed: a rule for other tensors, another order of the same numbers, no rule. By names, rules under an option that no name and no shape
+shows are not asked for. The words that `suggest` knows were chosen while these families were looked at, so the share by names flatters;
+`unseen.py` was written afterwards, and says what the first run found.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mfconv_nb as mc
 from benchmarks.unseen import UNSEEN
-from mfconv_nb.authoring.suggest import Suggested, Suggestion
+from mfconv_nb.authoring.suggest import Suggestion
 from mfconv_nb.checkpoint import HF, MF, Checkpoint, LazyTensor, checkpoint_of
+from mfconv_nb.config import read_sizes
 from mfconv_nb.folding import fold
 from mfconv_nb.mapping.forms import all_forms
-from mfconv_nb.mapping.rules import Drop, Family, Tied, sides_of
+from mfconv_nb.mapping.rules import NUMBERS, AnyRule, Drop, Family, Tied, numbered_rules, sides_of
 
 Bytes = dict[str, bytes]
 
@@ -99,9 +101,11 @@ def score_of(family: Family, form: Family, *, values: bool) -> Score:
     mf = mc.load({t.name: mc.read(mapped, t.name) for t in mapped})
     suggestion = mc.suggest(hf, mf) if values else mc.suggest(_bare(hf), _bare(mf))
     wanted, made = {t.name: mc.read(mf, t.name).tobytes() for t in mf}, _made(suggestion, hf)
+    of_numbers = {option.name for option in family.options if option.side == NUMBERS and not values}
     targets: dict[str, list[str]] = {}
     for row in mapped.report.plan.rows:
-        targets.setdefault(str(getattr(row.rule, "mf", "")), []).extend(t.name for t in row.targets)
+        if of_numbers.isdisjoint(row.rule.when):
+            targets.setdefault(str(getattr(row.rule, "mf", "")), []).extend(t.name for t in row.targets)
     targets = {rule: names for rule, names in targets.items() if names}
     missed = tuple(rule for rule, names in targets.items() if any(made.get(n) != wanted[n] for n in names))
     label = ", ".join(f"{k}={v}" for k, v in chosen.items())
@@ -116,26 +120,33 @@ def _bare(checkpoint: Checkpoint) -> Checkpoint:
 def _made(suggestion: Suggestion, hf: Checkpoint) -> Bytes:
     """What every suggested rule makes of the toy, applied alone; nothing where it is refused."""
     family = suggestion.family("suggested")
-    return {name: data for each in suggestion.suggested for name, data in _made_by(each, family, hf)}
+    told = numbered_rules([s.rule for s in suggestion.suggested], read_sizes(hf.config or {}, family.sizes).values_by_axis)
+    taken = {t.name for rule, is_numbered in told if is_numbered for t in _taken_by(rule, hf)}  # they count before a placeholder
+    made: Bytes = {}
+    for rule, is_numbered in told:
+        sources = [t for t in _taken_by(rule, hf) if is_numbered or t.name not in taken]
+        made |= _made_by(rule, family, checkpoint_of(sources, side=HF, config=hf.config), hf)
+    return made
 
 
-def _made_by(suggested: Suggested, family: Family, hf: Checkpoint) -> Iterator[tuple[str, bytes]]:
-    rule = suggested.rule
-    if isinstance(rule, Tied):
-        yield rule.mf, mc.read(hf, rule.same_as).tobytes()
-        return
+def _taken_by(rule: AnyRule, hf: Checkpoint) -> list[LazyTensor]:
     patterns = sides_of(rule, MF)[0]
-    sources = [
+    return [
         t
         for t in hf
         for template, numbers in [fold(t.name)]
         if any(p.template == template and p.match(numbers) is not None for p in patterns)
     ]
+
+
+def _made_by(rule: AnyRule, family: Family, sources: Checkpoint, hf: Checkpoint) -> Bytes:
+    if isinstance(rule, Tied):
+        return {rule.mf: mc.read(hf, rule.same_as).tobytes()}
     try:
-        mapped = mc.map(checkpoint_of(sources, side=HF, config=hf.config), family.with_rules((rule,)), to=MF)
+        mapped = mc.map(sources, family.with_rules((rule,)), to=MF)
+        return {t.name: mc.read(mapped, t.name).tobytes() for t in mapped}
     except mc.MfconvError:
-        return
-    yield from ((t.name, mc.read(mapped, t.name).tobytes()) for t in mapped)
+        return {}
 
 
 def table(scores: Sequence[Score]) -> str:

@@ -209,6 +209,38 @@ def _evaluate(config: Mapping[str, Any], node: ast.expr) -> Any:
     return value if value is None else _number(value, ast.unparse(node))
 
 
+def is_readable(sentence: str) -> bool:
+    """Whether a sentence without ``|``, ``..`` and placeholders holds nothing but what ``_evaluate`` reads. Nothing is looked up."""
+    try:
+        return _is_read(_parsed(sentence))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # ValueError: a null byte
+        return False
+
+
+def _is_read(node: ast.expr) -> bool:
+    match node:
+        case ast.Constant(value):
+            return type(value) in (int, float)
+        case ast.BinOp(left, op, right):
+            return type(op) in _OPERATIONS and _is_read(left) and _is_read(right)
+        case ast.UnaryOp(ast.Not(), operand):
+            return _is_read(operand)
+        case ast.Call(ast.Name("len"), [asked], []):
+            return _is_key(asked)
+        case ast.Call(ast.Name("int"), [inner], []):
+            return _is_read(inner)
+    return _is_key(node)
+
+
+def _is_key(node: ast.expr) -> bool:
+    match node:
+        case ast.Attribute(value):
+            return _is_key(value)
+        case ast.Subscript(value, ast.Constant(place)):
+            return type(place) is int and _is_key(value)
+    return isinstance(node, ast.Name)
+
+
 def _looked_up(config: Any, node: ast.expr) -> Any:
     """What stands in the config under a name, a dotted name, or at a place of a list; None where there is nothing."""
     if isinstance(node, ast.Name):

@@ -114,6 +114,7 @@ def _lazy(name: str, value: Any) -> LazyTensor:
 
 def _from_torch(name: str, t: Any) -> LazyTensor:
     torch = sys.modules["torch"]
+    check_shaped(name, t)
     dtype = _dtype_named(name, str(t.dtype).removeprefix("torch."), BY_TORCH)
     spec = TensorSpec(name, tuple(t.shape), dtype)
     t = t.detach().resolve_conj().resolve_neg()  # a conjugated view holds the plain numbers until it is asked for
@@ -123,8 +124,15 @@ def _from_torch(name: str, t: Any) -> LazyTensor:
         t = t.cpu().to_dense()
     if any(s == 0 and n > 1 for n, s in zip(t.shape, t.stride(), strict=True)):
         t = t.contiguous()
-    data = torch.empty(0, dtype=torch.uint8).set_(t.untyped_storage()).numpy()
+    data = torch.empty(0, dtype=torch.uint8, device="cpu").set_(t.untyped_storage()).numpy()  # the default may be another
     return strided_tensor(spec, ArraySource(data, "torch"), 0, t.storage_offset(), tuple(t.stride()))
+
+
+def check_shaped(name: str, tensor: Any) -> None:
+    """Refuses a torch parameter that has no shape before its module is called for the first time (`LazyLinear`)."""
+    if _is_a(tensor, "torch", "nn.parameter.UninitializedTensorMixin"):
+        hint = "Call the network once, or make its layers with their sizes."
+        raise InputError("MFC109", quoted(name), found="a parameter that has no shape yet", expected="a tensor with a shape", hint=hint)
 
 
 def _from_mindspore(name: str, t: Any) -> LazyTensor:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import html
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ipywidgets as W
 
+from mfconv_nb.authoring.draft_report import DraftReport, cells_of, head_of, judged_html, sizes_html
 from mfconv_nb.authoring.draft_rows import (
     KINDS,
     MORE,
@@ -24,7 +25,8 @@ from mfconv_nb.authoring.draft_rows import (
     rules_of,
 )
 from mfconv_nb.authoring.family_text import write_family
-from mfconv_nb.authoring.judging import BAD, DOUBT, GOOD, Judgement, RowJudgement, Sides, judge, pattern_for
+from mfconv_nb.authoring.judging import BAD, DOUBT, RowJudgement, Sides, judge
+from mfconv_nb.authoring.row_patterns import pattern_for
 from mfconv_nb.authoring.suggest import COPIES, DROPPED, RULE, TIED, Suggestion
 from mfconv_nb.checkpoint import HF, MF, SIDE_NAMES
 from mfconv_nb.dtypes import DTYPES
@@ -33,9 +35,9 @@ from mfconv_nb.families.registry import family_meant
 from mfconv_nb.folding import folded_name
 from mfconv_nb.mapping.explain import TARGET, explain_tensor
 from mfconv_nb.mapping.plan import MappingPlan
-from mfconv_nb.mapping.rules import ALL_OR_NONE, ANYWHERE, Family
+from mfconv_nb.mapping.rules import ALL_OR_NONE, ANYWHERE, Family, Option
 from mfconv_nb.progress import in_notebook
-from mfconv_nb.report import Column, Result, Table, box_html, name_html, note_html, prose_html
+from mfconv_nb.report import box_html, name_html, note_html
 from mfconv_nb.steps.explained import drawing_of
 from mfconv_nb.steps.load import Loadable
 from mfconv_nb.steps.suggest import Shapes, side_of
@@ -52,7 +54,6 @@ KIND_WORDS = {
     TIED: "tied: an output head that may be the embedding",
     DROPPED: "dropped: on one side only",
 }
-TONES = {GOOD: "mfconv-good", DOUBT: "mfconv-mid", BAD: "mfconv-bad"}
 LABEL = {"description_width": "72px"}
 
 
@@ -84,68 +85,6 @@ def _draft(thing: Any) -> Draft:
         return draft_of_suggestion(thing, NEW_KEY)
     family = thing.family(NEW_KEY) if callable(getattr(thing, "family", None)) else family_meant(thing)
     return draft_of(replace(family, file=""))
-
-
-@dataclass(frozen=True, repr=False)
-class DraftReport(Result):
-    """A draft as it is judged: what a saved notebook keeps of the editor."""
-
-    draft: Draft
-    judgement: Judgement
-
-    def table(self) -> Table:
-        columns = (
-            Column(""),
-            Column("row", numeric=True),
-            Column("hf"),
-            Column("mf"),
-            Column("layout"),
-            Column("judgement", optional=True),
-        )
-        rows = [(*cells, said.words) for cells, said in zip(cells_of(self.draft, self.judgement), self.judgement.rows, strict=True)]
-        verdict = "✓ Every name has a row." if self.judgement.is_complete else "! Not complete."
-        told = f"{len(rows):,} rows: {', '.join(text for text, _ in tallies(self.judgement))}"
-        return Table(verdict, told, columns, rows, row_noun="rows")
-
-
-def cells_of(draft: Draft, judgement: Judgement) -> list[tuple[str, str, str, str, str]]:
-    """Mark, number, names and layout of every row."""
-    return [
-        (said.mark, str(place + 1), _names_cell(row.hf), _names_cell(row.mf), row.layout if row.kind == RULE else _kind_cell(row))
-        for place, (row, said) in enumerate(zip(draft.rows, judgement.rows, strict=True))
-    ]
-
-
-def _names_cell(text: str) -> str:
-    names = read_names(text)
-    lines = (names,) if isinstance(names, str) else names
-    return "\n".join([*lines[:4], *([f"and {len(lines) - 4} more"] if len(lines) > 4 else [])])
-
-
-def _kind_cell(row: DraftRow) -> str:
-    return f"{row.kind}: {row.layout}" if row.layout else row.kind
-
-
-def tallies(judgement: Judgement) -> list[tuple[str, str]]:
-    """The counts over the table, each with its mark."""
-    counts = [
-        (f"{judgement.matched[HF]:,} hf and {judgement.matched[MF]:,} mf matched", GOOD),
-        (f"{judgement.unmatched_count(HF):,} unmatched hf", DOUBT),
-        (f"{judgement.unmatched_count(MF):,} unmatched mf", DOUBT),
-        (f"{sum(judgement.ambiguous.values()):,} ambiguous", BAD),
-        (f"{judgement.shape_errors:,} shape errors", BAD),
-    ]
-    unreadable = f"{judgement.unreadable:,} faulty row{'s' * (judgement.unreadable != 1)}"
-    shown = [*counts, *([(unreadable, BAD)] if judgement.unreadable else [])]
-    return [(text, "" if text.startswith("0 ") else mark) for text, mark in shown]
-
-
-def head_of(judgement: Judgement) -> str:
-    """The counts, and what is wrong with the family as a whole, as HTML."""
-    spans = [f"<span class='mfconv-tally {TONES.get(mark, '')}'>{html.escape(text)}</span>" for text, mark in tallies(judgement)]
-    verdict = "<span class='mfconv-v mfconv-good'>✓ Every name has a row.</span> " if judgement.is_complete else ""
-    flaws = [note_html(f"{flaw.found}; expected {flaw.expected}") for flaw in judgement.flaws]
-    return f"<div role='status'>{verdict}{''.join(spans)}</div>{''.join(flaws)}"
 
 
 class RuleEditor(W.VBox):
@@ -250,16 +189,19 @@ class RuleEditor(W.VBox):
             "same_as": _text("same as", "the Hugging Face name of the embedding"),
             "why": _text("why", "a clause: the model computes it from rope_theta"),
         }
+        self.forms = {option.name: _form_field(option) for option in self.draft.base.options if option.values}
         self.parts: dict[str, Any] = {"hf": self.hf, "mf": self.mf, "layout": self.layout_field, "sizes": self.row_sizes}
         for field in (self.layout_field, self.more["only_if"], self.more["same_as"]):
             field.add_class("mfconv-code")
-        self.fields = W.VBox([self.kind, *self.parts.values(), *self.more.values()])
+        self.fields = W.VBox([self.kind, *self.parts.values(), *self.more.values(), *self.forms.values()])
 
     def _listen(self) -> None:
         self.table.observe(lambda change: self.choose(change["new"]), "picked")
         self.kind.observe(lambda change: self._typed("kind", change["new"]), "value")
         for name, field in {**self.parts, **self.more}.items():
             field.observe(lambda change, name=name: self._typed(name, change["new"]), "value")
+        for name, field in self.forms.items():
+            field.observe(lambda change, name=name: self._chosen_form(name, change["new"]), "value")
         self.sizes.observe(lambda change: self._typed_family("sizes", change["new"]), "value")
         self.key.observe(lambda change: self._typed_family("key", change["new"]), "value")
         self.covers.observe(lambda change: self._typed_family("covers", change["new"]), "value")
@@ -295,6 +237,15 @@ class RuleEditor(W.VBox):
         self._change(self.draft.with_row(self.place, changed), (self.place, name))
         if name == "kind":
             self._show_fields(changed)
+
+    def _chosen_form(self, name: str, chosen: tuple[Any, ...]) -> None:
+        """The form that a row is for, by one option: a value of it, or none for every form."""
+        if self.is_filling or self.place < 0:
+            return
+        row = self.draft.rows[self.place]
+        when = {n: v for n, v in row.more.get("when", {}).items() if n != name} | ({name: chosen[0]} if chosen else {})
+        more = {n: v for n, v in row.more.items() if n != "when"} | ({"when": when} if when else {})
+        self._change(self.draft.with_row(self.place, replace(row, more=more)), (self.place, f"option {name}"))
 
     def _typed_family(self, name: str, value: str) -> None:
         if self.is_filling:
@@ -389,6 +340,12 @@ class RuleEditor(W.VBox):
                 if isinstance(field, W.Dropdown) and value not in [each for _, each in field.options]:
                     field.options = [*field.options, (str(value), value)]
                 field.value = names_text(value) if name == "may_be" and value else value or ""
+            for name, field in self.forms.items():
+                when = row.more.get("when", {})
+                chosen = (when[name],) if name in when else ()
+                if chosen not in [each for _, each in field.options]:
+                    field.options = [*field.options, (f"{name} = {when[name]!r}", chosen)]
+                field.value = chosen
             self.sizes.value, self.key.value, self.covers.value = self.draft.sizes, self.draft.base.key, self.draft.base.covers
             self._show_fields(row)
         finally:
@@ -399,7 +356,7 @@ class RuleEditor(W.VBox):
             _show(field, name in MORE[row.kind])
         _show(self.layout_field, row.kind != DROPPED)
         _show(self.row_sizes, row.kind == RULE)
-        for field in (self.kind, *self.parts.values(), *self.more.values()):
+        for field in (self.kind, *self.parts.values(), *self.more.values(), *self.forms.values()):
             field.disabled = self.place < 0
 
     def _show(self) -> None:
@@ -411,7 +368,7 @@ class RuleEditor(W.VBox):
             self.table.note = f"{len(rows):,} rows" + (f", {left:,} to look at" if left else "")
         self.tally.value = box_html(head_of(self.judgement))
         self._show_unmatched()
-        self._show_sizes()
+        self.sizes_told.value = box_html(sizes_html(self.judgement.sizes))
         self._show_row()
         self._show_line()
 
@@ -458,14 +415,6 @@ class RuleEditor(W.VBox):
                 parts.append(W.HTML(box_html(note_html(f"and {len(groups) - MOST_NAMES:,} more kinds of names"))))
         self.unmatched.children = parts
 
-    def _show_sizes(self) -> None:
-        cells = "".join(
-            f"<tr><td>{name_html(s.axis)}</td><td class='{TONES.get(s.mark, '') if s.mark != GOOD else ''}'>{prose_html(s.words)}</td></tr>"
-            for s in self.judgement.sizes
-        )
-        head = "<thead><tr><th scope='col'>axis</th><th scope='col'>size here</th></tr></thead>"
-        self.sizes_told.value = box_html(f"<table class='mfconv-t'>{head}<tbody>{cells}</tbody></table>" if cells else "")
-
     def _show_line(self) -> None:
         path = self.path.value.strip() or f"{NEW_KEY}.py"
         config = ", config={}" if self.sides.config is None and self.draft.sizes.strip() else ""
@@ -485,33 +434,6 @@ class RuleEditor(W.VBox):
         self.saved.value = box_html(f"<div role='status'><span class='mfconv-good'>✓</span> Saved as {name_html(str(file))}.{left}</div>")
 
 
-def judged_html(row: DraftRow, said: RowJudgement, place: int) -> str:
-    """What is said of a row, under its fields: with a caret under the character that is to blame, or the tensor that does not fit."""
-    tone = TONES.get(said.mark, "")
-    head = f"<div role='status'><span class='{tone}'>{said.mark}</span> row {place + 1}: {prose_html(said.words)}</div>"
-    parts = [head]
-    if said.fault is not None:
-        fault = said.fault
-        title = {"": "", "sizes": "constants"}.get(fault.field, fault.field)
-        if fault.caret:
-            parts.append(f"<pre class='mfconv-caret'>{html.escape(fault.caret)}</pre>")
-        about = f"in {title}: " if title else ""
-        parts.append(f"<div>{about}expected {prose_html(fault.expected)}</div>")
-        parts += [note_html(fault.hint)] if fault.hint else []
-    for shape in said.shapes:
-        cells = [("tensor", name_html(shape.tensor)), ("expected", prose_html(shape.expected)), ("found", prose_html(shape.found))]
-        body = "".join(f"<tr><th scope='row'>{title}</th><td>{cell}</td></tr>" for title, cell in cells)
-        parts.append(f"<table class='mfconv-t'><tbody>{body}</tbody></table>")
-        parts += [note_html(shape.hint)] if shape.hint else []
-    if said.shape_count > len(said.shapes):
-        parts.append(note_html(f"and {said.shape_count - len(said.shapes):,} more tensors"))
-    if row.more.get("when"):
-        words = ", ".join(f"{name}={value!r}" for name, value in row.more["when"].items())
-        parts.append(note_html(f"belongs to the option {words}, which stays with the row"))
-    parts += [note_html(f"suggested, {row.note}")] if row.note else []
-    return "".join(parts)
-
-
 def _wide() -> Any:
     return W.Layout(width="auto")  # one each: a layout that several fields share hides them all
 
@@ -522,6 +444,12 @@ def _text(label: str, hint: str, value: str = "") -> Any:
 
 def _area(label: str, hint: str, rows: int = 2) -> Any:
     return W.Textarea(description=label, placeholder=hint, continuous_update=True, rows=rows, style=LABEL, layout=_wide())
+
+
+def _form_field(option: Option) -> Any:
+    """For which values of an option a row is."""
+    choices = [(f"every {option.name}", ()), *((f"{option.name} = {value!r}", (value,)) for value in option.values)]
+    return W.Dropdown(description="only for", options=choices, style=LABEL, layout=_wide())
 
 
 def _show(widget: Any, visible: bool) -> None:

@@ -200,6 +200,31 @@ def test_a_torch_dtype_without_a_name_is_refused() -> None:
 
 
 @pytest.mark.real_frameworks
+def test_a_parameter_that_has_no_shape_yet_is_refused_by_its_name() -> None:
+    import torch
+
+    for call in (mc.load, lambda network: mc.assign({"weight": numbered(2)}, network)):
+        with pytest.raises(InputError, match="'weight'") as refused:
+            call(torch.nn.LazyLinear(2))
+        assert "no shape yet" in str(refused.value)
+
+
+@pytest.mark.real_frameworks
+def test_the_default_device_of_torch_changes_nothing() -> None:
+    import torch
+
+    network = torch.nn.Linear(3, 2)
+    torch.set_default_device("meta")
+    try:
+        read = mc.read(mc.load(network), "weight").copy()
+        mc.assign({"weight": numbered(2, 3), "bias": numbered(2)}, network)
+    finally:
+        torch.set_default_device(None)
+    assert read.shape == (2, 3)
+    assert network.weight.detach().numpy().tobytes() == numbered(2, 3).tobytes()
+
+
+@pytest.mark.real_frameworks
 def test_a_transformers_model_is_loaded_with_its_config_and_converted(tmp_path: Path) -> None:
     import torch
     import transformers

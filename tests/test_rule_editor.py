@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -183,3 +184,33 @@ def test_the_example_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     [example] = re.findall(r"<!-- example: edit -->\n```python\n(.*?)```", page, flags=re.S)
     exec(example, {})
     assert (tmp_path / "my_baichuan.py").is_file()
+
+
+def test_the_form_that_a_row_is_for_can_be_chosen() -> None:
+    """A family of the other form: rows of this one are moved to it, and back."""
+    toy = mc.toy("llama")
+    editor = mc.edit("llama", toy, mc.map(toy, "llama"))
+    editor.table.picked = place_of(editor, "q_proj")
+    before = editor.family
+    assert before.rules[editor.place].when == {"qkv_concat": False}
+    assert "only in the form with qkv_concat=False" in editor.judged.value
+    editor.forms["qkv_concat"].value = ()
+    assert "ambiguous" in editor.judged.value  # the joined q, k and v of the other forms take this name too
+    editor.undo.click()
+    assert editor.family == before
+    editor.add.click()
+    editor.hf.value, editor.mf.value, editor.layout_field.value = "extra.weight", "extra.weight", "hidden"
+    editor.forms["qkv_concat"].value = (True,)
+    assert editor.family.rules[editor.place].when == {"qkv_concat": True}
+    assert "for another option" in editor.judged.value
+
+
+def test_a_value_that_an_option_does_not_have_is_shown_and_judged() -> None:
+    rule = mc.Rule("a", "b", "x", when={"taste": "salty"})
+    family = mc.Family("mine", "two forms", (rule,), sizes={"x": "x"}, options=(mc.Option("taste", ("sweet", "sour")),))
+    editor = mc.edit(family, {"a": (2,)}, {"b": (2,)}, config={"x": 2})
+    assert "when taste='salty'" in html.unescape(editor.judged.value)
+    editor.forms["taste"].value = ("sour",)
+    assert editor.family.rules[0].when == {"taste": "sour"}
+    editor.forms["taste"].value = ()
+    assert "matches 1 tensor on each side" in editor.judged.value

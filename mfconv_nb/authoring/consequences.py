@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from mfconv_nb.authoring.mutations import Mutation
-from mfconv_nb.authoring.specimen import Array, Arrays, carried, moved, planned, specimen
+from mfconv_nb.authoring.specimen import Array, Arrays, carried, moved, planned, sized, specimen
 from mfconv_nb.checkpoint import HF, MF
 from mfconv_nb.config import Sizes, read_sizes
 from mfconv_nb.errors import MappingError
+from mfconv_nb.layout import axis_names
 from mfconv_nb.mapping.expected import expected_specs
 from mfconv_nb.mapping.plan import MappingPlan, Row, plan_mapping
-from mfconv_nb.mapping.rules import Family, Rule
+from mfconv_nb.mapping.rules import Family, Rule, layouts_of
 
 # what notices a mistake, from the quickest to see to the last
 BY_SENTENCE, BY_NAMES, BY_SHAPES, BY_NUMBERS, SURVIVED = "sentence", "names", "shapes", "numbers", "nothing"
@@ -69,7 +70,7 @@ def noticed_by(form: Family, mutation: Mutation) -> str | None:
         wrong = carried(form, mutation.after, there, MF, Sizes(known))
     except MappingError as error:
         return BY_NAMES if str(error.found).startswith(("missing", "unmatched")) else BY_SENTENCE
-    return _by(right, wrong) or (None if _changes_nothing(mutation, known) else SURVIVED)
+    return _by(right, wrong) or (None if _changes_nothing(form, mutation) else SURVIVED)
 
 
 def _by(right: Mapping[str, Array], wrong: Mapping[str, Array]) -> str | None:
@@ -85,11 +86,14 @@ def same(a: Mapping[str, Array], b: Mapping[str, Array]) -> bool:
     return a.keys() == b.keys() and all(a[n].shape == b[n].shape and np.array_equal(a[n], b[n]) for n in a)
 
 
-def _changes_nothing(mutation: Mutation, known: Mapping[str, Any]) -> bool:
-    """Whether a mistake is none: an order of factors of which all but one have size 1."""
-    return mutation.kind == "factors reordered" and any(
-        size == 1 for rule in mutation.before if isinstance(rule, Rule) for size in rule.sizes.values()
-    )
+def _changes_nothing(form: Family, mutation: Mutation) -> bool:
+    """Whether a mistake is none: an order of factors of which all but one have size 1, whatever the config."""
+    if mutation.kind != "factors reordered":
+        return False
+    layouts = [layout for rule in mutation.before for side in layouts_of(rule, MF) or () for layout in side]
+    ones = {axis for axis, sentence in form.sizes.items() if sentence == "1"}
+    ones |= {axis for rule in mutation.before if isinstance(rule, Rule) for axis, size in rule.sizes.items() if size == 1}
+    return not ones.isdisjoint(axis_names(e for layout in layouts for e in layout))
 
 
 def consequence_of(form: Family, mutation: Mutation) -> Consequence:
@@ -124,8 +128,9 @@ def noticed_in_config(form: Family, config: Mapping[str, Any]) -> str | None:
 
 def _plan_with(form: Family, config: Mapping[str, Any]) -> MappingPlan:
     """The toy's tensors, mapped with the sizes of a config."""
-    specs = expected_specs(form, read_sizes(form.toy, form.sizes), HF)
-    return plan_mapping(specs, form, MF, sizes=read_sizes(config, form.sizes))
+    sizes = read_sizes(form.toy, form.sizes)
+    form = sized(form, sizes)
+    return plan_mapping(expected_specs(form, sizes, HF), form, MF, sizes=read_sizes(config, form.sizes))
 
 
 def _moves(plan: MappingPlan) -> list[object]:

@@ -33,7 +33,7 @@ SCALAR = "scalar"  # in ``more``: a sentence without a single axis, which is not
 HERE = "row"  # the file of rules made from rows; the line is the number of the row, from 1
 
 _NAME = re.compile(r'\s*("(?:[^"\\]|\\.)*"|[^,\n"][^,\n]*|"[^,\n]*)\s*')
-_BRACES = re.compile(r"\{[a-z_][a-z0-9_]*\}")
+_BRACES = re.compile(r"\{=?[a-z_][a-z0-9_]*\}")
 _AXIS = re.compile(r"[a-z_][a-z0-9_]*")
 
 

@@ -13,13 +13,15 @@ from itertools import chain
 
 from mfconv_nb.authoring.axes import Facts
 from mfconv_nb.authoring.cells import Leaves, is_joint, leaves_of, ported
-from mfconv_nb.authoring.evidence import Evidence
-from mfconv_nb.authoring.groups import Group
+from mfconv_nb.authoring.evidence import Evidence, Held, common_dtype, move_alike
+from mfconv_nb.authoring.groups import Group, Index
 from mfconv_nb.authoring.likeness import LEAST, SURE, assigned, likeness, parents_of
 from mfconv_nb.authoring.questions import Groups, Meeting, Question, beside_of, question_of, sets_of_roles, siblings, variants_of
 from mfconv_nb.authoring.variants import COPIES, ONES, PLAIN, TRANSPOSED, Variant
 from mfconv_nb.authoring.words import BIAS, CONV1D, FUSED, HEAD, INPUT_FIRST, TOKEN, K, Q, V, read_name
 from mfconv_nb.checkpoint import HF, MF
+from mfconv_nb.dtypes import short_name
+from mfconv_nb.mapping.rules import Repeated, Rule
 
 CERTAIN, LIKELY, GUESS = "certain", "likely", "guess"
 CLOSE = 0.06  # two pairs whose scores are nearer than this are not told apart by their names
@@ -50,6 +52,14 @@ class Draft:
     equal: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the numbers of one instance say: the variants that make its bytes equal, and whether all of its numbers are one value."""
+
+    equal: tuple[Variant, ...]
+    is_constant: bool
+
+
 # ---- drafting ----------------------------------------------------------------------------------------------------------------
 
 
@@ -63,6 +73,7 @@ class Drafting:
     mf: list[Group]
     spans: tuple[float, float]
     drafts: list[Draft] = field(default_factory=list)
+    _scores: dict[tuple[int, int], float | None] = field(default_factory=dict)
 
     def all(self) -> list[Draft]:
         """Draft all rules, in the order of the Hugging Face side."""
@@ -82,11 +93,11 @@ class Drafting:
 
     # -- questions and answers ---------------------------------------------------------------------------------------------
 
-    def agrees(self, question: Question) -> bool:
-        """Whether the numbers allow a pair; true where there are none to ask."""
+    def agrees(self, question: Question, key: Index | None = None) -> bool:
+        """Whether the numbers allow a pair, in the first layer or for the given loops; true where there are none to ask."""
         if self.evidence is None:
             return True
-        hf, mf = question.instance(HF), question.instance(MF)
+        hf, mf = question.instance(HF, key), question.instance(MF, key)
         copies = question.meeting.hf_extra is not None and len(mf) == 1 and hf[0].shape == mf[0].shape
         return self.evidence.agree(hf[:1] if copies else hf, mf)
 
@@ -98,9 +109,7 @@ class Drafting:
         certain = self.evidence is not None and self.agrees(question)
         shown = self.shown(question, variants) if certain else None
         if shown is not None:
-            proved = any(self.tells(HF, group) for group in question.hf)
-            reason = f"{shown.words}; bytes are equal{_where(question)}" + ("" if proved else ", but all of one value")
-            return Draft(*_sides(question), shown, CERTAIN if proved else LIKELY, reason, equal=True)
+            return shown
         visible = [v for v in variants if not v.hidden] or variants
         confidence = LIKELY if score >= SURE and margin >= CLOSE and not _open(visible) else GUESS
         reason = f"{visible[0].words}; {_said(question, score)}"
@@ -112,12 +121,45 @@ class Drafting:
         """Whether the numbers of a tensor can be known again: not where all of them are equal."""
         return self.evidence is not None and not self.evidence.is_constant(side, group.first)
 
-    def shown(self, question: Question, variants: Sequence[Variant]) -> Variant | None:
-        """The variant under which the bytes of one instance are equal."""
+    def shown(self, question: Question, variants: Sequence[Variant]) -> Draft | None:
+        """A question as the numbers decide it: by the variant that makes the bytes of the first layer equal, and those of the last."""
+        keys = question.looked_at
+        found = self._look(question, keys[0], variants)
+        if not found.equal:
+            return None
+        if len(keys) > 1:
+            there = self._look(question, keys[1], found.equal)
+            if not there.equal and self.agrees(question, keys[1]):  # perhaps an order that the first layer leaves open
+                there = self._look(question, keys[1], self._look(question, keys[0], variants, every=True).equal)
+            if not there.equal:
+                reason = f"{found.equal[0].words}; bytes are equal{_as_dtype(question)}{_where(question, is_all=False)}"
+                return Draft(*_sides(question), found.equal[0], GUESS, reason, equal=True)
+            found = Look(there.equal, found.is_constant and there.is_constant)
+        shown = found.equal[0]
+        reason = f"{shown.words}; bytes are equal{_as_dtype(question)}{_where(question, is_all=True)}"
+        rival = next((v for v in found.equal[1:] if not _move_alike(question, shown, v)), None)
+        if found.is_constant:
+            return Draft(*_sides(question), shown, LIKELY, f"{reason}, but all of one value", equal=True)
+        if rival is not None:
+            reason = f"{reason}, and would be too with another rule: {rival.words}"
+        return Draft(*_sides(question), shown, CERTAIN if rival is None else LIKELY, reason, equal=True)
+
+    def _look(self, question: Question, key: Index, variants: Sequence[Variant], *, every: bool = False) -> Look:
+        """Which variants make the bytes of one instance equal; its numbers stay in memory no longer than this takes.
+
+        Args:
+            every: try all of them; else those that shapes hide behind another one only where none is shown, or rows or columns begin alike.
+        """
         assert self.evidence is not None
-        held = self.evidence.held(question.instance(HF), question.instance(MF))
-        loops = [f"loop_{'abcdefgh'[n]}" for n in range(len(question.meeting.shared))]
-        return next((v for v in variants if held is not None and held.shows(question.rule(v, loops), v)), None)
+        held = self.evidence.held(question.instance(HF, key), question.instance(MF, key)) if self.agrees(question, key) else None
+        if held is None:
+            return Look((), is_constant=True)
+        first = next((v for v in variants if _shows(question, held, v)), None)
+        if first is None:
+            return Look((), held.is_constant)
+        every = every or (held.repeats and not held.is_constant)
+        others = (v for v in variants if v is not first and (every or not v.hidden))
+        return Look((first, *(v for v in others if _shows(question, held, v))), held.is_constant)
 
     def take(self, draft: Draft | None) -> None:
         """Keep a draft: its groups are no longer free."""
@@ -167,18 +209,30 @@ class Drafting:
         """All pairs at once, the best sum of scores; then again, knowing which parents go together. Below ``least`` none is kept."""
         first = assigned(self.hf, self.mf, lambda h, m: self._score(h, m, {}))
         parents = parents_of(first)
+        # a parent that was chosen by a hair is no reason to be sure of what stands below it
+        alone = {(id(h), id(m)): margin for h, m, _, margin in first if parents[h.parent][1] < CLOSE}
         for h, m, score, margin in assigned(self.hf, self.mf, lambda h, m: self._score(h, m, parents)):
             question = question_of((h,), (m,))
             if question is not None and score >= least:
-                self.take(self.answered(question, score, margin))
+                self.take(self.answered(question, score, min(margin, alone.get((id(h), id(m)), margin))))
 
-    def _score(self, hf: Group, mf: Group, parents: Mapping[str, str]) -> float | None:
+    def _score(self, hf: Group, mf: Group, parents: Mapping[str, tuple[str, float]]) -> float | None:
+        pair = (id(hf), id(mf))
+        if pair not in self._scores:  # every round asks for it again
+            self._scores[pair] = self._score_alone(hf, mf)
+        score = self._scores[pair]
+        if score is None or hf.parent not in parents:
+            return score
+        return score + (PARENT if parents[hf.parent][0] == mf.parent else -PARENT / 4)
+
+    def _score_alone(self, hf: Group, mf: Group) -> float | None:
+        """How well two groups go together, whatever stands beside them."""
         question = question_of((hf,), (mf,))
         if question is None or not self._fits(question) or not self.agrees(question):
             return None
-        score = likeness(hf, mf, self.spans) + (1.0 if self.evidence is not None else 0.0)
-        if hf.parent in parents:
-            score += PARENT if parents[hf.parent] == mf.parent else -PARENT / 4
+        score = likeness(hf, mf, self.spans)
+        if self.evidence is not None:
+            score += 2.0 if self.agrees(question, question.looked_at[-1]) else 1.0
         return score - (0.0 if hf.shape == mf.shape or hf.loops != mf.loops else MOVED)
 
     def _fits(self, question: Question) -> bool:
@@ -193,6 +247,7 @@ class Drafting:
     def pair_by_names_alone(self) -> None:
         """What is left where numbers were asked: tensors that were trained on, say. Their numbers differ, their names may agree."""
         asked, self.evidence = self.evidence, None
+        self._scores.clear()
         before = len(self.drafts)
         self.pair_one_to_one(LEAST)
         for n, draft in enumerate(self.drafts[before:], before):
@@ -236,7 +291,8 @@ class Drafting:
                 self.take(Draft((q.hf[0], v.hf[0]), (q.mf[0], spare, v.mf[0]), q.meeting, variant, confidence, reason))
 
     def _is_zero(self, group: Group) -> bool:
-        return self.evidence is None or not self.evidence.flat(MF, group.first.name, group.first.dtype).astype(bool).any()
+        ends = (group.specs[min(group.specs)], group.specs[max(group.specs)])
+        return self.evidence is None or not any(self.evidence.flat(MF, s.name, s.dtype).astype(bool).any() for s in ends)
 
     def tie_heads(self) -> None:
         """A head of the MindFormers side that the other side leaves away, because it is the embedding."""
@@ -322,12 +378,38 @@ def _sides(question: Question) -> tuple[Groups, Groups, Meeting]:
     return question.hf, question.mf, question.meeting
 
 
-def _where(question: Question) -> str:
-    """Which value of the loops was looked at."""
+def _shows(question: Question, held: Held, variant: Variant) -> bool:
+    return held.shows(_rule(question, variant), variant)
+
+
+def _rule(question: Question, variant: Variant) -> Rule | Repeated:
+    """A variant as a rule, before loops have their names."""
+    return question.rule(variant, [f"loop_{'abcdefgh'[n]}" for n in range(len(question.meeting.shared))])
+
+
+def _move_alike(question: Question, one: Variant, other: Variant) -> bool:
+    """Whether two variants put every number to the same place: they are one then, in other words."""
+    rules = _rule(question, one), _rule(question, other)
+    return move_alike(rules, (one, other), question.instance(HF))
+
+
+def _as_dtype(question: Question) -> str:
+    """In which dtype bytes are equal, where the two sides have different ones."""
+    dtypes = {g.first.dtype for g in (*question.hf, *question.mf)}
+    common = common_dtype(list(dtypes))
+    return f" as {short_name(common)}" if len(dtypes) > 1 and common is not None else ""
+
+
+def _where(question: Question, *, is_all: bool) -> str:
+    """Which values of the loops were looked at."""
     if not question.meeting.shared:
         return ""
-    loop, value = question.hf[0].word(question.meeting.shared[0][0]), min(question.keys)[0]
-    return f" in {loop} {value}"
+    first, last = question.looked_at[0], question.looked_at[-1]
+    place = next((n for n, pair in enumerate(zip(first, last, strict=True)) if pair[0] != pair[1]), 0)
+    word = question.hf[0].word(question.meeting.shared[place][0])
+    if first == last:
+        return f" in {word} {first[place]}"
+    return f" in {word} {first[place]} and {last[place]}" if is_all else f" in {word} {first[place]}, but not in {last[place]}"
 
 
 def _said(question: Question, score: float) -> str:

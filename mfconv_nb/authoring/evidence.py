@@ -1,7 +1,7 @@
 """Evidence: what the numbers of both sides say. A fingerprint that no order changes finds partners; equal bytes decide a variant.
 
-Only one value of each loop is read: layer 0, say. Where dtypes differ, the wider one is cast to the narrower. In memory stands one
-instance of a rule at a time: an embedding, or all experts of a layer where they become one tensor.
+Two values of each loop are read at most: the first and the last layer, say. Where dtypes differ, the wider one is cast to the narrower.
+In memory stands one instance of a rule at a time: an embedding, or all experts of a layer where they become one tensor.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mfconv_nb.authoring.variants import Variant
-from mfconv_nb.blocks import move_block
+from mfconv_nb.blocks import Block, move_block
 from mfconv_nb.checkpoint import MF, Checkpoint, LazyTensor, TensorSpec
 from mfconv_nb.config import Size, Sizes
 from mfconv_nb.dtypes import cast_into, itemsize, numpy_dtype
@@ -24,6 +24,8 @@ from mfconv_nb.streaming.gather import read_tensor
 
 Array = np.ndarray[Any, np.dtype[Any]]
 AT_ONCE = 1 << 20  # elements that are hashed at a time: 8 MiB of 64-bit words
+PLACES = 64  # of a block, looked at before all of it is moved: a wrong order shows in a few numbers
+MOST_NUMBERED = 1 << 24  # elements of tensors that are numbered through to compare two orders
 _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)  # odd numbers with well mixed bits (splitmix64)
 
 
@@ -64,8 +66,7 @@ class Evidence:
 
     def is_constant(self, side: str, spec: TensorSpec) -> bool:
         """Whether all numbers of a tensor are equal: it proves nothing then."""
-        flat = self.flat(side, spec.name, spec.dtype)
-        return flat.size < 2 or equal_bytes(flat[1:], flat[:-1])
+        return _is_of_one_value(self.flat(side, spec.name, spec.dtype))
 
     def held(self, hf: Sequence[TensorSpec], mf: Sequence[TensorSpec]) -> Held | None:
         """The numbers of one instance of a rule, in memory; None where their dtypes have nothing in common."""
@@ -89,6 +90,17 @@ class Held:
     sources: Mapping[str, Array]
     targets: Mapping[str, Array]
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether all numbers of each tensor are equal: they prove nothing then."""
+        return all(map(_is_of_one_value, self.sources.values()))
+
+    @property
+    def repeats(self) -> bool:
+        """Whether rows or columns begin alike: numbers in another order may be the same bytes then."""
+        shaped = [_bits(self.targets[s.name]).reshape(s.shape) for s in self.mf if s.elements > 1]
+        return any(_begin_alike(bits.reshape(len(bits), -1)) or _begin_alike(bits.reshape(-1, bits.shape[-1]).T) for bits in shaped)
+
     def shows(self, rule: Rule | Repeated, variant: Variant) -> bool:
         """Whether a rule makes exactly the bytes of the one side from the other."""
         row = planned(rule, variant, self.hf)
@@ -96,8 +108,46 @@ class Held:
             return False
         if not all(equal_bytes(self.sources[copy], self.sources[row.sources[0].name]) for copy in row.copies):
             return False
+        placed = ((part, spec.name) for spec, parts in zip(row.targets, row.parts, strict=False) for part in parts)
+        if not all(_agree_in_places(self.sources[p.source], self.targets[name], p.block) for p, name in placed if p.source is not None):
+            return False
         made = carried_out(row, self.sources)
         return all(equal_bytes(made[name], target) for name, target in self.targets.items())
+
+
+def _agree_in_places(source: Array, target: Array, block: Block) -> bool:
+    """Whether some numbers of a block are the same on both sides; without looking at all of it."""
+    if not block.elements:
+        return True
+    places = np.random.default_rng(0).integers(0, block.sizes, (PLACES, len(block.sizes)))
+    here = _bits(source)[block.source_offset + places @ np.array(block.source_strides, np.int64)]
+    there = _bits(target)[block.target_offset + places @ np.array(block.target_strides, np.int64)]
+    return bool((here == there).all())
+
+
+def _bits(flat: Array) -> Array:
+    return flat.view(np.dtype(f"u{flat.itemsize}"))
+
+
+def _is_of_one_value(flat: Array) -> bool:
+    return flat.size < 2 or equal_bytes(flat[1:], flat[:-1])
+
+
+def _begin_alike(rows: Array) -> bool:
+    """Whether two rows begin with the same numbers; eight are enough to tell most apart."""
+    few = np.ascontiguousarray(rows[:, :8])
+    return len(np.unique(few, axis=0)) < len(few)
+
+
+def move_alike(rules: tuple[Rule | Repeated, Rule | Repeated], variants: tuple[Variant, Variant], hf: Sequence[TensorSpec]) -> bool:
+    """Whether two rules put every number of an instance to the same place."""
+    rows = [planned(rule, variant, hf) for rule, variant in zip(rules, variants, strict=True)]
+    if rows[0] is None or rows[1] is None or sum(s.elements for s in hf) > MOST_NUMBERED:
+        return False
+    ends = np.cumsum([0, *(s.elements for s in hf)])
+    numbers = {s.name: np.arange(1 + ends[n], 1 + ends[n + 1]) for n, s in enumerate(hf)}
+    made = [carried_out(row, numbers) for row in rows if row is not None]
+    return made[0].keys() == made[1].keys() and all(np.array_equal(made[0][name], made[1][name]) for name in made[0])
 
 
 def evidence_of(hf: Checkpoint, mf: Checkpoint) -> Evidence | None:
@@ -153,14 +203,13 @@ def equal_bytes(one: Array, other: Array) -> bool:
     """Whether two rows of numbers are equal to the byte; stops at the first stretch that is not."""
     if one.size != other.size or one.dtype != other.dtype:
         return False
-    bits = np.dtype(f"u{one.itemsize}")
-    a, b = one.view(bits), other.view(bits)
+    a, b = _bits(one), _bits(other)
     return all(bool((a[n : n + AT_ONCE] == b[n : n + AT_ONCE]).all()) for n in range(0, a.size, AT_ONCE))
 
 
 def fingerprint(flat: Array) -> int:
     """The sum of a hash of every element, modulo 2**64; zeros count nothing."""
-    bits = flat.view(np.dtype(f"u{flat.itemsize}"))
+    bits = _bits(flat)
     total = np.uint64(0)
     with np.errstate(over="ignore"):
         for first in range(0, bits.size, AT_ONCE):

@@ -22,7 +22,7 @@ from mfconv_nb.checkpoint import HF, MF
 from mfconv_nb.errors import MappingError, one_line
 from mfconv_nb.layout import Axis, TensorLayout, describe_tensor
 from mfconv_nb.mapping.names import Pattern
-from mfconv_nb.mapping.rules import COMMON_OPTIONS, AnyRule, Drop, Family, OptionValue, Repeated, Rule, Tied, is_needed
+from mfconv_nb.mapping.rules import COMMON_OPTIONS, AnyRule, Drop, Family, OptionValue, Repeated, Rule, Tied, is_needed, numbers_of
 from mfconv_nb.mapping.run_state import COUNTERS, GRADIENTS, OPTIMIZER
 from mfconv_nb.mapping.solve import Directed, directed_rule, structural_sizes
 
@@ -132,6 +132,8 @@ def _check_sayable(directed: Directed) -> None:
     rule = directed.rule
     if any("/" in pattern.text for pattern in (*directed.source, *directed.target)):
         raise _cannot(directed, "a tensor that is cut over several files")
+    if numbers_of(rule):
+        raise _cannot(directed, f"a number of the config in a name: {', '.join(sorted(numbers_of(rule)))}")
     if isinstance(rule, Repeated):
         return
     for pattern in (*directed.source, *directed.target):

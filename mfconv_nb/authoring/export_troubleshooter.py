@@ -91,7 +91,7 @@ def weight_map(form: Family, names: Sequence[str]) -> tuple[dict[str, str], dict
     refuse(list(unsayable.values()), form.key, EXPECTED)
     if unknown:
         found = "; ".join(folded_names(unknown)[:5])
-        hint = did_you_mean(fold(unknown[0])[0], known)
+        hint = did_you_mean(unknown[0], (pattern.text for patterns in known.values() for pattern, _ in patterns))
         raise MappingError("MFC303", quoted(unknown[0]), found=found, expected=f"names of {form.key}", hint=hint)
     return renamed, values
 

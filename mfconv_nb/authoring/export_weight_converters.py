@@ -163,8 +163,8 @@ def converters_text(form: Family, ops: Sequence[Op], notes: Sequence[str]) -> st
     head += (
         ["# Every operation has a way back, except where a line above says otherwise."] if any("No way back" in n for n in notes) else []
     )
-    lines = [f"from mindformers.checkpoint.converter.convert_op import {classes}"]
-    if len(lines[0]) > WIDTH:
+    lines = [f"from mindformers.checkpoint.converter.convert_op import {classes}"] if ops else []
+    if ops and len(lines[0]) > WIDTH:
         names = sorted({op.name for op in ops})
         lines = ["from mindformers.checkpoint.converter.convert_op import (", *(f"    {name}," for name in names), ")"]
     return "\n".join([*head, "", *lines, "", "weight_converters = [", *(_op_text(op) for op in ops), "]", ""])

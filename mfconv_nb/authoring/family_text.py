@@ -5,6 +5,7 @@ Beginnings that several names share (``model.layers.{layer}.``) are constants ab
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -192,8 +193,10 @@ def _node(value: Any) -> Node:
 
 
 def _atom(value: Any) -> str:
-    """``repr``, with the quotes that the project's formatter puts."""
-    text = repr(value)
+    """``repr``, with the quotes that the project's formatter puts; what no literal says, as a config of Python may hold, as its text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f'float("{value}")'
+    text = repr(value if value is None or isinstance(value, str | int | float | bytes) else str(value))
     if isinstance(value, str) and text.startswith("'") and '"' not in value:
         return f'"{text[1:-1]}"'
     return text

@@ -70,6 +70,18 @@ class Group:
         """The template without its leaf."""
         return self.template.rpartition(".")[0]
 
+    @cached_property
+    def counting(self) -> tuple[Group, tuple[int, ...]]:
+        """The group with the loops that have several values only, and which those are; a number that never changes is text."""
+        kept = tuple(n for n in range(self.loops) if len(self.counts(n)) > 1)
+        first, parts = min(self.specs), [self.parts[0]]
+        for n, part in enumerate(self.parts[1:]):
+            if n in kept:
+                parts.append(part)
+            else:
+                parts[-1] += f"{first[n]}{part}"
+        return Group(tuple(parts), {tuple(index[n] for n in kept): spec for index, spec in self.specs.items()}, self.place), kept
+
     def pattern(self, names: Sequence[str | int]) -> str:
         """The name with a placeholder, or a number, for every loop."""
         filled = (name if isinstance(name, int) else f"{{{name}}}" for name in names)
@@ -99,7 +111,9 @@ class _Name:
 def groups_of(specs: Sequence[TensorSpec]) -> tuple[Group, ...]:
     """The groups of a checkpoint, in the order of their first tensor."""
     done: list[_Name] = []
-    open_names = [_Name(spec, place, (), (), "", spec.name) for place, spec in enumerate(specs) if not set(spec.name) & set("{}#")]
+    open_names = [
+        _Name(spec, place, (), (), "", spec.name) for place, spec in enumerate(specs) if spec.name and not set(spec.name) & set("{}#")
+    ]
     while open_names:
         by_prefix: dict[tuple[tuple[str, ...], str], list[_Name]] = defaultdict(list)
         for name in open_names:

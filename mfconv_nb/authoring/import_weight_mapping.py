@@ -121,19 +121,25 @@ def _findings(replaces: Sequence[Replace]) -> Iterator[Finding]:
             continue
         by = next((other for other in replaces[:n] if _hides(other, pair)), None)
         if by is not None:
-            why = f"line {by.line}, {by}, has changed this text before"
+            why = f"{_named(by)} has changed this text before"
             yield Finding(SHADOWED, str(pair), pair.line, why)
         first = makers.setdefault(pair.new, pair)
         if first.old != pair.old:
-            why = f"{first.old!r} (line {first.line}) and {pair.old!r} become one text"
+            at = f" (line {first.line})" if first.line else ""
+            why = f"{first.old!r}{at} and {pair.old!r} become one text"
             yield Finding(NO_WAY_BACK, str(pair), pair.line, why)
         again = next((other for other in replaces[: n + 1] if other.old in pair.new), None)
         if again is not None and by is None and "{" not in again.old:
-            by_itself = "it stands in what it becomes" if again is pair else f"line {again.line}, {again}, would change what it becomes"
+            by_itself = "it stands in what it becomes" if again is pair else f"{_named(again)} would change what it becomes"
             yield Finding(NOT_IDEMPOTENT, str(pair), pair.line, f"{by_itself}: a converted name is changed a second time")
         later = next((other for other in replaces[n + 1 :] if other.old in pair.new), None)
         if later is not None:
-            yield Finding(OVERLAPS, str(pair), pair.line, f"line {later.line}, {later}, changes what it becomes")
+            yield Finding(OVERLAPS, str(pair), pair.line, f"{_named(later)} changes what it becomes")
+
+
+def _named(pair: Replace) -> str:
+    """A pair in a sentence, with its line where it is from a text."""
+    return f"line {pair.line}, {pair}," if pair.line else f"{pair}"
 
 
 def _hides(earlier: Replace, pair: Replace) -> bool:
@@ -148,7 +154,7 @@ def _unordered(replaces: Sequence[Replace]) -> Iterator[Finding]:
         short, long = sorted((one, other), key=lambda pair: len(pair.old))
         if short.old in long.old and long.old.replace(short.old, short.new) != long.new:
             depends = True
-            why = f"whether it comes before line {short.line}, {short}, is left to chance, and the result depends on it"
+            why = f"whether it comes before {_named(short)} is left to chance, and the result depends on it"
             yield Finding(NO_ORDER, str(long), long.line, why)
     if not depends and replaces:
         why = "it is written as a set: its pairs come in another order in each process (as it stands, no two contradict each other)"

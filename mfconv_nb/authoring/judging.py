@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -27,7 +27,7 @@ from mfconv_nb.mapping.flaws import Flaw, early_flaws_of, flaws_of
 from mfconv_nb.mapping.forms import MAX_FORMS, all_forms
 from mfconv_nb.mapping.matching import MAPPED, Matcher, Problem, Row
 from mfconv_nb.mapping.names import Pattern
-from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Repeated, Rule, Tied, default_form, layouts_of, sides_of
+from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Repeated, Rule, Tied, default_form, layouts_of, numbered_rules, sides_of
 from mfconv_nb.mapping.run_state import run_state_of
 
 GOOD, DOUBT, BAD, QUIET = "✓", "!", "✗", "–"
@@ -183,8 +183,12 @@ def _judgement(draft: Draft, sides: Sides) -> Judgement:
     named = [_names_of(draft.rows[place], place) for place in faults]
     form = _form(family.with_rules((*family.rules, *named)), sides)
     judged_sizes, sizes = _sizes(sentences, form.sizes, sides.config)
-    here = {rule.written_at[1] - 1: rule for rule in form.rules}
-    meeting = _meetings(here, sides)
+    told = numbered_rules(form.rules, sizes.values_by_axis)
+    here = {rule.written_at[1] - 1: rule for rule, _ in told}
+    unnumbered = {rule.written_at[1] - 1 for rule in form.rules} - here.keys()
+    taken = _taken([rule for rule, is_numbered in told if is_numbered], sides)
+    free = frozenset(rule.written_at[1] - 1 for rule, is_numbered in told if not is_numbered) if taken else frozenset()
+    meeting = _meetings(here, sides, taken, free)
     about: dict[int, Flaw] = {}
     for each in sorted(flaws, key=lambda flaw: len(flaw.rules)):  # what a row alone has to answer for comes first
         for rule in each.rules:
@@ -198,10 +202,14 @@ def _judgement(draft: Draft, sides: Sides) -> Judgement:
         others = tuple(sorted({*meeting.rows.get(place, ()), *_with(flaw, place)}))
         if fault is not None:
             rows.append(RowJudgement(BAD, fault.found, fault, ambiguous=others))
+        elif place in unnumbered:
+            rows.append(RowJudgement(DOUBT, "a number of its names is a size that only a config.json tells"))
         elif place not in here and not others:
             rows.append(RowJudgement(QUIET, "for another option; these names are not of that form"))
         else:
-            found = _judged(here[place], sides, sizes) if place in here else RowJudgement(QUIET, "")
+            found = (
+                _judged(here[place], sides, sizes, taken if place in free else frozenset()) if place in here else RowJudgement(QUIET, "")
+            )
             rows.append(_ambiguous(found, others) if others else found)
     return Judgement(
         tuple(rows),
@@ -308,8 +316,14 @@ class _Meeting:
     unmatched: dict[str, tuple[tuple[str, ...], ...]]
 
 
-def _meetings(rules: Mapping[int, AnyRule], sides: Sides) -> _Meeting:
-    """On each side: which names no row matches, and which rows match the same ones."""
+def _taken(numbered: Iterable[AnyRule], sides: Sides) -> frozenset[tuple[str, str]]:
+    """By side, the names of rows with a number of the config in their names: they count before a placeholder."""
+    patterns = ((side, p) for rule in numbered for side, to in ((sides.hf, MF), (sides.mf, HF)) for p in sides_of(rule, to)[0])
+    return frozenset((side.side, spec.name) for side, pattern in patterns for spec in side.specs(pattern))
+
+
+def _meetings(rules: Mapping[int, AnyRule], sides: Sides, taken: Set[tuple[str, str]], free: Set[int]) -> _Meeting:
+    """On each side: which names no row matches, and which rows match the same ones. ``taken`` names are none of the ``free`` rows'."""
     found = _Meeting({}, {}, {})
     for side, to in ((sides.hf, MF), (sides.mf, HF)):
         by_template: dict[str, list[tuple[int, Pattern]]] = {}
@@ -319,6 +333,9 @@ def _meetings(rules: Mapping[int, AnyRule], sides: Sides) -> _Meeting:
         twice, unmatched = 0, []
         for template, group in side.groups.items():
             here = [(place, side.hits(pattern)) for place, pattern in by_template.get(template, ())]
+            if taken:
+                gone = {n for n, (_, spec) in enumerate(group) if (side.side, spec.name) in taken}
+                here = [(place, [n for n in hits if n not in gone] if gone and place in free else hits) for place, hits in here]
             here = [(place, hits) for place, hits in here if len(hits)]
             if len(here) == 1 and len(here[0][1]) == len(group):
                 continue
@@ -338,13 +355,13 @@ def _meetings(rules: Mapping[int, AnyRule], sides: Sides) -> _Meeting:
 # ---- one row --------------------------------------------------------------------------------------------------------------
 
 
-def _judged(rule: AnyRule, sides: Sides, sizes: Sizes) -> RowJudgement:
+def _judged(rule: AnyRule, sides: Sides, sizes: Sizes, taken: Set[tuple[str, str]]) -> RowJudgement:
     speaks_of = _words_of(rule)
     told = tuple((axis, sizes[axis]) for axis in sorted(speaks_of) if axis in sizes)
-    key = (repr(rule), told, sizes.depends_on)
+    key = (repr(rule), told, sizes.depends_on, taken)
     if key not in sides.known:
         try:
-            sides.known[key] = _looked_at(rule, sides, sizes)
+            sides.known[key] = _looked_at(rule, sides, sizes, taken)
         except MfconvError as error:
             sides.known[key] = RowJudgement(BAD, f"{error.found}; expected {error.expected}")
     return sides.known[key]
@@ -359,9 +376,9 @@ def _words_of(rule: AnyRule) -> set[str]:
     return words | {n for side in layouts for tensor in side for n in axis_names(tensor)} | ({rule.only_if} if rule.only_if else set())
 
 
-def _looked_at(rule: AnyRule, sides: Sides, sizes: Sizes) -> RowJudgement:
+def _looked_at(rule: AnyRule, sides: Sides, sizes: Sizes, taken: Set[tuple[str, str]]) -> RowJudgement:
     hf, mf = (
-        list(dict.fromkeys(spec for pattern in sides_of(rule, to)[0] for spec in side.specs(pattern)))
+        list(dict.fromkeys(s for pattern in sides_of(rule, to)[0] for s in side.specs(pattern) if (side.side, s.name) not in taken))
         for side, to in ((sides.hf, MF), (sides.mf, HF))
     )
     if isinstance(rule, Drop):
@@ -449,48 +466,3 @@ def _seen(rule: AnyRule, sides: Sides, sizes: Sizes) -> dict[str, Size]:
             for p in unknown:
                 found[p] = Size(max(found[p].value if p in found else 0, values[p] + 1), "the names")
     return found
-
-
-# ---- a row for a name that has none ---------------------------------------------------------------------------------------
-
-
-def pattern_for(names: Sequence[str], rows: Iterable[AnyRule]) -> str:
-    """A pattern for names of one template: a placeholder in place of every number that changes, called as other rows call it."""
-    template, first = fold(names[0])
-    if not first:
-        return names[0]
-    columns = list(zip(*(fold(name)[1] for name in names), strict=True))
-    known = {b: p for rule in rows for side in sides_of(rule, MF) for pattern in side for b, p in _beginnings(pattern)}
-    text, taken = "", set()
-    pieces = template.split("#")
-    for piece, column in zip(pieces, [*columns, ()], strict=True):
-        text += piece
-        if column and (len(set(column)) > 1 or _is_loop(text)):
-            name = known.get(fold(text)[0]) or _called(text)
-            while name in taken:
-                name += "_"
-            taken.add(name)
-            text += f"{{{name}}}"
-        elif column:
-            text += str(column[0])
-    return text
-
-
-def _beginnings(pattern: Pattern) -> Iterator[tuple[str, str]]:
-    """Everything of a pattern before each placeholder, with numbers and placeholders folded, and the placeholder's name."""
-    pieces = pattern.template.split("#")
-    for n, slot in enumerate(pattern.slots):
-        if isinstance(slot, str):
-            yield "#".join(pieces[: n + 1]), slot
-
-
-def _is_loop(before: str) -> bool:
-    """Whether a number that is seen once is one of a row: it stands between two dots."""
-    return before.endswith(".") and before.count(".") > 1
-
-
-def _called(before: str) -> str:
-    """What a placeholder is called by the word before it: `experts.` makes `expert`, anything that is no plural `layer`."""
-    word = before.rstrip("._/").replace("/", ".").rpartition(".")[2].lower()
-    single = word.removesuffix("s")
-    return single if single != word and len(single) > 2 and single.isidentifier() and single.islower() else "layer"

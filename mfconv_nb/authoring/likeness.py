@@ -84,6 +84,6 @@ def assigned(rows: Sequence[Group], columns: Sequence[Group], score: Score) -> l
     return pairs
 
 
-def parents_of(pairs: Sequence[tuple[Group, Group, float, float]]) -> Mapping[str, str]:
-    """Which parent of the one side goes with which of the other: weights tell it for their biases."""
-    return {h.parent: m.parent for h, m, _, _ in sorted(pairs, key=lambda p: (len(p[0].shape), p[2]))}
+def parents_of(pairs: Sequence[tuple[Group, Group, float, float]]) -> Mapping[str, tuple[str, float]]:
+    """Which parent of the one side goes with which of the other, and by what margin: weights tell it for their biases."""
+    return {h.parent: (m.parent, margin) for h, m, _, margin in sorted(pairs, key=lambda p: (len(p[0].shape), p[2]))}

@@ -22,11 +22,14 @@ from mfconv_nb.authoring.questions import Meeting, Question, part_names, questio
 from mfconv_nb.authoring.variants import PLAIN, Variant, several_to_one
 from mfconv_nb.checkpoint import HF, MF, ArraySource, Checkpoint, LazyTensor, TensorSpec, checkpoint_of, stored_tensor
 from mfconv_nb.errors import MappingError, quoted
+from mfconv_nb.folding import fold
 from mfconv_nb.mapping.explain import explain_element
 from mfconv_nb.report import Column, Result, Table, shape_text
 from mfconv_nb.streaming.gather import read_tensor
 
 EQUAL, VARIANT, DIFFERS, MISSING = "equal", "a variant", "differs", "missing"
+UNKNOWN_ORDER = "; the same numbers, in an order that no known variant gives"
+ITEM = "item"  # what an axis is called that counts tensors
 MOST_TOGETHER = 3
 MOST_PLACES = 3  # where a number stands that is looked for; more of them tell nothing
 
@@ -100,29 +103,63 @@ def probe_of(found: Checkpoint, reference: Checkpoint, names: Sequence[str] = ()
     differing = [n for n in common if not _equal(evidence, n)]
     told = {f.names: f for f in _explained(differing, facts, evidence)}
     done = {n for f in told.values() for n in f.names}
-    findings = [Finding((n,), (n,), EQUAL, "", "bytes are equal") for n in common if n not in differing]
+    told_apart = set(differing)
+    equal = [n for n in common if n not in told_apart]
+    findings = [Finding((n,), (n,), EQUAL, "", _equal_words([found[n].spec], [reference[n].spec])) for n in equal]
     findings += [*told.values(), *(_first_difference(n, n, evidence) for n in differing if n not in done)]
-    findings += [
-        Finding((n,), (), MISSING, "", "the reference has no such tensor") for n in found.tensors if n not in reference and not names
-    ]
+    if not names:
+        findings += [Finding((n,), (), MISSING, "", "the reference has no such tensor") for n in found.tensors if n not in reference]
+        findings += [Finding((), (n,), MISSING, "", f"{quoted(n)} is in the reference only") for n in reference.tensors if n not in found]
     return Probe(tuple(findings))
 
 
 def _as_one_question(found: Checkpoint, reference: Checkpoint, facts: Facts, evidence: Evidence) -> tuple[Finding, ...]:
-    question = question_of(_groups(found.specs), _groups(reference.specs))
-    finding = _answer(question, facts, evidence) if question is not None else None
-    if finding is not None:
-        return (finding,)
+    for question in (question_of(_groups(found.specs), _groups(reference.specs)), _stacked(found.specs, reference.specs)):
+        finding = _answer(question, facts, evidence) if question is not None else None
+        if finding is not None:
+            return (finding,)
     if len(found) == len(reference) == 1:
         return (_first_difference(next(iter(found.tensors)), next(iter(reference.tensors)), evidence),)
     sides = tuple(found.tensors), tuple(reference.tensors)
     same = evidence.agree(found.specs, reference.specs)
-    words = "the same numbers, in an order that no known variant gives" if same else "other numbers: no order of them is the reference"
+    words = UNKNOWN_ORDER.removeprefix("; ") if same else "other numbers: no order of them is the reference"
     return (Finding(*sides, DIFFERS, "", words),)
 
 
 def _groups(specs: Sequence[TensorSpec]) -> tuple[Group, ...]:
     return tuple(Group((s.name,), {(): s}, place) for place, s in enumerate(specs))
+
+
+def _stacked(found: Sequence[TensorSpec], reference: Sequence[TensorSpec]) -> Question | None:
+    """Tensors of one shape, counted by their names, as one loop that the other side may have as an axis."""
+    many, one = (found, reference) if len(reference) == 1 else (reference, found)
+    folded = [fold(s.name) for s in many]
+    numbers = [n for _, n in folded]
+    columns = list(zip(*numbers, strict=True)) if len({t for t, _ in folded}) == 1 else []
+    counted = [n for n, column in enumerate(columns) if set(column) == set(range(len(many)))]
+    if len(one) != 1 or len(many) < 2 or not counted or len({s.shape for s in many}) > 1:
+        return None
+    texts = folded[0][0].split("#")
+    fixed = (
+        "".join(f"{text}{number}" for text, number in zip(texts[: counted[0]], numbers[0][: counted[0]], strict=True)) + texts[counted[0]]
+    )
+    parts = (fixed, many[0].name[len(fixed) + len(str(numbers[0][counted[0]])) :])
+    group = Group(parts, {(n[counted[0]],): spec for n, spec in zip(numbers, many, strict=True)}, 0)
+    if any(group.pattern([n]) != spec.name for (n,), spec in group.specs.items()):
+        return None  # another number changes too
+    count = len(many)
+    if many is found:
+        return Question((group,), _groups(one), Meeting((), hf_extra=0, count=count, word=ITEM))
+    return Question(_groups(one), (group,), Meeting((), mf_extra=0, count=count, word=ITEM))
+
+
+def _equal_words(found: Sequence[TensorSpec], reference: Sequence[TensorSpec]) -> str:
+    """That bytes are equal, and as what, where the two sides have them in different dtypes."""
+    here, there = (sorted({s.dtype for s in side}) for side in (found, reference))
+    if here == there:
+        return "bytes are equal"
+    common = common_dtype([*here, *there])
+    return f"equal as {common}: {', '.join(here)} here, {', '.join(there)} in the reference"
 
 
 def _answer(question: Question, facts: Facts, evidence: Evidence) -> Finding | None:
@@ -135,9 +172,8 @@ def _answer(question: Question, facts: Facts, evidence: Evidence) -> Finding | N
     for variant in variants_of(question, facts):
         if held is not None and held.shows(question.rule(variant, ()), variant):
             plain = variant.words == PLAIN
-            return Finding(
-                *sides, EQUAL if plain else VARIANT, "" if plain else variant.layout, "bytes are equal" if plain else variant.words
-            )
+            words = _equal_words(hf, mf) if plain else variant.words
+            return Finding(*sides, EQUAL if plain else VARIANT, "" if plain else variant.layout, words)
     return None
 
 
@@ -227,13 +263,15 @@ def _first_difference(name: str, other: str, evidence: Evidence) -> Finding:
     if here.shape != there.shape or dtype is None:
         words = f"{shape_text(here.shape)} {here.dtype} here, {shape_text(there.shape)} {there.dtype} in the reference"
         same = here.elements == there.elements and dtype is not None and evidence.agree([here], [there])
-        return Finding(*sides, DIFFERS, "", words + ("; the same numbers in an order that no known variant gives" if same else ""))
+        return Finding(*sides, DIFFERS, "", words + (UNKNOWN_ORDER if same else ""))
     a, b = (cast_to(read_tensor(c.tensors[n]), dtype).reshape(-1) for c, n in ((evidence.hf, name), (evidence.mf, other)))
     differ = (a.view(np.uint8).reshape(a.size, -1) != b.view(np.uint8).reshape(b.size, -1)).any(axis=1)
     place = int(np.argmax(differ))
     index = tuple(int(n) for n in np.unravel_index(place, here.shape))
-    words = f"{int(differ.sum()):,} of {a.size:,} elements differ; the first is {list(index)}: {a[place]} here, {b[place]} in the reference"
-    return Finding(*sides, DIFFERS, "", words + _source(evidence.hf, name, index) + _elsewhere(a, b[place], here.shape))
+    first = f"the first is {list(index)}: {a[place]!s} here, {b[place]!s} in the reference"
+    words = f"{int(differ.sum()):,} of {a.size:,} elements differ; {first}{_source(evidence.hf, name, index)}"
+    words += _elsewhere(a, b[place], here.shape) + (UNKNOWN_ORDER if evidence.agree([here], [there]) else "")
+    return Finding(*sides, DIFFERS, "", words)
 
 
 def _source(found: Checkpoint, name: str, index: tuple[int, ...]) -> str:
@@ -243,8 +281,9 @@ def _source(found: Checkpoint, name: str, index: tuple[int, ...]) -> str:
 
 
 def _elsewhere(flat: np.ndarray[Any, Any], value: Any, shape: tuple[int, ...]) -> str:
-    """Where the number of the reference stands here, where it does once or twice."""
-    places = np.flatnonzero(flat == value)
+    """Where the bytes of a number of the reference stand here, where they do once or twice."""
+    bits = np.dtype(f"u{flat.itemsize}")
+    places = np.flatnonzero(flat.view(bits) == np.asarray(value, flat.dtype).view(bits))
     if not 0 < places.size <= MOST_PLACES:
         return ""
     return f"; that number stands here at {' and '.join(str([int(n) for n in np.unravel_index(int(p), shape)]) for p in places)}"

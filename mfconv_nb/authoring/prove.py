@@ -17,7 +17,7 @@ from typing import Any
 
 from mfconv_nb.authoring.consequences import NOTICED, SURVIVED, noticed_by, noticed_in_config, same
 from mfconv_nb.authoring.mutations import Mutation, mutations_of
-from mfconv_nb.authoring.specimen import Mapped, carried, mapped_rules, specimen
+from mfconv_nb.authoring.specimen import Mapped, carried, mapped_rules, sized, specimen
 from mfconv_nb.checkpoint import HF, MF, SIDE_NAMES
 from mfconv_nb.config import read_sizes
 from mfconv_nb.errors import MappingError, one_line
@@ -79,8 +79,13 @@ def prove(family: str | Path | Family) -> ProofReport:
             caught += [Caught(label, m.kind, m.what, by, mutation=m) for m, by in _mutations(form)]
             caught += [Caught(label, WRONG_HEADS, what, by, config=config) for what, config, by in _wrong_head_counts(form)]
         except MappingError as error:
-            proved.append(Proved(label, "The rules can be read.", False, one_line(" ".join(str(error).split()))))
+            proved.append(Proved(label, "The rules can be read.", False, _told(error)))
     return ProofReport(chosen.key, tuple(proved), tuple(caught), forms)
+
+
+def _told(error: MappingError) -> str:
+    """An error as one line; its hint speaks of flags that the proof does not have."""
+    return one_line(f"{error.code}, {error.where}: found {error.found}, expected {error.expected}")
 
 
 # ---- conditions --------------------------------------------------------------------------------------------------------
@@ -96,8 +101,10 @@ def _conditions(form: Family) -> Iterator[tuple[str, bool, str]]:
     lost = [text for rule in mapped_rules(form) for text in _lost_there_and_back(form, rule)]
     seen = "; ".join(lost[:3]) or f"{len(mapped_rules(form))} rules"
     yield "There and back, every number returns to its place.", not lost, seen
-    wrong = _toy_problems(form)
-    yield "What a config promises on one side becomes what it promises on the other.", not wrong, "; ".join(wrong[:3]) or "both ways"
+    promised = sized(form, read_sizes(form.toy, form.sizes))
+    wrong, unsaid = _toy_problems(promised), len(form.rules) - len(promised.rules)
+    seen = "both ways" + (f", but for {unsaid} rule{'s' * (unsaid != 1)} with an axis whose size no config gives" if unsaid else "")
+    yield "What a config promises on one side becomes what it promises on the other.", not wrong, "; ".join(wrong[:3]) or seen
 
 
 def _lost_there_and_back(form: Family, rule: Mapped) -> Iterator[str]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import combinations
 
 from mfconv_nb.authoring.axes import Facts
 from mfconv_nb.authoring.groups import Group, Index
-from mfconv_nb.authoring.variants import COPIES, Variant, one_to_one, several_stacked, several_to_one, stacked
-from mfconv_nb.authoring.words import BY_HEAD, FUSED, HEAD, TOKEN, VISION, read_name
+from mfconv_nb.authoring.variants import BY_HEADS, BY_ROWS, COPIES, Variant, one_to_one, several_stacked, several_to_one, stacked
+from mfconv_nb.authoring.words import BY_HEAD, BY_ROW, FUSED, HEAD, TOKEN, VISION, read_name
 from mfconv_nb.checkpoint import HF, TensorSpec
+from mfconv_nb.folding import index_ranges
 from mfconv_nb.mapping.rules import Names, Repeated, Rule
 
 MOST_PARTS = 3
+MOST_NOTES = 4
 MOST_SIBLINGS = 8  # tensors side by side, of which every two and three are tried
 
 Groups = tuple[Group, ...]
@@ -32,7 +35,19 @@ class Meeting:
 
 
 def meeting_of(hf: Group, mf: Group) -> Meeting | None:
-    """How the loops of two groups meet; None where they count other things."""
+    """How the loops of two groups meet; None where they count other things. A loop of one round may be a part of the name."""
+    found = _meeting(hf, mf)
+    (here, of_hf), (there, of_mf) = hf.counting, mf.counting
+    if found is not None or (len(of_hf), len(of_mf)) == (hf.loops, mf.loops):
+        return found
+    found = _meeting(here, there)
+    if found is None:
+        return None
+    extra = [None if n is None else kept[n] for n, kept in ((found.hf_extra, of_hf), (found.mf_extra, of_mf))]
+    return replace(found, shared=tuple((of_hf[a], of_mf[b]) for a, b in found.shared), hf_extra=extra[0], mf_extra=extra[1])
+
+
+def _meeting(hf: Group, mf: Group) -> Meeting | None:
     if hf.loops == mf.loops and hf.indices == mf.indices:
         return Meeting(tuple((n, n) for n in range(hf.loops)))
     if len(hf.specs) == len(mf.specs) == 1:
@@ -78,6 +93,12 @@ class Question:
     def keys(self) -> list[Index]:
         """Every value of the shared loops."""
         return sorted({tuple(index[n] for n, _ in self.meeting.shared) for index in self.hf[0].specs})
+
+    @property
+    def looked_at(self) -> tuple[Index, ...]:
+        """Values of the shared loops whose numbers are compared: the first, and the last where there are several."""
+        keys = self.keys
+        return (keys[0], keys[-1]) if len(keys) > 1 else (keys[0],)
 
     def shapes(self) -> set[tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]]:
         """The different shapes that the groups have, for all values of the loops."""
@@ -138,26 +159,33 @@ def variants_of(question: Question, facts: Facts) -> list[Variant]:
 def _variants(question: Question, hf: Sequence[tuple[int, ...]], mf: Sequence[tuple[int, ...]], facts: Facts) -> Iterator[Variant]:
     meeting = question.meeting
     if len(hf) == len(mf) == 1:
-        if meeting.hf_extra is not None:
-            yield from stacked(hf[0], mf[0], meeting.count, meeting.word, facts)
-        elif meeting.mf_extra is not None:
-            yield from (v.turned() for v in stacked(mf[0], hf[0], meeting.count, meeting.word, facts) if v.words != COPIES)
-        else:
-            roles = {read_name(g.template).role for g in (*question.hf, *question.mf)}
-            yield from one_to_one(hf[0], mf[0], facts, may_pad=bool(roles & {TOKEN, HEAD}))
+        may_pad = bool({read_name(g.template).role for g in (*question.hf, *question.mf)} & {TOKEN, HEAD})
+        yield from _single_variants(hf[0], mf[0], replace(meeting, shared=()), may_pad, facts)
     elif len(mf) == 1 and meeting.mf_extra is None:
         names = part_names(question.hf)
         if meeting.hf_extra is not None:
             yield from several_stacked(hf, mf[0], names, meeting.count, meeting.word, facts)
         else:
-            yield from several_to_one(hf, mf[0], names, facts, by_turns=_takes_turns(question.mf[0]))
+            yield from several_to_one(hf, mf[0], names, facts, by_turns=_turns_of(question.mf[0]))
     elif len(hf) == 1 and meeting.hf_extra is None and meeting.mf_extra is None:
         names = part_names(question.mf)
-        yield from (v.turned() for v in several_to_one(mf, hf[0], names, facts, by_turns=_takes_turns(question.hf[0])))
+        yield from (v.turned() for v in several_to_one(mf, hf[0], names, facts, by_turns=_turns_of(question.hf[0])))
 
 
-def _takes_turns(group: Group) -> bool:
-    return read_name(group.template).last in BY_HEAD
+@lru_cache(maxsize=4096)  # a table with a rule a layer asks the same of some hundred thousand pairs
+def _single_variants(hf: tuple[int, ...], mf: tuple[int, ...], meeting: Meeting, may_pad: bool, facts: Facts) -> tuple[Variant, ...]:
+    """How one tensor, or every one of a loop, may become one other."""
+    if meeting.hf_extra is not None:
+        return tuple(stacked(hf, mf, meeting.count, meeting.word, facts))
+    if meeting.mf_extra is not None:
+        return tuple(v.turned() for v in stacked(mf, hf, meeting.count, meeting.word, facts) if v.words != COPIES)
+    return tuple(one_to_one(hf, mf, facts, may_pad=may_pad))
+
+
+def _turns_of(group: Group) -> str:
+    """How parts usually take turns in a fused tensor, by its name; empty where they do not."""
+    last = read_name(group.template).last
+    return BY_HEADS if last in BY_HEAD else BY_ROWS if last in BY_ROW else ""
 
 
 def part_names(groups: Groups) -> list[str]:
@@ -205,3 +233,15 @@ def siblings(groups: Sequence[Group]) -> Iterator[Groups]:
                     ),
                     chosen,
                 )
+
+
+def counted_otherwise(hf: Sequence[Group], mf: Sequence[Group]) -> tuple[str, ...]:
+    """What is to be said of loops that no placeholder can carry: as many tensors of one shape on each side, under other numbers."""
+    found: dict[str, None] = {}
+    for here in hf:
+        for there in mf:
+            is_alike = here.loops == there.loops == 1 and here.shape == there.shape and len(here.specs) == len(there.specs) > 1
+            if is_alike and here.indices != there.indices:
+                sides = " and ".join(f"{g.parts[0]}{{{index_ranges(g.counts(0))}}}" for g in (here, there))
+                found.setdefault(f"{sides} count otherwise: a placeholder is one number on both sides, so these need a rule a layer.")
+    return tuple(found)[:MOST_NOTES]

@@ -1,8 +1,8 @@
 """suggest: draft the rules of an architecture that nobody mapped, each with its reason and a confidence.
 
-Where both sides hold the numbers of the same model, they decide: bytes that are equal in one layer make a rule certain. Where there are
-names and shapes only, a rule is likely or a guess. Reads no known family, only how MindSpore's cells call their tensors; and no language
-model is asked.
+Where both sides hold the numbers of the same model, they decide: bytes that are equal in the first layer and in the last, and that no
+other known rule makes, make a rule certain. Where there are names and shapes only, a rule is likely or a guess. Reads no known family,
+only how MindSpore's cells call their tensors; and no language model is asked.
 
 Refuses: nothing; what finds no partner is listed as unmatched.
 """
@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from mfconv_nb.authoring.aligning import Aligned, aligned
 from mfconv_nb.authoring.axes import Facts, facts_of
 from mfconv_nb.authoring.cells import why_dropped
 from mfconv_nb.authoring.drafting import CERTAIN, GUESS, LIKELY, Drafting
 from mfconv_nb.authoring.evidence import Evidence, evidence_of
 from mfconv_nb.authoring.groups import Group, groups_of
+from mfconv_nb.authoring.questions import counted_otherwise
 from mfconv_nb.authoring.spelling import Spelled, spell
 from mfconv_nb.authoring.words import BUFFERS
 from mfconv_nb.checkpoint import HF, MF, SIDE_NAMES, Checkpoint
@@ -27,6 +29,7 @@ from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Repeated, Tied
 from mfconv_nb.report import Column, Result, Table
 
 LEAST_SHARE = 0.5  # of the groups that the numbers must explain, or they are of another model and are not asked
+OTHER_NUMBERS = "Both sides have numbers, but, as far as they were compared, not those of the same model: they were not asked."
 RULE, COPIES, TIED, DROPPED = "rule", "copies", "tied", "dropped"
 
 
@@ -128,11 +131,13 @@ def suggestion_of(hf: Checkpoint, mf: Checkpoint) -> Suggestion:
     """Draft the rules that carry ``hf`` to the names and shapes of ``mf``."""
     config = hf.config or mf.config
     facts, evidence = facts_of(config), evidence_of(hf, mf)
-    drafting, notes = _drafted(hf, mf, facts, evidence)
+    sides = aligned(groups_of(hf.specs), groups_of(mf.specs))
+    drafting, notes = _drafted(hf, mf, sides, facts, evidence)
     spelled = spell(drafting.drafts, facts)
     rules = [Suggested(rule, d.reason, d.confidence) for d, rule in zip(drafting.drafts, spelled.rules, strict=True)]
     dropped = [g for g in drafting.hf if any(word in g.template for word in BUFFERS)]
     rules += [_dropped(g, _pattern(g, spelled)) for g in dropped]
+    rules = [replace(each, rule=sides.named(each.rule, spelled.sizes, facts)) for each in rules]
     known = {s.name for d in drafting.drafts for g in (*d.hf, *d.mf) for s in g.specs.values()}
     known_hf = known | {s.name for g in dropped for s in g.specs.values()}
     return Suggestion(
@@ -159,15 +164,16 @@ def _pattern(group: Group, spelled: Spelled) -> str:
     return group.pattern([spelled.loop_name(group, n) for n in range(group.loops)])
 
 
-def _drafted(hf: Checkpoint, mf: Checkpoint, facts: Facts, evidence: Evidence | None) -> tuple[Drafting, tuple[str, ...]]:
+def _drafted(hf: Checkpoint, mf: Checkpoint, sides: Aligned, facts: Facts, evidence: Evidence | None) -> tuple[Drafting, tuple[str, ...]]:
     """The drafts; where numbers were asked and explain too little, those of names and shapes alone."""
-    there, here = groups_of(hf.specs), groups_of(mf.specs)
+    there, here = sides.hf, sides.mf
     spans = (max(1.0, float(len(hf))), max(1.0, float(len(mf))))
     drafting = Drafting(facts, evidence, list(there), list(here), spans)
     drafting.drafts = drafting.all()
     equal = sum(len(d.mf) for d in drafting.drafts if d.equal or d.confidence == CERTAIN)
     if evidence is None or equal >= LEAST_SHARE * len(here):
-        return drafting, ()
+        return drafting, counted_otherwise(drafting.hf, drafting.mf)
     again = Drafting(facts, None, list(there), list(here), spans)
     again.drafts = again.all()
-    return again, ("Both sides have numbers, but not those of the same model: they were not asked.",)
+    notes = counted_otherwise(again.hf, again.mf)
+    return again, (OTHER_NUMBERS, *notes) if again.drafts else notes

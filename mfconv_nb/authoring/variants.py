@@ -5,14 +5,15 @@ The most usual variant comes first. Where several fit the shapes, only numbers c
 - one to one: as it is, transposed, axes in another order, axes of size one more or fewer, neighbouring axes flattened, rows of zeros at
   the end; and, where only numbers can see it: rotary rows in pairs or in halves, parts by turns or end to end, parts in another order
 - several to one (q, k and v; gate and up) and one to several: end to end, by turns head by head or group by group, row by row
-- a loop of one side (experts, shards) as an axis of the other, in front or along an axis; or equal copies
+- a loop of one side (experts, shards) as an axis of the other, in front, along an axis or below each other; or equal copies
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import permutations
+from itertools import accumulate, permutations
 from math import gcd, isqrt, prod
 
 from mfconv_nb.authoring.axes import GROUPS, HEAD, HEADS, ROPE, Facts
@@ -22,6 +23,7 @@ COPIES = "copies"
 PLAIN, TRANSPOSED, ONES = "the same shape", "transposed", "axes of size one more or fewer"
 MOST_TURNS = 24  # divisors of a row count that are tried as a number of heads, after those that the config names
 MOST_AXES = 5
+BY_HEADS, BY_ROWS = "heads", "rows"  # how parts take turns in a fused tensor
 LOCAL = ("rows", "columns", "third", "fourth", "fifth", "sixth", "seventh", "eighth")  # axes of one rule: their sizes are its shapes'
 
 
@@ -71,16 +73,21 @@ def named_axes(shape: Shape, facts: Facts) -> tuple[list[str], dict[str, int]]:
 
 
 def one_to_one(source: Shape, target: Shape, facts: Facts, *, may_pad: bool = False) -> Iterator[Variant]:
-    """How one tensor may become one other."""
+    """How one tensor may become one other.
+
+    Args:
+        may_pad: whether rows of zeros are usual, as in a padded vocabulary; else only numbers can show them.
+    """
     names, sizes = named_axes(source, facts)
     if source == target:
         yield Variant(" ".join(names), PLAIN, sizes=sizes)
     if len(source) <= MOST_AXES:
         yield from _reordered(source, target, names, sizes)
     yield from _flattened(source, target, facts)
-    if may_pad and source != target and len(source) == len(target) > 0 and source[1:] == target[1:] and source[0] < target[0]:
+    if len(source) == len(target) > 0 and source[1:] == target[1:] and source[0] < target[0]:
         padded = " ".join([f"({names[0]} + 0 pad)", *names[1:]])
-        yield Variant(f"{' '.join(names)} -> {padded}", "rows of zeros at the end", sizes={**sizes, "pad": target[0] - source[0]})
+        known = {**sizes, "pad": target[0] - source[0]}
+        yield Variant(f"{' '.join(names)} -> {padded}", "rows of zeros at the end", sizes=known, hidden=not may_pad)
     if prod(source) == prod(target) and len(source) in (1, 2) and sorted(source) == sorted(target):
         for turned in (False,) if source == target and len(source) == 1 else (False, True):
             if (source[::-1] if turned else source) == target:
@@ -226,21 +233,20 @@ def turns_of(size: int, facts: Facts, *, most: int | None = None) -> list[int]:
 # ---- several to one --------------------------------------------------------------------------------------------------------
 
 
-def several_to_one(
-    parts: Sequence[Shape], whole: Shape, names: Sequence[str], facts: Facts, *, by_turns: bool = False
-) -> Iterator[Variant]:
+def several_to_one(parts: Sequence[Shape], whole: Shape, names: Sequence[str], facts: Facts, *, by_turns: str = "") -> Iterator[Variant]:
     """How several tensors may become one: along one axis, end to end or by turns; turned round, how one becomes several.
 
     Args:
         names: what the parts are called, in the order they are given; none of them a name of an axis.
-        by_turns: whether parts usually take turns in such a tensor; heads or groups are then tried first.
+        by_turns: how parts usually take turns in such a tensor, which is then tried first: head by head (or group), or row by row.
     """
     if len({len(p) for p in parts}) != 1 or len(whole) != len(parts[0]):
         return
     found = list(_joined(parts, whole, names, facts))
     taking_turns = [v for v in found if v.words.startswith("by turns") and not v.hidden] if by_turns else []
     axes = (HEADS, GROUPS) if len(set(parts)) == 1 else (GROUPS, HEADS)  # equal parts: as many heads for q as for k and v
-    usual = [v for count in facts.values(*axes) for v in taking_turns if count in _turn_counts(v)]
+    counts = [gcd(*(p[0] for p in parts))] if by_turns == BY_ROWS else facts.values(*axes)
+    usual = [v for count in counts for v in taking_turns if count in _turn_counts(v)]
     first = [*usual, *taking_turns][:1]
     yield from (*first, *(v for v in found if v not in first))
 
@@ -350,15 +356,19 @@ def stacked(source: Shape, target: Shape, count: int, loop: str, facts: Facts) -
                 usual = list(order) == sorted(order)
                 words = f"every {loop} along a new axis" + ("" if usual else ", transposed")
                 yield Variant(f"{' '.join(names)} -> {' '.join([loop, *(names[n] for n in order)])}", words, sizes=sizes)
-    if len(target) == len(source):
-        for axis, size in enumerate(source):
-            if target == (*source[:axis], size * count, *source[axis + 1 :]):
+    for order in permutations(range(len(source))) if len(target) == len(source) <= MOST_AXES else ():
+        moved = tuple(source[n] for n in order)
+        is_plain = list(order) == sorted(order)
+        for place, axis in enumerate(order):
+            if target == (*moved[:place], moved[place] * count, *moved[place + 1 :]):
                 own = f"{names[axis]}_here" if names[axis] != "1" else "here"
                 left = [*names[:axis], own, *names[axis + 1 :]]
-                right = [*names[:axis], f"({loop} {own})", *names[axis + 1 :]]
+                right = [f"({loop} {own})" if n == axis else names[n] for n in order]
                 kept = {n: s for n, s in sizes.items() if n in left}
-                yield Variant(f"{' '.join(left)} -> {' '.join(right)}", f"every {loop} a slice", sizes=kept)
-                yield from _sliced_rotary(source, axis, loop, names, kept, facts)
+                words = f"every {loop} a slice" + ("" if is_plain else ", transposed")
+                yield Variant(f"{' '.join(left)} -> {' '.join(right)}", words, sizes=kept)
+                if is_plain:
+                    yield from _sliced_rotary(source, axis, loop, names, kept, facts)
     if source == target:
         yield Variant(" ".join(names), COPIES, sizes=sizes)
 
@@ -377,9 +387,21 @@ def _sliced_rotary(source: Shape, axis: int, loop: str, names: Sequence[str], si
 
 
 def several_stacked(parts: Sequence[Shape], whole: Shape, names: Sequence[str], count: int, loop: str, facts: Facts) -> Iterator[Variant]:
-    """Several tensors of each of ``count`` experts as one: the experts along a new axis in front, the parts along another."""
-    if whole[:1] != (count,):
-        return
-    for variant in several_to_one(parts, whole[1:], names, facts):
-        left, _, right = variant.layout.partition(" -> ")
-        yield replace(variant, layout=f"{left} -> {loop} {right}", words=f"every {loop} along a new axis, {variant.words}")
+    """Several tensors of each of ``count`` experts as one: along a new axis in front, or one below the other; the parts along any axis."""
+    if whole[:1] == (count,):
+        for variant in several_to_one(parts, whole[1:], names, facts):
+            left, _, right = variant.layout.partition(" -> ")
+            yield replace(variant, layout=f"{left} -> {loop} {right}", words=f"every {loop} along a new axis, {variant.words}")
+    if whole and len(whole) == len(parts[0]) and whole[0] % count == 0:
+        for variant in several_to_one(parts, (whole[0] // count, *whole[1:]), names, facts):
+            left, _, right = variant.layout.partition(" -> ")
+            yield replace(variant, layout=f"{left} -> {_below(loop, right)}", words=f"every {loop} a slice, {variant.words}")
+
+
+def _below(loop: str, tensor: str) -> str:
+    """A tensor's axes with a loop before the first of them: `(q + k) hidden` becomes `(expert (q + k)) hidden`."""
+    depths = accumulate({"(": 1, ")": -1}.get(char, 0) for char in tensor)
+    end = next((n for n, (char, depth) in enumerate(zip(tensor, depths, strict=True)) if char == " " and not depth), len(tensor))
+    first = tensor[:end]
+    is_product = first.startswith("(") and re.match(r"\(\w+ [\w(]", first) is not None
+    return f"({loop} {first[1:-1] if is_product else first}){tensor[end:]}"

@@ -59,7 +59,7 @@ ROLES: Mapping[str, str] = {
     **dict.fromkeys(("input_layernorm", "attention_norm", "ln_1", "layernorm1", "norm1", "layer_norm1", "layernorm_before", "ln1"), NORM_1),
     **dict.fromkeys(("self_attn_layer_norm", "output.layernorm"), NORM_1),
     **dict.fromkeys(("post_attention_layernorm", "ffn_norm", "ln_2", "layernorm2", "norm2", "layer_norm2", "layernorm_after"), NORM_2),
-    **dict.fromkeys(("attention.output.layernorm", "ln2", "pre_feedforward_layernorm", "post_attention_norm"), NORM_2),
+    **dict.fromkeys(("attention.output.layernorm", "ln2", "pre_feedforward_layernorm", "pre_mlp_layernorm", "post_attention_norm"), NORM_2),
     **dict.fromkeys(("post_feedforward_layernorm", "post_ffn_norm", "post_mlp_layernorm"), NORM_3),
     **dict.fromkeys(("norm", "norm_out", "ln_f", "layernorm", "layer_norm", "final_layernorm", "final_layer_norm", "final_norm"), NORM),
     **dict.fromkeys(("embed_tokens", "tok_embeddings", "word_embeddings", "word_embedding", "wte", "token_embedding", "shared"), TOKEN),
@@ -102,7 +102,8 @@ SPEAKING: Mapping[str, str] = {
 }
 
 # fused tensors whose parts usually take turns, head by head or group by group (Megatron; multi-head latent attention)
-BY_HEAD = frozenset({"query_key_value", "wqkv", "q_b_proj", "kv_b_proj"})
+BY_HEAD = frozenset({"query_key_value", "wqkv", "linear_qkv", "q_b_proj", "kv_b_proj"})
+BY_ROW = frozenset({"linear_fc1"})  # a row of gate before each row of up (MindFormers' mcore layout)
 INPUT_FIRST = frozenset({"projection"})  # MindFormers' older layers keep this weight input first
 CONV1D = frozenset({"c_attn", "c_fc", "c_proj"})  # GPT-2's linear layers, which may stand input first
 

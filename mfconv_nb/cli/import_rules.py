@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from mfconv_nb.cli.family_file import force, key, out, write_drafts
 from mfconv_nb.cli.options import CHECKPOINT, all_rows, as_json, config, show, with_options
 
 FORMS = ("weight_converters", "weight_mapping", "transformers", "troubleshooter")
@@ -15,10 +16,7 @@ FORMS = ("weight_converters", "weight_mapping", "transformers", "troubleshooter"
 @click.argument("source", metavar="SOURCE")
 @click.option("--form", type=click.Choice(FORMS), help="Whose rules they are. Left out: told from the content.")
 @click.option("--names", type=CHECKPOINT, help="A checkpoint whose names the rules are tried on; weight_mapping needs one.")
-@click.option("--out", type=CHECKPOINT, metavar="FILE.py", help="Write the drafts as a family file.")
-@click.option("--key", help="What the family is called. Left out: as the file.")
-@click.option("--force", is_flag=True, help="Replace an existing file.")
-@with_options(config, all_rows, as_json)
+@with_options(out, key, force, config, all_rows, as_json)
 def import_rules(
     source: str,
     form: str | None,
@@ -47,9 +45,6 @@ def import_rules(
     found = rules_from(source, form=form, names=names, config=config)
     show(found, show_all=show_all, as_json=as_json)
     if out is not None:
-        from mfconv_nb.authoring.family_text import write_family
-
         notes = [f"{f'line {d.line}: ' if d.line else ''}{d.theirs}" for d in found.drafted]
-        written = write_family(found.family(key or out.stem), out, notes=notes, overwrite=force)
-        click.echo(f"written: {written}", err=as_json)
+        write_drafts(found, notes, out, key, force=force, as_json=as_json)
     return 0 if found.clean else 1

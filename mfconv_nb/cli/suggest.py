@@ -6,16 +6,14 @@ from pathlib import Path
 
 import click
 
+from mfconv_nb.cli.family_file import force, key, out, write_drafts
 from mfconv_nb.cli.options import CHECKPOINT, all_rows, as_json, config, show, with_options
 
 
 @click.command()
 @click.argument("hf", type=CHECKPOINT, metavar="HF")
 @click.argument("mf", type=CHECKPOINT, metavar="MF")
-@click.option("--out", type=CHECKPOINT, metavar="FILE.py", help="Write the rules as a family file.")
-@click.option("--key", help="What the family is called. Left out: as the file.")
-@click.option("--force", is_flag=True, help="Replace an existing file.")
-@with_options(config, all_rows, as_json)
+@with_options(out, key, force, config, all_rows, as_json)
 def suggest(hf: Path, mf: Path, out: Path | None, key: str | None, force: bool, config: Path | None, show_all: bool, as_json: bool) -> int:
     """Draft the rules that carry a Hugging Face checkpoint to a MindFormers one, each with its reason.
 
@@ -33,9 +31,5 @@ def suggest(hf: Path, mf: Path, out: Path | None, key: str | None, force: bool, 
     found = suggestion_for(hf, mf, config=config)
     show(found, show_all=show_all, as_json=as_json)
     if out is not None:
-        from mfconv_nb.authoring.family_text import write_family
-
-        notes = [f"{each.confidence}: {each.reason}" for each in found.suggested]
-        written = write_family(found.family(key or out.stem), out, notes=notes, overwrite=force)
-        click.echo(f"written: {written}", err=as_json)
+        write_drafts(found, [f"{each.confidence}: {each.reason}" for each in found.suggested], out, key, force=force, as_json=as_json)
     return 1 if found.unmatched_hf or found.unmatched_mf else 0

@@ -5,7 +5,6 @@ Said of a family: names, sentences, axes, placeholders, sizes, options, and patt
 
 from __future__ import annotations
 
-import ast
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,17 +13,33 @@ from pathlib import Path
 from typing import Any
 
 from mfconv_nb.checkpoint import HF, MF, SIDE_NAMES
+from mfconv_nb.config import UNKNOWN, is_readable
 from mfconv_nb.errors import MappingError, nearest, quoted
 from mfconv_nb.layout import TensorLayout, axis_names, pair_blocks, parse_layout
 from mfconv_nb.mapping.forms import all_forms
-from mfconv_nb.mapping.names import Pattern
-from mfconv_nb.mapping.rules import ALL_OR_NONE, ANYWHERE, AnyRule, Drop, Family, Option, Place, Repeated, Rule, Tied, layouts_of, sides_of
+from mfconv_nb.mapping.names import Pattern, is_of_config
+from mfconv_nb.mapping.rules import (
+    ALL_OR_NONE,
+    ANYWHERE,
+    AnyRule,
+    Drop,
+    Family,
+    Option,
+    Place,
+    Repeated,
+    Rule,
+    Tied,
+    layouts_of,
+    numbers_of,
+    sides_of,
+)
 
 MAX_TOLD = 8  # flaws that one message lists
 INDENT = " " * 12  # where "found" has its text in a message
 
-_PLACEHOLDER = re.compile(r"\{[a-z_][a-z0-9_]*\}")
+_PLACEHOLDER = re.compile(r"\{=?[a-z_][a-z0-9_]*\}")
 _KEY = re.compile(r"[\w.-]+")
+_AXIS = re.compile(r"[a-z_][a-z0-9_]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +140,28 @@ def _kinds(family: Family) -> Iterator[Flaw]:
             yield from _kinds_of_names(rule)
     if not isinstance(family.sizes, Mapping) or not all(isinstance(x, str) for item in family.sizes.items() for x in item):
         yield Flaw((), "sizes with something else than text", "a dict of sentences", 'For example {"hidden": "hidden_size"}.')
+    else:
+        for axis in family.sizes:
+            if not _AXIS.fullmatch(axis):
+                yield Flaw((), f"{quoted(axis)} as a name in sizes", "small letters, digits and '_', as layouts have them")
+    toy: Any = family.toy
+    if not isinstance(toy, Mapping):
+        yield Flaw((), f"toy is a {type(toy).__name__}", "a dict, as a config.json holds it")
+    for field in ("covers", "source"):
+        if not isinstance(getattr(family, field), str):
+            yield Flaw((), f"{field}={getattr(family, field)!r}", "a text")
     for field in ("model_types", "aliases", "also"):
         words: Any = getattr(family, field)
         if not isinstance(words, tuple) or not all(isinstance(word, str) for word in words):
             yield Flaw((), f"{field}={words!r}", "a tuple of texts", f'A single one needs a comma: {field}=("...",).')
     if not isinstance(family.options, tuple) or not all(isinstance(o, Option) for o in family.options):
         yield Flaw((), "options that are no tuple of Option", "options=(Option(...),)")
+        return
+    for n, option in enumerate(family.options):
+        if not option.values and not option.size:
+            yield Flaw((), f"the option {quoted(str(option.name))} without values", "values=(...), the default first, or size=...")
+        if option.name in (other.name for other in family.options[:n]):
+            yield Flaw((), f"the option {quoted(str(option.name))} for the second time", "each option once")
 
 
 def _kinds_of_names(rule: AnyRule) -> Iterator[Flaw]:
@@ -144,6 +175,10 @@ def _kinds_of_names(rule: AnyRule) -> Iterator[Flaw]:
     for field in ("sizes", "when"):
         if not isinstance(getattr(rule, field, {}), Mapping):
             yield Flaw((rule,), f"{field}={getattr(rule, field)!r}", "a dict")
+    constants: Any = rule.sizes if isinstance(rule, Rule) else {}
+    for axis, size in constants.items() if isinstance(constants, Mapping) else ():
+        if not (isinstance(size, str) or (type(size) is int and size > 0)):
+            yield Flaw((rule,), f"sizes={{{axis!r}: {size!r}}}", "a whole number from 1 on, or the name of an axis of that size")
     if isinstance(rule, Drop) and rule.side not in (HF, MF):
         yield Flaw((rule,), f"side={rule.side!r}", "'hf' or 'mf'")
     if isinstance(rule, Rule | Repeated) and rule.optional not in ("", ALL_OR_NONE, ANYWHERE):
@@ -153,15 +188,9 @@ def _kinds_of_names(rule: AnyRule) -> Iterator[Flaw]:
 def _sizes(family: Family) -> Iterator[Flaw]:
     for axis, sentence in family.sizes.items():
         for part in (end.strip() for alternative in sentence.split("|") for end in alternative.split("..")):
-            try:
-                ast.parse(_PLACEHOLDER.sub("0", part), mode="eval")
-                is_read = not re.search(r"[{}]", _PLACEHOLDER.sub("", part))
-            except (SyntaxError, ValueError, RecursionError, MemoryError):  # ValueError: a null byte
-                is_read = False
-            if not is_read:
+            if part != UNKNOWN and not is_readable(_PLACEHOLDER.sub("0", part)):
                 found = f"the size of {quoted(axis)}: {quoted(sentence)}"
-                if part != "?":
-                    yield Flaw((), found, "config keys and + - * /, alternatives after |", 'For example "head_dim | hidden_size / heads".')
+                yield Flaw((), found, "config keys and + - * /, alternatives after |", 'For example "head_dim | hidden_size / heads".')
 
 
 def _conditions(family: Family) -> Iterator[Flaw]:
@@ -172,6 +201,9 @@ def _conditions(family: Family) -> Iterator[Flaw]:
             if value not in values.get(name, ()):
                 expected = f"one of {values[name]}" if name in values else f"an option of the family: {', '.join(values) or 'it has none'}"
                 yield Flaw((rule,), f"when {name}={value!r}", expected, _meant(name, values))
+        for axis in sorted(numbers_of(rule) - family.sizes.keys()):
+            hint = _meant(axis, family.sizes) or f"Add {quoted(axis)} to sizes."
+            yield Flaw((rule,), f"{{={axis}}} in a name", "a name in sizes", hint)
         flag = None if isinstance(rule, Drop) else rule.only_if
         if flag and flag not in family.sizes:
             hint = _meant(flag, family.sizes) or f'Add {quoted(flag)} to sizes, such as "{flag} | 0".'
@@ -303,10 +335,28 @@ def overlaps(form: Family, to: str) -> list[tuple[tuple[AnyRule, Pattern], tuple
     for rule in form.rules:
         for pattern in sides_of(rule, to)[0]:
             by_template.setdefault(pattern.template, []).append((rule, pattern))
-    pairs = ((a, b) for group in by_template.values() for n, b in enumerate(group) for a in group[:n])
-    return [(a, b) for a, b in pairs if _can_meet(a[1], b[1])]
+    return [pair for group in by_template.values() for pair in _meeting_pairs(group)]
+
+
+def _meeting_pairs(group: Sequence[tuple[AnyRule, Pattern]]) -> Iterator[tuple[tuple[AnyRule, Pattern], tuple[AnyRule, Pattern]]]:
+    """Pairs of one template that can meet. Whole names meet only their equals: a table with a rule a layer has thousands."""
+    whole: dict[tuple[str | int, ...], list[tuple[AnyRule, Pattern]]] = {}
+    others: list[tuple[AnyRule, Pattern]] = []
+    for n, b in enumerate(group):
+        if b[1].placeholders:
+            yield from ((a, b) for a in group[:n] if _can_meet(a[1], b[1]))
+            others.append(b)
+        else:
+            same = whole.setdefault(b[1].slots, [])
+            yield from ((a, b) for a in (*same, *(o for o in others if _can_meet(o[1], b[1]))))
+            same.append(b)
 
 
 def _can_meet(a: Pattern, b: Pattern) -> bool:
     """Whether some name matches both of two patterns of one template: no number in which they must differ."""
-    return all(x == y or isinstance(x, str) or isinstance(y, str) for x, y in zip(a.slots, b.slots, strict=True))
+    return all(_may_be_equal(x, y) for x, y in zip(a.slots, b.slots, strict=True))
+
+
+def _may_be_equal(x: str | int, y: str | int) -> bool:
+    """Whether two places may hold the same number. One that a config gives is for itself: it counts before a placeholder."""
+    return x == y or ((isinstance(x, str) or isinstance(y, str)) and not is_of_config(x) and not is_of_config(y))

@@ -16,7 +16,7 @@ import numpy as np
 from mfconv_nb.checkpoint import HF, MF
 from mfconv_nb.dtypes import BY_MINDSPORE, BY_TORCH, DTYPES, numpy_dtype
 from mfconv_nb.errors import InputError, UsageError, quoted
-from mfconv_nb.live import is_cell, is_module
+from mfconv_nb.live import check_shaped, is_cell, is_module
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Fill = Callable[[Bytes], None]  # fills a buffer with the bytes of one tensor
@@ -110,10 +110,11 @@ def _places(module: Any) -> dict[str, tuple[Any, str]]:
 def _module_slot(names: tuple[str, ...], places: list[tuple[Any, str]]) -> Slot:
     torch: Any = sys.modules["torch"]
     old = getattr(*places[0])
+    check_shaped(names[0], old)
     device = "cpu" if old.device.type == "meta" else old.device
 
     def put(dtype: str, fill: Fill) -> None:
-        new = torch.empty(tuple(old.shape), dtype=getattr(torch, DTYPES[dtype].torch))
+        new = torch.empty(tuple(old.shape), dtype=getattr(torch, DTYPES[dtype].torch), device="cpu")  # the default may be another
         fill(new.reshape(-1).view(torch.uint8).numpy())
         new = new.to(device)
         if isinstance(old, torch.nn.Parameter):

@@ -23,7 +23,8 @@ from mfconv_nb.authoring.draft_rows import (
     read_row,
     row_of,
 )
-from mfconv_nb.authoring.judging import BAD, DOUBT, GOOD, QUIET, Judgement, Sides, judge, pattern_for
+from mfconv_nb.authoring.judging import BAD, DOUBT, GOOD, QUIET, Judgement, Sides, judge
+from mfconv_nb.authoring.row_patterns import pattern_for
 from mfconv_nb.checkpoint import TensorSpec
 from mfconv_nb.config import read_sizes
 from mfconv_nb.mapping.flaws import check_family
@@ -302,6 +303,18 @@ def test_without_a_config_numbers_and_shapes_tell_the_sizes(llama: Sides) -> Non
     hf = [TensorSpec(name, shape, "F32") for name, shape in shapes.items()]
     mf = [TensorSpec(f"b.{n}.v", (6, 4), "F32") for n in range(2)]
     assert judge(draft_of_suggestion(suggestion, "mine"), Sides(hf, mf)).is_complete
+
+
+def test_a_row_with_a_number_of_the_config_in_its_name_counts_before_a_placeholder() -> None:
+    rules = (Rule("l.{layer}.up", "d.{layer}.up", "h"), Rule("l.{=last}.up", "mtp.up", "h"))
+    family = Family("mine", "a layer behind the last", rules, sizes={"layer": "layers", "last": "layers", "h": "h"})
+    hf = [TensorSpec(f"l.{n}.up", (2,), "F32") for n in range(3)]
+    mf = [TensorSpec(name, (2,), "F32") for name in ("d.0.up", "d.1.up", "mtp.up")]
+    judgement = judge(draft_of(family), Sides(hf, mf, {"layers": 2, "h": 2}))
+    assert judgement.is_complete
+    assert [(row.hf, row.mf) for row in judgement.rows] == [(2, 2), (1, 1)]
+    unsaid = judge(draft_of(family), Sides(hf, mf, None)).rows[1]
+    assert (unsaid.mark, unsaid.words) == (DOUBT, "a number of its names is a size that only a config.json tells")
 
 
 def test_a_pattern_for_unmatched_names_takes_the_placeholders_of_other_rows() -> None:

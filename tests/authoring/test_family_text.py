@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import mfconv_nb as mc
@@ -53,6 +54,15 @@ def test_what_a_stranger_wrote_into_a_name_stays_a_name(tmp_path: Path) -> None:
     names: dict[str, Family] = {}
     exec(compile(file.read_text(encoding="utf-8"), str(file), "exec"), names)  # type: ignore[arg-type]
     assert names["FAMILY"] == family
+
+
+def test_a_config_that_holds_more_than_numbers_and_texts_is_written_as_python_reads_it(tmp_path: Path) -> None:
+    """NaN and Infinity are what json.loads makes of a config.json that has them; a dtype is what a config of Python may hold."""
+    toy = {"hidden": 4, "scale": float("inf"), "least": [float("-inf")], "dtype": np.dtype("float32")}
+    family = Family("mine", "Mine", (Rule("a", "b", "hidden"),), sizes={"hidden": "hidden"}, toy=toy)
+    read = family_in_file(write_family(family, tmp_path / "mine.py"))
+    assert dict(read.toy) == {**toy, "dtype": "float32"}
+    assert mc.prove(read).passed
 
 
 def test_a_written_draft_maps_like_the_draft(tmp_path: Path) -> None:

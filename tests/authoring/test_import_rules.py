@@ -216,6 +216,12 @@ def test_the_drafts_of_a_weight_mapping_rename_as_its_loop_does(model: str, fami
 
 
 @pytest.mark.real_frameworks
+def test_pairs_that_stand_in_no_text_are_told_without_a_line() -> None:
+    found = mc.import_rules([("gate", "up"), ("up", "gate"), ("x", "gate")], names=["a.gate.w", "a.up.w"]).findings
+    assert not [finding.why for finding in found if "line 0" in finding.why]
+    assert "('up', 'gate') changes what it becomes" in [finding.why for finding in found]
+
+
 def test_a_set_of_pairs_has_no_order() -> None:
     imported = mc.import_rules(utils_of("telechat2"), names=mc.toy("telechat"))
     assert len(kinds(imported, NO_ORDER)) == 1

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import time
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -42,7 +43,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def small(*rules: Any, key: str = "mine", **more: Any) -> Family:
-    return Family(key, "nothing that exists", rules, {"layer": "layers", "hidden": "hidden"}, **more)
+    return Family(key, "nothing that exists", rules, **{"sizes": {"layer": "layers", "hidden": "hidden"}, **more})
 
 
 # ---- by path ---------------------------------------------------------------------------------------------------------------
@@ -293,6 +294,7 @@ def test_a_rule_keeps_the_line_it_was_written_at_in_every_form_of_it() -> None:
 
 FLAWS: dict[str, tuple[Family, str]] = {
     "an option that is not there": (small(*when(Rule("a", "b"), flavour="sweet")), "when flavour='sweet'"),
+    "a number that no size gives": (small(Rule("a.{=las}.w", "b.w", "hidden"), sizes={"last": "n"}), "{=las} in a name"),
     "a flag that is not there": (small(Rule("a", "b", "hidden", only_if="biased")), "only_if='biased'"),
     "a head tied to nothing": (
         small(mc.Tied("h", "h", same_as="e", layout="hidden", only_if="layer"), mc.Rule("e2", "e", "hidden")),
@@ -308,6 +310,17 @@ FLAWS: dict[str, tuple[Family, str]] = {
     "a number for a sentence": (small(Rule("a", "b", 5)), "layout=5"),  # type: ignore[arg-type]
     "a text for a tuple": (small(Rule("a", "b"), aliases="other"), "aliases='other'"),
     "an axis twice": (small(Rule("a", "b", "hidden hidden")), "an axis twice"),
+    "a call for a size": (small(Rule("a", "b"), sizes={"x": '__import__("os")'}), "the size of 'x'"),
+    "a function that sizes do not have": (small(Rule("a", "b"), sizes={"x": "max(a, b)"}), "the size of 'x'"),
+    "a size below nothing": (small(Rule("a", "b"), sizes={"x": "a | -1"}), "the size of 'x'"),
+    "an operation that sizes do not have": (small(Rule("a", "b"), sizes={"x": "a // 2"}), "the size of 'x'"),
+    "an axis that no layout can name": (small(Rule("a", "b"), sizes={"Hidden size": "a"}), "'Hidden size' as a name in sizes"),
+    "a constant of nothing": (small(Rule("a", "b", "(x half) -> (half x)", {"half": 0})), "sizes={'half': 0}"),
+    "a constant that is no whole number": (small(Rule("a", "b", "(x half) -> (half x)", {"half": 2.5})), "2.5"),  # type: ignore[dict-item]
+    "a list for the toy": (small(Rule("a", "b"), toy=[1]), "toy is a list"),
+    "a number for the source": (small(Rule("a", "b"), source=3), "source=3"),
+    "an option without values": (small(Rule("a", "b"), options=(mc.Option("taste"),)), "the option 'taste' without values"),
+    "an option twice": (small(Rule("a", "b"), options=(mc.Option("taste", (1, 2)),) * 2), "the option 'taste' for the second time"),
     "copies that are equal to nothing": (small(Repeated("a.{layer}.w", "b", "hidden, hidden")), "2 tensors"),
 }
 
@@ -319,6 +332,17 @@ def test_rules_that_cannot_be_true_are_refused_when_they_are_registered(family: 
     assert refused.value.code == "MFC311"
     assert words in str(refused.value)
     assert "line" in str(refused.value)
+
+
+def test_a_table_with_a_rule_a_layer_is_checked_in_seconds() -> None:
+    rules = tuple(Rule(f"a{part}.{layer}.w", f"b{part}.{layer}.w", "hidden") for layer in range(600) for part in "xyzuv")
+    begun = time.monotonic()
+    mc.register(small(*rules))
+    assert time.monotonic() - begun < 5  # 13 s where every name of a template was compared with every other
+    with pytest.raises(MappingError, match=r"both match names like 'ax\.7\.w'"):
+        mc.register(small(*rules, Rule("ax.7.w", "c", "hidden")))
+    with pytest.raises(MappingError, match=r"'ax\.7\.w' and 'ax\.\{layer\}\.w' match the same names"):
+        mc.register(small(rules[7 * 5], Rule("ax.{layer}.w", "c.{layer}", "hidden")))
 
 
 def test_many_flaws_are_one_message_with_a_line_each() -> None:
@@ -346,6 +370,14 @@ def test_a_registered_family_is_known_to_every_call_and_told_from_names_and_conf
     assert identify(["a.0.w"], {"model_type": "mine_type"}, "mf") is mine
     assert set(mc.map(mc.load({"a.0.w": numbered(3)}), to="mf").tensors) == {"b.0.w"}
     assert "mine" in [row["key"] for row in families_report().rows()]
+
+
+def test_a_key_without_a_letter_is_in_the_name_of_no_class() -> None:
+    for key in ("2024", "Twin"):
+        mc.register(small(Rule("only.here.{layer}.w", "b.{layer}.w", "hidden"), key=key))
+    assert identify(["only.here.0.w"], {"architectures": ["TwinForCausalLM"]}, "mf").key == "Twin"
+    with pytest.raises(MappingError, match="2 that fit: 2024, Twin"):
+        identify(["only.here.0.w"], {"architectures": ["OtherForCausalLM"]}, "mf")
 
 
 def test_a_key_is_registered_again_in_place_of_the_one_before() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import pytest
@@ -49,6 +50,11 @@ def test_the_mistakes_of_every_kind_are_made_and_noticed_by_what_can_notice_them
     }
 
 
+def test_why_rules_cannot_be_read_is_one_line_with_what_was_found_and_expected() -> None:
+    told = failed(prove(Family("small", "nothing that exists", rules=(Rule("a", "b", "x"),), sizes={"x": "missing"}, toy={"y": 1})))
+    assert told["The rules can be read."] == "MFC107, axis 'x': found no value, expected missing"
+
+
 def test_a_sound_family_of_ones_own_is_proved() -> None:
     assert prove(small(SPLIT)).passed
 
@@ -74,6 +80,24 @@ def test_a_sentence_that_loses_a_part_is_not_proved() -> None:
     report = prove(small(Rule("a.{layer}.qk", "a.{layer}.q", "(q + k) hidden -> q hidden")))
     assert not report.passed
     assert "MFC307" in str(failed(report)) or "MFC311" in str(failed(report))
+
+
+def test_a_draft_is_proved_though_no_config_gives_the_sizes_of_some_of_its_rules() -> None:
+    """What mc.suggest drafts without a config, and what mc.import_rules makes of a rename."""
+    weights = {f"layers.{n}.{part}.weight": (6 + len(part), 4) for n in range(2) for part in ("up", "down")}
+    draft = mc.suggest(weights, {name.replace("layers", "blocks"): shape for name, shape in weights.items()}).family("mine")
+    report = mc.prove(replace(draft, rules=(*draft.rules, Rule("a.{layer}.w", "b.{layer}.w"))))
+    assert report.passed
+    promised = "What a config promises on one side becomes what it promises on the other."
+    seen = {p.condition: p.seen for p in report.proved}
+    assert seen[promised] == "both ways, but for 3 rules with an axis whose size no config gives"
+
+
+def test_factors_of_which_one_always_has_size_1_may_stand_in_any_order() -> None:
+    """Gate and up row by row, as a draft says it: turns of one row each."""
+    rule = Rule(("gate", "up"), "fc1", "(turns row) hidden, (turns row_too) hidden -> (turns (row + row_too)) hidden")
+    sizes = {"turns": "ffn", "row": "1", "row_too": "1", "hidden": "hidden"}
+    assert prove(Family("rows", "row by row", (rule,), sizes=sizes, toy={"ffn": 6, "hidden": 5})).passed
 
 
 def test_a_mistake_that_the_toy_cannot_show_survives_and_is_named() -> None:
@@ -105,3 +129,26 @@ def test_every_rule_of_a_family_is_named_in_the_rows_as_a_mistake_that_was_notic
     dropped = {row["what"] for row in prove("llama").rows() if row.get("mistake") == "rule dropped"}
     assert {"model.embed_tokens.weight", "model.layers.{layer}.mlp.down_proj.weight", "lm_head.weight"} <= dropped
     assert family_named("llama").rules
+
+
+def test_a_draft_of_a_whole_model_is_proved_as_quickly_as_a_toy() -> None:
+    """Its toy is the config of a model: no tensor of that size is made to see where its numbers go."""
+    config = {"vocab": 128_256, "hidden": 8192, "heads": 64, "head": 128, "ffn": 28_672, "groups": 8, "layer": 80}
+    rules = (
+        Rule("embed", "e", "vocab hidden"),
+        Rule(
+            "l.{layer}.qkv",
+            ("l.{layer}.q", "l.{layer}.k"),
+            "(heads head + groups head) hidden -> (heads head) hidden, (groups head) hidden",
+        ),
+        Rule("l.{layer}.o", "l.{layer}.p", "hidden (heads head) -> (heads head) hidden"),
+        Rule("l.{layer}.up", "l.{layer}.w", "ffn hidden"),
+    )
+    family = Family("large", "a draft", rules, sizes={key: key for key in config}, toy=config)
+    tracemalloc.start()
+    report = prove(family)
+    largest = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert report.passed
+    assert len(report.caught) > 4
+    assert largest < 200 << 20  # 8 GiB and four minutes for its embedding alone

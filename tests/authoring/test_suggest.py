@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -18,14 +19,16 @@ from benchmarks.suggest import Score, default_scores, different, families_with_t
 from benchmarks.unseen import UNSEEN
 from mfconv_nb.authoring.axes import facts_of
 from mfconv_nb.authoring.drafting import CERTAIN, GUESS, LIKELY
+from mfconv_nb.authoring.family_text import write_family
 from mfconv_nb.authoring.groups import groups_of
-from mfconv_nb.authoring.probing import DIFFERS, VARIANT
+from mfconv_nb.authoring.probing import DIFFERS, MISSING, VARIANT
 from mfconv_nb.authoring.suggest import Suggestion
 from mfconv_nb.authoring.variants import turns_of
 from mfconv_nb.checkpoint import HF, Checkpoint, LazyTensor, TensorSpec, checkpoint_of
 
-# what is reached, rounded down: a change that finds fewer rules must say so here
-BY_NAMES, BY_NAMES_ONCE, BY_NAMES_UNSEEN, BY_NAMES_OTHER_FORMS, WITH_VALUES = 0.98, 0.98, 0.96, 0.94, 1.0
+# what is reached, rounded down: a change that finds fewer rules must say so here; 0.979 of tables counted once since DeepSeek-V4, whose
+# biases are called `base`
+BY_NAMES, BY_NAMES_ONCE, BY_NAMES_UNSEEN, BY_NAMES_OTHER_FORMS, WITH_VALUES = 0.98, 0.97, 0.96, 0.94, 1.0
 RNG = np.random.default_rng(5)
 
 
@@ -176,6 +179,31 @@ def test_a_suggested_family_is_proved_as_any_other() -> None:
     assert all(p.holds for p in proof.proved), proof.proved
 
 
+def test_a_layer_behind_the_last_that_the_other_side_keeps_elsewhere_has_its_number_from_the_config(tmp_path: Path) -> None:
+    """As DeepSeek's layer for the next token: `model.layers.3` beside `decoder.layers.0` to `.2` and `mtp.layers.0`."""
+    weights = {(n, part): numbers(6, 4) for n in range(4) for part in ("up", "down")}
+    extra = numbers(9)
+    hf = {f"model.layers.{n}.{part}_proj.weight": a for (n, part), a in weights.items()} | {"model.layers.3.enorm.weight": extra}
+    mf = {f"{'mtp.layers.0' if n == 3 else f'decoder.layers.{n}'}.{part}.weight": a for (n, part), a in weights.items()}
+    mf["mtp.layers.0.enorm.gamma"] = extra
+    config = {"num_hidden_layers": 3}
+    suggestion = mc.suggest(hf, mf, config=config)
+    assert not suggestion.unmatched_hf + suggestion.unmatched_mf
+    assert suggestion.counts[CERTAIN] == len(suggestion.suggested) == 5
+    assert suggestion.sizes["layer_after"] == suggestion.sizes["layer"] == "num_hidden_layers"
+    assert "model.layers.{=layer_after}.enorm.weight" in [s.hf for s in suggestion.suggested]
+    file = write_family(suggestion.family("mine"), tmp_path / "mine.py")
+    assert bytes_of(mc.map(mc.load(hf, config=config), file, to="mf")) == bytes_of(mc.load(mf))
+    assert bytes_of(mc.map(mc.load(mf, config=config), file, to="hf")) == bytes_of(mc.load(hf))
+
+
+def test_layers_that_one_side_has_not_are_left_over_and_the_others_get_their_rules() -> None:
+    weights = [numbers(6, 4) for _ in range(6)]
+    suggestion = mc.suggest(layers_of(*weights, name="up_proj.weight"), layers_of(*weights[:4], name="w3.weight"))
+    assert [(s.hf, s.confidence) for s in suggestion.suggested] == [("layers.{layer}.up_proj.weight", CERTAIN)]
+    assert suggestion.unmatched_hf == ("layers.4.up_proj.weight", "layers.5.up_proj.weight")
+
+
 # ---- certainty --------------------------------------------------------------------------------------------------------------
 
 
@@ -221,6 +249,16 @@ def test_a_fused_tensor_on_both_sides_is_certain_where_bytes_are_equal() -> None
     assert (same.confidence, "may differ" in same.reason) == (CERTAIN, False)
 
 
+def test_twins_that_no_word_tells_apart_are_a_guess() -> None:
+    """Two towers of the same shapes: which is which stands in no name."""
+    sides = []
+    for towers in (("p", "q"), ("tower_x", "tower_y")):
+        layers = [f"{tower}.layers.{n}.fc." for tower in towers for n in range(3)]
+        sides.append({f"{layer}{leaf}": shape for layer in layers for leaf, shape in (("weight", (8, 6)), ("bias", (8,)))})
+    hf, mf = sides
+    assert {s.confidence for s in mc.suggest(hf, mf).suggested} == {GUESS}
+
+
 def test_the_parts_of_a_fused_tensor_stay_likely() -> None:
     parts = {f"layers.{n}.self_attn.{p}_proj.weight": (8, 16) for n in range(2) for p in "qkv"}
     other = {f"layers.{n}.attention.w{p}.weight": (8, 16) for n in range(2) for p in "qkv"}
@@ -263,6 +301,57 @@ def test_a_tensor_that_was_trained_on_is_paired_by_its_name_and_says_so() -> Non
     assert "the numbers differ" in head.reason
 
 
+def layers_of(*arrays: np.ndarray[Any, Any], name: str) -> dict[str, np.ndarray[Any, Any]]:
+    return {f"layers.{n}.{name}": a for n, a in enumerate(arrays)}
+
+
+def test_what_the_first_layer_alone_says_is_no_certainty() -> None:
+    """Norms that begin equal and are trained apart; an identity that only later layers tell from its transpose."""
+    start, a, b = numbers(8), [numbers(8) for _ in range(2)], [numbers(8) for _ in range(2)]
+    hf = {**layers_of(start, *a, name="norm_a.weight"), **layers_of(start, *b, name="norm_b.weight")}
+    crossed = {**layers_of(start, *b, name="norm_a.weight"), **layers_of(start, *a, name="norm_b.weight")}
+    suggestion = mc.suggest(hf, crossed)
+    assert {s.confidence for s in suggestion.suggested} == {CERTAIN}
+    assert bytes_of(mc.map(mc.load(hf), suggestion.family("mine"), to="mf")) == bytes_of(mc.load(crossed))
+    squares = [np.eye(6, dtype=np.float32), numbers(6, 6), numbers(6, 6)]
+    turned = mc.suggest(layers_of(*squares, name="out.weight"), layers_of(*(s.T.copy() for s in squares), name="out.weight"))
+    assert [(s.layout, s.confidence) for s in turned.suggested] == [("rows columns -> columns rows", CERTAIN)]
+
+
+def test_an_order_that_only_the_last_layer_shows_is_found() -> None:
+    """Biases that begin as zeros: that rotary pairs become halves is seen where they were trained."""
+    biases = [np.zeros(24, np.float32), numbers(24), numbers(24)]
+    there = layers_of(*(b.reshape(3, 4, 2).swapaxes(1, 2).reshape(24) for b in biases), name="wq.bias")
+    (found,) = mc.suggest(layers_of(*biases, name="q_proj.bias"), there, config={"num_attention_heads": 3}).suggested
+    assert (found.layout, found.confidence) == ("(heads pair half) -> (heads half pair)", CERTAIN)
+
+
+def test_layers_that_differ_later_make_a_guess_that_names_both() -> None:
+    """Layers in the order of their names as text: 10 comes before 2."""
+    weights = [numbers(5, 3) for _ in range(12)]
+    there = [weights[n] for n in sorted(range(12), key=str)]
+    (found,) = mc.suggest(layers_of(*weights, name="up.weight"), layers_of(*there, name="w3.weight")).suggested
+    assert found.confidence == GUESS
+    assert "bytes are equal in layers 0, but not in 11" in found.reason
+
+
+def test_bytes_that_another_rule_would_make_too_are_likely_and_name_it() -> None:
+    eye = np.eye(6, dtype=np.float32)
+    (square,) = mc.suggest({"out.weight": eye}, {"out.weight": eye}).suggested
+    assert (square.confidence, square.reason.rpartition(": ")[2]) == (LIKELY, "transposed")
+    q, zeros = numbers(8), np.zeros(8, np.float32)
+    parts = {f"attn.{p}_proj.bias": a for p, a in zip("qkv", (q, zeros, zeros), strict=True)}
+    (fused,) = mc.suggest(parts, {"attn.qkv.bias": np.concatenate([q, zeros, zeros])}).suggested
+    assert fused.confidence == LIKELY
+    assert "would be too with another rule: q + v + k end to end" in fused.reason
+
+
+def test_a_cast_is_said_where_bytes_are_equal_after_it() -> None:
+    table = numbers(6, 4)
+    (found,) = mc.suggest({"wte.weight": table}, {"wte.weight": table.astype(np.float16)}).suggested
+    assert "bytes are equal as fp16" in found.reason
+
+
 def test_a_cast_does_not_hide_equal_numbers() -> None:
     toy = unknown(mc.toy("llama"))
     there = {name: a.astype(np.float32) for name, a in arrays_of(mc.map(toy, "llama", to="mf")).items()}
@@ -285,14 +374,45 @@ def test_names_without_a_partner_are_listed_and_buffers_are_dropped() -> None:
     assert "lm_head.weight" in mapped
 
 
+def test_layers_that_the_sides_count_otherwise_are_said_to_be_that_and_not_another_model() -> None:
+    """From 1 on one side; and one list of two kinds of layers on the one side, two lists on the other."""
+    weights = [numbers(5, 3) for _ in range(6)]
+    hf = layers_of(*weights, name="up.weight")
+    from_one = mc.suggest(hf, {f"blocks.{n}.w3.weight": w for n, w in enumerate(weights, 1)})
+    assert from_one.notes == (
+        "layers.{0‥5} and blocks.{1‥6} count otherwise: a placeholder is one number on both sides, so these need a rule a layer.",
+    )
+    assert len(from_one.unmatched_hf) == len(from_one.unmatched_mf) == 6
+    mixed = {f"layers.{n}.{'attn' if n % 3 == 2 else 'conv'}.weight": w for n, w in enumerate(weights)}
+    apart = {f"attn.{n}.weight": weights[3 * n + 2] for n in range(2)} | {f"conv.{n}.weight": weights[n + n // 2] for n in range(4)}
+    notes = mc.suggest(mixed, apart).notes
+    assert [note.partition(" count")[0] for note in notes] == ["layers.{0‥1, 3‥4} and conv.{0‥3}", "layers.{2, 5} and attn.{0‥1}"]
+
+
 def test_nothing_in_common_is_no_error() -> None:
     suggestion = mc.suggest({"a": numbers(3)}, {"b": numbers(4, 5)})
     assert not suggestion.suggested
     assert "left over" in repr(suggestion)
 
 
+@pytest.mark.parametrize("shape", [(-2, 3), (2.0,), (True,), ("2",)])
+def test_a_shape_that_is_none_is_refused_with_its_name(shape: Any) -> None:
+    with pytest.raises(mc.MfconvError, match=r"MFC109 a live object that cannot be loaded: 'a\.weight'"):
+        mc.suggest({"a.weight": shape}, {"b.weight": (2,)})
+
+
+def test_a_table_with_a_rule_a_layer_is_drafted_in_seconds() -> None:
+    """Numbers that are glued to words are part of the name: 240 rules, of which each could be any other."""
+    hf = {f"block{n}_{part}.weight": (8, 6 + n % 2) for n in range(20) for part in "abcdefghijkl"}
+    begun = time.process_time()
+    found = mc.suggest(hf, {name.replace("block", "layer"): shape for name, shape in hf.items()}).suggested
+    assert time.process_time() - begun < 10  # 27 s where every round asked for every pair's variants again
+    assert all(s.mf == s.hf.replace("block", "layer") for s in found)
+
+
 def test_a_name_with_braces_is_left_over_and_not_read_as_a_pattern() -> None:
     assert mc.suggest({"a.{b}.weight": numbers(3)}, {"a.weight": numbers(3)}).unmatched_hf == ("a.{b}.weight",)
+    assert mc.suggest({"": numbers(3)}, {"a.weight": numbers(3)}).unmatched_hf == ("",)
 
 
 def test_a_suggestion_has_the_forms_of_every_result(tmp_path: Path) -> None:
@@ -353,6 +473,7 @@ def test_heads_of_the_config_and_single_rows_are_among_the_turns_that_are_tried(
 
 Q, K, V = numbers(24, 7), numbers(8, 7), numbers(8, 7)
 GATE, UP = numbers(12, 5), numbers(12, 5)
+EXPERTS = [numbers(6, 4) for _ in range(5)]
 
 
 def grouped(groups: int, *parts: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -379,6 +500,11 @@ CASES: Mapping[str, tuple[Any, Any, str]] = {
     "one tensor, by turns as end to end": (grouped(4, GATE, UP), np.concatenate([GATE, UP]), "in 4 turns as end to end"),
     "rotary pairs as halves": (Q, halves(Q, 3), "rotary rows of 3 heads, pairs as halves"),
     "rotary halves as pairs": (halves(Q, 3), Q, "rotary rows of 3 heads, halves as pairs"),
+    "experts along a new axis": (EXPERTS, np.stack(EXPERTS), "every item along a new axis"),
+    "experts along a new axis, transposed": (EXPERTS, np.stack([e.T for e in EXPERTS]), "every item along a new axis, transposed"),
+    "experts one below the other": (EXPERTS, np.concatenate(EXPERTS), "end to end"),
+    "experts one below the other, transposed": (EXPERTS, np.concatenate([e.T for e in EXPERTS]), "end to end, transposed"),
+    "rows of zeros at the end": (GATE, np.concatenate([GATE, np.zeros((4, 5), np.float32)]), "rows of zeros at the end"),
     "an axis split": (Q, Q.reshape(3, 8, 7), "neighbouring axes as one"),
 }
 
@@ -439,6 +565,57 @@ def test_a_number_that_stands_elsewhere_is_found_there() -> None:
 def test_other_numbers_and_other_shapes_are_said_as_such() -> None:
     assert "no order of them" in mc.probe([Q, K], numbers(32, 7)).findings[0].words
     assert "24 × 7 F32 here, 8 × 7 F32" in mc.probe(Q, K).findings[0].words
+
+
+def test_the_same_numbers_in_an_unknown_order_are_said_to_be_that() -> None:
+    assert "the same numbers, in an order that no known variant gives" in mc.probe(Q, Q[RNG.permutation(24)]).findings[0].words
+    assert "in an order" not in mc.probe(Q, -Q).findings[0].words
+
+
+def test_an_order_that_no_variant_gives_is_told_without_moving_every_number_for_each() -> None:
+    large = numbers(2048, 1024)
+    begun = time.monotonic()
+    assert not mc.probe(large, large[RNG.permutation(2048)]).explained
+    assert time.monotonic() - begun < 3  # 7 s where each variant was carried out to its end
+
+
+def test_tensors_that_one_side_lacks_are_missing_on_either_side() -> None:
+    more = mc.probe({"a": Q, "b": K}, {"a": Q})
+    fewer = mc.probe({"a": Q}, {"a": Q, "b": K})
+    assert [(f.names, f.reference, f.verdict) for f in more.findings[1:]] == [(("b",), (), MISSING)]
+    assert [(f.names, f.reference, f.verdict) for f in fewer.findings[1:]] == [((), ("b",), MISSING)]
+    assert not fewer.equal
+    assert "'b' is in the reference only" in repr(fewer)
+    assert mc.probe({"a": Q}, {"a": Q, "b": K}, "a").equal
+
+
+def test_a_zero_of_the_other_sign_stands_nowhere_here() -> None:
+    signed = Q.copy()
+    signed[0, 0] = 0.0
+    other = signed.copy()
+    other[0, 0] = -0.0
+    words = mc.probe(signed, other).findings[0].words
+    assert "0.0 here, -0.0 in the reference" in words
+    assert "stands here" not in words
+
+
+def test_numbers_that_are_equal_after_a_cast_are_not_said_to_be_equal_bytes() -> None:
+    assert mc.probe(Q, Q.astype(np.float64)).findings[0].words == "equal as F32: F32 here, F64 in the reference"
+    assert "bytes are equal" not in repr(mc.probe(Q.astype(np.float16), Q))
+
+
+def test_experts_that_their_names_count_are_found_in_the_stack() -> None:
+    one_by_one = {f"layers.3.experts.{n}.w1.weight": e for n, e in enumerate(EXPERTS)}
+    probe = mc.probe(one_by_one, {"layers.3.ffn.w1": np.stack(EXPERTS)})
+    assert probe.explained
+    assert probe.layout.startswith("rows columns -> item rows columns")
+    assert mc.probe({"layers.3.ffn.w1": np.stack(EXPERTS)}, one_by_one).explained
+    assert "in an order" in mc.probe(one_by_one, {"layers.3.ffn.w1": np.stack(EXPERTS[::-1])}).findings[0].words
+
+
+def test_a_list_of_something_else_is_refused() -> None:
+    with pytest.raises(mc.MfconvError, match="a list with a list in it"):
+        mc.probe([[1, 2]], [[1, 2]])
 
 
 def test_only_the_names_that_are_asked_for_are_compared() -> None:

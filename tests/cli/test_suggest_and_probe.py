@@ -11,6 +11,7 @@ import pytest
 import mfconv_nb as mc
 from mfconv_nb.checkpoint import HF, MF, checkpoint_of
 from mfconv_nb.cli.main import run
+from mfconv_nb.families.own import family_in_file
 from tests.support import raws_of
 
 
@@ -47,6 +48,15 @@ def test_the_file_has_the_key_and_the_reasons(sides: Path) -> None:
     assert 'key="my_model"' in text
     assert "certain: " in text
     assert "bytes are equal" in text
+
+
+@pytest.mark.parametrize("drafted", [["suggest", "hf", "mf.ckpt"], ["import", "rules.py"]], ids=["suggest", "import"])
+def test_a_file_of_any_name_can_be_used_and_a_key_that_cannot_is_refused(drafted: list[str], sides: Path) -> None:
+    Path("rules.py").write_text('weight_converters = [RenameConvertOp(hf_names="a.{}.w", mf_names="b.{}.w")]\n')
+    assert run([*drafted, "--out", "my model (2).py"]) == 0
+    assert family_in_file("my model (2).py").key == "my_model__2_"
+    assert run([*drafted, "--out", "other.py", "--key", "my model"]) == 2
+    assert not Path("other.py").exists()
 
 
 def test_names_and_shapes_in_a_json_file_stand_for_either_side(sides: Path, capsys: pytest.CaptureFixture[str]) -> None:
