@@ -5,7 +5,7 @@ nodes, anything but a mapping. A size that the file does not give stays absent: 
 
 Sources: the groups of equal names in MindFormers 2.1.0, `parallel_core/transformer_config_utils.py` (COMMON_CONFIG_MAPPING); the sizes
 of `LlamaConfig` and `ChatGLM2Config`; `LoraConfig` in `pet/pet_config.py` and in `pynative/config/config.py`; the run files under
-`configs/` of MindFormers 1.3.2.
+`configs/` of MindFormers 1.3.2 and 2.1.0.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def read_run_config(path: Path) -> RunConfig:
     content = _read_yaml(path)
     model = content.get("model")
     model = model if isinstance(model, dict) else {}
-    sizes = model.get("model_config")
+    sizes = model.get("model_config", model if "model_type" in model else None)  # the dynamic graph has no level between
     if not isinstance(sizes, dict):
         raise InputError("MFC106", path, found="no model.model_config", expected="the YAML of a MindFormers run", hint=HINT_YAML)
     lora = next((found for found in (sizes.get("pet_config"), content.get("lora_config")) if isinstance(found, dict)), None)
@@ -114,6 +114,8 @@ def config_of(sizes: Mapping[str, Any]) -> dict[str, Any]:
         config |= dict.fromkeys(EXPERTS[1:], number)
     if sizes.get("type") == "LlamaConfig":
         config |= _of_llama(plain, config)
+    if isinstance(plain.get("architectures"), str):  # a list in config.json; run files have both
+        config["architectures"] = [plain["architectures"]]
     return config
 
 

@@ -32,6 +32,8 @@ class Repository:
         unpromised: patterns of tensors that its config does not promise, although their rule is neither optional nor a `Drop`.
         promise_refused: how `mc.expected` is refused for its config, which lacks a size.
         notes: words of the note that a plan has for it.
+        total_is_short: bytes by which the total size in its index is below that of its shapes, which are derived from the config.
+        more_config: what the published config of the model says, where the repository has none.
     """
 
     keys: tuple[str, ...] = ()
@@ -43,6 +45,8 @@ class Repository:
     unpromised: tuple[str, ...] = ()
     promise_refused: Refused | None = None
     notes: str = ""
+    total_is_short: int = 0
+    more_config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def planned(self) -> tuple[str, ...]:
@@ -74,6 +78,13 @@ def _refused(key: str, *words: str) -> Repository:
 
 
 NO_SIZE = "an axis without a size"
+GLM_4_5 = {
+    "num_hidden_layers": 92,
+    "first_k_dense_replace": 3,
+    "num_nextn_predict_layers": 1,
+    "attention_bias": True,
+    "use_qk_norm": True,
+}
 
 REPOSITORIES: Mapping[str, Repository] = {
     "baichuan2__baichuan2-13b-chat": _covered("baichuan2"),
@@ -98,7 +109,7 @@ REPOSITORIES: Mapping[str, Repository] = {
     "deepseek_v2__deepseek-v2-lite": _covered("deepseek2", "deepseek"),
     "deepseek_v3__deepseek-r1-fp8": _quantised("fp8: it has model.layers.0.self_attn.q_a_proj.weight_scale_inv", "deepseek3"),
     "glm4__glm-4-9b_legalhal": _covered("glm-n"),
-    "glm4_moe__llamabot_713gb": _unknown(None, "deepseek3", "MFC107", "qk_nope_head_dim"),  # no config: GLM-4.5's sizes only
+    "glm4_moe__llamabot_713gb": _covered("glm4-moe", more_config=GLM_4_5, total_is_short=3_858_240),
     "gpt2__gpt2": _covered("gpt", options={"prefix": ""}),
     "internlm2__internlm2-7b_s1mpleagent": _covered("internlm2"),
     "internlm2__internlm2-chat-1_8b_cjy": _covered("internlm2"),
@@ -123,14 +134,14 @@ REPOSITORIES: Mapping[str, Repository] = {
     "quantised__qwen-7b-chat-int4-gptq": _quantised("GPTQ: it has transformer.h.0.attn.c_attn.qweight", "qwen"),
     "quantised__qwen-vl-chat-int4-gptq": _quantised("GPTQ: it has transformer.h.0.attn.c_attn.qweight", "qwenvl"),
     "quantised__qwen2-14b-mlx": _quantised("MLX: it has lm_head.scales", "qwen2"),
-    "quantised__qwen3-14b-mlx-4bit": _quantised("MLX: it has lm_head.scales", "qwen2"),
+    "quantised__qwen3-14b-mlx-4bit": _quantised("MLX: it has lm_head.scales", "qwen3"),
     "qwen1_5__qwen1.5-14b_livergpt": _covered("qwen1_5", "qwen2", "qwen", told="qwen2"),
     "qwen2_5__qwen2.5-14b_cogito": _covered("qwen2", "qwen"),
     "qwen2_5__qwen2.5-3b_tied": _covered("qwen2", "qwen"),
     "qwen2_audio__qwen2-audio-7b": _unknown("qwen2_audio", "qwen2", "MFC107", "hidden_size"),
     "qwen2_vl__olmocr-7b": _unknown("qwen2_vl", "qwen2", "MFC303", "visual.blocks.{0‥31}.attn.qkv.weight"),
-    "qwen3__qwen3-1.7b_tied": _unknown("qwen3", "qwen2", "MFC303", "self_attn.k_norm.weight", "self_attn.q_norm.weight"),
-    "qwen3_moe__qwen3-30b-a3b": _unknown("qwen3_moe", "qwen2-moe", "MFC107", "shared_expert_intermediate_size"),
+    "qwen3__qwen3-1.7b_tied": _covered("qwen3"),
+    "qwen3_moe__qwen3-30b-a3b": _covered("qwen3-moe"),
     "qwen3_moe__qwen3-30b-a3b_vllm_transgqa": _unknown(None, "qwen2-moe", "MFC107", "num_hidden_layers"),  # no config in the repository
     "qwen3_vl_moe__qwen3-vl-30b-a3b": _unknown("qwen3_vl_moe", "qwen2-moe", "MFC107", "hidden_size"),
     "qwen__qwen-7b": _covered("qwen"),

@@ -52,6 +52,38 @@ GLM3_6B = (
     "model: {model_config: {type: ChatGLM2Config, num_layers: 28, padded_vocab_size: 65024, hidden_size: 4096, ffn_hidden_size: 13696,"
 )
 GLM3_6B += " kv_channels: 128, num_attention_heads: 32, add_qkv_bias: True, multi_query_group_num: 2, pre_seq_len: None}}"
+# as MindFormers 2.1.0 has them: qwen3/pretrain_qwen3_32b_4k.yaml, qwen3_moe/pretrain_qwen3_30b_a3b_4k.yaml
+QWEN3_32B = """
+model:
+  model_config:
+    vocab_size: 151936
+    hidden_size: 5120
+    intermediate_size: 25600
+    num_hidden_layers: 64
+    num_attention_heads: 64
+    num_key_value_heads: 8
+    head_dim: 128
+    tie_word_embeddings: False
+    attention_bias: False
+    use_contiguous_weight_layout_attention: False
+    model_type: "qwen3"
+    architectures: ["Qwen3ForCausalLM"]
+"""
+QWEN3_30B_A3B = """
+model:
+  model_config:
+    model_type: "qwen3_moe"
+    architectures: "Qwen3MoeForCausalLM"
+    vocab_size: 151936
+    hidden_size: 2048
+    intermediate_size: 6144
+    num_hidden_layers: 48
+    num_attention_heads: 32
+    num_key_value_heads: 4
+    head_dim: 128
+    num_experts: 128
+    moe_intermediate_size: 768
+"""
 
 
 def written(path: Path, text: str) -> Path:
@@ -71,8 +103,10 @@ def sizes(text: str, family: str, path: Path) -> dict[str, int]:
         (LLAMA2_70B, "llama", {"hidden": 8192, "layer": 80, "heads": 64, "groups": 8, "head": 128, "ffn": 28672}),
         (BAICHUAN2_13B, "baichuan2", {"hidden": 5120, "layer": 40, "ffn": 13696, "vocab": 125696}),
         (GLM3_6B, "glm-n", {"hidden": 4096, "layer": 28, "ffn": 13696, "vocab": 65024}),
+        (QWEN3_32B, "qwen3", {"hidden": 5120, "layer": 64, "group_q": 1024, "group_k": 128, "ffn": 25600, "untied": 1}),
+        (QWEN3_30B_A3B, "qwen3-moe", {"hidden": 2048, "layer": 48, "group_q": 1024, "expert": 128, "expert_ffn": 768}),
     ],
-    ids=["Llama 2 7B", "Llama 2 70B", "Baichuan2 13B", "ChatGLM3 6B"],
+    ids=["Llama 2 7B", "Llama 2 70B", "Baichuan2 13B", "ChatGLM3 6B", "Qwen3 32B", "Qwen3 30B-A3B"],
 )
 def test_the_sizes_of_real_runs_are_those_of_the_published_config(text: str, family: str, expected: dict[str, int], tmp_path: Path) -> None:
     found = sizes(text, family, tmp_path / "run.yaml")
@@ -114,6 +148,14 @@ def test_a_run_gives_the_sizes_of_a_checkpoint_and_contradicts_another(tmp_path:
     assert raws_of(mapped) == raws_of(mc.load(tmp_path / "hf"))
     with pytest.raises(mc.MfconvError, match="176"):
         mc.map(mc.load(tmp_path / "mf.ckpt", config=written(tmp_path / "run.yaml", text.replace("176", "177"))), "llama", to="hf")
+
+
+@pytest.mark.parametrize("level", ["model: {model_config: {SIZES}}", "model: {SIZES}"], ids=["graph", "dynamic graph"])
+def test_the_class_and_the_kind_of_the_model_are_read_wherever_a_run_says_them(level: str, tmp_path: Path) -> None:
+    text = level.replace("SIZES", "model_type: qwen3, architectures: Qwen3ForCausalLM, num_layers: 2, ffn_hidden_size: 8")
+    config = read_run_config(written(tmp_path / "run.yaml", text)).config
+    assert (config["model_type"], config["architectures"]) == ("qwen3", ["Qwen3ForCausalLM"])
+    assert (config["num_hidden_layers"], config["intermediate_size"]) == (2, 8)
 
 
 def test_the_sizes_of_a_run_are_not_published_as_a_config_json(tmp_path: Path) -> None:

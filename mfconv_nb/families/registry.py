@@ -133,7 +133,8 @@ def candidates_of(key: str) -> list[Family]:
 def identify(names: Iterable[str], config: Mapping[str, Any] | None, to: str) -> Family:
     """The one family whose rules know every name, and whose own names are all there; first by ``model_type``, where a config has one.
 
-    Among several that fit, the class of the model (``architectures``) decides, where it names one of them.
+    Among several that fit, the class of the model (``architectures``) decides, where it names one of them. A family that is told as
+    another one is looked at where that one does not know every name: the same model under other names of MindFormers.
 
     What packages offer is looked at only where no built-in or registered family has the model type, or, without one, knows every name.
 
@@ -145,8 +146,14 @@ def identify(names: Iterable[str], config: Mapping[str, Any] | None, to: str) ->
     by_type = [f for f in known_families() if model_type in f.model_types]
     if not by_type and model_type is not None:
         by_type = [f for f in installed_families() if model_type in f.model_types]
-    candidates = by_type or [f for f in known_families() if not f.told_as]
+    fitting = by_type or known_families()
+    candidates = [f for f in fitting if not f.told_as] or fitting
     distance = _distances(candidates, templates, to)
+    if min(distance.values())[:2] > (0, 0):  # names that the family they are usually taken for does not have, or not all of its own
+        others = {f.key: f for f in fitting if f.told_as and f not in candidates}
+        whole = {key: d for key, d in _distances(others.values(), templates, to).items() if d[:2] == (0, 0)}
+        candidates += [others[key] for key in whole]
+        distance |= whole
     if not by_type and min(distance.values())[0] > 0:
         candidates += [f for f in installed_families() if not f.told_as]
         distance |= _distances(candidates[len(distance) :], templates, to)
@@ -170,8 +177,8 @@ def identify(names: Iterable[str], config: Mapping[str, Any] | None, to: str) ->
 def _is_named_in(family: Family, config: Mapping[str, Any]) -> bool:
     """Whether the class of the model has the family's key in its name: `Baichuan7BV2ForCausalLM`, as config.json or a run's YAML say it."""
     classes = config.get("architectures")
-    word = re.sub(r"[^a-z]", "", family.key)
-    return isinstance(classes, list) and any(isinstance(c, str) and word in c.lower() for c in classes)
+    word = re.sub(r"[^a-z]", "", family.key.lower())  # empty for a key of digits, which no class is named by
+    return bool(word) and isinstance(classes, list) and any(isinstance(c, str) and word in c.lower() for c in classes)
 
 
 def _distances(families: Iterable[Family], templates: frozenset[str], to: str) -> dict[str, tuple[int, int, int]]:

@@ -10,7 +10,7 @@ from mfconv_nb.config import HINT_CONFIG, Sizes
 from mfconv_nb.errors import MappingError
 from mfconv_nb.layout import shape_of
 from mfconv_nb.mapping.names import Pattern
-from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Tied, is_needed, layouts_of, sides_of
+from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Tied, is_needed, layouts_of, numbered_rules, sides_of
 from mfconv_nb.mapping.solve import structural_sizes
 
 MAX_TENSORS = 1_000_000  # of one rule; the largest model has 92,000 in all
@@ -51,7 +51,7 @@ def expected_specs(family: Family, sizes: Sizes, side: str, dtype: str = "F32") 
     before: list[TensorSpec] = []
     layers: dict[tuple[int, ...], list[TensorSpec]] = {}
     after: list[TensorSpec] = []
-    for rule in family.rules:
+    for rule, _ in numbered_rules(family.rules, known):
         if not isinstance(rule, Drop) and is_expected(rule, known, to):
             for loop, spec in _specs_of(rule, sizes, to, dtype):
                 group = layers.setdefault(loop, []) if loop else after if layers else before

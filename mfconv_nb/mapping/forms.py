@@ -1,7 +1,8 @@
 """Which form of a family a checkpoint has: its options, from what the caller said, what a manifest remembers, and names and shapes.
 
 An option that shows on the side a checkpoint goes to takes its default. One that shows on the side it comes from is never guessed:
-the names tell it, else the shapes, else the caller has to.
+the names tell it, else the shapes, else the caller has to. One that shows in the numbers alone is told from the config, which for a
+run is its YAML, else it takes its default.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
+from typing import Any
 
 from mfconv_nb.errors import MappingError, SeveralFitError, UsageError, did_you_mean, quoted
 from mfconv_nb.folding import fold
 from mfconv_nb.mapping.plan import MappingPlan
-from mfconv_nb.mapping.rules import COMMON_OPTIONS, Family, Option, OptionValue, form_of
+from mfconv_nb.mapping.rules import COMMON_OPTIONS, NUMBERS, Family, Option, OptionValue, form_of
 
 WORDS: Mapping[str, OptionValue] = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 MAX_FORMS = 64
@@ -60,18 +62,26 @@ def _checked(option: Option, value: object) -> OptionValue:
 
 @dataclass(frozen=True)
 class Choice:
-    """A form of a family, and how each option was decided: given, remembered, told from names, told from shapes, or the default."""
+    """A form of a family, and how each option was decided: given, remembered, told from the config, names or shapes, or the default."""
 
     form: Family
     decided: Mapping[str, str]
 
 
 def fitting_forms(
-    family: Family, templates: Iterable[str], to: str, given: Mapping[str, OptionValue], remembered: Mapping[str, OptionValue]
+    family: Family,
+    templates: Iterable[str],
+    to: str,
+    given: Mapping[str, OptionValue],
+    remembered: Mapping[str, OptionValue],
+    configured: Mapping[str, OptionValue] = {},
 ) -> list[Choice]:
     """The forms that know every name template, defaults first; where none does, the one that knows most."""
     wanted = frozenset(templates)
-    forms = [_choice(family, chosen, to, given, remembered) for chosen in _combinations(family, to, given, remembered)]
+    remembered = {o.name: remembered[o.name] for o in family.options if o.values and remembered.get(o.name) in o.values}
+    said = {**{n: (v, "told from the config") for n, v in configured.items()}, **{n: (v, "remembered") for n, v in remembered.items()}}
+    said |= {n: (v, "given") for n, v in given.items()}
+    forms = [_choice(family, chosen, to, said) for chosen in _combinations(family, to, said)]
     unknown = [len(wanted - choice.form.templates(to)) for choice in forms]
     least = min(unknown)
     best = [choice for choice, n in zip(forms, unknown, strict=True) if n == least]
@@ -84,31 +94,29 @@ def all_forms(family: Family) -> list[Family]:
     return [form_of(family, dict(zip((o.name for o in choosing), v, strict=True))) for v in product(*(o.values for o in choosing))]
 
 
-def _combinations(
-    family: Family, to: str, given: Mapping[str, OptionValue], remembered: Mapping[str, OptionValue]
-) -> Iterable[dict[str, OptionValue]]:
+def configured_options(family: Family, config: Mapping[str, Any]) -> dict[str, OptionValue]:
+    """What a config says of the options that show in the numbers alone: the YAML of a run has them under MindFormers' own names."""
+    told = {o.name: (config[o.name], o.values) for o in family.options if o.side == NUMBERS and o.name in config}
+    return {name: value for name, (value, values) in told.items() if any(type(value) is type(v) and value == v for v in values)}
+
+
+def _combinations(family: Family, to: str, said: Mapping[str, tuple[OptionValue, str]]) -> Iterable[dict[str, OptionValue]]:
     choosing = [o for o in family.options if o.values]
     ways: list[Sequence[OptionValue]] = []
     for option in choosing:
-        if option.name in given:
-            ways.append((given[option.name],))
-        elif remembered.get(option.name) in option.values:
-            ways.append((remembered[option.name],))
+        if option.name in said:
+            ways.append((said[option.name][0],))
         else:
-            ways.append((option.default,) if option.side == to else option.values)
+            ways.append((option.default,) if option.side in (to, NUMBERS) else option.values)
     names = [o.name for o in choosing]
     return [dict(zip(names, values, strict=True)) for values in islice(product(*ways), MAX_FORMS)]
 
 
-def _choice(
-    family: Family, chosen: Mapping[str, OptionValue], to: str, given: Mapping[str, OptionValue], remembered: Mapping[str, OptionValue]
-) -> Choice:
+def _choice(family: Family, chosen: Mapping[str, OptionValue], to: str, said: Mapping[str, tuple[OptionValue, str]]) -> Choice:
     def how(option: Option) -> str:
-        if option.name in given:
-            return "given"
-        if option.name in remembered:
-            return "remembered"
-        return "default" if option.side == to else "told from names"
+        if option.name in said:
+            return said[option.name][1]
+        return "default" if option.side in (to, NUMBERS) else "told from names"
 
     return Choice(form_of(family, chosen), {o.name: how(o) for o in family.options if o.values})
 

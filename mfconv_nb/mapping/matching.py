@@ -17,8 +17,20 @@ from mfconv_nb.errors import MappingError, nearest
 from mfconv_nb.folding import fold
 from mfconv_nb.layout import Axis, TensorLayout, axis_names, describe_tensor, shape_of
 from mfconv_nb.mapping.adapters import why_no_adapter
-from mfconv_nb.mapping.names import Pattern
-from mfconv_nb.mapping.rules import COMMON_OPTIONS, AnyRule, Drop, Family, Repeated, Rule, Tied, is_needed
+from mfconv_nb.mapping.names import Pattern, parse_pattern
+from mfconv_nb.mapping.rules import (
+    COMMON_OPTIONS,
+    AnyRule,
+    Drop,
+    Family,
+    Repeated,
+    Rule,
+    Tied,
+    is_needed,
+    numbered_rules,
+    put_in,
+    without_numbered,
+)
 from mfconv_nb.mapping.run_state import run_state_of
 from mfconv_nb.mapping.solve import ONE_TENSOR, Directed, Solution, SourceKey, directed_rule, solve_rule
 
@@ -93,14 +105,24 @@ class Matcher:
         layers: int | None,
         leave_out: Sequence[str] = (),
     ) -> None:
-        self.family, self.to, self.sizes, self.original, self.layers = family, to, sizes, original, layers
+        self.to, self.sizes, self.original, self.layers = to, sizes, original, layers
         self.known = sizes.values_by_axis if sizes is not None else {}
+        rules, behind = (family.rules, ()) if layers is None else without_numbered(family.rules)
+        self._behind: dict[str, list[Pattern]] = {}
+        for pattern in (parse_pattern(put_in(name, self.known)) for name in behind):
+            self._behind.setdefault(pattern.template, []).append(pattern)
+        told = numbered_rules(rules, self.known)
+        self.family = (
+            family.with_rules(tuple(rule for rule, _ in told)) if len(told) < len(family.rules) or any(n for _, n in told) else family
+        )
+        self.numbered = frozenset(number for number, (_, is_numbered) in enumerate(told) if is_numbered)
         self.leave_out = tuple(leave_out)
         self.problems: list[Problem] = []
         self.rows: list[tuple[int, Row]] = []
         self.instances: dict[int, dict[tuple[int, ...], Instance]] = {}
         self.singles: dict[int, dict[tuple[int, ...], tuple[int, TensorSpec]]] = {}
-        self.directed = [directed_rule(rule, to) for rule in family.rules]
+        self.directed = [directed_rule(rule, to) for rule in self.family.rules]
+        self._unnumbered = family.templates(to) - self.family.templates(to)
         self._depends_on = sizes.depends_on if sizes is not None else ()
         self._solved: dict[object, Solution | MappingError] = {}
         self._by_template: dict[str, list[tuple[int, int, Pattern]]] = {}
@@ -146,6 +168,10 @@ class Matcher:
                 for number, source, pattern in self._by_template.get(template, ())
                 if (found := pattern.match(numbers)) is not None
             ]
+            if any(p.match(numbers) is not None for p in self._behind.get(template, ())):
+                self._leave_out(place, spec, Drop(spec.name, f"layers={self.layers} asked for the first {self.layers} layers"))
+                continue
+            hits = [hit for hit in hits if hit[0] in self.numbered] or hits
             if not hits:
                 state = run_state_of(spec.name) if self.to == HF else None
                 if state is None:
@@ -189,6 +215,9 @@ class Matcher:
                 self.problems.append(Problem("adapter", name, *reason))
                 continue
             template = fold(name)[0]
+            if template in self._unnumbered:
+                self.problems.append(Problem("unmatched", name, "a number in its rule that the config tells", "a config", HINT_NO_CONFIG))
+                continue
             if template not in hints:
                 best = nearest(template, texts)
                 hints[template] = f"nearest rule: {texts[best]}" if best else ""

@@ -11,12 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-_PLACEHOLDER_OR_NUMBER = re.compile(r"\{([a-z_][a-z0-9_]*)\}|(\d+)")
+_PLACEHOLDER_OR_NUMBER = re.compile(r"\{(=?[a-z_][a-z0-9_]*)\}|(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A name with placeholders. ``slots`` holds, for each number in a name, the placeholder's name or the number itself."""
+    """A name with placeholders. ``slots`` holds, for each number in a name, the placeholder's name or the number itself.
+
+    ``{=axis}`` stands for one number, a size of the config; see ``numbered_rules``.
+    """
 
     text: str
     template: str
@@ -49,5 +52,15 @@ class Pattern:
 @lru_cache(maxsize=8192)
 def parse_pattern(text: str) -> Pattern:
     """Read a pattern such as ``model.layers.{layer}.attention.wq.weight``."""
-    slots = [p if p else int(n) for p, n in _PLACEHOLDER_OR_NUMBER.findall(text)]
+    slots = [_slot(p) if p else int(n) for p, n in _PLACEHOLDER_OR_NUMBER.findall(text)]
     return Pattern(text, _PLACEHOLDER_OR_NUMBER.sub("#", text), tuple(slots))
+
+
+def _slot(word: str) -> str | int:
+    """A placeholder; or, for a number of the config that is not put in yet, one below zero of its own, which no name has."""
+    return -int.from_bytes(word.encode(), "big") if word.startswith("=") else word
+
+
+def is_of_config(slot: str | int) -> bool:
+    """Whether a slot is a number that the config gives, not put in yet."""
+    return isinstance(slot, int) and slot < 0

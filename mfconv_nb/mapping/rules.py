@@ -21,6 +21,8 @@ OptionValue = str | bool | int
 # Rule.optional: the config does not promise these tensors. Some layers may have them and others not, or all have them or none.
 ALL_OR_NONE, ANYWHERE = "all or none", "anywhere"
 
+NUMBERS = "numbers"  # Option.side: names and shapes are the same with every value, only the numbers differ
+
 Place = tuple[str, int]  # a file and a line in it
 
 
@@ -35,7 +37,8 @@ class Rule:
     """One or several tensors on each side, and the sentence that says where every number goes.
 
     Attributes:
-        hf, mf: name patterns. A placeholder on both sides is a loop; on one side only it is an axis of the other side.
+        hf, mf: name patterns. A placeholder on both sides is a loop; on one side only it is an axis of the other side. ``{=axis}`` is one
+            number, a size of the config; such a name counts before one that has a placeholder there.
         layout: see ``layout.py``. Without an arrow: the same shape on both sides. None: the same shape, whatever it is.
         sizes: structural constants of the sentence, such as ``{"pair": 2}``, or axes of equal size, such as ``{"k": "q"}``; never a
             model's sizes.
@@ -126,7 +129,8 @@ class Option:
     Attributes:
         values: what it may be, the default first. In names, layouts and sizes ``{name}`` stands for the value chosen.
         side: where it shows: "mf", "hf" or "both". On the side a checkpoint comes from it is told from names and shapes; on the side
-            it goes to the default is taken. What a manifest remembers counts before both.
+            it goes to the default is taken. What a manifest remembers counts before both. ``NUMBERS``: no name and no shape shows it.
+            Then the YAML of a run decides where it has this key, else the default, in both directions.
         spelled: for some values, what ``{name}`` stands for in names instead of the value.
         size: the axis or placeholder that it gives the size of.
         help: one line for ``--help``.
@@ -162,7 +166,8 @@ class Family:
         model_types: values of ``model_type`` in config.json that mean this family.
         aliases: other keys that mean it.
         also: keys of families that ``--model`` with this key may mean too, told apart by the names.
-        told_as: the key of the family that its names are taken for, where neither a key nor a config says otherwise.
+        told_as: the key of the family that its names are taken for, where neither a key nor a config says otherwise. Names that this one
+            knows and that one does not, as those of MindFormers' other layout, still tell it.
         options: what a caller may choose.
         toy: config.json of the small checkpoint that ``mfconv toy`` makes; all axis sizes differ.
         source: where the facts are from.
@@ -216,6 +221,52 @@ def _replaced(text: str, words: Mapping[str, str]) -> str:
     return text
 
 
+_OF_CONFIG = re.compile(r"\{=([a-z_][a-z0-9_]*)\}")
+
+
+def numbered_rules(rules: Iterable[AnyRule], sizes: Mapping[str, int]) -> list[tuple[AnyRule, bool]]:
+    """Rules with the numbers that a config gives to names in place of ``{=axis}``; and whether a rule has one.
+
+    A rule whose number is not known, as there is no config, is left away.
+    """
+    found: list[tuple[AnyRule, bool]] = []
+    for rule in rules:
+        wanted = numbers_of(rule)
+        if not wanted:
+            found.append((rule, False))
+        elif all(axis in sizes for axis in wanted):
+            found.append((_with_texts(rule, lambda text: put_in(text, sizes), lambda text: put_in(text, sizes)), True))
+    return found
+
+
+def put_in(name: str, sizes: Mapping[str, int]) -> str:
+    """A name with the numbers in place of ``{=axis}``, where they are known."""
+    return _OF_CONFIG.sub(lambda m: str(sizes[m[1]]) if m[1] in sizes else m[0], name)
+
+
+def without_numbered(rules: Iterable[AnyRule]) -> tuple[tuple[AnyRule, ...], tuple[str, ...]]:
+    """Rules without names that have a number of the config, as where only the first layers are asked for; and those names."""
+    kept: list[AnyRule] = []
+    gone: list[str] = []
+    for rule in rules:
+        if not numbers_of(rule):
+            kept.append(rule)
+            continue
+        names = rule.pattern if isinstance(rule, Drop) else rule.hf
+        hf, more = ((names,) if isinstance(names, str) else names), (rule.may_be if isinstance(rule, Repeated) else ())
+        gone += [name for name in (*hf, *more) if _OF_CONFIG.search(name)]
+        if isinstance(rule, Repeated) and (left := tuple(name for name in hf if not _OF_CONFIG.search(name))):
+            kept.append(replace(rule, hf=left, may_be=tuple(name for name in more if not _OF_CONFIG.search(name))))
+        elif not isinstance(rule, Drop):
+            gone += (rule.mf,) if isinstance(rule.mf, str) else rule.mf
+    return tuple(kept), tuple(gone)
+
+
+def numbers_of(rule: AnyRule) -> set[str]:
+    """The sizes that stand as numbers in the names of a rule."""
+    return {axis for side in sides_of(rule, MF) for pattern in side for axis in _OF_CONFIG.findall(pattern.text)}
+
+
 def form_of(family: Family, chosen: Mapping[str, OptionValue]) -> Family:
     """The family with its options decided: the rules that belong to these values, with the values in their names and sizes.
 
@@ -233,7 +284,7 @@ def form_of(family: Family, chosen: Mapping[str, OptionValue]) -> Family:
 
 def _axes_of(rule: AnyRule) -> set[str]:
     """Every axis, placeholder and flag that a rule speaks of."""
-    names = {p for side in sides_of(rule, MF) for pattern in side for p in pattern.placeholders}
+    names = {p for side in sides_of(rule, MF) for pattern in side for p in pattern.placeholders} | numbers_of(rule)
     if isinstance(rule, Drop):
         return names
     layout = parse_layout(rule.layout) if rule.layout is not None else None

@@ -14,6 +14,7 @@ from typing import Any
 from mfconv_nb.checkpoint import HF, MF, SIDE_NAMES, Checkpoint, TensorSpec
 from mfconv_nb.dtypes import short_name
 from mfconv_nb.errors import MfconvError, SeveralFitError
+from mfconv_nb.families.registry import known_families
 from mfconv_nb.folding import fold
 from mfconv_nb.formats.index import MINDSPORE
 from mfconv_nb.formats.reading import FOLDER, INDEX, TORCH, kind_of
@@ -144,6 +145,11 @@ def _is_mcore(names: Iterable[str]) -> bool:
     return any(MCORE.search(name) for name in names)
 
 
+def _mcore_families() -> list[str]:
+    """The keys of the families whose MindFormers side has mcore names."""
+    return [f.key for f in known_families() if _is_mcore(t.replace("#", "0") for t in f.templates(HF))]
+
+
 # ---- what it is ----------------------------------------------------------------------------------------------------------------
 
 
@@ -260,10 +266,9 @@ def _refusal(seen: Seen, refused: MfconvError) -> Iterator[Finding]:
         head = str(refused).partition("\n")[0]
         yield Finding(STOP, "mapping", f"{head}: {refused.found}" if refused.found is not None else head)
     if seen.unknown_family:
-        mcore = "No family here maps MindFormers' mcore names. " if seen.side == MF and _is_mcore(s.name for s in seen.weights) else ""
-        yield Finding(
-            TOLD, "hint", f"{mcore}Where one of `mfconv families` is meant: --model KEY. Else rules can be drafted from both sides."
-        )
+        of_mcore = seen.side == MF and _is_mcore(s.name for s in seen.weights)
+        meant = f"one with mcore names ({', '.join(_mcore_families())})" if of_mcore else "one of `mfconv families`"
+        yield Finding(TOLD, "hint", f"Where {meant} is meant: --model KEY. Else rules can be drafted from both sides.")
     elif refused.hint:
         yield Finding(TOLD, "hint", refused.hint)
 

@@ -15,11 +15,29 @@ from typing import Any
 
 from mfconv_nb.checkpoint import HF, MF
 from mfconv_nb.families.own import Offered, offered_families
-from mfconv_nb.families.registry import built_in, family_meant, known_families
-from mfconv_nb.mapping.rules import ALL_OR_NONE, ANYWHERE, COMMON_OPTIONS, AnyRule, Drop, Family, Option, OptionValue, Repeated, Tied
-from mfconv_nb.report import Column, Result, Table
+from mfconv_nb.families.registry import built_in, family_meant, family_named, known_families
+from mfconv_nb.mapping.rules import (
+    ALL_OR_NONE,
+    ANYWHERE,
+    COMMON_OPTIONS,
+    NUMBERS,
+    AnyRule,
+    Drop,
+    Family,
+    Option,
+    OptionValue,
+    Repeated,
+    Tied,
+    default_form,
+)
+from mfconv_nb.report import Column, Result, Table, table_text
 
-SIDES = {MF: "on the MindFormers side", HF: "on the Hugging Face side", "both": "on both sides"}
+SIDES = {
+    MF: "on the MindFormers side",
+    HF: "on the Hugging Face side",
+    "both": "on both sides",
+    NUMBERS: "in the numbers alone, in no name or shape",
+}
 OPTIONAL = {ALL_OR_NONE: "optional", ANYWHERE: "some layers"}
 
 
@@ -87,6 +105,9 @@ class FamiliesReport(Result):
 
     families: tuple[Family, ...]
     offers: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return table_text(self.table(), max_rows=None)  # who looks for a key needs all of them
 
     def table(self) -> Table:
         columns = (
@@ -156,11 +177,18 @@ def _facts(family: Family) -> list[str]:
         "model_type": ", ".join(family.model_types),
         "aliases": ", ".join(family.aliases),
         "this key also means": ", ".join(family.also) and f"{', '.join(family.also)}, told apart by the names",
-        "without --model": family.told_as and f"told as {family.told_as}, which has the same names",
+        "without --model": _told_as(family),
         "source": family.source,
         "evidence": f"{found.cases} golden cases, {found.repositories} real repositories",
     }
     return [f"{title}: {text}" for title, text in listed.items() if text]
+
+
+def _told_as(family: Family) -> str:
+    if not family.told_as:
+        return ""
+    there = default_form(family_named(family.told_as)).templates(HF) == default_form(family).templates(HF)
+    return f"told as {family.told_as}, which has the same names" + ("" if there else " on the Hugging Face side")
 
 
 def _option_facts(family: Family) -> list[str]:

@@ -15,14 +15,24 @@ from mfconv_nb.errors import MappingError, UsageError, did_you_mean, quoted
 from mfconv_nb.families.own import family_in_file, is_file_name
 from mfconv_nb.families.registry import candidates_of, family_remembered, identify
 from mfconv_nb.mapping.adapters import DEFAULT_STYLE, STYLES, half_of
-from mfconv_nb.mapping.forms import Choice, checked_options, decide, fitting_forms, options_of, templates_of, that_matter
+from mfconv_nb.mapping.forms import (
+    Choice,
+    checked_options,
+    configured_options,
+    decide,
+    fitting_forms,
+    options_of,
+    templates_of,
+    that_matter,
+)
 from mfconv_nb.mapping.plan import DROPPED, RESTORED, MappingPlan, plan_mapping
 from mfconv_nb.mapping.quantised import quantisation_of
-from mfconv_nb.mapping.rules import Drop, Family, OptionValue, form_of
+from mfconv_nb.mapping.rules import NUMBERS, Drop, Family, OptionValue, form_of
 from mfconv_nb.mapping.run_state import run_state_of
 from mfconv_nb.steps.load import load
 from mfconv_nb.steps.map_report import CoverageError, MapReport
 from mfconv_nb.steps.mapped_tensors import TensorMaker, equalities_of
+from mfconv_nb.steps.resemblance import told_by_original
 
 
 @makes_many_objects
@@ -49,7 +59,9 @@ def map(
         adapters: how MindFormers is to name LoRA adapters: "mindpet" (`mindpet_delta_lora_a`), "tk" (`tk_delta_lora_a`) or "lora"
             (`lora_a`). Left out: as a manifest remembers, else "mindpet", as MindFormers names them from 1.3 on.
         options: what the family takes, such as ``qkv_concat=False`` (``mfconv families KEY`` lists them). Left out: what the manifest
-            remembers, else told from names and shapes on the side it comes from, and the default on the side it goes to.
+            remembers, else told from names and shapes on the side it comes from, and the default on the side it goes to. What only
+            numbers would show is told from the YAML of a run (``config=``), or by the weights that its training began with, where they
+            lie in the folder of the config. Else it is the default, and a note says so.
     Raises:
         MappingError: MFC301 to MFC305, MFC311 to MFC313. With MFC303 the error holds every problem, folded.
     """
@@ -67,7 +79,14 @@ def map(
         _refuse_quantised([p.name for p in plan.problems if p.kind == "unmatched"], source)
         raise CoverageError(plan, source)
     decided = that_matter(meant, chosen)
-    return _mapped(_with_layers(source, chosen.form, layers), plan, decided, asked.original_for(chosen.form))
+    if to == HF:
+        unseen = [o for o in meant.options if o.side == NUMBERS and decided.get(o.name) == "default"]
+        if told := told_by_original(meant, plan, unseen, source, lambda form: _sizes(source, form, given)):
+            chosen = Choice(form_of(meant, {**chosen.form.chosen, **told}), chosen.decided)
+            plan = asked.plan(chosen.form, given)
+            decided |= dict.fromkeys(told, "told from the original's numbers")
+    assumed = _assumed(meant, plan, decided) if to == HF else []
+    return _mapped(_with_layers(source, chosen.form, layers), plan, decided, asked.original_for(chosen.form), assumed)
 
 
 @dataclass(frozen=True)
@@ -134,7 +153,8 @@ def _choices(asked: _Asked, meant: Family, given: Mapping[str, OptionValue]) -> 
         return [Choice(form_of(meant, meant.chosen), {})]
     source = asked.source
     remembered = {n: v for n, v in source.options.items() if n not in given} if source.family == meant.key else {}
-    return fitting_forms(meant, templates_of(asked.names()), asked.to, given, remembered)
+    configured = configured_options(meant, source.config or {})
+    return fitting_forms(meant, templates_of(asked.names()), asked.to, given, remembered, configured)
 
 
 def _told(asked: _Asked) -> Family:
@@ -202,7 +222,9 @@ def _sizes(source: Checkpoint, form: Family, given: Mapping[str, OptionValue]) -
 # ---- the result --------------------------------------------------------------------------------------------------------
 
 
-def _mapped(source: Checkpoint, plan: MappingPlan, decided: Mapping[str, str], original: Original | None) -> Checkpoint:
+def _mapped(
+    source: Checkpoint, plan: MappingPlan, decided: Mapping[str, str], original: Original | None, assumed: Sequence[str]
+) -> Checkpoint:
     tensors: dict[str, LazyTensor] = {}
     carried: dict[str, LazyTensor] = {}
     equalities: list[Equality] = []
@@ -236,8 +258,17 @@ def _mapped(source: Checkpoint, plan: MappingPlan, decided: Mapping[str, str], o
         original=Original(here, frozenset(source.tensors), carried, dtypes),
         equalities=tuple(equalities),
         fixed_dtypes=frozenset(fixed),
-        report=MapReport(plan, source.origin, source.others, decided, _notes(source, plan, original)),
+        report=MapReport(plan, source.origin, source.others, decided, (*_notes(source, plan, original), *assumed)),
     )
+
+
+def _assumed(family: Family, plan: MappingPlan, decided: Mapping[str, str]) -> list[str]:
+    """What nobody said of a MindFormers checkpoint and nothing in it shows: the order of numbers, where names and shapes are the same."""
+    unseen = [o.name for o in family.options if o.side == NUMBERS and decided.get(o.name) == "default"]
+    return [
+        f"assumed: {name}={plan.family.chosen[name]}, the default; neither names nor shapes show it, the YAML of the run says it"
+        for name in unseen
+    ]
 
 
 def _notes(source: Checkpoint, plan: MappingPlan, original: Original | None) -> tuple[str, ...]:

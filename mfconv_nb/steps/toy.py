@@ -21,7 +21,7 @@ from mfconv_nb.live import load_live
 from mfconv_nb.mapping.expected import expected_specs
 from mfconv_nb.mapping.forms import checked_options
 from mfconv_nb.mapping.names import Pattern
-from mfconv_nb.mapping.rules import Family, Repeated, Rule, default_form, sides_of
+from mfconv_nb.mapping.rules import Family, Repeated, Rule, default_form, numbered_rules, sides_of
 from mfconv_nb.steps.load import load
 from mfconv_nb.steps.save import save
 
@@ -52,7 +52,9 @@ def toy(
         raise UsageError("MFC501", "family", found=chosen.key, expected="a family with a toy config")
     wanted = requested_dtype(dtype) or "BF16"
     full = {**chosen.toy, **config, "dtype": {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}[wanted]}
-    specs = _as_in_checkpoints(chosen, expected_specs(chosen, read_sizes(full, chosen.sizes), HF, wanted))
+    sizes = read_sizes(full, chosen.sizes)
+    chosen = chosen.with_rules(tuple(rule for rule, _ in numbered_rules(chosen.rules, sizes.values_by_axis)))
+    specs = _as_in_checkpoints(chosen, expected_specs(chosen, sizes, HF, wanted))
     copies = [(p, rule.mf) for rule in chosen.rules if isinstance(rule, Repeated) for p in sides_of(rule, MF)[0]]
     arrays = {s.name: _random(s, _said_of(s.name, copies) or s.name) for s in specs}  # copies have the same numbers
     made = load_live(arrays)

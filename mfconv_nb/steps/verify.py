@@ -18,7 +18,7 @@ from mfconv_nb.families.registry import family_meant, family_remembered
 from mfconv_nb.folding import folded_names
 from mfconv_nb.mapping.forms import options_of
 from mfconv_nb.mapping.plan import MAPPED
-from mfconv_nb.mapping.rules import Family
+from mfconv_nb.mapping.rules import NUMBERS, Family
 from mfconv_nb.progress import OnProgress, progress_for
 from mfconv_nb.report import Column, Table, bytes_text, difference_text, seconds_text
 from mfconv_nb.steps.diff import AGREE, DTYPE, EQUAL, DiffReport, diff
@@ -150,7 +150,7 @@ def _options(a: Checkpoint, b: Checkpoint, family: str | Path | Family | None, o
     except MappingError:
         return {}
     known = family_meant(family) if family else None
-    return {o.name: told[o.name] for o in (known.options if known else ()) if o.side == b.side and o.name in told}
+    return {o.name: told[o.name] for o in (known.options if known else ()) if o.side in (b.side, NUMBERS) and o.name in told}
 
 
 def _headers_condition(headers: DiffReport, there: str) -> Condition:

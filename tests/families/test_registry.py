@@ -78,7 +78,9 @@ def test_the_toy_of_a_family_maps_without_a_problem_both_ways(form: Family, to: 
 def test_a_family_is_told_from_its_config_and_from_its_names(form: Family) -> None:
     names = names_of(form, HF)
     for model_type in form.model_types:
-        assert identify(names, {"model_type": model_type}, MF).key == form.key
+        first = family_named(form.told_as) if form.told_as else form
+        assert identify(names, {"model_type": model_type}, MF).key == (first if model_type in first.model_types else form).key
+        assert identify(names_of(form, MF), {"model_type": model_type}, HF).key == form.key
     if form.told_as:
         return
     if form.key == "wizardcoder" or (form.chosen.get("prefix") == "transformer." and form.key == "gpt"):

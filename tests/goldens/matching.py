@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 
 import numpy as np
 
@@ -17,11 +18,12 @@ FLOATS = ("F16", "BF16", "F32", "F64")
 def problems_forward(case: Case, run: Run, actual: Mapping[str, Raw]) -> list[str]:
     """A converted checkpoint against a run of the reference.
 
-    Names and shapes are the same. A tensor, cast to the golden's dtype, has the golden's bytes; where the dtypes are equal nothing is
-    cast. With a dtype asked for, floating tensors have it, or the one that the golden fixes for that tensor; without one, each has a
-    dtype that some tensor of the source has.
+    Names and shapes are the same, save for names that a run says are not compared. A tensor, cast to the golden's dtype, has the golden's
+    bytes; where the dtypes are equal nothing is cast. With a dtype asked for, floating tensors have it, or the one that the golden fixes
+    for that tensor; without one, each has a dtype that some tensor of the source has.
     """
     golden = {t.name: t for t in run.tensors}
+    actual = {name: raw for name, raw in actual.items() if not any(fnmatchcase(name, p) for p in run.not_compared)}
     found = [f"missing {n}" for n in golden.keys() - actual.keys()] + [f"unexpected {n}" for n in actual.keys() - golden.keys()]
     sources = {TORCH[t.dtype] for t in case.tensors}
     for name in golden.keys() & actual.keys():

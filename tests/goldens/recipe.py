@@ -67,6 +67,7 @@ class Run:
     dtype: str | None
     kwargs: Mapping[str, Any]
     tensors: tuple[Recorded, ...]
+    not_compared: tuple[str, ...] = ()  # patterns of names that the reference has otherwise than any network of its
 
     @property
     def options(self) -> dict[str, Any]:
@@ -89,7 +90,7 @@ class Case:
 
     name: str
     key: str
-    seed: int
+    seed: int | str
     config: Mapping[str, Any] | None
     files: tuple[File, ...] | None
     index: str | None
@@ -122,7 +123,14 @@ def load_case(name: str) -> Case:
         return tuple(_recorded(n, *blob) for n, blob in zip(names, blobs, strict=True))
 
     runs = tuple(
-        Run(r["number"], KEYS_OF_RUNS.get((name, r["number"]), key), r["dtype"], r["kwargs"], expanded(r["tensors"]))
+        Run(
+            r["number"],
+            KEYS_OF_RUNS.get((name, r["number"]), key),
+            r["dtype"],
+            r["kwargs"],
+            expanded(r["tensors"]),
+            tuple(r.get("not_compared", ())),
+        )
         for r in content["runs"]
     )
     if "hf" not in content:
@@ -154,7 +162,7 @@ def special_bits(dtype: str) -> list[str]:
     return next(t["in"] for t in tables if t["source"] == dtype)
 
 
-def values_of(tensor: Recorded, seed: int) -> Array:
+def values_of(tensor: Recorded, seed: int | str) -> Array:
     """The numbers of a tensor.
 
     Fills: "normal"; "specials" (normal, then special bits at the beginning); "same:NAME" (the numbers of NAME); "inv_freq:BASE";
@@ -182,13 +190,13 @@ def values_of(tensor: Recorded, seed: int) -> Array:
     return made
 
 
-def _normal(name: str, seed: int, shape: tuple[int, ...]) -> Array:
+def _normal(name: str, seed: int | str, shape: tuple[int, ...]) -> Array:
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     random = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:8], "little")))
     return np.asarray(random.standard_normal(shape, dtype=np.float32) * np.float32(0.02))
 
 
-def made_of(tensors: Sequence[Recorded], seed: int) -> dict[str, Raw]:
+def made_of(tensors: Sequence[Recorded], seed: int | str) -> dict[str, Raw]:
     """These tensors, as they lie in a file."""
     return {t.name: Raw(TORCH[t.dtype], t.shape, values_of(t, seed).tobytes()) for t in tensors}
 

@@ -31,7 +31,7 @@ def lean(case: Json) -> dict[str, Any]:
     Raises:
         ValueError: the tensors of the source are not in the order of its files.
     """
-    pool = _Pool()
+    pool = Pool()
     copy = {key: case[key] for key in ("case", "model_key", "family", "seed")}
     if "hf" in case:
         hf = case["hf"]
@@ -67,7 +67,7 @@ def _is_mistake(run: Json, case: Json) -> bool:
     return lost or (case["case"].startswith("deepseek2") and run["dtype"] == "fp16")
 
 
-def _lean_run(number: int, case: Json, pool: _Pool) -> dict[str, Any]:
+def _lean_run(number: int, case: Json, pool: Pool) -> dict[str, Any]:
     run = case["runs"][number]
     listed = run["tensors"]
     names = case["name_lists"][listed["names"]]
@@ -76,7 +76,7 @@ def _lean_run(number: int, case: Json, pool: _Pool) -> dict[str, Any]:
     return {"number": number, "dtype": dtype, "kwargs": run.get("kwargs") or {}, "tensors": pool.put(tensors)}
 
 
-class _Pool:
+class Pool:
     """The name lists and blobs of a copy: each is kept once, in the order in which they come."""
 
     def __init__(self) -> None:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from tests.goldens import take_mcore_cases
 from tests.goldens.recipe import HERE, case_names
 from tests.goldens.take_cases import lean, runs_to_match, text_of
 
+RECORDED = HERE.parents[2] / "shared" / "goldens" / "mcore" / "cases"
 NAMES = [["b", "a"], ["x"], ["never used"]]
 BLOBS = [
     {"shape": [9], "dtype": "float32", "sha256": "never used"},
@@ -81,6 +83,49 @@ def test_a_case_with_a_mindformers_side_only_keeps_that() -> None:
     assert copy["ms_input"] == {"tensors": {"names": 0, "blobs": "0-1"}}
     assert "hf" not in copy
     assert copy["runs"] == []
+
+
+MCORE_CASE = {
+    "case": "qwen3_template_f32",
+    "source": "some script",
+    "seed": "public",
+    "fill_as": {"copy": "a"},
+    "config": {"n": 1},
+    "hf": [{"name": n, "shape": [2], "dtype": "F32", "sha256": "one"} for n in ("a", "copy")],
+    "ms": {"files": {"1": {"tensors": [{"name": "a", "shape": [2], "dtype": "BF16", "sha256": "two"}]}, "map.json": {"json": {}}}},
+}
+
+
+def test_a_case_of_the_mcore_layout_has_a_copy_of_the_same_form() -> None:
+    assert take_mcore_cases.lean(MCORE_CASE) == {
+        "case": "qwen3_template_f32",
+        "model_key": "qwen3",
+        "family": "some script",
+        "seed": "public",
+        "hf": {
+            "config": {"n": 1},
+            "index": None,
+            "files": [{"name": "model.safetensors", "tensors": 2}],
+            "tensors": {"names": 0, "blobs": "0-1"},
+        },
+        "runs": [{"number": 0, "dtype": None, "kwargs": dict(take_mcore_cases.QWEN3), "tensors": {"names": 1, "blobs": "2"}}],
+        "name_lists": [["a", "copy"], ["a"]],
+        "blobs": [["float32", [2], "one"], ["float32", [2], "one", "same:a"], ["bfloat16", [2], "two"]],
+    }
+
+
+def test_every_case_of_the_mcore_layout_that_is_taken_is_here_and_none_is_both_taken_and_not() -> None:
+    assert set(take_mcore_cases.TAKEN) <= set(case_names())
+    assert not set(take_mcore_cases.TAKEN) & set(take_mcore_cases.NOT_TAKEN)
+    assert not set(take_mcore_cases.NOT_TAKEN) & set(case_names())
+
+
+@pytest.mark.skipif(not RECORDED.is_dir(), reason="no recorded cases beside the project")
+def test_the_copies_of_the_mcore_layout_are_those_of_the_recorded_cases() -> None:
+    assert {p.stem for p in RECORDED.glob("*.json")} == {*take_mcore_cases.TAKEN, *take_mcore_cases.NOT_TAKEN}
+    for name in take_mcore_cases.TAKEN:
+        copy = take_mcore_cases.lean(json.loads((RECORDED / f"{name}.json").read_text(encoding="utf-8")))
+        assert (HERE / "cases" / f"{name}.json").read_text(encoding="utf-8") == text_of(copy), name
 
 
 @pytest.mark.parametrize("name", case_names())

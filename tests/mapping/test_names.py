@@ -31,6 +31,7 @@ def matched(pattern: str, name: str) -> dict[str, int] | None:
         ("{layer}.e.{expert}", "3.e.14", {"layer": 3, "expert": 14}),
         ("{layer}.again.{layer}", "3.again.3", {"layer": 3}),
         ("{layer}.again.{layer}", "3.again.4", None),
+        ("model.layers.{=last}.enorm.weight", "model.layers.3.enorm.weight", None),  # before the config has put its number in
     ],
 )
 def test_a_pattern_matches_whole_names_and_numbers_without_leading_zeros(pattern: str, name: str, found: dict[str, int] | None) -> None:

@@ -125,6 +125,29 @@ def test_a_name_that_two_rules_match_is_ambiguous_and_names_both() -> None:
     assert "a.{layer}.w and a.0.w" in problem.found
 
 
+LAST = small(
+    Rule("h.{layer}.w", "m.{layer}.w", "rows"),
+    Rule("h.{=last}.w", "further.w", "rows"),
+    sizes={"layer": "n", "last": "n", "rows": "width"},
+)
+
+
+@pytest.mark.parametrize("to", [HF, MF])
+def test_a_number_of_the_config_in_a_name_counts_before_a_placeholder(to: str) -> None:
+    sizes = read_sizes({"n": 2, "width": 5}, LAST.sizes)
+    here, there = (expected_specs(LAST, sizes, side) for side in ((MF, HF) if to == HF else (HF, MF)))
+    found = plan_mapping(here, LAST, to, sizes=sizes)
+    assert found.problems == ()
+    assert {t for row in found.rows for t in row.targets} == set(there)
+    assert {s.name for s in expected_specs(LAST, sizes, HF)} == {"h.0.w", "h.1.w", "h.2.w"}
+    assert {s.name for s in expected_specs(LAST, sizes, MF)} == {"m.0.w", "m.1.w", "further.w"}
+
+
+def test_without_a_config_a_name_with_its_number_matches_nothing_and_says_so() -> None:
+    found = plan_mapping(specs_of({"m.0.w": (5,), "m.1.w": (5,), "further.w": (5,)}), LAST, HF)
+    assert [(p.name, p.found) for p in found.problems] == [("further.w", "a number in its rule that the config tells")]
+
+
 @pytest.mark.parametrize("second", [Rule("b.{layer}.w", "x.{layer}.w"), Rule("b.{layer}.w", "x.{layer}.w", "in out -> out in")])
 def test_two_rules_that_make_the_same_target_are_ambiguous(second: Rule) -> None:
     family = small(Rule("a.{layer}.w", "x.{layer}.w"), second)

@@ -26,6 +26,8 @@ from mfconv_nb.steps.doctor import doctor
 from tests.real_repos_table import REPOSITORIES
 from tests.steps.made_runs import Arrays, cuts_of, make_run, original, weights_of
 from tests.support import numbered, without, write_hf, write_safetensors, write_with_a_hole
+from tests.trained import iterations
+from tests.trained.made import Cut
 
 CONFIG_TELLS_NO_FAMILY = ("llama_meta", "swin")  # Meta's params.json, and what Microsoft's .pth has beside it
 FAMILIES = [f.key for f in known_families()]
@@ -145,6 +147,56 @@ def test_mcore_names_are_called_so(name: str) -> None:
     assert found.what.startswith("MindFormers checkpoint")
 
 
+def test_where_no_family_knows_mcore_names_those_that_know_such_names_are_listed() -> None:
+    write_safetensors(Path("mcore.safetensors"), {"decoder.layers.0.self_attention.linear_odd.weight": numbered(4, 4)}, {"format": "np"})
+    hint = said(doctor("mcore.safetensors"), "hint")
+    assert hint.startswith("Where one with mcore names (")
+    assert "qwen3, qwen3-moe" in hint
+    assert "llama" not in hint
+
+
+@pytest.mark.real_frameworks
+def test_a_checkpoint_2_of_qwen3_that_mindformers_saved_becomes_a_hugging_face_folder_by_the_printed_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mc.toy("qwen3", "hf", dtype="fp32", num_hidden_layers=2, vocab_size=332)
+    weights = {t.name: mc.read(mapped, t.name) for mapped in [mc.map(mc.load("hf"))] for t in mapped}
+    cut = {"linear_qkv": ("tp", None), "linear_fc1": (("dp", "tp"), None), "linear_proj": (None, "tp"), "linear_fc2": (None, "tp")}
+    cuts = {
+        name: (array.shape, next((axes for word, axes in cut.items() if word in name), (None,) * array.ndim), "float32")
+        for name, array in weights.items()
+    }
+    monkeypatch.setattr(iterations, "CUTS", cuts)
+    state = {p + n: 0.5 * a for p in iterations.OPTIMIZER for n, a in weights.items()}
+    iterations.write_iteration(Path("run"), 30, {**weights, **state})
+    without_config = doctor("run")
+    assert said(without_config, "names").startswith("MindFormers' mcore form")
+    assert said(without_config, "family").startswith("! qwen3 by the names")
+    assert run_printed(without_config, hf="hf")[0] == "mfconv convert --reversed run OUT/ --config HF_DIR"
+    assert mc.diff("hf", "OUT", values=True).equal
+    found = doctor("run", config="hf")
+    assert found.ready
+    assert "use_interleaved_weight_layout_mlp=True (told from the original's numbers)" in said(found, "family")
+    shutil.copy("hf/config.json", "config.json")  # without weights beside it
+    assert "assumed: use_interleaved_weight_layout_mlp=True" in said(doctor("run", config="config.json"), "note")
+
+
+@pytest.mark.real_frameworks
+@pytest.mark.parametrize("key", ["qwen3", "qwen3-moe"])
+def test_the_yaml_of_a_run_tells_family_and_order_of_mcore_weights(key: str) -> None:
+    mc.toy(key, "hf", dtype="fp32")
+    contiguous = {"use_contiguous_weight_layout_attention": True}
+    mc.save(mc.map(mc.load("hf"), key, **contiguous), "trained.safetensors")
+    shutil.rmtree("trained.safetensors.mfconv")
+    config = json.loads(Path("hf/config.json").read_text())
+    Path("RUN.yaml").write_text(json.dumps({"model": {"model_config": {**config, **contiguous}}}))  # YAML too
+    found = doctor("trained.safetensors", config="RUN.yaml")
+    assert found.ready
+    assert said(found, "family").startswith(f"✓ {key}, use_contiguous_weight_layout_attention=True (told from the config)")
+    assert run_printed(found)[0] == "mfconv convert --reversed trained.safetensors OUT/ --config RUN.yaml"
+    assert mc.diff("hf", "OUT", values=True).equal
+
+
 def test_the_names_of_whisper_are_not_taken_for_mcore() -> None:
     mc.toy("whisper", "hf")
     mc.save(mc.map(mc.load("hf")), "made.ckpt")
@@ -228,6 +280,40 @@ def test_adapters_beside_their_weights_are_merged_or_parted(hf: Path) -> None:
     ]
     for number, command in enumerate(found.commands):
         run_printed(replace(found, commands=(command.replace("OUT/", f"out{number}/"),)), hf=hf, yaml="run.yaml")
+
+
+@pytest.mark.real_frameworks
+def test_a_run_with_adapters_finds_its_alpha_above_and_is_merged_or_parted(hf: Path) -> None:
+    """MindFormers writes adapter_config.json into the output folder, and the ranks below it."""
+    make_run(Path("output/checkpoint"), weights_of(hf) | adapters(hf), optimizer=False)
+    Path("output/adapter_config.json").write_text('{"lora_rank": 4, "lora_alpha": 6, "lora_dropout": 0.1}')
+    for path in ("output", "output/checkpoint"):
+        found = doctor(path, config=hf)
+        assert "alpha 6 from adapter_config.json" in said(found, "LoRA")
+        assert list(found.commands) == [
+            f"mfconv merge {path} OUT.ckpt --config {hf}",
+            f"mfconv convert --reversed {path} OUT/ --config {hf} --only_adapters",
+            f"mfconv convert --reversed {path} OUT/ --config {hf} --leave_out '*lora_*'",
+        ]
+    for number, command in enumerate(found.commands):
+        run_printed(replace(found, commands=(command.replace("OUT/", f"out{number}/"),)))
+    assert json.loads(Path("out1/adapter_config.json").read_text())["lora_alpha"] == 6
+    assert mc.diff(mc.map(mc.load("OUT.ckpt", config=hf), "llama"), mc.merge_adapters(hf, "out1"), values=True).equal
+    plain = make_run(Path("output/plain"), weights_of(hf), optimizer=False)
+    assert mc.load(plain).lora is None  # no adapters: nothing is said of them
+
+
+@pytest.mark.real_frameworks
+@pytest.mark.parametrize("with_weights", [True, False])
+def test_a_run_with_adapters_needs_no_strategy_files_where_the_config_is_there(with_weights: bool, hf: Path) -> None:
+    held = (weights_of(hf) if with_weights else {}) | adapters(hf)
+    cuts = cuts_of(held) | {"model.layers.0.attention.wq.mindpet_delta_lora_a": Cut((2, 2), (-1, -1))}
+    make_run(Path("run"), held, cuts=cuts, optimizer=False, strategy=None)
+    Path("run.yaml").write_text(YAML + "  arch: {type: LlamaForCausalLM}\n")
+    for config in ("run.yaml", hf):
+        loaded = mc.load("run", config=config, only="weights")
+        assert mc.diff(loaded, mc.load(held), values=True).equal
+    assert command_line(["convert", "--reversed", "run", "OUT", "--config", "run.yaml", "--only_adapters"]) == 0
 
 
 # ---- runs ---------------------------------------------------------------------------------------------------------------------
@@ -325,6 +411,63 @@ def test_a_strategy_elsewhere_is_in_the_commands(hf: Path) -> None:
     found = doctor("run", config=hf, strategy="kept apart")
     assert found.commands[0] == f"mfconv convert --reversed run OUT/ --strategy 'kept apart' --config {hf}"
     run_printed(found)
+
+
+@pytest.mark.real_frameworks
+def test_strategy_and_prefix_stay_in_the_commands_where_the_step_is_printed(hf: Path) -> None:
+    weights = weights_of(hf)
+    make_run(Path("run"), weights, step=5)
+    make_run(Path("run"), weights, step=5, prefix="other one")
+    make_run(Path("run"), weights, step=6, ranks=[0])
+    shutil.move("run/strategy", "apart")
+    found = doctor("run", config=hf, strategy="apart", file_prefix="llama")
+    assert found.commands[0] == f"mfconv convert --reversed run OUT/ --step 1_5 --strategy apart --file_prefix llama --config {hf}"
+    run_printed(found)
+
+
+@pytest.mark.real_frameworks
+def test_two_checkpoints_in_one_folder_are_told_and_each_can_be_chosen(hf: Path) -> None:
+    weights = weights_of(hf)
+    make_run(Path("run"), weights)
+    make_run(Path("run"), weights, prefix="other one")
+    found = doctor("run", config=hf)
+    assert "'llama' and 'other one'" in said(found, "problem")
+    assert run_printed(found) == [
+        f"mfconv doctor run --file_prefix llama --config {hf}",
+        f"mfconv doctor run --file_prefix 'other one' --config {hf}",
+    ]
+    chosen = doctor("run", config=hf, file_prefix="other one")
+    assert chosen.ready
+    run_printed(chosen)
+    assert "MFC501" in said(doctor("run", config=hf, file_prefix="lama"), "problem")
+
+
+@pytest.mark.real_frameworks
+def test_a_folder_of_several_runs_leads_to_each(hf: Path) -> None:
+    for name in ("first run", "second"):
+        make_run(Path("all") / name, weights_of(hf))
+    Path("all/log").mkdir()
+    found = doctor("all", config=hf)
+    assert "MFC102" in said(found, "problem")
+    assert run_printed(found) == [f"mfconv doctor 'all/first run' --config {hf}", f"mfconv doctor all/second --config {hf}"]
+
+
+@pytest.mark.real_frameworks
+def test_a_run_that_cannot_be_opened_is_called_a_run(hf: Path) -> None:
+    make_run(Path("run"), weights_of(hf))
+    Path("run/rank_2/llama_rank_2-1_1.safetensors").write_bytes(b"")
+    found = doctor("run", config=hf)
+    assert found.what == "MindFormers training run that cannot be opened"
+    assert "rank_2" in said(found, "problem")
+
+
+@pytest.mark.parametrize("file", ["metadata.json", "common.json", "../latest_checkpointed_iteration.txt"])
+def test_what_is_said_of_a_checkpoint_2_leads_to_it(file: str, hf: Path) -> None:
+    mc.save(mc.map(mc.load(hf)), "run", layout_of_ranks=mc.RankLayout({"tp": 2}, form="checkpoint 2.0", step=40))
+    path = Path("run/iteration_00000040") / file
+    found = doctor(path.resolve().relative_to(Path.cwd()))
+    assert "without weights" in said(found, "part")
+    assert run_printed(found) == [f"mfconv doctor {path.resolve().parent}"]
 
 
 @pytest.mark.real_frameworks
@@ -512,7 +655,7 @@ def test_a_real_repository_is_ready_or_told_why_not(file: str) -> None:
     content = json.loads(gzip.decompress((REPOS / f"{file}.json.gz").read_bytes()))
     repo = Path("repo")
     repo.mkdir()
-    (repo / "config.json").write_text(json.dumps(content["config"]))
+    (repo / "config.json").write_text(json.dumps({**content["config"], **REPOSITORIES[file].more_config}))
     write_with_a_hole(repo / "model.safetensors", {n: tuple(shape or ()) for n, (_, shape, *_) in content["tensors"].items()})
     found = doctor("repo")
     told = REPOSITORIES[file].told

@@ -1,0 +1,77 @@
+"""DeepSeek-V3, R1 in MindFormers' mcore layout: latent attention under other names, gate and up joined, experts in two tensors, and the
+layer that predicts a further token (MTP) in a place of its own. `deepseek3` is the same model in the older layout.
+
+Each tensor keeps its own dtype. In released checkpoints the embedding and the head of the MTP layer are copies; others are refused.
+Source: MindFormers of July 2026, `toolkit/weight_convert/deepseekv3`, and `models/deepseek3` of 2.1.0. Golden cases
+`deepseek_v3_toolkit_*`.
+"""
+
+from mfconv_nb.families.deepseek2 import SIZES as DEEPSEEK2_SIZES
+from mfconv_nb.families.deepseek3 import FAMILY as DEEPSEEK3
+from mfconv_nb.families.mcore import (
+    EMBEDDING_AND_HEAD,
+    EXPERTS_2D,
+    FINAL_NORM,
+    INTERLEAVED_MLP,
+    MTP_BLOCK,
+    MTP_HF,
+    MTP_SIZES,
+    NEXT_TOKEN,
+    SOURCE,
+    WITH_MTP,
+    latent_attention,
+    mixture,
+    mlp,
+    norms,
+)
+from mfconv_nb.mapping.rules import Family, Option, Repeated, when
+
+DENSE = "layers.{dense_layer}.mlp."
+SPARSE_HF, SPARSE_MF = "model.layers.{moe_layer}.", "decoder.layers.{moe_layer}."
+
+SIZES = {**DEEPSEEK2_SIZES, **MTP_SIZES, "untied": "not tie_word_embeddings"}
+BLOCKS = (
+    *latent_attention(),
+    *norms(),
+    *mlp("model." + DENSE, "decoder." + DENSE, "ffn"),
+    *mixture(SPARSE_HF, SPARSE_MF),
+)
+
+COPIED = (
+    Repeated(("model.embed_tokens.weight", MTP_HF + "embed_tokens.weight"), "embedding.word_embeddings.weight", "vocab hidden"),
+    Repeated(("lm_head.weight", MTP_HF + "shared_head.head.weight"), "output_layer.weight", "vocab hidden"),
+)
+
+FAMILY = Family(
+    key="deepseekv3",
+    covers="DeepSeek-V3, R1 (bf16), mcore",
+    model_types=("deepseek_v3",),
+    told_as="deepseek3",
+    sizes=SIZES,
+    options=(
+        WITH_MTP,
+        INTERLEAVED_MLP,
+        EXPERTS_2D,
+        Option("num_layers", size="main_layer", help="Checked against config.json; used where there is none."),
+        Option("num_routed_experts", size="expert", help="Checked against config.json; used where there is none."),
+        Option("ffn_hidden_size", size="ffn", help="Checked against config.json; used where there is none."),
+        Option("moe_ffn_hidden_size", size="expert_ffn", help="Checked against config.json; used where there is none."),
+        Option("first_k_dense_replace", size="dense_layer", help="Checked against config.json; used where there is none."),
+        Option("num_nextn_predict_layers", size="next_layers", help="Checked against config.json; used where there is none."),
+    ),
+    rules=(
+        *when(*EMBEDDING_AND_HEAD, with_mtp=0),
+        *when(*COPIED, with_mtp=1),
+        *BLOCKS,
+        *FINAL_NORM,
+        *when(
+            *NEXT_TOKEN,
+            *latent_attention(MTP_HF, MTP_BLOCK),
+            *norms(MTP_HF, MTP_BLOCK),
+            *mixture(MTP_HF, MTP_BLOCK),
+            with_mtp=1,
+        ),
+    ),
+    toy=DEEPSEEK3.toy,
+    source=SOURCE,
+)

@@ -1,0 +1,174 @@
+"""MindFormers' newer layout, named as Megatron's: `decoder.layers.0.self_attention.linear_qkv.weight`. Rules that several models share.
+
+Two of its layouts differ in the numbers alone. Names and shapes are the same, so the options that choose between them are never told
+from a checkpoint: the YAML of the run says which it is, under the same names, else MindFormers' defaults are taken.
+
+No family: a module of this folder counts as one only where it has a `FAMILY`.
+Source: MindFormers 2.1.0, `weight_converters` of `models/qwen3` and `models/qwen3_moe`, and `parallel_core/training_graph`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from mfconv_nb.families.llama import GROUP_SIZES, QKV_SIZES
+from mfconv_nb.families.llama import SIZES as LLAMA_SIZES
+from mfconv_nb.mapping.rules import NUMBERS, AnyRule, Option, Rule, when
+
+HF, MF = "model.layers.{layer}.", "decoder.layers.{layer}."
+SOURCE = "MindFormers 2.1.0"
+
+SIZES = {
+    **LLAMA_SIZES,
+    **QKV_SIZES,
+    **GROUP_SIZES,
+    "untied": "not tie_word_embeddings",
+    "attention_bias": "attention_bias | add_qkv_bias | 0",
+}
+
+CONTIGUOUS_ATTENTION = Option(
+    "use_contiguous_weight_layout_attention",
+    (False, True),
+    side=NUMBERS,
+    help="Rows of linear_qkv: q, k, v of a key/value group after each other; True: all of q, all of k, all of v.",
+)
+INTERLEAVED_MLP = Option(
+    "use_interleaved_weight_layout_mlp",
+    (True, False),
+    side=NUMBERS,
+    help="Rows of linear_fc1: a row of gate before each row of up; False: all of gate, then all of up.",
+)
+EXPERTS_2D = Option(
+    "experts_2d",
+    (True, False),
+    help="Routed experts as training has them, (experts x hidden) by (2 x ffn); False: three axes, as inference loads them.",
+)
+
+
+def for_inference(option: Option) -> Option:
+    """The option with what inference has as its default: for models that MindFormers does not train in this layout."""
+    return replace(option, values=option.values[::-1])
+
+
+# a tied head is on neither side
+EMBEDDING_AND_HEAD = (
+    Rule("model.embed_tokens.weight", "embedding.word_embeddings.weight", "vocab hidden"),
+    Rule("lm_head.weight", "output_layer.weight", "vocab hidden", only_if="untied"),
+)
+FINAL_NORM = (Rule("model.norm.weight", "decoder.final_layernorm.weight", "hidden"),)
+
+GROUPED_WEIGHT = (
+    "(groups group_q) hidden, (groups group_k) hidden, (groups group_v) hidden -> (groups (group_q + group_k + group_v)) hidden"
+)
+GROUPED_BIAS = "(groups group_q), (groups group_k), (groups group_v) -> (groups (group_q + group_k + group_v))"
+
+
+def norms(hf: str = HF, mf: str = MF) -> tuple[Rule, ...]:
+    """The norms before attention and feed-forward."""
+    return (
+        Rule(hf + "input_layernorm.weight", mf + "input_layernorm.weight", "hidden"),
+        Rule(hf + "post_attention_layernorm.weight", mf + "pre_mlp_layernorm.weight", "hidden"),
+    )
+
+
+def _qkv(hf: str, mf: str, part: str, layout: str) -> Rule:
+    q, k, v = (hf + f"self_attn.{name}_proj.{part}" for name in "qkv")
+    return Rule((q, k, v), mf + f"self_attention.linear_qkv.{part}", layout, only_if="attention_bias" if part == "bias" else None)
+
+
+def attention(hf: str = HF, mf: str = MF) -> tuple[AnyRule, ...]:
+    """q, k and v as one matrix in either of its two layouts, and the output."""
+    return (
+        *when(_qkv(hf, mf, "weight", GROUPED_WEIGHT), use_contiguous_weight_layout_attention=False),
+        *when(_qkv(hf, mf, "weight", "q hidden, k hidden, v hidden -> (q + k + v) hidden"), use_contiguous_weight_layout_attention=True),
+        Rule(hf + "self_attn.o_proj.weight", mf + "self_attention.linear_proj.weight", "hidden (heads head)"),
+    )
+
+
+def attention_bias(hf: str = HF, mf: str = MF) -> tuple[AnyRule, ...]:
+    """The biases of q, k and v, in the same order as their weights."""
+    return (
+        *when(_qkv(hf, mf, "bias", GROUPED_BIAS), use_contiguous_weight_layout_attention=False),
+        *when(_qkv(hf, mf, "bias", "q, k, v -> (q + k + v)"), use_contiguous_weight_layout_attention=True),
+    )
+
+
+def head_norms(hf: str = HF, mf: str = MF, **more: Any) -> tuple[Rule, ...]:
+    """The norms of the heads of q and of k."""
+    return tuple(Rule(hf + f"self_attn.{n}_norm.weight", mf + f"self_attention.{n}_layernorm.weight", "head", **more) for n in "qk")
+
+
+def mlp(hf: str, mf: str, ffn: str) -> tuple[AnyRule, ...]:
+    """Gate and up as one matrix in either of its two layouts, and down: of a layer, or of its shared experts."""
+    pair = (hf + "gate_proj.weight", hf + "up_proj.weight")
+    in_turn = Rule(
+        pair, mf + "linear_fc1.weight", f"({ffn} gate) hidden, ({ffn} up) hidden -> ({ffn} (gate + up)) hidden", sizes={"gate": 1, "up": 1}
+    )
+    halves = Rule(pair, mf + "linear_fc1.weight", "gate hidden, up hidden -> (gate + up) hidden", sizes={"gate": ffn, "up": ffn})
+    return (
+        *when(in_turn, use_interleaved_weight_layout_mlp=True),
+        *when(halves, use_interleaved_weight_layout_mlp=False),
+        Rule(hf + "down_proj.weight", mf + "linear_fc2.weight", f"hidden {ffn}"),
+    )
+
+
+def experts(hf: str, mf: str) -> tuple[AnyRule, ...]:
+    """The routed experts of a layer in two tensors, input first. Gate and up lie side by side: no option interleaves them."""
+    pair, down = (hf + "gate_proj.weight", hf + "up_proj.weight"), hf + "down_proj.weight"
+    equal = {"gate": "expert_ffn", "up": "expert_ffn"}
+    flat = (
+        Rule(pair, mf + "weight1", "gate hidden, up hidden -> (expert hidden) (gate + up)", sizes=equal),
+        Rule(down, mf + "weight2", "hidden expert_ffn -> (expert expert_ffn) hidden"),
+    )
+    stacked = (
+        Rule(pair, mf + "weight1", "gate hidden, up hidden -> expert hidden (gate + up)", sizes=equal),
+        Rule(down, mf + "weight2", "hidden expert_ffn -> expert expert_ffn hidden"),
+    )
+    return (*when(*flat, experts_2d=True), *when(*stacked, experts_2d=False))
+
+
+def latent_attention(hf: str = HF, mf: str = MF) -> tuple[Rule, ...]:
+    """Multi-head latent attention: new names; rotary rows stay as Hugging Face has them."""
+    hf, mf = hf + "self_attn.", mf + "self_attention."
+    return (
+        Rule(hf + "q_a_proj.weight", mf + "linear_q_down_proj.weight", "q_rank hidden"),
+        Rule(hf + "q_a_layernorm.weight", mf + "q_layernorm.weight", "q_rank"),
+        Rule(hf + "q_b_proj.weight", mf + "linear_q_up_proj.weight", "(heads (nope + rope)) q_rank"),
+        Rule(hf + "kv_a_proj_with_mqa.weight", mf + "linear_kv_down_proj.weight", "(kv_rank + rope) hidden"),
+        Rule(hf + "kv_a_layernorm.weight", mf + "kv_layernorm.weight", "kv_rank"),
+        Rule(hf + "kv_b_proj.weight", mf + "linear_kv_up_proj.weight", "(heads (nope + value)) kv_rank"),
+        Rule(hf + "o_proj.weight", mf + "linear_proj.weight", "hidden (heads value)"),
+    )
+
+
+def mixture(hf: str, mf: str) -> tuple[AnyRule, ...]:
+    """The feed-forward of a layer with a corrected router, routed experts and shared ones."""
+    hf, mf = hf + "mlp.", mf + "mlp."
+    return (
+        Rule(hf + "gate.weight", mf + "router.weight", "expert hidden"),
+        Rule(hf + "gate.e_score_correction_bias", mf + "router.expert_bias", "expert", dtype="F32"),
+        *experts(hf + "experts.{expert}.", mf + "experts."),
+        *mlp(hf + "shared_experts.", mf + "shared_experts.", "shared_ffn"),
+    )
+
+
+# one layer that predicts a further token: the last on the Hugging Face side, one of its own on the other
+MTP_HF, MTP_MF = "model.layers.{=main_layer}.", "mtp.layers.0."
+MTP_BLOCK = MTP_MF + "transformer_layer."
+NEXT_TOKEN = (
+    Rule(MTP_HF + "enorm.weight", MTP_MF + "enorm.weight", "hidden"),
+    Rule(MTP_HF + "hnorm.weight", MTP_MF + "hnorm.weight", "hidden"),
+    Rule(MTP_HF + "eh_proj.weight", MTP_MF + "eh_proj.weight", "hidden two_hidden"),
+    Rule(MTP_HF + "shared_head.norm.weight", MTP_MF + "final_layernorm.weight", "hidden"),
+    # a config that promises a second such layer is refused: it would be looked for, and nothing else of it has a rule
+    Rule("model.layers.{=second_layer}.enorm.weight", "mtp.layers.1.enorm.weight", "hidden", only_if="further_layers"),
+)
+MTP_SIZES = {
+    "main_layer": "num_hidden_layers",
+    "second_layer": "num_hidden_layers + 1",
+    "next_layers": "num_nextn_predict_layers | 0",
+    "further_layers": "num_nextn_predict_layers * (num_nextn_predict_layers - 1) | 0",
+    "two_hidden": "2 * hidden_size",
+}
+WITH_MTP = Option("with_mtp", (1, 0), side="both", help="Whether the layer that predicts a further token is there.")

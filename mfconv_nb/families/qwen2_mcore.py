@@ -1,0 +1,46 @@
+"""Qwen1.5, Qwen2 and Qwen2.5 (dense) in MindFormers' mcore layout: q, k and v become one matrix with a bias, gate and up another one.
+
+From Hugging Face names `qwen2` is meant, the older layout, unless this key is given; MindFormers' names tell the two apart. MindFormers
+runs this layout for inference only: what inference has is the default.
+Source: MindFormers 2.1.0, `models/qwen2`: its `weight_mapping`, and the functions that join tensors. No way back; ours is the inverse.
+Golden case `qwen2_5_mix_f32`.
+"""
+
+from dataclasses import replace
+
+from mfconv_nb.families.mcore import (
+    CONTIGUOUS_ATTENTION,
+    EMBEDDING_AND_HEAD,
+    FINAL_NORM,
+    HF,
+    INTERLEAVED_MLP,
+    MF,
+    SIZES,
+    SOURCE,
+    attention,
+    attention_bias,
+    for_inference,
+    mlp,
+    norms,
+)
+from mfconv_nb.families.qwen2 import FAMILY as QWEN2
+from mfconv_nb.mapping.rules import Family, Rule
+
+FAMILY = Family(
+    key="qwen2-mcore",
+    covers="Qwen1.5, Qwen2, Qwen2.5 (dense), mcore",
+    model_types=("qwen2",),
+    told_as="qwen2",
+    sizes={**SIZES, "attention_bias": "1"},
+    options=(for_inference(CONTIGUOUS_ATTENTION), for_inference(INTERLEAVED_MLP)),
+    rules=(
+        *EMBEDDING_AND_HEAD,
+        *attention(),
+        *(replace(rule, only_if=None) for rule in attention_bias() if isinstance(rule, Rule)),
+        *mlp(HF + "mlp.", MF + "mlp.", "ffn"),
+        *norms(),
+        *FINAL_NORM,
+    ),
+    toy=QWEN2.toy,
+    source=SOURCE,
+)
