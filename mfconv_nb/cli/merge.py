@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,6 +12,7 @@ from mfconv_nb.cli.options import (
     config,
     dry_run,
     dtype,
+    file_prefix,
     force,
     lora_alpha,
     max_shard_size,
@@ -19,6 +21,8 @@ from mfconv_nb.cli.options import (
     progress_bar,
     quiet,
     show,
+    step,
+    strategy,
     threads,
     with_options,
 )
@@ -28,6 +32,9 @@ from mfconv_nb.cli.options import (
 @click.argument("paths", nargs=-1, required=True, type=CHECKPOINT, metavar="BASE [ADAPTERS] OUT")
 @model
 @config
+@step
+@strategy
+@file_prefix
 @lora_alpha
 @dtype
 @max_shard_size
@@ -39,6 +46,9 @@ def merge(
     paths: tuple[Path, ...],
     model: str | None,
     config: Path | None,
+    step: str | None,
+    strategy: Path | None,
+    file_prefix: str | None,
     lora_alpha: float | None,
     dtype: str | None,
     max_shard_size: str | None,
@@ -56,8 +66,10 @@ def merge(
 
     ADAPTERS is a PEFT folder, or what a LoRA run of MindFormers saved; left out where BASE holds them too. The rank is read from the
     tensors, alpha from adapter_config.json beside ADAPTERS, from the YAML of the run (--config) or from --lora_alpha: it is never
-    assumed. Values change; the report and the manifest say which tensors, and by which scale.
+    assumed. Values change; the report and the manifest say which tensors, and by which scale. --step, --strategy and --file_prefix are
+    for the folder of a training run, which ADAPTERS may be, or BASE without them.
     """
+    from mfconv_nb.steps.load import load
     from mfconv_nb.steps.merge import merge_adapters
     from mfconv_nb.steps.save import save
 
@@ -65,7 +77,12 @@ def merge(
         raise click.UsageError("Give BASE, ADAPTERS and OUT; or BASE and OUT, where BASE holds the adapters too.")
     base, target = paths[0], paths[-1]
     adapters = paths[1] if len(paths) == 3 else None
-    merged = merge_adapters(base, adapters, alpha=lora_alpha, config=config, family=model)
+    of_run: dict[str, Any] = {"step": step, "strategy": strategy, "file_prefix": file_prefix}
+    trained: Any = adapters or base
+    if any(value is not None for value in of_run.values()):
+        trained = load(trained, config=config, lora_alpha=lora_alpha, **of_run)
+    sources = (trained, None) if adapters is None else (base, trained)
+    merged = merge_adapters(*sources, alpha=lora_alpha, config=config, family=model)
     for note in merged.notes:
         click.echo(f"note: {note}", err=True)
     with progress_bar(merged.nbytes, "merging", quiet=quiet) as progress:

@@ -189,8 +189,7 @@ class _Asked:
 
     def _with_adapters(self, seen: Seen, run: str, config: str, choices: Sequence[str]) -> Iterator[str]:
         """Weights and adapters in one: merged, or each for itself."""
-        if not run:  # merge takes the newest step
-            yield f"mfconv merge {self.source} {'OUT.ckpt' if seen.side == MF else 'OUT/'}{config}"
+        yield f"mfconv merge {self.source} {'OUT.ckpt' if seen.side == MF else 'OUT/'}{run}{config}"
         yield from (self._convert(seen, f"{run}{config}{choice} --only_adapters") for choice in choices)
         of_model = self.of_config if self.of_config and not self._is_yaml else " --config HF_DIR"
         yield self._convert(seen, f"{run}{of_model} --leave_out '*lora_*'")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,3 +82,20 @@ def test_a_run_that_holds_both_is_merged_on_its_own_side(folder: Path) -> None:
 def test_a_dry_run_of_a_merge_writes_nothing(folder: Path) -> None:
     assert run(["merge", "run.ckpt", "merged.ckpt", "--config", "run.yaml", "--dry_run"]) == 0
     assert not Path("merged.ckpt").exists()
+
+
+def test_a_step_of_a_run_is_merged_alone_or_into_a_base(folder: Path) -> None:
+    whole = {t.name: mc.read(mc.load("run.ckpt"), t.name) for t in mc.load("run.ckpt")}
+    layout = mc.RankLayout({"tp": 2}, {"*.wq.weight": ("tp", None), "*lora_b": ("tp", None)})
+    for step, factor in ((5, 1), (6, 3)):
+        made = {n: a * factor if "lora" in n else a for n, a in whole.items()}
+        mc.save(mc.load(made), f"step{step}", layout_of_ranks=replace(layout, step=step))
+        shutil.copytree(f"step{step}", "run", dirs_exist_ok=True)
+    shutil.rmtree("run/strategy")
+    given = ["--step", "5", "--strategy", "step5/strategy", "--config", "run.yaml"]
+    assert run(["merge", "run", "merged.ckpt", *given]) == 0
+    assert raws_in(Path("merged.ckpt")) == raws_of(mc.merge_adapters("run.ckpt", config="run.yaml"))
+    assert run(["merge", "hf", "run", "merged", "--model", "llama", *given]) == 0
+    assert raws_in(Path("merged")) == raws_of(mc.merge_adapters("hf", "lora.ckpt", config="run.yaml", family="llama"))
+    assert run(["merge", "hf", "lora.ckpt", "none", "--model", "llama", "--lora_alpha", "6", "--step", "5"]) == 2
+    assert not Path("none").exists()

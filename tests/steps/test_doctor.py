@@ -25,7 +25,7 @@ from mfconv_nb.steps.diagnosis import Diagnosis
 from mfconv_nb.steps.doctor import doctor
 from tests.real_repos_table import REPOSITORIES
 from tests.steps.made_runs import Arrays, cuts_of, make_run, original, weights_of
-from tests.support import numbered, without, write_hf, write_safetensors, write_with_a_hole
+from tests.support import numbered, raws_in, without, write_hf, write_safetensors, write_with_a_hole
 from tests.trained import iterations
 from tests.trained.made import Cut
 
@@ -299,6 +299,12 @@ def test_a_run_with_adapters_finds_its_alpha_above_and_is_merged_or_parted(hf: P
         run_printed(replace(found, commands=(command.replace("OUT/", f"out{number}/"),)))
     assert json.loads(Path("out1/adapter_config.json").read_text())["lora_alpha"] == 6
     assert mc.diff(mc.map(mc.load("OUT.ckpt", config=hf), "llama"), mc.merge_adapters(hf, "out1"), values=True).equal
+    later = {name: 2 * array for name, array in (weights_of(hf) | adapters(hf)).items()}
+    make_run(Path("output/checkpoint"), later, optimizer=False, step=99)
+    earlier = doctor("output", config=hf, step=1)
+    assert earlier.commands[0] == f"mfconv merge output OUT.ckpt --step 1 --config {hf}"
+    run_printed(replace(earlier, commands=(earlier.commands[0].replace("OUT.ckpt", "earlier.ckpt"),)))
+    assert raws_in(Path("earlier.ckpt")) == raws_in(Path("OUT.ckpt"))
     plain = make_run(Path("output/plain"), weights_of(hf), optimizer=False)
     assert mc.load(plain).lora is None  # no adapters: nothing is said of them
 
