@@ -6,6 +6,7 @@ source (a file, an array) and the box of numbers that goes from there to here. N
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap
 import os
@@ -68,6 +69,10 @@ class ByteSource(Protocol):
         """Raises InputError (MFC108) when the source is not what it was when it was opened."""
 
 
+# two file systems, or one that does not know how
+CANNOT_COPY = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF})
+
+
 class FileSource:
     """A file, opened on first use and remembered by size, time and inode, so that a change during a run is noticed.
 
@@ -97,6 +102,24 @@ class FileSource:
             if count == 0:
                 self._changed(f"{offset + len(buffer):,} bytes needed, the file ends at {offset + done:,}")
             done += count
+
+    def copy_to(self, descriptor: int, offset: int, size: int, to: int) -> bool:
+        """Let the system copy ``size`` bytes from ``offset`` on into an open file, at ``to``. False where it cannot: then nothing is said
+        of what stands there."""
+        if not hasattr(os, "copy_file_range"):
+            return False
+        here, done = self._descriptor(), 0
+        try:
+            while done < size:
+                count = os.copy_file_range(here, descriptor, size - done, offset + done, to + done)
+                if not count:
+                    return False
+                done += count
+        except OSError as error:
+            if error.errno not in CANNOT_COPY:
+                raise
+            return False
+        return True
 
     def read(self, offset: int, size: int) -> bytes:
         """``size`` bytes from ``offset`` on; fewer only at the end of the file."""

@@ -1,7 +1,8 @@
 """Filling planned files: the only place where weights are written. Layout first, then fill, in any order, with bounded memory.
 
 Every tensor is cut into segments of 64 MiB. A worker takes a segment, gathers it panel by panel into one buffer, takes the checksum
-as the bytes pass, and writes each panel to its planned place.
+as the bytes pass, and writes each panel to its planned place. Where a panel lies in a file as it is wanted, the system copies it from file
+to file, and the checksum is of what stands in the new one.
 
 A tensor's checksum is the XXH3-128 of its bytes; with several segments it is the XXH3-128 of the segments' digests, one after the other.
 """
@@ -139,7 +140,7 @@ class _Writer:
         self, jobs: Sequence[FillJob], descriptors: Sequence[int] | None, pulse: Pulse, record: Callable[[Finished], None]
     ) -> None:
         self.jobs, self.descriptors, self.pulse, self.record = jobs, descriptors, pulse, record
-        self.gatherer, self.buffer = Gatherer(), np.empty(PANEL_BYTES, np.uint8)
+        self.gatherer, self.buffer, self.can_copy = Gatherer(), np.empty(PANEL_BYTES, np.uint8), True
 
     def write(self, segment: Segment) -> None:
         job = self.jobs[segment.file]
@@ -148,15 +149,27 @@ class _Writer:
         crc = 0 if segment.name in job.plan.crc_fields else None
         for first, last in panels(tensor, dtype, segment.start, segment.stop):
             panel = self._panel((last - first) * size)
-            self.gatherer.fill(tensor, dtype, first, last, panel)
+            offset = segment.offset + (first - segment.start) * size
+            is_written = self._copied(segment, first, last, offset, panel)
+            if not is_written:
+                self.gatherer.fill(tensor, dtype, first, last, panel)
             digest.update(panel.data)
             if crc is not None:
                 crc = zlib.crc32(panel.data, crc)
-            if self.descriptors is not None:
-                offset = segment.offset + (first - segment.start) * size
+            if self.descriptors is not None and not is_written:
                 write_at(self.descriptors[segment.file], panel.data, offset)
             self.pulse.add(panel.size)
         self.record(Finished(segment.file, segment.name, segment.number, digest.hexdigest(), crc))
+
+    def _copied(self, segment: Segment, first: int, last: int, offset: int, panel: np.ndarray[Any, np.dtype[np.uint8]]) -> bool:
+        """Whether the system has copied these elements from file to file; the panel then holds what stands in the new file."""
+        job = self.jobs[segment.file]
+        runs = self.gatherer.runs(job.tensors[segment.name], job.dtypes[segment.name], first, last) if self.can_copy else None
+        if self.descriptors is None or not runs:
+            return False
+        descriptor = self.descriptors[segment.file]
+        self.can_copy = all(run.source.copy_to(descriptor, run.offset, run.nbytes, offset + run.at) for run in runs)
+        return self.can_copy and _read_back(descriptor, panel.data, offset) == panel.size
 
     def _panel(self, nbytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         if nbytes > self.buffer.size:
