@@ -1,5 +1,5 @@
 """Running programs in rotation: A B C, then C B A, so that a machine that drifts drifts for all of them, and none always comes after
-the same other one (on a virtual disk whatever came after `cp` took 2.3 to 4.5 times as long, whichever program it was).
+the same other one (on a virtual disk whatever read and wrote right after `cp` took 2 to 6 times as long, see docs/benchmarks.md).
 
 Whole processes are measured, from the start of the interpreter to its end. Before each run the program's outputs are deleted and dirty
 pages are written back (`sync`), both outside the timed part. The first round is a warm-up: it is not timed, and peak memory is taken in
