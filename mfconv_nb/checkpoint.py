@@ -6,7 +6,6 @@ source (a file, an array) and the box of numbers that goes from there to here. N
 
 from __future__ import annotations
 
-import errno
 import math
 import mmap
 import os
@@ -69,10 +68,6 @@ class ByteSource(Protocol):
         """Raises InputError (MFC108) when the source is not what it was when it was opened."""
 
 
-# two file systems, or one that does not know how
-CANNOT_COPY = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF})
-
-
 class FileSource:
     """A file, opened on first use and remembered by size, time and inode, so that a change during a run is noticed.
 
@@ -104,8 +99,12 @@ class FileSource:
             done += count
 
     def copy_to(self, descriptor: int, offset: int, size: int, to: int) -> bool:
-        """Let the system copy ``size`` bytes from ``offset`` on into an open file, at ``to``. False where it cannot: then nothing is said
-        of what stands there."""
+        """Let the system copy ``size`` bytes from ``offset`` on into an open file, at ``to``.
+
+        Returns:
+            False where it cannot, whatever the reason: between two file systems, or at the end of a file that was cut short. Then nothing
+            is known of what stands there; reading and writing will do it, or say what is wrong.
+        """
         if not hasattr(os, "copy_file_range"):
             return False
         here, done = self._descriptor(), 0
@@ -115,9 +114,7 @@ class FileSource:
                 if not count:
                     return False
                 done += count
-        except OSError as error:
-            if error.errno not in CANNOT_COPY:
-                raise
+        except OSError:
             return False
         return True
 
