@@ -76,7 +76,10 @@ class MfconvError(Exception):
         found, expected: what was there, and what would have been right.
         hint: what to do next.
         position: the character of a text that is to blame, where ``found`` shows one.
+        choices: where the caller has to choose, for each choice what, added to a command, says that it is meant.
     """
+
+    choices: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -117,9 +120,9 @@ class MappingError(MfconvError):
 
 
 class SeveralFitError(MappingError):
-    """Several families or forms fit (MFC302). ``choices``: for each of them what, added to a command, says that it is meant."""
+    """Several families or forms fit (MFC302); ``keys``: of the families, where these are what has to be chosen."""
 
-    choices: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
 
 
 class OutputError(MfconvError):

@@ -1,7 +1,8 @@
 """MindFormers' newer layout, named as Megatron's: `decoder.layers.0.self_attention.linear_qkv.weight`. Rules that several models share.
 
 Two of its layouts differ in the numbers alone. Names and shapes are the same, so the options that choose between them are never told
-from a checkpoint: the YAML of the run says which it is, under the same names, else MindFormers' defaults are taken.
+from a checkpoint alone: the YAML of the run says which it is, under the same names, or the weights that its training began with show it
+(``steps/resemblance.py``), else MindFormers' defaults are taken.
 
 No family: a module of this folder counts as one only where it has a `FAMILY`.
 Source: MindFormers 2.1.0, `weight_converters` of `models/qwen3` and `models/qwen3_moe`, and `parallel_core/training_graph`.

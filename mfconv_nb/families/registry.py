@@ -170,7 +170,8 @@ def identify(names: Iterable[str], config: Mapping[str, Any] | None, to: str) ->
     hint = "Say which: --model KEY (model= in Python); `mfconv families` lists them."
     error = (SeveralFitError if several else MappingError)("MFC302", found=found, expected="one family that knows every name", hint=hint)
     if isinstance(error, SeveralFitError):
-        error.choices = tuple(f"--model {f.key}" for f in best)
+        error.keys = tuple(f.key for f in best)
+        error.choices = tuple(f"--model {key}" for key in error.keys)
     raise error
 
 

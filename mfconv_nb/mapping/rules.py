@@ -130,7 +130,8 @@ class Option:
         values: what it may be, the default first. In names, layouts and sizes ``{name}`` stands for the value chosen.
         side: where it shows: "mf", "hf" or "both". On the side a checkpoint comes from it is told from names and shapes; on the side
             it goes to the default is taken. What a manifest remembers counts before both. ``NUMBERS``: no name and no shape shows it.
-            Then the YAML of a run decides where it has this key, else the default, in both directions.
+            Then the YAML of a run decides where it has this key, else the default, in both directions. On the way back the numbers of
+            the original may tell it before the default.
         spelled: for some values, what ``{name}`` stands for in names instead of the value.
         size: the axis or placeholder that it gives the size of.
         help: one line for ``--help``.

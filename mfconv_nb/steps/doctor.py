@@ -6,7 +6,6 @@ checksums of small slices), and some numbers of one layer where only they tell i
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 
 from mfconv_nb.checkpoint import HF, MF
 from mfconv_nb.collector import makes_many_objects
-from mfconv_nb.errors import MfconvError, SeveralFitError, printable
+from mfconv_nb.errors import InputError, MfconvError, SeveralFitError, printable
 from mfconv_nb.run_config import ENDINGS as YAML_ENDINGS
 from mfconv_nb.steps.diagnosis import STOP, TOLD, Diagnosis, Finding
 from mfconv_nb.steps.doctor_findings import Seen, findings_of, look_at, run_findings, what_it_is
@@ -144,9 +143,9 @@ class _Asked:
         if isinstance(error, MfconvError) and error.code == "MFC102":
             for inner in _runs_in(Path(self.path))[:MAX_CHOICES]:
                 yield f"mfconv doctor {shlex.quote(str(inner))}{self.of_run}{self.of_config}"
-        if isinstance(error, MfconvError) and self.file_prefix is None:
-            for choice in re.findall(r"--file_prefix ('[^']*'|\S+)", error.hint or "")[:MAX_CHOICES]:
-                yield f"mfconv doctor {self.source}{self.of_run} --file_prefix {choice}{self.of_config}"
+        if isinstance(error, InputError):
+            for choice in error.choices[:MAX_CHOICES]:
+                yield f"mfconv doctor {self.source}{self.of_run} {choice}{self.of_config}"
 
     def of_a_checkpoint(self, seen: Seen) -> Iterator[str]:
         if seen.quantised is not None or (seen.refused is not None and not seen.can_be_decided and not seen.unknown_family):

@@ -142,7 +142,7 @@ def expected_shapes(names: Iterable[str], config: Mapping[str, Any] | None) -> d
     try:
         return _shapes_by(identify(weights, config, to="hf"), weights, config)
     except SeveralFitError as several:
-        told = [_shapes_if_told(family_named(choice.split()[-1]), weights, config) for choice in several.choices]
+        told = [_shapes_if_told(family_named(key), weights, config) for key in several.keys]
         first, *others = [shapes for shapes in told if shapes] or [{}]
         if not first:
             raise

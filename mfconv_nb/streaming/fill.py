@@ -163,11 +163,12 @@ class _Writer:
 
     def _copied(self, segment: Segment, first: int, last: int, offset: int, panel: np.ndarray[Any, np.dtype[np.uint8]]) -> bool:
         """Whether the system has copied these elements from file to file; the panel then holds what stands in the new file."""
-        job = self.jobs[segment.file]
-        runs = self.gatherer.runs(job.tensors[segment.name], job.dtypes[segment.name], first, last) if self.can_copy else None
-        if self.descriptors is None or not runs:
+        if self.descriptors is None or not self.can_copy:
             return False
-        descriptor = self.descriptors[segment.file]
+        job, descriptor = self.jobs[segment.file], self.descriptors[segment.file]
+        runs = self.gatherer.runs(job.tensors[segment.name], job.dtypes[segment.name], first, last)
+        if not runs:
+            return False
         self.can_copy = all(run.source.copy_to(descriptor, run.offset, run.nbytes, offset + run.at) for run in runs)
         return self.can_copy and _read_back(descriptor, panel.data, offset) == panel.size
 

@@ -23,8 +23,8 @@ from mfconv_nb.formats.checkpoint_metadata import METADATA, CheckpointMetadata, 
 from mfconv_nb.formats.safetensors_file import read_header
 from mfconv_nb.mapping.run_state import run_state_of
 from mfconv_nb.streaming.open_files import allow_open_files
-from mfconv_nb.trained.rank_files import entries
-from mfconv_nb.trained.run import Slice, SlicedTensor, Step, TrainedRun, prefix_choices, say_the_prefix
+from mfconv_nb.trained.rank_files import files_in
+from mfconv_nb.trained.run import Slice, SlicedTensor, Step, TrainedRun, prefix_choices, several_prefixes
 from mfconv_nb.trained.slices import Box, Slicing, boxes_of
 
 KIND = "Checkpoint 2.0"
@@ -123,7 +123,7 @@ def open_iteration(folder: Path, number: int | None, file_prefix: str | None = N
 
 def _safetensors_in(folder: Path, file_prefix: str | None) -> tuple[str, ...]:
     """The names of the files with weights; those of one prefix, where it is asked for."""
-    there = [p.name for p in entries(folder) if p.suffix == ".safetensors" and os.path.isfile(p)]
+    there = [p.name for p in files_in(folder, (".safetensors",))]
     if file_prefix is None:
         return tuple(there)
     chosen = tuple(name for name in there if prefix_of(name) == file_prefix)
@@ -169,7 +169,7 @@ def _holds_tensors(path: Path) -> bool:
 def _on_prefixes(others: Iterable[str], named: Iterable[str]) -> str:
     """How to read files of another prefix, where there are any."""
     prefixes = {p for p in map(prefix_of, others) if p is not None} - {prefix_of(name) for name in named}
-    return f"; of another prefix: {prefix_choices(sorted(prefixes))}" if prefixes else ""
+    return f"; of another prefix: {' or '.join(prefix_choices(prefixes))}" if prefixes else ""
 
 
 def _check_one_checkpoint(folder: Path, names: Iterable[str]) -> None:
@@ -182,9 +182,10 @@ def _check_one_checkpoint(folder: Path, names: Iterable[str]) -> None:
     several = [firsts for firsts in of_kind.values() if len(firsts) > 1]
     if len(prefixes) > 1 or several:
         firsts = several[0].values() if several else [name for kind in of_kind.values() for name in kind.values()]
-        found = f"files of several checkpoints and no {METADATA}: {_listed(firsts)}"
-        hint = say_the_prefix(sorted(prefixes)) if len(prefixes) > 1 else "Move the files of each into a folder of its own."
-        raise InputError("MFC105", folder, found=found, expected="the files of one", hint=hint)
+        found, expected = f"files of several checkpoints and no {METADATA}: {_listed(firsts)}", "the files of one"
+        if len(prefixes) > 1:
+            raise several_prefixes("MFC105", folder, prefixes, found=found, expected=expected)
+        raise InputError("MFC105", folder, found=found, expected=expected, hint="Move the files of each into a folder of its own.")
 
 
 def _absent_numbers(names: Iterable[str]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ _RANK = re.compile(r"rank_?(\d{1,6})", re.ASCII)
 _NAME = re.compile(r"(?P<prefix>.*?)(?:_(?P<run>\d{1,6}))?-(?P<epoch>\d{1,12})_(?P<step>\d{1,12})\.(?P<ending>safetensors|ckpt)")
 _RANK_IN_NAME = re.compile(r"(.*)_rank_(\d{1,6})(?!\d)(.*)", re.DOTALL)  # the last: a prefix may speak of ranks itself
 ENDINGS = (".safetensors", ".ckpt")
+STRATEGIES = (".ckpt", ".json")  # endings of strategy files
 WEIGHTS = (*ENDINGS, ".bin", ".pt", ".pth")
 INNER = ("checkpoint", "checkpoint_network")  # of a run's output folder: everything, and the weights only
 STRATEGY_FOLDERS = ("strategy", "src_strategy")
@@ -80,6 +81,11 @@ def entries(folder: Path) -> list[Path]:
         raise InputError("MFC101", folder, found=error.strerror, expected="a folder that can be read") from None
 
 
+def files_in(folder: Path, endings: Sequence[str]) -> list[Path]:
+    """The files of some endings that lie in a folder, by name. Raises InputError (MFC101) as ``entries``."""
+    return [p for p in entries(folder) if p.suffix in endings and os.path.isfile(p)]
+
+
 def home_of(folder: Path) -> Path | None:
     """The folder that holds the `rank_N` folders: itself, or a part of a run's output folder; None where there is none.
 
@@ -95,7 +101,7 @@ def home_of(folder: Path) -> Path | None:
 def holds_weights(folder: Path) -> bool:
     """Whether files with the ending of weights lie in a folder; strategy files, which have one too, do not count."""
     try:
-        files = [p for p in entries(folder) if p.suffix in WEIGHTS and os.path.isfile(p)]
+        files = files_in(folder, WEIGHTS)
     except InputError:
         return False
     return any(not is_strategy(p) for p in files)
@@ -109,7 +115,7 @@ def files_of(folders: Mapping[int, Path]) -> tuple[tuple[RankFile, ...], tuple[s
     found: list[RankFile] = []
     notes: list[str] = []
     for rank, folder in folders.items():
-        for path in (p for p in entries(folder) if p.suffix in ENDINGS and os.path.isfile(p)):
+        for path in files_in(folder, ENDINGS):
             if path.name in RUN_STATE or is_strategy(path):
                 continue
             one = _rank_file(rank, path)
@@ -180,14 +186,13 @@ def _places(home: Path) -> tuple[Path, Path]:
 
 
 def _named_strategy(folder: Path) -> list[Path]:
-    named = [p for p in entries(folder) if "strategy" in p.name and p.suffix in (".ckpt", ".json") and os.path.isfile(p)]
-    return [p for p in named if is_strategy(p)]
+    return [p for p in files_in(folder, STRATEGIES) if "strategy" in p.name and is_strategy(p)]
 
 
 def unused_strategies(home: Path) -> tuple[str, ...]:
     """A sentence on files that lie where strategy files do and are none: empty, damaged, not readable."""
     places = [above / name for above in _places(home) for name in STRATEGY_FOLDERS if os.path.isdir(above / name)]
-    files = [p for place in places for p in entries(place) if p.suffix in (".ckpt", ".json") and os.path.isfile(p)]
+    files = [p for place in places for p in files_in(place, STRATEGIES)]
     wrong = [f"{p.parent.name}/{on_one_line(p.name)}" for p in files if not is_strategy(p)]
     if not wrong:
         return ()
@@ -197,7 +202,7 @@ def unused_strategies(home: Path) -> tuple[str, ...]:
 
 def beside(what: str, folder: Path) -> tuple[str, ...]:
     """A sentence on weights that lie in a run's folder, beside its ranks or its iterations."""
-    files = [p for p in entries(folder) if p.suffix in ENDINGS and os.path.isfile(p)]
+    files = files_in(folder, ENDINGS)
     others = [quoted(p.name) for p in files if not is_strategy(p)]
     listed = ", ".join(others[:4]) + (" ..." if len(others) > 4 else "")
     return (f"not read, beside the {what}: {listed}",) if others else ()

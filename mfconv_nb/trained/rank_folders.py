@@ -36,7 +36,7 @@ from mfconv_nb.trained.rank_files import (
     unused_strategies,
 )
 from mfconv_nb.trained.rank_tensors import Found, Groups, Held, by_strategy, copies, names_text, ranks_text, some_of
-from mfconv_nb.trained.run import Step, TrainedRun, check_prefix, say_the_prefix
+from mfconv_nb.trained.run import Step, TrainedRun, check_prefix, several_prefixes
 from mfconv_nb.trained.strategies import Stage, needed_groups, stages_of
 
 KIND = "rank folders (Checkpoint 1.0)"
@@ -190,11 +190,11 @@ def _files_at(run: _Run, step: Step | None, groups: Groups) -> dict[int, Path] |
         return _absence(run, step, _absent(groups, best))
     newest = max(s.run for s in complete)
     latest = {s: paths for s, paths in complete.items() if s.run == newest}
-    if len({s.prefix for s in latest}) > 1:
-        prefixes = sorted({s.prefix for s in latest})
-        listed = " and ".join(quoted(prefix) for prefix in prefixes)
+    prefixes = {s.prefix for s in latest}
+    if len(prefixes) > 1:
+        listed = " and ".join(quoted(prefix) for prefix in sorted(prefixes))
         found = f"files of {listed}{f' at step {step}' if step else ''}, each on all ranks"
-        return InputError("MFC112", run.home, found=found, expected="one checkpoint", hint=say_the_prefix(prefixes))
+        return several_prefixes("MFC112", run.home, prefixes, found=found, expected="one checkpoint")
     return next(paths for s, paths in sorted(latest.items(), key=lambda item: item[0].ending == "ckpt"))
 
 

@@ -107,14 +107,17 @@ def check_prefix(prefix: str, known: Iterable[str], folder: Path) -> None:
         raise UsageError("MFC501", "file_prefix", found=found, expected=expected, hint=did_you_mean(prefix, names))
 
 
-def say_the_prefix(prefixes: Iterable[str]) -> str:
-    """The hint where the files of several checkpoints lie in one folder."""
-    return f"Say which: {prefix_choices(prefixes)} (file_prefix= in Python)."
+def several_prefixes(code: str, folder: Path, prefixes: Iterable[str], *, found: str, expected: str) -> InputError:
+    """The error where the files of several checkpoints lie in one folder, with what says which one is meant."""
+    choices = prefix_choices(prefixes)
+    error = InputError(code, folder, found=found, expected=expected, hint=f"Say which: {' or '.join(choices)} (file_prefix= in Python).")
+    error.choices = choices
+    return error
 
 
-def prefix_choices(prefixes: Iterable[str]) -> str:
-    """``--file_prefix a or --file_prefix b``"""
-    return " or ".join(f"--file_prefix {shlex.quote(prefix)}" for prefix in prefixes)
+def prefix_choices(prefixes: Iterable[str]) -> tuple[str, ...]:
+    """``--file_prefix a``, ``--file_prefix b``"""
+    return tuple(f"--file_prefix {shlex.quote(prefix)}" for prefix in sorted(prefixes))
 
 
 HINT_SLICES = "A rank's file is missing, or the strategy files are those of another run."
