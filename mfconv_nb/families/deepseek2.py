@@ -8,7 +8,7 @@ Source: MindFormers 1.3.2, `research/deepseek2`, which knows 160 experts only an
 from mfconv_nb.families.llama import EMBEDDING, FINAL_NORM_AND_HEAD, NORMS
 from mfconv_nb.families.llama import FAMILY as LLAMA
 from mfconv_nb.families.shorthand import experts
-from mfconv_nb.mapping.rules import Drop, Family, Option, Rule
+from mfconv_nb.mapping.rules import Drop, Family, Rule, size_option
 
 LAYER, DENSE, SPARSE = "model.layers.{layer}.", "model.layers.{dense_layer}.", "model.layers.{moe_layer}."
 HF, MF = LAYER + "self_attn.", LAYER + "attention."
@@ -54,7 +54,7 @@ FAMILY = Family(
     covers="DeepSeek-V2, V2-Lite, Coder-V2, any number of experts",
     model_types=("deepseek_v2",),
     sizes=SIZES,
-    options=(Option("num_routed_experts", size="expert", help="Checked against config.json; used where there is none."),),
+    options=(size_option("num_routed_experts", "expert"),),
     rules=(
         *EMBEDDING,
         Rule(HF + "q_proj.weight", MF + "q_proj.weight", "(heads (nope + rope)) hidden", only_if="direct_q"),

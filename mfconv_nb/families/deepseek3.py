@@ -19,7 +19,7 @@ from mfconv_nb.families.deepseek2 import (
 from mfconv_nb.families.deepseek2 import FAMILY as DEEPSEEK2
 from mfconv_nb.families.deepseek2 import SIZES as DEEPSEEK2_SIZES
 from mfconv_nb.families.llama import EMBEDDING, NORMS
-from mfconv_nb.mapping.rules import Drop, Family, Option, Repeated, Rule, when
+from mfconv_nb.mapping.rules import Drop, Family, Option, Repeated, Rule, size_option, when
 
 ALL_LAYERS = "num_hidden_layers + {with_mtp} * num_nextn_predict_layers"
 MTP = "model.layers.{mtp_layer}."
@@ -51,6 +51,8 @@ NEXT_TOKEN = (
     Repeated(MTP + "shared_head.norm.weight", "model.mtp_norms.0.weight", "hidden"),
 )
 
+WITH_MTP = Option("with_mtp", (1, 0), side="both", help="Whether the layer that predicts a further token is there.")
+
 FAMILY = Family(
     key="deepseek3",
     covers="DeepSeek-V3, R1 (bf16), any number of experts",
@@ -68,15 +70,15 @@ FAMILY = Family(
         "up": "moe_intermediate_size",
     },
     options=(
-        Option("with_mtp", (1, 0), side="both", help="Whether the layer that predicts a further token is there."),
+        WITH_MTP,
         Option("use_grouped_gemm", (True, False), help="Gate and up of an expert side by side, transposed."),
-        Option("num_layers", size="main_layer", help="Checked against config.json; used where there is none."),
-        Option("num_routed_experts", size="expert", help="Checked against config.json; used where there is none."),
-        Option("qk_nope_head_dim", size="nope", help="Checked against config.json; used where there is none."),
-        Option("qk_rope_head_dim", size="rope", help="Checked against config.json; used where there is none."),
-        Option("v_head_dim", size="value", help="Checked against config.json; used where there is none."),
-        Option("first_k_dense_replace", size="dense_layer", help="Checked against config.json; used where there is none."),
-        Option("num_nextn_predict_layers", size="next_layers", help="Checked against config.json; used where there is none."),
+        size_option("num_layers", "main_layer"),
+        size_option("num_routed_experts", "expert"),
+        size_option("qk_nope_head_dim", "nope"),
+        size_option("qk_rope_head_dim", "rope"),
+        size_option("v_head_dim", "value"),
+        size_option("first_k_dense_replace", "dense_layer"),
+        size_option("num_nextn_predict_layers", "next_layers"),
     ),
     rules=(
         *when(*EMBEDDING, HEAD, with_mtp=0),

@@ -8,6 +8,7 @@ Source: MindFormers of July 2026, `toolkit/weight_convert/deepseekv3`, and `mode
 
 from mfconv_nb.families.deepseek2 import SIZES as DEEPSEEK2_SIZES
 from mfconv_nb.families.deepseek3 import FAMILY as DEEPSEEK3
+from mfconv_nb.families.deepseek3 import WITH_MTP
 from mfconv_nb.families.mcore import (
     EMBEDDING_AND_HEAD,
     EXPERTS_2D,
@@ -18,13 +19,12 @@ from mfconv_nb.families.mcore import (
     MTP_SIZES,
     NEXT_TOKEN,
     SOURCE,
-    WITH_MTP,
     latent_attention,
     mixture,
     mlp,
     norms,
 )
-from mfconv_nb.mapping.rules import Family, Option, Repeated, when
+from mfconv_nb.mapping.rules import Family, Repeated, size_option, when
 
 DENSE = "layers.{dense_layer}.mlp."
 SPARSE_HF, SPARSE_MF = "model.layers.{moe_layer}.", "decoder.layers.{moe_layer}."
@@ -52,12 +52,12 @@ FAMILY = Family(
         WITH_MTP,
         INTERLEAVED_MLP,
         EXPERTS_2D,
-        Option("num_layers", size="main_layer", help="Checked against config.json; used where there is none."),
-        Option("num_routed_experts", size="expert", help="Checked against config.json; used where there is none."),
-        Option("ffn_hidden_size", size="ffn", help="Checked against config.json; used where there is none."),
-        Option("moe_ffn_hidden_size", size="expert_ffn", help="Checked against config.json; used where there is none."),
-        Option("first_k_dense_replace", size="dense_layer", help="Checked against config.json; used where there is none."),
-        Option("num_nextn_predict_layers", size="next_layers", help="Checked against config.json; used where there is none."),
+        size_option("num_layers", "main_layer"),
+        size_option("num_routed_experts", "expert"),
+        size_option("ffn_hidden_size", "ffn"),
+        size_option("moe_ffn_hidden_size", "expert_ffn"),
+        size_option("first_k_dense_replace", "dense_layer"),
+        size_option("num_nextn_predict_layers", "next_layers"),
     ),
     rules=(
         *when(*EMBEDDING_AND_HEAD, with_mtp=0),

@@ -7,6 +7,7 @@ leaves the MTP layer away; ours carries it.
 Source: MindFormers 2.1.0, `models/glm4_moe` and `parallel_core/inference`. Golden case `glm4_moe_mix_f32`, without its experts.
 """
 
+from mfconv_nb.families.deepseek3 import WITH_MTP
 from mfconv_nb.families.mcore import (
     CONTIGUOUS_ATTENTION,
     EMBEDDING_AND_HEAD,
@@ -19,7 +20,6 @@ from mfconv_nb.families.mcore import (
     NEXT_TOKEN,
     SIZES,
     SOURCE,
-    WITH_MTP,
     attention,
     attention_bias,
     for_inference,

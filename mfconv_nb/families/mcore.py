@@ -172,4 +172,3 @@ MTP_SIZES = {
     "further_layers": "num_nextn_predict_layers * (num_nextn_predict_layers - 1) | 0",
     "two_hidden": "2 * hidden_size",
 }
-WITH_MTP = Option("with_mtp", (1, 0), side="both", help="Whether the layer that predicts a further token is there.")

@@ -10,7 +10,7 @@ from mfconv_nb.families.qwen import FAMILY as QWEN
 from mfconv_nb.families.qwen import FUSED_QKV, HF, REST
 from mfconv_nb.families.qwen import SIZES as QWEN_SIZES
 from mfconv_nb.families.shorthand import DENSE, linear, norm, qkv
-from mfconv_nb.mapping.rules import Family, Option, Rule, renamed, when
+from mfconv_nb.mapping.rules import Family, Option, Rule, renamed, size_option, when
 
 LANGUAGE = {"transformer.": "llm_model.transformer.", "lm_head": "llm_model.lm_head"}
 ATTENTION = "llm_model.transformer.layers.{layer}.attention."
@@ -76,7 +76,7 @@ FAMILY = Family(
         Option("use_qkv_concat", (False, True), help="Keep q, k and v of the language model in one matrix."),
         Option("enable_emb_opt", (False, True), help="Pad the vocabulary with zeros."),
         Option("emb_strategy", (1, 2, 4, 8, 16), help="Pad to a multiple of 512 times this."),
-        Option("vit_num_head", size="vit_heads", help="Checked against config.json; used where there is none."),
+        size_option("vit_num_head", "vit_heads"),
     ),
     sizes={
         **QWEN_SIZES,

@@ -149,11 +149,13 @@ class Option:
         return self.values[0]
 
 
+def size_option(name: str, axis: str) -> Option:
+    """An option that gives the size of an axis, where no config does."""
+    return Option(name, size=axis, help="Checked against config.json; used where there is none.")
+
+
 # MindFormers' script passes these to every converter: every family takes them
-COMMON_OPTIONS = tuple(
-    Option(name, size=axis, help="Checked against config.json; used where there is none.")
-    for name, axis in (("n_head", "heads"), ("hidden_size", "hidden"))
-)
+COMMON_OPTIONS = (size_option("n_head", "heads"), size_option("hidden_size", "hidden"))
 
 
 @dataclass(frozen=True)
