@@ -4,7 +4,8 @@ A cut is proposed where one axis of the slices is shorter than the whole, by a f
 copies is proven where checksums of their slices tell; the order of the parts is never proven: it is that of the ranks, as MindSpore
 counts them. Every sentence in ``assumed`` says which of the two holds.
 
-Refuses (MFC114): tensors whose whole shape is not known, two axes that are cut at once, factors that do not fit the ranks.
+Refuses (MFC114): tensors whose whole shape is not known, two axes that are cut at once, factors that do not fit the ranks, and ranks
+that hold equal slices where no device matrix puts copies: then a file lies in the folder of another rank.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ HINT_GIVE = "Give the strategy files with --strategy, or the model's config with
 HINT_SHAPES = "Give the strategy files with --strategy, or the config.json of the model, which says its class too, with --config."
 HINT_STRATEGY = "Give the strategy files with --strategy."
 KINDS_COMPARED = 8  # of names, to see whether parts are copies: one alone may be all zeros
+RANKS_SHOWN = 8
+SEEN_ELSEWHERE = "that no file lies in the folder of another rank"
 MAX_COMPARED_BYTES = 64 << 20  # of a slice whose checksum is taken: the smaller ones of a kind prove as much
 
 
@@ -103,8 +106,20 @@ def guess_slicings(
     proofs = _proofs(held, cuts, digest)
     kinds = _by_kind(cuts, proofs)
     problems += [_contradiction(n, c) for n, c in cuts.items() if c is not None and n not in proofs and len(kinds.get(c.kind, ())) > 1]
-    chosen = {kind: next(iter(parts)) for kind, parts in kinds.items()}
-    tensors = {n: _sliced(n, held[n], wholes[n], cut, proofs.get(n) or _parts(cut, chosen)) for n, cut in cuts.items()}
+    chosen = {kind: next(iter(copies)) for kind, copies in kinds.items()}
+    order: dict[tuple[_Kind, _Parts | None], _Parts | None] = {}
+    tensors: dict[str, SlicedTensor] = {}
+    for name, cut in cuts.items():
+        if cut is None:
+            tensors[name] = _whole(name, held[name])
+            continue
+        copies = proofs.get(name) or chosen.get(cut.kind)
+        if (cut.kind, copies) not in order:
+            order[cut.kind, copies] = parts = _in_order(cut, copies)
+            problems += [] if parts is not None else [_no_order(name, cut, copies)]
+        parts = order[cut.kind, copies]
+        if parts is not None:
+            tensors[name] = _sliced(name, held[name], wholes[name], cut, parts)
     return Guess(tensors, tuple(problems), _assumed(cuts, proofs))
 
 
@@ -161,10 +176,8 @@ def _proofs(held: Mapping[str, Mapping[int, LazyTensor]], cuts: Mapping[str, _Cu
     for name, cut in cuts.items():
         if cut is None or cut.copies == 1 or held[name][cut.ranks[0]].spec.nbytes > MAX_COMPARED_BYTES:
             continue
-        sums = [digest(held[name][rank]) for rank in cut.ranks]
-        first: dict[object, int] = {}
-        parts = tuple(first.setdefault(s, len(first)) for s in sums)  # numbered in the order of the ranks
-        if len(first) == cut.parts and set(Counter(parts).values()) == {cut.copies}:
+        parts = _numbered([digest(held[name][rank]) for rank in cut.ranks])
+        if _is_even(parts, cut.parts):
             proven[name] = parts
     return proven
 
@@ -220,18 +233,86 @@ def _contradiction(name: str, cut: _Cut) -> InputError:
     return InputError("MFC114", quoted(name), found=found, expected="one pattern, or slices that differ", hint=HINT_STRATEGY)
 
 
-def _parts(cut: _Cut | None, chosen: Mapping[_Kind, _Parts]) -> _Parts:
-    """As proven for tensors cut alike, else as tensor parallelism counts: the parts innermost, the copies outermost."""
-    if cut is None:
-        return ()
-    return chosen.get(cut.kind) or tuple(n % cut.parts for n in range(len(cut.ranks)))
+# ---- which part each rank holds ------------------------------------------------------------------------------------------------
 
 
-def _sliced(name: str, ranks: Mapping[int, LazyTensor], whole: Shape, cut: _Cut | None, parts: _Parts) -> SlicedTensor:
+def _in_order(cut: _Cut, copies: _Parts | None) -> _Parts | None:
+    """For every rank its part, the parts in the order of the ranks; None where the ranks tell no order, or several.
+
+    Args:
+        cut: the axis, and the ranks that have the tensor.
+        copies: which ranks hold copies, where that is proven; else the parts are innermost and the copies outermost, as in tensor
+            parallelism.
+    """
+    ranks, parts = cut.ranks, cut.parts
+    if (
+        ranks == tuple(range(ranks[0], ranks[0] + len(ranks))) and ranks[0] % len(ranks) == 0
+    ):  # a stage, or a part of one, with all its ranks
+        if copies is None:
+            return _innermost(parts, len(ranks))
+        return copies if _of_a_device_matrix(copies) else None
+    found = {order for width in range(1, ranks[-1] + 1) if _is_even(order := tuple(rank // width % parts for rank in ranks), parts)}
+    if copies is not None:
+        found = {order for order in found if _numbered(order) == copies}
+    return found.pop() if len(found) == 1 else None
+
+
+def _innermost(parts: int, ranks: int) -> _Parts:
+    """The parts of tensor parallelism, which MindFormers puts into the innermost axis of the device matrix: 0, 1, 0, 1."""
+    return tuple(rank % parts for rank in range(ranks))
+
+
+def _is_even(parts: _Parts, count: int) -> bool:
+    return len(set(parts)) == count and len(set(Counter(parts).values())) == 1
+
+
+def _numbered(keys: Sequence[object]) -> _Parts:
+    """Equal keys get equal numbers, counted in the order in which they come."""
+    first: dict[object, int] = {}
+    return tuple(first.setdefault(key, len(first)) for key in keys)
+
+
+def _of_a_device_matrix(parts: _Parts) -> bool:
+    """Whether the ranks of a device matrix, of whatever axes, hold these parts: from block to block they repeat, or go on counting."""
+    if len(parts) == 1:
+        return True
+    for blocks in range(2, len(parts) + 1):
+        size, rest = divmod(len(parts), blocks)
+        first = parts[:size]
+        for step in (0, len(set(first))):
+            if rest == 0 and parts == tuple(part + block * step for block in range(blocks) for part in first):
+                return _of_a_device_matrix(first)
+    return False
+
+
+def _no_order(name: str, cut: _Cut, copies: _Parts | None) -> InputError:
+    if copies is None:
+        found, expected = (
+            f"of {cut.parts} parts only those of {_ranks(cut.ranks)}",
+            "all ranks of a stage: these tell no order of the parts",
+        )
+        hint = f"Fetch the folders of the other ranks. Or: {HINT_STRATEGY}"
+    else:
+        same = [rank for rank, part in zip(cut.ranks, copies, strict=True) if part == copies[0]]
+        found, expected = f"equal slices on {_ranks(same)}", f"copies as a device matrix puts them over {_ranks(cut.ranks)}"
+        hint = f"A file may lie in the folder of another rank, or a rank may be missing. {HINT_STRATEGY}"
+    return InputError("MFC114", quoted(name), found=found, expected=expected, hint=hint)
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    if len(ranks) > RANKS_SHOWN:
+        return f"ranks {', '.join(map(str, ranks[:RANKS_SHOWN]))} … {ranks[-1]}"
+    return f"ranks {', '.join(map(str, ranks[:-1]))} and {ranks[-1]}"
+
+
+def _whole(name: str, ranks: Mapping[int, LazyTensor]) -> SlicedTensor:
     first = next(iter(ranks.values()))
-    if cut is None:
-        box = Box((0,) * len(whole), whole)
-        return SlicedTensor(name, whole, first.dtype, tuple(Slice(r, box, t) for r, t in sorted(ranks.items())))
+    box = Box((0,) * len(first.shape), first.shape)
+    return SlicedTensor(name, first.shape, first.dtype, tuple(Slice(r, box, t) for r, t in sorted(ranks.items())))
+
+
+def _sliced(name: str, ranks: Mapping[int, LazyTensor], whole: Shape, cut: _Cut, parts: _Parts) -> SlicedTensor:
+    first = next(iter(ranks.values()))
     slices = []
     for rank, part in zip(cut.ranks, parts, strict=True):
         offset = tuple(part * n if axis == cut.axis else 0 for axis, n in enumerate(first.shape))
@@ -268,6 +349,10 @@ def _order(kind: _Kind, names: Sequence[str], proofs: Mapping[str, _Parts]) -> s
     if len(ranks) == parts:
         return assumed
     proven = [n for n in names if n in proofs]
+    copies = next((c for n in names if (c := proofs.get(n)) is not None and c != _innermost(parts, len(ranks))), None)
+    if copies is not None:
+        same = _ranks([rank for rank, part in zip(ranks, copies, strict=True) if part == copies[0]])
+        assumed += f", and {SEEN_ELSEWHERE}: equal slices are on {same}, where tensor parallelism has no copies"
     if len(proven) == len(names):
         return f"which ranks hold copies is proven by equal slices; {assumed}"
     if proven:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import mfconv_nb as mc
 from mfconv_nb.checkpoint import LazyTensor
 from mfconv_nb.errors import InputError, MfconvError, UsageError
 from mfconv_nb.streaming.gather import read_tensor
+from mfconv_nb.trained.guess import guess_slicings
 from mfconv_nb.trained.rank_folders import looks_like_rank_folders, open_rank_folders
 from mfconv_nb.trained.run import Step, TrainedRun
 from tests.support import write_safetensors
@@ -558,6 +561,69 @@ def test_equal_slices_prove_which_ranks_hold_copies(tmp_path: Path, inner_copies
     assert "that ranks 0 and 4 hold copies, and so on, is assumed" in " ".join(unproven.assumed)
     unequal = [e for t in unproven.tensors.values() for e in t.copies() if bytes_of(e.first) != bytes_of(e.second)]
     assert bool(unequal) is inner_copies  # a wrong assumption is caught by the comparison of copies
+
+
+@pytest.mark.parametrize("first, second, same", [(0, 1, "0 and 3"), (0, 7, "0 and 5")])
+def test_files_in_the_folders_of_other_ranks_are_seen_where_no_device_matrix_puts_copies_so(
+    first: int, second: int, same: str, tmp_path: Path
+) -> None:
+    """Without strategy files the order of the ranks is the order of the parts: two files that changed places would mix the model up."""
+    shapes = run_with_files_that_changed_places(tmp_path, first, second)
+    run = open_rank_folders(tmp_path, shapes=shapes, digest=bytes_of)
+    assert set(codes(run)) == {"MFC114"}
+    said = str(run.problems[0])
+    assert f"equal slices on ranks {same}" in said
+    assert "folder of another rank" in said
+
+
+def test_that_files_may_have_changed_places_is_said_where_copies_are_not_where_tensor_parallelism_has_them(tmp_path: Path) -> None:
+    run = open_rank_folders(tmp_path, shapes=run_with_files_that_changed_places(tmp_path, 0, 3), digest=bytes_of)
+    assert not run.problems  # a device matrix whose innermost axis is of copies looks the same
+    text = " ".join(run.assumed)
+    assert "no file lies in the folder of another rank: equal slices are on ranks 0 and 1, where tensor parallelism has no copies" in text
+
+
+def run_with_files_that_changed_places(folder: Path, first: int, second: int) -> dict[str, tuple[int, ...]]:
+    """Two stages of data parallel 2 and tensor parallel 2, without strategy files; the whole shapes."""
+    cuts = {f"layers.{stage}.w": Cut((2, 2), (0, -1), stages=(stage,)) for stage in (0, 1)}
+    tensors = numbered_tensors(dict.fromkeys(cuts, (8, 4)))
+    make_rank_folders(folder, tensors, cuts, strategy=None)
+    shapes = {n: a.shape for n, a in tensors.items()}
+    assert_whole(open_rank_folders(folder, shapes=shapes, digest=bytes_of), tensors)
+    one, other = (folder / f"rank_{rank}" / f"llama_rank_{rank}-1_1.safetensors" for rank in (first, second))
+    one.rename(folder / "aside")
+    other.rename(one)
+    (folder / "aside").rename(other)
+    return shapes
+
+
+@pytest.mark.parametrize("ranks, told", [((2, 3), True), ((0, 3), True), ((1, 3), True), ((0, 2), True), ((1, 2), False)])
+def test_of_some_ranks_the_parts_are_put_in_order_only_where_their_numbers_tell_one(ranks: tuple[int, int], told: bool) -> None:
+    """As where redundant slices were left out: each tensor is on some ranks only."""
+    whole = np.arange(8, dtype=np.float32).reshape(4, 2)
+    held = {rank: mc.load({"w": whole[2 * part : 2 * part + 2]})["w"] for part, rank in enumerate(ranks)}
+    guess = guess_slicings({"w": held}, {"w": whole.shape}, Path("run"), bytes_of)
+    if told:
+        assert not guess.problems
+        assert np.array_equal(read_tensor(guess.tensors["w"].whole()), whole)
+    else:
+        assert [p.code for p in guess.problems] == ["MFC114"]
+        assert "of 2 parts only those of ranks 1 and 2" in str(guess.problems[0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_equal_slices_on_the_ranks_of_any_device_matrix_are_put_in_order(data: st.DataObject) -> None:
+    devices = tuple(data.draw(st.lists(st.integers(2, 3), min_size=1, max_size=4)))
+    cut = sorted(data.draw(st.sets(st.sampled_from(range(len(devices))), min_size=1)))
+    grid = np.arange(math.prod(devices)).reshape(devices)
+    of = np.ravel_multi_index([np.indices(devices)[axis] for axis in cut], [devices[axis] for axis in cut])
+    parts = of.max() + 1
+    whole = np.arange(parts * 2, dtype=np.float32).reshape(parts * 2, 1)
+    held = {int(rank): mc.load({"w": whole[2 * part : 2 * part + 2]})["w"] for rank, part in zip(grid.flat, of.flat, strict=True)}
+    guess = guess_slicings({"w": held}, {"w": whole.shape}, Path("run"), bytes_of)
+    assert not guess.problems
+    assert np.array_equal(read_tensor(guess.tensors["w"].whole()), whole)
 
 
 def test_stages_and_optimizer_state_are_guessed_from_the_shapes_of_the_weights(tmp_path: Path) -> None:
