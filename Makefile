@@ -1,7 +1,7 @@
 # Needs make and Python >= 3.11; everything else goes into .venv. `make` alone lists the targets.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test lint format demo lab bench docs screenshots clean
+.PHONY: help setup test fuzz lint format demo lab bench docs screenshots clean
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -13,8 +13,9 @@ PYTHON ?= $(shell for each in python3.11 python3.12 python3; do \
 	if $$each -c '$(NEW_ENOUGH)' >/dev/null 2>&1; then echo $$each; break; fi; done)
 
 PIP  := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
-JOBS ?= 2#   processes that share the tests
-ARGS ?=#     more words for pytest: make test ARGS="-k layout"
+JOBS ?= 2#     processes that share the tests
+ARGS ?=#       more words for pytest: make test ARGS="-k layout"
+ROUNDS ?= 10#  of made-up examples: make fuzz ROUNDS=100
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -36,6 +37,9 @@ $(STAMP): pyproject.toml constraints.txt tests/mindformers-needs.txt
 
 test: setup lint ## lint, then every test
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+fuzz: setup ## the tests with made-up examples, again and again with others
+	for round in $$(seq $(ROUNDS)); do HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS) -q -m hypothesis --hypothesis-profile=others $(ARGS) || exit 1; done
 
 lint: setup ## ruff, mypy and the import contract
 	$(BIN)/ruff check .
