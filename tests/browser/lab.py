@@ -95,11 +95,12 @@ MEASURE = """(ground) => {
 
 @dataclass
 class Lab:
-    """A running JupyterLab: the folder it serves, its address, and where it keeps its settings."""
+    """A running JupyterLab: the folder it serves, its address, where it keeps its settings, and a Chromium for its pages."""
 
     folder: Path
     address: str
     settings: Path
+    chromium: Any
 
     def write(self, name: str, *cells: str) -> str:
         """A notebook with these code cells, in the folder that is served."""
@@ -117,7 +118,9 @@ class Lab:
 
 @contextmanager
 def running_lab(folder: Path) -> Iterator[Lab]:
-    """A JupyterLab that serves ``folder / "work"``, with settings of its own, on the loopback interface."""
+    """A JupyterLab that serves ``folder / "work"``, with settings of its own, on the loopback interface, and a Chromium beside it."""
+    from playwright.sync_api import sync_playwright
+
     work, home = folder / "work", folder / "home"
     work.mkdir(parents=True)
     own = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "JUPYTERLAB_SETTINGS_DIR")
@@ -127,9 +130,12 @@ def running_lab(folder: Path) -> Iterator[Lab]:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=work)
     try:
         address = _address_of(server, home / "jupyter_runtime_dir", folder / "server.log")
-        lab = Lab(work, address, home / "jupyterlab_settings_dir")
-        lab.configure("notification", fetchNews="false", checkForUpdates=False, doNotDisturbMode=True)
-        yield lab
+        with sync_playwright() as playwright:
+            chromium = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=list(FLAGS))
+            lab = Lab(work, address, home / "jupyterlab_settings_dir", chromium)
+            lab.configure("notification", fetchNews="false", checkForUpdates=False, doNotDisturbMode=True)
+            yield lab
+            chromium.close()
     finally:
         server.terminate()
         try:
@@ -216,28 +222,27 @@ class Browser:
 
 @contextmanager
 def browser_on(lab: Lab, *, width: int = 1280, height: int = 900, scale: float = 1) -> Iterator[Browser]:
-    """A Chromium on a lab; ``scale``: pixels of a picture for one of the page. Requests to other machines are stopped and remembered."""
-    from playwright.sync_api import sync_playwright
+    """A page with cookies and a cache of its own; ``scale``: pixels of a picture for one of the page.
 
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=list(FLAGS))
-        page = chromium.new_page(viewport={"width": width, "height": height}, device_scale_factor=scale)
-        page.set_default_timeout(PATIENCE)
-        browser = Browser(page, lab)
+    Requests to other machines are stopped and remembered.
+    """
+    page = lab.chromium.new_page(viewport={"width": width, "height": height}, device_scale_factor=scale)
+    page.set_default_timeout(PATIENCE)
+    browser = Browser(page, lab)
 
-        def inspect(route: Any) -> None:
-            url = route.request.url
-            if url.startswith((lab.address, "data:", "blob:")):
-                route.continue_()
-            else:
-                browser.outside.append(url)
-                route.abort()
+    def inspect(route: Any) -> None:
+        url = route.request.url
+        if url.startswith((lab.address, "data:", "blob:")):
+            route.continue_()
+        else:
+            browser.outside.append(url)
+            route.abort()
 
-        page.route("**/*", inspect)
-        try:
-            yield browser
-        finally:
-            chromium.close()
+    page.route("**/*", inspect)
+    try:
+        yield browser
+    finally:
+        page.close()
 
 
 @contextmanager
