@@ -245,9 +245,8 @@ def _in_order(cut: _Cut, copies: _Parts | None) -> _Parts | None:
             parallelism.
     """
     ranks, parts = cut.ranks, cut.parts
-    if (
-        ranks == tuple(range(ranks[0], ranks[0] + len(ranks))) and ranks[0] % len(ranks) == 0
-    ):  # a stage, or a part of one, with all its ranks
+    all_of_a_stage = ranks[0] % len(ranks) == 0 and ranks == tuple(range(ranks[0], ranks[0] + len(ranks)))
+    if all_of_a_stage:
         if copies is None:
             return _innermost(parts, len(ranks))
         return copies if _of_a_device_matrix(copies) else None
@@ -287,10 +286,7 @@ def _of_a_device_matrix(parts: _Parts) -> bool:
 
 def _no_order(name: str, cut: _Cut, copies: _Parts | None) -> InputError:
     if copies is None:
-        found, expected = (
-            f"of {cut.parts} parts only those of {_ranks(cut.ranks)}",
-            "all ranks of a stage: these tell no order of the parts",
-        )
+        found, expected = f"of {cut.parts} parts only those of {_ranks(cut.ranks)}", "all ranks of a stage: these tell no order"
         hint = f"Fetch the folders of the other ranks. Or: {HINT_STRATEGY}"
     else:
         same = [rank for rank, part in zip(cut.ranks, copies, strict=True) if part == copies[0]]
