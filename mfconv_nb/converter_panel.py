@@ -33,6 +33,7 @@ from mfconv_nb.widgets.explorer import Explorer
 from mfconv_nb.widgets.row_table import LOOK
 
 NEWEST = ("the newest that is whole", "")
+ONE_OF = ("choose: files of several checkpoints lie here", None)
 TOLD = "as told by the checkpoint"
 WEIGHTS = ("*.safetensors", "*.ckpt", "*.bin", "*.pt", "*.pth", "*.json")
 FIELD = W.Layout(width="auto")
@@ -86,10 +87,11 @@ class Panel(W.VBox):
         self.chooser.layout = UNDER
         self.chooser.add_class("mfconv-chooser")
         self.summary = W.HTML(layout=UNDER)
-        self.step = W.Dropdown(description="step", style=LABEL, layout=FIELD)
+        self.file_prefix = W.Dropdown(description="file prefix", style=LABEL, layout=W.Layout(width="auto"))
+        self.step = W.Dropdown(description="step", style=LABEL, layout=W.Layout(width="auto"))
         self.strategy = _text("strategy", "the folder of the strategy files, where they are not beside the ranks")
         self.steps = W.HTML(layout=UNDER)
-        self.of_run = W.VBox([self.step, self.strategy, self.steps])
+        self.of_run = W.VBox([self.file_prefix, self.step, self.strategy, self.steps])
         self.family = W.Combobox(
             description="family",
             placeholder=f"{TOLD}; or a key, or a file that defines FAMILY",
@@ -121,6 +123,7 @@ class Panel(W.VBox):
         self.source.observe(lambda _: self._read(anew=True), "value")
         for field in (self.config, self.strategy, self.step):
             field.observe(lambda _: self._read(), "value")
+        self.file_prefix.observe(lambda _: self._read(other_steps=True), "value")
         self.family.observe(lambda _: self._choose_family(), "value")
         self.target.observe(lambda _: self._show_line(), "value")
         self.dtype.observe(lambda _: self._show_line(), "value")
@@ -139,12 +142,20 @@ class Panel(W.VBox):
         whole = chosen.suffix == ".json" or any(chosen.parent.glob("*.index.json")) or (chosen.parent / "config.json").is_file()
         self.source.value = str(chosen.parent if chosen.is_file() and whole else chosen)
 
-    def _read(self, *, anew: bool = False) -> None:
-        """Open the checkpoint: headers only. ``anew``: it is another one, so what was said of the last one's run does not count."""
+    def _read(self, *, anew: bool = False, other_steps: bool = False) -> None:
+        """Open the checkpoint: headers only.
+
+        Args:
+            anew: it is another one, so what was said of the last one's run does not count.
+            other_steps: it has other steps than the last one.
+        """
         if self._filling:
             return
         if anew:
             self._fill_run(None, clear=True)
+        if other_steps:
+            self._filling, self.step.options = True, [NEWEST]
+            self._filling = False
         self.found, self.loaded, self.mapped = None, None, None
         self.result.value = self.status.value = self.summary.value = ""
         if self.source.value.strip():
@@ -160,7 +171,8 @@ class Panel(W.VBox):
     def _of_source(self) -> dict[str, Any]:
         """What is said of the source beside its path, as arguments of ``load``."""
         said = {"config": self.config.value.strip(), "step": self.step.value, "strategy": self.strategy.value.strip()}
-        return {name: value for name, value in said.items() if value}
+        prefix = {} if self.file_prefix.value is None else {"file_prefix": self.file_prefix.value}
+        return {name: value for name, value in said.items() if value} | prefix
 
     def _fill_run(self, found: Diagnosis | None, *, clear: bool = False) -> None:
         """The fields of a run: its steps, the one that is read chosen; hidden for anything else."""
@@ -169,7 +181,10 @@ class Panel(W.VBox):
         try:
             if clear:
                 self.strategy.value = ""
-                self.step.options = [NEWEST]
+                self.step.options, self.file_prefix.options = [NEWEST], []
+            prefixes = [choice["file_prefix"] for choice in found.choices if "file_prefix" in choice] if found is not None else []
+            if prefixes:
+                self.file_prefix.options = [ONE_OF, *((prefix or "(none)", prefix) for prefix in prefixes)]
             if run is not None:
                 asked, choices = self.step.value, _step_choices(run)
                 read = str(run.chosen) if run.chosen is not None else asked or ""
@@ -178,7 +193,10 @@ class Panel(W.VBox):
         finally:
             self._filling = False
         self.steps.value = table_html(steps) if steps is not None else ""
-        self.of_run.layout.display = None if run is not None or self.strategy.value.strip() else "none"
+        has_prefixes = bool(self.file_prefix.options)
+        self.file_prefix.layout.display = None if has_prefixes else "none"
+        self.step.layout.display = None if run is not None else "none"
+        self.of_run.layout.display = None if run is not None or has_prefixes or self.strategy.value.strip() else "none"
 
     def _family_chosen(self) -> str | None:
         """A key or the path of a file; None where the checkpoint is to tell the family."""

@@ -6,7 +6,8 @@ Nothing in the package raises anything else on purpose. `docs/errors.md` explain
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 CODES = {
@@ -76,10 +77,10 @@ class MfconvError(Exception):
         found, expected: what was there, and what would have been right.
         hint: what to do next.
         position: the character of a text that is to blame, where ``found`` shows one.
-        choices: where the caller has to choose, for each choice what, added to a command, says that it is meant.
+        choices: where the caller has to choose, for each choice what says that it is meant: options of a command and their values.
     """
 
-    choices: tuple[str, ...] = ()
+    choices: tuple[Mapping[str, str], ...] = ()
 
     def __init__(
         self,
@@ -120,9 +121,7 @@ class MappingError(MfconvError):
 
 
 class SeveralFitError(MappingError):
-    """Several families or forms fit (MFC302); ``keys``: of the families, where these are what has to be chosen."""
-
-    keys: tuple[str, ...] = ()
+    """Several families or forms fit (MFC302); its ``choices`` tell them apart."""
 
 
 class OutputError(MfconvError):
@@ -131,6 +130,11 @@ class OutputError(MfconvError):
 
 class UsageError(MfconvError):
     """A call with a value that cannot be used (MFC5xx)."""
+
+
+def as_flags(choice: Mapping[str, str]) -> str:
+    """A choice as it is typed: ``--file_prefix 'other one'``."""
+    return " ".join(f"--{name} {shlex.quote(value)}" for name, value in choice.items())
 
 
 def printable(text: str) -> str:

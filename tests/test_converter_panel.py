@@ -218,6 +218,48 @@ def test_a_strategy_folder_is_asked_for_where_it_is_not_beside_the_ranks(run: Pa
     assert "strategy=" not in code_of(form)
 
 
+def test_which_of_several_checkpoints_in_one_folder_is_meant_is_asked_for(run: Path) -> None:
+    assert mc.panel(run).file_prefix.layout.display == "none"
+    weights = weights_of(run.parent / "hf")
+    make_run(run, {n: a + 2 for n, a in weights.items()}, step=6, prefix="other one")
+    make_run(run, weights, step=8)
+    make_run(run, {n: a + 3 for n, a in weights.items()}, step=8, prefix="other one")
+    form = mc.panel(run, run.parent / "out")
+    form.config.value = str(run.parent / "hf")
+    assert form.mapped is None
+    assert "MFC112" in form.summary.value
+    assert form.file_prefix.layout.display is None
+    assert form.file_prefix.options[1:] == (("llama", "llama"), ("other one", "other one"))
+    form.file_prefix.value = "other one"
+    assert form.step.value == "1_8"
+    form.step.value = "1_6"
+    assert "file_prefix='other one'" in code_of(form)
+    form.file_prefix.value = "llama"
+    assert form.step.value == "1_8"  # the newest of this one
+    done(form)
+    assert "✓ Equal." in form.result.value, form.result.value
+    assert raws_in(run.parent / "out") == raws_in(run.parent / "hf")
+    form.source.value = str(run.parent / "hf")
+    assert form.file_prefix.options == ()
+    assert "file_prefix" not in code_of(form)
+
+
+def test_a_prefix_may_be_no_text(tmp_path: Path) -> None:
+    weights = weights_of(original(tmp_path / "hf"))
+    layout = mc.RankLayout({"tp": 2}, {"*.wq.weight": ("tp", None)}, form="checkpoint 2.0", step=7)
+    mc.save(mc.load(weights), tmp_path / "run", layout_of_ranks=layout)
+    (folder,) = (p for p in (tmp_path / "run").iterdir() if p.is_dir())
+    (folder / "metadata.json").unlink()
+    for file in folder.glob("model-*"):
+        shutil.copy(file, folder / f"other-{file.name}")
+    form = mc.panel(tmp_path / "run", tmp_path / "out")
+    assert ("(none)", "") in form.file_prefix.options, form.summary.value
+    assert form.found is not None
+    assert form.found.run is None
+    form.file_prefix.value = ""
+    assert form.found.run is not None, form.summary.value
+
+
 def test_a_file_of_a_rank_stands_for_the_run(run: Path) -> None:
     form = mc.panel()
     form._chosen(str(sorted((run / "rank_3").glob("*.safetensors"))[0]))

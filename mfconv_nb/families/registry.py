@@ -169,9 +169,7 @@ def identify(names: Iterable[str], config: Mapping[str, Any] | None, to: str) ->
     found = f"{len(best)} that fit: {', '.join(f.key for f in best)}" if several else f"{told}; {known}"
     hint = "Say which: --model KEY (model= in Python); `mfconv families` lists them."
     error = (SeveralFitError if several else MappingError)("MFC302", found=found, expected="one family that knows every name", hint=hint)
-    if isinstance(error, SeveralFitError):
-        error.keys = tuple(f.key for f in best)
-        error.choices = tuple(f"--model {key}" for key in error.keys)
+    error.choices = tuple({"model": f.key} for f in best) if several else ()
     raise error
 
 

@@ -7,7 +7,6 @@ run is its YAML, else it takes its default, which ``map`` may yet compare with a
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
@@ -146,7 +145,7 @@ def decide(choices: Sequence[Choice], plan: Callable[[Family], MappingPlan]) -> 
         found = f"names and shapes fit each of: {words}"
         hint = "Say which, or give the config.json (--config, config= in Python)."
         error = SeveralFitError("MFC302", clean[0][0].form.key, found=found, expected="one form that fits", hint=hint)
-        error.choices = tuple(" ".join(f"--{n} {shlex.quote(str(c.form.chosen[n]))}" for n in differing) for c, _ in clean)
+        error.choices = tuple({n: str(c.form.chosen[n]) for n in differing} for c, _ in clean)
         raise error
     chosen, made = clean[0] if clean else min(plans, key=lambda found: len(found[1].problems))
     if len(plans) > len(clean) == 1:

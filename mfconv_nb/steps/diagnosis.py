@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,6 +36,7 @@ class Diagnosis(Result):
             `RUN.yaml` for the YAML of the run.
         run: the training run, where it is one: its table shows ranks and steps.
         loaded: the checkpoint, where it could be opened: what ``load`` gives.
+        choices: where it could not, as the caller has to choose: for each choice the options that say it, and their values.
     """
 
     path: str
@@ -43,6 +45,7 @@ class Diagnosis(Result):
     commands: tuple[str, ...]
     run: TrainedRun | None = None
     loaded: Checkpoint | None = None
+    choices: tuple[Mapping[str, str], ...] = ()
 
     @property
     def ready(self) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 from mfconv_nb.checkpoint import HF, MF
 from mfconv_nb.collector import makes_many_objects
-from mfconv_nb.errors import InputError, MfconvError, SeveralFitError, printable
+from mfconv_nb.errors import InputError, MfconvError, SeveralFitError, as_flags, printable
 from mfconv_nb.run_config import ENDINGS as YAML_ENDINGS
 from mfconv_nb.steps.diagnosis import STOP, TOLD, Diagnosis, Finding
 from mfconv_nb.steps.doctor_findings import Seen, findings_of, look_at, run_findings, what_it_is
@@ -88,7 +88,9 @@ def _refused(asked: _Asked, error: Exception, run: TrainedRun | None, whole: Par
     seen = [*(run_findings(run) if run is not None else ()), *(Finding(STOP, "problem", one_line(p)) for p in problems[:8])]
     seen += [Finding(TOLD, "problems", f"{len(problems) - 8:,} more like these")] if len(problems) > 8 else []
     hints = tuple(dict.fromkeys(hint for p in problems if (hint := getattr(p, "hint", None))))
-    return Diagnosis(asked.path, what, (*seen, *(Finding(TOLD, "hint", h) for h in hints)), tuple(asked.after_a_refusal(error)), run)
+    seen += [Finding(TOLD, "hint", hint) for hint in hints]
+    choices = error.choices if isinstance(error, MfconvError) else ()
+    return Diagnosis(asked.path, what, tuple(seen), tuple(asked.after_a_refusal(error)), run, choices=choices)
 
 
 def one_line(error: Exception) -> str:
@@ -145,7 +147,7 @@ class _Asked:
                 yield f"mfconv doctor {shlex.quote(str(inner))}{self.of_run}{self.of_config}"
         if isinstance(error, InputError):
             for choice in error.choices[:MAX_CHOICES]:
-                yield f"mfconv doctor {self.source}{self.of_run} {choice}{self.of_config}"
+                yield f"mfconv doctor {self.source}{self.of_run} {as_flags(choice)}{self.of_config}"
 
     def of_a_checkpoint(self, seen: Seen) -> Iterator[str]:
         if seen.quantised is not None or (seen.refused is not None and not seen.can_be_decided and not seen.unknown_family):
@@ -154,7 +156,7 @@ class _Asked:
         config = config if not seen.lacks_alpha else self._with_alpha()
         run = self.of_run_at(str(seen.run.chosen)) if seen.run is not None and seen.skipped_steps else self.of_run
         told_by_caller = isinstance(seen.refused, SeveralFitError) and (seen.checkpoint.config is not None or bool(seen.adapters))
-        choices = [f" {choice}" for choice in seen.choices[:MAX_CHOICES]] if told_by_caller else [""]
+        choices = [f" {as_flags(choice)}" for choice in seen.choices[:MAX_CHOICES]] if told_by_caller else [""]
         if seen.unknown_family:
             sides = f"{self.source} MF" if seen.side != MF else f"HF_DIR {self.source}"
             yield f"mfconv suggest {sides} --out my_model.py"

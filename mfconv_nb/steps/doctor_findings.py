@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-import shlex
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mfconv_nb.checkpoint import HF, MF, SIDE_NAMES, Checkpoint, TensorSpec
 from mfconv_nb.dtypes import short_name
-from mfconv_nb.errors import MfconvError, SeveralFitError
+from mfconv_nb.errors import MfconvError, SeveralFitError, as_flags
 from mfconv_nb.families.registry import known_families
 from mfconv_nb.folding import fold
 from mfconv_nb.formats.index import MINDSPORE
@@ -95,16 +94,15 @@ class Seen:
         return self.checkpoint.lora is not None and self.checkpoint.lora.alpha is not None
 
     @property
-    def choices(self) -> tuple[str, ...]:
+    def choices(self) -> tuple[Mapping[str, str], ...]:
         """Where several families or forms fit, those with which every tensor has its place."""
         choices = self.refused.choices if isinstance(self.refused, SeveralFitError) else ()
         return tuple(choice for choice in choices if self._works(choice))
 
-    def _works(self, choice: str) -> bool:
-        words = shlex.split(choice)
-        said: dict[str, Any] = {word.removeprefix("--"): value for word, value in zip(words[::2], words[1::2], strict=True)}
+    def _works(self, choice: Mapping[str, str]) -> bool:
+        options: dict[str, Any] = dict(choice)
         try:
-            map(replace(self.checkpoint, side=self.side), said.pop("model", None), **said)
+            map(replace(self.checkpoint, side=self.side), options.pop("model", None), **options)
         except MfconvError:
             return False
         return True
@@ -248,7 +246,7 @@ def _refusal(seen: Seen, refused: MfconvError) -> Iterator[Finding]:
         works = seen.choices
         told = seen.lacks_config and not seen.adapters
         why = "; the config tells" if told else "" if works else ", by their names; with this config none of them"
-        listed = " or ".join(works if works and not told else refused.choices)
+        listed = " or ".join(as_flags(c) for c in (works if works and not told else refused.choices))
         yield Finding(DECIDE if told or works else STOP, "family", f"several fit{why}: {listed}")
         return
     if isinstance(refused, CoverageError):

@@ -142,7 +142,8 @@ def expected_shapes(names: Iterable[str], config: Mapping[str, Any] | None) -> d
     try:
         return _shapes_by(identify(weights, config, to="hf"), weights, config)
     except SeveralFitError as several:
-        told = [_shapes_if_told(family_named(key), weights, config) for key in several.keys]
+        meant = [choice["model"] for choice in several.choices if "model" in choice]
+        told = [_shapes_if_told(family_named(key), weights, config) for key in meant]
         first, *others = [shapes for shapes in told if shapes] or [{}]
         if not first:
             raise

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mfconv_nb.checkpoint import FileSource, LazyTensor, stored_tensor
-from mfconv_nb.errors import InputError, MfconvError, quoted
+from mfconv_nb.errors import InputError, MfconvError, as_flags, quoted
 from mfconv_nb.formats.checkpoint_metadata import METADATA, CheckpointMetadata, Chunk, DeviceLayout, Parameter, read_metadata
 from mfconv_nb.formats.safetensors_file import read_header
 from mfconv_nb.mapping.run_state import run_state_of
@@ -169,7 +169,7 @@ def _holds_tensors(path: Path) -> bool:
 def _on_prefixes(others: Iterable[str], named: Iterable[str]) -> str:
     """How to read files of another prefix, where there are any."""
     prefixes = {p for p in map(prefix_of, others) if p is not None} - {prefix_of(name) for name in named}
-    return f"; of another prefix: {' or '.join(prefix_choices(prefixes))}" if prefixes else ""
+    return f"; of another prefix: {' or '.join(map(as_flags, prefix_choices(prefixes)))}" if prefixes else ""
 
 
 def _check_one_checkpoint(folder: Path, names: Iterable[str]) -> None:

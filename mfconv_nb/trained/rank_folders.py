@@ -147,6 +147,8 @@ def _at(run: _Run, steps: Sequence[Step | None], asked: bool) -> TrainedRun:
         try:
             paths = _files_at(run, step, groups)
             if isinstance(paths, MfconvError):
+                if paths.choices:  # an older step would be read, of whichever checkpoint has one
+                    return _unopened(run, paths)
                 skipped.append((step, paths))
                 continue
             opened = _open_step(run, step, paths, groups)
@@ -161,8 +163,12 @@ def _at(run: _Run, steps: Sequence[Step | None], asked: bool) -> TrainedRun:
         skipped.append((step, opened.problems[0]))
     if first is not None:
         return _finished(run, first, ())
+    return _unopened(run, skipped[0][1] if asked or len(steps) == 1 else _nothing_common(run, groups))
+
+
+def _unopened(run: _Run, problem: MfconvError) -> TrainedRun:
+    """A run of which no step could be opened."""
     files = tuple(f.path for f in run.files)
-    problem = skipped[0][1] if asked or len(steps) == 1 else _nothing_common(run, groups)
     return TrainedRun(run.folder, KIND, run.steps, None, {}, files, problems=(problem,), notes=run.notes)
 
 

@@ -5,7 +5,6 @@ The kinds of folder are read by modules of their own (``rank_folders``, ``iterat
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -14,7 +13,7 @@ from typing import Any
 
 from mfconv_nb.blocks import Shape, compose
 from mfconv_nb.checkpoint import Equality, LazyTensor, OtherEntry, TensorSpec
-from mfconv_nb.errors import InputError, MappingError, MfconvError, UsageError, did_you_mean, quoted
+from mfconv_nb.errors import InputError, MappingError, MfconvError, UsageError, as_flags, did_you_mean, quoted
 from mfconv_nb.report import Column, Result, Table
 from mfconv_nb.trained.slice_map import SliceMap
 from mfconv_nb.trained.slices import Box, Slicing, tiling_of
@@ -110,14 +109,15 @@ def check_prefix(prefix: str, known: Iterable[str], folder: Path) -> None:
 def several_prefixes(code: str, folder: Path, prefixes: Iterable[str], *, found: str, expected: str) -> InputError:
     """The error where the files of several checkpoints lie in one folder, with what says which one is meant."""
     choices = prefix_choices(prefixes)
-    error = InputError(code, folder, found=found, expected=expected, hint=f"Say which: {' or '.join(choices)} (file_prefix= in Python).")
+    said = " or ".join(map(as_flags, choices))
+    error = InputError(code, folder, found=found, expected=expected, hint=f"Say which: {said} (file_prefix= in Python).")
     error.choices = choices
     return error
 
 
-def prefix_choices(prefixes: Iterable[str]) -> tuple[str, ...]:
-    """``--file_prefix a``, ``--file_prefix b``"""
-    return tuple(f"--file_prefix {shlex.quote(prefix)}" for prefix in sorted(prefixes))
+def prefix_choices(prefixes: Iterable[str]) -> tuple[Mapping[str, str], ...]:
+    """What says which of the prefixes is meant."""
+    return tuple({"file_prefix": prefix} for prefix in sorted(prefixes))
 
 
 HINT_SLICES = "A rank's file is missing, or the strategy files are those of another run."

@@ -262,6 +262,19 @@ def test_two_runs_into_one_folder_are_told_apart(tmp_path: Path) -> None:
     assert "Did you mean 'llama'" in str(caught.value)
 
 
+def test_no_older_step_is_read_where_the_newest_is_of_two_checkpoints(tmp_path: Path) -> None:
+    first, second = (numbered_tensors({"wq.weight": (8, 4)}, first=n) for n in (0, 1000))
+    make_rank_folders(tmp_path, first, PLAIN, step=1)
+    make_rank_folders(tmp_path, first, PLAIN, step=2)
+    make_rank_folders(tmp_path, second, PLAIN, step=2, prefix="other")
+    make_rank_folders(tmp_path, second, PLAIN, step=3, prefix="other", ranks=[0])  # not complete: the step before it counts
+    both = open_rank_folders(tmp_path)
+    assert codes(both) == ["MFC112"]
+    assert both.problems[0].choices == ({"file_prefix": "llama"}, {"file_prefix": "other"})
+    assert_whole(open_rank_folders(tmp_path, step=1), first)
+    assert_whole(open_rank_folders(tmp_path, file_prefix="other"), second)
+
+
 def test_a_prefix_that_is_chosen_counts_for_every_step(tmp_path: Path) -> None:
     first, second = (numbered_tensors({"wq.weight": (8, 4)}, first=n) for n in (0, 1000))
     make_rank_folders(tmp_path, first, PLAIN, step=1)
