@@ -20,7 +20,10 @@ def run_notebook(path: Path, folder: Path) -> nbformat.NotebookNode:
     notebook = nbformat.read(path, as_version=4)
     quiet = ["--log-level=ERROR"]  # the kernel otherwise warns of plain TCP on this machine alone
     resources = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=300, extra_arguments=quiet, resources=resources, store_widget_state=False).execute()
+    client = NotebookClient(
+        notebook, timeout=300, startup_timeout=300, extra_arguments=quiet, resources=resources, store_widget_state=False
+    )
+    client.execute()
     return notebook
 
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +21,7 @@ import numpy as np
 import mfconv_nb as mc
 
 Array = np.ndarray[Any, np.dtype[Any]]
+PATIENCE = 300  # seconds until something is taken to hang; a busy machine is six times slower than a quiet one
 
 NUMPY = {
     "BOOL": np.bool_,
@@ -198,3 +202,35 @@ def place_of(path: Path, name: str) -> int:
     data, raw = path.read_bytes(), raws_in(path)[name]
     assert data.count(raw.data) == 1
     return data.index(raw.data)
+
+
+# ---- waiting, and how much is done, which a clock cannot tell on a busy machine ----------------------------------------------
+
+
+def wait_until(holds: Callable[[], Any]) -> None:
+    """Wait for something that another process does."""
+    end = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < end, "it hangs"
+        time.sleep(0.005)
+
+
+def work_of(act: Callable[[], Any], *refusals: type[Exception]) -> int:
+    """How many functions of Python and of C are called while ``act`` runs, to its end or to one of ``refusals``.
+
+    Some ten million are a second of a quiet machine. Not seen: what other threads do, and how long one function of C takes.
+    """
+    calls = 0
+
+    def count(_frame: Any, event: str, _argument: Any) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        with suppress(*refusals):
+            act()
+    finally:
+        sys.setprofile(before)
+    return calls

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from xml.etree import ElementTree
 
 import numpy as np
@@ -47,19 +46,6 @@ def parsed(drawing: Drawing) -> ElementTree.Element:
     return ElementTree.fromstring(text)
 
 
-def quickly_drawn(plan: MappingPlan, name: str) -> Drawing:
-    """A drawing that takes less than 0.2 s of this process; other processes, and a collection of garbage once, do not count."""
-    seconds = []
-    for _ in range(3):
-        began = time.process_time()
-        drawing = drawing_of(explain_tensor(plan, name))
-        drawing.svg()
-        seconds.append(time.process_time() - began)
-        if seconds[-1] < 0.2:
-            return drawing
-    raise AssertionError(seconds)
-
-
 def labels(svg: ElementTree.Element) -> list[str]:
     """What is printed in cells."""
     return [t.text or "" for t in svg.iter(f"{SVG}text") if t.get("fill") == "#000"]
@@ -89,12 +75,12 @@ def test_a_role_keeps_its_colour_and_two_roles_never_share_one() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
-def test_every_rule_of_every_family_is_drawn_quickly_small_and_inside_its_picture(form: Family) -> None:
+def test_every_rule_of_every_family_is_drawn_small_and_inside_its_picture(form: Family) -> None:
     for rule in mapped_rules(form):
         arrays, sizes = specimen(form, rule)
         plan = plan_mapping([TensorSpec(n, a.shape, "I64") for n, a in arrays.items()], form.with_rules((rule,)), MF, sizes=sizes)
         for name in (next(iter(arrays)), plan.rows[0].targets[-1].name):
-            drawing = quickly_drawn(plan, name)
+            drawing = drawing_of(explain_tensor(plan, name))
             assert name[:8] in repr(drawing)
             assert_inside(parsed(drawing))
 
@@ -146,7 +132,7 @@ def test_gate_and_up_row_by_row_are_interleaved_and_the_rest_is_counted() -> Non
 def test_many_experts_are_drawn_in_a_few_with_the_one_that_was_asked_for() -> None:
     rule = Rule(("e.{expert}.gate", "e.{expert}.up"), "stacked", "gate hidden, up hidden -> expert hidden (gate + up)")
     plan = plan_of(family(rule, expert=256, hidden=3, gate=2, up=4), rule)
-    drawing = quickly_drawn(plan, "e.200.up")
+    drawing = drawing_of(explain_tensor(plan, "e.200.up"))
     parsed(drawing)
     assert [b.name for b in drawing.sources][-1] == "e.200.up"
     assert len(drawing.sources) == 8

@@ -142,7 +142,7 @@ def test_float64_is_rounded_once_to_the_narrow_dtype(value: float, narrow: Any) 
     assert np.signbit(made[0]) == np.signbit(value)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.floats(allow_nan=False, allow_infinity=False), st.sampled_from([BF16, np.float16]))
 def test_any_float64_is_rounded_once_to_the_narrow_dtype(value: float, narrow: Any) -> None:
     made = np.zeros(1, narrow)
@@ -150,7 +150,7 @@ def test_any_float64_is_rounded_once_to_the_narrow_dtype(value: float, narrow: A
     assert float(made[0]) == nearest_even(value, narrow)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.floats(allow_nan=False, allow_infinity=False, width=32), st.sampled_from([BF16, np.float16]))
 def test_any_float32_is_rounded_to_nearest_even(value: float, narrow: Any) -> None:
     made = np.zeros(1, narrow)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import mfconv_nb as mc
+from tests.support import PATIENCE
 
 HEAVY = ("torch", "mindspore", "transformers", "pandas", "matplotlib", "ipywidgets", "IPython", "rich", "tqdm", "rapidfuzz", "scipy")
 
@@ -17,7 +18,7 @@ HEAVY = ("torch", "mindspore", "transformers", "pandas", "matplotlib", "ipywidge
 def imported_by(code: str, folder: Path) -> set[str]:
     """The heavy modules that a fresh Python has loaded after some code."""
     script = f"import sys\n{code}\nprint('FOUND', *(m for m in {HEAVY!r} if m in sys.modules))"
-    done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, timeout=PATIENCE, check=True)
     return set(done.stdout.splitlines()[-1].split()[1:])
 
 

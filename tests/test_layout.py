@@ -255,7 +255,7 @@ def by_oracle(source: Sequence[TensorLayout], target: Sequence[TensorLayout], si
     return [[number[m] for m in meanings(tensor, sizes)] for tensor in target]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(sentences(), st.booleans())
 def test_any_sentence_does_in_both_directions_what_its_axis_names_say(sentence: Sentence, back: bool) -> None:
     layout, sizes = sentence.layout, sentence.sizes
@@ -269,7 +269,7 @@ def test_any_sentence_does_in_both_directions_what_its_axis_names_say(sentence: 
     assert [m.tolist() for m in made] == by_oracle(source, target, sizes)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(sentences())
 def test_a_sentence_written_out_from_its_parts_reads_the_same(sentence: Sentence) -> None:
     text = " -> ".join(", ".join(map(describe_tensor, side)) for side in (sentence.layout.left, sentence.layout.right))
@@ -277,7 +277,7 @@ def test_a_sentence_written_out_from_its_parts_reads_the_same(sentence: Sentence
     assert (again.left, again.right) == (sentence.layout.left, sentence.layout.right)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(sentences(), st.data())
 def test_shapes_and_all_sizes_but_one_determine_the_last(sentence: Sentence, data: st.DataObject) -> None:
     hidden = data.draw(st.sampled_from(sorted(sentence.sizes)))
@@ -387,7 +387,7 @@ def blocks(draw: st.DrawFn) -> Block:
     return block.swapped() if draw(st.booleans()) else block
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(blocks(), st.integers(0, 80), st.integers(0, 80))
 def test_the_clipped_parts_are_the_block_inside_the_range_each_element_once(block: Block, start: int, length: int) -> None:
     stop = start + length
@@ -395,7 +395,7 @@ def test_the_clipped_parts_are_the_block_inside_the_range_each_element_once(bloc
     assert sorted(found) == sorted(p for p in places(block) if start <= p[1] < stop)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(blocks(), st.integers(1, 40))
 def test_the_parts_of_successive_ranges_tile_the_block(block: Block, step: int) -> None:
     end = 1 + max(t for _, t in places(block))
@@ -437,7 +437,7 @@ def permuted(draw: st.DrawFn, total: int) -> Block:
     return make_block(shape, 0, source, 0, [strides[n] for n in range(len(shape))])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data(), st.sampled_from([6, 8, 12, 16, 24, 36]))
 def test_seeing_through_a_tensor_in_the_middle_is_doing_both_moves(data: st.DataObject, total: int) -> None:
     inner, outer = data.draw(permuted(total)), data.draw(permuted(total))
@@ -450,7 +450,7 @@ def test_seeing_through_a_tensor_in_the_middle_is_doing_both_moves(data: st.Data
             assert sorted(p for b in seen for p in places(b)) == expected
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data(), st.sampled_from([8, 12, 24]))
 def test_a_piece_of_the_middle_gives_its_share_and_no_more(data: st.DataObject, total: int) -> None:
     """The middle lies in several runs, as a tensor does that a file holds in slices."""
@@ -513,7 +513,7 @@ def test_a_transpose_with_a_cast_casts_every_number(from_dtype: Any, to_dtype: A
     assert target.tobytes() == source.T.astype(to_dtype).tobytes()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.permutations(range(4)), st.lists(st.integers(1, 70), min_size=4, max_size=4).filter(lambda s: math.prod(s) < 200_000))
 def test_any_permutation_of_four_axes_moves_every_number(order: list[int], shape: list[int]) -> None:
     source = (np.arange(math.prod(shape)) % 65521).astype(np.uint16).reshape(shape)

@@ -66,7 +66,7 @@ def test_statistics_agree_with_numpy_for_random_bits(dtype: str, size: int) -> N
     assert_agrees_with_numpy(measured(values, dtype), values)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(values=arrays(np.float32, st.integers(0, 60), elements=st.floats(width=32) | st.sampled_from(SPECIAL).map(np.float32).map(float)))
 def test_statistics_agree_with_numpy_for_any_fp32(values: np.ndarray) -> None:
     assert_agrees_with_numpy(measured(values, "F32"), values)
@@ -75,7 +75,7 @@ def test_statistics_agree_with_numpy_for_any_fp32(values: np.ndarray) -> None:
     assert_agrees_with_numpy(measured(half, "F16"), half)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(values=arrays(np.int64, st.integers(0, 40)))
 def test_integers_keep_exact_extremes(values: np.ndarray) -> None:
     assert_agrees_with_numpy(measured(values, "I64"), values)
@@ -210,7 +210,7 @@ def test_pairs_agree_with_numpy_for_random_bits(dtype: str) -> None:
     assert_pair_agrees_with_numpy(compared(a, near, dtype), a, near, dtype)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(bits=arrays(np.uint64, (2, 8), elements=st.integers(0, 2**64 - 1)))
 def test_pairs_of_any_fp64_agree_with_numpy(bits: np.ndarray) -> None:
     a, b = (np.ascontiguousarray(half).view(np.float64) for half in bits)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -30,6 +30,7 @@ from mfconv_nb.config import read_sizes
 from mfconv_nb.mapping.flaws import check_family
 from mfconv_nb.mapping.plan import plan_mapping
 from mfconv_nb.mapping.rules import AnyRule
+from tests.support import work_of
 
 KEYS = sorted({family.key for family in mc.known_families()})
 FAMILIES = {family.key: family for family in mc.known_families()}
@@ -326,16 +327,17 @@ def test_a_pattern_for_unmatched_names_takes_the_placeholders_of_other_rows() ->
     assert pattern_for([f"a.layers.{n}.b.layers.{m}.w" for n in range(2) for m in range(2)], ()) == "a.layers.{layer}.b.layers.{layer_}.w"
 
 
-def test_a_keystroke_against_46_000_names_is_judged_while_one_types() -> None:
+def test_a_keystroke_against_46_000_names_costs_the_row_it_is_in() -> None:
     family = FAMILIES["deepseek3"]
     config = {**family.toy, "num_hidden_layers": 61, "n_routed_experts": 256, "first_k_dense_replace": 3}
     hf = mc.expected(family, config, side="hf")
     sides = Sides(hf.specs, mc.map(hf, family).specs, config)
     draft = draft_of(family)
+    all_rows = work_of(lambda: judge(draft, sides))
     assert judge(draft, sides).matched["hf"] == len(hf) > 46_000
-    place = next(n for n, row in enumerate(draft.rows) if "experts.{expert}.gate_proj" in row.hf)
-    begun = time.perf_counter()
-    typed = draft.with_row(place, replace(draft.rows[place], layout=f"{draft.rows[place].layout} "))
-    said = judge(typed, sides).rows[place]
-    assert (said.hf, said.mark) == (30_208, GOOD)
-    assert time.perf_counter() - begun < 3  # 0.2 s on two cores at rest
+    for part, matched, share in (("experts.{expert}.gate_proj", 30_208, 0.8), ("self_attn.o_proj", 62, 0.1)):
+        place = next(n for n, row in enumerate(draft.rows) if part in row.hf)
+        typed = draft.with_row(place, replace(draft.rows[place], layout=f"{draft.rows[place].layout} "))
+        assert work_of(partial(judge, typed, sides)) < share * all_rows  # 0.66 and 0.03; nearly 1 where a keystroke judged every row
+        said = judge(typed, sides).rows[place]
+        assert (said.hf, said.mark) == (matched, GOOD)

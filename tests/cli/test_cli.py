@@ -14,7 +14,7 @@ import pytest
 import mfconv_nb as mc
 from mfconv_nb.cli.main import COMMANDS, run
 from mfconv_nb.families import llama
-from tests.support import flip_bit, numbered, place_of, raws_in, raws_of, write_safetensors
+from tests.support import PATIENCE, flip_bit, numbered, place_of, raws_in, raws_of, write_safetensors
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def test_the_installed_command_passes_the_exit_code_on_and_survives_a_plain_term
     command = Path(sys.executable).parent / "mfconv"
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     for arguments, code in ((["inspect", "toy"], 0), (["inspect", "nowhere"], 2), (["diff", "toy", "toy", "--values"], 0)):
-        done = subprocess.run([command, *arguments], cwd=toy.parent, env=environment, capture_output=True, timeout=60)
+        done = subprocess.run([command, *arguments], cwd=toy.parent, env=environment, capture_output=True, timeout=PATIENCE)
         assert done.returncode == code
         assert (done.stdout + done.stderr).isascii()
     assert done.stdout.startswith(b"ok Equal.")

@@ -2,7 +2,6 @@
 
 import html
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ pytest.importorskip("mindspore", reason="mindspore is not installed")
 pytestmark = pytest.mark.real_frameworks
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "adapt_a_new_architecture.ipynb"
-SECONDS = 60
 FLOAT = r"(\d\.\d+(?:e[+-]\d+)?)"
 
 
@@ -28,10 +26,7 @@ FLOAT = r"(\d\.\d+(?:e[+-]\d+)?)"
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     """The notebook after a run in a kernel, and the folder it ran in."""
     folder = tmp_path_factory.mktemp("run")
-    begun = time.monotonic()
-    notebook = run_notebook(NOTEBOOK, folder)
-    assert time.monotonic() - begun < SECONDS
-    return notebook, folder
+    return run_notebook(NOTEBOOK, folder), folder
 
 
 def code_cells(notebook: Any) -> list[Any]:

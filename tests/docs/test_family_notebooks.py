@@ -7,7 +7,6 @@ and all other notebooks run in a kernel.
 import ast
 import html
 import re
-import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ OTHERS = sorted(FOLDER.glob("*.ipynb"))
 RUN_BY_A_TEST_OF_THEIR_OWN = ("quickstart", "verify_a_round_trip", "adapt_a_new_architecture")
 TOLD_WITH = {"llama_meta": "llama", "qwen1_5": "qwen2", "swin_hf": "swin"}  # families that share a notebook with a larger one
 IN_A_KERNEL_TOO = FOLDER / "families" / "deepseek3.ipynb"
-SECONDS = 20
 VERDICTS = ("✓ Equal.", "≈ Close.", "✗ Not equal.", "! Incomplete.")
 
 
@@ -43,11 +41,9 @@ def sentences(path: Path) -> set[str]:
     return {s for s in split if len(s.split()) > 6}
 
 
-def run_in_time(path: Path, folder: Path) -> Any:
-    """The notebook after a run of a few seconds that left nothing behind."""
-    begun = time.monotonic()
+def after_a_run(path: Path, folder: Path) -> Any:
+    """The notebook after a run that left nothing behind."""
     notebook = run_notebook(path, folder)
-    assert time.monotonic() - begun < SECONDS
     assert list(folder.iterdir()) == []
     return notebook
 
@@ -89,9 +85,7 @@ def test_every_notebook_of_a_family_has_a_family() -> None:
 @pytest.mark.parametrize("path", OF_FAMILIES, ids=lambda p: p.stem)
 def test_the_notebook_of_a_family_proves_what_it_says(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    begun = time.monotonic()
     results = results_of(path)
-    assert time.monotonic() - begun < SECONDS
     assert list(tmp_path.iterdir()) == []
     assert repr(dict(results)["mc.verify(source_path, target_path)"]).startswith("✓ Equal.")
     assert_numbers_agree([value for _, value in results if isinstance(value, tuple)])
@@ -107,18 +101,18 @@ def assert_numbers_agree(found: list[tuple[Any, ...]]) -> None:
 
 
 def test_the_notebook_of_a_family_runs_in_a_kernel(tmp_path: Path) -> None:
-    notebook = run_in_time(IN_A_KERNEL_TOO, tmp_path)
+    notebook = after_a_run(IN_A_KERNEL_TOO, tmp_path)
     assert "✓ Equal." in shown_by(notebook, "mc.verify(source_path, target_path)")
 
 
 @pytest.mark.parametrize("path", [p for p in OTHERS if p.stem not in RUN_BY_A_TEST_OF_THEIR_OWN], ids=lambda p: p.stem)
 def test_every_other_notebook_runs(path: Path, tmp_path: Path) -> None:
-    run_in_time(path, tmp_path)
+    after_a_run(path, tmp_path)
 
 
 def test_the_notebook_on_verifying_shows_every_verdict_that_its_table_explains(tmp_path: Path) -> None:
     path = FOLDER / "verify_a_round_trip.ipynb"
-    seen = shown_by(run_in_time(path, tmp_path), "")
+    seen = shown_by(after_a_run(path, tmp_path), "")
     for words in VERDICTS:
         assert f"`{words}`" in "\n".join(cells(path, "markdown"))
         assert words in seen

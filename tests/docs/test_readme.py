@@ -15,6 +15,7 @@ import pytest
 
 from mfconv_nb.cli.convert import convert
 from mfconv_nb.families.registry import known_families
+from tests.support import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "README_CN.md")
@@ -53,7 +54,7 @@ def run_console_blocks(name: str, folder: Path) -> None:
     for block in blocks(page(name), "console"):
         for command, shown in commands(block):
             done = subprocess.run(
-                command, shell=True, cwd=folder, env=environment, stdout=-1, stderr=subprocess.STDOUT, encoding="utf-8", timeout=60
+                command, shell=True, cwd=folder, env=environment, stdout=-1, stderr=subprocess.STDOUT, encoding="utf-8", timeout=PATIENCE
             )
             expected_code = next((code for words, code in EXIT_CODES.items() if words in shown), 0)
             assert done.returncode == expected_code, f"{command}\n{done.stdout}"

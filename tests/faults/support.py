@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,19 +12,32 @@ from pathlib import Path
 import numpy as np
 
 import mfconv_nb as mc
+from tests.support import PATIENCE, wait_until
 
 # The real command line with small segments, so that a small file has many points at which it can be stopped.
+# Where a test says so, the run waits at one of them until it is killed, stopped, or told to go on: no test is a race with it.
 RUNNER = """
-import sys, time, os
-import mfconv_nb.streaming.fill as fill, mfconv_nb.streaming.journal as journal
+import sys, time, os, signal
+import mfconv_nb.streaming.fill as fill, mfconv_nb.streaming.journal as journal, mfconv_nb.streaming.workers as workers
 from mfconv_nb.cli.main import run
 fill.SEGMENT_BYTES = 64 << 10
-pause = float(os.environ.get("TEST_PAUSE", "0"))
-record = journal.Journal.add
-def slow(self, done):
-    record(self, done)
-    time.sleep(pause)
-journal.Journal.add = slow
+going, stop, parent = [], workers.Pulse.stop, os.getppid()
+def stopping(self):
+    going.append(True)
+    stop(self)
+workers.Pulse.stop = stopping
+signal.signal(signal.SIGUSR1, lambda *_: going.append(True))
+def wait():
+    while not going and os.getppid() == parent:
+        time.sleep(0.005)
+if "TEST_WAIT_AFTER" in os.environ:
+    record, left = journal.Journal.add, [int(os.environ["TEST_WAIT_AFTER"])]
+    def waiting(self, done):
+        if left[0] <= 0:
+            wait()
+        left[0] -= 1
+        record(self, done)
+    journal.Journal.add = waiting
 if "TEST_DIE_AT_RENAME" in os.environ:
     replace, left = os.replace, [int(os.environ["TEST_DIE_AT_RENAME"])]
     def dying(*names):
@@ -31,10 +46,10 @@ if "TEST_DIE_AT_RENAME" in os.environ:
         left[0] -= 1
         return replace(*names)
     os.replace = dying
-if "TEST_RENAME_PAUSE" in os.environ:
+if "TEST_WAIT_TO_RENAME" in os.environ:
     at_once = os.replace
     def late(*names):
-        time.sleep(float(os.environ["TEST_RENAME_PAUSE"]))
+        wait()
         return at_once(*names)
     os.replace = late
 sys.exit(run(sys.argv[1:]))
@@ -54,14 +69,26 @@ def start(arguments: list[str], **environment: str) -> subprocess.Popen[str]:
     )
 
 
+def started(target: Path, segments: int, arguments: list[str]) -> subprocess.Popen[str]:
+    """The command line in a process that records so many segments (one more where two threads meet), and then waits."""
+    process = start(arguments, TEST_WAIT_AFTER=str(segments))
+    wait_until(lambda: journal_lines(target) >= segments or process.poll() is not None)
+    assert process.poll() is None, process.communicate()[1]
+    return process
+
+
+def said_at_the_end(process: subprocess.Popen[str], go_on: signal.Signals = signal.SIGUSR1) -> str:
+    """What a run that has waited says on stderr until it ends: it goes on, or hears another signal."""
+    process.send_signal(go_on)
+    return process.communicate(timeout=PATIENCE)[1]
+
+
 def finished(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
     """The command line, run to its end."""
     return subprocess.run([sys.executable, "-c", RUNNER, *arguments], text=True, capture_output=True, env=_env(environment), check=False)
 
 
 def _env(changes: dict[str, str]) -> dict[str, str]:
-    import os
-
     return {**os.environ, "PYTHONPATH": str(Path(mc.__file__).parents[1]), **changes}
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import signal
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.faults.support import finished, flip_bytes, hashes, journal_lines, made_llama, start
+from tests.faults.support import finished, flip_bytes, hashes, made_llama, said_at_the_end, started
 
 
 @pytest.fixture(scope="module")
@@ -27,21 +26,13 @@ def undisturbed(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return found
 
 
-def wait_for_segments(target: Path, count: int, seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while journal_lines(target) < count:
-        assert time.monotonic() < end, "the run did not come that far"
-        time.sleep(0.002)
-
-
 @pytest.mark.parametrize("name", ["out.ckpt", "out"])
 @pytest.mark.parametrize("segments", [0, 1, 17, 60, 110])
 def test_a_killed_run_leaves_nothing_half_and_is_finished_by_the_same_command(
     segments: int, name: str, llama: Path, undisturbed: dict[str, dict[str, str]], tmp_path: Path
 ) -> None:
     target, command = tmp_path / name, ["convert", str(llama), str(tmp_path / name)]
-    process = start(command, TEST_PAUSE="0.02")
-    wait_for_segments(target, segments)
+    process = started(target, segments, command)
     process.kill()
     process.wait()
     assert not target.exists()
@@ -58,8 +49,7 @@ def test_a_run_that_is_killed_again_and_again_ends_like_an_undisturbed_one(
 ) -> None:
     target, command = tmp_path / "out.ckpt", ["convert", str(llama), str(tmp_path / "out.ckpt")]
     for segments in (5, 20, 45, 80):
-        process = start(command, TEST_PAUSE="0.02")
-        wait_for_segments(target, segments)
+        process = started(target, segments, command)
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert not target.exists()
@@ -83,8 +73,7 @@ def test_bytes_that_changed_under_a_recorded_segment_are_written_again(
     llama: Path, undisturbed: dict[str, dict[str, str]], tmp_path: Path
 ) -> None:
     target, command = tmp_path / "out.ckpt", ["convert", str(llama), str(tmp_path / "out.ckpt")]
-    process = start(command, TEST_PAUSE="0.02")
-    wait_for_segments(target, 20)
+    process = started(target, 20, command)
     process.kill()
     process.wait()
     partial = tmp_path / "out.ckpt.mfconv-partial"
@@ -97,8 +86,7 @@ def test_bytes_that_changed_under_a_recorded_segment_are_written_again(
 
 def test_what_another_plan_has_left_is_thrown_away(llama: Path, tmp_path: Path) -> None:
     target = tmp_path / "out"
-    process = start(["convert", str(llama), str(target), "--max_shard_size", "1MB"], TEST_PAUSE="0.02")
-    wait_for_segments(target, 20)
+    process = started(target, 20, ["convert", str(llama), str(target), "--max_shard_size", "1MB"])
     process.kill()
     process.wait()
     again = finished(["convert", str(llama), str(target)])
@@ -109,10 +97,8 @@ def test_what_another_plan_has_left_is_thrown_away(llama: Path, tmp_path: Path) 
 
 def test_ctrl_c_publishes_nothing_and_says_how_to_go_on(llama: Path, undisturbed: dict[str, dict[str, str]], tmp_path: Path) -> None:
     target, command = tmp_path / "out.ckpt", ["convert", str(llama), str(tmp_path / "out.ckpt")]
-    process = start(command, TEST_PAUSE="0.02")
-    wait_for_segments(target, 10)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    process = started(target, 10, command)
+    said = said_at_the_end(process, signal.SIGINT)
     assert process.returncode == 130
     assert "Stopped at" in said
     assert "Run the same command to resume." in said
@@ -124,8 +110,7 @@ def test_ctrl_c_publishes_nothing_and_says_how_to_go_on(llama: Path, undisturbed
 
 def test_a_second_run_of_the_same_target_is_refused_while_the_first_goes_on(llama: Path, tmp_path: Path) -> None:
     target, command = tmp_path / "out.ckpt", ["convert", str(llama), str(tmp_path / "out.ckpt")]
-    first = start(command, TEST_PAUSE="0.05")
-    wait_for_segments(target, 3)
+    first = started(target, 3, command)
     second = finished(command)
     assert second.returncode == 2
     assert "MFC406" in second.stderr

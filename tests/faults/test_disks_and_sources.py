@@ -13,8 +13,7 @@ import pytest
 import mfconv_nb as mc
 from mfconv_nb.errors import OutputError
 from mfconv_nb.streaming import publish
-from tests.faults.support import finished, hashes, made_llama, start
-from tests.faults.test_a_killed_run import wait_for_segments
+from tests.faults.support import finished, hashes, made_llama, said_at_the_end, started
 
 
 @pytest.fixture
@@ -59,8 +58,7 @@ def test_a_run_that_goes_on_needs_only_the_space_that_is_still_missing(llama: Pa
         pytest.skip("only root may mount a small disk")
     try:
         target = disk / "out.ckpt"
-        process = start(["convert", str(llama), str(target)], TEST_PAUSE="0.02")
-        wait_for_segments(target, 100)
+        process = started(target, 100, ["convert", str(llama), str(target)])
         process.kill()
         process.communicate()
         whole = sum(f.stat().st_size for f in llama.glob("*.safetensors"))
@@ -115,11 +113,10 @@ def test_a_source_is_never_its_own_target(way: str, tmp_path: Path) -> None:
 
 def test_a_source_that_is_deleted_on_the_way_does_no_harm(llama: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.ckpt"
-    process = start(["convert", str(llama), str(target)], TEST_PAUSE="0.02")
-    wait_for_segments(target, 5)
+    process = started(target, 5, ["convert", str(llama), str(target)])
     for shard in llama.glob("*.safetensors"):
         shard.unlink()
-    _, said = process.communicate(timeout=60)
+    said = said_at_the_end(process)
     assert process.returncode in (0, 2)  # open files live on; one that was not open yet is a refusal
     assert target.exists() == (process.returncode == 0)
     assert process.returncode == 0 or "MFC101" in said
@@ -128,8 +125,7 @@ def test_a_source_that_is_deleted_on_the_way_does_no_harm(llama: Path, tmp_path:
 @pytest.mark.parametrize("what", ["overwritten", "cut short"])
 def test_a_source_that_changes_on_the_way_is_noticed_and_nothing_is_published(what: str, llama: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.ckpt"
-    process = start(["convert", str(llama), str(target)], TEST_PAUSE="0.02")
-    wait_for_segments(target, 5)
+    process = started(target, 5, ["convert", str(llama), str(target)])
     shard = sorted(llama.glob("*.safetensors"))[-1]
     with open(shard, "r+b") as file:
         if what == "cut short":
@@ -137,7 +133,7 @@ def test_a_source_that_changes_on_the_way_is_noticed_and_nothing_is_published(wh
         else:
             file.seek(-10, os.SEEK_END)
             file.write(b"0123456789")
-    _, said = process.communicate(timeout=60)
+    said = said_at_the_end(process)
     assert process.returncode == 2
     assert "MFC108" in said
     assert "Traceback" not in said

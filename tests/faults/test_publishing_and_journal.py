@@ -8,7 +8,6 @@ import resource
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +17,8 @@ import pytest
 import mfconv_nb as mc
 from mfconv_nb.errors import OutputError
 from mfconv_nb.streaming.journal import Finished, Journal
-from tests.faults.support import RUNNER, finished, hashes, made_llama, start
-from tests.faults.test_a_killed_run import wait_for_segments
+from tests.faults.support import RUNNER, finished, hashes, made_llama, said_at_the_end, start, started
+from tests.support import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +31,7 @@ def staging(target: Path) -> Path:
 
 
 def killed_at(target: Path, segments: int, command: list[str]) -> None:
-    process = start(command, TEST_PAUSE="0.02")
-    wait_for_segments(target, segments)
+    process = started(target, segments, command)
     process.kill()
     process.communicate()
 
@@ -68,14 +66,11 @@ def test_a_run_that_dies_between_the_files_of_a_folder_is_finished_by_the_same_c
 def test_a_run_that_publishes_is_still_alone(llama: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.ckpt"
     command = ["convert", str(llama), str(target)]
-    first = start(command, TEST_RENAME_PAUSE="3")
-    while not (staging(target) / "side" / "manifest.json").exists():
-        assert first.poll() is None
-        time.sleep(0.01)
-    wait_for_segments(target, 1)
+    first = start(command, TEST_WAIT_TO_RENAME="1")
+    wait_until(lambda: (staging(target) / "side" / "manifest.json").exists() or first.poll() is not None)
     second = finished([*command, "--dtype", "fp32"])
-    assert first.poll() is None, "the first run was over before the second began"
-    first.communicate(timeout=60)
+    assert first.poll() is None
+    said_at_the_end(first)
     assert second.returncode == 2
     assert "MFC406" in second.stderr
     assert first.returncode == 0
@@ -85,10 +80,9 @@ def test_a_run_that_publishes_is_still_alone(llama: Path, tmp_path: Path) -> Non
 def test_a_target_that_appears_during_the_run_is_not_replaced(llama: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.ckpt"
     command = ["convert", str(llama), str(target)]
-    process = start(command, TEST_PAUSE="0.01")
-    wait_for_segments(target, 3)
+    process = started(target, 3, command)
     target.write_bytes(b"precious")
-    _, said = process.communicate(timeout=60)
+    said = said_at_the_end(process)
     assert process.returncode == 2
     assert "MFC401" in said
     assert target.read_bytes() == b"precious"
@@ -253,10 +247,9 @@ def fill_up(path: Path) -> None:
 def test_a_disk_that_another_program_fills_is_a_refusal_and_the_run_goes_on_when_there_is_space(name: str, llama: Path, disk: Path) -> None:
     target, filler = disk / name, disk / "filler"
     command = ["convert", str(llama), str(target)]
-    process = start(command, TEST_PAUSE="0.02")
-    wait_for_segments(target, 5)
+    process = started(target, 5, command)
     fill_up(filler)
-    _, said = process.communicate(timeout=60)
+    said = said_at_the_end(process)
     assert process.returncode == 2
     assert "MFC403" in said
     assert "Traceback" not in said

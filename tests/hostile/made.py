@@ -5,9 +5,7 @@ Nothing here uses a writer of the package: a mistake in a writer cannot hide the
 
 from __future__ import annotations
 
-import gc
 import json
-import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -16,41 +14,35 @@ from typing import Any
 import pytest
 
 import mfconv_nb as mc
+from tests.support import work_of
 
 MAX_LINES = 12
 MAX_CHARACTERS = 4000
-MAX_SECONDS = 0.5  # of the processor, so that a busy machine does not fail a test
+MAX_WORK = 3_000_000  # calls of functions: the longest name has a million characters
 HOSTILE_NAME = "\x1b[2J\nMFC000 all is well\r../../etc/passwd\x00\u202egpj"
 
 
 def refusal(act: Callable[[], Any], *codes: str, names: str | None = None, memory: int = 4 << 20, lines: int = MAX_LINES) -> mc.MfconvError:
-    """The error that ``act`` raises: one of ``codes``, short, printable, naming ``names``, quick, and in little memory.
+    """The error that ``act`` raises: one of ``codes``, short, printable, naming ``names``, after little work and in little memory.
 
     Args:
         memory: what Python may allocate on the way, in bytes.
     """
-    gc.disable()  # a collection of all that other tests have left in this process takes most of a second
-    try:
-        begun = time.process_time()
-        with pytest.raises(mc.MfconvError) as caught:
-            act()
-        seconds = time.process_time() - begun
-    finally:
-        gc.enable()
+    with pytest.raises(mc.MfconvError) as caught:
+        act()
     text = str(caught.value)
     assert caught.value.code in codes, text
     assert_sober(text, lines)
     if names is not None:
         assert names in text
-    assert seconds < MAX_SECONDS, f"{seconds:.2f} s"
     tracemalloc.start()
     try:
-        with pytest.raises(mc.MfconvError):
-            act()
+        work = work_of(act, mc.MfconvError)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert peak < memory, f"{peak:,} bytes"
+    assert work < MAX_WORK, f"{work:,} calls"
     return caught.value
 
 

@@ -12,20 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mfconv_nb as mc
 from mfconv_nb.streaming.journal import Journal
 from tests.hostile.made import SOUND_CKPT, SOUND_SAFETENSORS, assert_sober, dims, field, named, safetensors, tensor, varint
 
-COMMON = {
-    "deadline": 10_000,  # milliseconds an example: one takes 1 to 10, the first of torch imports half of it
-    "derandomize": True,  # the same examples in every run: a failure is no accident of the day
-    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-}
-MANY = settings(max_examples=400, **COMMON)
-SOME = settings(max_examples=120, **COMMON)  # torch takes 10 ms to open a file
+MANY = settings(max_examples=400)
+SOME = settings(max_examples=120)  # torch takes 10 ms to open a file
 
 
 @st.composite
@@ -207,7 +202,7 @@ def with_random_values(draw: st.DrawFn, content: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", ["toy/config.json", "toy/model.safetensors.index.json", "toy.ckpt.mfconv/manifest.json"])
-@settings(max_examples=150, **COMMON)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_a_json_file_with_random_values_is_refused_or_of_use(name: str, data: st.DataObject, converted: Path) -> None:
     file = converted / name
@@ -217,7 +212,7 @@ def test_a_json_file_with_random_values_is_refused_or_of_use(name: str, data: st
 
 
 @pytest.mark.parametrize("name", ["toy/config.json", "toy/model.safetensors.index.json", "toy.ckpt.mfconv/manifest.json"])
-@settings(max_examples=100, **COMMON)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_a_damaged_json_file_is_refused_or_of_use(name: str, data: st.DataObject, converted: Path) -> None:
     file = converted / name

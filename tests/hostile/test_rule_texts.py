@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from mfconv_nb.mapping.flaws import check_family
 from mfconv_nb.mapping.rules import sides_of
 from mfconv_nb.report import table_text
 from tests.hostile.made import HOSTILE_NAME, refusal
+from tests.support import work_of
 
 
 def test_code_in_a_text_leaves_no_trace(tmp_path: Path) -> None:
@@ -91,9 +91,7 @@ def test_names_that_stand_for_each_other_end() -> None:
     nested = "".join(f"B{n} = [B{n + 1}, B{n + 1}]\n" for n in range(50)) + "B50 = 'x'\nweight_converters = [RenameConvertOp(B0, 'a')]\n"
     circle = "A = B\nB = A\nC = C + C\nweight_converters = [A, B, *A, *C, RenameConvertOp(C, A)]\n"
     for text in (doubled, nested, circle):
-        begun = time.process_time()
         assert outcome(text) == "MFC315"
-        assert time.process_time() - begun < 3
 
 
 def outcome(text: str) -> str:
@@ -123,24 +121,24 @@ CATASTROPHES = [
 @pytest.mark.parametrize("pattern", CATASTROPHES)
 def test_a_pattern_that_could_search_for_ever_is_not_searched_for(pattern: str) -> None:
     names = ["a" * 250, "1" * 250, "a." * 125, *(f"{'a' * 200}.{n}" for n in range(50))]
-    begun = time.process_time()
     imported = mc.import_rules(f"[WeightRenaming({pattern!r}, 'x'), WeightRenaming('k', 'l')]", names=names)
-    assert time.process_time() - begun < 2
     assert next(f.kind for f in imported.findings) == "not understood"
 
 
-@settings(max_examples=200, deadline=2000)
+@settings(max_examples=200)
 @given(st.text(alphabet=r"a1.*+?()|\d^$[]:!<=", max_size=14))
-def test_a_pattern_that_is_admitted_is_searched_in_time(pattern: str) -> None:
+def test_a_pattern_that_is_admitted_is_searched_to_the_end(pattern: str) -> None:
     if not objection_to(pattern):
         mc.import_rules(f"[WeightRenaming({pattern or 'x'!r}, 'x')]", names=["a1." * 90])
 
 
-def test_many_rules_and_long_names_take_little_time(tmp_path: Path) -> None:
-    many = "[" + ",".join(f"RenameConvertOp('a{n}.{{}}.{{}}', 'b{n}.{{}}.{{}}')" for n in range(1500)) + "]"
-    begun = time.process_time()
-    assert len(mc.import_rules(many).drafted) == 1500
-    assert time.process_time() - begun < 20
+def many_rules(count: int) -> str:
+    return "[" + ",".join(f"RenameConvertOp('a{n}.{{}}.{{}}', 'b{n}.{{}}.{{}}')" for n in range(count)) + "]"
+
+
+def test_many_rules_and_long_names_take_no_more_work_than_pairs_of_rules() -> None:
+    assert work_of(lambda: mc.import_rules(many_rules(300))) < 5 * work_of(lambda: mc.import_rules(many_rules(150)))
+    assert len(mc.import_rules(many_rules(1500)).drafted) == 1500
     refusal(lambda: mc.import_rules("[" + "RenameConvertOp('a', 'b')," * 2500 + "]"), "MFC315", memory=64 << 20)
     growing = [("a", "aa")] * 300
     assert mc.import_rules(growing, names=["a"]).drafted is not None
@@ -237,7 +235,7 @@ def calls(draw: st.DrawFn) -> str:
     return f"{draw(OPS)}({', '.join(arguments + ([f'operations={chain}'] if chain and 'operations' not in keywords else []))})"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(calls(), max_size=6), st.lists(WORDS, max_size=5, unique=True), st.booleans())
 def test_any_list_of_calls_gives_drafts_that_make_a_family_or_a_refusal(found: list[str], names: list[str], config: bool) -> None:
     text = f"weight_converters = [{', '.join(found)}]\n"
@@ -251,7 +249,7 @@ def test_any_list_of_calls_gives_drafts_that_make_a_family_or_a_refusal(found: l
         check_family(imported.family("f"))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(max_size=80) | st.text(alphabet="[](){}'\",:ab=\n *+weight_mapping", max_size=60))
 @example("[('a', 'b')]\n")
 @example("[{}]\n")
@@ -269,7 +267,7 @@ DOTTED = st.lists(PARTS, min_size=1, max_size=6).map(".".join)
 TEXTS = st.sampled_from(["a.", ".b", "norm", "layers.", ".1.", "1", "w", "", "experts.0", "c", "{}", "."])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(st.tuples(TEXTS, TEXTS), max_size=5), st.lists(DOTTED, min_size=1, max_size=12, unique=True))
 @example([("layers.1.", "x."), ("layers.", "d.")], ["layers.0.a", "layers.1.a", "layers.2.a"])
 @example([("0.", "1.")], ["a.0.b", "a.1.b"])

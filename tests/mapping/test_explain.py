@@ -93,7 +93,7 @@ def rules(draw: st.DrawFn) -> tuple[Rule, dict[str, int]]:
 
 
 @given(rules(), st.randoms(use_true_random=False))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_an_element_is_where_the_plan_moves_it_whatever_rule_and_sizes(made: tuple[Rule, dict[str, int]], chance: random.Random) -> None:
     rule, values = made
     form = Family("made", "nothing", (rule,), sizes={axis: axis for axis in values}, toy=values)

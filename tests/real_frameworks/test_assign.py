@@ -15,7 +15,7 @@ import mfconv_nb as mc
 from mfconv_nb import Family, Rule
 from mfconv_nb.errors import MappingError, MfconvError, OutputError, UsageError
 from mfconv_nb.families import llama
-from tests.support import flip_bit, numbered, place_of, raws_of
+from tests.support import PATIENCE, flip_bit, numbered, place_of, raws_of
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -402,7 +402,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
 def test_memory_beside_the_network_is_that_of_one_tensor(framework: str, tmp_path: Path) -> None:
     mc.save(mc.load({f"w{n}": np.full(8 << 20, n, np.float32) for n in range(8)}), tmp_path / "x.safetensors")
     command = [sys.executable, "-c", MEASURED, str(tmp_path / "x.safetensors"), framework]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
     assert int(done.stdout.split()[-1]) < 3 * 32  # MiB; all of it would be 256
 
 

@@ -23,7 +23,7 @@ from mfconv_nb.errors import FormatError, InputError
 from mfconv_nb.formats import mindspore_ckpt, safetensors_file
 from mfconv_nb.steps.anatomy import Anatomy
 from tests.hostile import made
-from tests.support import NUMPY, numbered, raws_in, write_safetensors
+from tests.support import NUMPY, PATIENCE, numbered, raws_in, write_safetensors
 
 ENDINGS = ("safetensors", "ckpt", "bin")
 
@@ -145,7 +145,7 @@ import numpy as np, mindspore as ms
 items = [{{"name": "a", "data": ms.Tensor(np.arange(6, dtype=np.float32).reshape(2, 3))}}, {{"name": "s", "data": ms.Tensor(7, ms.int32)}}]
 ms.save_checkpoint(items, {str(tmp_path / "x.ckpt")!r}, crc_check=True, append_dict={{"epoch": 3, "note": "Zoë"}})
 """
-    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=200)
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=PATIENCE)
     found = of_file(tmp_path / "x.ckpt")
     assert_tiled(found)
     assert numbers_of(tmp_path / "x.ckpt")["a"] == np.arange(6, dtype=np.float32).tobytes()

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import mfconv_nb as mc
 from mfconv_nb.authoring.export_mindformers import export_mindformers
 from mfconv_nb.cli.main import run
 from mfconv_nb.errors import InputError, MappingError, OutputError
-from tests.support import raws_in, raws_of, write_safetensors
+from tests.support import PATIENCE, raws_in, raws_of, wait_until, write_safetensors
 
 # A whole converter by hand: Llama's names, by what numpy and safetensors can do.
 RIGHT = '''"""Written by hand."""
@@ -274,10 +273,10 @@ def test_what_it_does_to_its_process_does_not_reach_ours(toy: Path, tmp_path: Pa
 ENDLESS = """
 import subprocess, sys, time, os
 def convert_pt_to_ms(input_path, output_path, **kwargs):
-    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1200)"])
     open(output_path, "w").write("half")
     open(kwargs["pids"], "w").write(f"{os.getpid()} {other.pid}\\n")
-    time.sleep(600)
+    time.sleep(1200)
 """
 
 
@@ -298,7 +297,7 @@ def test_one_that_never_ends_is_ended_with_everything_it_started(how: signal.Sig
     ours = subprocess.Popen([*command, "--pids", str(pids)], stderr=subprocess.PIPE, start_new_session=True, text=True)
     wait_until(lambda: pids.exists() and pids.read_text().endswith("\n"))
     ours.send_signal(how)
-    said = ours.communicate(timeout=30)[1]
+    said = ours.communicate(timeout=PATIENCE)[1]
     wait_until(lambda: not any(is_running(int(pid)) for pid in pids.read_text().split()))
     if how == signal.SIGINT:
         assert ours.returncode == 130
@@ -319,14 +318,7 @@ def test_two_at_once_on_one_target_do_not_meet(toy: Path, tmp_path: Path) -> Non
         assert (tmp_path / "out" / "o.safetensors.mfconv-running" / "out" / "o.safetensors").read_text() == "half"
     finally:
         first.terminate()
-        first.wait(30)
-
-
-def wait_until(holds: Any) -> None:
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+        first.wait(PATIENCE)
 
 
 def is_running(pid: int) -> bool:

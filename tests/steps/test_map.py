@@ -334,7 +334,7 @@ def test_a_family_that_cannot_be_told_is_refused_with_what_each_knows(tmp_path: 
     with pytest.raises(MappingError) as refused:
         mc.map(source)
     assert refused.value.code == "MFC302"
-    assert all(part in str(refused.value) for part in ("'nobody'", "knows 0 of 1 name patterns", "--model KEY"))
+    assert all(part in str(refused.value) for part in ("'nobody'", "knows 0 of 1 name pattern", "--model KEY"))
 
 
 def test_many_problems_are_one_error_that_folds_them_and_stays_short(toy: Checkpoint) -> None:

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mfconv_nb as mc
@@ -433,7 +433,7 @@ def refusal() -> MfconvError | None:
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 def test_whatever_happens_to_the_files_of_a_run_the_model_is_right_or_refused_or_called_doubtful(kept: Path, data: st.DataObject) -> None:
     stages = data.draw(st.integers(1, 2))
     for folder in ("run", "OUT", "OUT.mfconv"):

@@ -177,9 +177,9 @@ def test_a_cast_changes_floating_tensors_and_leaves_the_others_alone(dtype: str,
         (np.float32, "fp32", "exact"),
         (BF16, "fp32", "exact, with --dtype bf16"),
         (np.float16, "fp32", "exact, with --dtype fp16"),
-        (np.float32, "bf16", "1 tensors were rounded from fp32 to bf16"),
-        (np.float16, "bf16", "1 tensors were rounded from fp16 to bf16"),
-        (BF16, "fp16", "1 tensors were rounded from bf16 to fp16"),
+        (np.float32, "bf16", "1 tensor rounded from fp32 to bf16"),
+        (np.float16, "bf16", "1 tensor rounded from fp16 to bf16"),
+        (BF16, "fp16", "1 tensor rounded from bf16 to fp16"),
     ],
 )
 def test_the_report_says_what_the_way_back_would_give(source: Any, dtype: str | None, words: str, tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def test_a_hostile_name_is_shown_and_runs_nothing() -> None:
     assert {e.tag.removeprefix(SVG) for e in parsed(drawn).iter()} <= {"svg", "title", "g", "text", "rect", "line"}
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.data())
 def test_any_cut_is_drawn_in_place_and_readable(data: st.DataObject) -> None:
     devices = data.draw(st.lists(st.sampled_from([1, 2, 3, 4, 8, 16]), min_size=1, max_size=3))

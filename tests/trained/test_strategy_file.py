@@ -83,7 +83,7 @@ def layouts(draw: st.DrawFn) -> Layout:
     return Layout(devices, maps, split, (), draw(counts), draw(counts), draw(st.integers(-1, 64)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.dictionaries(st.integers(0, 9), st.dictionaries(names, layouts(), min_size=1, max_size=3), min_size=1, max_size=3),
     st.sampled_from([PROTOBUF, JSON]),
@@ -147,7 +147,7 @@ def outcome(content: bytes) -> str:
     return "read"
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.data())
 def test_damaged_bytes_are_refused_or_read_but_never_crash(data: st.DataObject) -> None:
     form = data.draw(st.sampled_from([PROTOBUF, JSON]))
