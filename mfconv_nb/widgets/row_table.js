@@ -96,7 +96,28 @@ export default {
       if (had_focus) rows()[Math.max(0, model.get("picked"))]?.focus();
     };
 
-    model.on("change:rows change:columns change:note change:sort", draw);
+    // Between the press of a button and its release nothing is drawn anew: a click counts only on what is there at both.
+    let is_pressed = false;
+    let is_outdated = false;
+    const draw_when_released = () => {
+      is_outdated = is_pressed;
+      if (!is_pressed) draw();
+    };
+    const release = () => {
+      is_pressed = false;
+      if (is_outdated) draw_when_released();
+    };
+    root.addEventListener("pointerdown", () => {
+      is_pressed = true;
+      const released = new AbortController();
+      const after_the_click = () => {
+        released.abort();
+        setTimeout(release);
+      };
+      ["pointerup", "pointercancel"].forEach((end) => addEventListener(end, after_the_click, { signal: released.signal, capture: true }));
+    });
+
+    model.on("change:rows change:columns change:note change:sort", draw_when_released);
     model.on("change:picked", show_picked);
     draw();
   },

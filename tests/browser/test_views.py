@@ -87,6 +87,23 @@ def test_search_finds_single_layers_and_says_what_is_near(opened: Opened) -> Non
     expect(rows(browser)).to_have_count(len(mapped().table().rows))
 
 
+def test_a_click_counts_though_other_rows_arrive_between_press_and_release(opened: Opened) -> None:
+    """As where a keystroke in a field has just asked for other rows, and the hand is already at the mouse."""
+    first = """from mfconv_nb.widgets.row_table import RowTable
+table = RowTable(columns=[{"title": "name", "numeric": False, "optional": False}], rows=[["a"], ["b"]])
+table"""
+    browser = opened("press", first, "0", "table.rows = [['c'], ['d']]")
+    browser.page.wait_for_selector("td:has-text('d')")
+    browser.run_cell(0)
+    place = browser.page.locator("td", has_text="b").bounding_box()
+    browser.page.mouse.move(place["x"] + 5, place["y"] + 5)
+    browser.page.mouse.down()
+    browser.run_cell(2)
+    browser.page.mouse.up()
+    expect(browser.page.locator("td", has_text="d")).to_be_visible()
+    expect(browser.page.locator("tr[aria-selected='true']")).to_have_text("d")
+
+
 def test_a_heading_sorts_and_sorts_the_other_way(opened: Opened) -> None:
     browser = opened("sort", MAPPING)
     sizes = [spec.elements for spec in mapped().specs]
