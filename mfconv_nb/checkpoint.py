@@ -24,7 +24,7 @@ from mfconv_nb.blocks import Block, c_strides, make_block, whole
 from mfconv_nb.dtypes import itemsize, short_name
 from mfconv_nb.errors import InputError, MappingError, did_you_mean, quoted
 from mfconv_nb.folding import fold, folded_name
-from mfconv_nb.report import Column, Result, Table, bytes_text, count_text, shape_text
+from mfconv_nb.report import Column, Result, Table, bytes_text, count_text, how_many, shape_text
 from mfconv_nb.run_config import Lora
 
 HF, MF = "hf", "mf"  # the two sides
@@ -95,7 +95,7 @@ class FileSource:
         while done < len(buffer):
             count = _read_at(descriptor, buffer[done:], offset + done, self._lock)
             if count == 0:
-                self._changed(f"{offset + len(buffer):,} bytes needed, the file ends at {offset + done:,}")
+                self._changed(f"{how_many(offset + len(buffer), 'byte')} needed, the file ends at {offset + done:,}")
             done += count
 
     def copy_to(self, descriptor: int, offset: int, size: int, to: int) -> bool:
@@ -138,7 +138,7 @@ class FileSource:
     def check_unchanged(self) -> None:
         now = os.fstat(self._descriptor())  # the open file: deleting or replacing its name does no harm
         if (now.st_size, now.st_mtime_ns) != (self.size, self.modified_ns):
-            self._changed(f"size {now.st_size:,} and another time of change, {self.size:,} bytes when it was opened")
+            self._changed(f"size {now.st_size:,} and another time of change, {how_many(self.size, 'byte')} when it was opened")
 
     def _descriptor(self) -> int:
         with self._lock:
@@ -370,7 +370,9 @@ class Checkpoint(Result):
     def __getitem__(self, name: str) -> LazyTensor:
         if name not in self.tensors:
             hint = did_you_mean(name, self.tensors)
-            raise MappingError("MFC309", quoted(name), expected=f"one of {len(self):,} names in {self.origin}", hint=hint)
+            raise MappingError(
+                "MFC309", quoted(name), expected=f"a name in {self.origin}, which has {how_many(len(self), 'name')}", hint=hint
+            )
         return self.tensors[name]
 
     @cached_property
@@ -400,14 +402,17 @@ def _summary(checkpoint: Checkpoint) -> Table:
     ]
     dtypes = ", ".join(sorted({short_name(s.dtype) for s in checkpoint.specs})) or "empty"
     what = {HF: "Hugging Face checkpoint", MF: "MindFormers checkpoint"}.get(checkpoint.side or "", "Checkpoint")
-    files = f" · {len(checkpoint.files)} file{'s' * (len(checkpoint.files) != 1)}" if checkpoint.files else ""
+    files = f" · {how_many(len(checkpoint.files), 'file')}" if checkpoint.files else ""
     model = checkpoint.family or (checkpoint.config or {}).get("model_type")
     what += f" · {model}{files}" if model else files
+    numbers = f"{count_text(checkpoint.parameters)} parameter{'s' * (checkpoint.parameters != 1)}"
     headline = (
-        f"{what} · {len(checkpoint):,} tensors · {count_text(checkpoint.parameters)} parameters · {dtypes}"
-        f" · {bytes_text(checkpoint.nbytes)} · {checkpoint.origin}"
+        f"{what} · {how_many(len(checkpoint), 'tensor')} · {numbers} · {dtypes} · {bytes_text(checkpoint.nbytes)} · {checkpoint.origin}"
     )
-    others = (f"{len(checkpoint.others)} entries that are no tensors: " + ", ".join(o.name for o in checkpoint.others[:4]),)
+    others = (
+        f"beside the tensors, {how_many(len(checkpoint.others), 'other entry', 'other entries')}: "
+        + ", ".join(o.name for o in checkpoint.others[:4]),
+    )
     facts = checkpoint.notes + (others if checkpoint.others else ())
     facts += (checkpoint.lora.sentence(),) if checkpoint.lora is not None else ()
     columns = (Column("name"), Column("tensors", True), Column("shape", True), Column("dtype"), Column("bytes", True))

@@ -19,7 +19,7 @@ from mfconv_nb.families.own import is_file_name
 from mfconv_nb.families.registry import candidates_of, family_meant, family_named, installed_families, known_families
 from mfconv_nb.mapping.rules import Family, Option
 from mfconv_nb.progress import Progress
-from mfconv_nb.report import Result, box_html, bytes_text, note_html, seconds_text, table_html
+from mfconv_nb.report import Result, box_html, bytes_text, how_many, note_html, seconds_text, table_html
 from mfconv_nb.steps.diagnosis import Diagnosis
 from mfconv_nb.steps.doctor import doctor
 from mfconv_nb.steps.explore_mapping import MappingExploration
@@ -342,7 +342,9 @@ def diagnosis_html(found: Diagnosis) -> str:
     rest = [row for row in table.rows if row not in rows]
     head = replace(table, headline=found.what, facts=(), rows=rows)
     more = table_html(replace(table, verdict="", headline="", facts=(), rows=rest))
-    return table_html(head) + box_html(f"<details><summary class='mfconv-f'>{len(rest)} more things seen</summary>{more}</details>")
+    return table_html(head) + box_html(
+        f"<details><summary class='mfconv-f'>{how_many(len(rest), 'more thing')} seen</summary>{more}</details>"
+    )
 
 
 def _step_choices(run: TrainedRun) -> list[tuple[str, str]]:

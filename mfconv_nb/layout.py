@@ -23,6 +23,7 @@ from functools import lru_cache
 
 from mfconv_nb.blocks import Block, Shape, c_strides, make_block
 from mfconv_nb.errors import MappingError
+from mfconv_nb.report import how_many
 
 # ---- the notation as data ------------------------------------------------------------------------------------------
 
@@ -217,7 +218,7 @@ def solve_sizes(
     pending: list[tuple[Expression, int]] = []
     for tensor, shape in zip(tensors, shapes, strict=True):
         if len(tensor) != len(shape):
-            raise MappingError("MFC307", found=shape, expected=f"{len(tensor)} axes: {describe_tensor(tensor)}")
+            raise MappingError("MFC307", found=shape, expected=f"{how_many(len(tensor), 'axis', 'axes')}: {describe_tensor(tensor)}")
         pending += zip(tensor, shape, strict=True)
     while True:
         _share_sizes(sizes, same or {})
@@ -258,7 +259,7 @@ def _solve_one(e: Expression, size: int, sizes: dict[str, int], same: Mapping[st
         return False
     rest = size - sum(known) if isinstance(e, Sum) else size // max(1, math.prod(known))
     if rest < 0 or rest % equal_parts or (isinstance(e, Product) and rest * math.prod(known) != size):
-        told = f"{', '.join(map(str, known))} known" if known else f"{equal_parts} equal parts"
+        told = f"{', '.join(map(str, known))} known" if known else how_many(equal_parts, "equal part")
         raise MappingError("MFC307", found=size, expected=f"{describe(e)} with {told}")
     return _solve_one(unknown[0], rest // equal_parts, sizes, same)
 

@@ -132,6 +132,11 @@ def count_text(n: int) -> str:
     return f"{n:,}"
 
 
+def how_many(n: int, noun: str, plural: str | None = None) -> str:
+    """``1 tensor``, ``2,150 tensors``: a count and what is counted; ``plural`` where an s does not make one (``copies``)."""
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
 def shape_text(shape: Sequence[int]) -> str:
     """``4096 × 1024``; a scalar is ``()``."""
     return " × ".join(map(str, shape)) or "()"
@@ -175,8 +180,13 @@ def table_text(table: Table, max_rows: int | None = MAX_ROWS, width: int | None 
         lines.append(_grid(table.columns, shown, width or shutil.get_terminal_size((120, 24)).columns))
     if len(shown) < len(table.rows):
         rest = len(table.rows) - len(shown)
-        lines.append(f"  {rest:,} more {table.row_noun}: --all, or .rows() in Python")
+        lines.append(f"  {_more_rows(rest, table.row_noun)}: --all, or .rows() in Python")
     return plain_marks("\n".join(printable(line) for line in lines))
+
+
+def _more_rows(rest: int, noun: str) -> str:
+    """``24 more rules``; of one the plural noun is not said."""
+    return how_many(rest, "more", f"more {noun}")
 
 
 def _grid(columns: Sequence[Column], rows: Sequence[tuple[Any, ...]], width: int) -> str:
@@ -286,7 +296,7 @@ def table_html(table: Table, max_rows: int = MAX_HTML_ROWS) -> str:
 def grid_html(table: Table, max_rows: int) -> str:
     """The rows, at most ``max_rows`` of them, and how many more there are."""
     shown, rest = table.rows[:max_rows], len(table.rows) - max_rows
-    more = f"<div class='mfconv-f'>{rest:,} more {table.row_noun}: <code>.rows()</code></div>" if rest > 0 else ""
+    more = f"<div class='mfconv-f'>{_more_rows(rest, table.row_noun)}: <code>.rows()</code></div>" if rest > 0 else ""
     if not shown:
         return more
     kept = [n for n, c in enumerate(table.columns) if not c.optional or any(row[n] for row in shown)]

@@ -37,7 +37,7 @@ from mfconv_nb.mapping.explain import TARGET, explain_tensor
 from mfconv_nb.mapping.plan import MappingPlan
 from mfconv_nb.mapping.rules import ALL_OR_NONE, ANYWHERE, Family, Option
 from mfconv_nb.progress import in_notebook
-from mfconv_nb.report import box_html, name_html, note_html
+from mfconv_nb.report import box_html, how_many, name_html, note_html
 from mfconv_nb.steps.explained import drawing_of
 from mfconv_nb.steps.load import Loadable
 from mfconv_nb.steps.suggest import Shapes, side_of
@@ -365,7 +365,7 @@ class RuleEditor(W.VBox):
             self.table.rows = rows
             self.table.picked = self.place
             left = sum(said.mark in (DOUBT, BAD) for said in self.judgement.rows)
-            self.table.note = f"{len(rows):,} rows" + (f", {left:,} to look at" if left else "")
+            self.table.note = how_many(len(rows), "row") + (f", {left:,} to look at" if left else "")
         self.tally.value = box_html(head_of(self.judgement))
         self._show_unmatched()
         self.sizes_told.value = box_html(sizes_html(self.judgement.sizes))
@@ -412,7 +412,7 @@ class RuleEditor(W.VBox):
                 button.on_click(lambda _, side=side, names=names: self.take(side, names))
                 parts.append(button)
             if len(groups) > MOST_NAMES:
-                parts.append(W.HTML(box_html(note_html(f"and {len(groups) - MOST_NAMES:,} more kinds of names"))))
+                parts.append(W.HTML(box_html(note_html(f"and {how_many(len(groups) - MOST_NAMES, 'more kind')} of names"))))
         self.unmatched.children = parts
 
     def _show_line(self) -> None:

@@ -18,6 +18,7 @@ from mfconv_nb.report import (
     bytes_text,
     count_text,
     difference_text,
+    how_many,
     plain_marks,
     seconds_text,
     shape_text,
@@ -75,7 +76,7 @@ def test_the_verdict_stands_first() -> None:
 def test_text_is_bounded_and_says_what_was_cut(count: int, shown: int) -> None:
     text = table_text(table_of(count))
     assert len(re.findall(r"layers\.\d+\.weight", text)) == shown
-    assert (f"{count - shown:,} more names: --all, or .rows() in Python" in text) == (count > shown)
+    assert (f"{how_many(count - shown, 'more', 'more names')}: --all, or .rows() in Python" in text) == (count > shown)
     assert len(re.findall(r"layers\.\d+\.weight", table_text(table_of(count), max_rows=None))) == count
 
 
@@ -83,7 +84,7 @@ def test_text_is_bounded_and_says_what_was_cut(count: int, shown: int) -> None:
 def test_html_is_bounded_and_says_what_was_cut(count: int) -> None:
     page = table_html(table_of(count))
     assert Seen(page).tags.count("tr") == 201
-    assert (f"{count - 200:,} more names" in Seen(page).text) == (count > 200)
+    assert (how_many(count - 200, "more", "more names") in Seen(page).text) == (count > 200)
     assert len(page) < 40_000
 
 
@@ -147,6 +148,25 @@ def test_all_forms_show_the_same_rows() -> None:
 )
 def test_numbers_are_short_and_have_units(function: Any, value: Any, text: str) -> None:
     assert function(value) == text
+
+
+@pytest.mark.parametrize(
+    "asked, text",
+    [
+        ((0, "tensor"), "0 tensors"),
+        ((1, "tensor"), "1 tensor"),
+        ((2150, "tensor"), "2,150 tensors"),
+        ((1, "copy", "copies"), "1 copy"),
+        ((2, "copy", "copies"), "2 copies"),
+    ],
+)
+def test_a_count_and_its_noun_agree(asked: Any, text: str) -> None:
+    assert how_many(*asked) == text
+
+
+def test_one_more_row_is_said_without_a_plural() -> None:
+    assert "\n  1 more: --all, or .rows() in Python" in table_text(table_of(41))
+    assert "1 more: " in Seen(table_html(table_of(201))).text
 
 
 def test_a_difference_has_words_for_none_and_counts_ulp() -> None:

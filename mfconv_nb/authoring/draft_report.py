@@ -9,7 +9,7 @@ from mfconv_nb.authoring.draft_rows import Draft, DraftRow, read_names
 from mfconv_nb.authoring.judging import BAD, DOUBT, GOOD, Judgement, RowJudgement, SizeJudgement
 from mfconv_nb.authoring.suggest import RULE
 from mfconv_nb.checkpoint import HF, MF
-from mfconv_nb.report import Column, Result, Table, name_html, note_html, prose_html
+from mfconv_nb.report import Column, Result, Table, how_many, name_html, note_html, prose_html
 
 TONES = {GOOD: "mfconv-good", DOUBT: "mfconv-mid", BAD: "mfconv-bad"}
 
@@ -32,7 +32,7 @@ class DraftReport(Result):
         )
         rows = [(*cells, said.words) for cells, said in zip(cells_of(self.draft, self.judgement), self.judgement.rows, strict=True)]
         verdict = "✓ Every name has a row." if self.judgement.is_complete else "! Not complete."
-        told = f"{len(rows):,} rows: {', '.join(text for text, _ in tallies(self.judgement))}"
+        told = f"{how_many(len(rows), 'row')}: {', '.join(text for text, _ in tallies(self.judgement))}"
         return Table(verdict, told, columns, rows, row_noun="rows")
 
 
@@ -61,9 +61,9 @@ def tallies(judgement: Judgement) -> list[tuple[str, str]]:
         (f"{judgement.unmatched_count(HF):,} unmatched hf", DOUBT),
         (f"{judgement.unmatched_count(MF):,} unmatched mf", DOUBT),
         (f"{sum(judgement.ambiguous.values()):,} ambiguous", BAD),
-        (f"{judgement.shape_errors:,} shape errors", BAD),
+        (how_many(judgement.shape_errors, "shape error"), BAD),
     ]
-    unreadable = f"{judgement.unreadable:,} faulty row{'s' * (judgement.unreadable != 1)}"
+    unreadable = how_many(judgement.unreadable, "faulty row")
     shown = [*counts, *([(unreadable, BAD)] if judgement.unreadable else [])]
     return [(text, "" if text.startswith("0 ") else mark) for text, mark in shown]
 
@@ -95,7 +95,7 @@ def judged_html(row: DraftRow, said: RowJudgement, place: int) -> str:
         parts.append(f"<table class='mfconv-t'><tbody>{body}</tbody></table>")
         parts += [note_html(shape.hint)] if shape.hint else []
     if said.shape_count > len(said.shapes):
-        parts.append(note_html(f"and {said.shape_count - len(said.shapes):,} more tensors"))
+        parts.append(note_html(f"and {how_many(said.shape_count - len(said.shapes), 'more tensor')}"))
     if row.more.get("when"):
         words = ", ".join(f"{name}={value!r}" for name, value in row.more["when"].items())
         parts.append(note_html(f"only in the form with {words}"))

@@ -24,6 +24,7 @@ from mfconv_nb.mapping.expected import expected_specs
 from mfconv_nb.mapping.names import Pattern
 from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Rule, Tied
 from mfconv_nb.mapping.solve import Directed, directed_rule
+from mfconv_nb.report import how_many
 
 CONV1D = "troubleshooter.migrator.mapping_relation.weight_adapter.trans_conv1d_weight_value"  # expand_dims(weight, 2)
 EXPECTED = "renames, and the extra axis of a Conv1d weight (out in width -> out in 1 width)"
@@ -59,7 +60,7 @@ def export_troubleshooter(
     renamed, values = weight_map(form, names)
     text = json.dumps([renamed, values], indent=1, ensure_ascii=False) + "\n"
     files = write_texts({Path(target).expanduser(): text}, overwrite=overwrite)
-    return Exported(form.key, files, (f"{len(renamed):,} names, {origin}.",))
+    return Exported(form.key, files, (f"{how_many(len(renamed), 'name')}, {origin}.",))
 
 
 def weight_map(form: Family, names: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:

@@ -19,6 +19,7 @@ from mfconv_nb.errors import MappingError, one_line
 from mfconv_nb.mapping.expected import is_expected
 from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Tied
 from mfconv_nb.mapping.solve import directed_rule
+from mfconv_nb.report import how_many
 
 WIDTH = 120  # of a line in MindFormers' own files
 EXPECTED = "renames, and joins, splits and stacks as MindFormers' operations have them"
@@ -48,7 +49,7 @@ def export_weight_converters(
     form = form_meant(family, options)
     ops, notes = converters_of(form, config)
     files = write_texts({Path(target).expanduser(): converters_text(form, ops, notes)}, overwrite=overwrite)
-    return Exported(form.key, files, (f"{len(ops)} operations. Paste the list into the model class in its utils.py.", *notes))
+    return Exported(form.key, files, (f"{how_many(len(ops), 'operation')}. Paste the list into the model class in its utils.py.", *notes))
 
 
 def converters_of(form: Family, config: Mapping[str, Any] | None = None) -> tuple[tuple[Op, ...], tuple[str, ...]]:

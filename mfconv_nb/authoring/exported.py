@@ -11,6 +11,7 @@ from mfconv_nb.families.registry import family_meant
 from mfconv_nb.mapping.flaws import INDENT
 from mfconv_nb.mapping.forms import checked_options, options_of
 from mfconv_nb.mapping.rules import Family, default_form
+from mfconv_nb.report import how_many
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,5 +86,5 @@ def refuse(unsayable: Sequence[Unsayable], key: str, expected: str) -> None:
         where, found = unsayable[0].rule, unsayable[0].lacking
     else:
         where = f"family {key}"
-        found = f"\n{INDENT}".join([f"{len(unsayable):,} rules:", *(f"{u.rule}: {u.lacking}" for u in unsayable)])
+        found = f"\n{INDENT}".join([f"{how_many(len(unsayable), 'rule')}:", *(f"{u.rule}: {u.lacking}" for u in unsayable)])
     raise MappingError("MFC314", where, found=found, expected=expected, hint="Convert it with mfconv itself: mfconv convert.")

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mfconv_nb.report import how_many
+
 Sizes = Mapping[str, int | str]
 PART_WORDS = {"gate": "gate", "w1": "gate", "up": "up", "w3": "up", "q": "q", "k": "k", "v": "v"}
 
@@ -76,7 +78,7 @@ def sentence_of(
     if own is not None and not any(own in tensor for tensor in state.now):
         raise CannotSay("several tensors of a list go to one name, and nothing in the chain merges them")
     if len(state.now) != len(targets):
-        raise CannotSay(f"{len(state.now)} tensors at the end of the chain, {len(targets)} names")
+        raise CannotSay(f"{how_many(len(state.now), 'tensor')} at the end of the chain, {how_many(len(targets), 'name')}")
     left, right = (", ".join(" ".join(tensor) for tensor in side) for side in (state.first, state.now))
     return f"{left} -> {right}", state.sizes
 

@@ -21,6 +21,7 @@ from mfconv_nb.authoring.rule_texts import MOST_RULES, Listed, lists_in, parsed,
 from mfconv_nb.checkpoint import HF, MF
 from mfconv_nb.errors import UsageError, did_you_mean, quoted
 from mfconv_nb.mapping.flaws import Flaw, early_flaws_of, flaws_of, overlaps
+from mfconv_nb.report import how_many
 
 CONVERTERS, MAPPING, TRANSFORMERS, TROUBLESHOOTER = "weight_converters", "weight_mapping", "transformers", "troubleshooter"
 FORMS = (CONVERTERS, MAPPING, TRANSFORMERS, TROUBLESHOOTER)
@@ -143,7 +144,7 @@ def _drafted(listed: Listed, form: str, where: str, known: Known) -> Found:
         return drafted, [*findings, *more], notes
     replaces, findings = replaces_of(listed)
     if not known.names:
-        found = f"{len(replaces)} pairs that are replaced one after the other"
+        found = f"{how_many(len(replaces), 'pair')} replaced one after the other"
         raise UsageError("MFC501", "names", found=found, expected="names that they are applied to", hint=HINT_NAMES)
     drafted, more, notes = drafts_of_mapping(replaces, known.names, where, is_set=listed.is_set)
     return drafted, [*findings, *more], notes
@@ -209,7 +210,7 @@ def _against_names(drafted: Sequence[Drafted], form: str, known: Known) -> tuple
         own = {name for name, _ in taken_by(d.rule, names)}
         matched |= own
         if not own and form == CONVERTERS:
-            findings.append(Finding(NEVER_MATCHES, d.theirs, d.line, f"none of the {len(known.names):,} names that were given"))
+            findings.append(Finding(NEVER_MATCHES, d.theirs, d.line, f"none of the names that were given ({len(known.names):,})"))
     unmatched = tuple(name for name in known.names if name not in matched)
     if form == CONVERTERS:
         findings += accepted_by_others(unmatched, drafted)

@@ -28,6 +28,7 @@ from mfconv_nb.authoring.imported import (
 )
 from mfconv_nb.authoring.rule_texts import MOST_CHARACTERS, Call, Listed, Unread
 from mfconv_nb.mapping.rules import Rule
+from mfconv_nb.report import how_many
 
 RENAMING, CONVERTER, GROUP, PREFIX, OFFSET = (
     "WeightRenaming",
@@ -263,7 +264,7 @@ def _converted(transform: Transform, applied: Sequence[Applied], shapes: Shapes,
             together.setdefault(folded.new, []).append(folded)
     for new, sources in together.items():
         if len(sources) != len(transform.sources):
-            why = f"{new} gets {len(sources)} tensors, its patterns are {len(transform.sources)}"
+            why = f"{new} gets {how_many(len(sources), 'tensor')}, for {how_many(len(transform.sources), 'pattern')}"
             yield Finding(NO_WAY_BACK, str(transform), transform.line, why)
         else:
             yield _joined(transform, new, sources, shapes, file)
@@ -358,7 +359,7 @@ def _seen(engine: Engine, applied: Sequence[Applied], count: int) -> Iterator[Fi
     used = {n for a in applied for n in a.by}
     for n, transform in enumerate(transforms):
         if n not in used:
-            yield Finding(NEVER_MATCHES, str(transform), transform.line, f"none of the {count:,} names that were given")
+            yield Finding(NEVER_MATCHES, str(transform), transform.line, f"none of the names that were given ({count:,})")
     makers: dict[str, Applied] = {}
     for a in applied:
         if a.converter is None and (first := makers.setdefault(a.new, a)) is not a:

@@ -14,6 +14,7 @@ from mfconv_nb.authoring.import_names import Pair, fits, fold_pairs, twice
 from mfconv_nb.authoring.imported import NO_WAY_BACK, NOT_UNDERSTOOD, OVERLAPS, Drafted, Finding
 from mfconv_nb.authoring.rule_texts import unreadable
 from mfconv_nb.mapping.rules import Rule
+from mfconv_nb.report import how_many
 
 MAX_JSON = 64 << 20  # characters; 92,000 names are 14 million
 MOST_NAMES = 1_000_000
@@ -57,7 +58,7 @@ def drafts_of_weight_map(text: str, where: str) -> tuple[list[Drafted], list[Fin
             findings.append(Finding(NOT_UNDERSTOOD, folded.pairs[0].old, 0, "a name that no pattern can say"))
         else:
             rule = Rule(folded.old, folded.new, CONV1D_LAYOUT if folded.about else None, written_at=(where, 0))
-            drafted.append(Drafted(rule, f"{len(folded.pairs):,} names"))
+            drafted.append(Drafted(rule, how_many(len(folded.pairs), "name")))
     return drafted, findings, ("The function names in the map are compared with the one that is known, never imported.",)
 
 

@@ -28,6 +28,7 @@ from mfconv_nb.authoring.imported import (
 from mfconv_nb.authoring.rule_texts import Call, Listed, Unread, unreadable
 from mfconv_nb.folding import fold
 from mfconv_nb.mapping.rules import Place, Rule
+from mfconv_nb.report import how_many
 
 OPERATIONS: Mapping[str, tuple[str, ...]] = {  # and what follows hf_names, mf_names and mf_config
     "RenameConvertOp": (),
@@ -302,7 +303,8 @@ def _unequal_heads(ops: Sequence[TheirOp], facts: Facts) -> Iterator[Finding]:
     heads, groups = facts.values(HEADS)[:1], facts.values(GROUPS)[:1]
     for op in ops if groups and heads != groups else ():
         if op.name == "QKVBiasConvertOp":
-            why = f"it fails in both directions where heads share keys: {heads[0] if heads else '?'} heads, {groups[0]} groups"
+            few = f"{groups[0]} group{'s' * (groups[0] != 1)}"
+            why = f"it fails in both directions where heads share keys: {heads[0] if heads else '?'} heads, {few}"
             yield Finding(NO_WAY_BACK, str(op), op.line, why)
 
 
@@ -341,6 +343,11 @@ def accepted_by_others(names: Sequence[str], drafted: Sequence[Drafted]) -> list
         if taker is not None:
             accepted.setdefault(id(taker), (taker, []))[1].append(name)
     return [
-        Finding(NOT_ANCHORED, d.theirs, d.line, f"it also accepts {found[0]}" + (f" and {len(found) - 1} more forms" if found[1:] else ""))
+        Finding(
+            NOT_ANCHORED,
+            d.theirs,
+            d.line,
+            f"it also accepts {found[0]}" + (f" and {how_many(len(found) - 1, 'more form')}" if found[1:] else ""),
+        )
         for d, found in accepted.values()
     ]

@@ -74,7 +74,7 @@ def drafts_of_mapping(
     told = {f.line for f in findings if f.kind in (NEVER_MATCHES, SHADOWED)}
     for n, pair in enumerate(replaces):
         if n not in used and pair.line not in told:
-            findings.append(Finding(NEVER_MATCHES, str(pair), pair.line, f"none of the {len(names):,} names that were given"))
+            findings.append(Finding(NEVER_MATCHES, str(pair), pair.line, f"none of the names that were given ({len(names):,})"))
     findings += _inside_words(names, replaces)
     if is_set and (odd := _changed_by_order(names, replaces)):
         findings.append(Finding(NO_ORDER, "the set", replaces[0].line, f"in the reversed order {odd[0]} becomes {odd[2]}, not {odd[1]}"))

@@ -11,7 +11,7 @@ from typing import Any
 from mfconv_nb.errors import one_line
 from mfconv_nb.folding import folded_names
 from mfconv_nb.mapping.rules import AnyRule, Drop, Family
-from mfconv_nb.report import Column, Result, Table
+from mfconv_nb.report import Column, Result, Table, how_many
 
 # what a finding may say of a rule of theirs
 OVERLAPS = "overlaps another"
@@ -125,12 +125,12 @@ class ImportedRules(Result):
         said = "; ".join(f"{n:,} {kind}" for kind, n in by_kind.items())
         facts = [*self.notes, *(str(f) for f in self.findings[:MOST_TOLD])]
         if len(self.findings) > MOST_TOLD:
-            facts.append(f"and {len(self.findings) - MOST_TOLD:,} more findings: .findings")
+            facts.append(f"and {how_many(len(self.findings) - MOST_TOLD, 'more finding')}: .findings")
         facts += [f"no rule of theirs takes {text}" for text in folded_names(self.unmatched)[:12]]
         columns = (Column("line", numeric=True), Column("hf"), Column("mf"), Column("layout"), Column("from", optional=True))
         rows = [(d.line or "", d.hf, d.mf, d.layout, d.theirs) for d in self.drafted]
-        headline = f"{len(self.drafted):,} rules from {self.form}" + (f"; {said}" if said else "")
-        verdict = "✓ Nothing to object to." if self.clean else f"! {len(self.findings):,} finding{'s' * (len(self.findings) != 1)}."
+        headline = f"{how_many(len(self.drafted), 'rule')} from {self.form}" + (f"; {said}" if said else "")
+        verdict = "✓ Nothing to object to." if self.clean else f"! {how_many(len(self.findings), 'finding')}."
         return Table(verdict, headline, columns, rows, tuple(facts), code='mc.map(hf, _.family("mine"))', row_noun="rules")
 
     def to_json(self) -> str:

@@ -29,6 +29,7 @@ from mfconv_nb.mapping.matching import MAPPED, Matcher, Problem, Row
 from mfconv_nb.mapping.names import Pattern
 from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Repeated, Rule, Tied, default_form, layouts_of, numbered_rules, sides_of
 from mfconv_nb.mapping.run_state import run_state_of
+from mfconv_nb.report import how_many
 
 GOOD, DOUBT, BAD, QUIET = "✓", "!", "✗", "–"
 PLACEHOLDER = re.compile(r"\{[a-z_][a-z0-9_]*\}")
@@ -452,7 +453,7 @@ def _only(here: str, count: int, there: str) -> str:
 
 
 def _tensors(count: int) -> str:
-    return f"{count:,} tensor{'s' * (count != 1)}"
+    return how_many(count, "tensor")
 
 
 def _seen(rule: AnyRule, sides: Sides, sizes: Sizes) -> dict[str, Size]:

@@ -27,7 +27,7 @@ from mfconv_nb.mapping.flaws import overlaps, placeholders_without_axis
 from mfconv_nb.mapping.forms import all_forms
 from mfconv_nb.mapping.plan import plan_mapping
 from mfconv_nb.mapping.rules import Family, sides_of
-from mfconv_nb.report import Column, Result, Table
+from mfconv_nb.report import Column, Result, Table, how_many
 
 WRONG_HEADS = "wrong head count"
 
@@ -94,16 +94,16 @@ def _told(error: MappingError) -> str:
 def _conditions(form: Family) -> Iterator[tuple[str, bool, str]]:
     for side, to in ((SIDE_NAMES[HF], MF), (SIDE_NAMES[MF], HF)):
         meeting = [f"{a.text} and {b.text}" for (_, a), (_, b) in overlaps(form, to)]
-        seen = "; ".join(meeting[:3]) or f"{sum(len(sides_of(rule, to)[0]) for rule in form.rules)} patterns"
+        seen = "; ".join(meeting[:3]) or how_many(sum(len(sides_of(rule, to)[0]) for rule in form.rules), "pattern")
         yield f"No two patterns of the {side} side match the same name.", not meeting, seen
     odd = [f"{{{p}}} in {pattern.text}" for rule in mapped_rules(form) for p, pattern in placeholders_without_axis(rule)]
     yield "A placeholder of one side only is an axis of the other.", not odd, "; ".join(odd[:3]) or "all of them"
     lost = [text for rule in mapped_rules(form) for text in _lost_there_and_back(form, rule)]
-    seen = "; ".join(lost[:3]) or f"{len(mapped_rules(form))} rules"
+    seen = "; ".join(lost[:3]) or how_many(len(mapped_rules(form)), "rule")
     yield "There and back, every number returns to its place.", not lost, seen
     promised = sized(form, read_sizes(form.toy, form.sizes))
     wrong, unsaid = _toy_problems(promised), len(form.rules) - len(promised.rules)
-    seen = "both ways" + (f", but for {unsaid} rule{'s' * (unsaid != 1)} with an axis whose size no config gives" if unsaid else "")
+    seen = "both ways" + (f", but for {how_many(unsaid, 'rule')} with an axis whose size no config gives" if unsaid else "")
     yield "What a config promises on one side becomes what it promises on the other.", not wrong, "; ".join(wrong[:3]) or seen
 
 
@@ -192,9 +192,9 @@ class ProofReport(Result):
         forms = len({p.form for p in self.proved})
         by = Counter(c.by for c in self.caught)
         noticed = ", ".join(f"{by[what]:,} by {what}" for what in NOTICED if by[what])
-        headline = f"{self.family}: {forms} form{'s' * (forms != 1)}, {len(self.caught):,} mistakes noticed: {noticed}"
+        headline = f"{self.family}: {how_many(forms, 'form')}, {how_many(len(self.caught), 'mistake')} noticed: {noticed}"
         if self.survivors:
-            headline = f"{self.family}: {len(self.survivors):,} of {len(self.caught):,} mistakes were not noticed"
+            headline = f"{self.family}: {len(self.survivors):,} of {how_many(len(self.caught), 'mistake')} not noticed"
         facts = tuple(f"{p.condition} {p.form}: {p.seen}" for p in self.proved if not p.holds)
         facts += tuple(f"not noticed: {c.kind}: {c.what} ({c.form})" for c in self.survivors[:6])
         columns = (Column(""), Column("condition"), Column("seen"))

@@ -21,6 +21,7 @@ from mfconv_nb.mapping.expected import expected_indices
 from mfconv_nb.mapping.plan import MappingPlan, plan_mapping
 from mfconv_nb.mapping.rules import Drop, Family, Repeated, Rule, Tied, is_needed, layouts_of, numbered_rules, sides_of
 from mfconv_nb.mapping.solve import directed_rule, structural_sizes
+from mfconv_nb.report import how_many
 
 Array = np.ndarray[Any, np.dtype[np.int64]]
 Arrays = dict[str, Array]
@@ -125,7 +126,12 @@ def moved(plan: MappingPlan, arrays: Mapping[str, Array]) -> Arrays:
                 move_block(target.view(), np.ascontiguousarray(source), part.block)
                 covered += part.block.elements
             if covered != spec.elements or (target < 0).any():
-                raise MappingError("MFC311", spec.name, found=f"{covered:,} numbers for {spec.elements:,} places", expected="one for each")
+                raise MappingError(
+                    "MFC311",
+                    spec.name,
+                    found=f"{how_many(covered, 'number')} for {how_many(spec.elements, 'place')}",
+                    expected="one for each",
+                )
             found[spec.name] = target.reshape(spec.shape)
     return found
 

@@ -26,7 +26,7 @@ from mfconv_nb.authoring.words import BUFFERS
 from mfconv_nb.checkpoint import HF, MF, SIDE_NAMES, Checkpoint
 from mfconv_nb.folding import folded_names
 from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Repeated, Tied
-from mfconv_nb.report import Column, Result, Table
+from mfconv_nb.report import Column, Result, Table, how_many
 
 LEAST_SHARE = 0.5  # of the groups that the numbers must explain, or they are of another model and are not asked
 OTHER_NUMBERS = "Both sides have numbers, but, as far as they were compared, not those of the same model: they were not asked."
@@ -123,7 +123,7 @@ class Suggestion(Result):
             Column("status", optional=True),
         )
         rows = [(s.hf, s.mf, s.layout, s.confidence, s.reason, s.status) for s in self.suggested]
-        headline = f"{len(self.suggested):,} rules: {said}"
+        headline = f"{how_many(len(self.suggested), 'rule')}: {said}"
         return Table(verdict, headline, columns, rows, tuple(facts), code='mc.map(hf, _.family("mine"))', row_noun="rules")
 
 

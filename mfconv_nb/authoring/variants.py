@@ -18,6 +18,7 @@ from math import gcd, isqrt, prod
 
 from mfconv_nb.authoring.axes import GROUPS, HEAD, HEADS, ROPE, Facts
 from mfconv_nb.blocks import Shape
+from mfconv_nb.report import how_many
 
 COPIES = "copies"
 PLAIN, TRANSPOSED, ONES = "the same shape", "transposed", "axes of size one more or fewer"
@@ -174,8 +175,8 @@ def _rotary(rows: int, heads: int) -> Iterator[_Order]:
     pair = rows // heads // 2
     if rows == heads * pair * 2 and pair > 1:
         there, back, sizes = "(heads pair half)", "(heads half pair)", {"heads": heads, "pair": pair}
-        yield there, back, f"rotary rows of {heads} heads, pairs as halves", {"half": 2}, sizes
-        yield back, there, f"rotary rows of {heads} heads, halves as pairs", {"half": 2}, sizes
+        yield there, back, f"rotary rows of {how_many(heads, 'head')}, pairs as halves", {"half": 2}, sizes
+        yield back, there, f"rotary rows of {how_many(heads, 'head')}, halves as pairs", {"half": 2}, sizes
 
 
 def _partly_rotary(rows: int, facts: Facts) -> Iterator[_Order]:

@@ -160,7 +160,8 @@ def _whole_checkpoint(path: Path) -> Path:
         return path
     index = next((i for i in _indexes(path.parent) if path in i.files), None)
     if index is not None:
-        click.echo(f"note: {path.name} is one of {len(index.files)} shards; the whole checkpoint is taken", err=True)
+        shard = f"one of {len(index.files):,} shards" if len(index.files) > 1 else "the only shard"
+        click.echo(f"note: {path.name} is {shard}; the whole checkpoint is taken", err=True)
         return index.path
     if path.name == "config.json":
         return path.parent

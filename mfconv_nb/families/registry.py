@@ -19,6 +19,7 @@ from mfconv_nb.families.own import family_in_file, is_file_name, offered_familie
 from mfconv_nb.mapping.flaws import check_family
 from mfconv_nb.mapping.forms import fitting_forms, templates_of
 from mfconv_nb.mapping.rules import Family
+from mfconv_nb.report import how_many
 
 NO_FAMILIES = ("registry", "own")  # modules of this folder
 HINT_REMEMBERED = "Register it (mc.register), install the package that offers it, or name its file: --model FILE.py (family= in Python)."
@@ -163,7 +164,7 @@ def identify(names: Iterable[str], config: Mapping[str, Any] | None, to: str) ->
     if len(best) == 1 and (by_type or distance[best[0].key][0] == 0):
         return best[0]
     unknown = sorted((distance[f.key][0], f.key) for f in candidates)[:3]
-    known = "; ".join(f"{key} knows {len(templates) - n} of {len(templates)} name patterns" for n, key in unknown)
+    known = "; ".join(f"{key} knows {len(templates) - n} of {how_many(len(templates), 'name pattern')}" for n, key in unknown)
     several = len(best) > 1 and distance[best[0].key][0] == 0
     told = "no model_type" if model_type is None else f"model_type {quoted(str(model_type))}"
     found = f"{len(best)} that fit: {', '.join(f.key for f in best)}" if several else f"{told}; {known}"

@@ -24,6 +24,7 @@ from mfconv_nb.blocks import Shape
 from mfconv_nb.checkpoint import FileSource
 from mfconv_nb.dtypes import BY_MINDSPORE, DTYPES
 from mfconv_nb.errors import InputError, OutputError, quoted
+from mfconv_nb.report import how_many
 
 METADATA = "metadata.json"
 MAX_METADATA_BYTES = 1 << 30  # 24 MB for 100,000 slices on one rank each; a slice is listed once for every rank that has it
@@ -135,7 +136,7 @@ def read_metadata(path: Path) -> CheckpointMetadata:
 def _parsed(path: Path) -> dict[str, Any]:
     source = FileSource(path)
     if source.size > MAX_METADATA_BYTES:
-        raise InputError("MFC104", path, found=f"{source.size:,} bytes", expected=f"at most {MAX_METADATA_BYTES:,}")
+        raise InputError("MFC104", path, found=how_many(source.size, "byte"), expected=f"at most {MAX_METADATA_BYTES:,}")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -193,7 +194,7 @@ class _Reader:
         shape = self._numbers(name, "local_shape", chunk.get("local_shape"))
         if len(shape) != axes or len(offset) not in (0, 1, axes):
             found = f"offset {list(offset)}, shape {list(shape)}"
-            self._refuse(name, found, f"a number of {axes} axes each, or the number of the slice")
+            self._refuse(name, found, f"a number of {how_many(axes, 'axis', 'axes')} each, or the number of the slice")
         return offset, shape
 
     def _stored(self, name: str, offset: Shape) -> list[StoredIn]:
@@ -255,7 +256,9 @@ class _Reader:
             self._refuse(name, f"alias_name {_shown(names)}", "words")
         cuts = _cuts(tensor_map, len(devices))
         if cuts is None or len(cuts) != axes:
-            self._refuse(name, f"tensor_map {_shown(tensor_map)}", f"for each of {axes} axes -1 or dimensions of {devices}")
+            self._refuse(
+                name, f"tensor_map {_shown(tensor_map)}", f"for each of {how_many(axes, 'axis', 'axes')} -1 or dimensions of {devices}"
+            )
         layout = DeviceLayout(tuple(devices), cuts, tuple(names), tuple(ranks), bool(interleaved))
         return self._layouts.setdefault(layout, layout)
 

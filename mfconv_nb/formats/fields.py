@@ -13,7 +13,7 @@ from typing import Any
 from mfconv_nb.checkpoint import FileSource, TensorSpec
 from mfconv_nb.dtypes import short_name
 from mfconv_nb.errors import FormatError
-from mfconv_nb.report import shape_text
+from mfconv_nb.report import how_many, shape_text
 
 HEADER, PADDING, TENSOR, OTHER = "header", "padding", "tensor", "other"  # other: what is neither structure nor a tensor's numbers
 JSON_SPACE = " \t\n\r"
@@ -59,7 +59,7 @@ def tiled(fields: Iterable[Field], source: FileSource) -> Iterator[Field]:
     for each in sorted(fields, key=lambda f: (f.offset, f.end)):
         if each.offset < at or each.end > source.size:
             found = f"{each.what} from byte {each.offset:,} to {each.end:,}"
-            expected = f"from {at:,} on, inside the {source.size:,} bytes of the file"
+            expected = f"from {at:,} on, inside the {how_many(source.size, 'byte')} of the file"
             raise FormatError("MFC201", source.path, found=found, expected=expected, hint="The file is damaged.")
         if each.offset > at:
             yield _unnamed(at, each.offset)

@@ -19,6 +19,7 @@ from mfconv_nb.checkpoint import FileSource
 from mfconv_nb.errors import InputError, quoted
 from mfconv_nb.folding import fold
 from mfconv_nb.formats.fields import JSON_SPACE, OTHER, Field, json_members, tiled
+from mfconv_nb.report import how_many
 
 MAX_INDEX_BYTES = 256 << 20  # the largest seen is 12 MB, for 92,000 tensors
 HF_SAFETENSORS = "model.safetensors.index.json"
@@ -54,7 +55,7 @@ def read_index(path: Path) -> Index:
     """
     source = FileSource(path)
     if source.size > MAX_INDEX_BYTES:
-        raise InputError("MFC104", path, found=f"{source.size:,} bytes", expected="an index file")
+        raise InputError("MFC104", path, found=how_many(source.size, "byte"), expected="an index file")
     try:
         content = json.loads(source.read(0, source.size))
     except (ValueError, RecursionError) as error:
@@ -121,7 +122,7 @@ def _runs_of(members: list[tuple[str, Any, int, int]]) -> Iterator[Field]:
     for file, group in itertools.groupby(members, key=lambda m: str(m[1])):
         run = list(group)
         names = quoted(run[0][0]) if len(run) == 1 else f"{quoted(run[0][0])} to {quoted(run[-1][0])}"
-        count = "1 tensor" if len(run) == 1 else f"{len(run):,} tensors"
+        count = how_many(len(run), "tensor")
         yield Field(run[0][2], run[-1][3] - run[0][2], "names of a file", f"{count} in {quoted(file)}: {names}", owner=file)
 
 
@@ -143,11 +144,13 @@ def check_against_files(index: Index, found: Mapping[str, str]) -> None:
     if absent:
         name = absent[0]
         where = f"it is in {quoted(found[name])}" if name in found else f"it is not in {quoted(index.weight_map[name])}"
-        listed = f"{len(absent):,} names of the index are not in their file; first {quoted(name)}: {where}"
+        listed = f"{how_many(len(absent), 'name')} of the index not in the file; first {quoted(name)}: {where}"
         raise InputError("MFC104", index.path, found=listed, expected="every name in the file the index gives")
     surplus = [n for n in found if n not in index.weight_map]
     if surplus:
-        listed = f"{len(surplus):,} tensors that the index does not name; first {quoted(surplus[0])} in {quoted(found[surplus[0]])}"
+        listed = (
+            f"{how_many(len(surplus), 'tensor')} that the index does not name; first {quoted(surplus[0])} in {quoted(found[surplus[0]])}"
+        )
         hint = "Load the files by themselves (a list of paths) if the index is out of date."
         raise InputError("MFC104", index.path, found=listed, expected="every tensor of the shards in the index", hint=hint)
 

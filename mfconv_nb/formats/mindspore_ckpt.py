@@ -19,7 +19,7 @@ from mfconv_nb.dtypes import BY_MINDSPORE, DTYPES, itemsize
 from mfconv_nb.errors import FormatError, OutputError, quoted
 from mfconv_nb.formats.fields import OTHER, TENSOR, Field, numbers_text
 from mfconv_nb.places import Extent, FilePlan, Header, PlacedTensor
-from mfconv_nb.report import shape_text
+from mfconv_nb.report import how_many, shape_text
 
 SLICE_BYTES = 512 << 20  # what mindspore 2.x cuts at
 WINDOW = 4096  # bytes read at a time while scanning: many small entries, or one header
@@ -65,7 +65,7 @@ class _Scanner:
             self._start, self._window = at, self.source.read(at, max(size, WINDOW))
         data = self._window[at - self._start : at - self._start + size]
         if len(data) < size:
-            raise self.error("MFC202", at, f"{size} bytes needed, the file ends")
+            raise self.error("MFC202", at, f"{how_many(size, 'byte')} needed, the file ends")
         return data
 
     def varint(self, at: int, end: int) -> tuple[int, int]:
@@ -86,12 +86,12 @@ class _Scanner:
         size, begin = self.varint(at + 1, end)
         if begin + size > end:
             code = "MFC202" if end == self.end else "MFC203"
-            raise self.error(code, at, f"a field of {size:,} bytes where {end - begin:,} are left")
+            raise self.error(code, at, f"a field of {how_many(size, 'byte')} where {end - begin:,} are left")
         return tag, begin, begin + size
 
     def text(self, begin: int, end: int, what: str) -> str:
         if end - begin > MAX_NAME_BYTES:
-            raise self.error("MFC203", begin, f"a {what} of {end - begin:,} bytes")
+            raise self.error("MFC203", begin, f"a {what} of {how_many(end - begin, 'byte')}")
         try:
             return self.bytes(begin, end - begin).decode("utf-8")
         except UnicodeDecodeError:
@@ -185,7 +185,7 @@ def _read_tensor(scan: _Scanner, entry: _Entry, at: int, end: int) -> None:
         elif tag == 0x0A:  # the packed form that protobuf readers accept too
             _, at, stop = scan.field(at, end)
             if stop - at > 10 * MAX_AXES:
-                raise scan.error("MFC203", at, f"{quoted(entry.name)} with dims of {stop - at:,} bytes")
+                raise scan.error("MFC203", at, f"{quoted(entry.name)} with dims of {how_many(stop - at, 'byte')}")
             while at < stop:
                 dim, at = scan.varint(at, stop)
                 entry.dims.append(dim)
@@ -232,7 +232,7 @@ def _joined(source: FileSource, entries: Sequence[_Entry]) -> PlacedTensor:
     shape = () if dims == [0] and nbytes == itemsize(dtype) else tuple(dims)  # 1.x wrote scalars as [0]
     spec = TensorSpec(last.name, shape, dtype)
     if spec.nbytes != nbytes or any(size % itemsize(dtype) for _, size in extents):
-        found, expected = f"{nbytes:,} bytes of content", f"{spec.nbytes:,}: {list(shape)} of {last.type}"
+        found, expected = f"{how_many(nbytes, 'byte')} of content", f"{spec.nbytes:,}: {list(shape)} of {last.type}"
         raise FormatError("MFC202", where, found=found, expected=expected, hint=HINT_CUT)
     return PlacedTensor(spec, extents or ((last.content[0], 0),))
 
@@ -266,11 +266,11 @@ def _entry_fields(scan: _Scanner, at: int, end: int, entry: _Entry, slices: Mapp
     owner = entry.name if number == 1 else f"{entry.name}, slice {number}"
     _, begin, _ = scan.field(at, scan.end)
     what = "entry" if count == 1 else f"entry, slice {number} of {count}"
-    yield Field(at, begin - at, what, f"tag 0A: {end - begin:,} bytes follow", owner=owner)
+    yield Field(at, begin - at, what, f"tag 0A: then {how_many(end - begin, 'byte')}", owner=owner)
     _, _, name_end = scan.field(begin, end)
     yield Field(begin, name_end - begin, "name", f"tag 0A: {quoted(entry.name)}", owner=owner)
     tag, value_begin, _ = scan.field(name_end, end)
-    inside = f"tag {tag:02X}: {end - value_begin:,} bytes follow"
+    inside = f"tag {tag:02X}: then {how_many(end - value_begin, 'byte')}"
     if entry.map_parameter:
         yield Field(name_end, value_begin - name_end, "map parameter", inside, owner=owner)
         yield Field(value_begin, end - value_begin, "content", "keys, values and status of a map parameter", OTHER, owner)
@@ -292,7 +292,7 @@ def _tensor_fields(scan: _Scanner, at: int, end: int, entry: _Entry, spec: Tenso
         if tag == 0x12:
             yield Field(begin, at - begin, "dtype", f"tag 12: {entry.type}", owner=owner)
             continue
-        yield Field(begin, content - begin, "content length", f"tag 1A: {at - content:,} bytes follow", owner=owner)
+        yield Field(begin, content - begin, "content length", f"tag 1A: then {how_many(at - content, 'byte')}", owner=owner)
         if spec is None:
             other = _other_entry(scan, entry) or OtherEntry(entry.name, "nothing")
             said = f"{other.kind} {quoted(other.text)}" if other.text else other.kind

@@ -16,6 +16,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+from mfconv_nb.report import how_many
+
 MAX_PICKLE_BYTES = 64 << 20  # the largest seen is 20 MB, for 92,000 tensors
 STORAGES = {"Float": "F32", "Half": "F16", "BFloat16": "BF16", "Double": "F64", "Bool": "BOOL", "Byte": "U8", "Char": "I8"}
 STORAGES |= {"Short": "I16", "Int": "I32", "Long": "I64", "ComplexFloat": "C64"}
@@ -65,7 +67,7 @@ def read_words(data: bytes) -> PickleWords:
             found.words += 1
             reader.take(opcode.name, argument, found)
     except (ValueError, OverflowError, IndexError, struct.error) as error:
-        raise ValueError(f"broken after {found.words:,} words: {str(error)[:100]}") from None
+        raise ValueError(f"broken after {how_many(found.words, 'word')}: {str(error)[:100]}") from None
     found.end = stream.tell()
     return found
 

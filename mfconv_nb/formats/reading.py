@@ -16,6 +16,7 @@ from mfconv_nb.checkpoint import HF, MF, FileSource, LazyTensor, OtherEntry, sto
 from mfconv_nb.errors import InputError, on_one_line, quoted
 from mfconv_nb.formats import index as index_files
 from mfconv_nb.formats import mindspore_ckpt, safetensors_file, torch_pickle
+from mfconv_nb.report import how_many
 
 # What a folder is searched for, best first; an index stands for the files it names.
 SEARCH = (
@@ -126,7 +127,7 @@ def _open_index(path: Path) -> Opened:
     index = index_files.read_index(path)
     missing = [f.name for f in index.files if not os.path.isfile(f)]
     if missing:
-        found = f"{len(missing)} of {len(index.files)} files are absent; first {quoted(missing[0])}"
+        found = f"absent: {len(missing):,} of {how_many(len(index.files), 'file')}; first {quoted(missing[0])}"
         raise InputError("MFC104", path, found=found, expected="every shard beside the index", hint="Fetch the missing files.")
     beside = [f for f in (path.parent / RUN_STATE,) if path.name == index_files.MINDSPORE and f not in index.files and f.is_file()]
     opened = open_files([*index.files, *beside])
@@ -136,7 +137,7 @@ def _open_index(path: Path) -> Opened:
     held_bytes = sum(t.spec.nbytes for t in indexed.values())
     notes = list(opened.notes)
     if index.total_size not in (None, held_bytes):
-        notes.append(f"{path.name} gives a total size of {index.total_size:,} bytes, the tensors have {held_bytes:,}")
+        notes.append(f"{path.name} gives a total size of {how_many(index.total_size, 'byte')}, the tensors have {held_bytes:,}")
     side = MF if path.name == index_files.MINDSPORE else opened.side
     return Opened(opened.tensors, opened.files, side, opened.format, opened.others, tuple(notes), opened.run_state)
 
@@ -206,7 +207,7 @@ def format_of(source: FileSource) -> str:
         return TORCH
     if mindspore_ckpt.looks_like(first, source.size) or path.suffix == ".ckpt":
         return CKPT
-    found = f"{source.size:,} bytes that begin with {first[:8].hex(' ') or 'nothing'}"
+    found = f"{how_many(source.size, 'byte')}, beginning with {first[:8].hex(' ') or 'nothing'}"
     raise InputError("MFC103", path, found=found, expected="safetensors, a MindSpore .ckpt or a torch file")
 
 

@@ -19,6 +19,7 @@ from mfconv_nb.dtypes import dtype_named, itemsize
 from mfconv_nb.errors import FormatError, quoted
 from mfconv_nb.formats.fields import JSON_SPACE, PADDING, TENSOR, Field, json_members, numbers_text
 from mfconv_nb.places import FilePlan, Header, PlacedTensor
+from mfconv_nb.report import how_many
 
 MAX_HEADER_BYTES = 100_000_000  # the reference reader's own limit
 MAX_AXIS = 1 << 48
@@ -41,13 +42,13 @@ def read_header(source: FileSource) -> Header:
         FormatError: MFC201 (the header cannot be trusted), MFC202 (the file is cut short), MFC205 (unknown dtype).
     """
     if source.size < 10:
-        raise FormatError("MFC202", source.path, found=f"{source.size} bytes", expected="a header", hint=HINT_CUT)
+        raise FormatError("MFC202", source.path, found=how_many(source.size, "byte"), expected="a header", hint=HINT_CUT)
     length = int.from_bytes(source.read(0, 8), "little")
     if length > MAX_HEADER_BYTES:
-        found = f"a declared header of {length:,} bytes"
+        found = f"a declared header of {how_many(length, 'byte')}"
         raise FormatError("MFC201", source.path, found=found, expected=f"at most {MAX_HEADER_BYTES:,}", hint=HINT_HEADER)
     if length > source.size - 8:
-        found = f"a header of {length:,} bytes in a file of {source.size:,}"
+        found = f"a header of {how_many(length, 'byte')} in a file of {source.size:,}"
         raise FormatError("MFC202", source.path, found=found, expected="a header inside the file", hint=HINT_CUT)
     entries = _parse_json(source, source.read(8, length))
     metadata = _checked_metadata(source, entries.pop("__metadata__", {}))
@@ -104,7 +105,7 @@ def _placed_tensor(source: FileSource, name: str, entry: Any, first: int) -> Pla
         raise FormatError("MFC201", f"{quoted(name)} in {source.path}", found=found, expected="whole numbers, not negative")
     spec = TensorSpec(name, tuple(shape), dtype_named(entry.get("dtype"), name, source.path))
     if end - begin != spec.nbytes:
-        found, expected = f"{end - begin:,} bytes", f"{spec.nbytes:,}: {list(shape)} of {spec.dtype}"
+        found, expected = how_many(end - begin, "byte"), f"{spec.nbytes:,}: {list(shape)} of {spec.dtype}"
         raise FormatError("MFC201", f"{quoted(name)} in {source.path}", found=found, expected=expected, hint=HINT_HEADER)
     return PlacedTensor(spec, ((first + begin, end - begin),))
 
@@ -117,17 +118,17 @@ def _check_places(source: FileSource, placed: Sequence[PlacedTensor], first: int
     past = [p for p in placed if sum(p.extents[0]) > source.size]
     if past:
         name, needed = past[0].spec.name, sum(past[0].extents[0])
-        found = f"{len(past):,} tensors past the end of the file; first {quoted(name)}, needs byte {needed:,} of {source.size:,}"
+        found = f"{how_many(len(past), 'tensor')} past the end of the file; first {quoted(name)}, needs byte {needed:,} of {source.size:,}"
         raise FormatError("MFC202", source.path, found=found, expected="every tensor inside the file", hint=HINT_CUT)
     at = first
     for p in placed:
         begin, nbytes = p.extents[0]
         if begin != at:
-            what = "overlaps another tensor" if begin < at else f"leaves a gap of {begin - at:,} bytes before it"
+            what = "overlaps another tensor" if begin < at else f"leaves a gap of {how_many(begin - at, 'byte')} before it"
             raise FormatError("MFC201", f"{quoted(p.spec.name)} in {source.path}", found=what, expected="no gap, no overlap")
         at = begin + nbytes
     if at != source.size:
-        found = f"{source.size - at:,} bytes after the last tensor"
+        found = f"{how_many(source.size - at, 'byte')} after the last tensor"
         raise FormatError("MFC201", source.path, found=found, expected="none", hint=HINT_HEADER)
 
 

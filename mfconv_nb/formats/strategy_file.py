@@ -22,6 +22,7 @@ from typing import Any
 from mfconv_nb.blocks import Shape
 from mfconv_nb.checkpoint import FileSource
 from mfconv_nb.errors import InputError, quoted
+from mfconv_nb.report import how_many
 
 MAX_BYTES = 256 << 20  # 100,000 tensors take some 10 MB
 MAX_DIMS = 64
@@ -97,7 +98,7 @@ def read_strategy(path: Path | FileSource) -> StrategyFile:
     """
     source = path if isinstance(path, FileSource) else FileSource(path)
     if source.size > MAX_BYTES or source.size == 0:
-        raise _refusal(source.path, f"{source.size:,} bytes", f"a strategy file of at most {MAX_BYTES:,} bytes")
+        raise _refusal(source.path, how_many(source.size, "byte"), f"a strategy file of at most {MAX_BYTES:,} bytes")
     return parse_strategy(source.read(0, source.size), source.path)
 
 
@@ -172,7 +173,7 @@ def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
         elif wire == BYTES:
             size, at = _varint(data, at, end)
             if size > end - at:
-                raise _Broken(at, f"a field of {size:,} bytes where {end - at:,} are left")
+                raise _Broken(at, f"a field of {how_many(size, 'byte')} where {end - at:,} are left")
             yield number, at, at + size
             at += size
         else:
@@ -235,7 +236,7 @@ def _layout_item(data: bytes, begin: int, end: int) -> tuple[str, Layout]:
             raise _Broken(begin, f"field {number} in the layout of a tensor")
         if number == 1:
             if b - a > 1 << 16:
-                raise _Broken(a, f"a name of {b - a:,} bytes")
+                raise _Broken(a, f"a name of {how_many(b - a, 'byte')}")
             try:
                 name = data[a:b].decode("utf-8")
             except UnicodeDecodeError:

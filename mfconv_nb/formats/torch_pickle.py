@@ -28,6 +28,7 @@ from mfconv_nb.errors import FormatError, quoted
 from mfconv_nb.formats.fields import HEADER, OTHER, PADDING, TENSOR, Field, numbers_text, tiled
 from mfconv_nb.formats.pickle_words import MAX_PICKLE_BYTES, PickleWords, Storage, read_words
 from mfconv_nb.places import FilePlan
+from mfconv_nb.report import how_many
 
 WRAPPERS = ("model", "state_dict", "module", "model_state_dict")  # one entry that holds the tensors, as training scripts save
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # first pickle of the old form
@@ -119,7 +120,7 @@ def _tensors_in(torch: Any, state: Any, path: Path) -> tuple[dict[str, Any], tup
     rest = [(n, v) for d in (wrapper, outer) for n, v in d.items() if v is not inner and not (n in tensors and d is wrapper)]
     others = tuple(OtherEntry(str(n), type(v).__name__, _short_text(v)) for n, v in rest)
     if not tensors:
-        found = f"{len(others)} entries, no tensor among them"
+        found = f"{how_many(len(others), 'entry', 'entries')}, but no tensor"
         raise FormatError("MFC206", path, found=found, expected="a dict of tensors", hint=HINT_PICKLE)
     return tensors, others
 
@@ -144,7 +145,7 @@ def _lazy(torch: Any, name: str, t: Any, source: FileSource, members: dict[int, 
         start, data = storage._checkpoint_offset, source
         available = members.get(start, -1)
         if storage.nbytes() > available:
-            found, expected = f"a storage of {storage.nbytes():,} bytes", f"at most {max(0, available):,}, its zip member"
+            found, expected = f"a storage of {how_many(storage.nbytes(), 'byte')}", f"at most {max(0, available):,}, its zip member"
             raise FormatError("MFC201", where, found=found, expected=expected, hint="The file is damaged.")
     _check_view(spec, t.storage_offset(), t.stride(), available, where)
     return strided_tensor(spec, data, start, t.storage_offset(), tuple(t.stride()))
@@ -156,9 +157,9 @@ def _check_view(spec: TensorSpec, offset: int, strides: Sequence[int], available
     reach = offset + sum((n - 1) * s for n, s in zip(spec.shape, strides, strict=True)) + 1 if spec.elements else 0
     expanded = any(s == 0 and n > 1 for n, s in zip(spec.shape, strides, strict=True))
     if expanded or reach * size > available or spec.nbytes > available:
-        found = f"{list(spec.shape)} with strides {list(strides)} in a storage of {available:,} bytes"
+        found = f"{list(spec.shape)} with strides {list(strides)} in a storage of {how_many(available, 'byte')}"
         hint = "It was saved expanded: save it again with .contiguous()."
-        raise FormatError("MFC207", where, found=found, expected=f"{spec.nbytes:,} bytes", hint=hint)
+        raise FormatError("MFC207", where, found=found, expected=how_many(spec.nbytes, "byte"), hint=hint)
 
 
 def _storage_bytes(torch: Any, storage: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -236,13 +237,13 @@ def _storage_field(data: int, size: int, storages: Sequence[Storage], owner: str
     if first.dtype and first.shape is not None:
         said = numbers_text(TensorSpec(first.name, first.shape, first.dtype))
     else:
-        said = f"{first.elements:,} numbers" + (f" {short_name(first.dtype)}" if first.dtype else "")
+        said = how_many(first.elements, "number") + (f" {short_name(first.dtype)}" if first.dtype else "")
     return Field(data, size, "numbers", f"storage {first.key}: {said}{more}"[:200], TENSOR, owner, first.dtype)
 
 
 def _member_text(source: FileSource, data: int, size: int, short: str, words: PickleWords) -> str:
     if short != "data.pkl":
-        return quoted(source.read(data, size).decode("utf-8", "replace").strip()) if size <= 64 else f"{size:,} bytes"
+        return quoted(source.read(data, size).decode("utf-8", "replace").strip()) if size <= 64 else how_many(size, "byte")
     if size > MAX_PICKLE_BYTES:
         return "a pickle, too large to look into"
     return _said_of(words)
@@ -253,7 +254,9 @@ def _said_of(words: PickleWords) -> str:
     tensors = sum(len(s) for s in words.storages.values())
     strange = ", ".join(quoted(name) for name in words.strange[:3])
     warning = f"; it would call {strange}, which torch does not need for tensors: nothing of it was run" if strange else ""
-    return f"a pickle of {words.words:,} words: {tensors:,} tensors in {len(words.storages):,} storages{warning}"
+    return (
+        f"a pickle of {how_many(words.words, 'word')}: {how_many(tensors, 'tensor')} in {how_many(len(words.storages), 'storage')}{warning}"
+    )
 
 
 def _directory_fields(source: FileSource, at: int, members: int, comment: int) -> Iterator[Field]:
@@ -265,7 +268,12 @@ def _directory_fields(source: FileSource, at: int, members: int, comment: int) -
     if wide:
         records = [(56, "end of directory, 64 bits", "signature PK 06 06"), (20, "locator", "signature PK 06 07: where that record begins")]
     first = end - sum(size for size, _, _ in records)
-    yield Field(at, first - at, "central directory", f"{members:,} entries: name, size, checksum and place of every member again")
+    yield Field(
+        at,
+        first - at,
+        "central directory",
+        f"{how_many(members, 'entry', 'entries')}: name, size, checksum and place of every member again",
+    )
     for size, what, meaning in records:
         yield Field(first, size, what, meaning)
         first += size
@@ -296,7 +304,7 @@ def _annotate_old_form(source: FileSource) -> Iterator[Field]:
         if held is None or not held[0].dtype or count != held[0].elements or at + 8 + count * itemsize(held[0].dtype) > source.size:
             break
         owner, nbytes = held[0].name or key, count * itemsize(held[0].dtype)
-        yield Field(at, 8, "count", f"storage {quoted(key)}: {count:,} numbers", owner=owner)
+        yield Field(at, 8, "count", f"storage {quoted(key)}: {how_many(count, 'number')}", owner=owner)
         yield _storage_field(at + 8, nbytes, held, owner)
         at += 8 + nbytes
     if at < source.size:

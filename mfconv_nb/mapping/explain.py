@@ -20,6 +20,7 @@ from mfconv_nb.layout import ZEROS, Axis, Expression, One, Product, Sum, TensorL
 from mfconv_nb.mapping.plan import DROPPED, LEFT_OUT, RESTORED, TIED, MappingPlan, Row
 from mfconv_nb.mapping.rules import Repeated, Rule, Tied
 from mfconv_nb.mapping.solve import PlacedBlock, directed_rule, placed_blocks
+from mfconv_nb.report import how_many
 
 SOURCE, TARGET = "source", "target"
 SHORT_ROLES = {"query": "q", "key": "k", "value": "v"}
@@ -282,7 +283,7 @@ def _sentence(name: str, side: str, rows: tuple[Row, ...], blocks: Sequence[Role
         return row.why if row.targets else f"not written, {row.why}: its numbers must be equal to those"
     if isinstance(row.rule, Repeated):
         kept = "one tensor on the other side" if len(row.sources) > 1 or name in row.copies else "equal copies of one tensor"
-        return f"{kept}: {len(row.sources)} source{_s(len(row.sources))}, {len(row.targets)} target{_s(len(row.targets))}"
+        return f"{kept}: {how_many(len(row.sources), 'source')}, {how_many(len(row.targets), 'target')}"
     if not row.parts and not row.zeros:
         return "a plain rename: every number keeps its place"
     others = {b.name_on(TARGET if side == SOURCE else SOURCE) for b in blocks} - {None}
@@ -290,12 +291,8 @@ def _sentence(name: str, side: str, rows: tuple[Row, ...], blocks: Sequence[Role
     if zeros and not others:
         return f"zeros: no {TARGET if side == SOURCE else SOURCE}"
     way = "into" if side == SOURCE else "from"
-    told = f"{len(blocks) - zeros} block{_s(len(blocks) - zeros)} {way} {len(others)} tensor{_s(len(others))}"
+    told = f"{how_many(len(blocks) - zeros, 'block')} {way} {how_many(len(others), 'tensor')}"
     return told + (f", {zeros} of zeros" if zeros else "")
-
-
-def _s(count: int) -> str:
-    return "s" * (count != 1)
 
 
 # ---- one element -----------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from mfconv_nb.mapping.rules import (
     numbers_of,
     sides_of,
 )
+from mfconv_nb.report import how_many
 
 MAX_TOLD = 8  # flaws that one message lists
 INDENT = " " * 12  # where "found" has its text in a message
@@ -251,7 +252,11 @@ def _of_rule(rule: AnyRule, form: Family, known: set[str]) -> Iterator[Flaw]:
         yield Flaw((rule,), f"same_as={rule.same_as!r}", "the Hugging Face name of another rule", _meant(rule.same_as, names))
     if layouts is None:
         if len(sources) + len(targets) > 2 and not isinstance(rule, Repeated):
-            yield Flaw((rule,), f"{len(sources)} names, {len(targets)} names and no layout", "a sentence that says where every number goes")
+            yield Flaw(
+                (rule,),
+                f"{how_many(len(sources), 'name')}, {how_many(len(targets), 'name')} and no layout",
+                "a sentence that says where every number goes",
+            )
         return
     yield from _of_sentence(rule, layouts, (sources, targets), known, odd=bool(odd))
 
@@ -286,7 +291,7 @@ def _of_sentence(
 ) -> Iterator[Flaw]:
     for side, tensors, names in zip(SIDE_NAMES.values(), layouts, patterns, strict=True):
         if len(tensors) != len(names):
-            found = f"{len(names)} names on the {side} side, {len(tensors)} tensors in {quoted(str(rule.layout))}"
+            found = f"{how_many(len(names), 'name')} on the {side} side, {how_many(len(tensors), 'tensor')} in {quoted(str(rule.layout))}"
             yield Flaw((rule,), found, "one tensor, between commas, for each name")
             return
     left, right = (axis_names(e for tensor in side for e in tensor) for side in layouts)

@@ -169,7 +169,7 @@ class Matcher:
                 if (found := pattern.match(numbers)) is not None
             ]
             if any(p.match(numbers) is not None for p in self._behind.get(template, ())):
-                self._leave_out(place, spec, Drop(spec.name, f"layers={self.layers} asked for the first {self.layers} layers"))
+                self._leave_out(place, spec, Drop(spec.name, f"layers={self.layers} asked for the first ones only"))
                 continue
             hits = [hit for hit in hits if hit[0] in self.numbered] or hits
             if not hits:
@@ -190,7 +190,7 @@ class Matcher:
 
     def _add(self, place: int, spec: TensorSpec, number: int, source: int, found: dict[str, int]) -> None:
         if any(index >= (self.last_layer(axis) or index + 1) for axis, index in found.items()):
-            self._leave_out(place, spec, self.family.rules[number], f"layers={self.layers} asked for the first {self.layers} layers")
+            self._leave_out(place, spec, self.family.rules[number], f"layers={self.layers} asked for the first ones only")
             return
         directed = self.directed[number]
         if directed.is_plain and not self._depends_on:

@@ -12,6 +12,7 @@ from mfconv_nb.errors import MappingError
 from mfconv_nb.layout import Pairing, TensorLayout, axis_names, pair_blocks, shape_of, solve_sizes
 from mfconv_nb.mapping.names import Pattern
 from mfconv_nb.mapping.rules import AnyRule, Drop, Repeated, Rule, layouts_of, sides_of
+from mfconv_nb.report import how_many
 
 SourceKey = tuple[int, Mapping[str, int]]  # a tensor's place in the sentence, and the index of its own axes (expert 3)
 
@@ -195,7 +196,9 @@ def _check_coverage(needed: Sequence[int], found: Sequence[int], target: Sequenc
     for expected, covered in zip(needed, found, strict=True):
         if covered != expected:
             where = " and ".join(t.text for t in target)
-            raise MappingError("MFC307", where, found=f"{covered:,} numbers for {expected:,} places", expected="one for each")
+            raise MappingError(
+                "MFC307", where, found=f"{how_many(covered, 'number')} for {how_many(expected, 'place')}", expected="one for each"
+            )
 
 
 def _places_of(keys: Sequence[SourceKey]) -> dict[tuple[int, tuple[int, ...]], int]:

@@ -20,7 +20,7 @@ from mfconv_nb.errors import InputError, MfconvError, on_one_line, quoted
 from mfconv_nb.formats import index, mindspore_ckpt, safetensors_file, torch_pickle
 from mfconv_nb.formats.fields import HEADER, PADDING, TENSOR, Field
 from mfconv_nb.formats.reading import CKPT, FOLDER, INDEX, SAFETENSORS, TORCH, kind_of
-from mfconv_nb.report import MAX_ROWS, Column, Result, Table, bytes_text, table_html
+from mfconv_nb.report import MAX_ROWS, Column, Result, Table, bytes_text, how_many, table_html
 from mfconv_nb.steps.anatomy_strip import Part, strip_svg
 
 ANNOTATE: Mapping[str, Callable[[FileSource], Iterator[Field]]] = {
@@ -107,11 +107,11 @@ class Anatomy(Result):
     def summary(self) -> str:
         """What is in it, in a few words: "13 tensors, 1,240 bytes of headers"."""
         if self.kind == INDEX:
-            return f"names in {len({f.owner for f in self.fields if f.owner}):,} files"
+            return f"names in {how_many(len({f.owner for f in self.fields if f.owner}), 'file')}"
         tensors = len({f.owner.partition(", slice ")[0] if self.kind == CKPT else f.owner for f in self.numbers})
         around = sum(f.length for f in self.fields if f.kind == HEADER)
         padding = sum(f.length for f in self.fields if f.kind == PADDING)
-        said = f"{tensors:,} tensor{'s' * (tensors != 1)}, {bytes_text(around)} of headers"
+        said = f"{how_many(tensors, 'tensor')}, {bytes_text(around)} of headers"
         return f"{said}, {bytes_text(padding)} of padding" if padding else said
 
     def table(self) -> Table:
@@ -154,7 +154,7 @@ class Anatomy(Result):
         numbers = [f for f in self.numbers if f.length]
         if not numbers:
             return ()
-        said = [f"{_at_multiple(numbers, 64)} begin at a multiple of 64 bytes"]
+        said = [f"{_at_multiple(numbers, 64)} at a multiple of 64 bytes"]
         if all(f.dtype for f in numbers):
             said.append(f"{sum(f.offset % itemsize(f.dtype) == 0 for f in numbers):,} at a multiple of the size of their own numbers")
         return (f"Alignment: {', '.join(said)}.", "Byte order: little-endian, the lowest byte of a number first.")
@@ -189,12 +189,9 @@ COLUMNS = (
 def _shard_facts(found: index.Index) -> tuple[str, ...]:
     """A line a file: how many tensors it holds, and whether it is there."""
     counts = Counter(found.weight_map.values())
-    lines = [
-        f"{on_one_line(p.name)}: {counts[p.name]:,} tensor{'s' * (counts[p.name] != 1)}{'' if os.path.isfile(p) else ', absent'}"
-        for p in found.files
-    ]
+    lines = [f"{on_one_line(p.name)}: {how_many(counts[p.name], 'tensor')}{'' if os.path.isfile(p) else ', absent'}" for p in found.files]
     rest = len(lines) - MAX_FACTS
-    return (*lines[:MAX_FACTS], f"{rest:,} more file{'s' * (rest > 1)}") if rest > 0 else tuple(lines)
+    return (*lines[:MAX_FACTS], how_many(rest, "more file")) if rest > 0 else tuple(lines)
 
 
 def _alignment(offset: int) -> str:
@@ -204,8 +201,8 @@ def _alignment(offset: int) -> str:
 
 
 def _at_multiple(fields: Sequence[Field], size: int) -> str:
-    noun = "slices" if any(", slice " in f.meaning for f in fields) else "tensors"
-    return f"{sum(f.offset % size == 0 for f in fields):,} of {len(fields):,} {noun}"
+    noun = "slice" if any(", slice " in f.meaning for f in fields) else "tensor"
+    return f"{sum(f.offset % size == 0 for f in fields):,} of {how_many(len(fields), noun)}"
 
 
 def _hex(data: bytes, length: int) -> str:
@@ -284,7 +281,7 @@ class FolderAnatomy(Result):
         columns = (Column("file"), Column("bytes", True), Column("format"), Column("holds"))
         rows = [(f.name, bytes_text(f.nbytes), f.format, f.holds) for f in self.files]
         total = sum(f.nbytes for f in self.files)
-        headline = f"{len(self.files):,} files · {bytes_text(total)} · {self.folder}"
+        headline = f"{how_many(len(self.files), 'file')} · {bytes_text(total)} · {self.folder}"
         first = next((f.name for f in self.files if f.format), None)
         code = f"mc.anatomy({os.path.join(self.folder, first)!r})" if first else ""
         return Table("", headline, columns, rows, (), code, "files")

@@ -12,6 +12,7 @@ from itertools import groupby
 
 from mfconv_nb.errors import printable
 from mfconv_nb.formats.fields import HEADER, OTHER, PADDING, TENSOR
+from mfconv_nb.report import how_many
 
 MAX_PIECES = 40
 WIDTH, THINNEST, TOP, HEIGHT = 720.0, 4.0, 16, 26
@@ -94,7 +95,7 @@ def _widths(lengths: Sequence[int]) -> list[float]:
 
 def _piece(piece: Part, at: float, width: float, fill: str, opacity: float) -> str:
     said = piece.owner or piece.what
-    title = f"{said}: {piece.length:,} bytes from {piece.offset:,}"
+    title = f"{said}: {how_many(piece.length, 'byte')} from {piece.offset:,}"
     gap = 0.8 if width > 2 * THINNEST else 0.4
     bar = f"<rect x='{at:.1f}' y='{TOP}' width='{width - gap:.1f}' height='{HEIGHT}' fill='{fill}' fill-opacity='{opacity:g}'/>"
     label = said if len(said) * 5.6 < width - 8 else said.rpartition(".")[0].rpartition(".")[2]

@@ -13,7 +13,7 @@ from mfconv_nb.dtypes import CASTABLE, dtype_after_cast, itemsize, requested_dty
 from mfconv_nb.errors import MappingError, OutputError, quoted
 from mfconv_nb.folding import fold, folded_name, folded_names
 from mfconv_nb.progress import OnProgress, progress_for
-from mfconv_nb.report import Column, Result, Table, bytes_text, seconds_text, shape_text
+from mfconv_nb.report import Column, Result, Table, bytes_text, how_many, seconds_text, shape_text
 from mfconv_nb.steps.diff import shape_hint
 from mfconv_nb.steps.load import Loadable, load
 from mfconv_nb.steps.networks import Bytes, Network, Slot, network_of
@@ -191,7 +191,7 @@ def _lines(problems: Iterable[Misfit], kind: str) -> list[str]:
         many = f" ({len(names):,} tensors)" if len(names) > 1 else ""
         told = {MISSING: expected, UNEXPECTED: found}.get(kind, f"{found}, the network has {expected}")
         lines.append(f"{kind}: {folded_name(names)}{many}: {told}{f' ({hint})' if hint else ''}")
-    return [*lines, *([f"{kind}: {len(groups) - MAX_TOLD:,} more name patterns"] if len(groups) > MAX_TOLD else [])]
+    return [*lines, *([f"{kind}: {how_many(len(groups) - MAX_TOLD, 'more name pattern')}"] if len(groups) > MAX_TOLD else [])]
 
 
 def _check_values(matched: Matched, source: Checkpoint) -> None:
@@ -269,8 +269,9 @@ class AssignReport(Result):
 
     def table(self) -> Table:
         size = _bytes_of(self.matched.puts)
-        headline = f"{len(self.matched.puts):,} tensors, {bytes_text(size)}, {seconds_text(self.seconds)} · {self.origin} → {self.network}"
-        facts = [f"cast: {n:,} tensors from {short_name(a)} to {short_name(b)}" for (a, b), n in self.casts.items()]
+        tensors = how_many(len(self.matched.puts), "tensor")
+        headline = f"{tensors}, {bytes_text(size)}, {seconds_text(self.seconds)} · {self.origin} → {self.network}"
+        facts = [f"cast: {how_many(n, 'tensor')} from {short_name(a)} to {short_name(b)}" for (a, b), n in self.casts.items()]
         facts += [f"one tensor: {' and '.join(put.slot.names)}" for put in self.matched.puts if len(put.slot.names) > 1]
         facts += [line for kind in (MISSING, UNEXPECTED) for line in _lines(self.matched.misfits, kind)]
         columns = (Column("name"), Column("tensors", True), Column("shape", True), Column("dtype"), Column("bytes", True))

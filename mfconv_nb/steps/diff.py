@@ -12,7 +12,7 @@ from mfconv_nb.dtypes import short_name
 from mfconv_nb.errors import nearest
 from mfconv_nb.folding import fold, folded_name
 from mfconv_nb.progress import OnProgress, progress_for
-from mfconv_nb.report import Column, Table, difference_text, shape_text
+from mfconv_nb.report import Column, Table, difference_text, how_many, shape_text
 from mfconv_nb.steps.load import Loadable, load
 from mfconv_nb.streaming.compare import Comparison, compare_tensors
 from mfconv_nb.widgets.exploration import Explorable, Exploration
@@ -146,7 +146,7 @@ class DiffReport(Explorable):
         facts = () if self.values else ("Names, shapes and dtypes were compared, values were not: values=True, --values.",)
         if self.equal and self.entries:
             what = "bitwise equal" if self.values else "of the same name, shape and dtype"
-            said = f"{len(self.entries):,} of {len(self.entries):,} tensors {what}"
+            said = f"{len(self.entries):,} of {how_many(len(self.entries), 'tensor')} {what}"
         columns = (
             Column("status"),
             Column("name"),

@@ -20,7 +20,7 @@ from mfconv_nb.formats.reading import FOLDER, INDEX, TORCH, kind_of
 from mfconv_nb.mapping.adapters import is_adapter
 from mfconv_nb.mapping.plan import LEFT_OUT, TIED
 from mfconv_nb.mapping.quantised import quantisation_of
-from mfconv_nb.report import bytes_text, count_text
+from mfconv_nb.report import bytes_text, count_text, how_many
 from mfconv_nb.run_config import RUN_CONFIG
 from mfconv_nb.steps.diagnosis import DECIDE, FINE, STOP, TOLD, Finding
 from mfconv_nb.steps.map import map
@@ -164,7 +164,7 @@ def what_it_is(seen: Seen) -> str:
 
 def _form(seen: Seen) -> str:
     count = len(seen.checkpoint.files)
-    files = f"{count:,} file{'s' * (count != 1)}"
+    files = how_many(count, "file")
     kind = kind_of(seen.path)
     index = seen.path / MINDSPORE if kind == FOLDER else seen.path
     if index.name == MINDSPORE and index.is_file():
@@ -191,7 +191,7 @@ def run_findings(run: TrainedRun, *, skipped: Sequence[Step] = ()) -> Iterator[F
     """Ranks and steps of a run, what is assumed of it, and its notes."""
     steps = sorted({step for had in run.steps.values() for step in had})
     listed = ", ".join(str(s) for s in steps[-SHOWN_STEPS:])
-    seen = f"{len(run.steps):,} rank{'s' * (len(run.steps) != 1)}"
+    seen = how_many(len(run.steps), "rank")
     seen += f"; steps {'… ' * (len(steps) > SHOWN_STEPS)}{listed}" if steps else "; no file's name tells a step"
     seen += f"; read: {run.chosen}" if run.chosen is not None else ""
     yield Finding(STOP if run.problems else DECIDE if skipped else FINE, "ranks and steps", seen)
@@ -201,11 +201,12 @@ def run_findings(run: TrainedRun, *, skipped: Sequence[Step] = ()) -> Iterator[F
 
 def _contents(seen: Seen) -> Iterator[Finding]:
     found = amounts(seen.checkpoint.specs)
-    said = ", ".join(f"{category} {a.tensors:,} tensors ({bytes_text(a.nbytes)})" for category, a in found.items())
-    yield Finding(TOLD, "contents", f"{said or 'no tensor'}; {count_text(sum(s.elements for s in seen.weights))} parameters")
+    said = ", ".join(f"{category} {how_many(a.tensors, 'tensor')} ({bytes_text(a.nbytes)})" for category, a in found.items())
+    count = sum(s.elements for s in seen.weights)
+    yield Finding(TOLD, "contents", f"{said or 'no tensor'}; {count_text(count)} parameter{'s' * (count != 1)}")
     dtypes = Counter(short_name(s.dtype) for s in seen.weights)
     if dtypes:
-        yield Finding(TOLD, "dtypes", ", ".join(f"{dtype} ({n:,} tensors)" for dtype, n in dtypes.most_common()))
+        yield Finding(TOLD, "dtypes", ", ".join(f"{dtype} ({how_many(n, 'tensor')})" for dtype, n in dtypes.most_common()))
     left = [c for c in found if c != WEIGHTS and c != "buffers"]
     if left:
         yield Finding(TOLD, "state of the run", f"{', '.join(left)}: left out of a Hugging Face folder")
@@ -225,12 +226,12 @@ def _names(seen: Seen) -> Iterator[Finding]:
         report = seen.mapped.report
         chosen = ", ".join(f"{n}={report.options[n]!r} ({how})" for n, how in report.decided.items())
         yield Finding(FINE, "family", report.plan.family.key + (f", {chosen}" if chosen else ""))
-        there = f"{len(seen.mapped):,} tensors, {bytes_text(seen.mapped.nbytes)}"
+        there = f"{how_many(len(seen.mapped), 'tensor')}, {bytes_text(seen.mapped.nbytes)}"
         yield Finding(FINE, "mapping", f"every tensor has its place on the {SIDE_NAMES[seen.mapped.side or HF]} side: {there}")
         yield from (Finding(TOLD, "note", note) for note in report.notes)
         left = [s.name for row in report.plan.rows if row.status == LEFT_OUT for s in row.sources if category_of(s.name) == WEIGHTS]
         if left:
-            yield Finding(DECIDE, "left out", f"{len(left):,} tensors; first {left[0]}")
+            yield Finding(DECIDE, "left out", f"{how_many(len(left), 'tensor')}; first {left[0]}")
     elif seen.refused is not None:
         yield from _refusal(seen, seen.refused)
 
@@ -252,7 +253,7 @@ def _refusal(seen: Seen, refused: MfconvError) -> Iterator[Finding]:
     if isinstance(refused, CoverageError):
         family, problems = refused.plan.family.key, refused.problems
         if seen.lacks_config:
-            seen_of = f"{family} by the names; {len(problems):,} tensors of which only the config tells shape or presence"
+            seen_of = f"{family} by the names; {how_many(len(problems), 'tensor')} of which only the config tells shape or presence"
             yield Finding(DECIDE, "family", f"{seen_of}; first {problems[0].name}")
             return
         kinds = ", ".join(f"{n:,} {kind}" for kind, n in Counter(p.kind for p in problems).most_common())
@@ -275,8 +276,8 @@ def _adapters(seen: Seen) -> Iterator[Finding]:
     if not seen.adapters:
         return
     lora, others = seen.checkpoint.lora, len(seen.weights) - len(seen.adapters)
-    said = f"{len(seen.adapters):,} adapter tensors" + (
-        f" beside {others:,} others: a Hugging Face folder holds one of both" if others else ""
+    said = how_many(len(seen.adapters), "adapter tensor") + (
+        f" beside {how_many(others, 'other')}: a Hugging Face folder holds one of both" if others else ""
     )
     alpha = f"; alpha {lora.alpha:g} from {lora.origin}" if lora is not None and lora.alpha is not None else ""
     yield Finding(DECIDE if others else TOLD, "LoRA", said + alpha)

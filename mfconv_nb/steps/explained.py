@@ -11,7 +11,7 @@ from mfconv_nb.blocks import Shape, c_strides
 from mfconv_nb.drawing import ROLE_COLOURS, Box, Cell, Drawing
 from mfconv_nb.layout import ZEROS, View
 from mfconv_nb.mapping.explain import SOURCE, TARGET, Explained, Explanation, Face, RoleBlock
-from mfconv_nb.report import Column, Result, Table, shape_text
+from mfconv_nb.report import Column, Result, Table, how_many, shape_text
 
 Shapes = Mapping[tuple[str, str], Shape]  # by side and name
 MOST = 8  # repetitions of a pattern (heads, groups, experts) that are drawn, and boxes a side
@@ -66,7 +66,7 @@ def drawing_of(explanation: Explanation) -> Drawing:
         kept = _with_named(near[:MOST], near, explanation.name)
         boxes[side] = tuple(_box(face, shown, hidden, most, shapes) for face in kept)
         left = len(faces) - len(kept)
-        more[side] = f"… {left:,} more tensor{'s' * (left != 1)}" if left else ""
+        more[side] = f"… {how_many(left, 'more tensor')}" if left else ""
     title = f"{explanation.name}: {explanation.sentence}"
     return Drawing(title, boxes[SOURCE], boxes[TARGET], _note(explanation), more[SOURCE], more[TARGET])
 
@@ -234,7 +234,7 @@ def _more(own: Sequence[tuple[int, RoleBlock]], face: Face, hidden: int, most: i
         sizes = [(name, size) for name, size, _ in (view.axes if view is not None else ()) if name in apart and size != 1]
         left = prod(size for _, size in sizes) - most
         if sizes and left > 0:
-            return _more_of(left, sizes[0][0] if len(sizes) == 1 else "runs")
+            return _more_of(left, sizes[0][0] if len(sizes) == 1 else "runs" if left > 1 else "run")
     return ""
 
 

@@ -12,7 +12,7 @@ from mfconv_nb.checkpoint import LazyTensor, TensorSpec
 from mfconv_nb.dtypes import short_name
 from mfconv_nb.folding import fold
 from mfconv_nb.progress import OnProgress
-from mfconv_nb.report import Table, bytes_text, difference_text, name_html, prose_html, shape_text
+from mfconv_nb.report import Table, bytes_text, difference_text, how_many, name_html, prose_html, shape_text
 from mfconv_nb.steps.diff import EQUAL, DiffReport, DiffRow
 from mfconv_nb.steps.values import bytes_to_read, heatmap_html, values_html
 from mfconv_nb.widgets.exploration import Exploration
@@ -38,7 +38,7 @@ class DifferenceExploration(Exploration):
 
     def overview(self) -> str:
         if self.report.equal and self.report.values:
-            return f"<div>All {len(self.report.entries):,} tensors are bitwise equal: there is no difference to draw.</div>"
+            return f"<div>{how_many(len(self.report.entries), 'tensor')} bitwise equal: there is no difference to draw.</div>"
         return difference_map(self.report)
 
     def inspect(self, row: int, member: str) -> str:

@@ -30,7 +30,7 @@ from mfconv_nb.mapping.rules import (
     Tied,
     default_form,
 )
-from mfconv_nb.report import Column, Result, Table, table_text
+from mfconv_nb.report import Column, Result, Table, how_many, table_text
 
 SIDES = {
     MF: "on the MindFormers side",
@@ -154,7 +154,7 @@ class FamilyReport(Result):
         short = [(kind, _shortened(hf, left), _shortened(mf, right), layout) for kind, hf, mf, layout in rows]
         facts = [*_facts(self.family), *_option_facts(self.family)]
         facts += [f"… below: {left or 'nothing'} on the Hugging Face side, {right or 'nothing'} on the other"] if left or right else []
-        headline = f"{self.family.key}: {self.family.covers} · {len(rows)} rules"
+        headline = f"{self.family.key}: {self.family.covers} · {how_many(len(rows), 'rule')}"
         columns = tuple(Column(title) for title in TITLES)
         return Table("", headline, columns, short, tuple(facts), row_noun="rules")
 
@@ -179,7 +179,7 @@ def _facts(family: Family) -> list[str]:
         "this key also means": ", ".join(family.also) and f"{', '.join(family.also)}, told apart by the names",
         "without --model": _told_as(family),
         "source": family.source,
-        "evidence": f"{found.cases} golden cases, {found.repositories} real repositories",
+        "evidence": f"{how_many(found.cases, 'golden case')}, {how_many(found.repositories, 'real repository', 'real repositories')}",
     }
     return [f"{title}: {text}" for title, text in listed.items() if text]
 

@@ -27,7 +27,7 @@ from mfconv_nb.formats.reading import checkpoint_files
 from mfconv_nb.mapping.forms import options_of
 from mfconv_nb.mapping.rules import Family
 from mfconv_nb.progress import OnProgress
-from mfconv_nb.report import Table, bytes_text, seconds_text
+from mfconv_nb.report import Table, bytes_text, how_many, seconds_text
 from mfconv_nb.steps.diff import DiffReport, diff
 from mfconv_nb.steps.foreign_folder import Converter, absolute, find_converter
 from mfconv_nb.steps.foreign_process import OnLine, failed, run_in_child
@@ -240,7 +240,7 @@ class ConverterReport(Explorable):
         return None if self.difference is None else self.difference.equal
 
     def table(self) -> Table:
-        wrote = f"{Path(self.file).name} wrote {self.tensors:,} tensors, {bytes_text(self.nbytes)}, to {self.target}"
+        wrote = f"{Path(self.file).name} wrote {how_many(self.tensors, 'tensor')}, {bytes_text(self.nbytes)}, to {self.target}"
         wrote += f" in {seconds_text(self.seconds)}"
         if self.difference is None:
             return Table("✓ Converted.", wrote, facts=("Nothing was compared: against=..., --against MODEL.",))

@@ -16,6 +16,7 @@ from mfconv_nb.formats.peft_folder import CONFIG, read_adapter_config
 from mfconv_nb.formats.reading import Opened, open_files, open_path
 from mfconv_nb.live import is_live, load_live
 from mfconv_nb.mapping.adapters import is_adapter
+from mfconv_nb.report import how_many
 from mfconv_nb.run_config import ENDINGS, Lora, RunConfig, checked_alpha, lora_of, read_run_config
 from mfconv_nb.steps.runs import merged, open_run
 from mfconv_nb.steps.wholes import note_on_a_part, part_of
@@ -77,7 +78,7 @@ def load(
     folder, manifest, notes = _fitting_manifest(path, opened.tensors)
     found = checkpoint_of(
         opened.tensors,
-        origin=str(source) if isinstance(source, str | Path) else f"{len(opened.files)} files",
+        origin=str(source) if isinstance(source, str | Path) else how_many(len(opened.files), "file"),
         side=manifest.get("to") or opened.side,
         config=None if config else _config_beside(path) or manifest.get("config"),
         files=opened.files,

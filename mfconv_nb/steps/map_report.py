@@ -15,7 +15,7 @@ from mfconv_nb.folding import fold, folded_name, folded_names
 from mfconv_nb.mapping.explain import element_of, explain_tensor
 from mfconv_nb.mapping.plan import DROPPED, HINT_OTHER_SIDE, LEFT_OUT, MAPPED, RESTORED, TIED, MappingPlan, Problem, Row
 from mfconv_nb.mapping.rules import OptionValue
-from mfconv_nb.report import Column, Table, bytes_text, count_text, shape_text
+from mfconv_nb.report import Column, Table, bytes_text, count_text, how_many, shape_text
 from mfconv_nb.steps.explained import ExplainReport, drawing_of
 from mfconv_nb.widgets.exploration import Explorable, Exploration, show_view
 
@@ -50,7 +50,9 @@ class MapReport(Explorable):
         for row in self.plan.rows:
             if row.status == LEFT_OUT:
                 by_reason.setdefault(row.why, []).extend(row.sources)
-        return tuple(f"left out: {len(s):,} tensors, {bytes_text(sum(x.nbytes for x in s))}: {why}" for why, s in by_reason.items())
+        return tuple(
+            f"left out: {how_many(len(s), 'tensor')}, {bytes_text(sum(x.nbytes for x in s))}: {why}" for why, s in by_reason.items()
+        )
 
     def explain(self, name: str, index: int | Sequence[int] | None = None, *, side: str | None = None) -> ExplainReport:
         """Where the numbers of a tensor come from, or go: a line a part. With an index, where that one element is on the other side.
@@ -73,9 +75,10 @@ class MapReport(Explorable):
         counts = self.counts
         targets = [t for row in self.plan.rows for t in row.targets]
         said = ", ".join(f"{n:,} {status}" for status, n in counts.items() if n or status == MAPPED)
+        numbers = sum(t.elements for t in targets)
         headline = (
-            f"{self.plan.family.key}, to {SIDE_NAMES[self.plan.to]}: {said}, 0 problems · {len(targets):,} tensors"
-            f" · {count_text(sum(t.elements for t in targets))} parameters · {bytes_text(sum(t.nbytes for t in targets))}"
+            f"{self.plan.family.key}, to {SIDE_NAMES[self.plan.to]}: {said}, 0 problems · {how_many(len(targets), 'tensor')}"
+            f" · {count_text(numbers)} parameter{'s' * (numbers != 1)} · {bytes_text(sum(t.nbytes for t in targets))}"
         )
         here, there = (SIDE_NAMES[HF], SIDE_NAMES[MF]) if self.plan.to == MF else (SIDE_NAMES[MF], SIDE_NAMES[HF])
         columns = (
@@ -150,7 +153,7 @@ class CoverageError(MappingError):
         """The problems as a table, one row a tensor."""
         columns = tuple(Column(t) for t in ("kind", "name", "found", "expected", "hint"))
         rows = [(p.kind, p.name, p.found, p.expected, p.hint) for p in self.problems]
-        return Table("✗ Refused.", f"{len(rows):,} problems", columns, rows, row_noun="problems")
+        return Table("✗ Refused.", how_many(len(rows), "problem"), columns, rows, row_noun="problems")
 
 
 EXPECTED = "every tensor matched by exactly one rule, shapes and layers as in config.json"
@@ -178,7 +181,7 @@ def _is_other_side(plan: MappingPlan) -> bool:
 def _problem_lines(plan: MappingPlan) -> str:
     """Problems folded: one line for all layers that have the same, and for all names of a layer that is missing or too much."""
     problems = plan.problems
-    said = f"{len(problems):,} problem{'s' * (len(problems) != 1)}"
+    said = how_many(len(problems), "problem")
     if _is_other_side(plan):
         return f"{said}: the names are of the {SIDE_NAMES[plan.to]} side already"
     causes: dict[tuple[Any, ...], list[list[Problem]]] = {}
@@ -188,7 +191,7 @@ def _problem_lines(plan: MappingPlan) -> str:
         causes.setdefault((group[0].kind, group[0].expected, indices) if by_layer else (len(causes),), []).append(group)
     lines = [said, *(_cause_line(groups) for groups in list(causes.values())[:MAX_GROUPS])]
     if len(causes) > MAX_GROUPS:
-        lines.append(f"and {len(causes) - MAX_GROUPS} more groups: .table() of the error has all")
+        lines.append(f"and {how_many(len(causes) - MAX_GROUPS, 'more group')}: .table() of the error has all")
     return "\n            ".join(lines)
 
 
@@ -201,7 +204,7 @@ def _grouped(problems: tuple[Problem, ...]) -> list[list[Problem]]:
 
 def _cause_line(groups: list[list[Problem]]) -> str:
     first, total = groups[0][0], sum(len(group) for group in groups)
-    more = f" and {len(groups) - 1} more names a layer" if len(groups) > 1 else ""
+    more = f" and {how_many(len(groups) - 1, 'more name')} a layer" if len(groups) > 1 else ""
     count = f" ({total:,} tensors)" if total > 1 else ""
     near = f"; {first.hint}" if first.kind == "unmatched" and first.hint else ""
     wanted = "" if first.kind == "unmatched" else f", expected {first.expected}"

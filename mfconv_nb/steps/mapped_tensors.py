@@ -11,6 +11,7 @@ from mfconv_nb.checkpoint import MF, SIDE_NAMES, Checkpoint, Equality, LazyTenso
 from mfconv_nb.dtypes import itemsize
 from mfconv_nb.mapping.plan import TIED, Row
 from mfconv_nb.mapping.rules import Tied
+from mfconv_nb.report import how_many
 from mfconv_nb.streaming.gather import made_whole
 
 HINT_TIED = 'Give a config with "tie_word_embeddings": false to keep both (and remove the manifest beside it).'
@@ -95,6 +96,6 @@ def equalities_of(row: Row, source: Checkpoint, tensors: Mapping[str, LazyTensor
         spec = TensorSpec(tensor.name, (part.block.elements,), tensor.dtype)
         pieces = TensorMaker(source).seen_through(tensor.name, part.block)
         zeros = Piece(zeros_source(spec.nbytes), 0, spec.dtype, whole(spec.elements))
-        why = f"{part.block.elements:,} of its numbers are filled with zeros on the {SIDE_NAMES[MF]} side"
+        why = f"a part of {how_many(part.block.elements, 'number')} is filled with zeros on the {SIDE_NAMES[MF]} side"
         found.append(Equality(LazyTensor(spec, tuple(pieces)), LazyTensor(spec, (zeros,)), why, HINT_ZEROS))
     return found

@@ -19,6 +19,7 @@ from mfconv_nb.formats.assets import config_bytes, read_assets
 from mfconv_nb.formats.writing import is_folder, plan_output
 from mfconv_nb.mapping.adapters import HINT_ALPHA, adapters_of, is_adapter, rank_of
 from mfconv_nb.places import FilePlan, OutputPlan
+from mfconv_nb.report import how_many
 from mfconv_nb.run_config import RUN_CONFIG, Lora
 from mfconv_nb.streaming.fill import FillJob
 from mfconv_nb.streaming.manifest import CARRIED
@@ -165,7 +166,7 @@ def _adapter_folder(checkpoint: Checkpoint, specs: tuple[TensorSpec, ...]) -> tu
     """
     others = [s.name for s in specs if not is_adapter(s.name)]
     if others:
-        found = f"{len(others):,} tensors of the model beside adapters; first {others[0]!r}"
+        found = f"{how_many(len(others), 'tensor')} of the model beside adapters; first {others[0]!r}"
         hint = (
             "For the adapters: --only_adapters (mc.only_adapters in Python). For the model: --leave_out '*_lora_*'. "
             "For both in one: mfconv merge (mc.merge_adapters)."

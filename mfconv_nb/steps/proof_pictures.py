@@ -17,7 +17,7 @@ from mfconv_nb.authoring.specimen import Array, Arrays
 from mfconv_nb.drawing import Drawing
 from mfconv_nb.mapping.explain import TARGET, Explanation, RoleBlock, explain_tensor
 from mfconv_nb.mapping.plan import MappingPlan
-from mfconv_nb.report import name_html
+from mfconv_nb.report import how_many, name_html
 from mfconv_nb.steps.explained import drawing_of
 
 MOST_MAPS = 3  # targets whose numbers are mapped; a stack of experts has hundreds
@@ -145,7 +145,7 @@ class Misplaced:
 
     @property
     def sentence(self) -> str:
-        said = f"{self.wrong:,} of {self.total:,} numbers would have gone elsewhere"
+        said = f"{self.wrong:,} of {how_many(self.total, 'number')} would have gone elsewhere"
         if self.place is None:
             return said + "."
         (name, index), owner = self.place, self.owner
@@ -186,11 +186,11 @@ def maps_html(misplaced: Misplaced) -> str:
     named = [(name, mask) for name, mask in misplaced.masks.items() if mask.any() and not mask.all()]
     left = len(named) - MOST_MAPS
     parts = [_map_html(name, mask) for name, mask in named[:MOST_MAPS]]
-    return "".join(parts) + (f"<div class='mfconv-f'>and {left:,} more tensors</div>" if left > 0 else "")
+    return "".join(parts) + (f"<div class='mfconv-f'>and {how_many(left, 'more tensor')}</div>" if left > 0 else "")
 
 
 def _map_html(name: str, mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> str:
-    said = f"{int(mask.sum()):,} of {mask.size:,}"
+    said = f"{int(mask.sum()):,} of {how_many(mask.size, 'number')}"
     rows = mask.reshape(mask.shape[0], -1) if mask.ndim > 1 else mask.reshape(1, -1)
     shares = _pooled(rows)
     high, wide = (n * WIDE for n in shares.shape)
@@ -202,8 +202,8 @@ def _map_html(name: str, mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) 
     )
     frame = f'<rect x=".5" y=".5" width="{wide - 1}" height="{high - 1}" fill="none" stroke="currentColor" stroke-opacity=".5"/>'
     style = f"display:block;width:100%;max-width:{pixels}px;height:auto;overflow:visible"
-    alone = f'role="img" aria-label="{escape(name)}: {said} numbers wrong" viewBox="0 0 {wide} {high}" style="{style}"'
-    head = f"<div>{name_html(name)} <span class='mfconv-f'>{said} numbers</span></div>"
+    alone = f'role="img" aria-label="{escape(name)}: {said} wrong" viewBox="0 0 {wide} {high}" style="{style}"'
+    head = f"<div>{name_html(name)} <span class='mfconv-f'>{said}</span></div>"
     return f"{head}<svg {alone}><g shape-rendering='crispEdges'>{squares}</g>{frame}</svg>"
 
 

@@ -16,7 +16,7 @@ from mfconv_nb.mapping.adapters import half_of
 from mfconv_nb.mapping.expected import expected_specs
 from mfconv_nb.mapping.forms import fitting_forms, templates_of
 from mfconv_nb.mapping.rules import Family
-from mfconv_nb.report import bytes_text
+from mfconv_nb.report import bytes_text, how_many
 from mfconv_nb.streaming.fill import tensor_checksums
 from mfconv_nb.trained.categories import CATEGORIES, WEIGHTS, amounts, categories_asked, category_of
 from mfconv_nb.trained.duplicates import copies_for_parts
@@ -186,4 +186,6 @@ def merged(run: TrainedRun, only: str | Iterable[str] | None = None) -> Merged:
 
 def _amounts_note(tensors: Mapping[str, LazyTensor]) -> str:
     found = amounts(t.spec for t in tensors.values())
-    return ", ".join(f"{category}: {a.tensors:,} tensors, {bytes_text(a.nbytes)}" for category, a in found.items()) or "no tensors"
+    return (
+        ", ".join(f"{category}: {how_many(a.tensors, 'tensor')}, {bytes_text(a.nbytes)}" for category, a in found.items()) or "no tensors"
+    )

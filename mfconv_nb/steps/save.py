@@ -21,7 +21,7 @@ from mfconv_nb.formats.reading import checkpoint_files
 from mfconv_nb.formats.writing import ENDINGS
 from mfconv_nb.places import OutputPlan
 from mfconv_nb.progress import NoProgress, OnProgress, Progress, progress_for
-from mfconv_nb.report import Column, Result, Table, bytes_text, seconds_text
+from mfconv_nb.report import Column, Result, Table, bytes_text, how_many, seconds_text
 from mfconv_nb.steps.output import Output, manifest_of, whole_output
 from mfconv_nb.steps.ranks_output import ranks_output
 from mfconv_nb.steps.runs import looks_like_run
@@ -241,10 +241,10 @@ class SaveReport(Result):
     @property
     def way_back(self) -> str:
         """What converting back would give: "exact", or what a cast has cost."""
-        narrowed = [f"{n:,} tensors were rounded from {short_name(a)} to {short_name(b)}" for (a, b), n in self._narrowing()]
+        narrowed = [f"{how_many(n, 'tensor')} rounded from {short_name(a)} to {short_name(b)}" for (a, b), n in self._narrowing()]
         if self.merged is not None:
             computed = len(self.merged.adapters)
-            narrowed.insert(0, f"{computed:,} {'weights were' if computed != 1 else 'weight was'} computed (adapters merged)")
+            narrowed.insert(0, f"{how_many(computed, 'weight')} computed (adapters merged)")
         if narrowed:
             return "; ".join(narrowed)
         widened = sorted({short_name(a) for a, _ in self.casts})
@@ -257,17 +257,17 @@ class SaveReport(Result):
     def table(self) -> Table:
         tensors = sum(len(f.places) for f in self.plan.files)
         size = bytes_text(self.plan.size)
-        files = f"{len(self.plan.files)} file{'s' * (len(self.plan.files) != 1)}"
+        files = how_many(len(self.plan.files), "file")
         rows = [(f.name, len(f.places), bytes_text(f.size)) for f in self.plan.files]
         columns = (Column("file"), Column("tensors", True), Column("bytes", True))
         casts: tuple[str, ...] = (self.merged.sentence(),) if self.merged is not None else ()
-        casts += tuple(f"cast: {n:,} tensors from {short_name(a)} to {short_name(b)}" for (a, b), n in self.casts.items())
+        casts += tuple(f"cast: {how_many(n, 'tensor')} from {short_name(a)} to {short_name(b)}" for (a, b), n in self.casts.items())
         if self.dry_run:
             facts = (*casts, *self.notes, "Nothing was written (dry run).")
-            return Table("", f"Would write {tensors:,} tensors, {size}, {files} to {self.target}", columns, rows, facts)
+            return Table("", f"Would write {how_many(tensors, 'tensor')}, {size}, {files} to {self.target}", columns, rows, facts)
         rate = f", {bytes_text(int(self.plan.size / self.seconds))}/s" if self.seconds > 0.5 else ""
         facts = (*casts, *(("Resumed: an earlier run had finished part of it.",) if self.resumed else ()))
-        facts += (f"{self.carried:,} tensors that the target cannot carry lie beside it",) if self.carried else ()
+        facts += (f"beside the target, which cannot carry everything: {how_many(self.carried, 'tensor')}",) if self.carried else ()
         facts += (*self.notes, f"manifest: {self.manifest}")
-        headline = f"{tensors:,} tensors, {size}, {files}, {seconds_text(self.seconds)}{rate}. Way back: {self.way_back}."
+        headline = f"{how_many(tensors, 'tensor')}, {size}, {files}, {seconds_text(self.seconds)}{rate}. Way back: {self.way_back}."
         return Table("✓ Converted.", headline, columns, rows if len(rows) > 1 else (), facts)

@@ -20,7 +20,7 @@ from mfconv_nb.mapping.forms import options_of
 from mfconv_nb.mapping.plan import MAPPED
 from mfconv_nb.mapping.rules import NUMBERS, Family
 from mfconv_nb.progress import OnProgress, progress_for
-from mfconv_nb.report import Column, Table, bytes_text, difference_text, seconds_text
+from mfconv_nb.report import Column, Table, bytes_text, difference_text, how_many, seconds_text
 from mfconv_nb.steps.diff import AGREE, DTYPE, EQUAL, DiffReport, diff
 from mfconv_nb.steps.load import Loadable, load, manifest_near
 from mfconv_nb.steps.map import map
@@ -101,7 +101,7 @@ def _round_trip(
         forward = map(a, family, to=b.side, **_options(a, b, family, options))
     except MappingError as error:
         return [Condition(sentence, FAIL, str(error))], None, ()
-    conditions = [Condition(sentence, PASS, f"{len(a):,} tensors")]
+    conditions = [Condition(sentence, PASS, how_many(len(a), "tensor"))]
     headers = diff(forward, b)
     conditions.append(_headers_condition(headers, there))
     if conditions[-1].outcome == FAIL:
@@ -126,14 +126,14 @@ def _left_out(forward: Checkpoint) -> tuple[str, ...]:
         if row.status != MAPPED:
             names.setdefault((row.status, row.why), []).extend(s.name for s in row.targets or row.sources)
     return tuple(
-        f"{status}: {', '.join(folded_names(found))} ({len(found):,} tensor{'s' * (len(found) != 1)}){': ' + why if why else ''}"
+        f"{status}: {', '.join(folded_names(found))} ({how_many(len(found), 'tensor')}){': ' + why if why else ''}"
         for (status, why), found in names.items()
     )
 
 
 def _casts(headers: DiffReport) -> tuple[str, ...]:
     found = Counter((r.first.dtype, r.second.dtype) for r in headers.entries if r.status == DTYPE and r.first and r.second)
-    return tuple(f"cast: {n:,} tensors from {short_name(a)} to {short_name(b)}" for (a, b), n in found.items())
+    return tuple(f"cast: {how_many(n, 'tensor')} from {short_name(a)} to {short_name(b)}" for (a, b), n in found.items())
 
 
 def _remembered(*checkpoints: Checkpoint) -> Family | None:
@@ -158,8 +158,8 @@ def _headers_condition(headers: DiffReport, there: str) -> Condition:
     bad = [r for r in headers.entries if r.status not in (AGREE, DTYPE)]
     if bad:
         first = bad[0]
-        return Condition(sentence, FAIL, f"{len(bad):,} tensors; first {first.name}: {first.status}")
-    return Condition(sentence, PASS, f"{len(headers.entries):,} tensors")
+        return Condition(sentence, FAIL, f"{how_many(len(bad), 'tensor')}; first {first.name}: {first.status}")
+    return Condition(sentence, PASS, how_many(len(headers.entries), "tensor"))
 
 
 def _cast_condition(forward: Checkpoint, b: Checkpoint, threads: int) -> Condition:
@@ -170,8 +170,8 @@ def _cast_condition(forward: Checkpoint, b: Checkpoint, threads: int) -> Conditi
     wrong = [r for r in values.entries if r.comparison is not None and not r.comparison.equal_bytes]
     sentence = f"Every cast ({names}) is rounded to nearest even."
     if wrong:
-        return Condition(sentence, FAIL, f"{len(wrong):,} tensors differ from the rounded original; first {wrong[0].name}")
-    return Condition(sentence, PASS, f"{len(values.entries):,} tensors equal the rounded original")
+        return Condition(sentence, FAIL, f"{how_many(len(wrong), 'tensor')} unlike the rounded original; first {wrong[0].name}")
+    return Condition(sentence, PASS, f"{how_many(len(values.entries), 'tensor')} equal to the rounded original")
 
 
 def _tied_condition(back: Checkpoint, threads: int) -> Condition:
@@ -181,7 +181,7 @@ def _tied_condition(back: Checkpoint, threads: int) -> Condition:
     sentence = "Every tensor that is left out as a copy is one."
     if wrong:
         return Condition(sentence, FAIL, f"{wrong[0].first.name} holds other numbers, but {wrong[0].why}")
-    return Condition(sentence, PASS, f"{len(found):,} tensors")
+    return Condition(sentence, PASS, how_many(len(found), "tensor"))
 
 
 def _back_condition(differences: DiffReport, cast: bool, way: str) -> Condition:
@@ -191,19 +191,19 @@ def _back_condition(differences: DiffReport, cast: bool, way: str) -> Condition:
     changed = [r for r in compared if r.comparison is not None and not r.comparison.equal_bytes]
     lost = [r for r in differences.entries if r.comparison is None]
     if lost:
-        seen = f"{len(lost):,} of {total:,} tensors do not come back; first {lost[0].name}: {lost[0].status}"
+        seen = f"lost on the way: {len(lost):,} of {how_many(total, 'tensor')}; first {lost[0].name}: {lost[0].status}"
         dropped = all(r.status == "unexpected" for r in lost) and not changed
         return Condition(sentence, UNSURE if dropped else FAIL, seen)
     if not changed:
         nbytes = sum(r.second.nbytes for r in compared if r.second)
         rest = f", {counts[DTYPE]:,} of them after casting back" if counts[DTYPE] else ""
-        return Condition(sentence, PASS, f"{total:,} of {total:,} tensors bitwise equal{rest} ({bytes_text(nbytes)} compared)")
+        return Condition(sentence, PASS, f"{total:,} of {how_many(total, 'tensor')} bitwise equal{rest} ({bytes_text(nbytes)} compared)")
     endless = [(r.name, r.comparison.inf[0] - r.comparison.inf[1]) for r in changed if r.comparison is not None]
     endless = [(name, n) for name, n in endless if n > 0]
     if endless:
-        seen = f"{sum(n for _, n in endless):,} numbers became infinite, too large for the dtype; first in {endless[0][0]}"
+        seen = f"{how_many(sum(n for _, n in endless), 'number')} became infinite, too large for the dtype; first in {endless[0][0]}"
         return Condition(sentence, FAIL, seen)
-    seen = f"{len(changed):,} of {total:,} tensors differ, at most {difference_text(differences.max_abs, differences.max_ulp)}"
+    seen = f"changed: {len(changed):,} of {how_many(total, 'tensor')}, at most {difference_text(differences.max_abs, differences.max_ulp)}"
     if cast and all(r.status == DTYPE for r in changed):
         return Condition(sentence, CLOSE, f"{seen}: the cast rounded them")
     return Condition(sentence, FAIL, f"{seen}; first {changed[0].name}")
@@ -223,17 +223,17 @@ def _against_manifest(source: Loadable, threads: int, progress: bool | OnProgres
     specs = {n: TensorSpec(n, tuple(t["shape"]), t["dtype"]) for n, t in written.items()}
     wrong = [n for n in specs.keys() | checkpoint.tensors.keys() if specs.get(n) != _spec_of(checkpoint, n)]
     if wrong:
-        return [Condition(names, FAIL, f"{len(wrong):,} tensors; first {sorted(wrong)[0]}")]
+        return [Condition(names, FAIL, f"{how_many(len(wrong), 'tensor')}; first {sorted(wrong)[0]}")]
     sliced = "slices" in near[1]
     parts = _slices(checkpoint, Path(source).expanduser()) if sliced else dict(checkpoint.tensors)
     noted = {_slice_name(t["name"], t["file"]): t["xxh3_128"] for t in near[1]["slices"]} if sliced else _checksums(written)
     with progress_for(progress, sum(t.spec.nbytes for t in parts.values()), "reading") as bar:
         found = tensor_checksums(list(parts.values()), threads, bar)
     changed = sorted(n for n in found.keys() | noted.keys() if found.get(n) != noted.get(n))
-    noun = "slices" if sliced else "tensors"
-    same = f"Every {noun[:-1]} has the bytes that were written."
-    seen = f"{len(changed):,} {noun} changed; first {changed[0]}" if changed else f"{len(found):,} checksums equal"
-    return [Condition(names, PASS, f"{len(specs):,} tensors"), Condition(same, FAIL if changed else PASS, seen)]
+    noun = "slice" if sliced else "tensor"
+    same = f"Every {noun} has the bytes that were written."
+    seen = f"{how_many(len(changed), noun)} changed; first {changed[0]}" if changed else f"{how_many(len(found), 'checksum')} equal"
+    return [Condition(names, PASS, how_many(len(specs), "tensor")), Condition(same, FAIL if changed else PASS, seen)]
 
 
 def _checksums(written: Mapping[str, Any]) -> dict[str, Any]:

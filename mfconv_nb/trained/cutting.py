@@ -17,6 +17,7 @@ from mfconv_nb.blocks import Shape
 from mfconv_nb.checkpoint import TensorSpec
 from mfconv_nb.errors import InputError, MappingError, UsageError, did_you_mean, on_one_line, quoted
 from mfconv_nb.formats.strategy_file import read_strategies, strategy_files
+from mfconv_nb.report import how_many
 from mfconv_nb.trained.slices import Box, Slicing, boxes_of
 from mfconv_nb.trained.strategies import slicing_of, stages_of
 
@@ -223,7 +224,7 @@ def _by_strategy(specs: Sequence[TensorSpec], path: Path) -> Cutting:
         raise InputError("MFC114", path, found=f"stages of {found} devices", expected="stages of one size")
     unknown = sorted(known - {s.name for s in specs})
     if unknown:
-        found, expected = f"{len(unknown):,} tensors that are not there; first {quoted(unknown[0])}", "the tensors of this checkpoint"
+        found, expected = f"{how_many(len(unknown), 'tensor')} not there; first {quoted(unknown[0])}", "the tensors of this checkpoint"
         hint = did_you_mean(unknown[0], [s.name for s in specs]) or "They are of another model, or of its other form."
         raise InputError("MFC114", path, found=found, expected=expected, hint=hint)
     devices = stages[0].devices
@@ -261,7 +262,7 @@ def _slicing(spec: TensorSpec, layout: RankLayout) -> Slicing:
     pattern = next((p for p in layout.cuts if fnmatchcase(spec.name, p)), None)
     axes = tuple(layout.cuts[pattern]) if pattern is not None else (None,) * len(spec.shape)
     if len(axes) != len(spec.shape):
-        found = f"{len(axes)} axes in {quoted(pattern or '')}"
+        found = f"{how_many(len(axes), 'axis', 'axes')} in {quoted(pattern or '')}"
         raise MappingError("MFC307", quoted(spec.name), found=found, expected=f"{len(spec.shape)}, one for each of {list(spec.shape)}")
     names = list(layout.devices)
     cuts = tuple(tuple(names.index(n) for n in _dimensions(cut)) for cut in axes)

@@ -21,6 +21,7 @@ from mfconv_nb.errors import InputError, MfconvError, on_one_line, quoted
 from mfconv_nb.folding import fold
 from mfconv_nb.mapping.adapters import half_of, is_adapter
 from mfconv_nb.mapping.run_state import COUNTERS, GRADIENTS, OPTIMIZER
+from mfconv_nb.report import how_many
 from mfconv_nb.trained.run import Slice, SlicedTensor
 from mfconv_nb.trained.slices import Box
 
@@ -84,7 +85,7 @@ def guess_slicings(
     cuts: dict[str, _Cut | None] = {}
     problems: list[MfconvError] = []
     if not shapes:
-        found = f"{max(len(r) for r in held.values())} ranks and no strategy file" if held else "no tensor"
+        found = f"{how_many(max(len(r) for r in held.values()), 'rank')} and no strategy file" if held else "no tensor"
         if unknown_since is None:
             return Guess(problems=(InputError("MFC114", where, found=found, expected="how the tensors were cut", hint=HINT_GIVE),))
         found += f", and the config does not tell the whole shapes: {on_one_line(str(unknown_since).partition(chr(10))[0])}"
@@ -92,7 +93,7 @@ def guess_slicings(
         return Guess(problems=(InputError("MFC114", where, found=found, expected="how the tensors were cut", hint=hint),))
     unknown = [n for n in held if _whole_shape(n, held[n], shapes) is None]
     if unknown:
-        found = f"{len(unknown):,} tensors whose whole shape is not known; first {quoted(unknown[0])}"
+        found = f"{how_many(len(unknown), 'tensor')} whose whole shape is not known; first {quoted(unknown[0])}"
         problems.append(InputError("MFC114", where, found=found, expected="a strategy file, or the shape of each", hint=HINT_SHAPES))
     wholes = {n: shape for n, ranks in held.items() if (shape := _whole_shape(n, ranks, shapes)) is not None}
     for name, whole in wholes.items():
@@ -161,7 +162,9 @@ def _cut_of(name: str, ranks: Mapping[int, LazyTensor], whole: Shape) -> _Cut | 
     parts = whole[cut[0]] // shape[cut[0]]
     if len(ranks) % parts:
         hint = f"Without strategy files nothing counts the ranks: the folder of rank {max(ranks) + 1} may be missing. {HINT_STRATEGY}"
-        return refuse(f"{len(ranks)} ranks that have it", f"a multiple of the {parts} parts of {list(shape)} in {list(whole)}", hint)
+        return refuse(
+            f"{how_many(len(ranks), 'rank')} with a slice of it", f"a multiple of the {parts} parts of {list(shape)} in {list(whole)}", hint
+        )
     return _Cut(cut[0], parts, tuple(sorted(ranks)))
 
 
@@ -324,17 +327,17 @@ def _assumed(cuts: Mapping[str, _Cut | None], proofs: Mapping[str, _Parts]) -> t
     said: list[str] = []
     halves = [n for n in cuts if is_adapter(n)]
     if halves:
-        said.append(f"{len(halves):,} adapter tensors, such as {quoted(halves[0])}, are not cut along their rank")
+        said.append(f"not cut along the rank: {how_many(len(halves), 'adapter tensor')}, such as {quoted(halves[0])}")
     whole = [n for n, cut in cuts.items() if cut is None]
     if whole:
-        said.append(f"{len(whole):,} tensors have their whole shape on every rank: they are copies, which a save compares")
+        said.append(f"of whole shape on every rank: {how_many(len(whole), 'tensor')}; a save compares the copies")
     groups: dict[tuple[int, _Kind], list[str]] = {}
     for name, cut in cuts.items():
         if cut is not None:
             groups.setdefault((cut.axis, cut.kind), []).append(name)
     for (axis, kind), names in groups.items():
         parts, _ = kind
-        head = f"{len(names):,} tensors, such as {quoted(names[0])}, are cut in {parts} parts along axis {axis}, as their shapes show"
+        head = f"cut in {parts} parts along axis {axis}, as the shapes show: {how_many(len(names), 'tensor')}, such as {quoted(names[0])}"
         said.append(f"{head}; {_order(kind, [n for n, c in cuts.items() if c is not None and c.kind == kind], proofs)}")
     return tuple(said)
 

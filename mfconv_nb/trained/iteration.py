@@ -22,6 +22,7 @@ from mfconv_nb.errors import InputError, MfconvError, as_flags, quoted
 from mfconv_nb.formats.checkpoint_metadata import METADATA, CheckpointMetadata, Chunk, DeviceLayout, Parameter, read_metadata
 from mfconv_nb.formats.safetensors_file import read_header
 from mfconv_nb.mapping.run_state import run_state_of
+from mfconv_nb.report import how_many
 from mfconv_nb.streaming.open_files import allow_open_files
 from mfconv_nb.trained.rank_files import files_in
 from mfconv_nb.trained.run import Slice, SlicedTensor, Step, TrainedRun, prefix_choices, several_prefixes
@@ -153,7 +154,7 @@ def _files_of(folder: Path, there: tuple[str, ...], metadata: CheckpointMetadata
     _check_one_checkpoint(folder, there)
     absent = _absent_numbers(there)
     if absent:
-        found = f"{len(absent):,} of the files that the names count are absent: {_listed(absent)}"
+        found = f"{how_many(len(absent), 'file')} absent, as the names count: {_listed(absent)}"
         findings.problems.append(InputError("MFC111", folder, found=found, expected="every file", hint="Fetch the missing files."))
     return there
 
@@ -257,7 +258,7 @@ def _sliced_tensors(metadata: CheckpointMetadata, headers: Headers, findings: _F
         if not without:
             _check(tensor, parameter, findings)
     if never_saved:
-        what = f"{len(never_saved):,} entries of optimizer state that {METADATA} lists were never saved"
+        what = f"in {METADATA}, but never saved: {how_many(len(never_saved), 'entry', 'entries')} of optimizer state"
         findings.notes.append(f"{what}: {_listed(never_saved)}")
     if absent and not lost:
         findings.notes.append(f"files that are absent, of whose slices other ranks hold copies: {_listed(sorted(absent))}")
@@ -362,14 +363,16 @@ def _lost(folder: Path, lost: list[tuple[Parameter, Chunk]], headers: Headers) -
         parameter, chunk = absent[0]
         first = f"{quoted(parameter.name)} {Box(chunk.offset, chunk.shape).text()}"
         listed = ", ".join(map(str, ranks[:16])) + (" ..." if len(ranks) > 16 else "")
-        whose = f"ranks {listed}: {_listed(files)}" if files else "no file is named for them"
-        found = f"{len(absent):,} slices are in no file that is there; first {first} ({whose})"
+        whose = f"rank{'s' * (len(ranks) != 1)} {listed}: {_listed(files)}" if files else "no file is named for them"
+        found = f"{how_many(len(absent), 'slice')} in no file that is there; first {first} ({whose})"
         yield InputError("MFC111", folder, found=found, expected="one copy of every slice", hint="Fetch the missing files.")
     elsewhere = [(p, c) for p, c in lost if any(s.file in headers for s in c.files)]
     if elsewhere:
         parameter, chunk = elsewhere[0]
         file = next(s.file for s in chunk.files if s.file in headers)
-        found = f"{len(elsewhere):,} slices are not in the files that {METADATA} names; this one {Box(chunk.offset, chunk.shape).text()}"
+        found = (
+            f"{how_many(len(elsewhere), 'slice')} not in the files that {METADATA} names; this one {Box(chunk.offset, chunk.shape).text()}"
+        )
         yield InputError("MFC113", quoted(parameter.name), found=found, expected=f"a slice in {quoted(file)}", hint=HINT_RUN)
 
 
@@ -392,10 +395,10 @@ def _undescribed_tensors(
     rest = {file: {n: t for n, t in held.items() if n not in metadata.parameters} for file, held in headers.items()}
     tensors = _whole_tensors(rest, findings, {file: min(ranks) for file, ranks in writers.items()})
     if tensors:
-        findings.notes.append(f"{len(tensors):,} tensors that {METADATA} does not describe are taken as whole: {_listed(tensors)}")
+        findings.notes.append(f"taken as whole: {how_many(len(tensors), 'tensor')} that {METADATA} does not describe: {_listed(tensors)}")
     unfound = [n for n in metadata.undescribed if n not in tensors]
     if unfound:
-        findings.notes.append(f"{len(unfound):,} names of storage_data have neither a description nor a tensor: {_listed(unfound)}")
+        findings.notes.append(f"without description or tensor: {how_many(len(unfound), 'name')} of storage_data: {_listed(unfound)}")
     return tensors
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from mfconv_nb.errors import quoted
 from mfconv_nb.formats.reading import RUN_STATE
 from mfconv_nb.mapping.run_state import run_state_of
+from mfconv_nb.report import how_many
 
 
 def notes_on_run_state(names: Iterable[str]) -> tuple[str, ...]:
@@ -19,6 +20,6 @@ def notes_on_run_state(names: Iterable[str]) -> tuple[str, ...]:
     if not unknown:
         return ()
     listed = ", ".join(quoted(n) for n in unknown[:6]) + (f" and {len(unknown) - 6:,} more" if len(unknown) > 6 else "")
-    what = "a tensor that is no run state known" if len(unknown) == 1 else f"{len(unknown):,} tensors that are no run state known"
+    what = f"{how_many(len(unknown), 'tensor')} not known as run state"
     why = "a parameter that was in no strategy file is not merged, but copied from rank 0"
     return (f"{RUN_STATE} holds {what}: {listed}; {why}",)

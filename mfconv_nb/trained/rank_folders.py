@@ -21,6 +21,7 @@ from mfconv_nb.formats import mindspore_ckpt, safetensors_file
 from mfconv_nb.formats.reading import CKPT, SAFETENSORS, format_of
 from mfconv_nb.formats.strategy_file import read_strategies
 from mfconv_nb.mapping.run_state import COUNTERS, run_state_of
+from mfconv_nb.report import how_many
 from mfconv_nb.streaming.gather import read_tensor
 from mfconv_nb.streaming.open_files import allow_open_files
 from mfconv_nb.trained.guess import Digest, Guess, guess_slicings
@@ -83,7 +84,9 @@ def open_rank_folders(
     folders = rank_folders_in(home)
     files, notes = files_of(folders)
     if not files:
-        raise InputError("MFC102", home, found=f"{len(folders)} rank folders without weights", expected="*.safetensors or *.ckpt in each")
+        raise InputError(
+            "MFC102", home, found=f"{how_many(len(folders), 'rank folder')} without weights", expected="*.safetensors or *.ckpt in each"
+        )
     if file_prefix is not None:
         check_prefix(file_prefix, (f.series.prefix for f in files), home)
         files = tuple(f for f in files if f.series.prefix == file_prefix)
@@ -174,8 +177,10 @@ def _unopened(run: _Run, problem: MfconvError) -> TrainedRun:
 
 def _more_ranks(run: _Run, extra: Sequence[int]) -> InputError:
     last = run.stages[-1]
-    found = f"{len(run.folders)} rank folders, up to rank_{max(extra)}"
-    expected = f"ranks 0 to {last.ranks.stop - 1}: the strategy speaks of {len(run.stages)} stage(s), of {last.devices} devices in the last"
+    found = f"{how_many(len(run.folders), 'rank folder')}, up to rank_{max(extra)}"
+    ranks = f"ranks 0 to {last.ranks.stop - 1}" if last.ranks.stop > 1 else "rank 0"
+    stages = f"{how_many(len(run.stages), 'stage')}, of {how_many(last.devices, 'device')} in the last"
+    expected = f"{ranks}: the strategy speaks of {stages}"
     code = "MFC111" if (max(extra) + 1) % last.devices == 0 else "MFC114"
     hint = "The strategy file of a pipeline stage is missing, or these are the strategy files of another run: give the right ones."
     return InputError(code, run.home, found=found, expected=expected, hint=hint)
@@ -278,11 +283,11 @@ def _open_step(run: _Run, step: Step | None, paths: Mapping[int, Path], groups: 
         found.problems.insert(0, _missing(run, step, list(found.absent)))
     notes = _other_files(run, step, paths) + _step_notes(run, held, found, shapes, reduced, len(paths))
     if found.as_weights:
-        count, listed = len(found.as_weights), names_text(found.as_weights)
-        assumed += (f"{count:,} tensors of the optimizer's state that no strategy file names are cut as their weights: {listed}",)
+        count, listed = how_many(len(found.as_weights), "tensor"), names_text(found.as_weights)
+        assumed += (f"no strategy file names {count} of the optimizer's state, taken as cut like the weights: {listed}",)
     if found.unknown:
-        count, listed = len(found.unknown), names_text(found.unknown)
-        assumed += (f"{count:,} tensors that no strategy file names are whole on every rank that has them: {listed}",)
+        count, listed = how_many(len(found.unknown), "tensor"), names_text(found.unknown)
+        assumed += (f"no strategy file names {count}, taken as whole on every rank: {listed}",)
     return TrainedRun(
         run.folder,
         KIND,
@@ -303,7 +308,7 @@ def _other_files(run: _Run, step: Step | None, paths: Mapping[int, Path]) -> tup
     if step is None:
         return ()
     others = [f.path for f in run.files if f.step == step and paths.get(f.rank) != f.path]
-    return (f"not read: {len(others):,} files of the same step, such as {on_one_line(others[0].name)}",) if others else ()
+    return (f"not read: {how_many(len(others), 'file')} of the same step, such as {on_one_line(others[0].name)}",) if others else ()
 
 
 def _shapes_of(run: _Run, held: Mapping[str, Held]) -> tuple[Mapping[str, Shape], MfconvError | None]:
@@ -349,27 +354,28 @@ def _step_notes(
 ) -> tuple[str, ...]:
     notes = []
     if reduced:
-        notes.append(f"{reduced} of {files} files were saved without redundant slices")
+        notes.append(f"saved without redundant slices: {reduced:,} of {how_many(files, 'file')}")
     if found.left_out:
         ranks = sorted({rank for _, group in found.left_out for rank in group})
         names = sorted({name for name, _ in found.left_out})
-        notes.append(f"{len(names):,} tensors of the optimizer's state are left out, as ranks that hold parts are absent: {some_of(ranks)}")
+        count = how_many(len(names), "tensor")
+        notes.append(f"left out: {count} of the optimizer's state, with parts on absent ranks: {some_of(ranks)}")
     if found.unexplained:
-        what = f"{len(found.unexplained):,} tensors of the optimizer's state are left out"
-        notes.append(f"{what}: no strategy file names them, and they are not cut as their weights: {names_text(found.unexplained)}")
+        what = f"left out: {how_many(len(found.unexplained), 'tensor')} of the optimizer's state"
+        notes.append(f"{what}, in no strategy file and not cut as the weights: {names_text(found.unexplained)}")
     if found.stages_differ:
         notes.append(f"cut differently in two stages, read from the first that is complete: {names_text(found.stages_differ)}")
     for rank, names in list(found.foreign.items())[:4]:
         notes.append(
-            f"rank {rank} holds {len(names):,} tensors of other stages, which are not read: {names_text(names)}; is its file another's?"
+            f"rank {rank} holds {how_many(len(names), 'tensor')} of other stages, not read: {names_text(names)}; is its file another's?"
         )
     promised = [n for n in shapes if n not in held] if not run.stages and found.tensors else []
     if promised and len(promised) < len(shapes):  # not of a run that saved adapters only
-        what = f"{len(promised):,} tensors that the config promises are on no rank: {names_text(promised)}"
+        what = f"the config promises {how_many(len(promised), 'tensor')} that no rank has: {names_text(promised)}"
         notes.append(f"{what}; the ranks of a pipeline stage may be missing")
     silent = [n for s in run.stages for n in s.layouts if n not in held and run_state_of(n) is None]
     if silent and not found.absent:
-        notes.append(f"{len(silent):,} tensors of the strategy are in no file: {names_text(silent)}")
+        notes.append(f"no file holds {how_many(len(silent), 'tensor')} of the strategy: {names_text(silent)}")
     return tuple(notes)
 
 

@@ -13,6 +13,7 @@ from mfconv_nb.blocks import Shape
 from mfconv_nb.checkpoint import LazyTensor
 from mfconv_nb.errors import InputError, MfconvError, on_one_line, quoted
 from mfconv_nb.mapping.run_state import GRADIENTS, OPTIMIZER, run_state_of
+from mfconv_nb.report import how_many
 from mfconv_nb.trained.run import HINT_SLICES, Slice, SlicedTensor
 from mfconv_nb.trained.slices import Box, boxes_of, whole_shape
 from mfconv_nb.trained.strategies import Stage, slicing_of
@@ -188,7 +189,7 @@ def _in_stage(stage: Stage, name: str, ranks: Held, found: Found) -> tuple[Slice
     slicing = slicing_of(layout, len(first.shape), stage.devices, f"{quoted(name)} in {stage.path}")
     if layout.split and first.shape[:1] != layout.split[:1]:
         shown = f"slices of {list(first.shape)} in the file of rank {a}"
-        expected = f"{layout.split[0]} rows, as {quoted(stage.path.name)} says"
+        expected = f"{how_many(layout.split[0], 'row')}, as {quoted(stage.path.name)} says"
         found.problems.append(InputError("MFC113", quoted(name), found=shown, expected=expected, hint=HINT_SLICES))
         return None
     whole = whole_shape(slicing, first.shape)

@@ -14,7 +14,7 @@ from typing import Any
 from mfconv_nb.blocks import Shape, compose
 from mfconv_nb.checkpoint import Equality, LazyTensor, OtherEntry, TensorSpec
 from mfconv_nb.errors import InputError, MappingError, MfconvError, UsageError, as_flags, did_you_mean, quoted
-from mfconv_nb.report import Column, Result, Table
+from mfconv_nb.report import Column, Result, Table, how_many
 from mfconv_nb.trained.slice_map import SliceMap
 from mfconv_nb.trained.slices import Box, Slicing, tiling_of
 
@@ -182,7 +182,7 @@ class TrainedRun(Result):
         rows = [(ranks, *("✓" if step in had else "–" for step in steps)) for ranks, had in _rank_rows(self.steps)]
         verdict = "✗ Not a whole checkpoint." if self.problems else ""
         chosen = f" · step {self.chosen}" if self.chosen is not None else ""
-        headline = f"{self.kind} · {len(self.steps):,} ranks · {len(self.tensors):,} tensors{chosen} · {self.folder}"
+        headline = f"{self.kind} · {how_many(len(self.steps), 'rank')} · {how_many(len(self.tensors), 'tensor')}{chosen} · {self.folder}"
         facts = tuple(str(p).replace("\n", " ") for p in self.problems[:6]) + tuple(f"assumed: {a}" for a in self.assumed) + self.notes
         return Table(verdict, headline, columns, rows, facts, row_noun="ranks")
 

@@ -14,7 +14,7 @@ from mfconv_nb.blocks import Shape
 from mfconv_nb.drawing import OTHER_COLOURS, escaped, shortened
 from mfconv_nb.dtypes import short_name
 from mfconv_nb.folding import index_ranges
-from mfconv_nb.report import plain_marks, shape_text
+from mfconv_nb.report import how_many, plain_marks, shape_text
 from mfconv_nb.trained.slices import Box
 
 MAX_BOXES = 64  # drawn; all of them stand in ``.boxes``
@@ -64,9 +64,9 @@ class SliceMap:
         shapes = {box.shape for box in self.boxes}
         copies = {len(ranks) for ranks in self.boxes.values()}
         of = f" of {shape_text(next(iter(shapes)))}" if len(shapes) == 1 else ""
-        cut = "whole" if shapes == {self.shape} else f"{len(self.boxes):,} box{'es' * (len(self.boxes) != 1)}{of}"
+        cut = "whole" if shapes == {self.shape} else f"{how_many(len(self.boxes), 'box', 'boxes')}{of}"
         times = next(iter(copies)) if len(copies) == 1 else 0
-        held = f"{', each' if cut != 'whole' and len(self.boxes) > 1 else ''} on {times} rank{'s' * (times != 1)}" if times else ""
+        held = f"{', each' if cut != 'whole' and len(self.boxes) > 1 else ''} on {how_many(times, 'rank')}" if times else ""
         return cut + held
 
     def __repr__(self) -> str:
@@ -120,7 +120,7 @@ def _is_one_run(numbers: Sequence[int]) -> bool:
 
 
 def _more_text(more: int) -> str:
-    return f"… {more:,} more box{'es' * (more != 1)}"
+    return f"… {how_many(more, 'more box', 'more boxes')}"
 
 
 # ---- what is drawn where -----------------------------------------------------------------------------------------------------

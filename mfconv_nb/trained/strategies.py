@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mfconv_nb.errors import InputError, quoted
 from mfconv_nb.formats.strategy_file import Layout, StrategyFile
+from mfconv_nb.report import how_many
 from mfconv_nb.trained.slices import Slicing, boxes_of
 
 HINT_STRATEGY = "Give the strategy files of this run with --strategy."
@@ -90,17 +91,17 @@ def slicing_of(layout: Layout, axes: int, devices: int, where: object) -> Slicin
         return InputError("MFC114", where, found=found, expected=expected, hint=HINT_STRATEGY)
 
     if layout.field:
-        raise refuse(f"an embedding of {layout.field} fields", "tensors that are cut along their axes")
+        raise refuse(f"an embedding of {how_many(layout.field, 'field')}", "tensors that are cut along their axes")
     if len(set(layout.split)) > 1:
         raise refuse(f"uneven slices, {list(layout.split[:8])}", "slices of one size")
     maps = _maps(layout, axes)
     if maps is None:
         given = len(layout.maps[0]) if len(layout.maps) == 1 else len(layout.maps)
-        raise refuse(f"a tensor map for {given} axes, and slices of {axes}", "one entry an axis")
+        raise refuse(f"a tensor map for {how_many(given, 'axis', 'axes')}, and slices of {axes}", "one entry an axis")
     matrix = layout.devices or (1,)
     repeats, rest = divmod(devices, math.prod(matrix))
     if rest:
-        raise refuse(f"a device matrix {list(matrix)}", f"one that fits the {devices} devices of the stage")
+        raise refuse(f"a device matrix {list(matrix)}", f"one that fits the {how_many(devices, 'device')} of the stage")
     if repeats > 1:
         matrix = (repeats, *matrix)
     slicing = Slicing(matrix, tuple(tuple(len(matrix) - 1 - k for k in m if k != -1) for m in maps))
@@ -129,10 +130,14 @@ def _with_shards(slicing: Slicing, layout: Layout, refuse: Callable[[str, str], 
     free = [d for d, n in enumerate(slicing.devices) if d not in used and n > 1]
     uncut = copies == slicing.device_count  # then the matrix has no structure that counts
     if copies % size or not (uncut or _fits(size, [slicing.devices[d] for d in free])):
-        raise refuse(f"{size} optimizer shards", f"whole dimensions, or a part of one, of the {copies} copies of each slice")
+        raise refuse(
+            f"{size} optimizer shards", f"whole dimensions, or a part of one, of the {how_many(copies, 'copy', 'copies')} of each slice"
+        )
     step = math.prod(slicing.devices[free[0] + 1 :])
     if len(free) == 1 and layout.shard_step != step:  # over several dimensions MindSpore writes a mean distance
-        raise refuse(f"optimizer shards {layout.shard_step} ranks apart", f"{step}, as the device matrix {list(slicing.devices)} says")
+        raise refuse(
+            f"optimizer shards {how_many(layout.shard_step, 'rank')} apart", f"{step}, as the device matrix {list(slicing.devices)} says"
+        )
     return replace(slicing, optimizer_shards=size)
 
 

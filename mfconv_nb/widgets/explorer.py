@@ -133,6 +133,8 @@ class Explorer(W.VBox):
 
     def _note(self, page: Sequence[int]) -> str:
         noun, total = self.exploration.table.row_noun, len(self.names)
+        if total == 1 and page:
+            return "1 row"
         if page:
             which = f"{self.first + 1:,} to {self.first + len(page):,} of " if len(self.shown) > PAGE else ""
             return f"{which}{len(self.shown):,} of {total:,} {noun}" if len(self.shown) < total else f"{which}{total:,} {noun}"

@@ -18,7 +18,7 @@ import numpy as np
 
 from mfconv_nb.dtypes import short_name
 from mfconv_nb.errors import printable
-from mfconv_nb.report import count_text, difference_text
+from mfconv_nb.report import count_text, difference_text, how_many
 from mfconv_nb.stats.bins import BINS, edges_between
 from mfconv_nb.stats.one_tensor import Statistics
 from mfconv_nb.stats.two_tensors import PairStatistics, ulp_label
@@ -262,7 +262,7 @@ def _linear_values(axes: Any, ink: str) -> None:
 def _caption(name: str, side: Statistics) -> str:
     head = f"{name} ({short_name(side.dtype)})" if name else short_name(side.dtype)
     if not side.finite:
-        return f"{head}: {side.elements:,} elements, none finite" if side.elements else f"{head}: no elements"
+        return f"{head}: {how_many(side.elements, 'element')}, none finite" if side.elements else f"{head}: no elements"
     return f"{head}: σ {side.std:.3g}, {_number(side.minimum)} … {_number(side.maximum)}, mean {side.mean:.2g}"
 
 

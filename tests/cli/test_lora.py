@@ -68,7 +68,7 @@ def test_every_way_to_merge_gives_the_same_folder(given: list[str], folder: Path
     assert run(["merge", *given]) == 0
     said = capsys.readouterr().out
     assert "4 weights changed by 1.5 * B A (alpha 6" in said
-    assert "Way back: 4 weights were computed" in said
+    assert "Way back: 4 weights computed" in said
     assert raws_in(Path("merged")) == raws_of(mc.merge_adapters("hf", "peft"))
     assert Path("merged/config.json").read_bytes() == Path("hf/config.json").read_bytes()
 

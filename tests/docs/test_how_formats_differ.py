@@ -58,7 +58,7 @@ def test_the_numbers_that_the_text_names_are_in_the_files(ran: tuple[Any, Path])
     assert 0x0870 == 2160
     assert "08 cb 02 08 60 5 shape tag 08: 331 × 96" in ckpt
     assert 0x4B + 2 * 128 == 331
-    assert "21 of 21 tensors begin at a multiple of 64" in shown_by(ran[0], 'mc.anatomy(folder / "model.bin")')
+    assert "21 of 21 tensors at a multiple of 64" in shown_by(ran[0], 'mc.anatomy(folder / "model.bin")')
     assert "odd byte" in ckpt
     assert "odd byte" not in safetensors
 

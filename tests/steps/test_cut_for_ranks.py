@@ -126,7 +126,7 @@ def test_a_cast_and_the_checksums_of_slices(model: mc.Checkpoint, tmp_path: Path
         stream.write(bytes([byte ^ 1]))
     report = mc.verify(tmp_path / "run")
     assert not report.equal
-    assert "1 slices changed; first " in repr(report)
+    assert "1 slice changed; first " in repr(report)
     assert "rank_1/" in repr(report)
 
 

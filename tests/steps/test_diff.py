@@ -64,7 +64,7 @@ def test_any_single_difference_makes_the_whole_unequal(name: str) -> None:
 def test_headers_that_agree_are_not_called_equal() -> None:
     report = mc.diff({"w": numbered(3)}, {"w": numbered(3, first=1)})
     assert report.equal
-    assert repr(report).startswith("✓ Headers agree. 1 of 1 tensors of the same name, shape and dtype")
+    assert repr(report).startswith("✓ Headers agree. 1 of 1 tensor of the same name, shape and dtype")
     assert "Equal" not in repr(report)
     assert "values were not" in repr(report)
     assert repr(mc.diff({"w": numbered(3)}, {"w": numbered(4)})).startswith("✗ Not equal.")

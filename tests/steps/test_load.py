@@ -78,7 +78,7 @@ def test_an_index_that_does_not_agree_with_its_files_is_refused(folder: Path) ->
             mc.load(folder)
         assert refused.value.code == "MFC104"
     index.write_text(json.dumps({**content, "metadata": {"total_size": 1}}))
-    assert any("total size of 1 bytes" in note for note in mc.load(folder).notes)
+    assert any("total size of 1 byte," in note for note in mc.load(folder).notes)
 
 
 def test_a_missing_shard_is_named(folder: Path) -> None:
@@ -105,7 +105,7 @@ def test_the_same_name_in_two_files_is_refused_with_both(tmp_path: Path) -> None
         ("empty", "MFC102", "an empty folder"),
         ("outer", "MFC102", "There is a checkpoint in"),
         ("config.json", "MFC103", "Give the folder instead"),
-        ("notes.txt", "MFC103", "begin with"),
+        ("notes.txt", "MFC103", "beginning with"),
         ("pointer.safetensors.txt", "MFC103", "git lfs pull"),
     ],
 )

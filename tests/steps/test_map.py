@@ -301,7 +301,7 @@ def test_layers_keeps_the_first_ones_and_says_so(toy: Checkpoint) -> None:
     mapped = mc.map(toy, layers=2)
     assert mapped.report.counts["left out"] == 18
     assert "18 left out" in repr(mapped)
-    assert any("layers=2 asked for the first 2 layers" in row["layout"] for row in mapped.report.rows())
+    assert any("layers=2 asked for the first ones only" in row["layout"] for row in mapped.report.rows())
     assert {n.split(".")[2] for n in mapped.tensors if ".layers." in n} == {"0", "1"}
 
 

@@ -141,7 +141,7 @@ def test_one_flipped_bit_is_not_equal_and_named(name: str, pair: tuple[Path, Pat
     for report in (mc.verify(*pair), mc.verify(pair[1])):
         assert verdict(report) == "✗ Not equal."
     assert mc.verify(*pair).differences is not None
-    assert mc.verify(pair[1]).conditions[-1].seen == f"1 tensors changed; first {name}"
+    assert mc.verify(pair[1]).conditions[-1].seen == f"1 tensor changed; first {name}"
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
@@ -236,7 +236,7 @@ def test_a_flipped_bit_is_noticed_in_any_segment_of_a_tensor(place: int, tmp_pat
     mc.save(mc.map(mc.toy("llama")), out)
     assert verdict(mc.verify(out)) == "✓ Equal."
     flip_bit(out, place_of(out, "lm_head.weight") + place)
-    assert mc.verify(out).conditions[-1].seen == "1 tensors changed; first lm_head.weight"
+    assert mc.verify(out).conditions[-1].seen == "1 tensor changed; first lm_head.weight"
 
 
 def test_a_folder_that_is_given_as_a_dot_has_its_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +254,7 @@ def test_a_tensor_that_was_removed_or_reshaped_is_not_equal_to_its_manifest(pair
         write_safetensors(pair[1], changed, {"format": "ms"})
         report = mc.verify(pair[1])
         assert verdict(report) == "✗ Not equal."
-        assert report.conditions[-1].seen == f"1 tensors; first {name}"
+        assert report.conditions[-1].seen == f"1 tensor; first {name}"
 
 
 def test_without_a_manifest_and_an_original_there_is_nothing_to_verify(pair: tuple[Path, Path]) -> None:

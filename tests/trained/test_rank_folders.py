@@ -466,7 +466,7 @@ def test_a_rank_that_holds_tensors_of_another_stage_is_named(tmp_path: Path) -> 
     shutil.copy(tmp_path / "rank_0" / "llama_rank_0-1_1.safetensors", tmp_path / "rank_3" / "llama_rank_3-1_1.safetensors")
     run = open_rank_folders(tmp_path)
     assert_whole(run, tensors)
-    assert any("rank 3 holds 1 tensors" in note and "'first'" in note for note in run.notes)
+    assert any("rank 3 holds 1 tensor of" in note and "'first'" in note for note in run.notes)
 
 
 def test_without_strategy_a_stage_that_may_be_missing_is_said(tmp_path: Path) -> None:
