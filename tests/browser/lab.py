@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NO_CHROMIUM = "no chromium: apt-get install chromium"
 PATIENCE = 60_000  # milliseconds for what takes a second or two: a busy machine may need many times that
 A_WHOLE_NOTEBOOK = 4 * PATIENCE
+IN_TWO_LOOKS = pytest.mark.parametrize("width, dark", [(1280, False), (560, True)], ids=["wide and light", "narrow and dark"])
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import mfconv_nb as mc
-from tests.browser.lab import CHROMIUM, NO_CHROMIUM, PATIENCE, Browser, Lab, expect
+from tests.browser.lab import CHROMIUM, IN_TWO_LOOKS, NO_CHROMIUM, PATIENCE, Browser, Lab, expect
 from tests.steps.made_runs import make_run, original, weights_of
 from tests.support import raws_in, write_with_a_hole
 
@@ -76,11 +76,11 @@ def test_a_family_is_named_by_its_file_and_a_mistake_in_it_is_shown_with_its_lin
     assert len(mc.load(lab.folder / "own.ckpt")) == 39
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_the_form_is_readable_in_both_themes_and_fits_a_narrow_window(opened: Opened, lab: Lab, dark: bool) -> None:
-    name = f"narrow-{dark}"
+@IN_TWO_LOOKS
+def test_the_form_is_readable_and_fits_the_window(opened: Opened, lab: Lab, width: int, dark: bool) -> None:
+    name = f"form-{width}"
     mc.toy("llama", lab.folder / name)
-    browser = opened(name, f"import mfconv_nb as mc\nmc.panel({name!r}, '{name}.ckpt')", width=560, dark=dark)
+    browser = opened(name, f"import mfconv_nb as mc\nmc.panel({name!r}, '{name}.ckpt')", width=width, dark=dark)
     browser.fold_sidebar()
     browser.page.wait_for_selector("text=39 mapped, 0 problems")
     button(browser, "Convert").click()
@@ -123,16 +123,17 @@ def write_large(folder: Path) -> None:
     write_with_a_hole(folder / "model.safetensors", {spec.name: spec.shape for spec in expected.specs})
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_a_run_shows_its_steps_and_the_one_that_is_chosen_is_converted(opened: Opened, lab: Lab, pictures: Path, dark: bool) -> None:
-    """At 560 pixels in the dark theme, at 1,280 in the light one."""
-    name = f"run-{dark}"
+@IN_TWO_LOOKS
+def test_a_run_shows_its_steps_and_the_one_that_is_chosen_is_converted(
+    opened: Opened, lab: Lab, pictures: Path, width: int, dark: bool
+) -> None:
+    name = f"run-{width}"
     weights = weights_of(original(lab.folder / f"{name}-hf"))
     make_run(lab.folder / name, weights, step=5)
     make_run(lab.folder / name, weights, step=6, ranks=[0, 1])
     make_run(lab.folder / name, weights, step=7, ranks=[0])
     cell = f"import mfconv_nb as mc\nmc.panel({name!r}, '{name}-out')"
-    browser = opened(name, cell, dark=dark, width=560 if dark else 1280)
+    browser = opened(name, cell, width=width, dark=dark)
     browser.fold_sidebar()
     browser.page.wait_for_selector("text=several fit; the config tells")
     browser.screenshot(pictures / "asked.png")

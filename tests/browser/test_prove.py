@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.browser.lab import CHROMIUM, NO_CHROMIUM, Browser, expect
+from tests.browser.lab import CHROMIUM, IN_TWO_LOOKS, NO_CHROMIUM, Browser, expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)]
 
@@ -38,8 +38,7 @@ def test_a_mistake_is_found_by_a_chip_and_drawn_beside_the_right_layout(opened: 
     assert order == [["gate_proj", "up_proj"] * 2, ["up_proj", "gate_proj"] * 2]
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 560])
-def test_every_word_has_contrast_and_nothing_overflows(opened: Callable[..., Browser], dark: bool, width: int) -> None:
+@IN_TWO_LOOKS
+def test_every_word_has_contrast_and_nothing_overflows(opened: Callable[..., Browser], width: int, dark: bool) -> None:
     browser = opened_on_swapped_targets(opened, f"prove-{dark}-{width}", dark=dark, width=width)
     browser.check_readable(least=21)

@@ -11,7 +11,7 @@ import pytest
 
 import mfconv_nb as mc
 from mfconv_nb.families.own import family_in_file
-from tests.browser.lab import CHROMIUM, NO_CHROMIUM, Browser, Lab, expect
+from tests.browser.lab import CHROMIUM, IN_TWO_LOOKS, NO_CHROMIUM, Browser, Lab, expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)]
 
@@ -128,9 +128,8 @@ def test_the_keyboard_alone_reaches_everything(opened: Opened, lab: Lab) -> None
     assert not (lab.folder / "my_model.py").exists()
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [560, 1280])
-def test_it_is_readable_in_both_themes_and_fits_the_window(opened: Opened, dark: bool, width: int) -> None:
+@IN_TWO_LOOKS
+def test_it_is_readable_and_fits_the_window(opened: Opened, width: int, dark: bool) -> None:
     browser = opened(f"look-{width}-{dark}", CELL, width=width, dark=dark)
     if width < 800:
         browser.fold_sidebar()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
-from tests.browser.lab import CHROMIUM, NO_CHROMIUM, PATIENCE, Browser, Lab, expect
+from tests.browser.lab import CHROMIUM, IN_TWO_LOOKS, NO_CHROMIUM, PATIENCE, Browser, Lab, expect
 from tests.support import write_with_a_hole
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)]
@@ -213,20 +213,18 @@ def test_a_round_trip_says_its_verdict_and_every_condition(opened: Opened) -> No
         expect(view).to_contain_text(said, use_inner_text=True)
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_every_word_of_a_view_has_contrast(opened: Opened, dark: bool) -> None:
-    browser = opened(f"contrast-{dark}", DIFF, dark=dark)
+@IN_TWO_LOOKS
+def test_every_word_of_a_view_has_contrast(opened: Opened, width: int, dark: bool) -> None:
+    browser = opened(f"contrast-{dark}", DIFF, width=width, dark=dark)
     row(browser, "q_proj").click()
     expect(inspector(browser)).to_contain_text("Bitwise equal.", use_inner_text=True)
     expect(inspector(browser).locator("img")).to_be_visible()
     browser.check_readable(least=61)
 
 
-@pytest.mark.parametrize("width", [560, 1280])
-def test_a_window_holds_a_view_without_overflow(opened: Opened, width: int) -> None:
-    browser = opened(f"width-{width}", MAPPING, width=width)
-    if width < 800:
-        browser.fold_sidebar()
+def test_a_narrow_window_holds_a_view_without_overflow(opened: Opened) -> None:
+    browser = opened("narrow", MAPPING, width=560)
+    browser.fold_sidebar()
     row(browser, "w_qkv").click()
     expect(inspector(browser).locator("svg")).to_be_visible()
     expect(inspector(browser).locator("img")).to_be_visible()
