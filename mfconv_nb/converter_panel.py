@@ -33,7 +33,7 @@ from mfconv_nb.widgets.explorer import Explorer
 from mfconv_nb.widgets.row_table import LOOK
 
 NEWEST = ("the newest that is whole", "")
-ONE_OF = ("choose: files of several checkpoints lie here", None)
+ONE_OF = ("several lie here: choose one", "/")  # no file name holds a slash, and "" is a prefix too
 TOLD = "as told by the checkpoint"
 WEIGHTS = ("*.safetensors", "*.ckpt", "*.bin", "*.pt", "*.pth", "*.json")
 FIELD = W.Layout(width="auto")
@@ -87,7 +87,7 @@ class Panel(W.VBox):
         self.chooser.layout = UNDER
         self.chooser.add_class("mfconv-chooser")
         self.summary = W.HTML(layout=UNDER)
-        self.file_prefix = W.Dropdown(description="file prefix", style=LABEL, layout=W.Layout(width="auto"))
+        self.file_prefix = W.Dropdown(description="file prefix", options=[ONE_OF], style=LABEL, layout=W.Layout(width="auto"))
         self.step = W.Dropdown(description="step", style=LABEL, layout=W.Layout(width="auto"))
         self.strategy = _text("strategy", "the folder of the strategy files, where they are not beside the ranks")
         self.steps = W.HTML(layout=UNDER)
@@ -171,7 +171,7 @@ class Panel(W.VBox):
     def _of_source(self) -> dict[str, Any]:
         """What is said of the source beside its path, as arguments of ``load``."""
         said = {"config": self.config.value.strip(), "step": self.step.value, "strategy": self.strategy.value.strip()}
-        prefix = {} if self.file_prefix.value is None else {"file_prefix": self.file_prefix.value}
+        prefix = {} if self.file_prefix.value == ONE_OF[1] else {"file_prefix": self.file_prefix.value}
         return {name: value for name, value in said.items() if value} | prefix
 
     def _fill_run(self, found: Diagnosis | None, *, clear: bool = False) -> None:
@@ -181,7 +181,7 @@ class Panel(W.VBox):
         try:
             if clear:
                 self.strategy.value = ""
-                self.step.options, self.file_prefix.options = [NEWEST], []
+                self.step.options, self.file_prefix.options = [NEWEST], [ONE_OF]
             prefixes = [choice["file_prefix"] for choice in found.choices if "file_prefix" in choice] if found is not None else []
             if prefixes:
                 self.file_prefix.options = [ONE_OF, *((prefix or "(none)", prefix) for prefix in prefixes)]
@@ -193,7 +193,7 @@ class Panel(W.VBox):
         finally:
             self._filling = False
         self.steps.value = table_html(steps) if steps is not None else ""
-        has_prefixes = bool(self.file_prefix.options)
+        has_prefixes = len(self.file_prefix.options) > 1
         self.file_prefix.layout.display = None if has_prefixes else "none"
         self.step.layout.display = None if run is not None else "none"
         self.of_run.layout.display = None if run is not None or has_prefixes or self.strategy.value.strip() else "none"
