@@ -330,7 +330,7 @@ def _assumed(cuts: Mapping[str, _Cut | None], proofs: Mapping[str, _Parts]) -> t
         said.append(f"not cut along the rank: {how_many(len(halves), 'adapter tensor')}, such as {quoted(halves[0])}")
     whole = [n for n, cut in cuts.items() if cut is None]
     if whole:
-        said.append(f"of whole shape where they are: {how_many(len(whole), 'tensor')}; a save compares the copies")
+        said.append(f"not cut, whole on each rank that has it: {how_many(len(whole), 'tensor')}; a save compares the copies")
     groups: dict[tuple[int, _Kind], list[str]] = {}
     for name, cut in cuts.items():
         if cut is not None:
