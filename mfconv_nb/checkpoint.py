@@ -24,7 +24,7 @@ from mfconv_nb.blocks import Block, c_strides, make_block, whole
 from mfconv_nb.dtypes import itemsize, short_name
 from mfconv_nb.errors import InputError, MappingError, did_you_mean, quoted
 from mfconv_nb.folding import fold, folded_name
-from mfconv_nb.report import Column, Result, Table, bytes_text, count_text, how_many, shape_text
+from mfconv_nb.report import Column, Result, Table, bytes_text, how_many, how_many_in_short, shape_text
 from mfconv_nb.run_config import Lora
 
 HF, MF = "hf", "mf"  # the two sides
@@ -405,7 +405,7 @@ def _summary(checkpoint: Checkpoint) -> Table:
     files = f" · {how_many(len(checkpoint.files), 'file')}" if checkpoint.files else ""
     model = checkpoint.family or (checkpoint.config or {}).get("model_type")
     what += f" · {model}{files}" if model else files
-    numbers = f"{count_text(checkpoint.parameters)} parameter{'s' * (checkpoint.parameters != 1)}"
+    numbers = how_many_in_short(checkpoint.parameters, "parameter")
     headline = (
         f"{what} · {how_many(len(checkpoint), 'tensor')} · {numbers} · {dtypes} · {bytes_text(checkpoint.nbytes)} · {checkpoint.origin}"
     )

@@ -123,7 +123,7 @@ class Panel(W.VBox):
         self.source.observe(lambda _: self._read(anew=True), "value")
         for field in (self.config, self.strategy, self.step):
             field.observe(lambda _: self._read(), "value")
-        self.file_prefix.observe(lambda _: self._read(other_steps=True), "value")
+        self.file_prefix.observe(lambda _: self._choose_prefix(), "value")
         self.family.observe(lambda _: self._choose_family(), "value")
         self.target.observe(lambda _: self._show_line(), "value")
         self.dtype.observe(lambda _: self._show_line(), "value")
@@ -142,20 +142,21 @@ class Panel(W.VBox):
         whole = chosen.suffix == ".json" or any(chosen.parent.glob("*.index.json")) or (chosen.parent / "config.json").is_file()
         self.source.value = str(chosen.parent if chosen.is_file() and whole else chosen)
 
-    def _read(self, *, anew: bool = False, other_steps: bool = False) -> None:
-        """Open the checkpoint: headers only.
+    def _choose_prefix(self) -> None:
+        """Open another one of the checkpoints in a folder, which has steps of its own."""
+        if self._filling:
+            return
+        self._filling = True
+        self.step.options = [NEWEST]
+        self._filling = False
+        self._read()
 
-        Args:
-            anew: it is another one, so what was said of the last one's run does not count.
-            other_steps: it has other steps than the last one.
-        """
+    def _read(self, *, anew: bool = False) -> None:
+        """Open the checkpoint: headers only. ``anew``: it is another one, so what was said of the last one's run does not count."""
         if self._filling:
             return
         if anew:
             self._fill_run(None, clear=True)
-        if other_steps:
-            self._filling, self.step.options = True, [NEWEST]
-            self._filling = False
         self.found, self.loaded, self.mapped = None, None, None
         self.result.value = self.status.value = self.summary.value = ""
         if self.source.value.strip():

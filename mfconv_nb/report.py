@@ -137,6 +137,11 @@ def how_many(n: int, noun: str, plural: str | None = None) -> str:
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
+def how_many_in_short(n: int, noun: str) -> str:
+    """``1 parameter``, ``8.03 B parameters``."""
+    return f"{count_text(n)} {noun if n == 1 else noun + 's'}"
+
+
 def shape_text(shape: Sequence[int]) -> str:
     """``4096 × 1024``; a scalar is ``()``."""
     return " × ".join(map(str, shape)) or "()"

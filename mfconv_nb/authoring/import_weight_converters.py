@@ -303,7 +303,7 @@ def _unequal_heads(ops: Sequence[TheirOp], facts: Facts) -> Iterator[Finding]:
     heads, groups = facts.values(HEADS)[:1], facts.values(GROUPS)[:1]
     for op in ops if groups and heads != groups else ():
         if op.name == "QKVBiasConvertOp":
-            few = f"{groups[0]} group{'s' * (groups[0] != 1)}"
+            few = how_many(groups[0], "group")
             why = f"it fails in both directions where heads share keys: {heads[0] if heads else '?'} heads, {few}"
             yield Finding(NO_WAY_BACK, str(op), op.line, why)
 

@@ -384,7 +384,9 @@ def _looked_at(rule: AnyRule, sides: Sides, sizes: Sizes, taken: Set[tuple[str, 
     )
     if isinstance(rule, Drop):
         n = len(hf) + len(mf)
-        return RowJudgement(GOOD if n else QUIET, f"{_tensors(n)} kept aside" if n else "matches nothing here", hf=len(hf), mf=len(mf))
+        return RowJudgement(
+            GOOD if n else QUIET, f"{how_many(n, 'tensor')} kept aside" if n else "matches nothing here", hf=len(hf), mf=len(mf)
+        )
     if not hf:
         return _without_hf(rule, len(mf), sizes, sides)
     matcher = Matcher(Family(HERE, "", (rule,), {}), MF, sizes.with_more(_seen(rule, sides, sizes)), None, None)
@@ -417,22 +419,22 @@ def _verdict(
 ) -> tuple[str, str]:
     """The mark of a row that matches something on the Hugging Face side, and the sentence."""
     if shapes:
-        return BAD, f"{_tensors(len(shapes))} of another shape: {shapes[0].tensor}"
+        return BAD, f"{how_many(len(shapes), 'tensor')} of another shape: {shapes[0].tensor}"
     for problem in problems:
         return BAD, f"{quoted(problem.name)}: {problem.found}, {problem.expected}"
     if not sides.has_mf:
-        return GOOD, f"matches {_tensors(len(hf))} on the Hugging Face side"
+        return GOOD, f"matches {how_many(len(hf), 'tensor')} on the Hugging Face side"
     if not mf:
         return DOUBT, _only(SIDE_NAMES[HF], len(hf), SIDE_NAMES[MF])
     made = {target.name for row in rows for target in row.targets}
     lacking = [name for name in made if name not in sides.mf.by_name]
     if lacking:
-        return DOUBT, f"{_tensors(len(lacking))} of {len(made):,} are not there on the MindFormers side: {min(lacking)}"
+        return DOUBT, f"{how_many(len(lacking), 'tensor')} of {len(made):,} are not there on the MindFormers side: {min(lacking)}"
     left = [spec.name for spec in mf if spec.name not in made]
     if left:
-        return DOUBT, f"{_tensors(len(left))} of the MindFormers side would come from nothing: {left[0]}"
+        return DOUBT, f"{how_many(len(left), 'tensor')} of the MindFormers side would come from nothing: {left[0]}"
     each = "each side" if len(hf) == len(mf) else f"the Hugging Face side, {len(mf):,} on the MindFormers side"
-    return GOOD, f"matches {_tensors(len(hf))} on {each}"
+    return GOOD, f"matches {how_many(len(hf), 'tensor')} on {each}"
 
 
 def _without_hf(rule: Rule | Repeated | Tied, mf: int, sizes: Sizes, sides: Sides) -> RowJudgement:
@@ -449,11 +451,7 @@ def _without_hf(rule: Rule | Repeated | Tied, mf: int, sizes: Sizes, sides: Side
 
 
 def _only(here: str, count: int, there: str) -> str:
-    return f"matches {_tensors(count)} on the {here} side, and none on the {there} side"
-
-
-def _tensors(count: int) -> str:
-    return how_many(count, "tensor")
+    return f"matches {how_many(count, 'tensor')} on the {here} side, and none on the {there} side"
 
 
 def _seen(rule: AnyRule, sides: Sides, sizes: Sizes) -> dict[str, Size]:

@@ -20,7 +20,7 @@ from mfconv_nb.formats.reading import FOLDER, INDEX, TORCH, kind_of
 from mfconv_nb.mapping.adapters import is_adapter
 from mfconv_nb.mapping.plan import LEFT_OUT, TIED
 from mfconv_nb.mapping.quantised import quantisation_of
-from mfconv_nb.report import bytes_text, count_text, how_many
+from mfconv_nb.report import bytes_text, how_many, how_many_in_short
 from mfconv_nb.run_config import RUN_CONFIG
 from mfconv_nb.steps.diagnosis import DECIDE, FINE, STOP, TOLD, Finding
 from mfconv_nb.steps.map import map
@@ -203,7 +203,7 @@ def _contents(seen: Seen) -> Iterator[Finding]:
     found = amounts(seen.checkpoint.specs)
     said = ", ".join(f"{category} {how_many(a.tensors, 'tensor')} ({bytes_text(a.nbytes)})" for category, a in found.items())
     count = sum(s.elements for s in seen.weights)
-    yield Finding(TOLD, "contents", f"{said or 'no tensor'}; {count_text(count)} parameter{'s' * (count != 1)}")
+    yield Finding(TOLD, "contents", f"{said or 'no tensor'}; {how_many_in_short(count, 'parameter')}")
     dtypes = Counter(short_name(s.dtype) for s in seen.weights)
     if dtypes:
         yield Finding(TOLD, "dtypes", ", ".join(f"{dtype} ({how_many(n, 'tensor')})" for dtype, n in dtypes.most_common()))

@@ -15,7 +15,7 @@ from mfconv_nb.folding import fold, folded_name, folded_names
 from mfconv_nb.mapping.explain import element_of, explain_tensor
 from mfconv_nb.mapping.plan import DROPPED, HINT_OTHER_SIDE, LEFT_OUT, MAPPED, RESTORED, TIED, MappingPlan, Problem, Row
 from mfconv_nb.mapping.rules import OptionValue
-from mfconv_nb.report import Column, Table, bytes_text, count_text, how_many, shape_text
+from mfconv_nb.report import Column, Table, bytes_text, how_many, how_many_in_short, shape_text
 from mfconv_nb.steps.explained import ExplainReport, drawing_of
 from mfconv_nb.widgets.exploration import Explorable, Exploration, show_view
 
@@ -78,7 +78,7 @@ class MapReport(Explorable):
         numbers = sum(t.elements for t in targets)
         headline = (
             f"{self.plan.family.key}, to {SIDE_NAMES[self.plan.to]}: {said}, 0 problems · {how_many(len(targets), 'tensor')}"
-            f" · {count_text(numbers)} parameter{'s' * (numbers != 1)} · {bytes_text(sum(t.nbytes for t in targets))}"
+            f" · {how_many_in_short(numbers, 'parameter')} · {bytes_text(sum(t.nbytes for t in targets))}"
         )
         here, there = (SIDE_NAMES[HF], SIDE_NAMES[MF]) if self.plan.to == MF else (SIDE_NAMES[MF], SIDE_NAMES[HF])
         columns = (

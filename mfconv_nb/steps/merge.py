@@ -21,7 +21,7 @@ from mfconv_nb.folding import fold, folded_name
 from mfconv_nb.low_rank import ROUNDING
 from mfconv_nb.mapping.adapters import HINT_ALPHA, Adapter, adapters_of, half_of, is_adapter, rank_of
 from mfconv_nb.mapping.rules import Family
-from mfconv_nb.report import Column, Result, Table, count_text, how_many, shape_text
+from mfconv_nb.report import Column, Result, Table, how_many, how_many_in_short, shape_text
 from mfconv_nb.run_config import Lora, checked_alpha
 from mfconv_nb.steps.load import Loadable, load
 from mfconv_nb.steps.map import map
@@ -65,7 +65,7 @@ class MergeReport(Result):
         rows = [(folded_name(names), len(names), shape_text(shape), f"{self.scale:g}") for (_, shape), names in groups.items()]
         columns = (Column("weight"), Column("weights", True), Column("out x in", True), Column("scale", True))
         changed = sum(a.shape[0] * a.shape[1] for a in self.adapters)
-        headline = f"{how_many(len(self.adapters), 'weight')} changed, {count_text(changed)} number{'s' * (changed != 1)} · {self.origin}"
+        headline = f"{how_many(len(self.adapters), 'weight')} changed, {how_many_in_short(changed, 'number')} · {self.origin}"
         return Table("", headline, columns, rows, (self.sentence(),), row_noun="weights")
 
 

@@ -22,6 +22,7 @@ from mfconv_nb.folding import fold
 from mfconv_nb.mapping.adapters import half_of, is_adapter
 from mfconv_nb.mapping.run_state import COUNTERS, GRADIENTS, OPTIMIZER
 from mfconv_nb.report import how_many
+from mfconv_nb.trained.rank_tensors import held_whole
 from mfconv_nb.trained.run import Slice, SlicedTensor
 from mfconv_nb.trained.slices import Box
 
@@ -31,7 +32,6 @@ HINT_SHAPES = "Give the strategy files with --strategy, or the config.json of th
 HINT_STRATEGY = "Give the strategy files with --strategy."
 KINDS_COMPARED = 8  # of names, to see whether parts are copies: one alone may be all zeros
 RANKS_SHOWN = 8
-SEEN_ELSEWHERE = "that no file lies in the folder of another rank"
 MAX_COMPARED_BYTES = 64 << 20  # of a slice whose checksum is taken: the smaller ones of a kind prove as much
 
 
@@ -108,17 +108,19 @@ def guess_slicings(
     kinds = _by_kind(cuts, proofs)
     problems += [_contradiction(n, c) for n, c in cuts.items() if c is not None and n not in proofs and len(kinds.get(c.kind, ())) > 1]
     chosen = {kind: next(iter(copies)) for kind, copies in kinds.items()}
-    order: dict[tuple[_Kind, _Parts | None], _Parts | None] = {}
+    orders: dict[tuple[_Kind, _Parts | None], _Parts | None] = {}
     tensors: dict[str, SlicedTensor] = {}
     for name, cut in cuts.items():
         if cut is None:
-            tensors[name] = _whole(name, held[name])
+            tensors[name] = held_whole(name, held[name])
             continue
         copies = proofs.get(name) or chosen.get(cut.kind)
-        if (cut.kind, copies) not in order:
-            order[cut.kind, copies] = parts = _in_order(cut, copies)
-            problems += [] if parts is not None else [_no_order(name, cut, copies)]
-        parts = order[cut.kind, copies]
+        key = cut.kind, copies
+        if key not in orders:
+            orders[key] = _in_order(cut, copies)
+            if orders[key] is None:
+                problems.append(_no_order(name, cut, copies))
+        parts = orders[key]
         if parts is not None:
             tensors[name] = _sliced(name, held[name], wholes[name], cut, parts)
     return Guess(tensors, tuple(problems), _assumed(cuts, proofs))
@@ -292,22 +294,20 @@ def _no_order(name: str, cut: _Cut, copies: _Parts | None) -> InputError:
         found, expected = f"of {cut.parts} parts only those of {_ranks(cut.ranks)}", "all ranks of a stage: these tell no order"
         hint = f"Fetch the folders of the other ranks. Or: {HINT_STRATEGY}"
     else:
-        same = [rank for rank, part in zip(cut.ranks, copies, strict=True) if part == copies[0]]
-        found, expected = f"equal slices on {_ranks(same)}", f"copies as a device matrix puts them over {_ranks(cut.ranks)}"
+        found, expected = f"equal slices on {_alike(cut.ranks, copies)}", f"copies as a device matrix puts them over {_ranks(cut.ranks)}"
         hint = f"A file may lie in the folder of another rank, or a rank may be missing. {HINT_STRATEGY}"
     return InputError("MFC114", quoted(name), found=found, expected=expected, hint=hint)
+
+
+def _alike(ranks: Sequence[int], copies: _Parts) -> str:
+    """The ranks that hold the same part as the first."""
+    return _ranks([rank for rank, part in zip(ranks, copies, strict=True) if part == copies[0]])
 
 
 def _ranks(ranks: Sequence[int]) -> str:
     if len(ranks) > RANKS_SHOWN:
         return f"ranks {', '.join(map(str, ranks[:RANKS_SHOWN]))} … {ranks[-1]}"
     return f"ranks {', '.join(map(str, ranks[:-1]))} and {ranks[-1]}"
-
-
-def _whole(name: str, ranks: Mapping[int, LazyTensor]) -> SlicedTensor:
-    first = next(iter(ranks.values()))
-    box = Box((0,) * len(first.shape), first.shape)
-    return SlicedTensor(name, first.shape, first.dtype, tuple(Slice(r, box, t) for r, t in sorted(ranks.items())))
 
 
 def _sliced(name: str, ranks: Mapping[int, LazyTensor], whole: Shape, cut: _Cut, parts: _Parts) -> SlicedTensor:
@@ -350,8 +350,10 @@ def _order(kind: _Kind, names: Sequence[str], proofs: Mapping[str, _Parts]) -> s
     proven = [n for n in names if n in proofs]
     copies = next((c for n in names if (c := proofs.get(n)) is not None and c != _innermost(parts, len(ranks))), None)
     if copies is not None:
-        same = _ranks([rank for rank, part in zip(ranks, copies, strict=True) if part == copies[0]])
-        assumed += f", and {SEEN_ELSEWHERE}: equal slices are on {same}, where tensor parallelism has no copies"
+        same = _alike(ranks, copies)
+        assumed += (
+            f", and that no file lies in the folder of another rank: equal slices are on {same}, where tensor parallelism has no copies"
+        )
     if len(proven) == len(names):
         return f"which ranks hold copies is proven by equal slices; {assumed}"
     if proven:

@@ -36,7 +36,7 @@ from mfconv_nb.trained.rank_files import (
     steps_by_rank,
     unused_strategies,
 )
-from mfconv_nb.trained.rank_tensors import Found, Groups, Held, by_strategy, copies, names_text, ranks_text, some_of
+from mfconv_nb.trained.rank_tensors import Found, Groups, Held, by_strategy, held_whole, names_text, ranks_text, some_of
 from mfconv_nb.trained.run import Step, TrainedRun, check_prefix, several_prefixes
 from mfconv_nb.trained.strategies import Stage, needed_groups, stages_of
 
@@ -275,7 +275,7 @@ def _open_step(run: _Run, step: Step | None, paths: Mapping[int, Path], groups: 
     if run.stages:
         by_strategy(run.home, run.stages, held, found, shapes)
     elif len(paths) == 1:
-        found.tensors.update({n: copies(n, h) for n, h in held.items()})
+        found.tensors.update({n: held_whole(n, h) for n, h in held.items()})
         assumed = ("there is one rank and no strategy file: its tensors are taken as whole",)
     else:
         assumed = _by_guess(run, held, found, shapes, unknown_since)

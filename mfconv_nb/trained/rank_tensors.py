@@ -89,7 +89,7 @@ def by_strategy(home: Path, stages: Stages, held: Mapping[str, Held], found: Fou
         elif (weight := _weight_of(name)) in known:
             _as_weight(stages, name, weight, ranks, held.get(weight, {}), found)
         elif _same_shapes(ranks):
-            found.tensors[name] = copies(name, ranks)
+            found.tensors[name] = held_whole(name, ranks)
             if run_state_of(name) is None:
                 found.unknown.append(name)
         else:
@@ -136,11 +136,11 @@ def _same_shapes(ranks: Held) -> bool:
     return len({(t.shape, t.dtype) for t in ranks.values()}) == 1
 
 
-def copies(name: str, ranks: Held) -> SlicedTensor:
+def held_whole(name: str, ranks: Held) -> SlicedTensor:
     """A tensor that every rank which has it holds whole."""
     first = next(iter(ranks.values()))
     box = Box((0,) * len(first.shape), first.shape)
-    return SlicedTensor(name, first.shape, first.dtype, tuple(Slice(r, box, t) for r, t in ranks.items()))
+    return SlicedTensor(name, first.shape, first.dtype, tuple(Slice(r, box, t) for r, t in sorted(ranks.items())))
 
 
 # ---- tensors of the strategy -------------------------------------------------------------------------------------------------

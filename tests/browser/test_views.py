@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +11,8 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
-from tests.browser.lab import CHROMIUM, IN_TWO_LOOKS, NO_CHROMIUM, PATIENCE, Browser, Lab, expect
-from tests.support import write_with_a_hole
+from tests.browser.lab import CHROMIUM, IN_TWO_LOOKS, NO_CHROMIUM, Browser, Lab, expect
+from tests.support import wait_until, write_with_a_hole
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)]
 
@@ -54,13 +53,6 @@ def line(browser: Browser) -> Any:
 def mapped() -> Any:
     """What ``MAPPING`` shows."""
     return mc.map(mc.toy("llama"), qkv_concat=True)
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE / 1000
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_a_mapping_is_one_row_a_rule_and_says_its_counts(opened: Opened) -> None:
@@ -110,7 +102,7 @@ def test_a_heading_sorts_and_sorts_the_other_way(opened: Opened) -> None:
     for down, first in ((False, min(sizes)), (True, max(sizes))):
         browser.page.get_by_role("button", name="shape").click()
         browser.page.wait_for_selector(f"th[aria-sort='{'descending' if down else 'ascending'}']")
-        until(lambda down=down, first=first: is_sorted(elements(browser), first, down))
+        wait_until(lambda down=down, first=first: is_sorted(elements(browser), first, down))
 
 
 def is_sorted(found: list[int], first: int, down: bool) -> bool:
