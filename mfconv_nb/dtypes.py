@@ -147,7 +147,7 @@ def _endless(dtype: np.dtype[Any]) -> int:
 
 
 def _has_endless(a: Array) -> bool:
-    """Whether there is an infinity or a NaN: the largest of the signed numbers shows a positive one, that of the unsigned a negative one."""
+    """Whether there is an infinity or a NaN: as signed integers the positive ones are the largest, as unsigned ones the negative ones."""
     end, bits = _endless(a.dtype), 8 * a.itemsize
     return bool(a.view(f"i{a.itemsize}").max(initial=0) >= end or a.view(f"u{a.itemsize}").max(initial=0) >= end | 1 << (bits - 1))
 

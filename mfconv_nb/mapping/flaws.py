@@ -15,12 +15,13 @@ from typing import Any
 from mfconv_nb.checkpoint import HF, MF, SIDE_NAMES
 from mfconv_nb.config import UNKNOWN, is_readable
 from mfconv_nb.errors import MappingError, nearest, quoted
-from mfconv_nb.layout import TensorLayout, axis_names, pair_blocks, parse_layout
+from mfconv_nb.layout import TensorLayout, axis_names, pair_blocks, parse_layout, told_axes
 from mfconv_nb.mapping.forms import all_forms
 from mfconv_nb.mapping.names import Pattern, is_of_config
 from mfconv_nb.mapping.rules import (
     ALL_OR_NONE,
     ANYWHERE,
+    COMMON_OPTIONS,
     AnyRule,
     Drop,
     Family,
@@ -33,6 +34,7 @@ from mfconv_nb.mapping.rules import (
     numbers_of,
     sides_of,
 )
+from mfconv_nb.mapping.solve import directed_rule, needs_sizes, structural_sizes
 from mfconv_nb.report import how_many
 
 MAX_TOLD = 8  # flaws that one message lists
@@ -76,7 +78,7 @@ def flaws_of(family: Family) -> tuple[Flaw, ...]:
     for form in all_forms(family):
         known = {*form.sizes, *family.sizes}
         for rule in form.rules:
-            for flaw in _of_rule(rule, form, known):
+            for flaw in [*_of_rule(rule, form, known)] or _sizeless(rule, form):
                 found.setdefault((rule.written_at, flaw.found), flaw)
         for flaw in _meetings(form):
             found.setdefault((*(rule.written_at for rule in flaw.rules), flaw.found), flaw)
@@ -309,6 +311,29 @@ def _of_sentence(
         if meant:
             expected, hint = "an axis in sizes", f"Did you mean {quoted(meant[0])}? If not, add {quoted(axis)} to sizes."
             yield Flaw((rule,), f"the axis {quoted(axis)} in {quoted(str(rule.layout))}", expected, hint)
+
+
+def axes_without_size(rule: AnyRule, form: Family) -> dict[str, list[str]]:
+    """For each direction (``MF``, ``HF``) the axes of a rule whose size nothing gives: neither sizes nor an option nor the shapes."""
+    sized = {*form.sizes, *(o.size for o in (*COMMON_OPTIONS, *form.options))}
+    found: dict[str, list[str]] = {}
+    for to in (MF, HF):
+        directed = directed_rule(rule, to)
+        if directed.layouts is None or not needs_sizes(directed):
+            continue
+        constants, same = structural_sizes(rule)
+        counted = {p for side in (directed.source, directed.target) for pattern in side for p in pattern.placeholders}
+        told = told_axes(directed.layouts[0], {*sized, *constants, *counted}, same)
+        if lacking := sorted(axis_names(e for side in directed.layouts for tensor in side for e in tensor) - told):
+            found[to] = lacking
+    return found
+
+
+def _sizeless(rule: AnyRule, form: Family) -> Iterator[Flaw]:
+    for to, axes in axes_without_size(rule, form).items():
+        found = f"no size for {', '.join(axes)} on the way to {SIDE_NAMES[to]}"
+        expected = "a size by the family's sizes or the rule's, or by a shape that has it as a whole axis"
+        yield Flaw((rule,), f"{found}: {quoted(str(getattr(rule, 'layout', '')))}", expected, f"Add {quoted(axes[0])} to sizes.")
 
 
 def _unpaired(rule: Rule | Repeated | Tied, error: MappingError, axes: Sequence[frozenset[str]], odd: Sequence[frozenset[str]]) -> Flaw:

@@ -90,7 +90,7 @@ def solve_rule(directed: Directed, shapes: Sequence[Shape], keys: Sequence[Sourc
     Raises:
         MappingError: MFC307 when a shape does not fit the sentence or the sizes.
     """
-    rule, source, target, layouts = directed.rule, directed.source, directed.target, directed.layouts
+    rule, target, layouts = directed.rule, directed.target, directed.layouts
     same_placeholders = {p for t in target for p in t.placeholders} <= set(directed.loops)
     if layouts is None and same_placeholders:
         return Solution(((target[0], {}, shapes[0]),), ())
@@ -99,9 +99,18 @@ def solve_rule(directed: Directed, shapes: Sequence[Shape], keys: Sequence[Sourc
     constants, same = structural_sizes(rule)
     sizes_given = {**known, **constants, **_axis_sizes(keys)}
     sizes = solve_sizes([layouts[0][place] for place, _ in keys], shapes, sizes_given, same)
-    if isinstance(rule, Repeated) or (layouts[0] == layouts[1] and len(source) == len(target) == len(shapes) == 1 and same_placeholders):
+    if not needs_sizes(directed):
         return Solution(((target[0], {}, shapes[0]),), (), sizes=sizes)
     return _solution(directed, layouts, sizes, keys)
+
+
+def needs_sizes(directed: Directed) -> bool:
+    """Whether the sizes of all axes are needed; not where one tensor becomes one of the same shape."""
+    if isinstance(directed.rule, Repeated):
+        return False
+    target, layouts = directed.target, directed.layouts
+    is_one = directed.is_single and len(target) == 1 and set(target[0].placeholders) <= set(directed.loops)
+    return not (is_one and (layouts is None or layouts[0] == layouts[1]))
 
 
 def placed_blocks(directed: Directed, sizes: Mapping[str, int]) -> Iterator[PlacedBlock]:

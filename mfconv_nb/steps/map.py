@@ -89,6 +89,17 @@ def map(
     return _mapped(_with_layers(source, chosen.form, layers), plan, decided, asked.original_for(chosen.form), assumed)
 
 
+def plan_back(mapped: Checkpoint) -> MappingPlan:
+    """The plan that takes a mapped checkpoint back to the side it came from, by what it remembers of it. Nothing is read.
+
+    Raises:
+        MappingError: MFC106 or MFC107 where its config does not give a size.
+    """
+    assert mapped.original is not None
+    asked = _Asked(mapped, mapped.original.side, None, (), _style(mapped, None))
+    return asked.plan(mapped.report.plan.family, {})
+
+
 @dataclass(frozen=True)
 class _Asked:
     """What a call of ``map`` is about: the source, the direction, and what is left out."""
