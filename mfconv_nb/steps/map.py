@@ -29,6 +29,7 @@ from mfconv_nb.mapping.plan import DROPPED, RESTORED, MappingPlan, plan_mapping
 from mfconv_nb.mapping.quantised import quantisation_of
 from mfconv_nb.mapping.rules import NUMBERS, Drop, Family, OptionValue, form_of
 from mfconv_nb.mapping.run_state import run_state_of
+from mfconv_nb.steps.first_layers import first_layers
 from mfconv_nb.steps.load import load
 from mfconv_nb.steps.map_report import CoverageError, MapReport
 from mfconv_nb.steps.mapped_tensors import TensorMaker, equalities_of
@@ -86,7 +87,11 @@ def map(
             plan = asked.plan(chosen.form, given)
             decided |= dict.fromkeys(told, "told from the original's numbers")
     assumed = _assumed(meant, plan, decided) if to == HF else []
-    return _mapped(_with_layers(source, chosen.form, layers), plan, decided, asked.original_for(chosen.form), assumed)
+    mapped = _mapped(_with_layers(source, chosen.form, layers), plan, decided, asked.original_for(chosen.form), assumed)
+    if layers is None:
+        return mapped
+    told = {o.name for o in meant.options if o.side == "both"}  # by the names: without the layers behind the last one perhaps otherwise
+    return replace(mapped, options={name: value for name, value in mapped.options.items() if name not in told})
 
 
 def plan_back(mapped: Checkpoint) -> MappingPlan:
@@ -187,12 +192,9 @@ def _refuse_quantised(names: Sequence[str], source: Checkpoint) -> None:
 
 def _with_layers(source: Checkpoint, form: Family, layers: int | None) -> Checkpoint:
     """Where only the first layers are taken, the config says so too: the result is a checkpoint of that many layers."""
-    config = source.config
-    if layers is None or config is None:
+    if layers is None or source.config is None:
         return source
-    limits = {axis: size for axis, size in read_sizes(config, form.sizes).items() if axis.endswith("layer")}
-    keys = {size.origin: min(layers, size.value) for size in limits.values() if size.origin in config}
-    return replace(source, config={**config, **keys})
+    return replace(source, config=first_layers(source.config, read_sizes(source.config, form.sizes), layers))
 
 
 def _direction(source: Checkpoint, to: str | None) -> str:
