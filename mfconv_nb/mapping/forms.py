@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from itertools import islice, product
 from typing import Any
 
+from mfconv_nb.blocks import whole
 from mfconv_nb.errors import MappingError, SeveralFitError, UsageError, did_you_mean, quoted
 from mfconv_nb.folding import fold
-from mfconv_nb.mapping.plan import MappingPlan
+from mfconv_nb.mapping.plan import MappingPlan, Part, Row
 from mfconv_nb.mapping.rules import COMMON_OPTIONS, NUMBERS, Family, Option, OptionValue, form_of
 
 WORDS: Mapping[str, OptionValue] = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -147,7 +148,7 @@ def decide(choices: Sequence[Choice], plan: Callable[[Family], MappingPlan]) -> 
         error = SeveralFitError("MFC302", clean[0][0].form.key, found=found, expected="one form that fits", hint=hint)
         error.choices = tuple({n: str(c.form.chosen[n]) for n in differing} for c, _ in clean)
         raise error
-    chosen, made = clean[0] if clean else min(plans, key=lambda found: len(found[1].problems))
+    chosen, made = min(clean, key=lambda found: _unused(found[1])) if clean else min(plans, key=lambda found: len(found[1].problems))
     if len(plans) > len(clean) == 1:
         others = [c.form.chosen for c, _ in plans if c is not chosen]
         by_shape = {n for n, v in chosen.form.chosen.items() if any(other[n] != v for other in others)}
@@ -156,7 +157,19 @@ def decide(choices: Sequence[Choice], plan: Callable[[Family], MappingPlan]) -> 
 
 
 def _what(plan: MappingPlan) -> list[object]:
-    return [(row.status, row.sources, row.targets, row.parts, row.zeros, row.copies) for row in plan.rows]
+    return [(row.status, row.sources, row.targets, _moved(row), row.zeros, row.copies) for row in plan.rows]
+
+
+def _moved(row: Row) -> object:
+    """The parts of a row; none where one tensor becomes one as it is, whatever kind of rule says so."""
+    is_whole = len(row.sources) == 1 and row.parts == ((Part(row.sources[0].name, whole(row.sources[0].elements)),),)
+    return () if is_whole else row.parts
+
+
+def _unused(plan: MappingPlan) -> int:
+    """Rules that nothing in a checkpoint belongs to: of two forms that come to the same, the one that says no more than is there."""
+    used = {row.rule.written_at for row in plan.rows}
+    return sum(rule.written_at not in used for rule in plan.family.rules)
 
 
 def templates_of(names: Iterable[str]) -> frozenset[str]:

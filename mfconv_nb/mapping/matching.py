@@ -107,7 +107,7 @@ class Matcher:
     ) -> None:
         self.to, self.sizes, self.original, self.layers = to, sizes, original, layers
         self.known = sizes.values_by_axis if sizes is not None else {}
-        rules, behind = (family.rules, ()) if layers is None else without_numbered(family.rules)
+        rules, behind = (family.rules, ()) if layers is None else without_numbered(family.rules, self.known, layers)
         self._behind: dict[str, list[Pattern]] = {}
         for pattern in (parse_pattern(put_in(name, self.known)) for name in behind):
             self._behind.setdefault(pattern.template, []).append(pattern)

@@ -30,8 +30,9 @@ def first_layers(config: Mapping[str, Any], sizes: Sizes, layers: int) -> dict[s
     counts = {path: value for axis in sizes if axis.endswith("layer") and (value := _count(config, path := _path(sizes, axis))) is not None}
     behind = {path for axis in sizes if axis.endswith("layers") and _count(config, path := _path(sizes, axis)) is not None}
     found = dict(config)
+    before_them = max(counts.values(), default=0)
     for *home, key in behind:
-        found = _with(found, tuple(home), {key: 0})
+        found = _with(found, tuple(home), {key: max(0, min(_at(found, tuple(home))[key], layers - before_them))})
     for home in {path[:-1] for path in counts}:
         before = {key: value for (*at, key), value in counts.items() if tuple(at) == home}
         level = _at(found, home)
