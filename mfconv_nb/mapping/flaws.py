@@ -14,6 +14,7 @@ from typing import Any
 
 from mfconv_nb.checkpoint import HF, MF, SIDE_NAMES
 from mfconv_nb.config import UNKNOWN, is_readable
+from mfconv_nb.dtypes import CASTABLE
 from mfconv_nb.errors import MappingError, nearest, quoted
 from mfconv_nb.layout import TensorLayout, axis_names, pair_blocks, parse_layout, told_axes
 from mfconv_nb.mapping.forms import all_forms
@@ -182,6 +183,8 @@ def _kinds_of_names(rule: AnyRule) -> Iterator[Flaw]:
     for axis, size in constants.items() if isinstance(constants, Mapping) else ():
         if not (isinstance(size, str) or (type(size) is int and size > 0)):
             yield Flaw((rule,), f"sizes={{{axis!r}: {size!r}}}", "a whole number from 1 on, or the name of an axis of that size")
+    if isinstance(rule, Rule) and rule.dtype is not None and rule.dtype not in CASTABLE:
+        yield Flaw((rule,), f"dtype={rule.dtype!r}", f"one of {', '.join(sorted(CASTABLE))}", _meant(str(rule.dtype).upper(), CASTABLE))
     if isinstance(rule, Drop) and rule.side not in (HF, MF):
         yield Flaw((rule,), f"side={rule.side!r}", "'hf' or 'mf'")
     if isinstance(rule, Rule | Repeated) and rule.optional not in ("", ALL_OR_NONE, ANYWHERE):

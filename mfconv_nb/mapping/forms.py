@@ -78,7 +78,7 @@ def fitting_forms(
 ) -> list[Choice]:
     """The forms that know every name template, defaults first; where none does, the one that knows most."""
     wanted = frozenset(templates)
-    remembered = {o.name: remembered[o.name] for o in family.options if o.values and remembered.get(o.name) in o.values}
+    remembered = {o.name: remembered[o.name] for o in family.options if any(_is_same(remembered.get(o.name), v) for v in o.values)}
     said = {**{n: (v, "told from the config") for n, v in configured.items()}, **{n: (v, "remembered") for n, v in remembered.items()}}
     said |= {n: (v, "given") for n, v in given.items()}
     forms = [_choice(family, chosen, to, said) for chosen in _combinations(family, to, said)]
@@ -97,7 +97,12 @@ def all_forms(family: Family) -> list[Family]:
 def configured_options(family: Family, config: Mapping[str, Any]) -> dict[str, OptionValue]:
     """What a config says of the options that show in the numbers alone: the YAML of a run has them under MindFormers' own names."""
     told = {o.name: (config[o.name], o.values) for o in family.options if o.side == NUMBERS and o.name in config}
-    return {name: value for name, (value, values) in told.items() if any(type(value) is type(v) and value == v for v in values)}
+    return {name: value for name, (value, values) in told.items() if any(_is_same(value, v) for v in values)}
+
+
+def _is_same(value: object, other: OptionValue) -> bool:
+    """Whether a value from a file is one of an option's: 1 is not True."""
+    return type(value) is type(other) and value == other
 
 
 def _combinations(family: Family, to: str, said: Mapping[str, tuple[OptionValue, str]]) -> Iterable[dict[str, OptionValue]]:

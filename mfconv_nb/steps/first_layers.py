@@ -31,10 +31,11 @@ def first_layers(config: Mapping[str, Any], sizes: Sizes, layers: int) -> dict[s
     behind = {path for axis in sizes if axis.endswith("layers") and _count(config, path := _path(sizes, axis)) is not None}
     found = dict(config)
     before_them = max(counts.values(), default=0)
-    for *home, key in behind:
-        found = _with(found, tuple(home), {key: max(0, min(_at(found, tuple(home))[key], layers - before_them))})
+    for path in behind:
+        home, key = path[:-1], path[-1]
+        found = _with(found, home, {key: max(0, min(_at(found, home)[key], layers - before_them))})
     for home in {path[:-1] for path in counts}:
-        before = {key: value for (*at, key), value in counts.items() if tuple(at) == home}
+        before = {path[-1]: value for path, value in counts.items() if path[:-1] == home}
         level = _at(found, home)
         found = _with(found, home, {key: _cut(key, value, before, layers) for key, value in level.items()})
     return found

@@ -1,4 +1,4 @@
-"""map: the same numbers under the names and shapes of the other side. Lazy: no weight is read."""
+"""map: the same numbers under the names and shapes of the other side. Lazy: no weight is read but to prove a manifest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from mfconv_nb.checkpoint import HF, MF, SIDE_NAMES, Checkpoint, Equality, LazyTensor, Original
 from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.config import Size, Sizes, read_sizes
-from mfconv_nb.errors import MappingError, UsageError, did_you_mean, quoted
+from mfconv_nb.errors import MappingError, MfconvError, UsageError, did_you_mean, quoted
 from mfconv_nb.families.own import family_in_file, is_file_name
 from mfconv_nb.families.registry import candidates_of, family_remembered, identify
 from mfconv_nb.mapping.adapters import DEFAULT_STYLE, STYLES, half_of
@@ -33,6 +33,7 @@ from mfconv_nb.steps.first_layers import first_layers
 from mfconv_nb.steps.load import load
 from mfconv_nb.steps.map_report import CoverageError, MapReport
 from mfconv_nb.steps.mapped_tensors import TensorMaker, equalities_of
+from mfconv_nb.steps.proven import proven
 from mfconv_nb.steps.resemblance import told_by_original
 
 
@@ -49,6 +50,8 @@ def map(
     **options: object,
 ) -> Checkpoint:
     """Give a checkpoint the names and shapes of the other side. The result is lazy; its ``report`` says what goes where.
+
+    Before what a manifest remembers is used, some tensors are read and compared with its checksums (see ``steps/proven.py``).
 
     Args:
         family: a key (``"llama"``), a file that defines ``FAMILY`` (``"my_model.py"``, or a path), or a ``Family``. Left out: told from
@@ -75,6 +78,9 @@ def map(
     asked = _Asked(source, to, layers, (leave_out,) if isinstance(leave_out, str) else tuple(leave_out), _style(source, adapters))
     meant = _meant(asked, family)
     given = checked_options(meant, options)
+    source, stale = proven(source, meant, to)
+    if stale:
+        return _without_manifest(source, stale, family, to=to, layers=layers, leave_out=leave_out, adapters=adapters, **options)
     chosen, plan = decide(_choices(asked, meant, given), lambda form: asked.plan(form, given))
     if plan.problems:
         _refuse_quantised([p.name for p in plan.problems if p.kind == "unmatched"], source)
@@ -90,8 +96,18 @@ def map(
     mapped = _mapped(_with_layers(source, chosen.form, layers), plan, decided, asked.original_for(chosen.form), assumed)
     if layers is None:
         return mapped
-    told = {o.name for o in meant.options if o.side == "both"}  # by the names: without the layers behind the last one perhaps otherwise
-    return replace(mapped, options={name: value for name, value in mapped.options.items() if name not in told})
+    by_names = {o.name for o in meant.options if o.side == "both"}  # without the layers behind the last one perhaps another value
+    return replace(mapped, options={name: value for name, value in mapped.options.items() if name not in by_names})
+
+
+def _without_manifest(source: Checkpoint, stale: str, family: str | Path | Family | None, **asked: Any) -> Checkpoint:
+    """The mapping of a checkpoint whose manifest is of other numbers: as if it were not there, which is said either way."""
+    try:
+        mapped = map(source, family, **asked)
+    except MfconvError as error:
+        error.hint = f"{stale}. {error.hint or ''}".strip()
+        raise
+    return replace(mapped, report=replace(mapped.report, notes=(stale, *mapped.report.notes)))
 
 
 def plan_back(mapped: Checkpoint) -> MappingPlan:
