@@ -160,14 +160,18 @@ def _placed(
     source_keys: Sequence[SourceKey],
     target_keys: Sequence[SourceKey],
 ) -> Iterator[PlacedBlock]:
+    """Every block once: one without an axis that names count, such as a fill of zeros, is the same for each of them."""
     own, source, target = _own_axes(directed), directed.source, directed.target
     source_places, target_places = _places_of(source_keys), _places_of(target_keys)
+    seen: set[tuple[int | None, int | None, Block]] = set()
     for index in product(*(range(sizes[a]) for a in own)):
         fixed = dict(zip(own, index, strict=True))
         for pair in pair_blocks(layouts[0], layouts[1], sizes, fixed):
             s = None if pair.source is None else source_places[pair.source, _index_of(source[pair.source], fixed)]
             t = None if pair.target is None else target_places[pair.target, _index_of(target[pair.target], fixed)]
-            yield PlacedBlock(s, t, fixed, pair)
+            if (s, t, pair.block) not in seen:
+                seen.add((s, t, pair.block))
+                yield PlacedBlock(s, t, fixed, pair)
 
 
 def _solution(
