@@ -263,7 +263,7 @@ def _of_rule(rule: AnyRule, form: Family, known: set[str]) -> Iterator[Flaw]:
                 "a sentence that says where every number goes",
             )
         return
-    yield from _of_sentence(rule, layouts, (sources, targets), known, odd=bool(odd))
+    yield from _of_sentence(rule, layouts, (sources, targets), form, known, odd=bool(odd))
 
 
 def _odd_placeholder(rule: AnyRule, name: str, pattern: Pattern, sources: Sequence[Pattern], targets: Sequence[Pattern]) -> Flaw:
@@ -290,6 +290,7 @@ def _of_sentence(
     rule: Rule | Repeated | Tied,
     layouts: tuple[tuple[TensorLayout, ...], tuple[TensorLayout, ...]],
     patterns: tuple[Sequence[Pattern], Sequence[Pattern]],
+    form: Family,
     known: set[str],
     *,
     odd: bool,
@@ -308,6 +309,9 @@ def _of_sentence(
         except MappingError as error:
             yield _unpaired(rule, error, (left, right), (left - right - placeholders[1], right - left - placeholders[0]))
             return
+    if not isinstance(rule, Repeated) and (late := sorted(axis for axis in own if ".." in form.sizes.get(axis, ""))):
+        found = f"{late[0]} counts from another number than 0: {quoted(form.sizes[late[0]])}"
+        yield Flaw((rule,), found, "an axis of a layout, which counts from 0", "Let it stand in the names of both sides.")
     constants = rule.sizes if isinstance(rule, Rule) else {}
     for axis in sorted((left | right) - known - constants.keys() - own):
         meant = difflib.get_close_matches(axis, known - left - right, n=1, cutoff=0.8)  # "half_head" is not "head"

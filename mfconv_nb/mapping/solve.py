@@ -167,8 +167,11 @@ def _placed(
     for index in product(*(range(sizes[a]) for a in own)):
         fixed = dict(zip(own, index, strict=True))
         for pair in pair_blocks(layouts[0], layouts[1], sizes, fixed):
-            s = None if pair.source is None else source_places[pair.source, _index_of(source[pair.source], fixed)]
+            s = None if pair.source is None else source_places.get((pair.source, _index_of(source[pair.source], fixed)), -1)
             t = None if pair.target is None else target_places[pair.target, _index_of(target[pair.target], fixed)]
+            if s == -1:
+                found = f"no tensor for {', '.join(f'{axis} {n}' for axis, n in fixed.items())}"
+                raise MappingError("MFC307", found=found, expected="one for each index from 0 on, as an axis of a layout has them")
             if (s, t, pair.block) not in seen:
                 seen.add((s, t, pair.block))
                 yield PlacedBlock(s, t, fixed, pair)
@@ -205,7 +208,10 @@ def _solution(
 
 
 def _check_coverage(needed: Sequence[int], found: Sequence[int], target: Sequence[Pattern]) -> None:
-    """Raises MappingError (MFC307) where the blocks of a target are more or fewer numbers than it has."""
+    """Raises MappingError (MFC307) where the blocks of a target are more or fewer numbers than it has.
+
+    They are more where several tensors that names count would become one: ``(p + q) -> expert p, q`` has one q for all experts.
+    """
     for expected, covered in zip(needed, found, strict=True):
         if covered != expected:
             where = " and ".join(t.text for t in target)

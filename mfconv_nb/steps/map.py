@@ -13,8 +13,9 @@ from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.config import Size, Sizes, read_sizes
 from mfconv_nb.errors import MappingError, MfconvError, UsageError, did_you_mean, quoted
 from mfconv_nb.families.own import family_in_file, is_file_name
-from mfconv_nb.families.registry import candidates_of, family_remembered, identify
+from mfconv_nb.families.registry import candidates_of, family_remembered, identify, known_families
 from mfconv_nb.mapping.adapters import DEFAULT_STYLE, STYLES, half_of
+from mfconv_nb.mapping.flaws import check_family
 from mfconv_nb.mapping.forms import (
     Choice,
     checked_options,
@@ -32,7 +33,7 @@ from mfconv_nb.mapping.run_state import run_state_of
 from mfconv_nb.steps.first_layers import first_layers
 from mfconv_nb.steps.load import load
 from mfconv_nb.steps.map_report import CoverageError, MapReport
-from mfconv_nb.steps.mapped_tensors import TensorMaker, equalities_of
+from mfconv_nb.steps.mapped_tensors import TensorMaker, equal_when_narrow, equalities_of
 from mfconv_nb.steps.proven import proven
 from mfconv_nb.steps.resemblance import told_by_original
 
@@ -163,6 +164,8 @@ class _Asked:
 def _meant(asked: _Asked, family: str | Path | Family | None) -> Family:
     """The family that a call is about: given, remembered by the manifest, or told; among several of one key, told by the names."""
     if isinstance(family, Family):
+        if not family.chosen and not any(family is known for known in known_families()):  # a form has lost the options of its rules
+            check_family(family)
         return family
     if family and is_file_name(family):
         return family_in_file(family)
@@ -273,7 +276,7 @@ def _mapped(
     used = {spec.name for row in plan.rows if row.targets for spec in row.sources}
     equalities += [equality for equality in source.equalities if equality.first.name in used]  # copies of a run's slices
     for row in plan.rows:
-        equalities += equalities_of(row, source, tensors)
+        equalities += (*equalities_of(row, source, tensors), *(equal_when_narrow(row, source, tensors) if plan.to == HF else ()))
     here = HF if plan.to == MF else MF
     dtypes = {spec.name: spec.dtype for row in plan.rows if getattr(row.rule, "dtype", None) for spec in row.sources}
     return replace(

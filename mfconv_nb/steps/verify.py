@@ -211,7 +211,8 @@ def _back_condition(differences: DiffReport, cast: bool, way: str) -> Condition:
     endless = [(r.name, r.comparison.inf[0] - r.comparison.inf[1]) for r in changed if r.comparison is not None]
     endless = [(name, n) for name, n in endless if n > 0]
     if endless:
-        seen = f"{how_many(sum(n for _, n in endless), 'number')} became infinite, too large for the dtype; first in {endless[0][0]}"
+        counted = f"{how_many(sum(n for _, n in endless), 'number')} in {how_many(len(endless), 'tensor')}"
+        seen = f"{counted} became infinite, too large for the dtype; first in {endless[0][0]}"
         return Condition(sentence, FAIL, seen)
     seen = f"changed: {len(changed):,} of {how_many(total, 'tensor')}, at most {difference_text(differences.max_abs, differences.max_ulp)}"
     if cast and all(r.status == DTYPE for r in changed):

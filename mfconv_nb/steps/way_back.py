@@ -6,11 +6,11 @@ No weight is read. A promise is made only where the plan is complete: every name
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from mfconv_nb.checkpoint import SIDE_NAMES, Checkpoint, LazyTensor
+from mfconv_nb.checkpoint import HF, SIDE_NAMES, Checkpoint, LazyTensor
 from mfconv_nb.dtypes import CASTABLE, short_name
 from mfconv_nb.errors import MfconvError, one_line
 from mfconv_nb.mapping.plan import LEFT_OUT
@@ -23,7 +23,7 @@ EXACT = frozenset({("F16", "F32"), ("BF16", "F32"), ("F16", "F64"), ("BF16", "F6
 
 def way_back_of(out: Output) -> str:
     """What converting back would give: "exact", or what it would lack and what a cast has cost."""
-    lost = [text for text in (_computed(out.checkpoint), *_rounded(out.casts), _not_whole(out)) if text]
+    lost = [text for text in (_computed(out.checkpoint), *_rounded(out), _not_whole(out)) if text]
     return "; ".join(lost) or _with_dtype(out)
 
 
@@ -32,8 +32,11 @@ def _computed(checkpoint: Checkpoint) -> str:
     return f"{how_many(len(merged.adapters), 'weight')} computed (adapters merged)" if merged is not None else ""
 
 
-def _rounded(casts: Mapping[tuple[str, str], int]) -> list[str]:
-    found = [(pair, n) for pair, n in casts.items() if pair not in EXACT]
+def _rounded(out: Output) -> list[str]:
+    """Casts to narrower dtypes; but what Hugging Face's side had before, as a manifest remembers, is compared before it is written."""
+    remembered = out.checkpoint.fixed_dtypes if out.checkpoint.side == HF else frozenset()
+    casts = Counter((stored_dtype(t), out.dtypes[t.name]) for t in out.checkpoint if t.name not in remembered)
+    found = [(pair, n) for pair, n in casts.items() if pair[0] != pair[1] and pair not in EXACT]
     return [f"{how_many(n, 'tensor')} rounded from {short_name(a)} to {short_name(b)}" for (a, b), n in found]
 
 

@@ -115,7 +115,7 @@ def test_numbers_that_a_cast_made_infinite_are_not_close(tmp_path: Path) -> None
     mc.save(mc.map(mc.load(hf)), tmp_path / "out.ckpt", dtype="fp16")
     report = mc.verify(hf, tmp_path / "out.ckpt")
     assert verdict(report) == "✗ Not equal."
-    assert report.conditions[-1].seen == "2 numbers became infinite, too large for the dtype; first in model.norm.weight"
+    assert report.conditions[-1].seen == "2 numbers in 1 tensor became infinite, too large for the dtype; first in model.norm.weight"
 
 
 def test_a_wider_conversion_is_equal_after_casting_back(pair: tuple[Path, Path], tmp_path: Path) -> None:
