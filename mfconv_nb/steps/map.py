@@ -94,7 +94,7 @@ def map(
             plan = asked.plan(chosen.form, given)
             decided |= dict.fromkeys(told, "told from the original's numbers")
     assumed = _assumed(meant, plan, decided) if to == HF else []
-    mapped = _mapped(_with_layers(source, chosen.form, layers), plan, decided, asked.original_for(chosen.form), assumed)
+    mapped = _mapped(_with_layers(source, meant, chosen.form, layers), plan, decided, asked.original_for(chosen.form), assumed)
     if layers is None:
         return mapped
     by_names = {o.name for o in meant.options if o.side == "both"}  # without the layers behind the last one perhaps another value
@@ -209,11 +209,13 @@ def _refuse_quantised(names: Sequence[str], source: Checkpoint) -> None:
         raise MappingError("MFC312", source.origin, found=quantised, expected="weights as numbers, not as codes", hint=hint)
 
 
-def _with_layers(source: Checkpoint, form: Family, layers: int | None) -> Checkpoint:
+def _with_layers(source: Checkpoint, meant: Family, form: Family, layers: int | None) -> Checkpoint:
     """Where only the first layers are taken, the config says so too: the result is a checkpoint of that many layers."""
     if layers is None or source.config is None:
         return source
-    return replace(source, config=first_layers(source.config, read_sizes(source.config, form.sizes), layers))
+    counts = {axis: s for axis, s in {**meant.sizes, **form.sizes}.items() if axis.endswith(("layer", "layers")) and "{" not in s}
+    sizes = read_sizes(source.config, {axis: f"{sentence} | ?" for axis, sentence in counts.items()})
+    return replace(source, config=first_layers(source.config, sizes, layers))
 
 
 def _direction(source: Checkpoint, to: str | None) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 from mfconv_nb.checkpoint import Checkpoint, LazyTensor, Written
 from mfconv_nb.errors import quoted
 from mfconv_nb.folding import fold
+from mfconv_nb.mapping.names import Pattern
 from mfconv_nb.mapping.rules import Family, OptionValue, form_of, sides_of
 from mfconv_nb.streaming.fill import tensor_checksums
 from mfconv_nb.trained.run import TrainedRun
@@ -33,7 +34,7 @@ def proven(checkpoint: Checkpoint, family: Family, to: str) -> tuple[Checkpoint,
     written = checkpoint.written
     if written is None:
         return checkpoint, ""
-    changed = _changed(written, _unseen_templates(family, checkpoint.options, to))
+    changed = _changed(written, _unseen(family, checkpoint.options, to))
     if changed is None:
         return replace(checkpoint, written=None), ""
     alone = {field: value for field, (told, value) in written.told.items() if getattr(checkpoint, field) is told}
@@ -41,20 +42,21 @@ def proven(checkpoint: Checkpoint, family: Family, to: str) -> tuple[Checkpoint,
     return replace(checkpoint, written=None, original=None, family=None, family_file="", options={}, **alone), note
 
 
-def _unseen_templates(family: Family, remembered: Mapping[str, Any], to: str) -> set[str]:
-    """The name patterns that the options of a family lay out without a trace in the names: with another value they are the same."""
+def _unseen(family: Family, remembered: Mapping[str, Any], to: str) -> dict[str, Pattern]:
+    """The name patterns, by their text, that the options of a family lay out without a trace in the names: with another value they are the same."""
     choosing = [o for o in family.options if o.values]
     chosen: dict[str, OptionValue] = {o.name: next((v for v in o.values if v == remembered.get(o.name)), o.default) for o in choosing}
     rules = form_of(family, chosen).rules
-    found: set[str] = set()
+    found: dict[str, Pattern] = {}
     for option in choosing:
         for other in (form_of(family, {**chosen, option.name: value}) for value in option.values if value != chosen[option.name]):
-            decided = [rule for rule in rules if rule not in other.rules]
-            found |= {pattern.template for rule in decided for pattern in sides_of(rule, to)[0]} & other.templates(to)
+            names = {pattern.text for rule in other.rules for pattern in sides_of(rule, to)[0]}
+            patterns = (pattern for rule in rules if rule not in other.rules for pattern in sides_of(rule, to)[0])
+            found |= {pattern.text: pattern for pattern in patterns if pattern.text in names}
     return found
 
 
-def _changed(written: Written, unseen: set[str]) -> str | None:
+def _changed(written: Written, unseen: Mapping[str, Pattern]) -> str | None:
     """The first tensor of a sample that is not what was written; None where all are."""
     names = _sample(written, unseen)
     parts = {f"{n} {name}": (name, part, noted) for name in names for n, (part, noted) in enumerate(written.parts[name])}
@@ -62,15 +64,19 @@ def _changed(written: Written, unseen: set[str]) -> str | None:
     return next((name for key, (name, _, noted) in parts.items() if found[key] != noted), None)
 
 
-def _sample(written: Written, unseen: set[str]) -> list[str]:
+def _sample(written: Written, unseen: Mapping[str, Pattern]) -> list[str]:
     """The names of the tensors that are read. Tensors of a pattern count as equally telling: their ends are looked at."""
-    by_template: dict[str, list[str]] = {}
+    grouped: dict[str, list[str]] = {}
+    by_pattern: dict[str, list[str]] = {}
     for name in written.parts:
-        by_template.setdefault(fold(name)[0], []).append(name)
-    laid_out = [name for template, names in by_template.items() if template in unseen for name in names]
+        template, numbers = fold(name)
+        grouped.setdefault(template, []).append(name)
+        if pattern := next((p for p in unseen.values() if p.template == template and p.match(numbers) is not None), None):
+            by_pattern.setdefault(pattern.text, []).append(name)
+    laid_out = [name for names in by_pattern.values() for name in names]
     if sum(_nbytes(written, name) for name in laid_out) > MOST_BYTES:
-        laid_out = [name for template, names in by_template.items() if template in unseen for name in _ends(names)]
-    others = [name for template, names in by_template.items() if template not in unseen for name in _ends(names)]
+        laid_out = [name for names in by_pattern.values() for name in _ends(names)]
+    others = [name for names in grouped.values() for name in _ends(names)]
     others.sort(key=lambda name: _nbytes(written, name))
     left = min(MOST_BYTES, sum(_nbytes(written, name) for name in written.parts) // 100)
     small = [name for name, total in zip(others, accumulate(_nbytes(written, name) for name in others), strict=True) if total <= left]

@@ -121,7 +121,7 @@ def _infinite(out: Output, counted: Mapping[tuple[int, str], int]) -> dict[str, 
     found: dict[str, int] = {}
     for (name, _), n in slices.items():
         found[name] = found.get(name, 0) + n
-    return found
+    return {name: found[name] for name in out.checkpoint.tensors if name in found}
 
 
 def _write_small_files(staging: Staging, out: Output, checksums: Mapping[tuple[int, str], str]) -> None:
