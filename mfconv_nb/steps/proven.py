@@ -43,7 +43,7 @@ def proven(checkpoint: Checkpoint, family: Family, to: str) -> tuple[Checkpoint,
 
 
 def _unseen(family: Family, remembered: Mapping[str, Any], to: str) -> dict[str, Pattern]:
-    """The name patterns, by their text, that the options of a family lay out without a trace in the names: with another value they are the same."""
+    """The name patterns, by their text, that options lay out without a trace: with another value the names are the same."""
     choosing = [o for o in family.options if o.values]
     chosen: dict[str, OptionValue] = {o.name: next((v for v in o.values if v == remembered.get(o.name)), o.default) for o in choosing}
     rules = form_of(family, chosen).rules

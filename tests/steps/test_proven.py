@@ -17,6 +17,7 @@ from mfconv_nb.steps import proven
 from mfconv_nb.trained.cutting import RankLayout
 from tests.support import raws_in, raws_of, write_safetensors
 
+LAYOUT = RankLayout({"tp": 2}, {"*linear_fc1.weight": ("tp", None)})
 STALE = "is of other numbers than these"
 NAME = {"qwen3": "use_interleaved_weight_layout_mlp", "glm4-moe": "use_contiguous_weight_layout_attention"}
 
@@ -118,11 +119,11 @@ def test_buffers_and_config_of_a_stale_manifest_are_not_used(folder: Path, tmp_p
 
 def test_slices_of_ranks_prove_the_manifest_of_a_run(folder: Path) -> None:
     mapped = mc.map(mc.load(folder / "qwen3"), "qwen3", to="mf", use_interleaved_weight_layout_mlp=False)
-    mc.save(mapped, folder / "run", layout_of_ranks=RankLayout({"tp": 2}, {"*.weight": ("tp",)}, form="rank folders"), progress=False)
+    mc.save(mapped, folder / "run", layout_of_ranks=LAYOUT, progress=False)
     option = "use_interleaved_weight_layout_mlp"
     assert mc.map(mc.load(folder / "run"), to="hf").report.decided[option] == "remembered"
     other = mc.map(mc.load(folder / "qwen3"), "qwen3", to="mf")
-    mc.save(other, folder / "other", layout_of_ranks=RankLayout({"tp": 2}, {"*.weight": ("tp",)}, form="rank folders"), progress=False)
+    mc.save(other, folder / "other", layout_of_ranks=LAYOUT, progress=False)
     put_under_the_manifest_of(folder / "run", folder / "other")
     mapped = mc.map(mc.load(folder / "run"), "qwen3", to="hf", config=folder / "qwen3" / "config.json")
     assert mapped.report.decided[option] == "default"
@@ -140,17 +141,8 @@ def test_verify_takes_the_options_of_a_stale_manifest_for_nothing(folder: Path) 
 def test_convert_says_that_a_manifest_is_stale_and_what_is_assumed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = saved("qwen3", folder, "out.safetensors", use_interleaved_weight_layout_mlp=False)
     put_under_the_manifest_of(file, saved("qwen3", folder, "other.safetensors"))
-    words = [
-        "convert",
-        "--reversed",
-        str(file),
-        str(folder / "back"),
-        "--model",
-        "qwen3",
-        "--config",
-        str(folder / "qwen3" / "config.json"),
-    ]
-    assert mfconv(words) == 0
+    words = ["convert", "--reversed", str(file), str(folder / "back"), "--model", "qwen3"]
+    assert mfconv([*words, "--config", str(folder / "qwen3" / "config.json")]) == 0
     printed = capsys.readouterr()
     said = " ".join((printed.out + printed.err).split())
     assert STALE in said
