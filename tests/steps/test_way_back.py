@@ -142,8 +142,11 @@ def test_a_cast_that_fits_and_infinities_that_were_there_are_no_warning(tmp_path
     assert report.table().verdict == "✓ Converted."
 
 
-def test_infinities_are_counted_in_transposed_tensors_and_in_many_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fill, "SEGMENT_BYTES", 128)
+@pytest.mark.parametrize("segment", [128, 1 << 20])
+def test_infinities_are_counted_in_transposed_tensors_and_in_many_segments(
+    segment: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fill, "SEGMENT_BYTES", segment)
     values = np.zeros((37, 23), np.float32)
     values[::3, ::5] = 1e6
     write_safetensors(tmp_path / "in.safetensors", {"a": values})
