@@ -248,7 +248,8 @@ def test_two_runs_into_one_folder_are_told_apart(tmp_path: Path) -> None:
     make_rank_folders(tmp_path, first, PLAIN)
     make_rank_folders(tmp_path, second, PLAIN, name="{prefix}_rank_{rank}_1-{epoch}_{step}.{ending}")
     assert_whole(open_rank_folders(tmp_path), second)
-    (tmp_path / "rank_2" / "llama_rank_2_1-1_1.safetensors").unlink()
+    for rank in range(4):
+        (tmp_path / f"rank_{rank}" / f"llama_rank_{rank}_1-1_1.safetensors").unlink()
     assert_whole(open_rank_folders(tmp_path), first)
     make_rank_folders(tmp_path, second, PLAIN, prefix="other")
     both = open_rank_folders(tmp_path)
