@@ -20,7 +20,7 @@ from mfconv_nb.checkpoint import LazyTensor
 from mfconv_nb.errors import InputError, MfconvError, on_one_line, quoted
 from mfconv_nb.folding import fold
 from mfconv_nb.mapping.adapters import half_of, is_adapter
-from mfconv_nb.mapping.run_state import COUNTERS, GRADIENTS, OPTIMIZER
+from mfconv_nb.mapping.run_state import COUNTERS, weight_of
 from mfconv_nb.report import how_many
 from mfconv_nb.trained.rank_tensors import held_whole
 from mfconv_nb.trained.run import Slice, SlicedTensor
@@ -131,8 +131,7 @@ def _whole_shape(name: str, ranks: Mapping[int, LazyTensor], shapes: Mapping[str
         return tuple(shapes[name])
     if name in COUNTERS:
         return next(iter(ranks.values())).shape
-    prefix = next((p for p in (*OPTIMIZER, *GRADIENTS) if name.startswith(p)), "")
-    of_weight = name[len(prefix) :]
+    of_weight = weight_of(name) or name
     if of_weight in shapes:
         return tuple(shapes[of_weight])
     half, held = half_of(of_weight), next(iter(ranks.values())).shape

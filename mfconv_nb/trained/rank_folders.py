@@ -134,7 +134,8 @@ def _steps_asked(run: _Run, step: Step | int | None) -> list[Step | None]:
     """The steps that may be taken, the newest first."""
     there = sorted({f.step for f in run.files if f.step is not None}, reverse=True)
     if step is None:
-        return sorted({f.step for f in run.files if f.step is not None and not f.series.at_exception}, reverse=True) or [*there] or [None]
+        in_time = {f.step for f in run.files if not f.series.at_exception}
+        return [s for s in there if s in in_time] or list(there) or [None]
     number = step if isinstance(step, int) else step.step if step.epoch is None else None
     fitting = [s for s in there if s == step or s.step == number]
     if len(fitting) == 1:
@@ -214,7 +215,8 @@ def _files_at(run: _Run, step: Step | None, groups: Groups) -> OneRun | MfconvEr
             had.append(file)
     complete = {s: files for s, files in by_series.items() if not _absent(groups, files)}
     if not complete:
-        return _absence(run, step, _absent(groups, max(by_series.values(), key=len, default={})))
+        best = max(by_series.values(), key=lambda files: len(files), default={})
+        return _absence(run, step, _absent(groups, best))
     in_time = {s: files for s, files in complete.items() if not s.at_exception} or complete
     prefixes = {s.prefix for s in in_time}
     if len(prefixes) > 1:
