@@ -125,6 +125,7 @@ def open_iteration(folder: Path, number: int | None, file_prefix: str | None = N
         chosen=None if number is None else Step(None, number),
         tensors=tensors,
         files=tuple(folder / name for name in files),
+        absent=tuple(n for n in metadata.undescribed if n not in tensors and run_state_of(n) is None) if metadata is not None else (),
         problems=tuple(findings.problems),
         assumed=tuple(findings.assumed),
         notes=tuple(findings.notes),
@@ -417,7 +418,7 @@ def _lost(
             f"{how_many(len(elsewhere), 'slice')} not in the files that {METADATA} names; this one {Box(chunk.offset, chunk.shape).text()}"
         )
         if parameter.name in holders:
-            found += f", though {_listed(holders[parameter.name])} hold a tensor of this name"
+            found += f"; a tensor of this name is in {_listed(holders[parameter.name])}"
         yield InputError("MFC113", quoted(parameter.name), found=found, expected=f"a slice in {quoted(file)}", hint=HINT_RUN)
 
 

@@ -47,6 +47,8 @@ from mfconv_nb.trained.strategies import Stage, needed_groups, stages_of
 KIND = "rank folders (Checkpoint 1.0)"
 # What every rank of a run counts alike; the iterator's own position and the loss scale may differ.
 SAME_ON_ALL_RANKS = frozenset({"epoch_num", "step_num", "global_step", "current_step", "optimizer.global_step"})
+# Parts of names that MindFormers' callback leaves out of a save.
+NOT_SAVED = ("fi_parameter", "zeros_k_", "zeros_value_states", "_cache", "_device_local_", "expert_load", "max_logits_val")
 MAX_RANK_GAP = 1 << 16
 WholeShapes = Mapping[str, Shape] | Callable[[Iterable[str]], Mapping[str, Shape]]
 
@@ -362,13 +364,20 @@ def _open_step(run: _Run, step: Step | None, paths: Mapping[int, Path]) -> Train
         run.steps,
         step,
         found.tensors,
-        (*paths.values(), *run.strategies),
-        tuple(others.values()),
-        tuple(found.problems),
-        assumed,
-        notes,
-        state,
+        files=(*paths.values(), *run.strategies),
+        others=tuple(others.values()),
+        absent=_silent(run, held),
+        problems=tuple(found.problems),
+        assumed=assumed,
+        notes=notes,
+        state=state,
     )
+
+
+def _silent(run: _Run, held: Mapping[str, Held]) -> tuple[str, ...]:
+    """Weights of the strategy that no file holds."""
+    silent = dict.fromkeys(n for s in run.stages for n in s.layouts if n not in held and run_state_of(n) is None)
+    return tuple(n for n in silent if not any(part in n for part in NOT_SAVED))
 
 
 def _other_files(run: _Run, step: Step | None, paths: Mapping[int, Path]) -> tuple[str, ...]:
@@ -441,7 +450,7 @@ def _step_notes(
     if promised and len(promised) < len(shapes):  # not of a run that saved adapters only
         what = f"the config promises {how_many(len(promised), 'tensor')} that no rank has: {names_text(promised)}"
         notes.append(f"{what}; the ranks of a pipeline stage may be missing")
-    silent = [n for s in run.stages for n in s.layouts if n not in held and run_state_of(n) is None]
+    silent = _silent(run, held)
     if silent and not found.absent:
         notes.append(f"no file holds {how_many(len(silent), 'tensor')} of the strategy: {names_text(silent)}")
     return tuple(notes)

@@ -385,6 +385,30 @@ def test_a_category_of_which_there_is_nothing_is_not_saved(weights: Arrays, caps
     assert_nothing_written()
 
 
+def test_fewer_weights_than_the_run_has_are_not_saved_for_the_weights(weights: Arrays, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(Path("run"), {n: a for n, a in weights.items() if not n.startswith("model.layers.1.")})
+    assert command_line(["save", "run", "all.safetensors"]) == 0
+    assert command_line(["save", "run", "weights.safetensors", "--only", "weights"]) == 2
+    said = capsys.readouterr().err
+    assert "MFC111" in said
+    assert "no weight of 'model.layers.1'" in said
+    assert "Without --only" in said
+    assert not Path("weights.safetensors").exists()
+
+
+def test_a_weight_that_the_strategy_names_and_no_file_holds_is_missed_where_the_weights_are_asked_for(weights: Arrays) -> None:
+    make_run(Path("run"), weights)
+    gone = "model.norm_out.weight"
+    for path in Path("run").glob("rank_*/*.safetensors"):
+        kept = {t.name: read_tensor(t) for t in mc.load(path) if t.name != gone}
+        write_safetensors(path, kept, {"format": "ms"})
+    with pytest.raises(InputError, match="MFC111") as refused:
+        mc.load("run", config="hf", only="weights")
+    assert gone in str(refused.value)
+    assert len(mc.load("run", config="hf", only="optimizer")) == 4
+    assert gone not in mc.load("run", config="hf")
+
+
 def spoil(folder: Path, other: Path, data: st.DataObject) -> None:
     """Something that happens to files that are copied about: lost, cut, mixed up, of another run, in a folder of another name."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
