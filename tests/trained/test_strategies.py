@@ -46,6 +46,12 @@ def test_more_or_other_shards_than_there_are_copies_are_refused(size: int) -> No
     assert f"{size} optimizer shards" in refusal(Layout((2, 4), OUTER, shard_step=1, shard_size=size))
 
 
+def test_shards_of_a_tensor_that_nothing_else_cuts_divide_the_stage() -> None:
+    uncut = ((-1, -1),)
+    assert slicing_of(Layout((2, 4), uncut, shard_step=1, shard_size=4), 2, 8, "'w'").optimizer_shards == 4
+    assert "3 optimizer shards" in refusal(Layout((2, 4), uncut, shard_step=1, shard_size=3))
+
+
 def test_shards_are_made_of_the_inner_free_dimensions_or_refused() -> None:
     """Two free dimensions each. 4 of 24 copies are no part of the inner one, which has 6, and no multiple of it."""
     assert slicing_of(Layout((2, 2, 3), ((0, -1),), shard_step=3, shard_size=2), 2, 12, "'w'").optimizer_shards == 2
@@ -97,11 +103,11 @@ def strategy(name: str, **stages: dict[str, Layout]) -> StrategyFile:
 
 
 def test_the_ranks_of_a_stage_begin_where_those_of_the_stage_before_end() -> None:
-    first, second = {"a": Layout((2, 2), ((0,),))}, {"b": Layout((2, 2), ((1,),))}
-    stages = stages_of([strategy("x.ckpt", s0=first), strategy("y.ckpt", s1=second)], range(8))
-    assert [(s.number, s.ranks) for s in stages] == [(0, range(4)), (1, range(4, 8))]
-    assert needed_groups(stages) == ((0, 2), (1, 3), (4, 5), (6, 7))
-    assert needed_groups(stages, ["b"]) == ((4, 5), (6, 7))
+    first, second = {"a": Layout((2,), ((0,),))}, {"b": Layout((2, 2), ((1,),))}
+    stages = stages_of([strategy("x.ckpt", s0=first), strategy("y.ckpt", s1=second)], range(6))
+    assert [(s.number, s.ranks) for s in stages] == [(0, range(2)), (1, range(2, 6))]
+    assert needed_groups(stages) == ((0,), (1,), (2, 3), (4, 5))
+    assert needed_groups(stages, ["b"]) == ((2, 3), (4, 5))
 
 
 def test_a_stage_that_no_file_says_is_that_of_the_rank_in_its_name() -> None:
