@@ -22,7 +22,7 @@ from mfconv_nb.errors import InputError, MfconvError, on_one_line, quoted
 from mfconv_nb.formats import mindspore_ckpt, safetensors_file
 from mfconv_nb.formats.reading import CKPT, SAFETENSORS, format_of
 from mfconv_nb.formats.strategy_file import read_strategies
-from mfconv_nb.mapping.run_state import COUNTERS, run_state_of
+from mfconv_nb.mapping.run_state import COUNTERS, run_state_of, weight_of
 from mfconv_nb.report import how_many
 from mfconv_nb.streaming.gather import read_tensor
 from mfconv_nb.streaming.open_files import allow_open_files
@@ -233,7 +233,12 @@ def _files_at(run: _Run, step: Step | None, groups: Groups) -> OneRun | MfconvEr
 
 def _one_run(run: _Run, step: Step | None, candidates: Candidates, groups: Groups) -> OneRun:
     """The files of one run among those of a step. Raises _NotToldError where nothing tells which they are."""
-    if needs_no_proof(candidates):
+    series = next(iter(candidates.values()))[0].series
+    runs: dict[int, set[int]] = {}
+    for file in run.files:
+        if file.series == series:
+            runs.setdefault(file.rank, set()).add(file.run)
+    if needs_no_proof(candidates, runs):
         return OneRun({rank: files[0] for rank, files in candidates.items()})
     candidates, headers = _readable(candidates)
     try:
@@ -438,7 +443,8 @@ def _step_notes(
         count = how_many(len(names), "tensor")
         notes.append(f"left out: {count} of the optimizer's state, with parts on absent ranks: {some_of(ranks)}")
     if found.unexplained:
-        what = f"left out: {how_many(len(found.unexplained), 'tensor')} of the optimizer's state"
+        whose = "optimizer" if all(map(weight_of, found.unexplained)) else "run"
+        what = f"left out: {how_many(len(found.unexplained), 'tensor')} of the {whose}'s state"
         notes.append(f"{what}, in no strategy file and not cut as the weights: {names_text(found.unexplained)}")
     if found.stages_differ:
         notes.append(f"cut differently in two stages, read from the first that is complete: {names_text(found.stages_differ)}")
@@ -463,4 +469,5 @@ def _by_guess(
     guess: Guess = guess_slicings(held, shapes, run.home, run.digest, unknown_since)
     found.tensors.update(guess.tensors)
     found.problems += guess.problems
+    found.unexplained += guess.left_out
     return guess.assumed

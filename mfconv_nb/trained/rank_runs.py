@@ -49,9 +49,14 @@ class OneRun:
     notes: tuple[str, ...] = ()
 
 
-def needs_no_proof(candidates: Candidates) -> bool:
-    """Whether every rank has one file, all under the same number, as nearly always."""
-    return all(len(files) == 1 for files in candidates.values()) and len({f.run for files in candidates.values() for f in files}) == 1
+def needs_no_proof(candidates: Candidates, runs: Mapping[int, Collection[int]]) -> bool:
+    """Whether every rank has one file, all under the same number, and ``runs`` in its folder as all others have, as nearly always."""
+    numbers = {f.run for files in candidates.values() for f in files}
+    return (
+        all(len(files) == 1 for files in candidates.values())
+        and len(numbers) == 1
+        and len({frozenset(runs[rank]) for rank in candidates}) == 1
+    )
 
 
 def files_of_one_run(candidates: Candidates, evidence: Evidence, is_enough: Callable[[Collection[int]], bool]) -> OneRun | None:

@@ -30,7 +30,7 @@ class Found:
     Attributes:
         absent: groups of ranks of which one is needed and none is there.
         left_out: optimizer state that is not all there, with the ranks that would have it.
-        as_weights, unexplained: optimizer state that no strategy names: taken as cut like its weight, or left out.
+        as_weights, unexplained: state that no strategy names: of the optimizer, taken as cut like its weight; or left out.
         foreign: by rank the tensors that the strategy gives to other stages.
         unknown: weights that no strategy names.
         stages_differ: tensors that two stages cut differently.
@@ -92,6 +92,8 @@ def by_strategy(home: Path, stages: Stages, held: Mapping[str, Held], found: Fou
             found.tensors[name] = held_whole(name, ranks)
             if run_state_of(name) is None:
                 found.unknown.append(name)
+        elif run_state_of(name) is not None:
+            found.unexplained.append(name)
         else:
             found.problems.append(_unknown_and_cut(home, name, ranks))
     for name, tensor in found.tensors.items():

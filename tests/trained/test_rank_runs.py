@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import mfconv_nb as mc
 from mfconv_nb.streaming.gather import read_tensor
 from mfconv_nb.trained.rank_folders import open_rank_folders
 from mfconv_nb.trained.run import Step, TrainedRun
@@ -178,6 +179,24 @@ def test_single_files_of_different_runs_are_refused_where_they_hold_other_copies
     save(tmp_path, FIRST, TENSOR_PARALLEL, {0: 0})
     without_meta(save(tmp_path, SECOND, TENSOR_PARALLEL, {1: 1}))
     refusal(open_rank_folders(tmp_path))
+
+
+def test_folders_that_were_used_another_number_of_times_are_said_also_where_the_step_has_one_file_on_each(tmp_path: Path) -> None:
+    """Rank 0 lost a file of the second run, rank 1 all of the first: then both have one file under no number, of two runs."""
+    save(tmp_path, FIRST, APART, {0: 0})
+    save(tmp_path, SECOND, APART, {0: 1, 1: 0}, step=5)
+    without_meta(save(tmp_path, FIRST, APART, {1: 0}))
+    assert "one file of the step each, taken as of one run" in " ".join(open_rank_folders(tmp_path).assumed)
+    assert not open_rank_folders(save(tmp_path / "alike", FIRST, APART, {0: 0, 1: 0})).assumed
+
+
+def test_of_two_formats_that_of_the_later_run_is_read(tmp_path: Path) -> None:
+    save(tmp_path, FIRST, APART, {0: 0, 1: 0})
+    save(tmp_path, SECOND, APART, {0: 1, 1: 1})
+    for path in sorted(tmp_path.glob("rank_*/llama_rank_?_1-1_10.safetensors")):
+        mc.save(mc.load(path), path.with_suffix(".ckpt"))
+        path.unlink()
+    assert_is(open_rank_folders(tmp_path), SECOND)
 
 
 def test_a_number_at_the_end_of_a_prefix_is_no_run(tmp_path: Path) -> None:
