@@ -217,6 +217,8 @@ def _files_at(run: _Run, step: Step | None, groups: Groups) -> OneRun | MfconvEr
             had.append(file)
     complete = {s: files for s, files in by_series.items() if not _absent(groups, files)}
     if not complete:
+        if len(by_series) > 1 and not _absent(groups, {rank for files in by_series.values() for rank in files}):
+            return _split_over_names(run, step, by_series)
         best = max(by_series.values(), key=lambda files: len(files), default={})
         return _absence(run, step, _absent(groups, best))
     in_time = {s: files for s, files in complete.items() if not s.at_exception} or complete
@@ -229,6 +231,15 @@ def _files_at(run: _Run, step: Step | None, groups: Groups) -> OneRun | MfconvEr
         _one_run(run, step, candidates, groups) for _, candidates in sorted(in_time.items(), key=lambda item: item[0].ending == "ckpt")
     ]
     return max(taken, key=lambda one: min(file.run for file in one.files.values()))  # of the same run the safetensors
+
+
+def _split_over_names(run: _Run, step: Step | None, by_series: Mapping[Series, Mapping[int, Sequence[RankFile]]]) -> InputError:
+    """MFC112 for files that would be enough together, and do not belong together by their names."""
+    firsts = [next(iter(files.values()))[0].path.name for files in by_series.values()]
+    found = f"files of other names on each rank, such as {names_text(firsts)}"
+    expected = f"files of one prefix and ending{f' at step {step}' if step is not None else ''} on all ranks"
+    hint = "Fetch the rest of one of them; files of one run that were renamed need one name again."
+    return InputError("MFC112", run.home, found=found, expected=expected, hint=hint)
 
 
 def _one_run(run: _Run, step: Step | None, candidates: Candidates, groups: Groups) -> OneRun:
@@ -326,6 +337,12 @@ def _finished(run: _Run, opened: TrainedRun, skipped: Sequence[tuple[Step | None
     without = [rank for rank, had in run.steps.items() if opened.chosen is not None and opened.chosen not in had]
     if without and not opened.problems:
         notes.append(f"ranks without step {opened.chosen}: {some_of(without)}; every slice has a copy on another rank")
+    chosen = opened.chosen
+    broken = sorted({f.step for f in run.files if f.step is not None and f.series.at_exception}) if chosen is not None else []
+    if chosen in broken and not any(f.step == chosen and not f.series.at_exception for f in run.files):
+        notes.append(f"step {chosen} was saved at an exception")
+    elif any(chosen is not None and chosen < s for s in broken):
+        notes.append(f"step {broken[-1]} is newer, saved at an exception, and not read: --step {broken[-1]} (step= in Python) takes it")
     return replace(opened, notes=(*notes, *opened.notes))
 
 

@@ -199,6 +199,14 @@ def test_of_two_formats_that_of_the_later_run_is_read(tmp_path: Path) -> None:
     assert_is(open_rank_folders(tmp_path), SECOND)
 
 
+def test_files_of_one_step_under_other_names_on_each_rank_are_refused_with_the_names(tmp_path: Path) -> None:
+    make_rank_folders(tmp_path, FIRST, APART, ranks=[0], strategy="json")
+    make_rank_folders(tmp_path, FIRST, APART, ranks=[1], strategy="json", prefix="qwen")
+    said = refusal(open_rank_folders(tmp_path))
+    assert "'llama_rank_0-1_1.safetensors', 'qwen_rank_1-1_1.safetensors'" in said
+    assert "files of one prefix and ending at step 1_1 on all ranks" in said
+
+
 def test_a_number_at_the_end_of_a_prefix_is_no_run(tmp_path: Path) -> None:
     for prefix, tensors in (("qwen_1", FIRST), ("qwen_2", SECOND)):
         make_rank_folders(tmp_path, tensors, APART, strategy="json", prefix=prefix)
@@ -226,8 +234,11 @@ def test_what_was_saved_at_an_exception_is_read_by_its_step_or_where_nothing_els
     alone = open_rank_folders(tmp_path)
     assert_is(alone, SECOND)
     assert alone.chosen == Step(1, 17)
+    assert "step 1_17 was saved at an exception" in alone.notes
     save(tmp_path, FIRST, APART, {0: 0, 1: 0})
-    assert_is(open_rank_folders(tmp_path), FIRST)
+    earlier = open_rank_folders(tmp_path)
+    assert_is(earlier, FIRST)
+    assert "step 1_17 is newer, saved at an exception, and not read: --step 1_17" in " ".join(earlier.notes)
     assert_is(open_rank_folders(tmp_path, step=17), SECOND)
     save(tmp_path, THIRD, APART, {0: 0, 1: 0}, step=17)
     assert_is(open_rank_folders(tmp_path, step=17), THIRD)
