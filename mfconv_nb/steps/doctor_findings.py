@@ -20,6 +20,7 @@ from mfconv_nb.formats.reading import FOLDER, INDEX, TORCH, kind_of
 from mfconv_nb.mapping.adapters import is_adapter
 from mfconv_nb.mapping.plan import LEFT_OUT, TIED
 from mfconv_nb.mapping.quantised import quantisation_of
+from mfconv_nb.mapping.run_state import constant_of
 from mfconv_nb.report import bytes_text, how_many, how_many_in_short
 from mfconv_nb.run_config import RUN_CONFIG
 from mfconv_nb.steps.diagnosis import DECIDE, FINE, STOP, TOLD, Finding
@@ -230,6 +231,7 @@ def _names(seen: Seen) -> Iterator[Finding]:
         yield Finding(FINE, "mapping", f"every tensor has its place on the {SIDE_NAMES[seen.mapped.side or HF]} side: {there}")
         yield from (Finding(TOLD, "note", note) for note in report.notes)
         left = [s.name for row in report.plan.rows if row.status == LEFT_OUT for s in row.sources if category_of(s.name) == WEIGHTS]
+        left = [name for name in left if not constant_of(name)]  # a conversion checks what they hold
         if left:
             yield Finding(DECIDE, "left out", f"{how_many(len(left), 'tensor')}; first {left[0]}")
     elif seen.refused is not None:

@@ -17,6 +17,7 @@ from mfconv_nb.mapping.adapters import half_of
 from mfconv_nb.mapping.expected import expected_specs
 from mfconv_nb.mapping.forms import fitting_forms, templates_of
 from mfconv_nb.mapping.rules import Family
+from mfconv_nb.mapping.run_state import run_state_of
 from mfconv_nb.report import bytes_text, how_many
 from mfconv_nb.streaming.fill import tensor_checksums
 from mfconv_nb.trained.categories import CATEGORIES, WEIGHTS, amounts, categories_asked, category_of
@@ -142,7 +143,7 @@ def expected_shapes(names: Iterable[str], config: Mapping[str, Any] | None) -> d
     """
     if config is None:
         return {}
-    halves = ((name, half_of(name)) for name in names if category_of(name) == WEIGHTS)
+    halves = ((name, half_of(name)) for name in names if category_of(name) == WEIGHTS and run_state_of(name) is None)
     weights = list(dict.fromkeys(name if half is None else half.weight for name, half in halves))  # of an adapter that of its weight
     try:
         return _shapes_by(identify(weights, config, to="hf"), weights, config)

@@ -101,6 +101,15 @@ def test_copies_that_are_equal_in_both_runs_tell_nothing(tmp_path: Path) -> None
     refusal(open_rank_folders(tmp_path))
 
 
+def test_of_copies_those_count_that_were_trained(tmp_path: Path) -> None:
+    cut = TENSOR_PARALLEL | {"bias": Cut((2,), (-1,))}
+    frozen = {n: np.ones_like(a) for n, a in FIRST.items() if "norm" in n}
+    first, second = FIRST | frozen | {"bias": np.arange(4.0)}, SECOND | frozen | {"bias": np.arange(4.0) + 1}
+    save(tmp_path, first, cut, {0: 0})
+    without_meta(save(tmp_path, second, cut, {0: 1, 1: 0}))
+    assert_is(open_rank_folders(tmp_path), {n: second[n] for n in SHAPES})
+
+
 def test_counters_tell_the_run_over_stages(tmp_path: Path) -> None:
     """A run that goes on where another ended counts on; its files begin at step 1 again."""
     save(tmp_path, FIRST, APART, {0: 0}, extra={"step_num": np.array([10], np.int32)})
