@@ -93,10 +93,16 @@ def weight_of(name: str) -> str:
     return next((name[len(prefix) :] for prefix in (*OPTIMIZER, *GRADIENTS) if name.startswith(prefix)), "")
 
 
-def stands_before_a_name(name: str, names: Collection[str]) -> bool:
-    """Whether a name is another one with something before it that stands before names of others only, as an optimizer's does.
+def prefixes_before_names(names: Collection[str]) -> frozenset[str]:
+    """What stands before other names, and before nothing else, as the name of an optimizer's state does.
 
-    So ``lion.w`` is told beside ``w``, and ``encoder.w`` is not where ``encoder.x`` is there and ``x`` is not.
+    ``lion.`` where ``w`` and ``lion.w`` are there; not ``encoder.`` where ``encoder.x`` is there and ``x`` is not.
     """
-    before = {name[: at + 1] for at, c in enumerate(name) if c in "._" and name[at + 1 :] in names}
-    return any(all(other[len(prefix) :] in names for other in names if other.startswith(prefix)) for prefix in before)
+    found = {name[: at + 1] for name in names for at, c in enumerate(name) if c in "._" and name[at + 1 :] in names}
+    others = {
+        name[: at + 1]
+        for name in names
+        for at, c in enumerate(name)
+        if c in "._" and name[: at + 1] in found and name[at + 1 :] not in names
+    }
+    return frozenset(found - others)

@@ -14,8 +14,9 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from mfconv_nb.checkpoint import FileSource, LazyTensor, stored_tensor
 from mfconv_nb.errors import InputError, MfconvError, as_flags, quoted
 from mfconv_nb.formats.checkpoint_metadata import METADATA, CheckpointMetadata, Chunk, DeviceLayout, Parameter, read_metadata
 from mfconv_nb.formats.safetensors_file import read_header
-from mfconv_nb.mapping.run_state import run_state_of, stands_before_a_name
+from mfconv_nb.mapping.run_state import prefixes_before_names, run_state_of
 from mfconv_nb.report import how_many
 from mfconv_nb.streaming.open_files import allow_open_files
 from mfconv_nb.trained.rank_files import files_in
@@ -110,7 +111,7 @@ def open_iteration(folder: Path, number: int | None, file_prefix: str | None = N
     headers = {name: _header(folder / name) for name in files}
     state = _state(folder, findings)
     counted = state.get("global_step", number)
-    if number is not None and counted != number:
+    if number is not None and isinstance(counted, int) and counted != number:
         findings.notes.append(f"{COMMON} counts {counted} steps, the folder is called iteration {number}")
     if metadata is None:
         tensors, writers = _whole_tensors(headers, findings), {}
@@ -259,9 +260,10 @@ def _sliced_tensors(metadata: CheckpointMetadata, headers: Headers, findings: _F
         for name in held:
             holders.setdefault(name, []).append(file)
     any_optimizer_file = any(_is_optimizer_file(name) for name in headers)
+    before = cache(lambda: prefixes_before_names(metadata.parameters))
     for name, parameter in metadata.parameters.items():
         slices = {chunk: _slices_of(parameter, chunk, headers, holders.get(name, ()), findings) for chunk in parameter.chunks}
-        if not any(slices.values()) and _is_never_saved(parameter, metadata.parameters, headers, any_optimizer_file):
+        if not any(slices.values()) and _is_never_saved(parameter, before, headers, any_optimizer_file):
             never_saved.append(name)
             continue
         absent |= {s.file for chunk in parameter.chunks for s in chunk.files if s.file not in headers and _twin(s.file) not in headers}
@@ -326,15 +328,15 @@ def _is_optimizer_file(name: str) -> bool:
     return match is not None and match["kind"] == "opt"
 
 
-def _is_never_saved(parameter: Parameter, names: Mapping[str, Parameter], headers: Headers, any_optimizer_file: bool) -> bool:
+def _is_never_saved(parameter: Parameter, before: Callable[[], Collection[str]], headers: Headers, any_optimizer_file: bool) -> bool:
     """True for optimizer state of which the metadata speak, but that the run did not save.
 
     Either it saved no optimizer at all, or files that should hold it are there and do not. State is told by the name: one that is known,
-    or one of an optimizer's file with something before it that stands before names of other tensors only.
+    or one of an optimizer's file that begins with what stands ``before`` names of other tensors only.
     """
     files = {s.file for chunk in parameter.chunks for s in chunk.files}
     for_optimizer = bool(files) and all(_is_optimizer_file(f) for f in files)
-    if run_state_of(parameter.name) is None and not (for_optimizer and stands_before_a_name(parameter.name, names)):
+    if run_state_of(parameter.name) is None and not (for_optimizer and parameter.name.startswith(tuple(before()))):
         return False
     return not files or any(f in headers for f in files) or (for_optimizer and not any_optimizer_file)
 

@@ -110,6 +110,15 @@ def test_of_copies_those_count_that_were_trained(tmp_path: Path) -> None:
     assert_is(open_rank_folders(tmp_path), {n: second[n] for n in SHAPES})
 
 
+def test_without_strategy_files_what_every_rank_holds_whole_tells_the_run(tmp_path: Path) -> None:
+    """Which ranks hold copies of a slice is not known then: here 0 and 1 do, where tensor parallelism would have 0 and 2."""
+    outer = {n: Cut((2, 2), (1, -1) if len(s) == 2 else (-1,)) for n, s in SHAPES.items()}
+    save(tmp_path, FIRST, outer, {0: 0})
+    without_meta(save(tmp_path, SECOND, outer, {0: 1, 1: 0, 2: 0, 3: 0}))
+    shutil.rmtree(tmp_path / "strategy")
+    assert_is(open_rank_folders(tmp_path, shapes=SHAPES, digest=lambda t: read_tensor(t).tobytes()), SECOND)
+
+
 def test_counters_tell_the_run_over_stages(tmp_path: Path) -> None:
     """A run that goes on where another ended counts on; its files begin at step 1 again."""
     save(tmp_path, FIRST, APART, {0: 0}, extra={"step_num": np.array([10], np.int32)})
