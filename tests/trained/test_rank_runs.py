@@ -144,6 +144,22 @@ def test_a_run_that_only_one_of_two_copies_has_is_read_from_that_one(tmp_path: P
     assert_is(open_rank_folders(tmp_path), SECOND)
 
 
+def test_whole_copies_of_three_runs_are_refused_where_no_rank_tells_which_is_the_last(tmp_path: Path) -> None:
+    copies = cuts((2, 1))
+    save(tmp_path, FIRST, copies, {0: 0})
+    save(tmp_path, SECOND, copies, {0: 1})
+    without_meta(save(tmp_path, THIRD, copies, {1: 0}))
+    refusal(open_rank_folders(tmp_path))
+
+
+def test_what_ranks_count_on_their_own_tells_nothing(tmp_path: Path) -> None:
+    name = "layers.0.mlp.router.fi_accu"
+    save(tmp_path, FIRST, TENSOR_PARALLEL, {0: 0}, extra={name: np.array([1, 2], np.float32)})
+    save(tmp_path, SECOND, TENSOR_PARALLEL, {0: 1}, extra={name: np.array([3, 4], np.float32)})
+    without_meta(save(tmp_path, SECOND, TENSOR_PARALLEL, {1: 0}, extra={name: np.array([5, 6], np.float32)}))
+    assert_is(open_rank_folders(tmp_path), SECOND)
+
+
 def test_the_last_file_that_every_rank_names_is_taken_and_said(tmp_path: Path) -> None:
     save(tmp_path, FIRST, APART, {0: 0})
     save(tmp_path, SECOND, APART, {0: 1, 1: 0})
@@ -259,7 +275,8 @@ def test_what_was_saved_at_an_exception_is_read_by_its_step_or_where_nothing_els
     assert "step 1_17 is newer, saved at an exception, and not read: --step 1_17" in " ".join(earlier.notes)
     assert_is(open_rank_folders(tmp_path, step=17), SECOND)
     save(tmp_path, THIRD, APART, {0: 0, 1: 0}, step=17)
-    assert_is(open_rank_folders(tmp_path, step=17), THIRD)
+    make_rank_folders(tmp_path, SECOND, APART, strategy="json", step=17, name=BREAKPOINT.replace("{rank}", "{rank}_2"))
+    assert_is(open_rank_folders(tmp_path, step=17), THIRD)  # exceptions are counted apart
 
 
 def test_exceptions_at_two_steps_are_refused_with_both(tmp_path: Path) -> None:
