@@ -409,6 +409,12 @@ def test_a_weight_that_the_strategy_names_and_no_file_holds_is_missed_where_the_
     assert gone not in mc.load("run", config="hf")
 
 
+def test_what_mindformers_leaves_out_of_a_save_is_not_missed(weights: Arrays) -> None:
+    left_out = {"model.layers.0.attention.zeros_k_pe": np.zeros(4, np.float32), "_device_local_norm": np.zeros(1, np.float32)}
+    make_run(Path("run"), weights, cuts=cuts_of({**weights, **left_out}), optimizer=False)
+    assert len(mc.load("run", config="hf", only="weights")) == len(weights)
+
+
 def spoil(folder: Path, other: Path, data: st.DataObject) -> None:
     """Something that happens to files that are copied about: lost, cut, mixed up, of another run, in a folder of another name."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
