@@ -172,6 +172,14 @@ def test_a_tensor_in_two_files_of_two_shapes_is_refused(folder: Path) -> None:
     assert file_of("opt", 1) in str(problem)
 
 
+def test_slices_of_two_dtypes_are_refused_where_the_metadata_do_not_say_one(folder: Path) -> None:
+    write_iteration(folder)
+    rewrite(folder / file_of("model", 1), lambda arrays: arrays.update({CUT: arrays[CUT].astype(np.float16)}))
+    (problem,) = open_iteration_folder(folder).problems
+    assert problem.code == "MFC113"
+    assert "slices of F16 and F32" in str(problem)
+
+
 def test_a_file_that_the_metadata_do_not_mention_is_read_where_it_is_of_the_same_ranks(folder: Path) -> None:
     write_iteration(folder, named={n: a for n, a in (WEIGHTS | STATE).items() if n not in ("layers.1.w", "norm.weight", CUT)})
     rewrite(folder / file_of("model", 0), lambda arrays: arrays.pop(CUT))
