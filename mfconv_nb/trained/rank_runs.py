@@ -76,8 +76,10 @@ def files_of_one_run(candidates: Candidates, evidence: Evidence, is_enough: Call
         is_proven = any(set(latest.values()) <= set(group) for group in linked)
         if is_proven:
             return OneRun(latest, notes=(f"of one run, as copies and counters show: {_shown(latest)}",))
-        what = "ranks with one file of the step are taken as of one run" if several else "one file of the step each, taken as of one run"
-        return OneRun(latest, (f"{what}, though MindSpore counted its runs otherwise on each: {_shown(latest)}",))
+        what = "one file of the step on each rank, taken as of one run, though the folders count their runs differently"
+        if several:
+            what = "where a rank has several files of the step copies tell which; those of ranks with one are taken as of the same run"
+        return OneRun(latest, (f"{what}: {_shown(latest)}",))
     if not several:
         return None
     last = {rank: file for rank, files in candidates.items() if (file := _saved_last(files)) is not None}

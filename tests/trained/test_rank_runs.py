@@ -70,7 +70,7 @@ def test_a_rank_with_a_run_more_than_another_is_refused_where_nothing_tells_and_
     (tmp_path / "rank_0" / "llama_rank_0-1_10.safetensors").unlink()
     run = open_rank_folders(tmp_path)
     assert_is(run, SECOND)
-    assert "one file of the step each" in " ".join(run.assumed)
+    assert "one file of the step on each rank" in " ".join(run.assumed)
 
 
 def test_no_other_step_is_read_unasked_where_the_runs_of_the_newest_are_not_told_and_the_hint_names_one(tmp_path: Path) -> None:
@@ -84,7 +84,9 @@ def test_no_other_step_is_read_unasked_where_the_runs_of_the_newest_are_not_told
 def test_copies_tell_the_run(tmp_path: Path) -> None:
     save(tmp_path, FIRST, COPIED, {0: 0})
     without_meta(save(tmp_path, SECOND, COPIED, {0: 1, 1: 0, 2: 0, 3: 0}))
-    assert_is(open_rank_folders(tmp_path), SECOND)
+    run = open_rank_folders(tmp_path)
+    assert_is(run, SECOND)
+    assert "those of ranks with one are taken as of the same run" in " ".join(run.assumed)  # the second stage has no copy of the first
 
 
 def test_copies_tell_nothing_of_a_stage_that_they_are_not_in(tmp_path: Path) -> None:
@@ -220,7 +222,7 @@ def test_folders_that_were_used_another_number_of_times_are_said_also_where_the_
     save(tmp_path, FIRST, APART, {0: 0})
     save(tmp_path, SECOND, APART, {0: 1, 1: 0}, step=5)
     without_meta(save(tmp_path, FIRST, APART, {1: 0}))
-    assert "one file of the step each, taken as of one run" in " ".join(open_rank_folders(tmp_path).assumed)
+    assert "one file of the step on each rank, taken as of one run" in " ".join(open_rank_folders(tmp_path).assumed)
     assert not open_rank_folders(save(tmp_path / "alike", FIRST, APART, {0: 0, 1: 0})).assumed
 
 
