@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +106,7 @@ class Tried:
         refused: the code of the refusal; empty where it was accepted or could not be made.
         away: the largest difference of logits, where it was accepted as another model; None where it is the family's own type.
         spread: their standard deviation.
-        why: why it could not be made.
+        why: why it could not be made, or not compared.
     """
 
     model_type: str
@@ -123,7 +125,7 @@ class Tried:
 def config_of(model_type: str, **more: Any) -> Any:
     """A small config: the sizes that it knows, and those of its parts."""
     kind = transformers.CONFIG_MAPPING[model_type]
-    wanted = {**SIZES, **MORE.get(model_type, {}), **more}
+    wanted = deepcopy({**SIZES, **MORE.get(model_type, {}), **more})  # some configs write into what they are given
     return kind(**_known(kind, wanted))
 
 
@@ -184,7 +186,10 @@ def outcome(model_type: str, switch: str, folder: Path) -> Tried:
         return Tried(model_type, switch, refused=error.code)
     if config.model_type in family_named(family).model_types:
         return Tried(model_type, switch, family)
-    return Tried(model_type, switch, family, "", *largest_difference(folder, family))
+    try:
+        return Tried(model_type, switch, family, "", *largest_difference(folder, family))
+    except Exception as error:  # accepted, and the family's class cannot open or run it
+        return Tried(model_type, switch, family, away=math.inf, why=f"{type(error).__name__}: {' '.join(str(error).split())[:90]}")
 
 
 def _source(config: Any, folder: Path) -> Checkpoint:
@@ -230,8 +235,14 @@ def main(asked: list[str]) -> int:
 
 
 def line_of(tried: Tried) -> str:
-    said = f"not made: {tried.why}" if tried.why else f"refused, {tried.refused}" if tried.refused else f"accepted as {tried.family}"
-    apart = "" if tried.away is None else f": logits {tried.away:g} apart (spread {tried.spread:.2g})"
+    said = (
+        f"not made: {tried.why}"
+        if tried.why and not tried.family
+        else f"refused, {tried.refused}"
+        if tried.refused
+        else f"accepted as {tried.family}"
+    )
+    apart = "" if tried.away is None else f": logits {tried.away:g} apart (spread {tried.spread:.2g}) {tried.why}"
     return f"{'✗' if tried.wrong else '✓' if apart else ' '} {tried.model_type:<24} {tried.switch:<22} {said}{apart}"
 
 
