@@ -1,5 +1,5 @@
 """Which models a family is for, by what their config.json says. Equal names are not equal mathematics, so everything that is said counts:
-``model_type``, the classes in ``architectures``, the model types of parts (a language model inside LLaVA), and an attention window.
+``model_type``, the classes in ``architectures``, the model types of parts (a language model inside LLaVA), and a window of attention.
 
 ``SAME_MATHS`` lists the model types of transformers that have a family's names and compute what it computes, though they are not its
 own. ``tests/real_frameworks/test_lookalikes.py`` holds every entry by the logits of both classes; ``make lookalikes`` tries all others.
@@ -19,29 +19,30 @@ from mfconv_nb.run_config import RUN_CONFIG
 MAX_DEPTH = 8  # of parts within parts; published configs have two
 
 
+SAME_MATHS: Mapping[str, tuple[str, ...]] = {"llama": ("mistral", "internlm3", "iquestcoder"), "qwen2": ("seed_oss",)}
+
+
 @dataclass(frozen=True, slots=True)
-class SameMaths:
-    """A model type with the names of a family, and its mathematics.
+class Window:
+    """How far back attention looks where transformers limits it (``sliding_window``), which MindFormers does not read from a config.
+
+    Source: the configs of Qwen2 and Qwen3 in MindFormers 2.1.0 mark these keys as useless.
 
     Attributes:
-        window: the config key of how far attention looks back, which the family's network does not limit. The model type counts only
-            where this is null, or no shorter than the longest text (``max_position_embeddings``).
-        window_unsaid, positions_unsaid: what transformers takes for the two where the config lacks them.
+        switch: the config key that switches it on; empty where it is on unless it is null.
+        unsaid, positions_unsaid: what transformers takes for window and longest text where the config lacks them.
     """
 
-    model_type: str
-    window: str = ""
-    window_unsaid: int = 0
-    positions_unsaid: int = 0
+    switch: str = ""
+    unsaid: int | None = 4096
+    positions_unsaid: int = 32768
 
 
-SAME_MATHS: Mapping[str, tuple[SameMaths, ...]] = {
-    "llama": (
-        SameMaths("mistral", window="sliding_window", window_unsaid=4096, positions_unsaid=131_072),
-        SameMaths("internlm3"),
-        SameMaths("iquestcoder"),
-    ),
-    "qwen2": (SameMaths("seed_oss"),),
+QWEN_WINDOW = Window("use_sliding_window")
+WINDOWS: Mapping[str, Window] = {
+    "mistral": Window(positions_unsaid=131_072),
+    "mixtral": Window(unsaid=None, positions_unsaid=131_072),
+    **dict.fromkeys(("qwen2", "qwen2_moe", "qwen3", "qwen3_moe"), QWEN_WINDOW),
 }
 
 # what follows the model in the name of a class: LlamaForCausalLM, GPT2LMHeadModel, ChatGLMModel
@@ -50,7 +51,7 @@ _TASK = re.compile(r"(For[A-Z]\w*|(With)?LMHeadModel|DoubleHeadsModel|Model)$")
 
 def listed_types(family: Family) -> tuple[str, ...]:
     """The model types that a family is for: its own, and those that compute the same."""
-    return (*family.model_types, *(same.model_type for same in SAME_MATHS.get(family.key, ())))
+    return (*family.model_types, *SAME_MATHS.get(family.key, ()))
 
 
 def model_type_of(config: Mapping[str, Any] | None) -> Any:
@@ -63,18 +64,20 @@ def said_otherwise(family: Family, config: Mapping[str, Any]) -> str | None:
     model_type = model_type_of(config)
     if model_type is not None and model_type not in listed_types(family):
         return f"model_type {quoted(str(model_type))}"
-    return _window_said(family, config) or _part_said(family, config) or _class_said(family, config)
+    return _window_said(config) or _part_said(family, config) or _class_said(family, config)
 
 
-def _window_said(family: Family, config: Mapping[str, Any]) -> str | None:
-    same = next((s for s in SAME_MATHS.get(family.key, ()) if s.model_type == model_type_of(config)), None)
-    if same is None or not same.window:
+def _window_said(config: Mapping[str, Any]) -> str | None:
+    """A window that hides something: one that is shorter than the longest text."""
+    model_type = model_type_of(config)
+    rule = WINDOWS.get(model_type) if isinstance(model_type, str) else None
+    if rule is None or (rule.switch and not config.get(rule.switch)):
         return None
-    window = config.get(same.window, same.window_unsaid)
-    positions = config.get("max_position_embeddings", same.positions_unsaid)
+    window = config.get("sliding_window", rule.unsaid)
+    positions = config.get("max_position_embeddings", rule.positions_unsaid)
     if window is None or (isinstance(window, int) and isinstance(positions, int) and window >= positions):
         return None
-    return f"model_type {quoted(same.model_type)} with {same.window}={quoted(str(window))} for {quoted(str(positions))} positions"
+    return f"model_type {quoted(str(model_type))} with sliding_window={quoted(str(window))} for {quoted(str(positions))} positions"
 
 
 def _part_said(family: Family, config: Mapping[str, Any]) -> str | None:

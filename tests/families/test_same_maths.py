@@ -128,6 +128,28 @@ def test_mistral_is_a_llama_only_where_its_window_covers_the_longest_text(said: 
         assert mc.map(source, "llama").report.notes
 
 
+@pytest.mark.parametrize(
+    ("key", "said", "accepted"),
+    [
+        ("qwen2", {"sliding_window": 16, "max_window_layers": 2}, True),  # not switched on, as Qwen publishes it
+        ("qwen2", {"use_sliding_window": False, "sliding_window": 16}, True),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 16}, False),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 64}, True),
+        ("qwen3-moe", {"use_sliding_window": True, "sliding_window": 16}, False),
+        ("mixtral", {}, True),
+        ("mixtral", {"sliding_window": None}, True),
+        ("mixtral", {"sliding_window": 16}, False),
+    ],
+)
+def test_a_window_that_a_familys_own_type_switches_on_is_refused(key: str, said: dict[str, Any], accepted: bool) -> None:
+    toy = toy_of(key)
+    source = replace(toy, config={**(toy.config or {}), "max_position_embeddings": 64, **said})
+    if accepted:
+        assert mc.map(source).family == key
+    else:
+        assert "sliding_window='16' for '64' positions" in str(refusal(source).found)
+
+
 def test_every_part_of_a_model_has_to_be_one_that_the_family_lists() -> None:
     toy = toy_of("llava")
     config = dict(toy.config or {})

@@ -9,12 +9,12 @@ import pytest
 import mfconv_nb as mc
 from mfconv_nb.errors import MappingError
 from mfconv_nb.families.registry import known_families
-from mfconv_nb.families.same_maths import SAME_MATHS
+from mfconv_nb.families.same_maths import SAME_MATHS, WINDOWS
 from tests.real_frameworks import lookalikes
 
 pytestmark = pytest.mark.real_frameworks
 
-SAME = {same.model_type: family for family, types in SAME_MATHS.items() for same in types}
+SAME = {model_type: family for family, types in SAME_MATHS.items() for model_type in types}
 
 # The model types of transformers 5.23 whose tensor names are nearest to those of a family, by names that are missing or too many.
 NEAREST = (
@@ -70,6 +70,19 @@ def test_the_comparison_notices_other_mathematics_under_the_same_names(model_typ
     lookalikes.random_model(config).save_pretrained(tmp_path / "hf")
     away, spread = lookalikes.largest_difference(tmp_path / "hf", family)
     assert away > 0.01 * spread
+
+
+@pytest.mark.parametrize("model_type", WINDOWS)
+def test_a_window_that_hides_something_is_refused_and_does_change_the_logits(model_type: str, tmp_path: Path) -> None:
+    import torch
+
+    assert lookalikes.outcome(model_type, "a short window", tmp_path / "short").refused == "MFC302"
+    assert lookalikes.outcome(model_type, "no window", tmp_path / "none").family
+    logits = []
+    for switch in ("a short window", "no window"):
+        config = lookalikes.config_of(model_type, **lookalikes.SWITCHES[switch])
+        logits.append(lookalikes.logits_of(lookalikes.random_model(config)))
+    assert not torch.allclose(*logits, atol=0.01)
 
 
 def test_every_type_that_is_said_to_compute_the_same_is_one_that_no_family_has_as_its_own() -> None:
