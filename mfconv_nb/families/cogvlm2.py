@@ -88,7 +88,7 @@ IMAGE_LANGUAGE = (
 FAMILY = Family(
     key="cogvlm2",
     covers="CogVLM2-Video, CogVLM2-Image (Llama 3)",
-    model_types=("cogvlm2", "cogvlm2_video", "cogvlm", "cogvlm_video"),  # the last two: the names of its classes
+    model_types=("cogvlm2", "cogvlm2_video", "cogvlm"),
     options=(
         Option("modal", ("video", "image"), side="both", help="Which model."),
         Option(

@@ -97,19 +97,26 @@ def _parts(config: Mapping[str, Any], beginning: str = "", depth: int = 0) -> It
 
 
 def _class_said(family: Family, config: Mapping[str, Any]) -> str | None:
-    """A class that is of another model, or changes the family's (LlamaEncoderModel). The YAML of a run names a class of MindFormers."""
-    classes = config.get("architectures")
-    if not isinstance(classes, list) or RUN_CONFIG in config or (model_type_of(config) is None and is_named_in(family, config)):
+    """A class that is of another model, or changes the family's (LlamaEncoderModel). The YAML of a run names a class of MindFormers.
+
+    A family whose toy names no class has no say in it.
+    """
+    classes, own = _texts(config.get("architectures")), _texts(family.toy.get("architectures"))
+    if not own or RUN_CONFIG in config or (model_type_of(config) is None and is_named_in(family, config)):
         return None
-    known = {_letters(word) for word in (*listed_types(family), family.key, *family.aliases)}
-    return next((f"the class {quoted(c)}" for c in classes if isinstance(c, str) and _letters(_TASK.sub("", c)) not in known), None)
+    models = (*listed_types(family), family.key, *family.aliases, *(_TASK.sub("", c) for c in own))
+    known = {_letters(model) for model in models}
+    return next((f"the class {quoted(c)}" for c in classes if _letters(_TASK.sub("", c)) not in known), None)
+
+
+def _texts(found: Any) -> list[str]:
+    return [c for c in found if isinstance(c, str)] if isinstance(found, list) else []
 
 
 def is_named_in(family: Family, config: Mapping[str, Any]) -> bool:
     """Whether the class of the model has the family's key in its name: `Baichuan7BV2ForCausalLM`, as config.json or a run's YAML say it."""
-    classes = config.get("architectures")
     word = re.sub(r"[^a-z]", "", family.key.lower())  # empty for a key of digits, which no class is named by
-    return bool(word) and isinstance(classes, list) and any(isinstance(c, str) and word in c.lower() for c in classes)
+    return bool(word) and any(word in c.lower() for c in _texts(config.get("architectures")))
 
 
 def _letters(word: str) -> str:

@@ -178,6 +178,9 @@ def test_a_family_of_ones_own_lists_its_types_and_those_of_its_parts(monkeypatch
     config = {"model_type": "mine", "architectures": ["MineForCausalLM"], "text_config": {"model_type": "llama"}}
     assert mc.map(llama(**config)).family == "mine"
     assert "'text_config'" in str(refusal(llama(**{**config, "text_config": {"model_type": "gemma"}})))
+    assert "'OtherForCausalLM'" in str(refusal(llama(**{**config, "architectures": ["OtherForCausalLM"]})))
+    mc.register(replace(mine, toy={}))
+    assert mc.map(llama(**{**config, "architectures": ["OtherForCausalLM"]})).family == "mine"  # which says no class of its own
     with pytest.raises(MappingError, match="part_types"):
         mc.register(replace(mine, part_types={"text_config": "llama"}))
 
