@@ -124,6 +124,10 @@ class SeveralFitError(MappingError):
     """Several families or forms fit (MFC302); its ``choices`` tell them apart."""
 
 
+class NotListedError(SeveralFitError):
+    """The names fit, but the config says another model (MFC302). Only the caller can know that both compute the same."""
+
+
 class OutputError(MfconvError):
     """The target cannot be written as asked (MFC4xx)."""
 

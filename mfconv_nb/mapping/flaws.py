@@ -155,6 +155,9 @@ def _kinds(family: Family) -> Iterator[Flaw]:
         words: Any = getattr(family, field)
         if not isinstance(words, tuple) or not all(isinstance(word, str) for word in words):
             yield Flaw((), f"{field}={words!r}", "a tuple of texts", f'A single one needs a comma: {field}=("...",).')
+    parts: Any = family.part_types
+    if not isinstance(parts, Mapping) or not all(isinstance(p, str) and isinstance(kinds, tuple) for p, kinds in parts.items()):
+        yield Flaw((), f"part_types={parts!r}", "a dict of tuples of texts", 'For example {"text_config": ("llama",)}.')
     if not isinstance(family.options, tuple) or not all(isinstance(o, Option) for o in family.options):
         yield Flaw((), "options that are no tuple of Option", "options=(Option(...),)")
         return

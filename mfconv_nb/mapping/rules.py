@@ -167,6 +167,7 @@ class Family:
         covers: the models, in words.
         sizes: for every axis, loop and flag a sentence over config keys (see ``config.py``).
         model_types: values of ``model_type`` in config.json that mean this family.
+        part_types: for a model of several parts the ``model_type`` that each may have in config.json: ``{"text_config": ("llama",)}``.
         aliases: other keys that mean it.
         also: keys of families that ``--model`` with this key may mean too, told apart by the names.
         told_as: the key of the family that its names are taken for, where neither a key nor a config says otherwise. Names that this one
@@ -183,6 +184,7 @@ class Family:
     rules: tuple[AnyRule, ...]
     sizes: Mapping[str, str]
     model_types: tuple[str, ...] = ()
+    part_types: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
     told_as: str = ""

@@ -12,7 +12,7 @@ from typing import Any
 
 from mfconv_nb.checkpoint import HF, MF, SIDE_NAMES, Checkpoint, TensorSpec
 from mfconv_nb.dtypes import short_name
-from mfconv_nb.errors import MfconvError, SeveralFitError, as_flags
+from mfconv_nb.errors import MfconvError, NotListedError, SeveralFitError, as_flags
 from mfconv_nb.families.registry import known_families
 from mfconv_nb.folding import fold
 from mfconv_nb.formats.index import MINDSPORE
@@ -245,6 +245,11 @@ def _telling(seen: Seen) -> str | None:
 
 
 def _refusal(seen: Seen, refused: MfconvError) -> Iterator[Finding]:
+    if isinstance(refused, NotListedError):
+        fitting = " or ".join(as_flags(choice) for choice in seen.choices)
+        said = f"if you know better: {fitting}" if fitting else "and not every tensor would have its place"
+        yield Finding(DECIDE if fitting else STOP, "family", f"{refused.found}. Equal names are not equal mathematics; {said}")
+        return
     if isinstance(refused, SeveralFitError):
         works = seen.choices
         told = seen.lacks_config and not seen.adapters

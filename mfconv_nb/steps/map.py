@@ -14,6 +14,7 @@ from mfconv_nb.config import Size, Sizes, read_sizes
 from mfconv_nb.errors import MappingError, UsageError, did_you_mean, quoted
 from mfconv_nb.families.own import family_in_file, is_file_name
 from mfconv_nb.families.registry import candidates_of, family_remembered, identify
+from mfconv_nb.families.same_maths import listed_types, said_otherwise
 from mfconv_nb.mapping.adapters import DEFAULT_STYLE, STYLES, half_of
 from mfconv_nb.mapping.forms import (
     Choice,
@@ -274,9 +275,9 @@ def _assumed(family: Family, plan: MappingPlan, decided: Mapping[str, str]) -> l
 def _notes(source: Checkpoint, plan: MappingPlan, original: Original | None) -> tuple[str, ...]:
     """What a reader should know: a config that names another kind of model, and what only a manifest could bring back."""
     family, notes = plan.family, []
-    model_type = (source.config or {}).get("model_type")
-    if isinstance(model_type, str) and family.model_types and model_type not in family.model_types:
-        notes.append(f"config.json says model_type {quoted(model_type)}; {family.key} is for {', '.join(family.model_types)}")
+    said = said_otherwise(family, source.config or {}) if family.model_types else None
+    if said is not None:
+        notes.append(f"config.json says {said}; {family.key} is for {', '.join(listed_types(family))}")
     if plan.to == HF and original is None and any(half_of(n) is None for n in source.tensors):  # of adapters alone nothing is missed
         lost = [rule for rule in family.rules if isinstance(rule, Drop) and rule.side == HF]
         notes += [f"not restored, if it was there: {rule.pattern} ({rule.why})" for rule in lost]
