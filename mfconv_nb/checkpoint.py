@@ -68,8 +68,29 @@ class ByteSource(Protocol):
         """Raises InputError (MFC108) when the source is not what it was when it was opened."""
 
 
+@dataclass(frozen=True, slots=True)
+class StoredChecksum:
+    """A CRC-32 that a file carries: of some of its bytes, and of others that stand in no file (the name of a tensor, say).
+
+    Attributes:
+        parts: in order, (offset, bytes) in the file, or bytes as they are.
+        what: what it is of, where it is not the whole file.
+    """
+
+    parts: tuple[tuple[int, int] | bytes, ...]
+    crc: int
+    what: str = ""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the file to read."""
+        return sum(part[1] for part in self.parts if isinstance(part, tuple))
+
+
 class FileSource:
     """A file, opened on first use and remembered by size, time and inode, so that a change during a run is noticed.
+
+    ``checksums``: those that the file itself carries; set by whoever reads its header, emptied once they were compared.
 
     Raises:
         InputError: MFC101 when it is not a readable file.
@@ -86,6 +107,7 @@ class FileSource:
         self.size = status.st_size
         self.modified_ns = status.st_mtime_ns
         self._inode = status.st_ino
+        self.checksums: tuple[StoredChecksum, ...] = ()
         self._lock = threading.Lock()
         self._opened: int | None = None
         self._view: np.ndarray[Any, np.dtype[np.uint8]] | None = None

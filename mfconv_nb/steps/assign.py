@@ -21,6 +21,7 @@ from mfconv_nb.steps.networks import Bytes, Network, Slot, network_of
 from mfconv_nb.steps.save import check_equalities
 from mfconv_nb.streaming.compare import compare_tensors
 from mfconv_nb.streaming.gather import read_whole
+from mfconv_nb.streaming.stored_checksums import check_stored_checksums
 
 MISSING, UNEXPECTED, SHAPE, DTYPE = "missing", "unexpected", "shape", "dtype"
 MAX_TOLD = 12  # folded lines of one kind in a message; `error.problems` has all of it
@@ -46,7 +47,8 @@ def assign(
         progress: show a bar when it takes longer than half a second; or a function that is called with the bytes done so far.
     Raises:
         AssignError: MFC408 with everything that does not fit, before anything is changed. MappingError: MFC308 for tensors that must be
-        equal, MFC310 for a checkpoint without values. InputError: MFC108 when a source changes.
+        equal, MFC310 for a checkpoint without values. InputError: MFC108 when a source changes. FormatError: MFC209 for one that does not
+        fit the checksum that it carries.
     """
     begun = time.monotonic()
     source, target = load(checkpoint), network_of(network)
@@ -55,6 +57,7 @@ def assign(
     _check_values(matched, source)
     target.finish()  # before the weights: it may refuse
     with progress_for(progress, _bytes_of(matched.puts), "assigning") as bar:
+        check_stored_checksums((m.tensor for m in matched.puts), progress=bar)
         done = 0
         for put in matched.puts:
             put.slot.put(put.dtype, _filler(put, bar, done))

@@ -20,7 +20,7 @@ from mfconv_nb.steps.diagnosis import STOP, TOLD, Diagnosis, Finding
 from mfconv_nb.steps.doctor_findings import Seen, findings_of, look_at, run_findings, what_it_is
 from mfconv_nb.steps.load import config_near, load, load_run
 from mfconv_nb.steps.runs import looks_like_run, open_run
-from mfconv_nb.steps.wholes import PartOf, part_of
+from mfconv_nb.steps.wholes import PartOf, part_of, whole_of
 from mfconv_nb.trained.categories import BUFFERS, WEIGHTS, amounts
 from mfconv_nb.trained.run import TrainedRun
 
@@ -52,6 +52,7 @@ def doctor(
     run: TrainedRun | None = None
     whole: PartOf | None = None
     try:
+        place, _ = whole_of(place)
         whole = part_of(place)
         run = open_run(place, step=step, strategy=strategy, file_prefix=file_prefix, config=config_near(place, config))
         checkpoint = load_run(run, place, config=config) if run is not None else load(path, config=config)

@@ -170,7 +170,7 @@ def _form(seen: Seen) -> str:
     index = seen.path / MINDSPORE if kind == FOLDER else seen.path
     if index.name == MINDSPORE and index.is_file():
         return f"merged by mindspore.unified_safetensors, {files}"
-    return {FOLDER: f"a folder, {files}", INDEX: f"an index, {files}"}.get(kind, f"one {kind} file")
+    return {FOLDER: f"a folder, {files}", INDEX: f"an index, {files}"}.get(kind, f"one {kind} file" if count == 1 else f"{kind}, {files}")
 
 
 # ---- what was seen -------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from mfconv_nb.mapping.adapters import is_adapter
 from mfconv_nb.report import how_many
 from mfconv_nb.run_config import ENDINGS, Lora, RunConfig, checked_alpha, lora_of, read_run_config
 from mfconv_nb.steps.runs import merged, open_run
-from mfconv_nb.steps.wholes import note_on_a_part, part_of
+from mfconv_nb.steps.wholes import note_on_a_part, part_of, whole_of
 from mfconv_nb.streaming.manifest import CARRIED, read_manifest, side_folder
 from mfconv_nb.trained.categories import categories_asked, category_of
 from mfconv_nb.trained.merged import notes_on_run_state
@@ -60,6 +60,7 @@ def load(
         return _taken(_described(source, config, lora_alpha), only)
     if is_live(source):
         return _taken(_described(load_live(source), config, lora_alpha), only)
+    said: tuple[str, ...] = ()
     if isinstance(source, Sequence) and not isinstance(source, str):
         if odd := [p for p in source if not isinstance(p, str | Path)]:
             raise InputError("MFC109", found=f"a list with a {type(odd[0]).__name__} in it", expected="paths")
@@ -68,7 +69,7 @@ def load(
             raise InputError("MFC109", found="an empty list", expected="at least one path")
         opened, path = _open_several(paths), paths[0]
     elif isinstance(source, str | Path):
-        path = Path(source).expanduser()
+        path, said = whole_of(Path(source).expanduser())
         run = open_run(path, step=step, strategy=strategy, file_prefix=file_prefix, config=config_near(path, config))
         if run is not None:
             return load_run(run, path, config=config, only=only, lora_alpha=lora_alpha)
@@ -87,7 +88,7 @@ def load(
         family=manifest.get("family"),
         family_file=manifest.get("family_file") or "",
         options=manifest.get("options") or {},
-        notes=note_on_a_part(path) + opened.notes + notes_on_run_state(opened.run_state) + notes,
+        notes=said + note_on_a_part(path) + opened.notes + notes_on_run_state(opened.run_state) + notes,
         lora=_lora_beside(path, manifest),
     )
     return _taken(_described(found, config, lora_alpha), only)

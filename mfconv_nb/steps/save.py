@@ -17,7 +17,7 @@ from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.dtypes import requested_dtype, short_name
 from mfconv_nb.errors import InputError, MappingError, OutputError, quoted
 from mfconv_nb.formats import index as index_files
-from mfconv_nb.formats.reading import checkpoint_files
+from mfconv_nb.formats.folders import checkpoint_files
 from mfconv_nb.formats.writing import ENDINGS
 from mfconv_nb.places import OutputPlan
 from mfconv_nb.progress import NoProgress, OnProgress, Progress, progress_for
@@ -30,6 +30,7 @@ from mfconv_nb.streaming.fill import DEFAULT_THREADS, fill_files
 from mfconv_nb.streaming.journal import Journal, was_publishing
 from mfconv_nb.streaming.manifest import MANIFEST, manifest_bytes, side_folder
 from mfconv_nb.streaming.publish import Staging, check_space, clear_staging, open_staging, publish, refused_writes, staging_of
+from mfconv_nb.streaming.stored_checksums import check_stored_checksums
 from mfconv_nb.trained.cutting import RankLayout
 
 _CONFIGS = {"config.json", "adapter_config.json"}
@@ -68,6 +69,7 @@ def save(
         progress: show a bar when it takes longer than half a second; or a function that is called with the bytes written so far.
     Raises:
         OutputError: MFC401 to MFC407. InputError: MFC108 when a source changes. MappingError: MFC308 for tensors that must be equal.
+        FormatError: MFC209 where a source does not fit the checksum that it carries.
     """
     begun = time.monotonic()
     target = Path(target).expanduser()
@@ -79,6 +81,7 @@ def save(
     may_replace = overwrite or _was_publishing(target, out)
     check_target(out.plan, target, checkpoint, overwrite=may_replace)
     bar = progress_for(progress, out.plan.size, "writing")
+    check_stored_checksums((*checkpoint, *out.carried.values()), threads, bar)
     check_equalities(checkpoint, threads, bar)
     check_space(target, out.plan.size)
     out.check_sources()

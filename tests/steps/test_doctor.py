@@ -245,14 +245,14 @@ def test_a_model_with_some_of_a_familys_names_cannot_be_converted() -> None:
     assert found.commands == ()
 
 
-def test_one_shard_leads_to_its_folder() -> None:
+def test_one_shard_stands_for_its_checkpoint() -> None:
     mc.toy("llama", "hf")
     shard = sorted(Path("hf").glob("*.safetensors"))[2]
     found = doctor(shard)
-    assert "one of 9 shards of model.safetensors.index.json" in said(found, "part")
-    assert not found.ready
-    (command,) = run_printed(found)
-    assert command == f"mfconv doctor {Path('hf').absolute()}"
+    assert "one of 9 shards of model.safetensors.index.json; the whole checkpoint is taken" in said(found, "note")
+    assert found.ready
+    assert "39 tensors" in said(found, "contents")
+    assert run_printed(found)[0] == f"mfconv convert {shard} OUT.ckpt"
 
 
 def test_torch_files_say_what_torch_takes(hf: Path) -> None:
