@@ -296,12 +296,16 @@ class OtherEntry:
 
 @dataclass(frozen=True, slots=True)
 class Equality:
-    """Two tensors that must hold the same bytes for a mapping to be lossless; why, and what to do when they do not."""
+    """Two tensors that must hold the same bytes for a mapping to be lossless; why, and what to do when they do not.
+
+    ``said``: where nothing is lost if they differ, what a reader is told then instead of a refusal.
+    """
 
     first: LazyTensor
     second: LazyTensor
     why: str
     hint: str = ""
+    said: str = ""
 
 
 @dataclass(frozen=True)
@@ -344,6 +348,7 @@ class Checkpoint(Result):
         run: the training run it was merged from (a ``TrainedRun``); None for any other checkpoint.
         lora: what is known of its LoRA adapters besides their numbers: alpha, and where it was read.
         merged: what was added to its weights (a ``MergeReport``): then those are computed, no copies.
+        twins: names that its files leave out, since their tensor is there under another name, and that name.
     """
 
     tensors: Mapping[str, LazyTensor]
@@ -364,6 +369,7 @@ class Checkpoint(Result):
     run: Any = None
     lora: Lora | None = None
     merged: Any = None
+    twins: Mapping[str, str] = field(default_factory=dict)
 
     def table(self) -> Table:
         """How it was mapped, or a summary of what is in it."""

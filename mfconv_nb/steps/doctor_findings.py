@@ -26,6 +26,7 @@ from mfconv_nb.run_config import RUN_CONFIG
 from mfconv_nb.steps.diagnosis import DECIDE, FINE, STOP, TOLD, Finding
 from mfconv_nb.steps.map import map
 from mfconv_nb.steps.map_report import CoverageError
+from mfconv_nb.steps.twins import HINT_HEAD, differ_at_first
 from mfconv_nb.trained.categories import WEIGHTS, amounts, category_of
 from mfconv_nb.trained.run import Step, TrainedRun
 
@@ -313,7 +314,15 @@ def _special(seen: Seen) -> Iterator[Finding]:
             name = (row.targets or row.sources)[0].name
             said = f"{name} is written, {row.why}" if row.targets else f"{name} is left out: {row.why}"
             yield Finding(TOLD, "tied head", said)
+    yield from _heads(seen)
     yield from _layers(seen)
+
+
+def _heads(seen: Seen) -> Iterator[Finding]:
+    """Heads that the config ties to an embedding of other numbers; the first few MiB are compared."""
+    for equality in seen.mapped.equalities if seen.mapped is not None and seen.mapped.side == MF else ():
+        if (equality.said or equality.hint == HINT_HEAD) and differ_at_first(equality.first, equality.second):
+            yield Finding(DECIDE if equality.said else STOP, "tied head", equality.said or f"{equality.why}, but they hold other numbers")
 
 
 def _layers(seen: Seen) -> Iterator[Finding]:

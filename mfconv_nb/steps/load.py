@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.checkpoint import MF, Checkpoint, LazyTensor, Original, checkpoint_of
+from mfconv_nb.checkpoint import MF, SIDE_NAMES, Checkpoint, LazyTensor, Original, checkpoint_of
 from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.config import PARAMS, read_config, read_params
 from mfconv_nb.errors import InputError, MappingError
@@ -19,6 +19,7 @@ from mfconv_nb.mapping.adapters import is_adapter
 from mfconv_nb.report import how_many
 from mfconv_nb.run_config import ENDINGS, Lora, RunConfig, checked_alpha, lora_of, read_run_config
 from mfconv_nb.steps.runs import merged, open_run
+from mfconv_nb.steps.sides import side_of_names
 from mfconv_nb.steps.wholes import note_on_a_part, part_of, whole_of
 from mfconv_nb.streaming.manifest import CARRIED, read_manifest, side_folder
 from mfconv_nb.trained.categories import categories_asked, category_of
@@ -59,7 +60,9 @@ def load(
     if isinstance(source, Checkpoint):
         return _taken(_described(source, config, lora_alpha), only)
     if is_live(source):
-        return _taken(_described(load_live(source), config, lora_alpha), only)
+        live = load_live(source)
+        live = replace(live, side=side_of_names(live.tensors) or live.side)
+        return _taken(_described(live, config, lora_alpha), only)
     said: tuple[str, ...] = ()
     if isinstance(source, Sequence) and not isinstance(source, str):
         if odd := [p for p in source if not isinstance(p, str | Path)]:
@@ -77,10 +80,13 @@ def load(
     else:
         raise InputError("MFC109", found=f"a {type(source).__name__}", expected="a path or a live object")
     folder, manifest, notes = _fitting_manifest(path, opened.tensors)
+    side = manifest.get("to") or side_of_names(opened.tensors) or opened.side
+    if side in SIDE_NAMES and opened.side in SIDE_NAMES and side != opened.side:
+        notes += (f"the names are {SIDE_NAMES[side]}'s, which counts; files of this format are usually {SIDE_NAMES[opened.side]}'s",)
     found = checkpoint_of(
         opened.tensors,
         origin=str(source) if isinstance(source, str | Path) else how_many(len(opened.files), "file"),
-        side=manifest.get("to") or opened.side,
+        side=side,
         config=None if config else _config_beside(path) or manifest.get("config"),
         files=opened.files,
         others=opened.others,
@@ -90,6 +96,7 @@ def load(
         options=manifest.get("options") or {},
         notes=said + note_on_a_part(path) + opened.notes + notes_on_run_state(opened.run_state) + notes,
         lora=_lora_beside(path, manifest),
+        twins=opened.twins,
     )
     return _taken(_described(found, config, lora_alpha), only)
 

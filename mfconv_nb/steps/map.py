@@ -34,6 +34,8 @@ from mfconv_nb.steps.load import load
 from mfconv_nb.steps.map_report import CoverageError, MapReport
 from mfconv_nb.steps.mapped_tensors import TensorMaker, equalities_of
 from mfconv_nb.steps.resemblance import told_by_original
+from mfconv_nb.steps.sides import side_of_names
+from mfconv_nb.steps.twins import filled_in, tied_equalities, with_twins
 
 
 @makes_many_objects
@@ -71,7 +73,8 @@ def map(
     source = load(checkpoint, config=config)
     if source.lora is not None and any(half_of(n) for n in source.tensors):
         source.lora.check()
-    to = _direction(source, to)
+    family = family_in_file(family) if isinstance(family, str | Path) and is_file_name(family) else family
+    to = _direction(source, to, family)
     asked = _Asked(source, to, layers, (leave_out,) if isinstance(leave_out, str) else tuple(leave_out), _style(source, adapters))
     meant = _meant(asked, family)
     given = checked_options(meant, options)
@@ -87,7 +90,11 @@ def map(
             plan = asked.plan(chosen.form, given)
             decided |= dict.fromkeys(told, "told from the original's numbers")
     assumed = _assumed(meant, plan, decided) if to == HF else []
-    return _mapped(_with_layers(source, chosen.form, layers), plan, decided, asked.original_for(chosen.form), assumed)
+    sizes = _sizes(source, chosen.form, given)
+    completed = with_twins(source, chosen.form, sizes, to)
+    notes = [*filled_in(source, completed), *assumed]
+    mapped = _mapped(_with_layers(completed, chosen.form, layers), plan, decided, asked.original_for(chosen.form), notes)
+    return replace(mapped, equalities=(*mapped.equalities, *tied_equalities(completed, chosen.form, sizes, to)))
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,7 @@ class _Asked:
     def plan(self, form: Family, given: Mapping[str, OptionValue]) -> MappingPlan:
         sizes, original = _sizes(self.source, form, given), self.original_for(form)
         return plan_mapping(
-            self.source.specs,
+            with_twins(self.source, form, sizes, self.to).specs,
             form,
             self.to,
             sizes=sizes,
@@ -133,8 +140,6 @@ def _meant(asked: _Asked, family: str | Path | Family | None) -> Family:
     """The family that a call is about: given, remembered by the manifest, or told; among several of one key, told by the names."""
     if isinstance(family, Family):
         return family
-    if family and is_file_name(family):
-        return family_in_file(family)
     remembered = asked.source.family
     if not family and remembered is None:
         return _told(asked)
@@ -185,9 +190,11 @@ def _with_layers(source: Checkpoint, form: Family, layers: int | None) -> Checkp
     return replace(source, config={**config, **keys})
 
 
-def _direction(source: Checkpoint, to: str | None) -> str:
+def _direction(source: Checkpoint, to: str | None, family: str | Path | Family | None) -> str:
+    """As asked; else away from the side the checkpoint is on, which a family of one's own may tell by its names."""
     if to is None:
-        return HF if source.side == MF else MF
+        told = side_of_names(source.tensors, family) if isinstance(family, Family) else None
+        return HF if (told or source.side) == MF else MF
     if to not in SIDE_NAMES:
         hint = did_you_mean(to, SIDE_NAMES)
         raise UsageError("MFC501", "to", found=quoted(to), expected="'hf' or 'mf'", hint=hint)

@@ -82,7 +82,7 @@ def save(
     check_target(out.plan, target, checkpoint, overwrite=may_replace)
     bar = progress_for(progress, out.plan.size, "writing")
     check_stored_checksums((*checkpoint, *out.carried.values()), threads, bar)
-    check_equalities(checkpoint, threads, bar)
+    about["notes"] += check_equalities(checkpoint, threads, bar)
     check_space(target, out.plan.size)
     out.check_sources()
     if dry_run:
@@ -176,19 +176,21 @@ def _live_files(checkpoint: Checkpoint) -> Iterable[Path]:
     return [s.path for s in sources.values() if isinstance(s, FileSource)]
 
 
-def check_equalities(checkpoint: Checkpoint, threads: int = DEFAULT_THREADS, progress: Progress | None = None) -> None:
+def check_equalities(checkpoint: Checkpoint, threads: int = DEFAULT_THREADS, progress: Progress | None = None) -> tuple[str, ...]:
     """Raises MappingError (MFC308) when tensors that are left out as copies hold other numbers than what they copy.
 
     Args:
         progress: of the step that comes after it; this one shows its own beside it.
+    Returns:
+        What is to be said of tensors that should be equal, are not, and are both kept.
     """
     if not checkpoint.equalities:
-        return
+        return ()
     pairs = [(e.first, e.second) for e in checkpoint.equalities]
     with (progress or NoProgress()).another(sum(b.spec.nbytes for _, b in pairs), "comparing copies") as bar:
         found = compare_tensors(pairs, threads, bar)
     for equality, comparison in zip(checkpoint.equalities, found, strict=True):
-        if not comparison.equal_bytes:
+        if not comparison.equal_bytes and not equality.said:
             raise MappingError(
                 "MFC308",
                 quoted(equality.first.name),
@@ -196,6 +198,7 @@ def check_equalities(checkpoint: Checkpoint, threads: int = DEFAULT_THREADS, pro
                 expected=f"equal bytes, since {equality.why}",
                 hint=equality.hint or None,
             )
+    return tuple(e.said for e, c in zip(checkpoint.equalities, found, strict=True) if e.said and not c.equal_bytes)
 
 
 def _stale_files(target: Path, plan: OutputPlan) -> list[Path]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.checkpoint import SIDE_NAMES, Checkpoint, LazyTensor, TensorSpec
+from mfconv_nb.checkpoint import MF, SIDE_NAMES, Checkpoint, LazyTensor, TensorSpec
 from mfconv_nb.dtypes import short_name
 from mfconv_nb.errors import InputError, MappingError
 from mfconv_nb.families.own import family_in_file, is_file_name
@@ -24,6 +24,7 @@ from mfconv_nb.report import Column, Table, bytes_text, difference_text, how_man
 from mfconv_nb.steps.diff import AGREE, DTYPE, EQUAL, DiffReport, diff
 from mfconv_nb.steps.load import Loadable, load, manifest_near
 from mfconv_nb.steps.map import map
+from mfconv_nb.steps.twins import with_twins
 from mfconv_nb.steps.wholes import whole_of
 from mfconv_nb.streaming.compare import compare_tensors
 from mfconv_nb.streaming.fill import tensor_checksums
@@ -103,6 +104,7 @@ def _round_trip(
         forward = map(a, family, to=b.side, **_options(a, b, family, options))
     except MappingError as error:
         return [Condition(sentence, FAIL, str(error))], None, ()
+    a = with_twins(replace(a, twins=forward.twins), forward.report.plan.family, None, forward.side or MF)
     conditions = [Condition(sentence, PASS, how_many(len(a), "tensor"))]
     headers = diff(forward, b)
     conditions.append(_headers_condition(headers, there))

@@ -78,6 +78,7 @@ def test_a_wrong_trailer_and_a_bit_in_a_name_are_noticed_too(tmp_path: Path) -> 
     path = write_ckpt(tmp_path / "a.ckpt")
     at = path.read_bytes().index(b"model.norm")
     for offset in (path.stat().st_size - 1, at):
+        path.unlink()
         write_ckpt(path)
         flip_bit(path, offset)
         with pytest.raises(FormatError) as refused:
