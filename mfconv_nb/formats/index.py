@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mfconv_nb.checkpoint import FileSource
+from mfconv_nb.config import LFS_POINTER
 from mfconv_nb.errors import InputError, quoted
 from mfconv_nb.folding import fold
 from mfconv_nb.formats.fields import JSON_SPACE, OTHER, Field, json_members, tiled
@@ -57,8 +58,12 @@ def read_index(path: Path) -> Index:
     source = FileSource(path)
     if source.size > MAX_INDEX_BYTES:
         raise InputError("MFC104", path, found=how_many(source.size, "byte"), expected="an index file")
+    raw = source.read(0, source.size)
+    if raw.startswith(LFS_POINTER):
+        hint = "Fetch the files themselves: git lfs pull."
+        raise InputError("MFC104", path, found="a git-lfs pointer, not the file", expected="an index file", hint=hint)
     try:
-        content = json.loads(source.read(0, source.size))
+        content = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise InputError("MFC104", path, found=f"broken JSON: {error}", expected="an index file") from None
     weights = content.get("weight_map", content) if isinstance(content, dict) else None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mfconv_nb.checkpoint import HF, MF, FileSource, LazyTensor, OtherEntry, stored_tensor
+from mfconv_nb.config import LFS_POINTER
 from mfconv_nb.errors import InputError, on_one_line, quoted
 from mfconv_nb.formats import index as index_files
 from mfconv_nb.formats import mindspore_ckpt, safetensors_file, torch_pickle
@@ -231,7 +232,7 @@ def format_of(source: FileSource) -> str:
         InputError: MFC103. FormatError: MFC204 for an encrypted file.
     """
     path, first = source.path, source.read(0, 24)
-    if first.startswith(b"version https://git-lfs"):
+    if first.startswith(LFS_POINTER):
         hint = "Fetch the file itself: git lfs pull."
         raise InputError("MFC103", path, found="a git-lfs pointer, not the file", expected="weights", hint=hint)
     if first[:4] in mindspore_ckpt.ENCRYPTED:

@@ -224,7 +224,7 @@ def _given(config: str | Path | Mapping[str, Any] | None) -> RunConfig | None:
 
 def _config_beside(path: Path) -> Mapping[str, Any] | None:
     folder = path if os.path.isdir(path) else path.parent
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").is_file() or (folder / "config.json").is_symlink():  # one that leads nowhere is refused
         return read_config(folder / "config.json")
     return read_params(folder / PARAMS) if (folder / PARAMS).is_file() else None
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.checkpoint import HF, Checkpoint, FileSource
+from mfconv_nb.checkpoint import HF, Checkpoint, FileSource, TensorSpec
 from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.dtypes import requested_dtype, short_name
 from mfconv_nb.errors import InputError, MappingError, OutputError, quoted
@@ -22,6 +22,7 @@ from mfconv_nb.formats.writing import ENDINGS
 from mfconv_nb.places import OutputPlan
 from mfconv_nb.progress import NoProgress, OnProgress, Progress, progress_for
 from mfconv_nb.report import Column, Result, Table, bytes_text, how_many, seconds_text
+from mfconv_nb.steps.damage import notes_on_zeros
 from mfconv_nb.steps.output import Output, manifest_of, whole_output
 from mfconv_nb.steps.ranks_output import ranks_output
 from mfconv_nb.steps.runs import looks_like_run
@@ -97,6 +98,7 @@ def save(
                 clear_staging(staging)
             checksums = fill_files(out.jobs(staging), journal, threads, bar)
             out.check_sources()
+            about["notes"] += notes_on_zeros(_written(out, checksums))
             _write_small_files(staging, out, checksums)
             check_target(out.plan, target, checkpoint, overwrite=may_replace)  # someone else may have been quicker
             journal.begin_publishing()
@@ -114,6 +116,12 @@ def _about(out: Output, target: Path) -> dict[str, Any]:
     carried, merged = len(out.checkpoint.carried_away), out.checkpoint.merged
     notes = (NOT_OF_A_RUN if out.offsets else NO_CONFIG,) if lacks_config else ()
     return {"target": str(target), "plan": out.plan, "casts": out.casts, "carried": carried, "merged": merged, "notes": notes}
+
+
+def _written(out: Output, checksums: Mapping[tuple[int, str], str]) -> dict[str, tuple[TensorSpec, str]]:
+    """What was written under each name, with its checksum."""
+    held = ((number, name, out.held[number][name]) for number, file in enumerate(out.plan.files) for name in file.places)
+    return {name: (TensorSpec(name, tensor.shape, out.dtypes[name]), checksums[number, name]) for number, name, tensor in held}
 
 
 def _write_small_files(staging: Staging, out: Output, checksums: Mapping[tuple[int, str], str]) -> None:
@@ -212,7 +220,7 @@ def _stale_files(target: Path, plan: OutputPlan) -> list[Path]:
             index = index_files.read_index(target / name)
         except InputError:
             continue
-        stale += [index.path, *(f for f in index.files if f.suffix.lower() in ENDINGS)]  # an index may name anything
+        stale += [index.path, *(f for f in index.files if f.suffix.lower() in ENDINGS and f.parent == target)]  # an index may name anything
     return [p for p in stale if p.name not in plan.names and p.is_file()]
 
 
