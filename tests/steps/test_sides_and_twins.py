@@ -1,4 +1,4 @@
-"""Names tell the side before the format does; a tensor that a model has twice is found under either name, and compared where both are there."""
+"""Names tell the side before the format does; a tensor that a model has twice is found under either name, and compared if it has both."""
 
 from __future__ import annotations
 
