@@ -109,6 +109,8 @@ def test_a_single_file_of_any_name_and_shards_of_any_name_are_read(tmp_path: Pat
     assert sorted(mc.load(tmp_path / "parts").tensors) == ["a", "b"]
     write(tmp_path / "alone", "consolidated.safetensors", 6)
     assert taken(tmp_path / "alone") == 6
+    write(tmp_path / "alone", "whatever.safetensors", 7, names=("a", "c"))
+    assert taken(tmp_path / "alone") == 7
 
 
 def test_a_shard_that_is_missing_by_the_names_of_the_others_is_named(tmp_path: Path) -> None:
