@@ -40,9 +40,8 @@ def test_the_rest_of_a_file_in_zeros_is_said_by_doctor_and_by_the_save(holes: bo
 
 
 def test_vectors_of_zeros_rows_of_zeros_and_a_whole_model_are_everyday(tmp_path: Path) -> None:
-    rows = numbered(50, 400, first=1)
-    rows[:49] = 0
-    rows[49, :-1] = 0
+    rows = np.zeros((50, 400), np.float32)
+    rows[20, 7] = 1
     arrays = {"bias": np.zeros(5000, np.float32), "column": np.zeros((5000, 1), np.float32), "rows": rows}
     path = write_safetensors(tmp_path / "a.safetensors", arrays)
     assert findings(path, "zeros") == ""
