@@ -43,9 +43,10 @@ def load(
     """Open a checkpoint. Reads headers, the config and the manifest beside it; no weight.
 
     Args:
-        source: a folder, an index, any one file or a list of files (safetensors, MindSpore `.ckpt`, torch `.bin`, `.pt`, `.pth`); the
-            folder of a training run (`rank_N/` with its strategy files, or Checkpoint 2.0), whose slices become whole tensors; or a
-            live object: a torch Module or state dict, a MindSpore Cell or parameter dict, a dict of arrays.
+        source: a folder (also one of the hub cache), an index, a file or a list of files (safetensors, MindSpore `.ckpt`, torch `.bin`,
+            `.pt`, `.pth`); the folder of a training run (`rank_N/` with its strategy files, or Checkpoint 2.0), whose slices become whole
+            tensors; or a live object: a torch Module or state dict, a MindSpore Cell or parameter dict, a dict of arrays. A shard and a
+            config.json stand for their whole checkpoint, with a note; a list is taken as it is.
         config: a config.json, its folder, its content, or the YAML of a MindFormers run. Left out: the one beside the files, else the
             one in the manifest.
         step: of a run, the step to take: ``400``, or ``"2_400"`` with its epoch. Left out: the newest that is whole.

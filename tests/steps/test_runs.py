@@ -265,7 +265,7 @@ def test_what_one_rank_holds_is_never_taken_for_the_model_without_a_word(
         ("llama_rank_3-1_20.safetensors", "what rank 3 of a run holds"),
         ("model-0000000-0000001.safetensors", ""),  # one card
         ("llama_rank_0-1_20.safetensors", ""),  # one card, or the copy that everybody passes on
-        ("model-00001-of-00002.safetensors", ""),
+        ("model-00001-of-00001.safetensors", ""),
         ("low_rank_3.safetensors", ""),
     ],
 )
