@@ -171,7 +171,8 @@ def _agreed(first: Lora | None, second: Lora | None) -> Lora | None:
     known = first if first.alpha is not None else second
     dropout = first.dropout if first.dropout is not None else second.dropout
     content, problem = first.content or second.content, first.problem or second.problem
-    return Lora(known.alpha, first.rank or second.rank, known.origin, dropout, content, problem)
+    only_merged = first.only_merged or second.only_merged
+    return Lora(known.alpha, first.rank or second.rank, known.origin, dropout, content, problem, only_merged)
 
 
 def _lora_beside(path: Path, manifest: Mapping[str, Any]) -> Lora | None:

@@ -243,8 +243,7 @@ class SaveReport(Result):
         """What converting back would give: "exact", or what a cast has cost."""
         narrowed = [f"{how_many(n, 'tensor')} rounded from {short_name(a)} to {short_name(b)}" for (a, b), n in self._narrowing()]
         if self.merged is not None:
-            computed = len(self.merged.adapters)
-            narrowed.insert(0, f"{how_many(computed, 'weight')} computed (adapters merged)")
+            narrowed.insert(0, self.merged.changed)
         if narrowed:
             return "; ".join(narrowed)
         widened = sorted({short_name(a) for a, _ in self.casts})
