@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mfconv_nb.errors import MappingError, quoted
 from mfconv_nb.mapping.adapters import HINT_ALPHA, Adapter, rank_of
@@ -44,7 +44,7 @@ def scaled_adapters(adapters: Sequence[Adapter], lora: Lora | None, where: str) 
     alpha = checked_alpha(lora.alpha, lora.origin)
     ranks, alphas = (_by_pattern(lora.content.get(key) or {}, key) for key in ("rank_pattern", "alpha_pattern"))
     if not lora.content.get("rank_pattern"):
-        rank_of(adapters, lora)
+        rank_of(adapters, replace(lora, only_merged=None))
     root = bool(lora.content.get("use_rslora"))
     return tuple(_scaled(adapter, lora, ranks(adapter.module), alphas(adapter.module) or alpha, root) for adapter in adapters)
 
@@ -52,7 +52,7 @@ def scaled_adapters(adapters: Sequence[Adapter], lora: Lora | None, where: str) 
 def _scaled(adapter: Adapter, lora: Lora, told: float | None, alpha: float, root: bool) -> ScaledAdapter:
     rank = lora.rank if told is None else told
     if rank is not None and rank != adapter.rank:
-        expected = f"{rank:g}, as the config says"
+        expected = f"{rank:g}, as {'the config' if told is None else 'rank_pattern'} says"
         raise MappingError("MFC319", quoted(adapter.module), found=f"rank {adapter.rank} in the tensors", expected=expected)
     return ScaledAdapter(adapter, alpha, alpha / (math.sqrt(adapter.rank) if root else adapter.rank))
 

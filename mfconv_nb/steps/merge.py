@@ -252,11 +252,16 @@ def _whole_tensors(trained: Checkpoint, weights: Checkpoint, lora: Lora) -> tupl
             raise MappingError("MFC319", quoted(name), found=f"{found} in {weights.origin}", expected="the same weight", hint=HINT_FROZEN)
         else:
             equalities.append(Equality(tensor, known, f"{trained.origin} has it beside its adapters", HINT_FROZEN))
-    for module in lora.content.get("modules_to_save") or ():
-        if not any(f".{module}." in f".{name}" for name in replaced):
-            expected = f"the trained tensors of {quoted(str(module))}, which adapter_config.json names"
-            raise MappingError("MFC319", trained.origin, found="modules_to_save without its tensors", expected=expected)
+    _check_saved_modules(lora.content.get("modules_to_save") or [], replaced, trained)
     return replaced, tuple(equalities)
+
+
+def _check_saved_modules(modules: object, replaced: Mapping[str, LazyTensor], trained: Checkpoint) -> None:
+    """Raises MappingError (MFC319) where a module that the config says was trained whole is not in the folder."""
+    named = modules if isinstance(modules, list) else [modules]
+    if lost := [m for m in named if not isinstance(m, str) or not any(f".{m}." in f".{name}" for name in replaced)]:
+        found = f"modules_to_save names {quoted(str(lost[0]))}, of which no tensor is here"
+        raise MappingError("MFC319", trained.origin, found=found, expected="the tensors of every module that was trained")
 
 
 def _check_tied(weights: Checkpoint, adapters: Iterable[ScaledAdapter], replaced: Mapping[str, LazyTensor]) -> tuple[Equality, ...]:

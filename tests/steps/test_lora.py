@@ -196,23 +196,47 @@ def test_an_alpha_that_is_no_number_above_zero_is_refused(alpha: Any, base: Path
     assert "a number above 0" in refusal(lambda: mc.load(source, lora_alpha=alpha))
 
 
-@pytest.mark.parametrize(
-    "said",
-    [
-        {"use_rslora": True},
-        {"use_dora": True},
-        {"rank_pattern": {"q_proj": 4}},
-        {"bias": "all"},
-        {"modules_to_save": ["lm_head"]},
-        {"peft_type": "IA3"},
-    ],
-    ids=lambda said: next(iter(said)),
-)
-def test_what_plain_lora_cannot_say_is_refused_and_not_taken_for_it(said: dict[str, Any], base: Path, tmp_path: Path) -> None:
+def peft_folder(base: Path, tmp_path: Path, **said: Any) -> Path:
+    """A PEFT folder of ``trained`` whose config says more."""
     mc.save(mc.map(mc.load(saved_run(base, tmp_path / "run.ckpt"), config=base, lora_alpha=ALPHA), "llama", to="hf"), tmp_path / "peft")
     path = tmp_path / "peft" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | said))
-    assert next(iter(said)) in refusal(lambda: mc.merge_adapters(base, tmp_path / "peft"))
+    return tmp_path / "peft"
+
+
+ONLY_MERGED = [
+    {"use_rslora": True},
+    {"rank_pattern": {"q_proj": 4}},
+    {"alpha_pattern": {"q_proj": 4}},
+    {"bias": "all"},
+    {"modules_to_save": ["lm_head"]},
+]
+NEVER = [
+    {"use_dora": True},
+    {"peft_type": "IA3"},
+    {"init_lora_weights": "pissa"},
+    {"init_lora_weights": "pissa_niter_16"},
+    {"init_lora_weights": "olora"},
+    {"init_lora_weights": "loftq"},
+    {"init_lora_weights": "corda"},
+    {"init_lora_weights": "lora_ga"},
+    {"init_lora_weights": 1},
+    {"lora_bias": True},
+    {"target_parameters": ["experts.down_proj"]},
+    {"trainable_token_indices": [3]},
+    {"layer_replication": [[0, 2], [1, 3]]},
+    {"kasa_config": {"beta": 0.1}},
+    {"ensure_weight_tying": True},
+    {"a_setting_of_tomorrow": "on"},
+    {"a_number_of_tomorrow": 0},
+]
+
+
+@pytest.mark.parametrize("said", [*ONLY_MERGED, *NEVER], ids=lambda said: "-".join(map(str, next(iter(said.items())))))
+def test_what_plain_lora_cannot_say_is_refused_and_not_taken_for_it(said: dict[str, Any], base: Path, tmp_path: Path) -> None:
+    peft_folder(base, tmp_path, **said)
+    if said in NEVER:
+        assert next(iter(said)) in refusal(lambda: mc.merge_adapters(base, tmp_path / "peft"))
     looked_at = mc.load(tmp_path / "peft", config=base)
     assert len(looked_at) == len(trained(base))  # a folder can be looked at, whatever it holds
     assert f"no plain LoRA: {next(iter(said))}" in repr(looked_at)
@@ -220,7 +244,30 @@ def test_what_plain_lora_cannot_say_is_refused_and_not_taken_for_it(said: dict[s
     assert next(iter(said)) in refusal(lambda: mc.save(looked_at, tmp_path / "copy"))
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"init_lora_weights": "eva", "eva_config": {"rho": 2.0}},
+        {"init_lora_weights": "mica"},
+        {"init_lora_weights": False},
+        {"velora_config": {"num_groups": 4}},
+        {"revision": "main", "task_type": "CAUSAL_LM", "peft_version": "0.21.2"},
+        {"a_setting_of_tomorrow": None, "another": False, "a_list": [], "a_mapping": {}},
+    ],
+    ids=lambda said: str(next(iter(said.values()))),
+)
+def test_settings_that_leave_base_and_scale_as_they_are_change_nothing(said: dict[str, Any], base: Path, tmp_path: Path) -> None:
+    folder = peft_folder(base, tmp_path, **said)
+    assert raws_of(mc.merge_adapters(base, folder)) == raws_of(mc.merge_adapters(base, tmp_path / "run.ckpt", alpha=ALPHA))
+
+
 HOSTILE = {
+    "patterns that are a list": '{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "alpha_pattern": ["q_proj"]}',
+    "a pattern that never ends": '{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "alpha_pattern": {"(.*)*(.*)*(.*)*x": 2}}',
+    "a pattern without a number": '{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "alpha_pattern": {"q_proj": "2"}}',
+    "a rank by pattern that is no rank": '{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "rank_pattern": {"q_proj": -8}}',
+    "modules that are numbers": '{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "modules_to_save": [3]}',
+    "modules that are a number": '{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "modules_to_save": 3}',
     "a list": "[]",
     "broken": '{"r": ',
     "deep": "[" * 100_000,
