@@ -322,6 +322,7 @@ class Checkpoint(Result):
         run: the training run it was merged from (a ``TrainedRun``); None for any other checkpoint.
         lora: what is known of its LoRA adapters besides their numbers: alpha, and where it was read.
         merged: what was added to its weights (a ``MergeReport``): then those are computed, no copies.
+        quantised_by: the scheme by which it was quantised, where a file beside it says one.
     """
 
     tensors: Mapping[str, LazyTensor]
@@ -342,6 +343,7 @@ class Checkpoint(Result):
     run: Any = None
     lora: Lora | None = None
     merged: Any = None
+    quantised_by: str = ""
 
     def table(self) -> Table:
         """How it was mapped, or a summary of what is in it."""

@@ -12,6 +12,7 @@ from mfconv_nb.checkpoint import MF, Checkpoint, LazyTensor, Original, checkpoin
 from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.config import PARAMS, read_config, read_params
 from mfconv_nb.errors import InputError, MappingError
+from mfconv_nb.formats.assets import scheme_beside
 from mfconv_nb.formats.peft_folder import CONFIG, read_adapter_config
 from mfconv_nb.formats.reading import Opened, open_files, open_path
 from mfconv_nb.live import is_live, load_live
@@ -89,6 +90,7 @@ def load(
         options=manifest.get("options") or {},
         notes=note_on_a_part(path) + opened.notes + notes_on_run_state(opened.run_state) + notes,
         lora=_lora_beside(path, manifest),
+        quantised_by=scheme_beside(path if os.path.isdir(path) else path.parent),
     )
     return _taken(_described(found, config, lora_alpha), only)
 

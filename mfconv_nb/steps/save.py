@@ -109,7 +109,7 @@ def _about(out: Output, target: Path) -> dict[str, Any]:
     """What the report says whatever happens."""
     lacks_config = out.checkpoint.side == HF and out.plan.folder and not _CONFIGS & set(out.plan.names)
     carried, merged = len(out.checkpoint.carried_away), out.checkpoint.merged
-    notes = (NOT_OF_A_RUN if out.offsets else NO_CONFIG,) if lacks_config else ()
+    notes = ((NOT_OF_A_RUN if out.offsets else NO_CONFIG,) if lacks_config else ()) + out.notes
     return {"target": str(target), "plan": out.plan, "casts": out.casts, "carried": carried, "merged": merged, "notes": notes}
 
 
@@ -134,7 +134,7 @@ def check_target(plan: OutputPlan, target: Path, checkpoint: Checkpoint, *, over
     if plan.folder and any(p.parent == target.resolve() for p in sources):
         hint = "Choose another target: a checkpoint is never replaced by what is made from it."
         raise OutputError("MFC402", target, found="the folder that is being read", expected="another folder", hint=hint)
-    if any("/" in name for name in plan.names):
+    if any("/" in file.name for file in plan.files):
         _check_no_other_run(plan, target)
     elif plan.folder and looks_like_run(target):
         code = "MFC402" if any(target.resolve() in p.parents for p in sources) else "MFC401"
