@@ -79,10 +79,17 @@ def code_named(files: Mapping[str, bytes]) -> list[str]:
     """The Python files that the `auto_map` of configs names, in the folder itself; what names another repository is not among them."""
     found = set()
     for name, data in files.items():
-        content = json.loads(data) if name.endswith("config.json") else {}
+        content = _json(data) if name.endswith("config.json") else {}
         named = content.get("auto_map") if isinstance(content, dict) else None
         listed = named.values() if isinstance(named, dict) else ()
         for value in (v for entry in listed for v in (entry if isinstance(entry, list) else [entry])):
             if isinstance(value, str) and "--" not in value and "." in value:
                 found.add(value.rpartition(".")[0].replace(".", "/") + ".py")
     return sorted(found)
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
