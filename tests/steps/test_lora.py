@@ -422,6 +422,38 @@ def test_a_run_that_saved_weights_and_adapters_is_merged_by_itself(base: Path, t
     assert not any("lora" in n for n in alone.tensors)
 
 
+@pytest.mark.parametrize("side", ["hf", "mf"])
+def test_the_frozen_weights_of_a_run_must_be_those_of_the_base(side: str, base: Path, tmp_path: Path) -> None:
+    weights = mc.map(mc.load(base), "llama")
+    run = {t.name: mc.read(weights, t.name) for t in weights} | trained(base) | {"adam_m.x": np.ones(3, np.float32)}
+    onto = base if side == "hf" else weights
+    same = mc.merge_adapters(onto, run, alpha=ALPHA, family="llama")
+    assert raws_of(same) == raws_of(mc.merge_adapters(onto, trained(base), alpha=ALPHA, family="llama"))
+    mc.save(same, tmp_path / "same.safetensors")
+    name = "model.layers.1.attention.wk.weight"
+    moved = mc.merge_adapters(onto, run | {name: run[name] + 1}, alpha=ALPHA, family="llama")
+    with pytest.raises(mc.MfconvError, match="merge it by itself") as refused:
+        mc.save(moved, tmp_path / "moved.safetensors")
+    assert refused.value.code == "MFC308"
+    narrow = run | {name: run[name].astype(np.float16)}
+    assert name.replace("attention.wk", "self_attn.k_proj" if side == "hf" else "attention.wk") in refusal(
+        lambda: mc.merge_adapters(onto, narrow, alpha=ALPHA, family="llama")
+    )
+
+
+def test_only_adapters_says_what_it_leaves_out(base: Path) -> None:
+    weights = mc.map(mc.load(base), "llama")
+    run = {t.name: mc.read(weights, t.name) for t in weights} | trained(base) | {"adam_m.x": np.ones(3, np.float32)}
+    (note,) = mc.only_adapters(mc.load(run)).notes
+    assert note.startswith("only adapters are taken; left out: 39 other tensors, first ")
+    assert mc.only_adapters(mc.load(trained(base))).notes == ()
+
+
+def test_a_linear_layer_is_out_by_in_whatever_the_config_of_its_adapter_says(base: Path, tmp_path: Path) -> None:
+    folder = peft_folder(base, tmp_path, fan_in_fan_out=True)  # PEFT warns, and takes it for false too
+    assert raws_of(mc.merge_adapters(base, folder)) == raws_of(mc.merge_adapters(base, tmp_path / "run.ckpt", alpha=ALPHA))
+
+
 def test_both_sides_merge_to_the_same_bytes(base: Path) -> None:
     here = mc.merge_adapters(base, trained(base), alpha=ALPHA, family="llama")
     there = mc.merge_adapters(mc.map(mc.load(base), "llama"), trained(base), alpha=ALPHA)
