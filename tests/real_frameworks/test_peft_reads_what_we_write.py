@@ -182,6 +182,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ranks by pattern": {"rank_pattern": {"v_proj": 2, r"layers\.0\.self_attn\.q_proj": 6}},
     "alphas by pattern": {"alpha_pattern": {"^model.layers.1.self_attn.q_proj": 3, "q_proj": 7.5}},
     "both, and rsLoRA": {"rank_pattern": {".*v_proj": 2}, "alpha_pattern": {"(q|k)_proj": 5}, "use_rslora": True},
+    "a pattern that is no layer's end": {"alpha_pattern": {"self_attn": 3, "q": 3, "v_proj": 5}},
     "gaussian": {"init_lora_weights": "gaussian"},
     "orthogonal": {"init_lora_weights": "orthogonal"},
     "mica": {"init_lora_weights": "mica"},

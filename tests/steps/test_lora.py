@@ -454,6 +454,12 @@ def test_a_linear_layer_is_out_by_in_whatever_the_config_of_its_adapter_says(bas
     assert raws_of(mc.merge_adapters(base, folder)) == raws_of(mc.merge_adapters(base, tmp_path / "run.ckpt", alpha=ALPHA))
 
 
+def test_a_rank_by_pattern_that_the_tensors_do_not_have_is_refused(base: Path, tmp_path: Path) -> None:
+    text = refusal(lambda: mc.merge_adapters(base, peft_folder(base, tmp_path, rank_pattern={"v_proj": 4})))
+    assert "8 in the tensors" in text
+    assert "4, as rank_pattern says" in text
+
+
 def test_both_sides_merge_to_the_same_bytes(base: Path) -> None:
     here = mc.merge_adapters(base, trained(base), alpha=ALPHA, family="llama")
     there = mc.merge_adapters(mc.map(mc.load(base), "llama"), trained(base), alpha=ALPHA)

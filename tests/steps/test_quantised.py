@@ -73,6 +73,7 @@ SCHEMES: dict[str, tuple[Callable[[str, Array], Mapping[str, Array]], dict[str, 
     "bitsandbytes int8": (scaled(np.int8, SCB=(np.float32, (4,))), {"quant_method": "bitsandbytes", "load_in_8bit": True}),
     "bitsandbytes nf4": (nf4, {"quant_method": "bitsandbytes", "load_in_4bit": True}),
     "fp8 by blocks": (scaled(FP8, weight_scale_inv=(np.float32, (1, 1))), {"quant_method": "fp8", "weight_block_size": [128, 128]}),
+    "fp8 with scales of another name": (scaled(FP8, scale=(np.float32, (1, 1))), {"quant_method": "fp8"}),
     "fp8 with e8m0 scales": (scaled(FP8, scale=(ml_dtypes.float8_e8m0fnu, (1, 1))), {"quant_method": "fp8"}),
     "fp4 packed": (scaled(np.int8, scale=(ml_dtypes.float8_e8m0fnu, (4, 4))), {"quant_method": "fp8"}),
     "a scheme of tomorrow": (scaled(np.int8, delta=(np.float16, (4,))), {"quant_method": "tomorrow"}),
@@ -108,6 +109,15 @@ def test_a_scheme_is_told_with_and_without_its_config_and_with_everything_unknow
         method = SCHEMES[scheme][1]["quant_method"]
         assert found.startswith(spelled.get(method, method))
     assert "quantised checkpoint" in mc.doctor(folder).what
+
+
+@pytest.mark.parametrize("dtype", [FP8, np.int16])
+def test_codes_whose_scales_are_nowhere_are_codes_where_the_config_says_so(
+    dtype: Any, toy: tuple[dict[str, Array], dict[str, Any]], tmp_path: Path
+) -> None:
+    tensors = {n: (w * 8).astype(dtype) if n.endswith("_proj.weight") else w for n, w in toy[0].items()}
+    write_hf(tmp_path / "q", tensors, toy[1] | {"quantization_config": {"quant_method": "tomorrow"}})
+    assert refusal(lambda: mc.map(mc.load(tmp_path / "q"), "llama")).startswith("tomorrow: model.layers.0.")
 
 
 @pytest.mark.parametrize("key", ["quantization_config", "compression_config", "text_config"])

@@ -164,9 +164,9 @@ def test_files_of_tokenizers_and_processors_come_along_in_their_folders_and_noth
     }
     assert {n: found.get(n) for n in COMES_ALONG} == {n: f'"{n}"' for n in COMES_ALONG}
     assert not {*STAYS} & {*found} - {"model.safetensors.index.json"}
-    mc.save(
-        mc.map(mc.load(tmp_path / "mf.ckpt"), to="hf"), tmp_path / "back", assets=hf, overwrite=True
-    )  # a folder inside is no second run
+    (tmp_path / "back" / "notes.txt").write_text("kept")  # a folder inside is no second run, beside which nothing may lie
+    mc.save(mc.map(mc.load(tmp_path / "mf.ckpt"), to="hf"), tmp_path / "back", assets=hf, overwrite=True)
+    assert (tmp_path / "back" / "notes.txt").read_text() == "kept"
 
 
 def test_code_that_a_config_names_is_not_copied_and_is_named(hf: Path, tmp_path: Path) -> None:
