@@ -45,6 +45,7 @@ CONV1D_LAYERS = ("c_attn", "q_attn", "c_proj", "c_fc")  # of the models in CONV1
 EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out", "shared", "output", "tok_embeddings")
 ORIGINAL, COPIES = ".original_module.", (".modules_to_save.default.", ".modules_to_save.")
 _WRAPPERS = re.compile(r"\.(?:base_layer|original_module|modules_to_save(?:\.default)?)\.")
+OF_ADAPTERS = ("lora_", ".token_adapter.")
 TRAINING_ONLY = (".lora_velora_embed",)  # VeLoRA's buffer for the backward pass
 
 
@@ -148,7 +149,7 @@ def merge_adapters(
     lora = trained.lora or Lora()
     found = scaled_adapters(adapters_of(trained.specs), lora, trained.origin)
     replaced, equalities = ({}, ()) if adapters is None else _whole_tensors(trained, weights, lora)
-    equalities += _check_tied(weights, found, replaced)
+    equalities += (*_check_tied(weights, found, replaced), *(trained.equalities if adapters is not None else ()))
     kept = {name: replaced.get(name, tensor) for name, tensor in weights.tensors.items() if not is_adapter(name)}
     kept |= {s.adapter.weight: _merged(weights, kept, trained, s, lora) for s in found}
     report = MergeReport(found, tuple(name for name in replaced if name in kept), lora.origin, trained.origin)
@@ -201,9 +202,17 @@ def place_of(name: str) -> str:
 
 
 def _unwrapped(checkpoint: Checkpoint) -> Checkpoint:
-    """A whole dump of a PEFT model with the names of the model; of what was trained as a copy, the copy."""
+    """A whole dump of a PEFT model with the names of the model; of what was trained as a copy, the copy.
+
+    Raises:
+        MappingError: MFC319 for what an adapter has besides its two halves, and for two tensors of one weight.
+    """
     tensors: dict[str, LazyTensor] = {}
     for name, tensor in checkpoint.tensors.items():
+        if any(word in name for word in OF_ADAPTERS) and not is_adapter(name) and run_state_of(name) is None:
+            raise MappingError(
+                "MFC319", quoted(name), found="a tensor of an adapter, and neither of its halves", expected="pairs of A and B"
+            )
         if not name.startswith(PEFT) or is_adapter(name):
             tensors[name] = tensor
         elif not any(name.replace(ORIGINAL, copy) in checkpoint for copy in COPIES if ORIGINAL in name):

@@ -282,12 +282,18 @@ def test_a_dump_of_the_whole_peft_model_is_merged_by_itself(hf: Path, tmp_path: 
     wrapped = peft.get_peft_model(model_in(hf), config)
     with torch.no_grad():
         wrapped.get_parameter("base_model.model.lm_head.modules_to_save.default.weight").mul_(1.5)
-    torch.save(wrapped.state_dict(), tmp_path / "dump.bin")
+    state = wrapped.state_dict()
+    torch.save(state, tmp_path / "dump.bin")
     merged = mc.merge_adapters(tmp_path / "dump.bin", alpha=ALPHA)
     expected = wrapped.merge_and_unload().state_dict()
     assert set(merged.tensors) == set(expected)
     for name in merged.tensors:
         np.testing.assert_allclose(mc.read(merged, name), expected[name].numpy(), rtol=1e-5, atol=1e-6, err_msg=name)
+    q_proj = "base_model.model.model.layers.0.self_attn.q_proj."
+    for more in ("lora_magnitude_vector.default.weight", "lora_A.second.weight", "lora_B.default.bias"):
+        with pytest.raises(mc.MfconvError, match="neither of its halves") as refused:
+            mc.merge_adapters(state | {q_proj + more: torch.ones(4)}, alpha=ALPHA)
+        assert refused.value.code == "MFC319"
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
+from mfconv_nb.checkpoint import Equality
 from mfconv_nb.streaming.merged import MergedSource
 from tests.support import raw_of, raws_in, raws_of, write_hf, write_safetensors
 
@@ -439,6 +441,15 @@ def test_the_frozen_weights_of_a_run_must_be_those_of_the_base(side: str, base: 
     assert name.replace("attention.wk", "self_attn.k_proj" if side == "hf" else "attention.wk") in refusal(
         lambda: mc.merge_adapters(onto, narrow, alpha=ALPHA, family="llama")
     )
+
+
+def test_copies_of_an_adapter_that_a_run_must_hold_equal_are_compared_before_it_is_merged(base: Path, tmp_path: Path) -> None:
+    run = mc.load(trained(base))
+    one, other = (run[f"model.layers.{n}.attention.wq.mindpet_delta_lora_a"] for n in (0, 1))
+    copies = replace(run, equalities=(Equality(one, other, "two ranks hold it"),))
+    with pytest.raises(mc.MfconvError, match="two ranks hold it") as refused:
+        mc.save(mc.merge_adapters(base, copies, alpha=ALPHA, family="llama"), tmp_path / "out.safetensors")
+    assert refused.value.code == "MFC308"
 
 
 def test_only_adapters_says_what_it_leaves_out(base: Path) -> None:
