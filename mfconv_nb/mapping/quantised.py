@@ -47,6 +47,7 @@ SUFFIXES = {
     "scale_weight": SCALED,
 }
 ENDINGS = {"_blocks": "MXFP4", "_scale_inv": "block-wise fp8", "_weight_scale": SCALED}
+WORDS = ("codebooks", "centroids", "W_q", "_data", "_blocks")  # a network may use them too: they count beside codes only
 METHODS = {
     "gptq": "GPTQ",
     "awq": "AWQ",
@@ -74,7 +75,7 @@ def quantisation_of(specs: Iterable[TensorSpec], config: Mapping[str, Any] | Non
     """
     specs = list(specs)
     claim = claimed(config) or beside
-    return scheme_by_names((s.name for s in specs), claim) or codes_among(specs, claim)
+    return scheme_by_names(specs, claim) or codes_among(specs, claim)
 
 
 def claimed(config: Mapping[str, Any] | None) -> str:
@@ -96,17 +97,19 @@ def without_claims(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: without_claims(value) if isinstance(value, Mapping) and claimed(value) else value for key, value in plain.items()}
 
 
-def scheme_by_names(names: Iterable[str], claim: str) -> str | None:
+def scheme_by_names(specs: Iterable[TensorSpec], claim: str) -> str | None:
     """The scheme by names that stand beside codes, and the first of those."""
     suffixes: dict[str, str] = {}
-    for name in names:
-        suffixes.setdefault(name.rpartition(".")[2], name)
+    has_codes = False
+    for spec in specs:
+        suffixes.setdefault(_last(spec), spec.name)
+        has_codes = has_codes or (spec.dtype in PACKED and _may_be_weight(spec))
     for suffix, what in SUFFIXES.items():
-        if suffix in suffixes:
+        if suffix in suffixes and (has_codes or suffix not in WORDS):
             return f"{claim or what}: it has {suffixes[suffix]}"
     for ending, what in ENDINGS.items():
         for suffix, name in suffixes.items():
-            if suffix.endswith(ending):
+            if suffix.endswith(ending) and (has_codes or ending not in WORDS):
                 return f"{claim or what}: it has {name}"
     if {"scales", "biases"} <= suffixes.keys():
         return f"{claim or 'MLX'}: it has {suffixes['scales']}"
@@ -122,13 +125,21 @@ def codes_among(specs: Iterable[TensorSpec], claim: str, *, all_weights: bool = 
         all_weights: every tensor is known to be a weight, whatever its name.
     """
     specs = list(specs)
-    scaled = {s.name.rpartition(".")[0] for s in specs if "scale" in s.name.rpartition(".")[2]}
+    scaled = {s.name.rpartition(".")[0] for s in specs if "scale" in _last(s)}
     for spec in specs:
-        last = spec.name.rpartition(".")[2]
-        if spec.dtype in CASTABLE or len(spec.shape) < 2 or last in NO_WEIGHTS:
+        if spec.dtype in CASTABLE or not _may_be_weight(spec):
             continue
-        is_codes = spec.dtype in (INTEGERS if "weight" in last else CODES if all_weights else ())
+        is_codes = spec.dtype in (INTEGERS if "weight" in _last(spec) else CODES if all_weights else ())
         has_scale = spec.dtype in FP8 and spec.name.rpartition(".")[0] in scaled
         if is_codes or has_scale or spec.dtype == "F8_E8M0" or (claim and spec.dtype in PACKED):
             return f"{claim or (SCALED if has_scale else 'codes')}: {spec.name} is {short_name(spec.dtype)}"
     return None
+
+
+def _last(spec: TensorSpec) -> str:
+    return spec.name.rpartition(".")[2]
+
+
+def _may_be_weight(spec: TensorSpec) -> bool:
+    """By its shape and name: a matrix, and none of the masks and tables that models hold."""
+    return len(spec.shape) >= 2 and _last(spec) not in NO_WEIGHTS

@@ -174,8 +174,8 @@ def _refuse_codes(plan: MappingPlan, source: Checkpoint) -> None:
     known = {s.name for row in plan.rows if row.status != LEFT_OUT for s in row.sources}
     weights = [s for row in plan.rows if row.status not in (LEFT_OUT, DROPPED) for s in row.sources]
     unknown = [s for s in source.specs if s.name not in known and run_state_of(s.name) is None]
-    found = scheme_by_names((s.name for s in unknown), claim) or codes_among(weights, claim, all_weights=True)
-    _refuse_quantised(source, found or (codes_among((*weights, *unknown), claim)))
+    found = scheme_by_names(unknown, claim) or codes_among(weights, claim, all_weights=True)
+    _refuse_quantised(source, found or codes_among((*weights, *unknown), claim))
 
 
 def _refuse_quantised(source: Checkpoint, found: str | None) -> None:

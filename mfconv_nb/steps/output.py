@@ -18,7 +18,7 @@ from mfconv_nb.formats import peft_folder, safetensors_file
 from mfconv_nb.formats.assets import code_named, config_bytes, read_assets
 from mfconv_nb.formats.writing import is_folder, plan_output
 from mfconv_nb.mapping.adapters import HINT_ALPHA, adapters_of, is_adapter, rank_of
-from mfconv_nb.mapping.quantised import FP8
+from mfconv_nb.mapping.quantised import FP8, claimed, codes_among
 from mfconv_nb.places import FilePlan, OutputPlan
 from mfconv_nb.report import how_many
 from mfconv_nb.run_config import RUN_CONFIG, Lora
@@ -128,13 +128,20 @@ def output_specs(checkpoint: Checkpoint, dtype: str | None) -> tuple[TensorSpec,
     """Name, shape and dtype of what is written, where ``dtype`` is asked for; a dtype that the family fixes stays.
 
     Raises:
-        MappingError: MFC312 for fp8 numbers where a dtype is asked for: they would silently stay what they are.
+        MappingError: MFC312 where a dtype is asked for and some numbers are fp8 or codes: they would silently stay what they are.
     """
-    kept = next((s for s in checkpoint.specs if s.dtype in FP8 and s.name not in checkpoint.fixed_dtypes), None)
-    if dtype is not None and kept is not None:
-        found, hint = f"fp8 numbers, which no cast is asked of: {quoted(kept.name)}", "Without --dtype (dtype=) they stay as they are."
-        raise MappingError("MFC312", checkpoint.origin, found=found, expected="tensors that become what --dtype says", hint=hint)
+    if dtype is not None:
+        _check_castable(checkpoint)
     return tuple(_output_spec(s, None if s.name in checkpoint.fixed_dtypes else dtype) for s in checkpoint.specs)
+
+
+def _check_castable(checkpoint: Checkpoint) -> None:
+    fp8 = next(
+        (f"fp8 numbers: {quoted(s.name)}" for s in checkpoint.specs if s.dtype in FP8 and s.name not in checkpoint.fixed_dtypes), None
+    )
+    if found := fp8 or codes_among(checkpoint.specs, claimed(checkpoint.config) or checkpoint.quantised_by):
+        hint = "Without --dtype (dtype=) they stay as they are."
+        raise MappingError("MFC312", checkpoint.origin, found=found, expected="tensors that become what --dtype says", hint=hint)
 
 
 def _output_spec(spec: TensorSpec, dtype: str | None) -> TensorSpec:

@@ -167,6 +167,21 @@ def test_fp8_without_scales_that_nothing_calls_quantised_stays_and_is_noted_and_
     assert not (tmp_path / "cast.safetensors").exists()
 
 
+def test_codes_are_not_cast_beside_their_scales(toy: tuple[dict[str, Array], dict[str, Any]], tmp_path: Path) -> None:
+    folder = quantised(toy, "compressed-tensors int8", tmp_path / "q", {})
+    assert "int8" in refusal(lambda: mc.save(mc.load(folder), tmp_path / "cast.safetensors", dtype="fp32"))
+    mc.save(mc.load(folder), tmp_path / "same.safetensors")
+    assert raws_of(mc.load(tmp_path / "same.safetensors")) == raws_of(mc.load(folder))
+
+
+def test_a_network_in_plain_numbers_may_have_words_of_a_scheme(tmp_path: Path) -> None:
+    names = ("attention.W_q", "quantizer.codebooks", "cluster.centroids", "rel_blocks", "x._data")
+    plain = write_hf(tmp_path / "hf", {n: np.ones((4, 4), np.float32) for n in names}, {"model_type": "mine"})
+    assert "quantised" not in mc.doctor(plain).what
+    own = mc.Family("own", "", tuple(mc.Rule(n, f"{n}.mf") for n in names), sizes={})
+    assert len(mc.map(mc.load(plain), own)) == len(names)
+
+
 def test_no_family_has_a_name_that_stands_for_codes() -> None:
     for family in known_families():
         for rule in family.rules:
