@@ -349,6 +349,7 @@ class Checkpoint(Result):
         lora: what is known of its LoRA adapters besides their numbers: alpha, and where it was read.
         merged: what was added to its weights (a ``MergeReport``): then those are computed, no copies.
         twins: names that its files leave out, since their tensor is there under another name, and that name.
+        quantised_by: the scheme by which it was quantised, where a file beside it says one.
     """
 
     tensors: Mapping[str, LazyTensor]
@@ -370,6 +371,7 @@ class Checkpoint(Result):
     lora: Lora | None = None
     merged: Any = None
     twins: Mapping[str, str] = field(default_factory=dict)
+    quantised_by: str = ""
 
     def table(self) -> Table:
         """How it was mapped, or a summary of what is in it."""

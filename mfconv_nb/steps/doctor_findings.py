@@ -124,8 +124,10 @@ def look_at(path: Path, checkpoint: Checkpoint, run: TrainedRun | None, *, step_
     names = [s.name for s in weights]
     adapters = tuple(s for s in weights if is_adapter(s.name))
     told = checkpoint.side or (MF if any(word in name for name in names for word in OF_MF) or _is_mcore(names) else None)
-    quantised = quantisation_of(names, checkpoint.config)
+    quantised = quantisation_of(weights, checkpoint.config, checkpoint.quantised_by)
     side, mapped, refused = _try(checkpoint, told) if quantised is None else (told, None, None)
+    if refused is not None and refused.code == "MFC312":
+        quantised, refused = str(refused.found), None
     return Seen(path, checkpoint, run, weights, adapters, quantised, side, mapped, refused, step_asked)
 
 

@@ -12,6 +12,7 @@ from mfconv_nb.checkpoint import MF, SIDE_NAMES, Checkpoint, LazyTensor, Origina
 from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.config import PARAMS, read_config, read_params
 from mfconv_nb.errors import InputError, MappingError
+from mfconv_nb.formats.assets import scheme_beside
 from mfconv_nb.formats.peft_folder import CONFIG, read_adapter_config
 from mfconv_nb.formats.reading import Opened, open_files, open_path
 from mfconv_nb.live import is_live, load_live
@@ -98,6 +99,7 @@ def load(
         notes=said + note_on_a_part(path) + opened.notes + notes_on_run_state(opened.run_state) + notes,
         lora=_lora_beside(path, manifest),
         twins=opened.twins,
+        quantised_by=scheme_beside(path if os.path.isdir(path) else path.parent),
     )
     return _taken(_described(found, config, lora_alpha), only)
 
@@ -180,7 +182,8 @@ def _agreed(first: Lora | None, second: Lora | None) -> Lora | None:
     known = first if first.alpha is not None else second
     dropout = first.dropout if first.dropout is not None else second.dropout
     content, problem = first.content or second.content, first.problem or second.problem
-    return Lora(known.alpha, first.rank or second.rank, known.origin, dropout, content, problem)
+    only_merged = first.only_merged or second.only_merged
+    return Lora(known.alpha, first.rank or second.rank, known.origin, dropout, content, problem, only_merged)
 
 
 def _lora_beside(path: Path, manifest: Mapping[str, Any]) -> Lora | None:

@@ -26,10 +26,11 @@ from mfconv_nb.mapping.forms import (
     templates_of,
     that_matter,
 )
-from mfconv_nb.mapping.plan import DROPPED, RESTORED, MappingPlan, plan_mapping
-from mfconv_nb.mapping.quantised import quantisation_of
+from mfconv_nb.mapping.plan import DROPPED, LEFT_OUT, RESTORED, MappingPlan, plan_mapping
+from mfconv_nb.mapping.quantised import FP8, claimed, codes_among, quantisation_of, scheme_by_names
 from mfconv_nb.mapping.rules import NUMBERS, Drop, Family, OptionValue, form_of
 from mfconv_nb.mapping.run_state import run_state_of
+from mfconv_nb.report import how_many
 from mfconv_nb.steps.load import load
 from mfconv_nb.steps.map_report import CoverageError, MapReport
 from mfconv_nb.steps.mapped_tensors import TensorMaker, equalities_of
@@ -79,8 +80,8 @@ def map(
     meant = _meant(asked, family)
     given = checked_options(meant, options)
     chosen, plan = decide(_choices(asked, meant, given), lambda form: asked.plan(form, given))
+    _refuse_codes(plan, source)
     if plan.problems:
-        _refuse_quantised([p.name for p in plan.problems if p.kind == "unmatched"], source)
         raise CoverageError(plan, source)
     decided = that_matter(meant, chosen)
     if to == HF:
@@ -165,19 +166,29 @@ def _choices(asked: _Asked, meant: Family, given: Mapping[str, OptionValue]) -> 
 
 def _told(asked: _Asked) -> Family:
     """The family by config and names. Quantised weights are refused as such, whatever model they are of."""
+    source = asked.source
     try:
-        return identify(asked.names(), asked.source.config, asked.to)
+        return identify(asked.names(), source.config, asked.to)
     except MappingError:
-        _refuse_quantised(asked.names(), asked.source)
+        _refuse_quantised(source, quantisation_of(source.specs, source.config, source.quantised_by))
         raise
 
 
-def _refuse_quantised(names: Sequence[str], source: Checkpoint) -> None:
-    """Raises MappingError (MFC312) where names say that the weights are codes: no family would help."""
-    quantised = quantisation_of(names, source.config)
-    if quantised is not None:
+def _refuse_codes(plan: MappingPlan, source: Checkpoint) -> None:
+    """Raises MappingError (MFC312) for names beside codes that no rule knows, left out or not, and for weights in a dtype of codes."""
+    claim = claimed(source.config) or source.quantised_by
+    known = {s.name for row in plan.rows if row.status != LEFT_OUT for s in row.sources}
+    weights = [s for row in plan.rows if row.status not in (LEFT_OUT, DROPPED) for s in row.sources]
+    unknown = [s for s in source.specs if s.name not in known and run_state_of(s.name) is None]
+    found = scheme_by_names(unknown, claim) or codes_among(weights, claim, all_weights=True)
+    _refuse_quantised(source, found or codes_among((*weights, *unknown), claim))
+
+
+def _refuse_quantised(source: Checkpoint, found: str | None) -> None:
+    """Raises MappingError (MFC312) where the weights are codes: no family would help."""
+    if found is not None:
         hint = "Take the original weights, or dequantise them first and save them as bf16 or fp16."
-        raise MappingError("MFC312", source.origin, found=quantised, expected="weights as numbers, not as codes", hint=hint)
+        raise MappingError("MFC312", source.origin, found=found, expected="weights as numbers, not as codes", hint=hint)
 
 
 def _with_layers(source: Checkpoint, form: Family, layers: int | None) -> Checkpoint:
@@ -285,6 +296,10 @@ def _notes(source: Checkpoint, plan: MappingPlan, original: Original | None) -> 
     said = said_otherwise(family, source.config or {}) if family.model_types else None
     if said is not None:
         notes.append(f"config.json says {said}; {family.key} is for {', '.join(listed_types(family))}")
+    if (claim := claimed(source.config) or source.quantised_by) and plan.to == MF:  # the other way a save says it of its config.json
+        notes.append(f"said to be quantised ({claim}), which these weights are not")
+    if fp8 := [s for row in plan.rows if row.targets for s in row.targets if s.dtype in FP8]:
+        notes.append(f"{how_many(len(fp8), 'tensor')} in fp8 without scales: kept as they are; first {fp8[0].name}")
     if plan.to == HF and original is None and any(half_of(n) is None for n in source.tensors):  # of adapters alone nothing is missed
         lost = [rule for rule in family.rules if isinstance(rule, Drop) and rule.side == HF]
         notes += [f"not restored, if it was there: {rule.pattern} ({rule.why})" for rule in lost]

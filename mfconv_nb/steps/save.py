@@ -114,7 +114,7 @@ def _about(out: Output, target: Path) -> dict[str, Any]:
     """What the report says whatever happens."""
     lacks_config = out.checkpoint.side == HF and out.plan.folder and not _CONFIGS & set(out.plan.names)
     carried, merged = len(out.checkpoint.carried_away), out.checkpoint.merged
-    notes = (NOT_OF_A_RUN if out.offsets else NO_CONFIG,) if lacks_config else ()
+    notes = ((NOT_OF_A_RUN if out.offsets else NO_CONFIG,) if lacks_config else ()) + out.notes
     return {"target": str(target), "plan": out.plan, "casts": out.casts, "carried": carried, "merged": merged, "notes": notes}
 
 
@@ -145,7 +145,7 @@ def check_target(plan: OutputPlan, target: Path, checkpoint: Checkpoint, *, over
     if plan.folder and any(p.parent == target.resolve() for p in sources):
         hint = "Choose another target: a checkpoint is never replaced by what is made from it."
         raise OutputError("MFC402", target, found="the folder that is being read", expected="another folder", hint=hint)
-    if any("/" in name for name in plan.names):
+    if any("/" in file.name for file in plan.files):
         _check_no_other_run(plan, target)
     elif plan.folder and looks_like_run(target):
         code = "MFC402" if any(target.resolve() in p.parents for p in sources) else "MFC401"
@@ -257,8 +257,7 @@ class SaveReport(Result):
         """What converting back would give: "exact", or what a cast has cost."""
         narrowed = [f"{how_many(n, 'tensor')} rounded from {short_name(a)} to {short_name(b)}" for (a, b), n in self._narrowing()]
         if self.merged is not None:
-            computed = len(self.merged.adapters)
-            narrowed.insert(0, f"{how_many(computed, 'weight')} computed (adapters merged)")
+            narrowed.insert(0, self.merged.changed)
         if narrowed:
             return "; ".join(narrowed)
         widened = sorted({short_name(a) for a, _ in self.casts})
