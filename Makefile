@@ -1,7 +1,7 @@
 # Needs make and Python >= 3.11; everything else goes into .venv. `make` alone lists the targets.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test fuzz lint format demo lab bench docs screenshots clean
+.PHONY: help setup test fuzz lookalikes lint format demo lab bench docs screenshots clean
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -40,6 +40,9 @@ test: setup lint ## lint, then every test
 
 fuzz: setup ## the tests with made-up examples, again and again with others
 	for round in $$(seq $(ROUNDS)); do HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS) -q -m hypothesis --hypothesis-profile=others $(ARGS) || exit 1; done
+
+lookalikes: setup ## try every text model of transformers: refused, or the same logits
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.real_frameworks.lookalikes $(ARGS)
 
 lint: setup ## ruff, mypy and the import contract
 	$(BIN)/ruff check .

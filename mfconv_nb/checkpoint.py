@@ -68,8 +68,29 @@ class ByteSource(Protocol):
         """Raises InputError (MFC108) when the source is not what it was when it was opened."""
 
 
+@dataclass(frozen=True, slots=True)
+class StoredChecksum:
+    """A CRC-32 that a file carries: of some of its bytes, and of others that stand in no file (the name of a tensor, say).
+
+    Attributes:
+        parts: in order, (offset, bytes) in the file, or bytes as they are.
+        what: what it is of, where it is not the whole file.
+    """
+
+    parts: tuple[tuple[int, int] | bytes, ...]
+    crc: int
+    what: str = ""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the file to read."""
+        return sum(part[1] for part in self.parts if isinstance(part, tuple))
+
+
 class FileSource:
     """A file, opened on first use and remembered by size, time and inode, so that a change during a run is noticed.
+
+    ``checksums``: those that the file itself carries; set by whoever reads its header, emptied once they were compared.
 
     Raises:
         InputError: MFC101 when it is not a readable file.
@@ -86,6 +107,7 @@ class FileSource:
         self.size = status.st_size
         self.modified_ns = status.st_mtime_ns
         self._inode = status.st_ino
+        self.checksums: tuple[StoredChecksum, ...] = ()
         self._lock = threading.Lock()
         self._opened: int | None = None
         self._view: np.ndarray[Any, np.dtype[np.uint8]] | None = None
@@ -274,12 +296,16 @@ class OtherEntry:
 
 @dataclass(frozen=True, slots=True)
 class Equality:
-    """Two tensors that must hold the same bytes for a mapping to be lossless; why, and what to do when they do not."""
+    """Two tensors that must hold the same bytes for a mapping to be lossless; why, and what to do when they do not.
+
+    ``said``: where nothing is lost if they differ, what a reader is told then instead of a refusal.
+    """
 
     first: LazyTensor
     second: LazyTensor
     why: str
     hint: str = ""
+    said: str = ""
 
 
 @dataclass(frozen=True)
@@ -338,6 +364,8 @@ class Checkpoint(Result):
         run: the training run it was merged from (a ``TrainedRun``); None for any other checkpoint.
         lora: what is known of its LoRA adapters besides their numbers: alpha, and where it was read.
         merged: what was added to its weights (a ``MergeReport``): then those are computed, no copies.
+        twins: names that its files leave out, since their tensor is there under another name, and that name.
+        quantised_by: the scheme by which it was quantised, where a file beside it says one.
     """
 
     tensors: Mapping[str, LazyTensor]
@@ -359,6 +387,8 @@ class Checkpoint(Result):
     run: Any = None
     lora: Lora | None = None
     merged: Any = None
+    twins: Mapping[str, str] = field(default_factory=dict)
+    quantised_by: str = ""
 
     def table(self) -> Table:
         """How it was mapped, or a summary of what is in it."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ast
 import json
 import operator
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from typing import Any
 from mfconv_nb.errors import InputError, MappingError, quoted
 
 MAX_CONFIG_BYTES = 16 << 20
+LFS_POINTER = b"version https://git-lfs"  # a small text that stands for a file which was not fetched
 MAX_AXIS = 1 << 40  # larger than any axis of a tensor that fits on a disk; keeps arithmetic honest
 UNKNOWN = "?"
 PARAMS = "params.json"
@@ -103,7 +105,11 @@ def read_config(path: Path) -> dict[str, Any]:
             raise InputError("MFC106", path, found="more than 16 MiB", expected="a small JSON object")
         raw = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte or a lone surrogate
-        raise InputError("MFC101", path, found=getattr(error, "strerror", error), expected="a readable config.json") from None
+        found = f"a link to nothing -> {quoted(os.readlink(path))}" if path.is_symlink() else getattr(error, "strerror", error)
+        raise InputError("MFC101", path, found=found, expected="a readable config.json") from None
+    if raw.startswith(LFS_POINTER):
+        hint = "Fetch the file itself: git lfs pull."
+        raise InputError("MFC106", path, found="a git-lfs pointer, not the file", expected="a JSON object", hint=hint)
     try:
         config = json.loads(raw)
     except (ValueError, RecursionError) as error:

@@ -27,7 +27,7 @@ from mfconv_nb.steps.load import load
 from mfconv_nb.steps.map import map
 from mfconv_nb.steps.save import save
 from mfconv_nb.steps.verify import verify
-from mfconv_nb.steps.wholes import part_of
+from mfconv_nb.steps.wholes import part_of, whole_of
 from mfconv_nb.trained.run import TrainedRun
 from mfconv_nb.widgets.explorer import Explorer
 from mfconv_nb.widgets.row_table import LOOK
@@ -131,7 +131,7 @@ class Panel(W.VBox):
         self.cancel.on_click(lambda _: self._stop())
 
     def _chosen(self, path: str | None) -> None:
-        """A file of a folder with an index or a config stands for the folder, a file of a rank for the run."""
+        """A shard, an index and a config stand for their folder, a file of a rank for the run."""
         if path is None:
             return
         chosen = Path(path)
@@ -139,8 +139,8 @@ class Panel(W.VBox):
         if part is not None and part.whole is not None:
             self.source.value = str(part.whole)
             return
-        whole = chosen.suffix == ".json" or any(chosen.parent.glob("*.index.json")) or (chosen.parent / "config.json").is_file()
-        self.source.value = str(chosen.parent if chosen.is_file() and whole else chosen)
+        whole = whole_of(chosen)[0] if chosen.is_file() else chosen
+        self.source.value = str(whole.parent if whole.suffix == ".json" else whole)
 
     def _choose_prefix(self) -> None:
         """Open another one of the checkpoints in a folder, which has steps of its own."""

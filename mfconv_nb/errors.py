@@ -26,6 +26,7 @@ CODES = {
     "MFC112": "no step that all ranks agree on",
     "MFC113": "the slices do not make up the tensor",
     "MFC114": "how the tensors were cut cannot be told",
+    "MFC115": "the files do not make up one checkpoint",
     # 2xx: inside one file
     "MFC201": "the header cannot be trusted",
     "MFC202": "the file is cut short",
@@ -35,6 +36,7 @@ CODES = {
     "MFC206": "the pickle holds more than tensors",
     "MFC207": "a tensor is larger than its storage",
     "MFC208": "torch is needed for this file",
+    "MFC209": "the bytes do not fit the checksum that the file carries",
     # 3xx: families, rules and names
     "MFC301": "no such model family",
     "MFC302": "the model family cannot be told",
@@ -122,6 +124,10 @@ class MappingError(MfconvError):
 
 class SeveralFitError(MappingError):
     """Several families or forms fit (MFC302); its ``choices`` tell them apart."""
+
+
+class NotListedError(SeveralFitError):
+    """The names fit, but the config says another model (MFC302). Only the caller can know that both compute the same."""
 
 
 class OutputError(MfconvError):

@@ -50,7 +50,8 @@ class Lora:
         origin: where alpha was read: "run.yaml", "adapter_config.json", "the call".
         dropout: of the training run.
         content: the whole adapter_config.json, where there was one.
-        problem: why these adapters are no plain LoRA; raised when they are used, so that looking at a folder is always possible.
+        problem: why these are no adapters that can be used; raised when they are, so that looking at a folder is always possible.
+        only_merged: why they are no plain LoRA, where merging them is possible and anything else is not.
     """
 
     alpha: float | None = None
@@ -59,17 +60,18 @@ class Lora:
     dropout: float | None = None
     content: Mapping[str, Any] = field(default_factory=dict, hash=False)
     problem: MappingError | None = field(default=None, hash=False)
+    only_merged: MappingError | None = field(default=None, hash=False)
 
     def sentence(self) -> str:
         """One line for a summary."""
-        if self.problem is not None:
-            return f"no plain LoRA: {self.problem.found}"
+        if (problem := self.problem or self.only_merged) is not None:
+            return f"no plain LoRA: {problem.found}"
         return "LoRA: alpha is not known" if self.alpha is None else f"LoRA: alpha {self.alpha:g}, from {self.origin}"
 
     def check(self) -> None:
         """Raises MappingError (MFC319) where these are no plain LoRA."""
-        if self.problem is not None:
-            raise self.problem
+        if (problem := self.problem or self.only_merged) is not None:
+            raise problem
 
 
 @dataclass(frozen=True)

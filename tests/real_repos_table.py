@@ -31,7 +31,6 @@ class Repository:
         without_total: why its index states no total size.
         unpromised: patterns of tensors that its config does not promise, although their rule is neither optional nor a `Drop`.
         promise_refused: how `mc.expected` is refused for its config, which lacks a size.
-        notes: words of the note that a plan has for it.
         total_is_short: bytes by which the total size in its index is below that of its shapes, which are derived from the config.
         more_config: what the published config of the model says, where the repository has none.
     """
@@ -44,7 +43,6 @@ class Repository:
     without_total: str = ""
     unpromised: tuple[str, ...] = ()
     promise_refused: Refused | None = None
-    notes: str = ""
     total_is_short: int = 0
     more_config: Mapping[str, Any] = field(default_factory=dict)
 
@@ -125,10 +123,12 @@ REPOSITORIES: Mapping[str, Repository] = {
     "llama3__llama-3-8b_smartmaster": _covered("llama"),  # with the number of key/value heads that fits, not the one its config.json says
     "llama3__llama-3.2-3b": _covered("llama"),
     "mimo__mimo-7b_kor": _unknown("mimo", "qwen2", "MFC303", "model.mtp_layers.0.final_layernorm.weight: no rule"),
-    "mistral__mistral-7b_summarizer": _covered("llama"),
+    "mistral__mistral-7b_summarizer": _covered(  # of the first Mistral, which looks back 4,096 tokens
+        "llama", told=Refused("MFC302", ("sliding_window='4096' for '32768' positions, which llama does not list", "--model llama"))
+    ),
     "mixtral__dolphin-2.5-mixtral-8x7b": _covered("mixtral"),
-    "pangu__openpangu-embedded-7b": Repository(  # no family covers it, but every name is Llama's, with biases that its config calls `bias`
-        told="llama", unpromised=("model.layers.*.self_attn.?_proj.bias",), notes="config.json says model_type 'PanguEmbedded'"
+    "pangu__openpangu-embedded-7b": Repository(
+        told=Refused("MFC302", ("model_type 'PanguEmbedded', which no family lists", "--model llama"))
     ),
     "quantised__llama-3.1-8b-w_format": _quantised("bitsandbytes: it has model.layers.0.mlp.down_proj.SCB", "llama"),
     "quantised__qwen-7b-chat-int4-gptq": _quantised("GPTQ: it has transformer.h.0.attn.c_attn.qweight", "qwen"),

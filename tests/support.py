@@ -34,6 +34,8 @@ NUMPY = {
     "BF16": ml_dtypes.bfloat16,
     "F32": np.float32,
     "F64": np.float64,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E8M0": ml_dtypes.float8_e8m0fnu,
 }
 SPELLED = {np.dtype(v): k for k, v in NUMPY.items()}
 MINDSPORE = {"Float32": "F32", "Float16": "F16", "BFloat16": "BF16", "Float64": "F64", "Int64": "I64", "Int32": "I32"}

@@ -23,7 +23,7 @@ from mfconv_nb.errors import MappingError, one_line
 from mfconv_nb.layout import Axis, TensorLayout, describe_tensor
 from mfconv_nb.mapping.names import Pattern
 from mfconv_nb.mapping.rules import COMMON_OPTIONS, AnyRule, Drop, Family, OptionValue, Repeated, Rule, Tied, is_needed, numbers_of
-from mfconv_nb.mapping.run_state import COUNTERS, GRADIENTS, OPTIMIZER
+from mfconv_nb.mapping.run_state import COUNTERS, GRADIENTS, IN_LAYERS, OPTIMIZER
 from mfconv_nb.mapping.solve import Directed, directed_rule, structural_sizes
 
 FILES = {MF: "convert_weight.py", HF: "convert_reversed.py"}
@@ -90,7 +90,7 @@ def module_text(form: Family, to: str) -> str:
         "LAYOUTS": "\n".join(f"    {json.dumps(layout)}: {name}," for layout, (name, _) in functions.items()),
         "OR_RUN_STATE": "" if from_hf else " or is_run_state(name)",
     }
-    state = {"RUN_STATE": _tuple_of(OPTIMIZER + GRADIENTS), "COUNTERS": _tuple_of(sorted(COUNTERS))}
+    state = {"RUN_STATE": _tuple_of(OPTIMIZER + GRADIENTS), "COUNTERS": _tuple_of(sorted(COUNTERS)), "IN_LAYERS": _tuple_of(IN_LAYERS)}
     text = HEAD + (FORWARD if from_hf else RUN_STATE + "\n" + BACK)
     return re.sub(r"\n{4,}", "\n\n\n", _filled(text, {**words, **state}))
 

@@ -293,7 +293,8 @@ def with_dtypes(written, fixed, dtype):
 RUN_STATE = '''
 def is_run_state(name):
     """Whether a tensor belongs to a training run and is no weight."""
-    return name.startswith(<<RUN_STATE>>) or name in <<COUNTERS>>
+    in_a_layer = ".layers." in f".{name}" and name.endswith(<<IN_LAYERS>>)
+    return in_a_layer or name.startswith(<<RUN_STATE>>) or name in <<COUNTERS>>
 '''
 
 FORWARD = '''

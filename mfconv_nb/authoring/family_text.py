@@ -24,7 +24,7 @@ ENDING = ".py"
 # what stands without its keyword, and what is not written: the place of the old text
 POSITIONAL = {Rule: ("hf", "mf", "layout"), Repeated: ("hf", "mf", "layout"), Tied: ("hf", "mf"), Drop: ("pattern", "why")}
 UNWRITTEN = {"written_at", "file"}
-ORDER = ("key", "covers", "model_types", "aliases", "also", "told_as", "sizes", "options", "rules", "toy", "source", "chosen")
+ORDER = ("key", "covers", "model_types", "part_types", "aliases", "also", "told_as", "sizes", "options", "rules", "toy", "source", "chosen")
 
 
 def write_family(family: Family, path: str | Path, *, notes: Sequence[str] = (), overwrite: bool = False) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -29,9 +28,6 @@ from mfconv_nb.cli.options import (
     threads,
     with_options,
 )
-
-if TYPE_CHECKING:
-    from mfconv_nb.formats.index import Index
 
 
 @click.command(cls=ConvertCommand)
@@ -110,11 +106,10 @@ def convert(
 
     source, target = _two_paths(paths, input_path, output_path)
     if converter is not None:
-        return run_foreign(ctx, converter, source, target, _whole_checkpoint)
+        return run_foreign(ctx, converter, source, target)
     if against is not None:
         raise click.UsageError("--against goes with --converter DIR. To convert with a family, say --model; to compare files, mfconv diff.")
-    path = _whole_checkpoint(source)
-    checkpoint = load(path, config=config, step=step, strategy=strategy, file_prefix=file_prefix, lora_alpha=lora_alpha)
+    checkpoint = load(source, config=config, step=step, strategy=strategy, file_prefix=file_prefix, lora_alpha=lora_alpha)
     checkpoint = select_adapters(checkpoint) if only_adapters else checkpoint
     for note in checkpoint.notes:  # before the names are mapped: where that is refused, they may say why
         click.echo(f"note: {note}", err=True)
@@ -148,38 +143,3 @@ def _two_paths(paths: tuple[Path, ...], input_path: Path | None, output_path: Pa
     if source is None or target is None or given:
         raise click.UsageError("Give IN and OUT, or --input_path and --output_path.")
     return source, target
-
-
-def _whole_checkpoint(path: Path) -> Path:
-    """The folder, for a file in it that stands for the whole: one shard of several, config.json, or (as MindFormers' script
-    takes it) the name of a weight file that is not there, in a folder that holds a checkpoint."""
-    from mfconv_nb.formats.reading import checkpoint_files
-    from mfconv_nb.formats.writing import ENDINGS
-
-    if path.is_dir() or not path.parent.is_dir():
-        return path
-    index = next((i for i in _indexes(path.parent) if path in i.files), None)
-    if index is not None:
-        shard = f"one of {len(index.files):,} shards" if len(index.files) > 1 else "the only shard"
-        click.echo(f"note: {path.name} is {shard}; the whole checkpoint is taken", err=True)
-        return index.path
-    if path.name == "config.json":
-        return path.parent
-    if path.suffix in ENDINGS and not path.exists() and checkpoint_files(path.parent):
-        click.echo(f"note: there is no {path.name}; the checkpoint in {path.parent} is taken", err=True)
-        return path.parent
-    return path
-
-
-def _indexes(folder: Path) -> list[Index]:
-    from mfconv_nb.errors import InputError
-    from mfconv_nb.formats import index as index_files
-
-    found = []
-    for path in sorted(folder.glob("*.json")):
-        if index_files.looks_like(path):
-            try:
-                found.append(index_files.read_index(path))
-            except InputError:
-                continue
-    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +60,11 @@ def _split(args: Sequence[str], known: Mapping[str, click.Option]) -> tuple[list
     return own, extra
 
 
-def run(ctx: click.Context, converter: Path, source: Path, target: Path, whole: Callable[[Path], Path]) -> int:
+def run(ctx: click.Context, converter: Path, source: Path, target: Path) -> int:
     """The command after ``--converter``: exit code 1 where ``--against`` finds a difference.
 
     Args:
-        source: handed to the converter as it was given.
-        whole: tells the checkpoint that it stands for, which the family converts.
+        source: handed to the converter as it was given. To most of them the name of a file stands for its folder, be it there or not.
     """
     from mfconv_nb.steps.foreign_converter import run_converter
     from mfconv_nb.steps.load import load
@@ -82,7 +81,8 @@ def run(ctx: click.Context, converter: Path, source: Path, target: Path, whole: 
     click.echo(f"note: running the code in {converter}, with your rights, in a process of its own", err=True)
     expected = None
     if against is not None:
-        expected = map_names(load(whole(source), config=given["config"]), against, to=to, **_for_family(against, extra))
+        checkpoint = source if source.exists() else source.parent
+        expected = map_names(load(checkpoint, config=given["config"]), against, to=to, **_for_family(against, extra))
     report = run_converter(
         converter,
         source,

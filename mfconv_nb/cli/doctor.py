@@ -15,9 +15,12 @@ from mfconv_nb.cli.options import CHECKPOINT, as_json, config, file_prefix, show
 @step
 @strategy
 @file_prefix
+@click.option("--checksums", is_flag=True, help="Read everything, and compare it with the checksums that the files carry.")
 @as_json
-def doctor(path: Path, config: Path | None, step: str | None, strategy: Path | None, file_prefix: str | None, as_json: bool) -> int:
-    """What PATH is, whether it can be converted, and what to run next. Reads headers only.
+def doctor(
+    path: Path, config: Path | None, step: str | None, strategy: Path | None, file_prefix: str | None, checksums: bool, as_json: bool
+) -> int:
+    """What PATH is, whether it can be converted, and what to run next. Reads hardly more than headers.
 
     \b
     mfconv doctor output/checkpoint/ --config HF_DIR
@@ -28,7 +31,7 @@ def doctor(path: Path, config: Path | None, step: str | None, strategy: Path | N
     from mfconv_nb.report import plain_marks, table_text
     from mfconv_nb.steps.doctor import doctor as look
 
-    found = look(path, config=config, step=step, strategy=strategy, file_prefix=file_prefix)
+    found = look(path, config=config, step=step, strategy=strategy, file_prefix=file_prefix, checksums=checksums)
     show(found, show_all=True, as_json=as_json)
     steps = found.steps_table()
     if steps is not None and not as_json:

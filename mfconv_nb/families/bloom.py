@@ -44,7 +44,7 @@ FAMILY = Family(
         *linear(HF + "mlp.dense_h_to_4h", MF + "output.mapping", "ffn", "hidden", transposed=True),
         *linear(HF + "mlp.dense_4h_to_h", MF + "output.projection", "hidden", "ffn", transposed=True),
         *norm("{prefix}ln_f", "{prefix}ln_f", "hidden"),
-        Rule("lm_head.weight", "head.weight", "vocab hidden", optional=ALL_OR_NONE),
+        Rule("lm_head.weight", "head.weight", "vocab hidden", optional=ALL_OR_NONE, same_as="{prefix}word_embeddings.weight"),
     ),
     toy={
         "architectures": ["BloomForCausalLM"],

@@ -36,7 +36,7 @@ RULES = (
 FAMILY = Family(
     key="glm-n",
     covers="ChatGLM2, ChatGLM3, ChatGLM3-32K, GLM-4",
-    model_types=("chatglm",),
+    model_types=("chatglm", "glm2"),  # the second: as MindFormers writes it
     aliases=("glm2", "glm3", "glm4"),
     options=(Option("embedding", ("embedding_weight", "embedding_table"), help="The embedding's name; older files have the second."),),
     sizes={

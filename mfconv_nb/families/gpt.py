@@ -62,7 +62,7 @@ FAMILY = Family(
         *conv1d(HF + "attn.c_proj", MF + "attention.projection", "q", "hidden"),
         *conv1d(HF + "mlp.c_fc", MF + "output.mapping", "hidden", "ffn"),
         *conv1d(HF + "mlp.c_proj", MF + "output.projection", "ffn", "hidden"),
-        Drop("lm_head.weight", "the head, which is the embedding in GPT-2"),
+        Drop("lm_head.weight", "the head, which is the embedding in GPT-2", same_as="{prefix}wte.weight"),
     ),
     toy={
         "architectures": ["GPT2LMHeadModel"],

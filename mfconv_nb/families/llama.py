@@ -113,12 +113,15 @@ FINAL_NORM_AND_HEAD = (
     Tied("lm_head.weight", "lm_head.weight", same_as="model.embed_tokens.weight", layout="vocab hidden"),
 )
 
-ROTARY_BUFFER = (Drop(LAYER + "self_attn.rotary_emb.inv_freq", "a buffer that both sides compute from rope_theta"),)
+ROTARY_BUFFER = (
+    Drop(LAYER + "self_attn.rotary_emb.inv_freq", "a buffer that both sides compute from rope_theta"),
+    Drop("model.rotary_emb.inv_freq", "the same buffer, once for all layers, as newer dumps have it"),
+)
 
 FAMILY = Family(
     key="llama",
     covers="Llama 2, 3, 3.1, 3.2, Code Llama, Mistral",
-    model_types=("llama", "mistral"),
+    model_types=("llama",),
     also=("llama_meta",),
     sizes={**SIZES, **QKV_SIZES, **GROUP_SIZES},
     options=(QKV_CONCAT,),

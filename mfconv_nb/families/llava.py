@@ -36,6 +36,7 @@ FAMILY = Family(
     key="llava",
     covers="LLaVA-1.5",
     model_types=("llava",),
+    part_types={"text_config": ("llama",), "vision_config": ("clip_vision_model",)},
     options=(Option("tower", ("vision_model.", ""), side="hf", help="What stands after vision_tower.: transformers 5 writes nothing."),),
     sizes={
         "hidden": "text_config.hidden_size | ?",

@@ -55,7 +55,7 @@ def for_inference(option: Option) -> Option:
 # a tied head is on neither side
 EMBEDDING_AND_HEAD = (
     Rule("model.embed_tokens.weight", "embedding.word_embeddings.weight", "vocab hidden"),
-    Rule("lm_head.weight", "output_layer.weight", "vocab hidden", only_if="untied"),
+    Rule("lm_head.weight", "output_layer.weight", "vocab hidden", only_if="untied", same_as="model.embed_tokens.weight"),
 )
 FINAL_NORM = (Rule("model.norm.weight", "decoder.final_layernorm.weight", "hidden"),)
 

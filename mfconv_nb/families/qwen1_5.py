@@ -17,6 +17,6 @@ FAMILY = replace(
     sizes={**QWEN2.sizes, "untied": "not tie_word_embeddings"},
     rules=(
         *(rule for rule in QWEN2.rules if not isinstance(rule, Tied)),
-        Rule("lm_head.weight", "lm_head.weight", "vocab hidden", only_if="untied"),
+        Rule("lm_head.weight", "lm_head.weight", "vocab hidden", only_if="untied", same_as="model.embed_tokens.weight"),
     ),
 )

@@ -14,7 +14,7 @@ BIASES = tuple(replace(rule, only_if=None) for rule in QKV_BIAS)
 FAMILY = Family(
     key="qwen2",
     covers="Qwen1.5, Qwen2, Qwen2.5 (dense)",
-    model_types=("qwen2",),
+    model_types=("qwen2", "Qwen2"),  # the second: as MindFormers writes it
     sizes={**SIZES, "attention_bias": "1"},
     rules=(*EMBEDDING, *ATTENTION, *BIASES, *FEED_FORWARD, *NORMS, *FINAL_NORM_AND_HEAD, *ROTARY_BUFFER),
     toy={

@@ -29,7 +29,7 @@ from mfconv_nb.mapping.rules import Family, Rule
 FAMILY = Family(
     key="qwen2-mcore",
     covers="Qwen1.5, Qwen2, Qwen2.5 (dense), mcore",
-    model_types=("qwen2",),
+    model_types=("qwen2", "Qwen2"),  # the second: as MindFormers writes it
     told_as="qwen2",
     sizes={**SIZES, "attention_bias": "1"},
     options=(for_inference(CONTIGUOUS_ATTENTION), for_inference(INTERLEAVED_MLP)),

@@ -7,15 +7,15 @@ by the file that defines it; see ``own.py``.
 from __future__ import annotations
 
 import pkgutil
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.errors import MappingError, SeveralFitError, UsageError, did_you_mean, quoted
+from mfconv_nb.errors import MappingError, NotListedError, SeveralFitError, UsageError, did_you_mean, quoted
 from mfconv_nb.families.own import family_in_file, is_file_name, offered_families
+from mfconv_nb.families.same_maths import is_named_in, listed_types, model_type_of, said_otherwise
 from mfconv_nb.mapping.flaws import check_family
 from mfconv_nb.mapping.forms import fitting_forms, templates_of
 from mfconv_nb.mapping.rules import Family
@@ -132,21 +132,23 @@ def candidates_of(key: str) -> list[Family]:
 
 
 def identify(names: Iterable[str], config: Mapping[str, Any] | None, to: str) -> Family:
-    """The one family whose rules know every name, and whose own names are all there; first by ``model_type``, where a config has one.
+    """The one family whose rules know every name, whose own names are all there, and that lists what the config says of its model.
 
     Among several that fit, the class of the model (``architectures``) decides, where it names one of them. A family that is told as
-    another one is looked at where that one does not know every name: the same model under other names of MindFormers.
+    another one is looked at where that one does not know every name: the same model under other names of MindFormers. Where the config
+    says no ``model_type``, the names alone decide.
 
     What packages offer is looked at only where no built-in or registered family has the model type, or, without one, knows every name.
 
     Raises:
         MappingError: MFC302 when none or several fit, with how many names each knows.
+        NotListedError: MFC302 when the names fit, but the config says another model: equal names are not equal mathematics.
     """
-    templates = templates_of(names)
-    model_type = (config or {}).get("model_type")
-    by_type = [f for f in known_families() if model_type in f.model_types]
+    templates, said = templates_of(names), config or {}
+    model_type = model_type_of(said)
+    by_type = [f for f in known_families() if model_type in listed_types(f)]
     if not by_type and model_type is not None:
-        by_type = [f for f in installed_families() if model_type in f.model_types]
+        by_type = [f for f in installed_families() if model_type in listed_types(f)]
     fitting = by_type or known_families()
     candidates = [f for f in fitting if not f.told_as] or fitting
     distance = _distances(candidates, templates, to)
@@ -159,26 +161,50 @@ def identify(names: Iterable[str], config: Mapping[str, Any] | None, to: str) ->
         candidates += [f for f in installed_families() if not f.told_as]
         distance |= _distances(candidates[len(distance) :], templates, to)
     best = [f for f in candidates if distance[f.key] == min(distance.values())]
-    if len(best) > 1 and distance[best[0].key][0] == 0:
-        best = [f for f in best if _is_named_in(f, config or {})] or best
-    if len(best) == 1 and (by_type or distance[best[0].key][0] == 0):
+    fit = distance[best[0].key][0] == 0
+    if len(best) > 1 and fit:
+        best = [f for f in best if is_named_in(f, said)] or best
+    if fit and (otherwise := said_otherwise(best[0], said)) is not None:
+        raise _not_listed(best, otherwise, anybody=bool(by_type), whole=distance[best[0].key][1] == 0)
+    if len(best) == 1 and (by_type or fit):
         return best[0]
-    unknown = sorted((distance[f.key][0], f.key) for f in candidates)[:3]
-    known = "; ".join(f"{key} knows {len(templates) - n} of {how_many(len(templates), 'name pattern')}" for n, key in unknown)
-    several = len(best) > 1 and distance[best[0].key][0] == 0
-    told = "no model_type" if model_type is None else f"model_type {quoted(str(model_type))}"
-    found = f"{len(best)} that fit: {', '.join(f.key for f in best)}" if several else f"{told}; {known}"
+    raise _none_or_several(best if fit else [], {f.key: distance[f.key][0] for f in candidates}, len(templates), model_type)
+
+
+def _not_listed(best: Sequence[Family], otherwise: str, *, anybody: bool, whole: bool) -> NotListedError:
+    """The names are those of some families, and the config says another model.
+
+    Args:
+        otherwise: what it says.
+        anybody: whether a family lists its model type.
+        whole: whether the families have no name that is not there.
+    """
+    first, keys = best[0].key, " or ".join(f.key for f in best)
+    listed = ", ".join(dict.fromkeys(t for f in best for t in listed_types(f))) or "none"
+    names = f"its names fit {keys}" if whole else f"its names are some of those of {keys}"
+    error = NotListedError(
+        "MFC302",
+        found=f"{otherwise}, which {first + ' does not list' if anybody else 'no family lists'}; {names}",
+        expected=f"a model that a family lists; {keys}: model_type {listed}",
+        hint=f"Equal names are not equal mathematics. If you know that it computes what {keys} computes, say so:"
+        f" --model {keys} (family={first!r} in Python).",
+    )
+    error.choices = tuple({"model": f.key} for f in best)
+    return error
+
+
+def _none_or_several(several: Sequence[Family], unknown: Mapping[str, int], count: int, model_type: Any) -> MappingError:
+    """No family, or several ones, for the names of a checkpoint: ``unknown`` says how many of its patterns each does not know."""
     hint = "Say which: --model KEY (model= in Python); `mfconv families` lists them."
-    error = (SeveralFitError if several else MappingError)("MFC302", found=found, expected="one family that knows every name", hint=hint)
-    error.choices = tuple({"model": f.key} for f in best) if several else ()
-    raise error
-
-
-def _is_named_in(family: Family, config: Mapping[str, Any]) -> bool:
-    """Whether the class of the model has the family's key in its name: `Baichuan7BV2ForCausalLM`, as config.json or a run's YAML say it."""
-    classes = config.get("architectures")
-    word = re.sub(r"[^a-z]", "", family.key.lower())  # empty for a key of digits, which no class is named by
-    return bool(word) and isinstance(classes, list) and any(isinstance(c, str) and word in c.lower() for c in classes)
+    if several:
+        found = f"{len(several)} that fit: {', '.join(f.key for f in several)}"
+        error = SeveralFitError("MFC302", found=found, expected="one family that knows every name", hint=hint)
+        error.choices = tuple({"model": f.key} for f in several)
+        return error
+    nearest = sorted((n, key) for key, n in unknown.items())[:3]
+    known = "; ".join(f"{key} knows {count - n} of {how_many(count, 'name pattern')}" for n, key in nearest)
+    told = "no model_type" if model_type is None else f"model_type {quoted(str(model_type))}"
+    return MappingError("MFC302", found=f"{told}; {known}", expected="one family that knows every name", hint=hint)
 
 
 def _distances(families: Iterable[Family], templates: frozenset[str], to: str) -> dict[str, tuple[int, int, int]]:

@@ -5,9 +5,10 @@ Source: MindFormers 1.3.2, `models/t5`, a script without a way back. The golden 
 
 from mfconv_nb.families.llama import FAMILY as LLAMA
 from mfconv_nb.families.shorthand import DENSE
-from mfconv_nb.mapping.rules import AnyRule, Family, Repeated, Rule
+from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Repeated, Rule
 
 BIAS = "layer.0.SelfAttention.relative_attention_bias.weight"
+CROSS_BIAS = "layer.1.EncDecAttention.relative_attention_bias.weight"
 MF_BIAS = "attention.bias_generator.embeddings_table"
 
 
@@ -56,11 +57,12 @@ FAMILY = Family(
             "shared.weight",
             "t5_model.tfm_embedding_lookup.embedding_table",
             "vocab hidden",
-            may_be=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
+            may_be=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"),
         ),
         *block("encoder", 1),
         *block("decoder", 2),
         *attention(CROSS_HF + "EncDecAttention.", CROSS + "cross_attention."),
+        Drop(f"decoder.block.0.{CROSS_BIAS}", "published files have it, and transformers does not read it"),
         Rule(CROSS_HF + "layer_norm.weight", CROSS + "cross_attention_layernorm.gamma", "hidden"),
     ),
     toy={

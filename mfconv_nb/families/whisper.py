@@ -68,7 +68,7 @@ FAMILY = Family(
         *attention(DECODER + "encoder_attn"),
         *feed_forward(DECODER, "decoder_ffn"),
         *same_norm("model.decoder.layer_norm"),
-        Rule("proj_out.weight", "proj_out.weight", "vocab hidden", optional=ALL_OR_NONE),
+        Rule("proj_out.weight", "proj_out.weight", "vocab hidden", optional=ALL_OR_NONE, same_as="model.decoder.embed_tokens.weight"),
     ),
     toy={
         "architectures": ["WhisperForConditionalGeneration"],

@@ -1,6 +1,7 @@
-"""The small files that make a folder of weights a model that `from_pretrained` opens: config, generation config, tokenizer.
+"""The small files that make a folder of weights a model that `from_pretrained` opens: config, generation config, tokenizer, processor.
 
-Code is never among them: a repository's `*.py` stays where it is.
+Code is never among them: a repository's `*.py` stays where it is. Those that a config needs are named.
+Source: the file names in transformers 5.23 (`utils/__init__.py`, `vocab_files_names` of its tokenizers); `tekken.json` of mistral-common.
 """
 
 from __future__ import annotations
@@ -19,15 +20,36 @@ PATTERNS = (
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.*",
+    "vocab-*.json",
+    "*_vocab.json",
     "merges.txt",
     "*.model",
+    "*.spm",
     "*.tiktoken",
+    "*.tokenizer",
+    "tekken.json",
+    "normalizer.json",
+    "bpe.codes",
+    "dict.txt",
+    "byte_maps.json",
+    "emoji.json",
+    "word_*.json",
     "chat_template*",
+    "additional_chat_templates/*.jinja",
     "preprocessor_config.json",
+    "*_preprocessor_config.json",
     "processor_config.json",
+    "audio_tokenizer_config.json",
 )
 NEVER = (".py", ".safetensors", ".bin", ".ckpt", ".pth", ".pt")
 MAX_BYTES = 256 << 20
+# files by which tools say how they quantised the weights beside them
+QUANTISED_BY = {
+    "quant_model_description*.json": "Ascend's msModelSlim",
+    "quantize_config.json": "GPTQ",
+    "quant_config.json": "AWQ",
+    "hf_quant_config.json": "ModelOpt",
+}
 
 
 def read_assets(folder: Path) -> dict[str, bytes]:
@@ -36,7 +58,7 @@ def read_assets(folder: Path) -> dict[str, bytes]:
     Raises:
         InputError: MFC101 when the folder has no config.json.
     """
-    names = {p.name: p for pattern in PATTERNS for p in sorted(folder.glob(pattern)) if p.is_file()}
+    names = {p.relative_to(folder).as_posix(): p for pattern in PATTERNS for p in sorted(folder.glob(pattern)) if p.is_file()}
     found = {n: p for n, p in names.items() if p.suffix not in NEVER and p.stat().st_size <= MAX_BYTES}
     if "config.json" not in found:
         raise InputError("MFC101", folder / "config.json", expected="the config of a Hugging Face folder")
@@ -46,3 +68,28 @@ def read_assets(folder: Path) -> dict[str, bytes]:
 def config_bytes(config: Mapping[str, Any]) -> bytes:
     """A config.json with this content."""
     return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
+
+
+def scheme_beside(folder: Path) -> str:
+    """The scheme that a file in the folder says its weights are quantised by; empty where there is none."""
+    return next((scheme for pattern, scheme in QUANTISED_BY.items() if any(folder.glob(pattern))), "")
+
+
+def code_named(files: Mapping[str, bytes]) -> list[str]:
+    """The Python files that the `auto_map` of configs names, in the folder itself; what names another repository is not among them."""
+    found = set()
+    for name, data in files.items():
+        content = _json(data) if name.endswith("config.json") else {}
+        named = content.get("auto_map") if isinstance(content, dict) else None
+        listed = named.values() if isinstance(named, dict) else ()
+        for value in (v for entry in listed for v in (entry if isinstance(entry, list) else [entry])):
+            if isinstance(value, str) and "--" not in value and "." in value:
+                found.add(value.rpartition(".")[0].replace(".", "/") + ".py")
+    return sorted(found)
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None

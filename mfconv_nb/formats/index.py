@@ -2,7 +2,7 @@
 
 All three are ``{"metadata": {"total_size": n}, "weight_map": {name: file}}``; MindSpore's may leave the wrapper out.
 
-Refuses: a file name that is more than a name (it could lead out of the folder), a shard that is absent, broken JSON.
+Refuses: a file name that leads out of the folder of the index, a shard that is absent, broken JSON. A path inside it is taken.
 Source: the transformers documentation of sharded checkpoints; files written by `mindspore.unified_safetensors` 2.10.
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mfconv_nb.checkpoint import FileSource
+from mfconv_nb.config import LFS_POINTER
 from mfconv_nb.errors import InputError, quoted
 from mfconv_nb.folding import fold
 from mfconv_nb.formats.fields import JSON_SPACE, OTHER, Field, json_members, tiled
@@ -25,11 +26,12 @@ MAX_INDEX_BYTES = 256 << 20  # the largest seen is 12 MB, for 92,000 tensors
 HF_SAFETENSORS = "model.safetensors.index.json"
 HF_TORCH = "pytorch_model.bin.index.json"
 MINDSPORE = "param_name_map.json"
+HINT_OUTSIDE = "Put the shards beside the index, and their names in it: an index reads nothing outside of its folder."
 
 
 @dataclass(frozen=True)
 class Index:
-    """An index file, checked: every file named in it is a plain name in its folder."""
+    """An index file, checked: every file named in it is a path inside its folder, in its plain form (without `./`)."""
 
     path: Path
     weight_map: Mapping[str, str]
@@ -56,19 +58,32 @@ def read_index(path: Path) -> Index:
     source = FileSource(path)
     if source.size > MAX_INDEX_BYTES:
         raise InputError("MFC104", path, found=how_many(source.size, "byte"), expected="an index file")
+    raw = source.read(0, source.size)
+    if raw.startswith(LFS_POINTER):
+        hint = "Fetch the files themselves: git lfs pull."
+        raise InputError("MFC104", path, found="a git-lfs pointer, not the file", expected="an index file", hint=hint)
     try:
-        content = json.loads(source.read(0, source.size))
+        content = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise InputError("MFC104", path, found=f"broken JSON: {error}", expected="an index file") from None
     weights = content.get("weight_map", content) if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not weights or not all(isinstance(v, str) for v in weights.values()):
         raise InputError("MFC104", path, found="no map of names to files", expected="weight_map: {tensor name: file name}")
-    for name in set(weights.values()):
-        if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name or Path(name).name != name:
+    plain = {name: _plain(name) for name in set(weights.values())}
+    for name, inside in plain.items():
+        if inside is None:
             tensor = next(t for t, n in weights.items() if n == name)
             found = f"{quoted(name)} for {quoted(tensor)}"
-            raise InputError("MFC104", path, found=found, expected="a file name inside the folder of the index")
-    return Index(path, weights, _total_size(content))
+            raise InputError("MFC104", path, found=found, expected="a file inside the folder of the index", hint=HINT_OUTSIDE)
+    return Index(path, {tensor: plain[name] or name for tensor, name in weights.items()}, _total_size(content))
+
+
+def _plain(name: str) -> str | None:
+    """The path of a shard without `./`; None where it is none, or leads out of the folder."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if not parts or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or Path(name).is_absolute():
+        return None
+    return "/".join(parts)
 
 
 def annotate(source: FileSource) -> Iterator[Field]:
@@ -136,7 +151,7 @@ def check_against_files(index: Index, found: Mapping[str, str]) -> None:
     """Names and files of the index against what the shards really hold.
 
     Args:
-        found: tensor name to the name of the file that holds it.
+        found: tensor name to the file that holds it, as the index would name it.
     Raises:
         InputError: MFC104 with the first names that are on one side only.
     """
@@ -145,13 +160,14 @@ def check_against_files(index: Index, found: Mapping[str, str]) -> None:
         name = absent[0]
         where = f"it is in {quoted(found[name])}" if name in found else f"it is not in {quoted(index.weight_map[name])}"
         listed = f"{how_many(len(absent), 'name')} of the index not in the file; first {quoted(name)}: {where}"
-        raise InputError("MFC104", index.path, found=listed, expected="every name in the file the index gives")
+        hint = "Index and files are of two saves: fetch both again from one place."
+        raise InputError("MFC104", index.path, found=listed, expected="every name in the file the index gives", hint=hint)
     surplus = [n for n in found if n not in index.weight_map]
     if surplus:
         listed = (
             f"{how_many(len(surplus), 'tensor')} that the index does not name; first {quoted(surplus[0])} in {quoted(found[surplus[0]])}"
         )
-        hint = "Load the files by themselves (a list of paths) if the index is out of date."
+        hint = f"If {quoted(index.path.name)} is out of date, rename it: without an index the folder is read as its files are named."
         raise InputError("MFC104", index.path, found=listed, expected="every tensor of the shards in the index", hint=hint)
 
 

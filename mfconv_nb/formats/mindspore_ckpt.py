@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mfconv_nb.checkpoint import FileSource, OtherEntry, TensorSpec
+from mfconv_nb.checkpoint import FileSource, OtherEntry, StoredChecksum, TensorSpec
 from mfconv_nb.dtypes import BY_MINDSPORE, DTYPES, itemsize
 from mfconv_nb.errors import FormatError, OutputError, quoted
 from mfconv_nb.formats.fields import OTHER, TENSOR, Field, numbers_text
@@ -131,7 +131,15 @@ def read_header(source: FileSource) -> Header:
             open_slices.append(entry)
     if open_slices:
         tensors.append(_joined(source, open_slices))
+    source.checksums = _checksum_of(source, scan.end)
     return Header(tuple(tensors), {}, tuple(others))
+
+
+def _checksum_of(source: FileSource, end: int) -> tuple[StoredChecksum, ...]:
+    """The CRC-32 of all bytes before the trailer, where there is one."""
+    if end == source.size:
+        return ()
+    return (StoredChecksum(((0, end),), int.from_bytes(source.read(end + len(TRAILER), TRAILER_BYTES - len(TRAILER)), "big")),)
 
 
 def _check_start(source: FileSource) -> None:

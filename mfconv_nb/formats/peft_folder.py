@@ -1,8 +1,9 @@
 """PEFT's adapter folder: `adapter_model.safetensors` and `adapter_config.json`. Reads and writes the config; moves no weights.
 
-Refuses what another scale or more tensors would follow from: rsLoRA, DoRA, ranks and alphas by pattern, trained biases or whole modules,
-other methods than LoRA.
-Source: PEFT 0.21, `LoraConfig` and the names `PeftModel.save_pretrained` writes.
+What is understood is listed, with its values. Any other setting that says something is refused with its name: it may mean another
+scale, more tensors, or (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) that the base was changed too. Adapters of plain LoRA, one rank and one
+alpha, can be converted; ranks and alphas by pattern, rsLoRA, and modules or biases that were trained whole, can be merged.
+Source: PEFT 0.21, `LoraConfig`, `tuners/lora` and the names `PeftModel.save_pretrained` writes; `LoraConfig` of MindFormers 1.3.2, 2.1.0.
 """
 
 from __future__ import annotations
@@ -19,49 +20,110 @@ from mfconv_nb.run_config import Lora, lora_of
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-UNLIKE = (
-    "use_rslora",
-    "use_dora",
-    "use_qalora",
-    "rank_pattern",
-    "alpha_pattern",
-    "lora_bias",
-    "layer_replication",
-    "modules_to_save",
-    "alora_invocation_tokens",
-    "target_parameters",
-    "trainable_token_indices",
+
+# Whatever these say, the tensors mean the same: where the base lies, which layers were wrapped (the names tell), how training went.
+# Those of eva, corda, loftq and lora_ga only count with that `init_lora_weights`, which is below; velora changes the backward pass alone.
+MEANS_NOTHING = frozenset(
+    {
+        "auto_mapping",
+        "base_model_name_or_path",
+        "corda_config",
+        "eva_config",
+        "exclude_modules",
+        "inference_mode",
+        "layers_pattern",
+        "layers_to_transform",
+        "loftq_config",
+        "lora_alpha",
+        "lora_dropout",
+        "lora_ga_config",
+        "lora_rank",
+        "megatron_config",
+        "megatron_core",
+        "peft_type",
+        "peft_version",
+        "pet_type",
+        "qalora_group_size",
+        "r",
+        "revision",
+        "runtime_config",
+        "target_modules",
+        "task_type",
+        "velora_config",
+        "compute_dtype",
+        "exclude_layers",
+        "freeze_exclude",
+        "freeze_include",
+        "lora_a_init",
+        "lora_a_std",
+        "lora_b_init",
+        "lora_b_std",
+        "param_init_type",
+        "lora_dtype",
+        "lorap_emb_lr",
+        "lorap_lr_ratio",
+        "unsloth_fixed",
+    }
 )
+# These two count by their value. Of the inits, those that leave the base as it is.
+UNDERSTOOD: Mapping[str, tuple[object, ...]] = {
+    "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva", "mica"),
+    "fan_in_fan_out": (True, False),
+}
+MERGED = ("use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save", "bias")  # a merge can do them, a conversion cannot
 NOT_KEPT = ("layers_to_transform", "layers_pattern", "exclude_modules", "auto_mapping")  # target_modules is exact; the last names code
+
+HINT_MERGE = "Merge it into its base of Hugging Face (mfconv merge BASE ADAPTERS OUT; mc.merge_adapters), and convert the merged model."
+HINT_PEFT = "Merge it with PEFT (merge_and_unload), and convert the merged model."
+HINT_INIT = (
+    "The base was changed when training began. Save it as plain LoRA with PEFT (save_pretrained with the adapter as it was before "
+    "training, path_initial_model_for_weight_conversion=…), or save the merged model."
+)
 
 
 def read_adapter_config(path: Path) -> Lora:
     """What an `adapter_config.json` says, PEFT's or the one that MindFormers writes beside a run.
 
     Returns:
-        A description whose ``problem`` (MFC319) says why it is no plain LoRA, where it is none.
+        A description whose ``problem`` (MFC319) says why these are no adapters that can be used, where they are none, and whose
+        ``only_merged`` says why they can be merged but not converted.
     Raises:
         InputError: MFC101, MFC106.
     """
     content = read_config(path)
+    is_peft = "peft_type" in content
     try:
-        _check_plain(content, path)
+        _check_understood(content, path)
+        only_merged = next((_refusal(path, key, content[key], HINT_MERGE) for key in MERGED if not _is_neutral(content.get(key))), None)
+        if only_merged is not None and not is_peft:  # nobody knows whose words these are
+            raise only_merged
         lora = lora_of(content, path.name, "r", "lora_rank")
     except MappingError as problem:
         return Lora(problem=problem)
     kept = {key: value for key, value in content.items() if key not in NOT_KEPT and value != "none"}  # MindFormers spells no value "none"
-    return replace(lora, content=kept if "peft_type" in content else {})
+    return replace(lora, content=kept if is_peft else {}, only_merged=only_merged)
 
 
-def _check_plain(content: Mapping[str, Any], path: Path) -> None:
+def _is_neutral(value: object) -> bool:
+    """Whether a setting says nothing: off, none, or empty."""
+    return value is None or value is False or value == "none" or (isinstance(value, str | list | dict) and not value)
+
+
+def _check_understood(content: Mapping[str, Any], path: Path) -> None:
     kind = content.get("peft_type", content.get("pet_type", "LORA"))
     if str(kind).upper() != "LORA":
         raise MappingError("MFC319", path, found=f"peft_type {quoted(str(kind)[:80])}", expected="LORA")
-    for key in (*UNLIKE, "bias"):
-        if content.get(key) and content[key] != "none":
-            hint = "Merge it with PEFT (merge_and_unload), and convert the merged model."
-            expected = "plain LoRA: one rank, one alpha, scale alpha / rank"
-            raise MappingError("MFC319", path, found=f"{key}: {str(content[key])[:80]}", expected=expected, hint=hint)
+    for key, value in content.items():
+        if key in MEANS_NOTHING or key in MERGED or _is_neutral(value):
+            continue
+        values = UNDERSTOOD.get(key, ())
+        if not any(type(value) is type(known) and value == known for known in values):
+            raise _refusal(path, key, value, HINT_INIT if key == "init_lora_weights" else HINT_PEFT)
+
+
+def _refusal(path: Path, key: str, value: object, hint: str) -> MappingError:
+    expected = "plain LoRA: one rank, one alpha, scale alpha / rank"
+    return MappingError("MFC319", path, found=f"{key[:80]}: {str(value)[:80]}", expected=expected, hint=hint)
 
 
 def adapter_config_bytes(

@@ -1,41 +1,46 @@
 """From a path to lazy tensors: which files make up a checkpoint, what format each has, and what their headers say.
 
-A format is told by the first bytes of a file, not by its name. In a folder an index counts more than single files, safetensors more
-than torch files. Reads headers only.
+A format is told by the first bytes of a file, not by its name. What a folder means is decided in ``folders.py``. Reads headers only.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mfconv_nb.checkpoint import HF, MF, FileSource, LazyTensor, OtherEntry, stored_tensor
+from mfconv_nb.config import LFS_POINTER
 from mfconv_nb.errors import InputError, on_one_line, quoted
 from mfconv_nb.formats import index as index_files
 from mfconv_nb.formats import mindspore_ckpt, safetensors_file, torch_pickle
+from mfconv_nb.formats.folders import (
+    NAMED,
+    SHARD,
+    SHOWN,
+    Chosen,
+    check_downloads,
+    check_sets,
+    checkpoint_files,
+    choose_files,
+    dead_links,
+    link_to_nothing,
+    shards_with,
+)
 from mfconv_nb.report import how_many
 
-# What a folder is searched for, best first; an index stands for the files it names.
-SEARCH = (
-    ("safetensors index", ("*.safetensors.index.json", index_files.MINDSPORE)),
-    ("safetensors", ("*.safetensors",)),
-    ("torch index", ("*.bin.index.json",)),
-    ("torch", ("pytorch_model*.bin", "consolidated*.pth", "*.bin", "*.pth", "*.pt")),
-    ("MindSpore", ("*.ckpt",)),
-)
 FOLDER, INDEX, SAFETENSORS, TORCH, CKPT = "folder", "index", "safetensors", "torch", "ckpt"
 RUN_STATE = "hyper_param.safetensors"  # beside what mindspore.unified_safetensors merged: all that no strategy file knows
-NOT_WEIGHTS = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.bin", "scheduler.pt", "rng_state.pth")
 
 
 @dataclass(frozen=True)
 class Opened:
     """The headers of one or several files, joined: lazy tensors in file order.
 
-    ``run_state``: the names of those that lie in a `hyper_param.safetensors`, where counters of the run belong.
+    ``run_state``: the names of those that lie in a `hyper_param.safetensors`, where counters of the run belong. ``places``: the file that
+    holds each tensor. ``twins``: names that a file leaves out since their tensor is there under another name, and that name.
     """
 
     tensors: dict[str, LazyTensor]
@@ -45,6 +50,8 @@ class Opened:
     others: tuple[OtherEntry, ...] = ()
     notes: tuple[str, ...] = field(default=())
     run_state: tuple[str, ...] = ()
+    places: Mapping[str, Path] = field(default_factory=dict)
+    twins: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,16 +60,26 @@ class _OneFile:
     format: str
     side: str | None
     others: tuple[OtherEntry, ...] = ()
+    twins: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_path(path: Path) -> Opened:
-    """A folder, an index or a single file.
+    """A folder, an index or a file; one that by its name is a shard of several stands for all of them.
 
     Raises:
-        InputError: MFC101 to MFC105. FormatError: MFC2xx for a file that cannot be trusted.
+        InputError: MFC101 to MFC105, MFC115. FormatError: MFC2xx for a file that cannot be trusted.
     """
     kind = _kind_by_name(path)
-    return _open_folder(path) if kind == FOLDER else _open_index(path) if kind == INDEX else open_files([path])
+    if kind == FOLDER:
+        return _open_folder(path)
+    if kind == INDEX:
+        return _open_index(path)
+    shards = shards_with(path)
+    check_sets(shards)
+    if len(shards) < 2:
+        return open_files([path])
+    note = f"{path.name} is one of {len(shards):,} shards by its name; the whole checkpoint is taken"
+    return replace(open_files(shards), notes=(on_one_line(note),))
 
 
 def kind_of(path: Path) -> str:
@@ -79,7 +96,8 @@ def _kind_by_name(path: Path) -> str:
     if os.path.isdir(path):
         return FOLDER
     if not os.path.exists(path):  # unlike Path.exists(), false for a name that no system can hold
-        raise InputError("MFC101", path, expected="a folder, an index or a file with weights", hint=_hint_near(path))
+        found, expected = link_to_nothing(path), "a folder, an index or a file with weights"
+        raise InputError("MFC101", path, found=found, expected=expected, hint=_hint_near(path))
     if path.suffix != ".json":
         return ""
     if not index_files.looks_like(path):
@@ -92,8 +110,9 @@ def open_files(paths: Sequence[Path]) -> Opened:
     """Several files as one checkpoint.
 
     Raises:
-        InputError: MFC105 when a name is in two of them.
+        InputError: MFC105 when a name is in two of them. FormatError: MFC202 for one whose download is not finished.
     """
+    check_downloads(paths)
     tensors: dict[str, LazyTensor] = {}
     holder: dict[str, Path] = {}
     opened = [_slice_of_meta(p, _open_file(p)) for p in paths]
@@ -101,15 +120,20 @@ def open_files(paths: Sequence[Path]) -> Opened:
         for tensor in one.tensors:
             if tensor.name in tensors:
                 found = f"in {quoted(holder[tensor.name].name)} and in {quoted(path.name)}"
-                hint = "Remove the stale file, or give an index that names the right one."
-                raise InputError("MFC105", quoted(tensor.name), found=found, expected="one file", hint=hint)
+                raise InputError("MFC105", quoted(tensor.name), found=found, expected="one file", hint=_hint_two(holder[tensor.name], path))
             tensors[tensor.name], holder[tensor.name] = tensor, path
     sides = {one.side for one in opened}
     formats = sorted({one.format for one in opened})
     side = sides.pop() if len(sides) == 1 else None
     others = tuple(o for one in opened for o in one.others)
     run_state = tuple(t.name for p, one in zip(paths, opened, strict=True) if p.name == RUN_STATE for t in one.tensors)
-    return Opened(tensors, tuple(paths), side, " and ".join(formats), others, run_state=run_state)
+    twins = {removed: kept for one in opened for removed, kept in one.twins.items()}
+    return Opened(tensors, tuple(paths), side, " and ".join(formats), others, run_state=run_state, places=holder, twins=twins)
+
+
+def _hint_two(first: Path, second: Path) -> str:
+    a, b = on_one_line(str(first)), on_one_line(str(second))
+    return f"Two checkpoints lie in one folder? Give the file you mean, {a} or {b}; or move those of one of them to a folder of their own."
 
 
 META_FILE = re.compile(r"consolidated\.(\d+)\.pth")
@@ -125,26 +149,38 @@ def _slice_of_meta(path: Path, one: _OneFile) -> _OneFile:
 
 def _open_index(path: Path) -> Opened:
     index = index_files.read_index(path)
-    missing = [f.name for f in index.files if not os.path.isfile(f)]
+    missing = [f for f in index.files if not os.path.isfile(f)]
     if missing:
-        found = f"absent: {len(missing):,} of {how_many(len(index.files), 'file')}; first {quoted(missing[0])}"
-        raise InputError("MFC104", path, found=found, expected="every shard beside the index", hint="Fetch the missing files.")
+        found = f"absent: {len(missing):,} of {how_many(len(index.files), 'file')}; first {quoted(missing[0].name)}"
+        found += f", {said}" if (said := link_to_nothing(missing[0])) is not None else ""
+        raise InputError("MFC104", path, found=found, expected="every shard beside the index", hint=_hint_missing(path))
     beside = [f for f in (path.parent / RUN_STATE,) if path.name == index_files.MINDSPORE and f not in index.files and f.is_file()]
-    opened = open_files([*index.files, *beside])
+    try:
+        opened = open_files([*index.files, *beside])
+    except InputError as error:
+        if error.code != "MFC105":
+            raise
+        hint = f"The shards are of two saves: {quoted(path.name)} names one place for each tensor. Fetch all of them again from one place."
+        raise InputError(error.code, error.where, found=error.found, expected=error.expected, hint=hint) from None
     indexed = {n: t for n, t in opened.tensors.items() if not beside or n not in opened.run_state}
-    held = {name: tensor.pieces[0].source.label for name, tensor in indexed.items()}
+    held = {name: opened.places[name].relative_to(path.parent).as_posix() for name in indexed}
     index_files.check_against_files(index, held)
     held_bytes = sum(t.spec.nbytes for t in indexed.values())
     notes = list(opened.notes)
     if index.total_size not in (None, held_bytes):
         notes.append(f"{path.name} gives a total size of {how_many(index.total_size, 'byte')}, the tensors have {held_bytes:,}")
-    side = MF if path.name == index_files.MINDSPORE else opened.side
-    return Opened(opened.tensors, opened.files, side, opened.format, opened.others, tuple(notes), opened.run_state)
+    return replace(opened, side=MF if path.name == index_files.MINDSPORE else opened.side, notes=tuple(notes))
+
+
+def _hint_missing(index: Path) -> str:
+    others = [p for p in checkpoint_files(index.parent) if p.name in ("model.safetensors", "pytorch_model.bin")]
+    more = f" Or give what is there by its path: {on_one_line(str(others[0]))}" if others else ""
+    return f"Fetch the missing files.{more}"
 
 
 def _open_folder(folder: Path) -> Opened:
-    by_kind = {kind: files for kind, globs in SEARCH if (files := _files(folder, globs))}
-    if not by_kind:
+    chosen = choose_files(folder)
+    if chosen is None:
         names = [quoted(p.name) for p in sorted(folder.iterdir())[:6]]
         raise InputError(
             "MFC102",
@@ -153,29 +189,26 @@ def _open_folder(folder: Path) -> Opened:
             expected="*.safetensors, *.bin, *.pth or *.ckpt files, or an index of them",
             hint=_hint_inside(folder),
         )
-    kind, files = next(iter(by_kind.items()))
-    if len(files) > 1 and kind.endswith("index"):
-        listed = ", ".join(quoted(f.name) for f in files[:4])
-        raise InputError("MFC104", folder, found=f"{len(files)} indexes: {listed}", expected="one", hint="Give the one you mean.")
-    opened = _open_index(files[0]) if kind.endswith("index") else open_files(files)
-    rest = [on_one_line(p.name) for k in by_kind if k != kind for p in by_kind[k] if p not in opened.files]
-    rest += [on_one_line(p.name) for p in _files(folder, ("*.safetensors",)) if kind == "safetensors index" and p not in opened.files]
-    notes = (f"not read: {', '.join(sorted(set(rest))[:4])}{' ...' if len(set(rest)) > 4 else ''}",) if rest else ()
-    return Opened(opened.tensors, opened.files, opened.side, opened.format, opened.others, opened.notes + notes, opened.run_state)
+    opened = _open_index(chosen.index) if chosen.index is not None else open_files(chosen.files)
+    beside = [p for p in chosen.beside if p not in opened.files]
+    notes = (*_notes_beside(chosen, beside), *dead_links(folder)[:1])
+    return replace(opened, notes=opened.notes + notes)
 
 
-def checkpoint_files(folder: Path) -> list[Path]:
-    """Every file in a folder that belongs to some checkpoint."""
-    return sorted({f for _, globs in SEARCH for f in _files(folder, globs)})
+def _notes_beside(chosen: Chosen, beside: Sequence[Path]) -> tuple[str, ...]:
+    """Which files of weights in the folder are not read; where they are another set of weights, why it is this one."""
+    if not beside:
+        return ()
+    listed = _listed(p.name for p in beside)
+    others = [p for p in beside if p.name in NAMED or SHARD.fullmatch(p.name)]
+    taken = [chosen.index] if chosen.index is not None else chosen.files
+    why = f"two sets of weights: {_listed(p.name for p in taken)} is taken, as from_pretrained does; " if others else ""
+    return (f"{why}not read: {listed}",)
 
 
-def _files(folder: Path, globs: Sequence[str]) -> list[Path]:
-    """The files of the first pattern that has any, sorted by name."""
-    for pattern in globs:
-        files = sorted(p for p in folder.glob(pattern) if p.is_file() and p.name not in NOT_WEIGHTS)
-        if files:
-            return files
-    return []
+def _listed(names: Iterable[str]) -> str:
+    shown = sorted(set(names))
+    return ", ".join(on_one_line(n) for n in shown[:SHOWN]) + (" ..." if len(shown) > SHOWN else "")
 
 
 def _open_file(path: Path) -> _OneFile:
@@ -186,7 +219,10 @@ def _open_file(path: Path) -> _OneFile:
         return _OneFile(lazy, kind, HF, others)
     header = (safetensors_file if kind == SAFETENSORS else mindspore_ckpt).read_header(source)
     side = MF if kind == CKPT else {"ms": MF, "pt": HF}.get(header.metadata.get("format", ""))
-    return _OneFile(tuple(stored_tensor(p.spec, source, p.extents) for p in header.tensors), kind, side, header.others)
+    tensors = tuple(stored_tensor(p.spec, source, p.extents) for p in header.tensors)
+    names = {t.name for t in tensors}
+    twins = {removed: kept for removed, kept in header.metadata.items() if kept in names and removed not in names}  # by save_model
+    return _OneFile(tensors, kind, side, header.others, twins)
 
 
 def format_of(source: FileSource) -> str:
@@ -196,7 +232,7 @@ def format_of(source: FileSource) -> str:
         InputError: MFC103. FormatError: MFC204 for an encrypted file.
     """
     path, first = source.path, source.read(0, 24)
-    if first.startswith(b"version https://git-lfs"):
+    if first.startswith(LFS_POINTER):
         hint = "Fetch the file itself: git lfs pull."
         raise InputError("MFC103", path, found="a git-lfs pointer, not the file", expected="weights", hint=hint)
     if first[:4] in mindspore_ckpt.ENCRYPTED:

@@ -10,11 +10,12 @@ Source: the format section of the safetensors README; MindSpore 2.10's reader fo
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mfconv_nb.checkpoint import FileSource, TensorSpec
+from mfconv_nb.checkpoint import FileSource, StoredChecksum, TensorSpec
 from mfconv_nb.dtypes import dtype_named, itemsize
 from mfconv_nb.errors import FormatError, quoted
 from mfconv_nb.formats.fields import JSON_SPACE, PADDING, TENSOR, Field, json_members, numbers_text
@@ -23,6 +24,7 @@ from mfconv_nb.report import how_many
 
 MAX_HEADER_BYTES = 100_000_000  # the reference reader's own limit
 MAX_AXIS = 1 << 48
+WHOLE_NUMBERS = ("BOOL", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64")
 HINT_CUT = "The file is cut short: fetch it again."
 HINT_HEADER = "The file is damaged, or no safetensors file."
 
@@ -55,7 +57,22 @@ def read_header(source: FileSource) -> Header:
     placed = tuple(_placed_tensor(source, name, entry, first=8 + length) for name, entry in entries.items())
     ordered = tuple(sorted(placed, key=lambda p: p.extents[0]))
     _check_places(source, ordered, first=8 + length)
+    source.checksums = _checksum_of(ordered, metadata.get("crc_num", ""))
     return Header(ordered, metadata)
+
+
+def _checksum_of(placed: Sequence[PlacedTensor], crc: str) -> tuple[StoredChecksum, ...]:
+    """The CRC-32 that mindspore.save_checkpoint(crc_check=True) notes: of each name and its tensor, in the order of the names.
+
+    Of a whole number without axes it takes as many zeros as the number says instead of its bytes: where there is one, nothing is compared.
+    """
+    counts = any(not p.spec.shape and p.spec.dtype in WHOLE_NUMBERS for p in placed)
+    if counts or not re.fullmatch("[0-9]{1,10}", crc):
+        return ()
+    parts: list[tuple[int, int] | bytes] = []
+    for p in sorted(placed, key=lambda p: p.spec.name):
+        parts += [p.spec.name.encode(), *p.extents]
+    return (StoredChecksum(tuple(parts), int(crc)),)
 
 
 def _parse_json(source: FileSource, raw: bytes) -> dict[str, Any]:

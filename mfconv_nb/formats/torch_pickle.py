@@ -22,7 +22,16 @@ from typing import Any
 
 import numpy as np
 
-from mfconv_nb.checkpoint import ArraySource, ByteSource, FileSource, LazyTensor, OtherEntry, TensorSpec, strided_tensor
+from mfconv_nb.checkpoint import (
+    ArraySource,
+    ByteSource,
+    FileSource,
+    LazyTensor,
+    OtherEntry,
+    StoredChecksum,
+    TensorSpec,
+    strided_tensor,
+)
 from mfconv_nb.dtypes import BY_TORCH, DTYPES, itemsize, short_name
 from mfconv_nb.errors import FormatError, quoted
 from mfconv_nb.formats.fields import HEADER, OTHER, PADDING, TENSOR, Field, numbers_text, tiled
@@ -72,7 +81,7 @@ def _stored_members(source: FileSource) -> dict[int, int] | None:
     """Data offset and size of every zip member; None for a file of the old form, which is no zip."""
     if source.read(0, 4) != b"PK\x03\x04":
         return None
-    members = {}
+    members, checksums = {}, []
     try:
         with zipfile.ZipFile(source.path) as archive:
             for info in archive.infolist():
@@ -80,6 +89,8 @@ def _stored_members(source: FileSource) -> dict[int, int] | None:
                 name_bytes, extra_bytes = struct.unpack("<HH", local[26:30])
                 start = info.header_offset + 30 + name_bytes + extra_bytes
                 members[start] = info.file_size
+                if info.CRC:  # 0 where torch was told to compute none (set_crc32_options), or left the numbers out (skip_data)
+                    checksums.append(StoredChecksum(((start, info.file_size),), info.CRC, quoted(info.filename)))
                 if info.compress_type != zipfile.ZIP_STORED:
                     found = f"{quoted(info.filename)} is compressed"
                     raise FormatError("MFC201", source.path, found=found, expected="stored members, as torch writes")
@@ -89,6 +100,7 @@ def _stored_members(source: FileSource) -> dict[int, int] | None:
     except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError, OSError) as error:
         found = f"a broken zip: {error}"
         raise FormatError("MFC202", source.path, found=found, expected="a torch file", hint="Fetch it again.") from None
+    source.checksums = tuple(checksums)
     return members
 
 

@@ -29,7 +29,10 @@ PEFT = "base_model.model."  # what PEFT puts before the names of the model it wr
 STYLES = {"mindpet": ".mindpet_delta_lora_{}", "tk": ".tk_delta_lora_{}", "lora": ".lora_{}"}
 DEFAULT_STYLE = "mindpet"
 
-_ADAPTER = re.compile(r"(.+?)(?:\.(?P<kind>tk|mindpet)_delta_lora_|\.lora_)(?:(?P<mf>[ab])|(?P<hf>[AB])(?:\.default)?\.weight)")
+_ADAPTER = re.compile(
+    r"(?P<module>.+?)(?:(?:\.(?P<kind>tk|mindpet)_delta_lora_|\.lora_)(?P<mf>[ab])"
+    r"|\.lora_(?P<hf>[AB])(?:\.default)?\.weight|\.lora_embedding_(?P<embedding>[AB])(?:\.default)?)"
+)
 
 HINT_ALPHA = (
     "It is model.model_config.pet_config.lora_alpha in the YAML of the run: give that with --config run.yaml (config= in Python), "
@@ -43,11 +46,15 @@ HINT = (
 
 @dataclass(frozen=True, slots=True)
 class Half:
-    """Which half of which adapter a tensor is: of the layer ``module``, "a" or "b", named in one of ``STYLES`` or as PEFT does."""
+    """Which half of which adapter a tensor is: of the layer ``module``, "a" or "b", named in one of ``STYLES`` or as PEFT does.
+
+    Of an ``embedding``, A is rank x words and B is out x rank: what is added to the weight is the transpose of their product.
+    """
 
     module: str
     half: str
     style: str
+    embedding: bool = False
 
     @property
     def weight(self) -> str:
@@ -60,9 +67,9 @@ def half_of(name: str) -> Half | None:
     match = _ADAPTER.fullmatch(name) if "lora_" in name else None
     if match is None or run_state_of(name) is not None:
         return None
-    if match["hf"]:
-        return Half(match[1].removeprefix(PEFT), match["hf"].lower(), "peft") if not match["kind"] else None
-    return Half(match[1], match["mf"], match["kind"] or "lora")
+    if half := match["hf"] or match["embedding"]:
+        return Half(match["module"].removeprefix(PEFT), half.lower(), "peft", match["embedding"] is not None)
+    return Half(match["module"], match["mf"], match["kind"] or "lora")
 
 
 def is_adapter(name: str) -> bool:
@@ -82,6 +89,12 @@ class Adapter:
     module: str
     a: TensorSpec
     b: TensorSpec
+    embedding: bool = False
+
+    @property
+    def weight(self) -> str:
+        """The name of the weight it belongs to."""
+        return self.module + WEIGHT
 
     @property
     def rank(self) -> int:
@@ -100,18 +113,20 @@ def adapters_of(specs: Iterable[TensorSpec]) -> tuple[Adapter, ...]:
         MappingError: MFC319 for a half without the other, two of one name, or shapes that do not belong together.
     """
     halves: dict[str, dict[str, TensorSpec]] = {}
+    embeddings = set()
     for spec in specs:
         half = half_of(spec.name)
         if half is not None:
             known = halves.setdefault(half.module, {})
+            embeddings |= {half.module} if half.embedding else set()
             if half.half in known:
                 found = f"{quoted(known[half.half].name)} and {quoted(spec.name)}"
                 raise MappingError("MFC319", quoted(half.module), found=found, expected="one adapter for a layer")
             known[half.half] = spec
-    return tuple(_whole(module, pair) for module, pair in halves.items())
+    return tuple(_whole(module, pair, module in embeddings) for module, pair in halves.items())
 
 
-def _whole(module: str, pair: dict[str, TensorSpec]) -> Adapter:
+def _whole(module: str, pair: dict[str, TensorSpec], embedding: bool) -> Adapter:
     if len(pair) < 2:
         (half, spec), *_ = pair.items()
         other = "b" if half == "a" else "a"
@@ -120,7 +135,7 @@ def _whole(module: str, pair: dict[str, TensorSpec]) -> Adapter:
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1] or 0 in (*a.shape, *b.shape):
         found = f"{list(a.shape)} and {list(b.shape)}"
         raise MappingError("MFC319", quoted(module), found=found, expected="halves of rank x in and out x rank")
-    return Adapter(module, a, b)
+    return Adapter(module, a, b, embedding)
 
 
 def rank_of(adapters: Sequence[Adapter], lora: Lora | None) -> int:
@@ -239,7 +254,7 @@ def why_no_adapter(name: str, family: Family) -> tuple[str, str, str] | None:
             for text in patterns(rule.hf if half.style == "peft" else rule.mf):
                 pattern = parse_pattern(text.text)
                 if pattern.template == template and pattern.match(numbers) is not None:
-                    halves = _halves(rule)
+                    halves = "that of an embedding" if half.embedding else _halves(rule)
                     reason = halves if isinstance(halves, str) else "no rule"
                     return f"an adapter, but {reason}", "an adapter of a layer that is one on both sides", HINT
     return f"an adapter of {half.module}, which no rule knows", "an adapter of a known layer", HINT

@@ -158,6 +158,9 @@ def _kinds(family: Family) -> Iterator[Flaw]:
         words: Any = getattr(family, field)
         if not isinstance(words, tuple) or not all(isinstance(word, str) for word in words):
             yield Flaw((), f"{field}={words!r}", "a tuple of texts", f'A single one needs a comma: {field}=("...",).')
+    parts: Any = family.part_types
+    if not isinstance(parts, Mapping) or not all(isinstance(p, str) and isinstance(kinds, tuple) for p, kinds in parts.items()):
+        yield Flaw((), f"part_types={parts!r}", "a dict of tuples of texts", 'For example {"text_config": ("llama",)}.')
     if not isinstance(family.options, tuple) or not all(isinstance(o, Option) for o in family.options):
         yield Flaw((), "options that are no tuple of Option", "options=(Option(...),)")
         return
@@ -252,8 +255,8 @@ def _of_rule(rule: AnyRule, form: Family, known: set[str]) -> Iterator[Flaw]:
         if lacking := sorted(shared - set(pattern.placeholders)):
             expected = f"{{{lacking[0]}}} in every name of the rule, as it is in others"
             yield Flaw((rule,), f"no {{{lacking[0]}}} in {quoted(pattern.text)}", expected)
-    if isinstance(rule, Tied) and not any(rule.same_as in (p.text for p in sides_of(other, MF)[0]) for other in form.rules):
-        names = [p.text for other in form.rules if other is not rule for p in sides_of(other, MF)[0]]
+    names = [p.text for other in form.rules if other is not rule for p in sides_of(other, MF)[0]]
+    if isinstance(rule, Tied | Rule) and (isinstance(rule, Tied) or rule.same_as) and rule.same_as not in names:
         yield Flaw((rule,), f"same_as={rule.same_as!r}", "the Hugging Face name of another rule", _meant(rule.same_as, names))
     if layouts is None:
         if len(sources) + len(targets) > 2 and not isinstance(rule, Repeated):

@@ -1,7 +1,14 @@
-"""Quantised checkpoints, told by their names or their config. They are refused: their numbers are codes, not weights.
+"""Quantised checkpoints. They are refused: their numbers are codes, not weights, whatever of them is left out.
 
-Source: names in files of AutoGPTQ and AutoAWQ (`qweight`, `qzeros`, `g_idx`), bitsandbytes (`absmax`, `quant_map`, `SCB`),
-MLX (`scales` and `biases` beside `weight`), and block-wise fp8 (`weight_scale_inv`); `quantization_config` of transformers.
+Told by what lies beside codes (scales and the like, by their names), and by weights whose dtype is one of codes. A config or a file that
+says how the model was quantised names the scheme; by itself it proves nothing: it may be left over beside weights that were dequantised.
+
+Source: names in files of AutoGPTQ and AutoAWQ (`qweight`, `qzeros`, `g_idx`), bitsandbytes (`absmax`, `quant_map`, `SCB`), MLX (`scales`
+and `biases` beside `weight`), block-wise fp8 (`weight_scale_inv`), compressed-tensors (`weight_scale`, `weight_packed`), ModelOpt's NVFP4
+(`weight_scale_2`), FBGEMM (`input_scale_ub`), EETQ (`weight_scales`), AQLM (`codebooks`), VPTQ (`centroids`), HQQ (`W_q`), quanto
+(`weight._data`), torchao (`weight_qdata`), gpt-oss (`_blocks`, `_scales`), Ascend's msModelSlim (`weight_offset`, `deq_scale`,
+`quant_bias`); `quantization_config` of transformers, `compression_config` of compressed-tensors, `quantization` of MLX, `quantize` of
+msModelSlim.
 """
 
 from __future__ import annotations
@@ -9,6 +16,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from mfconv_nb.checkpoint import TensorSpec
+from mfconv_nb.dtypes import CASTABLE, short_name
+from mfconv_nb.errors import one_line
+
+SCALED = "codes with scales"
 SUFFIXES = {
     "qweight": "GPTQ or AWQ",
     "qzeros": "GPTQ or AWQ",
@@ -18,24 +30,116 @@ SUFFIXES = {
     "SCB": "bitsandbytes",
     "weight_format": "bitsandbytes",
     "weight_scale_inv": "block-wise fp8",
+    "weight_offset": "Ascend's msModelSlim",
+    "deq_scale": "Ascend's msModelSlim",
+    "quant_bias": "Ascend's msModelSlim",
+    "weight_packed": "compressed-tensors",
+    "weight_zero_point": "compressed-tensors",
+    "weight_scale_2": "NVFP4",
+    "input_scale_ub": "FBGEMM",
+    "weight_scales": "EETQ",
+    "codebooks": "AQLM",
+    "centroids": "VPTQ",
+    "W_q": "HQQ",
+    "weight_qdata": "torchao",
+    "_data": "quanto",
+    "weight_scale": SCALED,
+    "scale_weight": SCALED,
 }
-METHODS = {"gptq": "GPTQ", "awq": "AWQ", "bitsandbytes": "bitsandbytes", "fp8": "fp8", "compressed-tensors": "compressed-tensors"}
+ENDINGS = {"_blocks": "MXFP4", "_scale_inv": "block-wise fp8", "_weight_scale": SCALED}
+WORDS = ("codebooks", "centroids", "W_q", "_data", "_blocks")  # a network may use them too: they count beside codes only
+METHODS = {
+    "gptq": "GPTQ",
+    "awq": "AWQ",
+    "mxfp4": "MXFP4",
+    "aqlm": "AQLM",
+    "hqq": "HQQ",
+    "eetq": "EETQ",
+    "vptq": "VPTQ",
+    "fbgemm_fp8": "FBGEMM",
+}
+CONFIG_KEYS = ("quantization_config", "compression_config", "quantization", "quantize", "quant_config")
+
+CODES = frozenset({"I8", "U8"})  # nothing that a model holds beside its weights is a matrix of these, but for masks
+INTEGERS = CODES | {"I16", "U16", "I32", "U32", "I64", "U64"}
+PACKED = CODES | {"I16", "U16", "I32", "U32", "F8_E4M3", "F8_E5M2", "F8_E8M0"}  # where something says that it is quantised
+FP8 = frozenset({"F8_E4M3", "F8_E5M2"})
+NO_WEIGHTS = ("bias", "masked_bias", "position_ids", "relative_position_index", "tid2eid")  # masks and tables of whole numbers
 
 
-def quantisation_of(names: Iterable[str], config: Mapping[str, Any] | None) -> str | None:
-    """How a checkpoint is quantised, in a clause; None where nothing says that it is."""
+def quantisation_of(specs: Iterable[TensorSpec], config: Mapping[str, Any] | None, beside: str = "") -> str | None:
+    """How a checkpoint is quantised, in a clause; None where its weights are numbers.
+
+    Args:
+        beside: what a file beside the weights says of the scheme.
+    """
+    specs = list(specs)
+    claim = claimed(config) or beside
+    return scheme_by_names(specs, claim) or codes_among(specs, claim)
+
+
+def claimed(config: Mapping[str, Any] | None) -> str:
+    """The scheme that a config says, its own or that of a model in it; empty where it says none."""
+    for part in (config or {}, *(v for v in (config or {}).values() if isinstance(v, Mapping))):
+        for key in CONFIG_KEYS:
+            settings = part.get(key)
+            if isinstance(settings, str) and settings:
+                return one_line(settings[:40])
+            if isinstance(settings, Mapping) and settings:
+                method = settings.get("quant_method") or settings.get("format") or ("MLX" if "group_size" in settings else key)
+                return METHODS.get(str(method), one_line(str(method)[:40]))
+    return ""
+
+
+def without_claims(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config that says nothing of quantisation."""
+    plain = {key: value for key, value in config.items() if key not in CONFIG_KEYS}
+    return {key: without_claims(value) if isinstance(value, Mapping) and claimed(value) else value for key, value in plain.items()}
+
+
+def scheme_by_names(specs: Iterable[TensorSpec], claim: str) -> str | None:
+    """The scheme by names that stand beside codes, and the first of those."""
     suffixes: dict[str, str] = {}
-    for name in names:
-        suffixes.setdefault(name.rpartition(".")[2], name)
+    has_codes = False
+    for spec in specs:
+        suffixes.setdefault(_last(spec), spec.name)
+        has_codes = has_codes or (spec.dtype in PACKED and _may_be_weight(spec))
     for suffix, what in SUFFIXES.items():
-        if suffix in suffixes:
-            return f"{_method(config) or what}: it has {suffixes[suffix]}"
+        if suffix in suffixes and (has_codes or suffix not in WORDS):
+            return f"{claim or what}: it has {suffixes[suffix]}"
+    for ending, what in ENDINGS.items():
+        for suffix, name in suffixes.items():
+            if suffix.endswith(ending) and (has_codes or ending not in WORDS):
+                return f"{claim or what}: it has {name}"
     if {"scales", "biases"} <= suffixes.keys():
-        return f"MLX: it has {suffixes['scales']}"
+        return f"{claim or 'MLX'}: it has {suffixes['scales']}"
     return None
 
 
-def _method(config: Mapping[str, Any] | None) -> str | None:
-    settings = (config or {}).get("quantization_config")
-    method = settings.get("quant_method") if isinstance(settings, Mapping) else None
-    return METHODS.get(method) if isinstance(method, str) else None
+def codes_among(specs: Iterable[TensorSpec], claim: str, *, all_weights: bool = False) -> str | None:
+    """The first weight that is held in a dtype of codes.
+
+    Where nothing says that the model is quantised, fp8 without any scale counts as numbers.
+
+    Args:
+        all_weights: every tensor is known to be a weight, whatever its name.
+    """
+    specs = list(specs)
+    scaled = {s.name.rpartition(".")[0] for s in specs if "scale" in _last(s)}
+    for spec in specs:
+        if spec.dtype in CASTABLE or not _may_be_weight(spec):
+            continue
+        is_codes = spec.dtype in (INTEGERS if "weight" in _last(spec) else CODES if all_weights else ())
+        has_scale = spec.dtype in FP8 and spec.name.rpartition(".")[0] in scaled
+        if is_codes or has_scale or spec.dtype == "F8_E8M0" or (claim and spec.dtype in PACKED):
+            return f"{claim or (SCALED if has_scale else 'codes')}: {spec.name} is {short_name(spec.dtype)}"
+    return None
+
+
+def _last(spec: TensorSpec) -> str:
+    return spec.name.rpartition(".")[2]
+
+
+def _may_be_weight(spec: TensorSpec) -> bool:
+    """By its shape and name: a matrix, and none of the masks and tables that models hold."""
+    return len(spec.shape) >= 2 and _last(spec) not in NO_WEIGHTS

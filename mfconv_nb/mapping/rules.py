@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any
 
 from mfconv_nb.checkpoint import MF
@@ -46,6 +47,7 @@ class Rule:
         dtype: a dtype that the MindFormers side fixes, whatever is asked for; on the way back a manifest remembers what was there.
         optional: empty, ``ALL_OR_NONE`` or ``ANYWHERE``.
         when: option values that this rule belongs to.
+        same_as: of a head that neither side has where the config ties it: the Hugging Face name of the embedding.
     """
 
     hf: Names
@@ -56,6 +58,7 @@ class Rule:
     dtype: str | None = None
     optional: str = ""
     when: Mapping[str, OptionValue] = field(default_factory=dict, hash=False)
+    same_as: str = ""
     written_at: Place = field(default_factory=_written_here, compare=False, repr=False, kw_only=True)  # for messages
 
 
@@ -107,12 +110,14 @@ class Drop:
         pattern: its name on the side that has it.
         why: a clause for the report: "transformers computes it from rope_theta".
         side: the side that has it.
+        same_as: the Hugging Face name of the tensor that it is a copy of, where it is one: a head that MindFormers always ties.
     """
 
     pattern: str
     why: str
     side: str = "hf"
     when: Mapping[str, OptionValue] = field(default_factory=dict, hash=False)
+    same_as: str = ""
     written_at: Place = field(default_factory=_written_here, compare=False, repr=False, kw_only=True)  # for messages
 
 
@@ -167,6 +172,7 @@ class Family:
         covers: the models, in words.
         sizes: for every axis, loop and flag a sentence over config keys (see ``config.py``).
         model_types: values of ``model_type`` in config.json that mean this family.
+        part_types: for a model of several parts the ``model_type`` that each may have in config.json: ``{"text_config": ("llama",)}``.
         aliases: other keys that mean it.
         also: keys of families that ``--model`` with this key may mean too, told apart by the names.
         told_as: the key of the family that its names are taken for, where neither a key nor a config says otherwise. Names that this one
@@ -183,6 +189,7 @@ class Family:
     rules: tuple[AnyRule, ...]
     sizes: Mapping[str, str]
     model_types: tuple[str, ...] = ()
+    part_types: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
     told_as: str = ""
@@ -295,6 +302,26 @@ def _axes_of(rule: AnyRule) -> set[str]:
     return names | axes | ({rule.only_if} if rule.only_if else set())
 
 
+def all_templates(family: Family, to: str) -> frozenset[str]:
+    """The name templates of the source side in every form of the family: quicker than making the forms."""
+    found: set[str] = set()
+    for rule in family.rules:
+        texts = _texts_of(rule)
+        options = [o for o in family.options if any(f"{{{o.name}}}" in text for text in texts)]
+        for values in product(*(o.values for o in options)):
+            words = {o.name: o.spelled.get(value, str(value)) for o, value in zip(options, values, strict=True)}
+            spelled = _with_texts(rule, lambda t, w=words: _spelled(t, w), lambda t, w=words: _spelled(t, w)) if words else rule
+            found.update(p.template for p in sides_of(spelled, to)[0])
+    return frozenset(found)
+
+
+def _texts_of(rule: AnyRule) -> tuple[str, ...]:
+    if isinstance(rule, Drop):
+        return (rule.pattern,)
+    names = (rule.hf, rule.mf, *(rule.may_be if isinstance(rule, Repeated) else ()))
+    return tuple(text for each in names for text in ((each,) if isinstance(each, str) else each))
+
+
 def default_form(family: Family, chosen: Mapping[str, OptionValue] = {}) -> Family:
     """The family with the options that are given, and the defaults of the others."""
     return form_of(family, {o.name: chosen.get(o.name, o.default) for o in family.options if o.values})
@@ -308,10 +335,10 @@ def _spelled(text: str, words: Mapping[str, str]) -> str:
 def _with_texts(rule: AnyRule, hf: Any, mf: Any) -> AnyRule:
     """A rule with its names changed by a function for each side."""
     if isinstance(rule, Drop):
-        return replace(rule, pattern=hf(rule.pattern) if rule.side == "hf" else mf(rule.pattern))
+        return replace(rule, pattern=hf(rule.pattern) if rule.side == "hf" else mf(rule.pattern), same_as=hf(rule.same_as))
     if isinstance(rule, Tied):
         return replace(rule, hf=hf(rule.hf), same_as=hf(rule.same_as), mf=mf(rule.mf))
-    more = {"may_be": _each(rule.may_be, hf)} if isinstance(rule, Repeated) else {}
+    more = {"may_be": _each(rule.may_be, hf)} if isinstance(rule, Repeated) else {"same_as": hf(rule.same_as)}
     return replace(rule, hf=_each(rule.hf, hf), mf=_each(rule.mf, mf), **more)
 
 

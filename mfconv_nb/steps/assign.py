@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mfconv_nb.checkpoint import SIDE_NAMES, ByteSource, Checkpoint, LazyTensor, TensorSpec
+from mfconv_nb.checkpoint import MF, SIDE_NAMES, ByteSource, Checkpoint, LazyTensor, TensorSpec
 from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.dtypes import CASTABLE, dtype_after_cast, itemsize, requested_dtype, short_name
 from mfconv_nb.errors import MappingError, OutputError, quoted
 from mfconv_nb.folding import fold, folded_name, folded_names
+from mfconv_nb.mapping.run_state import is_layer_state
 from mfconv_nb.progress import OnProgress, progress_for
 from mfconv_nb.report import Column, Result, Table, bytes_text, how_many, seconds_text, shape_text
 from mfconv_nb.steps.diff import shape_hint
@@ -20,6 +21,7 @@ from mfconv_nb.steps.networks import Bytes, Network, Slot, network_of
 from mfconv_nb.steps.save import check_equalities
 from mfconv_nb.streaming.compare import compare_tensors
 from mfconv_nb.streaming.gather import read_whole
+from mfconv_nb.streaming.stored_checksums import check_stored_checksums
 
 MISSING, UNEXPECTED, SHAPE, DTYPE = "missing", "unexpected", "shape", "dtype"
 MAX_TOLD = 12  # folded lines of one kind in a message; `error.problems` has all of it
@@ -38,13 +40,15 @@ def assign(
     Args:
         checkpoint: what ``load`` takes, mapped to the side of the network: ``mc.assign(mc.map(source, "llama"), cell)``.
         network: a torch Module or a MindSpore Cell.
-        strict: refuse names that are missing or left over. False: what has a place is put there, and the report lists the rest.
+        strict: refuse names that are missing or left over. False: what has a place is put there, and the report lists the rest. What
+            layers of MindFormers count in training is not asked for: it stays as it is, and is listed too.
             Shapes that differ are refused in any case.
         dtype: "fp32", "bf16" or "fp16" for the floating tensors of the network. Left out: the network's own; numbers are cast to it.
         progress: show a bar when it takes longer than half a second; or a function that is called with the bytes done so far.
     Raises:
         AssignError: MFC408 with everything that does not fit, before anything is changed. MappingError: MFC308 for tensors that must be
-        equal, MFC310 for a checkpoint without values. InputError: MFC108 when a source changes.
+        equal, MFC310 for a checkpoint without values. InputError: MFC108 when a source changes. FormatError: MFC209 for one that does not
+        fit the checksum that it carries.
     """
     begun = time.monotonic()
     source, target = load(checkpoint), network_of(network)
@@ -53,6 +57,7 @@ def assign(
     _check_values(matched, source)
     target.finish()  # before the weights: it may refuse
     with progress_for(progress, _bytes_of(matched.puts), "assigning") as bar:
+        check_stored_checksums((m.tensor for m in matched.puts), progress=bar)
         done = 0
         for put in matched.puts:
             put.slot.put(put.dtype, _filler(put, bar, done))
@@ -160,7 +165,9 @@ def _check_fit(matched: Matched, source: Checkpoint, target: Network, *, strict:
         hint = "Make the network on the CPU, or give only its parameters to the meta device."
         found = f"buffers on the meta device that no checkpoint has: {', '.join(folded_names(target.unfilled)[:4])}"
         raise OutputError("MFC408", where, found=found, expected="buffers with values", hint=hint)
-    refused = matched.misfits if strict or not matched.puts else tuple(m for m in matched.misfits if m.kind in (SHAPE, DTYPE))
+    kinds = (SHAPE, DTYPE) if not strict and matched.puts else (MISSING, UNEXPECTED, SHAPE, DTYPE)
+    own = {name for name in matched.names_of(MISSING) if target.side == MF and is_layer_state(name)} if matched.puts else set()
+    refused = tuple(m for m in matched.misfits if m.kind in kinds and m.name not in own)
     if refused:
         raise AssignError(refused, where=where, hint=_hint(matched, source, target))
 

@@ -15,6 +15,7 @@ from mfconv_nb.progress import OnProgress, progress_for
 from mfconv_nb.report import Column, Table, difference_text, how_many, shape_text
 from mfconv_nb.steps.load import Loadable, load
 from mfconv_nb.streaming.compare import Comparison, compare_tensors
+from mfconv_nb.streaming.stored_checksums import check_stored_checksums
 from mfconv_nb.widgets.exploration import Explorable, Exploration
 
 EQUAL, AGREE, DIFFER = "equal", "agree", "differ"  # agree: headers agree and values were not asked for
@@ -48,7 +49,8 @@ def diff(
         values: compare the numbers too: equal bytes, largest difference, ULP, NaN and inf. Streams; memory stays bounded.
         progress: show a bar when it takes longer than half a second; or a function that is called with the bytes compared so far.
     Raises:
-        MappingError: MFC310 when values are asked for and one side has names and shapes only.
+        MappingError: MFC310 when values are asked for and one side has names and shapes only. FormatError: MFC209 when values are asked for
+            and a file does not fit the checksum that it carries.
     """
     a, b = load(first), load(second)
     rows = [_header_row(name, a, b) for name in dict.fromkeys([*a.tensors, *b.tensors])]
@@ -56,6 +58,7 @@ def diff(
         names = [r.name for r in rows if r.status in (AGREE, DTYPE)]
         pairs = [(a.tensors[n], b.tensors[n]) for n in names]
         with progress_for(progress, sum(y.spec.nbytes for _, y in pairs), "comparing") as bar:
+            check_stored_checksums((*a, *b), threads, bar)
             found = compare_tensors(pairs, threads, bar)
         compared = dict(zip(names, found, strict=True))
         rows = [_with_values(r, compared.get(r.name)) for r in rows]

@@ -1,7 +1,8 @@
 """doctor: what a path holds, what can be done with it, and the exact next command. Headers only; nothing raises for what is found.
 
 Reads no weight, but for three things about runs (the counters of a step, the first bytes of a few slices, and, without strategy files,
-checksums of small slices), and some numbers of one layer where only they tell its layout.
+checksums of small slices), some numbers of one layer where only they tell its layout, a few of each matrix (are they zeros?), the first
+of a head that should be the embedding; and, up to 256 MiB or when asked, whatever a file carries a checksum of.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from mfconv_nb.checkpoint import HF, MF
 from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.errors import InputError, MfconvError, SeveralFitError, as_flags, printable
 from mfconv_nb.run_config import ENDINGS as YAML_ENDINGS
+from mfconv_nb.steps.damage import damage_findings
 from mfconv_nb.steps.diagnosis import STOP, TOLD, Diagnosis, Finding
 from mfconv_nb.steps.doctor_findings import Seen, findings_of, look_at, run_findings, what_it_is
 from mfconv_nb.steps.load import config_near, load, load_run
 from mfconv_nb.steps.runs import looks_like_run, open_run
-from mfconv_nb.steps.wholes import PartOf, part_of
+from mfconv_nb.steps.wholes import PartOf, part_of, whole_of
 from mfconv_nb.trained.categories import BUFFERS, WEIGHTS, amounts
 from mfconv_nb.trained.run import TrainedRun
 
@@ -37,21 +39,25 @@ def doctor(
     step: int | str | None = None,
     strategy: str | Path | None = None,
     file_prefix: str | None = None,
+    checksums: bool = False,
 ) -> Diagnosis:
     """Say what a path holds: the kind of checkpoint, its family, what is special, what a conversion needs, and what to run next.
 
-    Reads headers only, imports neither torch nor mindspore (but torch for a torch file), and raises nothing for what it finds.
+    Reads hardly more than headers, imports neither torch nor mindspore (but torch for a torch file), and raises nothing for what it finds.
 
     Args:
         path: what ``load`` takes as a path.
         config: as for ``load``; without one, what follows from a config cannot be checked.
         step, strategy, file_prefix: of a training run, as for ``load``.
+        checksums: compare every byte with the checksums that the files carry, and the blobs of the hub cache with their names; left out,
+            that is done where it is 256 MiB at most.
     """
     place = Path(path).expanduser()
     asked = _Asked(str(place), config, step, strategy, file_prefix)
     run: TrainedRun | None = None
     whole: PartOf | None = None
     try:
+        place, _ = whole_of(place)
         whole = part_of(place)
         run = open_run(place, step=step, strategy=strategy, file_prefix=file_prefix, config=config_near(place, config))
         checkpoint = load_run(run, place, config=config) if run is not None else load(path, config=config)
@@ -61,7 +67,8 @@ def doctor(
     if whole is not None:
         findings = (_part_finding(whole), *(f for f in findings_of(seen) if f.topic in OF_A_PART))
         return Diagnosis(str(path), what_it_is(seen), findings, tuple(asked.of_the_whole(whole)), run, checkpoint)
-    return Diagnosis(str(path), what_it_is(seen), tuple(findings_of(seen)), tuple(asked.of_a_checkpoint(seen)), run, checkpoint)
+    findings = (*findings_of(seen), *damage_findings(checkpoint, asked=checksums))
+    return Diagnosis(str(path), what_it_is(seen), findings, tuple(asked.of_a_checkpoint(seen)), run, checkpoint)
 
 
 def _runs_in(folder: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from mfconv_nb.checkpoint import HF, MF, SIDE_NAMES, Checkpoint, TensorSpec
 from mfconv_nb.dtypes import short_name
-from mfconv_nb.errors import MfconvError, SeveralFitError, as_flags
+from mfconv_nb.errors import MfconvError, NotListedError, SeveralFitError, as_flags
 from mfconv_nb.families.registry import known_families
 from mfconv_nb.folding import fold
 from mfconv_nb.formats.index import MINDSPORE
@@ -20,11 +20,13 @@ from mfconv_nb.formats.reading import FOLDER, INDEX, TORCH, kind_of
 from mfconv_nb.mapping.adapters import is_adapter
 from mfconv_nb.mapping.plan import LEFT_OUT, TIED
 from mfconv_nb.mapping.quantised import quantisation_of
+from mfconv_nb.mapping.run_state import constant_of
 from mfconv_nb.report import bytes_text, how_many, how_many_in_short
 from mfconv_nb.run_config import RUN_CONFIG
 from mfconv_nb.steps.diagnosis import DECIDE, FINE, STOP, TOLD, Finding
 from mfconv_nb.steps.map import map
 from mfconv_nb.steps.map_report import CoverageError
+from mfconv_nb.steps.twins import HINT_HEAD, differ_at_first
 from mfconv_nb.trained.categories import WEIGHTS, amounts, category_of
 from mfconv_nb.trained.run import Step, TrainedRun
 
@@ -122,8 +124,10 @@ def look_at(path: Path, checkpoint: Checkpoint, run: TrainedRun | None, *, step_
     names = [s.name for s in weights]
     adapters = tuple(s for s in weights if is_adapter(s.name))
     told = checkpoint.side or (MF if any(word in name for name in names for word in OF_MF) or _is_mcore(names) else None)
-    quantised = quantisation_of(names, checkpoint.config)
+    quantised = quantisation_of(weights, checkpoint.config, checkpoint.quantised_by)
     side, mapped, refused = _try(checkpoint, told) if quantised is None else (told, None, None)
+    if refused is not None and refused.code == "MFC312":
+        quantised, refused = str(refused.found), None
     return Seen(path, checkpoint, run, weights, adapters, quantised, side, mapped, refused, step_asked)
 
 
@@ -169,7 +173,7 @@ def _form(seen: Seen) -> str:
     index = seen.path / MINDSPORE if kind == FOLDER else seen.path
     if index.name == MINDSPORE and index.is_file():
         return f"merged by mindspore.unified_safetensors, {files}"
-    return {FOLDER: f"a folder, {files}", INDEX: f"an index, {files}"}.get(kind, f"one {kind} file")
+    return {FOLDER: f"a folder, {files}", INDEX: f"an index, {files}"}.get(kind, f"one {kind} file" if count == 1 else f"{kind}, {files}")
 
 
 # ---- what was seen -------------------------------------------------------------------------------------------------------------
@@ -230,6 +234,7 @@ def _names(seen: Seen) -> Iterator[Finding]:
         yield Finding(FINE, "mapping", f"every tensor has its place on the {SIDE_NAMES[seen.mapped.side or HF]} side: {there}")
         yield from (Finding(TOLD, "note", note) for note in report.notes)
         left = [s.name for row in report.plan.rows if row.status == LEFT_OUT for s in row.sources if category_of(s.name) == WEIGHTS]
+        left = [name for name in left if not constant_of(name)]  # a conversion checks what they hold
         if left:
             yield Finding(DECIDE, "left out", f"{how_many(len(left), 'tensor')}; first {left[0]}")
     elif seen.refused is not None:
@@ -243,6 +248,11 @@ def _telling(seen: Seen) -> str | None:
 
 
 def _refusal(seen: Seen, refused: MfconvError) -> Iterator[Finding]:
+    if isinstance(refused, NotListedError):
+        fitting = " or ".join(as_flags(choice) for choice in seen.choices)
+        said = f"if you know better: {fitting}" if fitting else "and not every tensor would have its place"
+        yield Finding(DECIDE if fitting else STOP, "family", f"{refused.found}. Equal names are not equal mathematics; {said}")
+        return
     if isinstance(refused, SeveralFitError):
         works = seen.choices
         told = seen.lacks_config and not seen.adapters
@@ -306,7 +316,15 @@ def _special(seen: Seen) -> Iterator[Finding]:
             name = (row.targets or row.sources)[0].name
             said = f"{name} is written, {row.why}" if row.targets else f"{name} is left out: {row.why}"
             yield Finding(TOLD, "tied head", said)
+    yield from _heads(seen)
     yield from _layers(seen)
+
+
+def _heads(seen: Seen) -> Iterator[Finding]:
+    """Heads that the config ties to an embedding of other numbers; the first few MiB are compared."""
+    for equality in seen.mapped.equalities if seen.mapped is not None and seen.mapped.side == MF else ():
+        if (equality.said or equality.hint == HINT_HEAD) and differ_at_first(equality.first, equality.second):
+            yield Finding(DECIDE if equality.said else STOP, "tied head", equality.said or f"{equality.why}, but they hold other numbers")
 
 
 def _layers(seen: Seen) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from typing import Any
 from mfconv_nb.checkpoint import HF, MF
 from mfconv_nb.families.own import Offered, offered_families
 from mfconv_nb.families.registry import built_in, family_meant, family_named, known_families
+from mfconv_nb.families.same_maths import listed_types
 from mfconv_nb.mapping.rules import (
     ALL_OR_NONE,
     ANYWHERE,
@@ -174,7 +175,8 @@ TITLES = ("kind", "Hugging Face", "MindFormers", "layout")
 def _facts(family: Family) -> list[str]:
     found = _evidence_of(family)
     listed = {
-        "model_type": ", ".join(family.model_types),
+        "model_type": ", ".join(listed_types(family)),
+        "model_type of parts": "; ".join(f"{part}: {', '.join(kinds)}" for part, kinds in family.part_types.items()),
         "aliases": ", ".join(family.aliases),
         "this key also means": ", ".join(family.also) and f"{', '.join(family.also)}, told apart by the names",
         "without --model": _told_as(family),

@@ -23,7 +23,7 @@ from mfconv_nb.checkpoint import HF, MF, Checkpoint, LazyTensor, TensorSpec
 from mfconv_nb.dtypes import dtype_after_cast, requested_dtype
 from mfconv_nb.errors import FormatError, InputError, MfconvError, OutputError, one_line, quoted
 from mfconv_nb.families.registry import family_meant
-from mfconv_nb.formats.reading import checkpoint_files
+from mfconv_nb.formats.folders import checkpoint_files
 from mfconv_nb.mapping.forms import options_of
 from mfconv_nb.mapping.rules import Family
 from mfconv_nb.progress import OnProgress

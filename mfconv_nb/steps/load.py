@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.checkpoint import MF, Checkpoint, LazyTensor, Original, Written, checkpoint_of
+from mfconv_nb.checkpoint import MF, SIDE_NAMES, Checkpoint, LazyTensor, Original, Written, checkpoint_of
 from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.config import PARAMS, read_config, read_params
 from mfconv_nb.errors import InputError, MappingError
+from mfconv_nb.formats.assets import scheme_beside
 from mfconv_nb.formats.peft_folder import CONFIG, read_adapter_config
 from mfconv_nb.formats.reading import Opened, open_files, open_path
 from mfconv_nb.live import is_live, load_live
@@ -20,7 +21,8 @@ from mfconv_nb.report import how_many
 from mfconv_nb.run_config import ENDINGS, Lora, RunConfig, checked_alpha, lora_of, read_run_config
 from mfconv_nb.steps.proven import written_parts
 from mfconv_nb.steps.runs import merged, open_run
-from mfconv_nb.steps.wholes import note_on_a_part, part_of
+from mfconv_nb.steps.sides import side_of_names
+from mfconv_nb.steps.wholes import note_on_a_part, part_of, whole_of
 from mfconv_nb.streaming.manifest import CARRIED, read_manifest, side_folder
 from mfconv_nb.trained.categories import categories_asked, category_of
 from mfconv_nb.trained.merged import notes_on_run_state
@@ -43,9 +45,10 @@ def load(
     """Open a checkpoint. Reads headers, the config and the manifest beside it; no weight.
 
     Args:
-        source: a folder, an index, any one file or a list of files (safetensors, MindSpore `.ckpt`, torch `.bin`, `.pt`, `.pth`); the
-            folder of a training run (`rank_N/` with its strategy files, or Checkpoint 2.0), whose slices become whole tensors; or a
-            live object: a torch Module or state dict, a MindSpore Cell or parameter dict, a dict of arrays.
+        source: a folder (also one of the hub cache), an index, a file or a list of files (safetensors, MindSpore `.ckpt`, torch `.bin`,
+            `.pt`, `.pth`); the folder of a training run (`rank_N/` with its strategy files, or Checkpoint 2.0), whose slices become whole
+            tensors; or a live object: a torch Module or state dict, a MindSpore Cell or parameter dict, a dict of arrays. A shard and a
+            config.json stand for their whole checkpoint, with a note; a list is taken as it is.
         config: a config.json, its folder, its content, or the YAML of a MindFormers run. Left out: the one beside the files, else the
             one in the manifest.
         step: of a run, the step to take: ``400``, or ``"2_400"`` with its epoch. Left out: the newest that is whole.
@@ -60,7 +63,10 @@ def load(
     if isinstance(source, Checkpoint):
         return _taken(_described(source, config, lora_alpha), only)
     if is_live(source):
-        return _taken(_described(load_live(source), config, lora_alpha), only)
+        live = load_live(source)
+        live = replace(live, side=side_of_names(live.tensors) or live.side)
+        return _taken(_described(live, config, lora_alpha), only)
+    said: tuple[str, ...] = ()
     if isinstance(source, Sequence) and not isinstance(source, str):
         if odd := [p for p in source if not isinstance(p, str | Path)]:
             raise InputError("MFC109", found=f"a list with a {type(odd[0]).__name__} in it", expected="paths")
@@ -69,7 +75,7 @@ def load(
             raise InputError("MFC109", found="an empty list", expected="at least one path")
         opened, path = _open_several(paths), paths[0]
     elif isinstance(source, str | Path):
-        path = Path(source).expanduser()
+        path, said = whole_of(Path(source).expanduser())
         run = open_run(path, step=step, strategy=strategy, file_prefix=file_prefix, config=config_near(path, config))
         if run is not None:
             return load_run(run, path, config=config, only=only, lora_alpha=lora_alpha)
@@ -78,10 +84,13 @@ def load(
         raise InputError("MFC109", found=f"a {type(source).__name__}", expected="a path or a live object")
     folder, manifest, notes = _fitting_manifest(path, opened.tensors)
     config_beside = _config_beside(path)
+    side = manifest.get("to") or side_of_names(opened.tensors) or opened.side
+    if side in SIDE_NAMES and opened.side in SIDE_NAMES and side != opened.side:
+        notes += (f"the names are {SIDE_NAMES[side]}'s, which counts; files of this format are usually {SIDE_NAMES[opened.side]}'s",)
     found = checkpoint_of(
         opened.tensors,
         origin=str(source) if isinstance(source, str | Path) else how_many(len(opened.files), "file"),
-        side=manifest.get("to") or opened.side,
+        side=side,
         config=None if config else _config_beside(path) or manifest.get("config"),
         files=opened.files,
         others=opened.others,
@@ -89,8 +98,10 @@ def load(
         family=manifest.get("family"),
         family_file=manifest.get("family_file") or "",
         options=manifest.get("options") or {},
-        notes=note_on_a_part(path) + opened.notes + notes_on_run_state(opened.run_state) + notes,
+        notes=said + note_on_a_part(path) + opened.notes + notes_on_run_state(opened.run_state) + notes,
         lora=_lora_beside(path, manifest),
+        twins=opened.twins,
+        quantised_by=scheme_beside(path if os.path.isdir(path) else path.parent),
     )
     return _taken(_described(_to_prove(found, path, folder, manifest, config_beside), config, lora_alpha), only)
 
@@ -183,7 +194,8 @@ def _agreed(first: Lora | None, second: Lora | None) -> Lora | None:
     known = first if first.alpha is not None else second
     dropout = first.dropout if first.dropout is not None else second.dropout
     content, problem = first.content or second.content, first.problem or second.problem
-    return Lora(known.alpha, first.rank or second.rank, known.origin, dropout, content, problem)
+    only_merged = first.only_merged or second.only_merged
+    return Lora(known.alpha, first.rank or second.rank, known.origin, dropout, content, problem, only_merged)
 
 
 def _lora_beside(path: Path, manifest: Mapping[str, Any]) -> Lora | None:
@@ -232,7 +244,7 @@ def _given(config: str | Path | Mapping[str, Any] | None) -> RunConfig | None:
 
 def _config_beside(path: Path) -> Mapping[str, Any] | None:
     folder = path if os.path.isdir(path) else path.parent
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").is_file() or (folder / "config.json").is_symlink():  # one that leads nowhere is refused
         return read_config(folder / "config.json")
     return read_params(folder / PARAMS) if (folder / PARAMS).is_file() else None
 

@@ -14,6 +14,7 @@ from mfconv_nb.config import Size, Sizes, read_sizes
 from mfconv_nb.errors import MappingError, MfconvError, UsageError, did_you_mean, quoted
 from mfconv_nb.families.own import family_in_file, is_file_name
 from mfconv_nb.families.registry import candidates_of, family_remembered, identify, known_families
+from mfconv_nb.families.same_maths import listed_types, said_otherwise
 from mfconv_nb.mapping.adapters import DEFAULT_STYLE, STYLES, half_of
 from mfconv_nb.mapping.flaws import check_family
 from mfconv_nb.mapping.forms import (
@@ -26,16 +27,19 @@ from mfconv_nb.mapping.forms import (
     templates_of,
     that_matter,
 )
-from mfconv_nb.mapping.plan import DROPPED, RESTORED, MappingPlan, plan_mapping
-from mfconv_nb.mapping.quantised import quantisation_of
+from mfconv_nb.mapping.plan import DROPPED, LEFT_OUT, RESTORED, MappingPlan, plan_mapping
+from mfconv_nb.mapping.quantised import FP8, claimed, codes_among, quantisation_of, scheme_by_names
 from mfconv_nb.mapping.rules import NUMBERS, Drop, Family, OptionValue, form_of
 from mfconv_nb.mapping.run_state import run_state_of
+from mfconv_nb.report import how_many
 from mfconv_nb.steps.first_layers import first_layers
 from mfconv_nb.steps.load import load
 from mfconv_nb.steps.map_report import CoverageError, MapReport
 from mfconv_nb.steps.mapped_tensors import TensorMaker, equal_when_narrow, equalities_of
 from mfconv_nb.steps.proven import proven
 from mfconv_nb.steps.resemblance import told_by_original
+from mfconv_nb.steps.sides import side_of_names
+from mfconv_nb.steps.twins import filled_in, tied_equalities, with_twins
 
 
 @makes_many_objects
@@ -75,7 +79,8 @@ def map(
     source = load(checkpoint, config=config)
     if source.lora is not None and any(half_of(n) for n in source.tensors):
         source.lora.check()
-    to = _direction(source, to)
+    family = family_in_file(family) if isinstance(family, str | Path) and is_file_name(family) else family
+    to = _direction(source, to, family)
     asked = _Asked(source, to, layers, (leave_out,) if isinstance(leave_out, str) else tuple(leave_out), _style(source, adapters))
     meant = _meant(asked, family)
     given = checked_options(meant, options)
@@ -83,8 +88,8 @@ def map(
     if stale:
         return _without_manifest(source, stale, family, to=to, layers=layers, leave_out=leave_out, adapters=adapters, **options)
     chosen, plan = decide(_choices(asked, meant, given), lambda form: asked.plan(form, given))
+    _refuse_codes(plan, source)
     if plan.problems:
-        _refuse_quantised([p.name for p in plan.problems if p.kind == "unmatched"], source)
         raise CoverageError(plan, source)
     decided = that_matter(meant, chosen)
     if to == HF:
@@ -94,7 +99,11 @@ def map(
             plan = asked.plan(chosen.form, given)
             decided |= dict.fromkeys(told, "told from the original's numbers")
     assumed = _assumed(meant, plan, decided) if to == HF else []
-    mapped = _mapped(_with_layers(source, meant, chosen.form, layers), plan, decided, asked.original_for(chosen.form), assumed)
+    sizes = _sizes(source, chosen.form, given)
+    completed = with_twins(source, chosen.form, sizes, to)
+    notes = [*filled_in(source, completed), *assumed]
+    mapped = _mapped(_with_layers(completed, meant, chosen.form, layers), plan, decided, asked.original_for(chosen.form), notes)
+    mapped = replace(mapped, equalities=(*mapped.equalities, *tied_equalities(completed, chosen.form, sizes, to)))
     if layers is None:
         return mapped
     by_names = {o.name for o in meant.options if o.side == "both"}  # without the layers behind the last one perhaps another value
@@ -141,7 +150,7 @@ class _Asked:
     def plan(self, form: Family, given: Mapping[str, OptionValue]) -> MappingPlan:
         sizes, original = _sizes(self.source, form, given), self.original_for(form)
         return plan_mapping(
-            self.source.specs,
+            with_twins(self.source, form, sizes, self.to).specs,
             form,
             self.to,
             sizes=sizes,
@@ -167,8 +176,6 @@ def _meant(asked: _Asked, family: str | Path | Family | None) -> Family:
         if not family.chosen and not any(family is known for known in known_families()):  # a form has lost the options of its rules
             check_family(family)
         return family
-    if family and is_file_name(family):
-        return family_in_file(family)
     remembered = asked.source.family
     if not family and remembered is None:
         return _told(asked)
@@ -194,19 +201,29 @@ def _choices(asked: _Asked, meant: Family, given: Mapping[str, OptionValue]) -> 
 
 def _told(asked: _Asked) -> Family:
     """The family by config and names. Quantised weights are refused as such, whatever model they are of."""
+    source = asked.source
     try:
-        return identify(asked.names(), asked.source.config, asked.to)
+        return identify(asked.names(), source.config, asked.to)
     except MappingError:
-        _refuse_quantised(asked.names(), asked.source)
+        _refuse_quantised(source, quantisation_of(source.specs, source.config, source.quantised_by))
         raise
 
 
-def _refuse_quantised(names: Sequence[str], source: Checkpoint) -> None:
-    """Raises MappingError (MFC312) where names say that the weights are codes: no family would help."""
-    quantised = quantisation_of(names, source.config)
-    if quantised is not None:
+def _refuse_codes(plan: MappingPlan, source: Checkpoint) -> None:
+    """Raises MappingError (MFC312) for names beside codes that no rule knows, left out or not, and for weights in a dtype of codes."""
+    claim = claimed(source.config) or source.quantised_by
+    known = {s.name for row in plan.rows if row.status != LEFT_OUT for s in row.sources}
+    weights = [s for row in plan.rows if row.status not in (LEFT_OUT, DROPPED) for s in row.sources]
+    unknown = [s for s in source.specs if s.name not in known and run_state_of(s.name) is None]
+    found = scheme_by_names(unknown, claim) or codes_among(weights, claim, all_weights=True)
+    _refuse_quantised(source, found or codes_among((*weights, *unknown), claim))
+
+
+def _refuse_quantised(source: Checkpoint, found: str | None) -> None:
+    """Raises MappingError (MFC312) where the weights are codes: no family would help."""
+    if found is not None:
         hint = "Take the original weights, or dequantise them first and save them as bf16 or fp16."
-        raise MappingError("MFC312", source.origin, found=quantised, expected="weights as numbers, not as codes", hint=hint)
+        raise MappingError("MFC312", source.origin, found=found, expected="weights as numbers, not as codes", hint=hint)
 
 
 def _with_layers(source: Checkpoint, meant: Family, form: Family, layers: int | None) -> Checkpoint:
@@ -218,9 +235,11 @@ def _with_layers(source: Checkpoint, meant: Family, form: Family, layers: int | 
     return replace(source, config=first_layers(source.config, sizes, layers))
 
 
-def _direction(source: Checkpoint, to: str | None) -> str:
+def _direction(source: Checkpoint, to: str | None, family: str | Path | Family | None) -> str:
+    """As asked; else away from the side the checkpoint is on, which a family of one's own may tell by its names."""
     if to is None:
-        return HF if source.side == MF else MF
+        told = side_of_names(source.tensors, family) if isinstance(family, Family) else None
+        return HF if (told or source.side) == MF else MF
     if to not in SIDE_NAMES:
         hint = did_you_mean(to, SIDE_NAMES)
         raise UsageError("MFC501", "to", found=quoted(to), expected="'hf' or 'mf'", hint=hint)
@@ -308,9 +327,13 @@ def _assumed(family: Family, plan: MappingPlan, decided: Mapping[str, str]) -> l
 def _notes(source: Checkpoint, plan: MappingPlan, original: Original | None) -> tuple[str, ...]:
     """What a reader should know: a config that names another kind of model, and what only a manifest could bring back."""
     family, notes = plan.family, []
-    model_type = (source.config or {}).get("model_type")
-    if isinstance(model_type, str) and family.model_types and model_type not in family.model_types:
-        notes.append(f"config.json says model_type {quoted(model_type)}; {family.key} is for {', '.join(family.model_types)}")
+    said = said_otherwise(family, source.config or {}) if family.model_types else None
+    if said is not None:
+        notes.append(f"config.json says {said}; {family.key} is for {', '.join(listed_types(family))}")
+    if (claim := claimed(source.config) or source.quantised_by) and plan.to == MF:  # the other way a save says it of its config.json
+        notes.append(f"said to be quantised ({claim}), which these weights are not")
+    if fp8 := [s for row in plan.rows if row.targets for s in row.targets if s.dtype in FP8]:
+        notes.append(f"{how_many(len(fp8), 'tensor')} in fp8 without scales: kept as they are; first {fp8[0].name}")
     if plan.to == HF and original is None and any(half_of(n) is None for n in source.tensors):  # of adapters alone nothing is missed
         lost = [rule for rule in family.rules if isinstance(rule, Drop) and rule.side == HF]
         notes += [f"not restored, if it was there: {rule.pattern} ({rule.why})" for rule in lost]

@@ -6,17 +6,21 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 
+import numpy as np
+
 from mfconv_nb.blocks import Block, compose, source_range, target_range, whole
-from mfconv_nb.checkpoint import MF, SIDE_NAMES, Checkpoint, Equality, LazyTensor, Piece, TensorSpec, zeros_source
-from mfconv_nb.dtypes import itemsize, short_name
-from mfconv_nb.mapping.plan import TIED, Row
+from mfconv_nb.checkpoint import MF, SIDE_NAMES, ArraySource, Checkpoint, Equality, LazyTensor, Piece, TensorSpec, zeros_source
+from mfconv_nb.dtypes import itemsize, numpy_dtype, short_name
+from mfconv_nb.mapping.plan import LEFT_OUT, TIED, Row
 from mfconv_nb.mapping.rules import Tied
+from mfconv_nb.mapping.run_state import ONES, constant_of
 from mfconv_nb.report import how_many
 from mfconv_nb.streaming.gather import made_whole
 
 HINT_TIED = 'Give a config with "tie_word_embeddings": false to keep both (and remove the manifest beside it).'
 HINT_COPIES = "One of the files may be damaged or of another checkpoint; the target has no place for two of them."
 HINT_NARROW = "Remove the manifest beside it, and the dtype stays as it is."
+HINT_CONSTANT = "The experts of this layer were moved, or this is another model: Hugging Face's side has no place for it."
 HINT_ZEROS = "It was trained, or this is another model: Hugging Face's side has no place for it."
 
 
@@ -112,4 +116,14 @@ def equalities_of(row: Row, source: Checkpoint, tensors: Mapping[str, LazyTensor
         zeros = Piece(zeros_source(spec.nbytes), 0, spec.dtype, whole(spec.elements))
         why = f"a part of {how_many(part.block.elements, 'number')} is filled with zeros on the {SIDE_NAMES[MF]} side"
         found.append(Equality(LazyTensor(spec, tuple(pieces)), LazyTensor(spec, (zeros,)), why, HINT_ZEROS))
+    if row.status == LEFT_OUT:
+        left = [source.tensors[spec.name] for spec in row.sources if constant_of(spec.name)]
+        found += [Equality(t, _constant(t.spec), f"left out, which needs {constant_of(t.name)} in it", HINT_CONSTANT) for t in left]
     return found
+
+
+def _constant(spec: TensorSpec) -> LazyTensor:
+    """What a constant of a layer must hold for a model without it to be the same."""
+    numbers = np.ones(spec.elements) if constant_of(spec.name) == ONES else np.arange(spec.elements)
+    data = np.frombuffer(numbers.astype(numpy_dtype(spec.dtype)).tobytes(), np.uint8)
+    return LazyTensor(spec, (Piece(ArraySource(data, constant_of(spec.name)), 0, spec.dtype, whole(spec.elements)),))

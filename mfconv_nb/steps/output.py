@@ -12,15 +12,17 @@ from typing import Any
 import xxhash
 
 from mfconv_nb.checkpoint import HF, ByteSource, Checkpoint, LazyTensor, TensorSpec
-from mfconv_nb.dtypes import CASTABLE, DTYPES, dtype_after_cast
-from mfconv_nb.errors import MappingError
+from mfconv_nb.dtypes import dtype_after_cast
+from mfconv_nb.errors import MappingError, quoted
 from mfconv_nb.formats import peft_folder, safetensors_file
-from mfconv_nb.formats.assets import config_bytes, read_assets
+from mfconv_nb.formats.assets import code_named, config_bytes, read_assets
 from mfconv_nb.formats.writing import is_folder, plan_output
 from mfconv_nb.mapping.adapters import HINT_ALPHA, adapters_of, is_adapter, rank_of
+from mfconv_nb.mapping.quantised import FP8, claimed, codes_among
 from mfconv_nb.places import FilePlan, OutputPlan
 from mfconv_nb.report import how_many
 from mfconv_nb.run_config import RUN_CONFIG, Lora
+from mfconv_nb.steps.true_config import true_config
 from mfconv_nb.streaming.fill import FillJob
 from mfconv_nb.streaming.manifest import CARRIED
 from mfconv_nb.streaming.publish import Staging
@@ -36,6 +38,7 @@ class Output:
         plan: every file.
         held: for each file of the plan the tensors in it. Those of the checkpoint, or slices of them.
         offsets: for each file where the slices in it begin in their whole tensors; empty where tensors are written whole.
+        notes: what a reader should know of the small files.
     """
 
     checkpoint: Checkpoint
@@ -43,6 +46,7 @@ class Output:
     plan: OutputPlan
     held: tuple[Mapping[str, LazyTensor], ...]
     offsets: tuple[Mapping[str, tuple[int, ...]], ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     @property
     def carried(self) -> Mapping[str, LazyTensor]:
@@ -112,16 +116,32 @@ def whole_output(
     specs = output_specs(checkpoint, dtype)
     if checkpoint.side == HF and is_folder(target) and any(is_adapter(s.name) for s in specs):
         plan, extras = _adapter_folder(checkpoint, specs)
+        notes: tuple[str, ...] = ()
     else:
         plan = plan_output(specs, target, checkpoint.side, max_shard_size)
-        extras = _extras(checkpoint, plan, specs, assets)
+        extras, notes = _extras(checkpoint, plan, specs, assets)
     plan = OutputPlan(plan.files, plan.folder, {**extras, **plan.indexes})
-    return Output(checkpoint, {s.name: s.dtype for s in specs}, plan, (checkpoint.tensors,) * len(plan.files))
+    return Output(checkpoint, {s.name: s.dtype for s in specs}, plan, (checkpoint.tensors,) * len(plan.files), notes=notes)
 
 
 def output_specs(checkpoint: Checkpoint, dtype: str | None) -> tuple[TensorSpec, ...]:
-    """Name, shape and dtype of what is written, where ``dtype`` is asked for; a dtype that the family fixes stays."""
+    """Name, shape and dtype of what is written, where ``dtype`` is asked for; a dtype that the family fixes stays.
+
+    Raises:
+        MappingError: MFC312 where a dtype is asked for and some numbers are fp8 or codes: they would silently stay what they are.
+    """
+    if dtype is not None:
+        _check_castable(checkpoint)
     return tuple(_output_spec(s, None if s.name in checkpoint.fixed_dtypes else dtype) for s in checkpoint.specs)
+
+
+def _check_castable(checkpoint: Checkpoint) -> None:
+    fp8 = next(
+        (f"fp8 numbers: {quoted(s.name)}" for s in checkpoint.specs if s.dtype in FP8 and s.name not in checkpoint.fixed_dtypes), None
+    )
+    if found := fp8 or codes_among(checkpoint.specs, claimed(checkpoint.config) or checkpoint.quantised_by):
+        hint = "Without --dtype (dtype=) they stay as they are."
+        raise MappingError("MFC312", checkpoint.origin, found=found, expected="tensors that become what --dtype says", hint=hint)
 
 
 def _output_spec(spec: TensorSpec, dtype: str | None) -> TensorSpec:
@@ -138,20 +158,24 @@ def stored_dtype(tensor: LazyTensor) -> str:
     return tensor.pieces[0].dtype if tensor.pieces else tensor.dtype
 
 
-def _extras(checkpoint: Checkpoint, plan: OutputPlan, specs: tuple[TensorSpec, ...], assets: str | Path | None) -> dict[str, bytes]:
-    """config.json, with the dtype that is really written, and the tokenizer files from ``assets``, for a Hugging Face folder."""
+def _extras(
+    checkpoint: Checkpoint, plan: OutputPlan, specs: tuple[TensorSpec, ...], assets: str | Path | None
+) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """For a Hugging Face folder: config.json, true of what is written, and the tokenizer files from ``assets``; and notes on them."""
     if checkpoint.side != HF or not plan.folder:
-        return {}
+        return {}, ()
     found = read_assets(Path(assets).expanduser()) if assets is not None else {}
     config = json.loads(found["config.json"]) if found else checkpoint.config
     if config is None or RUN_CONFIG in config:  # the sizes of a run's YAML are not the config of a model
-        return {}
-    key = next((k for k in ("dtype", "torch_dtype") if k in config), None)
-    dtypes = {s.dtype for s in specs if s.dtype in CASTABLE}
-    told = DTYPES[dtypes.pop()].torch if len(dtypes) == 1 else None
-    if key is not None and told is not None and config[key] != told:  # from_pretrained would cast to what the config says
-        return {**found, "config.json": config_bytes({**config, key: told})}
-    return {**found, "config.json": found.get("config.json") or config_bytes(config)}
+        return {}, ()
+    said, notes = true_config(config, checkpoint, specs)
+    same = found.get("config.json") if said == config else None
+    files = {**found, "config.json": same or config_bytes(said)}
+    if code := code_named(files):
+        notes += (
+            f"auto_map names code, which does not come along; from_pretrained needs it from the original's folder: {', '.join(code)}",
+        )
+    return files, notes
 
 
 # ---- adapters --------------------------------------------------------------------------------------------------------------

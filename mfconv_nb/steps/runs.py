@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -10,20 +11,25 @@ from typing import Any
 
 from mfconv_nb.checkpoint import MF, Equality, LazyTensor
 from mfconv_nb.config import read_sizes
-from mfconv_nb.errors import MfconvError, SeveralFitError, UsageError, quoted
+from mfconv_nb.errors import InputError, MfconvError, SeveralFitError, UsageError, quoted
 from mfconv_nb.families.registry import family_named, identify
 from mfconv_nb.mapping.adapters import half_of
 from mfconv_nb.mapping.expected import expected_specs
 from mfconv_nb.mapping.forms import fitting_forms, templates_of
 from mfconv_nb.mapping.rules import Family
+from mfconv_nb.mapping.run_state import run_state_of
 from mfconv_nb.report import bytes_text, how_many
 from mfconv_nb.streaming.fill import tensor_checksums
 from mfconv_nb.trained.categories import CATEGORIES, WEIGHTS, amounts, categories_asked, category_of
 from mfconv_nb.trained.duplicates import copies_for_parts
 from mfconv_nb.trained.iteration_folders import looks_like_iteration_folder, open_iteration_folder
 from mfconv_nb.trained.rank_folders import looks_like_rank_folders, open_rank_folders
+from mfconv_nb.trained.rank_tensors import names_text
 from mfconv_nb.trained.run import Step, TrainedRun
 from mfconv_nb.widgets.exploration import Explorable, Exploration
+
+_LAYER = re.compile(r"((?:.*?\.)?(?:layers?|blocks?|h)\.)(\d{1,6})\.", re.DOTALL)
+MOST_LAYERS = 4096
 
 
 @dataclass(frozen=True, repr=False)
@@ -137,7 +143,7 @@ def expected_shapes(names: Iterable[str], config: Mapping[str, Any] | None) -> d
     """
     if config is None:
         return {}
-    halves = ((name, half_of(name)) for name in names if category_of(name) == WEIGHTS)
+    halves = ((name, half_of(name)) for name in names if category_of(name) == WEIGHTS and run_state_of(name) is None)
     weights = list(dict.fromkeys(name if half is None else half.weight for name, half in halves))  # of an adapter that of its weight
     try:
         return _shapes_by(identify(weights, config, to="hf"), weights, config)
@@ -169,11 +175,13 @@ def merged(run: TrainedRun, only: str | Iterable[str] | None = None) -> Merged:
     Args:
         only: categories of tensors to take, such as ``"weights"``; left out: all.
     Raises:
-        InputError: the first of the run's problems, with all of them.
+        InputError: the first of the run's problems; MFC111 where the weights are asked for and are not all there.
     """
     if run.problems:
         raise run.problems[0]
     wanted = CATEGORIES if only is None else categories_asked(only)
+    if only is not None and WEIGHTS in wanted:
+        _check_all_weights(run)
     taken = {name: tensor for name, tensor in run.tensors.items() if category_of(name) in wanted}
     for tensor in taken.values():
         problem = tensor.problem()
@@ -182,6 +190,29 @@ def merged(run: TrainedRun, only: str | Iterable[str] | None = None) -> Merged:
     wholes = {name: tensor.whole() for name, tensor in taken.items()}
     equalities = tuple(equality for tensor in taken.values() for equality in tensor.copies())
     return Merged(wholes, equalities, (_amounts_note(wholes), *(f"assumed: {a}" for a in run.assumed), *run.notes))
+
+
+def _check_all_weights(run: TrainedRun) -> None:
+    """Raises InputError (MFC111) where weights of the run are in no file, or a layer among others has none; adapters may be alone."""
+    weights = [name for name in run.tensors if category_of(name) == WEIGHTS]
+    absent = [name for name in run.absent if category_of(name) == WEIGHTS]
+    if all(half_of(name) is not None for name in weights):
+        return
+    found = f"no file holds {how_many(len(absent), 'weight')} of which the run speaks: {names_text(absent)}" if absent else ""
+    if gaps := layers_without(weights):
+        found = f"no weight of {names_text(gaps)}, though later layers have some"
+    if found:
+        hint = "Fetch the missing files. Without --only (only= in Python) all that is there is written."
+        raise InputError("MFC111", run.folder, found=found, expected="all weights of the model", hint=hint)
+
+
+def layers_without(names: Iterable[str]) -> list[str]:
+    """``decoder.layers.2``: layers that have no tensor, where later ones of the same name have."""
+    seen: dict[str, set[int]] = {}
+    for name in names:
+        if match := _LAYER.match(name):
+            seen.setdefault(match[1], set()).add(int(match[2]))
+    return [f"{stem}{n}" for stem, numbers in seen.items() for n in range(min(max(numbers), MOST_LAYERS)) if n not in numbers]
 
 
 def _amounts_note(tensors: Mapping[str, LazyTensor]) -> str:

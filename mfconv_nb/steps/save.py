@@ -12,16 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.checkpoint import HF, Checkpoint, FileSource
+from mfconv_nb.checkpoint import HF, Checkpoint, FileSource, TensorSpec
 from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.dtypes import requested_dtype, short_name
 from mfconv_nb.errors import InputError, MappingError, OutputError, quoted
 from mfconv_nb.formats import index as index_files
-from mfconv_nb.formats.reading import checkpoint_files
+from mfconv_nb.formats.folders import checkpoint_files
 from mfconv_nb.formats.writing import ENDINGS
 from mfconv_nb.places import OutputPlan
 from mfconv_nb.progress import NoProgress, OnProgress, Progress, progress_for
 from mfconv_nb.report import Column, Result, Table, bytes_text, how_many, seconds_text
+from mfconv_nb.steps.damage import notes_on_zeros
 from mfconv_nb.steps.output import Output, manifest_of, whole_output
 from mfconv_nb.steps.ranks_output import ranks_output
 from mfconv_nb.steps.runs import looks_like_run
@@ -31,6 +32,7 @@ from mfconv_nb.streaming.fill import DEFAULT_THREADS, fill_files
 from mfconv_nb.streaming.journal import Journal, was_publishing
 from mfconv_nb.streaming.manifest import MANIFEST, manifest_bytes, side_folder
 from mfconv_nb.streaming.publish import Staging, check_space, clear_staging, open_staging, publish, refused_writes, staging_of
+from mfconv_nb.streaming.stored_checksums import check_stored_checksums
 from mfconv_nb.trained.cutting import RankLayout
 
 _CONFIGS = {"config.json", "adapter_config.json"}
@@ -69,6 +71,7 @@ def save(
         progress: show a bar when it takes longer than half a second; or a function that is called with the bytes written so far.
     Raises:
         OutputError: MFC401 to MFC407. InputError: MFC108 when a source changes. MappingError: MFC308 for tensors that must be equal.
+        FormatError: MFC209 where a source does not fit the checksum that it carries.
     """
     begun = time.monotonic()
     target = Path(target).expanduser()
@@ -80,7 +83,8 @@ def save(
     may_replace = overwrite or _was_publishing(target, out)
     check_target(out.plan, target, checkpoint, overwrite=may_replace)
     bar = progress_for(progress, out.plan.size, "writing")
-    check_equalities(checkpoint, threads, bar)
+    check_stored_checksums((*checkpoint, *out.carried.values()), threads, bar)
+    about["notes"] += check_equalities(checkpoint, threads, bar)
     check_space(target, out.plan.size)
     out.check_sources()
     if dry_run:
@@ -95,6 +99,7 @@ def save(
                 clear_staging(staging)
             filled = fill_files(out.jobs(staging), journal, threads, bar)
             out.check_sources()
+            about["notes"] += notes_on_zeros(_written(out, filled.checksums))
             _write_small_files(staging, out, filled.checksums)
             check_target(out.plan, target, checkpoint, overwrite=may_replace)  # someone else may have been quicker
             journal.begin_publishing()
@@ -110,7 +115,7 @@ def _about(out: Output, target: Path) -> dict[str, Any]:
     """What the report says whatever happens."""
     lacks_config = out.checkpoint.side == HF and out.plan.folder and not _CONFIGS & set(out.plan.names)
     carried, merged = len(out.checkpoint.carried_away), out.checkpoint.merged
-    notes = (NOT_OF_A_RUN if out.offsets else NO_CONFIG,) if lacks_config else ()
+    notes = ((NOT_OF_A_RUN if out.offsets else NO_CONFIG,) if lacks_config else ()) + out.notes
     back = way_back_of(out)
     return {"target": str(target), "plan": out.plan, "casts": out.casts, "back": back, "carried": carried, "merged": merged, "notes": notes}
 
@@ -122,6 +127,12 @@ def _infinite(out: Output, counted: Mapping[tuple[int, str], int]) -> dict[str, 
     for (name, _), n in slices.items():
         found[name] = found.get(name, 0) + n
     return {name: found[name] for name in out.checkpoint.tensors if name in found}
+
+
+def _written(out: Output, checksums: Mapping[tuple[int, str], str]) -> dict[str, tuple[TensorSpec, str]]:
+    """What was written under each name, with its checksum."""
+    held = ((number, name, out.held[number][name]) for number, file in enumerate(out.plan.files) for name in file.places)
+    return {name: (TensorSpec(name, tensor.shape, out.dtypes[name]), checksums[number, name]) for number, name, tensor in held}
 
 
 def _write_small_files(staging: Staging, out: Output, checksums: Mapping[tuple[int, str], str]) -> None:
@@ -145,7 +156,7 @@ def check_target(plan: OutputPlan, target: Path, checkpoint: Checkpoint, *, over
     if plan.folder and any(p.parent == target.resolve() for p in sources):
         hint = "Choose another target: a checkpoint is never replaced by what is made from it."
         raise OutputError("MFC402", target, found="the folder that is being read", expected="another folder", hint=hint)
-    if any("/" in name for name in plan.names):
+    if any("/" in file.name for file in plan.files):
         _check_no_other_run(plan, target)
     elif plan.folder and looks_like_run(target):
         code = "MFC402" if any(target.resolve() in p.parents for p in sources) else "MFC401"
@@ -184,19 +195,21 @@ def _live_files(checkpoint: Checkpoint) -> Iterable[Path]:
     return [s.path for s in sources.values() if isinstance(s, FileSource)]
 
 
-def check_equalities(checkpoint: Checkpoint, threads: int = DEFAULT_THREADS, progress: Progress | None = None) -> None:
+def check_equalities(checkpoint: Checkpoint, threads: int = DEFAULT_THREADS, progress: Progress | None = None) -> tuple[str, ...]:
     """Raises MappingError (MFC308) when tensors that are left out as copies hold other numbers than what they copy.
 
     Args:
         progress: of the step that comes after it; this one shows its own beside it.
+    Returns:
+        What is to be said of tensors that should be equal, are not, and are both kept.
     """
     if not checkpoint.equalities:
-        return
+        return ()
     pairs = [(e.first, e.second) for e in checkpoint.equalities]
     with (progress or NoProgress()).another(sum(b.spec.nbytes for _, b in pairs), "comparing copies") as bar:
         found = compare_tensors(pairs, threads, bar)
     for equality, comparison in zip(checkpoint.equalities, found, strict=True):
-        if not comparison.equal_bytes:
+        if not comparison.equal_bytes and not equality.said:
             raise MappingError(
                 "MFC308",
                 quoted(equality.first.name),
@@ -204,6 +217,7 @@ def check_equalities(checkpoint: Checkpoint, threads: int = DEFAULT_THREADS, pro
                 expected=f"equal bytes, since {equality.why}",
                 hint=equality.hint or None,
             )
+    return tuple(e.said for e, c in zip(checkpoint.equalities, found, strict=True) if e.said and not c.equal_bytes)
 
 
 def _stale_files(target: Path, plan: OutputPlan) -> list[Path]:
@@ -217,7 +231,7 @@ def _stale_files(target: Path, plan: OutputPlan) -> list[Path]:
             index = index_files.read_index(target / name)
         except InputError:
             continue
-        stale += [index.path, *(f for f in index.files if f.suffix.lower() in ENDINGS)]  # an index may name anything
+        stale += [index.path, *(f for f in index.files if f.suffix.lower() in ENDINGS and f.parent == target)]  # an index may name anything
     return [p for p in stale if p.name not in plan.names and p.is_file()]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.checkpoint import SIDE_NAMES, Checkpoint, LazyTensor, TensorSpec
+from mfconv_nb.checkpoint import MF, SIDE_NAMES, Checkpoint, LazyTensor, TensorSpec
 from mfconv_nb.dtypes import short_name
 from mfconv_nb.errors import InputError, MappingError
 from mfconv_nb.families.own import family_in_file, is_file_name
@@ -24,8 +24,11 @@ from mfconv_nb.steps.diff import AGREE, DTYPE, EQUAL, DiffReport, diff
 from mfconv_nb.steps.load import Loadable, load, manifest_near
 from mfconv_nb.steps.map import map
 from mfconv_nb.steps.proven import proven, slices_of
+from mfconv_nb.steps.twins import with_twins
+from mfconv_nb.steps.wholes import whole_of
 from mfconv_nb.streaming.compare import compare_tensors
 from mfconv_nb.streaming.fill import tensor_checksums
+from mfconv_nb.streaming.stored_checksums import check_stored_checksums
 from mfconv_nb.widgets.exploration import Explorable, Exploration
 
 PASS, CLOSE, FAIL, UNSURE = "pass", "close", "fail", "unsure"
@@ -102,6 +105,7 @@ def _round_trip(
         forward = map(a, family, to=b.side, **_options(a, b, family, options))
     except MappingError as error:
         return [Condition(sentence, FAIL, str(error))], None, stale
+    a = with_twins(replace(a, twins=forward.twins), forward.report.plan.family, None, forward.side or MF)
     conditions = [Condition(sentence, PASS, how_many(len(a), "tensor"))]
     headers = diff(forward, b)
     conditions.append(_headers_condition(headers, there))
@@ -225,7 +229,8 @@ def _back_condition(differences: DiffReport, cast: bool, way: str) -> Condition:
 
 def _against_manifest(source: Loadable, threads: int, progress: bool | OnProgress) -> list[Condition]:
     checkpoint = load(source)
-    near = manifest_near(Path(source).expanduser(), checkpoint.tensors) if isinstance(source, str | Path) else None
+    path = whole_of(Path(source).expanduser())[0] if isinstance(source, str | Path) else None
+    near = manifest_near(path, checkpoint.tensors) if path is not None else None
     if near is None:
         hint = "Give the original too: mfconv verify ORIGINAL CONVERTED."
         raise InputError("MFC110", source, found="no manifest beside it", expected="a checkpoint that was saved here", hint=hint)
@@ -236,9 +241,10 @@ def _against_manifest(source: Loadable, threads: int, progress: bool | OnProgres
     if wrong:
         return [Condition(names, FAIL, f"{how_many(len(wrong), 'tensor')}; first {sorted(wrong)[0]}")]
     sliced = "slices" in near[1]
-    parts = _slices(checkpoint, Path(source).expanduser()) if sliced else dict(checkpoint.tensors)
+    parts = _slices(checkpoint, path) if sliced and path is not None else dict(checkpoint.tensors)
     noted = {_slice_name(t["name"], t["file"]): t["xxh3_128"] for t in near[1]["slices"]} if sliced else _checksums(written)
     with progress_for(progress, sum(t.spec.nbytes for t in parts.values()), "reading") as bar:
+        check_stored_checksums(parts.values(), threads, bar)
         found = tensor_checksums(list(parts.values()), threads, bar)
     changed = sorted(n for n in found.keys() | noted.keys() if found.get(n) != noted.get(n))
     noun = "slice" if sliced else "tensor"

@@ -29,7 +29,7 @@ def way_back_of(out: Output) -> str:
 
 def _computed(checkpoint: Checkpoint) -> str:
     merged = checkpoint.merged
-    return f"{how_many(len(merged.adapters), 'weight')} computed (adapters merged)" if merged is not None else ""
+    return merged.changed if merged is not None else ""
 
 
 def _rounded(out: Output) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mfconv_nb.checkpoint import TensorSpec
 from mfconv_nb.errors import UsageError, did_you_mean, quoted
-from mfconv_nb.mapping.run_state import COUNTERS, GRADIENTS, OPTIMIZER
+from mfconv_nb.mapping.run_state import COUNTERS, GRADIENTS, OPTIMIZER, is_layer_state
 
 WEIGHTS, OPTIMIZER_STATE, GRADIENT_SUMS, RUN_STATE, BUFFERS = "weights", "optimizer", "gradients", "run state", "buffers"
 CATEGORIES = (WEIGHTS, OPTIMIZER_STATE, GRADIENT_SUMS, RUN_STATE, BUFFERS)
@@ -29,7 +29,7 @@ def category_of(name: str) -> str:
         return OPTIMIZER_STATE
     if name.startswith(GRADIENTS):
         return GRADIENT_SUMS
-    if name in COUNTERS:
+    if name in COUNTERS or is_layer_state(name):
         return RUN_STATE
     return BUFFERS if _BUFFER.search(name) else WEIGHTS
 

@@ -10,6 +10,7 @@ that hold equal slices where no device matrix puts copies: then a file lies in t
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from mfconv_nb.checkpoint import LazyTensor
 from mfconv_nb.errors import InputError, MfconvError, on_one_line, quoted
 from mfconv_nb.folding import fold
 from mfconv_nb.mapping.adapters import half_of, is_adapter
-from mfconv_nb.mapping.run_state import COUNTERS, GRADIENTS, OPTIMIZER
+from mfconv_nb.mapping.run_state import COUNTERS, constant_of, run_state_of, weight_of
 from mfconv_nb.report import how_many
 from mfconv_nb.trained.rank_tensors import held_whole
 from mfconv_nb.trained.run import Slice, SlicedTensor
@@ -37,11 +38,12 @@ MAX_COMPARED_BYTES = 64 << 20  # of a slice whose checksum is taken: the smaller
 
 @dataclass(frozen=True)
 class Guess:
-    """What was concluded: the tensors with their boxes, what could not be, and what is assumed, in sentences."""
+    """What was concluded: the tensors with their boxes, what could not be, what is assumed, in sentences; state of the run left out."""
 
     tensors: Mapping[str, SlicedTensor] = field(default_factory=dict)
     problems: tuple[MfconvError, ...] = ()
     assumed: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,9 @@ def guess_slicings(
         found += f", and the config does not tell the whole shapes: {on_one_line(str(unknown_since).partition(chr(10))[0])}"
         hint = f"{HINT_STRATEGY[:-1]}, or the config of this model with --config."
         return Guess(problems=(InputError("MFC114", where, found=found, expected="how the tensors were cut", hint=hint),))
-    unknown = [n for n in held if _whole_shape(n, held[n], shapes) is None]
+    untold = [n for n in held if _whole_shape(n, held[n], shapes) is None]
+    state = [n for n in untold if run_state_of(n) is not None]
+    unknown = [n for n in untold if run_state_of(n) is None]
     if unknown:
         found = f"{how_many(len(unknown), 'tensor')} whose whole shape is not known; first {quoted(unknown[0])}"
         problems.append(InputError("MFC114", where, found=found, expected="a strategy file, or the shape of each", hint=HINT_SHAPES))
@@ -123,19 +127,21 @@ def guess_slicings(
         parts = orders[key]
         if parts is not None:
             tensors[name] = _sliced(name, held[name], wholes[name], cut, parts)
-    return Guess(tensors, tuple(problems), _assumed(cuts, proofs))
+    return Guess(tensors, tuple(problems), _assumed(cuts, proofs), tuple(state))
 
 
 def _whole_shape(name: str, ranks: Mapping[int, LazyTensor], shapes: Mapping[str, Shape]) -> Shape | None:
     if name in shapes:
         return tuple(shapes[name])
-    if name in COUNTERS:
-        return next(iter(ranks.values())).shape
-    prefix = next((p for p in (*OPTIMIZER, *GRADIENTS) if name.startswith(p)), "")
-    of_weight = name[len(prefix) :]
+    held = next(iter(ranks.values())).shape
+    if name in COUNTERS or constant_of(name):
+        return held
+    of_weight = weight_of(name) or name
     if of_weight in shapes:
-        return tuple(shapes[of_weight])
-    half, held = half_of(of_weight), next(iter(ranks.values())).shape
+        whole = tuple(shapes[of_weight])
+        is_cut_alike = len(held) == len(whole) and (math.prod(held) > 1 or math.prod(whole) == 1)
+        return whole if of_weight == name or is_cut_alike else None  # some optimizers keep rows and columns only
+    half = half_of(of_weight)
     weight = shapes.get(half.weight, ()) if half is not None else ()
     if half is None or len(weight) != 2 or len(held) != 2:
         return None

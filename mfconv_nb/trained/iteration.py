@@ -1,7 +1,9 @@
 """One iteration of a Checkpoint 2.0 run: its files, what `metadata.json` says of them, and whether both agree. Headers only.
 
-Every tensor of the files is among those of the checkpoint, described or not; optimizer state that the metadata list and that no file
-holds is counted in a note, as MindFormers wrote such entries up to July 2026.
+Every tensor of the files is among those of the checkpoint, described or not. Whether a tensor is optimizer state is told by its name, and
+it is looked for in every file of the iteration: the dynamic graph named the optimizer's file for weights of later pipeline stages up to
+June 2026. Optimizer state that the metadata list and that no file holds is counted in a note, as MindFormers wrote such entries up to
+July 2026.
 
 Source: mindformers 2.1.0, `checkpoint/checkpoint.py` and `checkpoint/fully_parallel.py`.
 """
@@ -12,8 +14,9 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from mfconv_nb.checkpoint import FileSource, LazyTensor, stored_tensor
 from mfconv_nb.errors import InputError, MfconvError, as_flags, quoted
 from mfconv_nb.formats.checkpoint_metadata import METADATA, CheckpointMetadata, Chunk, DeviceLayout, Parameter, read_metadata
 from mfconv_nb.formats.safetensors_file import read_header
-from mfconv_nb.mapping.run_state import run_state_of
+from mfconv_nb.mapping.run_state import prefixes_before_names, run_state_of
 from mfconv_nb.report import how_many
 from mfconv_nb.streaming.open_files import allow_open_files
 from mfconv_nb.trained.rank_files import files_in
@@ -75,6 +78,12 @@ def prefix_of(name: str) -> str | None:
     return None if match is None else match["prefix"] or ""
 
 
+def _series_of(name: str) -> tuple[str, int] | None:
+    """What the files of one iteration have in common: the prefix, and how many ranks they are of; None for a file of another name."""
+    match = RANK_FILE.fullmatch(name)
+    return None if match is None else (match["prefix"] or "", int(match["total"]))
+
+
 def number_of(folder: Path) -> int | None:
     """The iteration that `common.json` gives."""
     said = _state(folder, _Findings()).get("global_step")
@@ -101,6 +110,9 @@ def open_iteration(folder: Path, number: int | None, file_prefix: str | None = N
     allow_open_files(len(files))
     headers = {name: _header(folder / name) for name in files}
     state = _state(folder, findings)
+    counted = state.get("global_step", number)
+    if number is not None and isinstance(counted, int) and counted != number:
+        findings.notes.append(f"{COMMON} counts {counted} steps, the folder is called iteration {number}")
     if metadata is None:
         tensors, writers = _whole_tensors(headers, findings), {}
         findings.assumed.append(_taken_as_whole(files, absent))
@@ -114,6 +126,7 @@ def open_iteration(folder: Path, number: int | None, file_prefix: str | None = N
         chosen=None if number is None else Step(None, number),
         tensors=tensors,
         files=tuple(folder / name for name in files),
+        absent=tuple(n for n in metadata.undescribed if n not in tensors and run_state_of(n) is None) if metadata is not None else (),
         problems=tuple(findings.problems),
         assumed=tuple(findings.assumed),
         notes=tuple(findings.notes),
@@ -145,10 +158,12 @@ def _files_of(folder: Path, there: tuple[str, ...], metadata: CheckpointMetadata
     """The files of the checkpoint that are there, by name."""
     if metadata is not None:
         named = set(metadata.files)
-        others = [n for n in there if n not in named and _holds_tensors(folder / n)]
+        alike = {_series_of(n) for n in named} - {None}
+        read = tuple(n for n in there if n in named or _series_of(n) in alike)
+        others = [n for n in there if n not in read and _holds_tensors(folder / n)]
         if others:
             findings.notes.append(f"not read, {METADATA} does not name them: {_listed(others)}{_on_prefixes(others, named)}")
-        return tuple(n for n in there if n in named)
+        return read
     if not there:
         raise InputError("MFC102", folder, found="no *.safetensors", expected="the files of an iteration")
     _check_one_checkpoint(folder, there)
@@ -240,13 +255,18 @@ def _sliced_tensors(metadata: CheckpointMetadata, headers: Headers, findings: _F
     never_saved: list[str] = []
     lost: list[tuple[Parameter, Chunk]] = []
     absent: set[str] = set()
+    holders: dict[str, list[str]] = {}
+    for file, held in headers.items():
+        for name in held:
+            holders.setdefault(name, []).append(file)
     any_optimizer_file = any(_is_optimizer_file(name) for name in headers)
+    before = cache(lambda: prefixes_before_names(metadata.parameters))
     for name, parameter in metadata.parameters.items():
-        slices = {chunk: _slices_of(parameter, chunk, headers, findings) for chunk in parameter.chunks}
-        if not any(slices.values()) and _is_never_saved(parameter, headers, any_optimizer_file):
+        slices = {chunk: _slices_of(parameter, chunk, headers, holders.get(name, ()), findings) for chunk in parameter.chunks}
+        if not any(slices.values()) and _is_never_saved(parameter, before, headers, any_optimizer_file):
             never_saved.append(name)
             continue
-        absent |= {s.file for chunk in parameter.chunks for s in chunk.files if s.file not in headers}
+        absent |= {s.file for chunk in parameter.chunks for s in chunk.files if s.file not in headers and _twin(s.file) not in headers}
         without = [chunk for chunk, found in slices.items() if not found]
         lost += [(parameter, chunk) for chunk in without]
         found = tuple(sorted((s for some in slices.values() for s in some), key=lambda s: s.rank))
@@ -262,22 +282,45 @@ def _sliced_tensors(metadata: CheckpointMetadata, headers: Headers, findings: _F
         findings.notes.append(f"{what}: {_listed(never_saved)}")
     if absent and not lost:
         findings.notes.append(f"files that are absent, of whose slices other ranks hold copies: {_listed(sorted(absent))}")
-    findings.problems += _lost(metadata.path.parent, lost, headers)
+    findings.problems += _lost(metadata.path.parent, lost, headers, holders)
     return tensors
 
 
-def _slices_of(parameter: Parameter, chunk: Chunk, headers: Headers, findings: _Findings) -> list[Slice]:
-    """The copies of a slice that are there; one whose header contradicts the metadata is a problem and counts as there."""
-    box, found = Box(chunk.offset, chunk.shape), []
-    for stored in chunk.files:
-        tensor = headers.get(stored.file, {}).get(parameter.name)
+def _slices_of(parameter: Parameter, chunk: Chunk, headers: Headers, holders: Sequence[str], findings: _Findings) -> list[Slice]:
+    """The copies of a slice that are there; one whose header contradicts the metadata is a problem and counts as there.
+
+    Each is in the file that the metadata name, or in that of the other kind that the same rank wrote; a tensor that is in one piece in
+    whichever file holds it.
+    """
+    box = Box(chunk.offset, chunk.shape)
+    files = {
+        (file if parameter.name in headers.get(file, {}) else _twin(file)): rank for file, rank in ((s.file, s.rank) for s in chunk.files)
+    }
+    if chunk.shape == parameter.shape:
+        files = {file: _number(file) for file in holders} | files
+    found = []
+    for file, rank in files.items():
+        tensor = headers.get(file, {}).get(parameter.name)
         if tensor is None:
             continue
         if tensor.shape != chunk.shape or parameter.dtype not in (None, tensor.dtype):
             said = f"{list(chunk.shape)} of {parameter.dtype or tensor.dtype}, as {METADATA} says"
-            findings.contradiction(parameter.name, f"{list(tensor.shape)} of {tensor.dtype} in {quoted(stored.file)}", said)
-        found.append(Slice(stored.rank, box, tensor))
+            findings.contradiction(parameter.name, f"{list(tensor.shape)} of {tensor.dtype} in {quoted(file)}", said)
+        found.append(Slice(rank, box, tensor))
     return found
+
+
+def _twin(file: str) -> str:
+    """The file of the other kind, weights or optimizer, that the same rank writes; the same name where it is no rank's."""
+    match = RANK_FILE.fullmatch(file)
+    if match is None:
+        return file
+    return file[: match.start("kind")] + ("model" if match["kind"] == "opt" else "opt") + file[match.end("kind") :]
+
+
+def _number(file: str) -> int:
+    match = RANK_FILE.fullmatch(file)
+    return int(match["number"]) if match else 0
 
 
 def _is_optimizer_file(name: str) -> bool:
@@ -285,14 +328,15 @@ def _is_optimizer_file(name: str) -> bool:
     return match is not None and match["kind"] == "opt"
 
 
-def _is_never_saved(parameter: Parameter, headers: Headers, any_optimizer_file: bool) -> bool:
+def _is_never_saved(parameter: Parameter, before: Callable[[], Collection[str]], headers: Headers, any_optimizer_file: bool) -> bool:
     """True for optimizer state of which the metadata speak, but that the run did not save.
 
-    Either it saved no optimizer at all, or files that should hold it are there and do not.
+    Either it saved no optimizer at all, or files that should hold it are there and do not. State is told by the name: one that is known,
+    or one of an optimizer's file that begins with what stands ``before`` names of other tensors only.
     """
     files = {s.file for chunk in parameter.chunks for s in chunk.files}
     for_optimizer = bool(files) and all(_is_optimizer_file(f) for f in files)
-    if not for_optimizer and run_state_of(parameter.name) is None:
+    if run_state_of(parameter.name) is None and not (for_optimizer and parameter.name.startswith(tuple(before()))):
         return False
     return not files or any(f in headers for f in files) or (for_optimizer and not any_optimizer_file)
 
@@ -354,7 +398,9 @@ def _cells(parameter: Parameter) -> int:
     return math.prod(len({e for c in chunks for e in (c.offset[a], c.offset[a] + c.shape[a])}) for a in range(len(parameter.shape)))
 
 
-def _lost(folder: Path, lost: list[tuple[Parameter, Chunk]], headers: Headers) -> Iterator[MfconvError]:
+def _lost(
+    folder: Path, lost: list[tuple[Parameter, Chunk]], headers: Headers, holders: Mapping[str, Sequence[str]]
+) -> Iterator[MfconvError]:
     """MFC111 for slices whose files are all absent; MFC113 for those that a file should hold and does not."""
     absent = [(p, c) for p, c in lost if not any(s.file in headers for s in c.files)]
     if absent:
@@ -373,6 +419,8 @@ def _lost(folder: Path, lost: list[tuple[Parameter, Chunk]], headers: Headers) -
         found = (
             f"{how_many(len(elsewhere), 'slice')} not in the files that {METADATA} names; this one {Box(chunk.offset, chunk.shape).text()}"
         )
+        if parameter.name in holders:
+            found += f"; a tensor of this name is in {_listed(holders[parameter.name])}"
         yield InputError("MFC113", quoted(parameter.name), found=found, expected=f"a slice in {quoted(file)}", hint=HINT_RUN)
 
 

@@ -1,7 +1,10 @@
 """The files of a folder of ranks: which rank has which step, read from names as numbers, never compared as text.
 
-`checkpoint/rank_N/{prefix}_rank_N[_network][_k]-{epoch}_{step}.safetensors` or `.ckpt`; k counts the runs that wrote into the same folder.
-Folders that people renamed, `rank_03` and `rank3`, are those of rank 3 too. What begins with a dot is left aside.
+`checkpoint/rank_N/{prefix}_rank_N[_k][-network]-{epoch}_{step}[_breakpoint].safetensors` or `.ckpt`. MindSpore finds k by what lies in the
+folder of the rank when a run begins: within a folder a higher k is a later run, across ranks it says nothing. What is saved at an exception
+ends in `_breakpoint`. Folders that people renamed, `rank_03` and `rank3`, are those of rank 3 too. What begins with a dot is left aside.
+
+Source: mindspore 2.10.0, `train/callback/_checkpoint.py` and `train/model.py`; mindformers 2.1.0, `core/callback/callback.py`.
 """
 
 from __future__ import annotations
@@ -18,33 +21,41 @@ from mfconv_nb.formats.strategy_file import is_strategy, strategy_files
 from mfconv_nb.trained.run import Step
 
 _RANK = re.compile(r"rank_?(\d{1,6})", re.ASCII)
-_NAME = re.compile(r"(?P<prefix>.*?)(?:_(?P<run>\d{1,6}))?-(?P<epoch>\d{1,12})_(?P<step>\d{1,12})\.(?P<ending>safetensors|ckpt)")
+_STEP = r"-(?P<epoch>\d{1,12})_(?P<step>\d{1,12})(?P<breakpoint>_breakpoint)?"
+_NAME = re.compile(r"(?P<prefix>.*?)(?:_(?P<run>\d{1,6}))?" + _STEP, re.DOTALL)
+_AFTER_RANK = re.compile(r"(?:_(?P<run>\d{1,6}))?(?P<part>.*?)" + _STEP, re.DOTALL)
 _RANK_IN_NAME = re.compile(r"(.*)_rank_(\d{1,6})(?!\d)(.*)", re.DOTALL)  # the last: a prefix may speak of ranks itself
 ENDINGS = (".safetensors", ".ckpt")
 STRATEGIES = (".ckpt", ".json")  # endings of strategy files
 WEIGHTS = (*ENDINGS, ".bin", ".pt", ".pth")
-INNER = ("checkpoint", "checkpoint_network")  # of a run's output folder: everything, and the weights only
+INNER = ("checkpoint", "checkpoint_network", "checkpoint_trainable")  # of a run's output folder: everything, weights, trained weights
 STRATEGY_FOLDERS = ("strategy", "src_strategy")
 RUN_STATE = ("hyper_param.safetensors", "hyper_param.ckpt")  # of a merged checkpoint
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Files of several ranks that belong together: of one prefix, one run and one ending."""
+    """Files that may belong together: of one prefix and one ending, all of them saved in time or all of them at an exception."""
 
     prefix: str
-    run: int = 0
     ending: str = "safetensors"
+    at_exception: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RankFile:
-    """A file of weights in the folder of a rank; ``step`` is None where its name gives none."""
+    """A file of weights in the folder of a rank.
+
+    Attributes:
+        step: None where its name gives none.
+        run: counts the runs that wrote into the folder of this rank, as MindSpore does; it says nothing across ranks.
+    """
 
     rank: int
     step: Step | None
     series: Series
     path: Path
+    run: int = 0
 
 
 def rank_folders_in(folder: Path) -> dict[int, Path]:
@@ -134,18 +145,19 @@ def _rank_file(rank: int, path: Path) -> RankFile | None:
     named = _RANK_IN_NAME.fullmatch(path.stem)
     if named is not None and int(named[2]) != rank:
         return None
-    stem = path.stem if named is None else named[1] + named[3]
-    match = _NAME.fullmatch(stem + path.suffix)
+    match = (_NAME if named is None else _AFTER_RANK).fullmatch(path.stem if named is None else named[3])
     if match is None:  # `checkpoint_3.ckpt`, as a transformed checkpoint is named: the number is the rank
-        return RankFile(rank, None, Series(re.sub(rf"_?{rank}$", "", stem), 0, path.suffix[1:]), path)
-    series = Series(match["prefix"], int(match["run"] or 0), match["ending"])
-    return RankFile(rank, Step(int(match["epoch"]), int(match["step"])), series, path)
+        stem = path.stem if named is None else named[1] + named[3]
+        return RankFile(rank, None, Series(re.sub(rf"_?{rank}$", "", stem), path.suffix[1:]), path)
+    prefix = match["prefix"] if named is None else named[1] + match["part"]
+    series = Series(prefix, path.suffix[1:], match["breakpoint"] is not None)
+    return RankFile(rank, Step(int(match["epoch"]), int(match["step"])), series, path, int(match["run"] or 0))
 
 
 def rank_in_name(name: str) -> int | None:
     """The rank that the name of a file with weights gives: `llama_rank_3-1_1.ckpt`."""
     match = _RANK_IN_NAME.fullmatch(Path(name).stem)
-    is_step = match is not None and _NAME.fullmatch(match[1] + match[3] + Path(name).suffix)
+    is_step = match is not None and Path(name).suffix in ENDINGS and _AFTER_RANK.fullmatch(match[3])
     return int(match[2]) if match is not None and is_step else None
 
 

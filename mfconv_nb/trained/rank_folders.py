@@ -2,7 +2,9 @@
 
 The newest step that is complete is taken, the same one on every rank; steps are never mixed. Complete means: of every slice of every
 weight one copy is there. Which ranks hold copies follows from the strategy; whether redundant ones were left out is not asked, it
-shows in what the files hold. Nothing is written, and mindspore is not needed.
+shows in what the files hold. Of several runs that wrote into the same folders the latest is taken, where something tells which files
+are of it (see ``rank_runs``). What was saved at an exception is read where nothing else is there, or asked for by its step. Nothing is
+written, and mindspore is not needed.
 
 Source: mindspore 2.10.0 (how `unified_safetensors` reads such folders, and what it does not check).
 """
@@ -20,13 +22,14 @@ from mfconv_nb.errors import InputError, MfconvError, on_one_line, quoted
 from mfconv_nb.formats import mindspore_ckpt, safetensors_file
 from mfconv_nb.formats.reading import CKPT, SAFETENSORS, format_of
 from mfconv_nb.formats.strategy_file import read_strategies
-from mfconv_nb.mapping.run_state import COUNTERS, run_state_of
+from mfconv_nb.mapping.run_state import COUNTERS, run_state_of, weight_of
 from mfconv_nb.report import how_many
 from mfconv_nb.streaming.gather import read_tensor
 from mfconv_nb.streaming.open_files import allow_open_files
 from mfconv_nb.trained.guess import Digest, Guess, guess_slicings
 from mfconv_nb.trained.rank_files import (
     RankFile,
+    Series,
     beside,
     check_each_once,
     files_of,
@@ -36,6 +39,7 @@ from mfconv_nb.trained.rank_files import (
     steps_by_rank,
     unused_strategies,
 )
+from mfconv_nb.trained.rank_runs import Candidates, OneRun, evidence_of, files_of_one_run, needs_no_proof, undecided
 from mfconv_nb.trained.rank_tensors import Found, Groups, Held, by_strategy, held_whole, names_text, ranks_text, some_of
 from mfconv_nb.trained.run import Step, TrainedRun, check_prefix, several_prefixes
 from mfconv_nb.trained.strategies import Stage, needed_groups, stages_of
@@ -43,6 +47,8 @@ from mfconv_nb.trained.strategies import Stage, needed_groups, stages_of
 KIND = "rank folders (Checkpoint 1.0)"
 # What every rank of a run counts alike; the iterator's own position and the loss scale may differ.
 SAME_ON_ALL_RANKS = frozenset({"epoch_num", "step_num", "global_step", "current_step", "optimizer.global_step"})
+# Parts of names that MindFormers' callback leaves out of a save.
+NOT_SAVED = ("fi_parameter", "zeros_k_", "zeros_value_states", "_cache", "_device_local_", "expert_load", "max_logits_val")
 MAX_RANK_GAP = 1 << 16
 WholeShapes = Mapping[str, Shape] | Callable[[Iterable[str]], Mapping[str, Shape]]
 
@@ -130,7 +136,8 @@ def _steps_asked(run: _Run, step: Step | int | None) -> list[Step | None]:
     """The steps that may be taken, the newest first."""
     there = sorted({f.step for f in run.files if f.step is not None}, reverse=True)
     if step is None:
-        return list(there) or [None]
+        in_time = {f.step for f in run.files if not f.series.at_exception}
+        return [s for s in there if s in in_time] or list(there) or [None]
     number = step if isinstance(step, int) else step.step if step.epoch is None else None
     fitting = [s for s in there if s == step or s.step == number]
     if len(fitting) == 1:
@@ -148,13 +155,14 @@ def _at(run: _Run, steps: Sequence[Step | None], asked: bool) -> TrainedRun:
         raise _more_ranks(run, extra)
     for step in steps:
         try:
-            paths = _files_at(run, step, groups)
-            if isinstance(paths, MfconvError):
-                if paths.choices:  # an older step would be read, of whichever checkpoint has one
-                    return _unopened(run, paths)
-                skipped.append((step, paths))
+            taken = _files_at(run, step, groups)
+            if isinstance(taken, MfconvError):
+                skipped.append((step, taken))
                 continue
-            opened = _open_step(run, step, paths, groups)
+            opened = _open_step(run, step, {rank: file.path for rank, file in taken.files.items()})
+            opened = replace(opened, assumed=(*taken.assumed, *opened.assumed), notes=(*taken.notes, *opened.notes))
+        except _NotToldError as error:  # an older step would be read, of whichever checkpoint or run has one
+            return _unopened(run, error.problem)
         except MfconvError as error:
             if asked or error.code != "MFC202" or len(steps) == 1:  # cut short: a save that broke off, an older step may be whole
                 raise
@@ -186,27 +194,101 @@ def _more_ranks(run: _Run, extra: Sequence[int]) -> InputError:
     return InputError(code, run.home, found=found, expected=expected, hint=hint)
 
 
-def _files_at(run: _Run, step: Step | None, groups: Groups) -> dict[int, Path] | MfconvError:
-    """The files of one step: of one prefix, run and ending, so that they belong together."""
-    by_series: dict[Any, dict[int, Path]] = {}
-    for file in run.files:
+class _NotToldError(Exception):
+    """Which files of a step belong together is not told, so that no step is read unasked."""
+
+    def __init__(self, problem: InputError) -> None:
+        self.problem = problem
+
+
+def _files_at(run: _Run, step: Step | None, groups: Groups) -> OneRun | MfconvError:
+    """The files of one step: of one prefix, ending and run, so that they belong together.
+
+    Raises:
+        _NotToldError: where there are several checkpoints, or runs, and nothing tells which is meant.
+    """
+    by_series: dict[Series, dict[int, list[RankFile]]] = {}
+    for file in sorted(run.files, key=lambda f: -f.run):
         if file.step == step:
-            if file.rank in by_series.setdefault(file.series, {}):
-                twice = f"{quoted(file.path.name)} and {quoted(by_series[file.series][file.rank].name)}"
+            had = by_series.setdefault(file.series, {}).setdefault(file.rank, [])
+            if had and had[-1].run == file.run:
+                twice = f"{quoted(file.path.name)} and {quoted(had[-1].path.name)}"
                 return InputError("MFC112", run.folders[file.rank], found=twice, expected="one file of a step", hint="Move one away.")
-            by_series[file.series][file.rank] = file.path
-    complete = {s: paths for s, paths in by_series.items() if not _absent(groups, paths)}
+            had.append(file)
+    complete = {s: files for s, files in by_series.items() if not _absent(groups, files)}
     if not complete:
-        best = max(by_series.values(), key=len, default={})
+        if len(by_series) > 1 and not _absent(groups, {rank for files in by_series.values() for rank in files}):
+            return _split_over_names(run, step, by_series)
+        best = max(by_series.values(), key=lambda files: len(files), default={})
         return _absence(run, step, _absent(groups, best))
-    newest = max(s.run for s in complete)
-    latest = {s: paths for s, paths in complete.items() if s.run == newest}
-    prefixes = {s.prefix for s in latest}
+    in_time = {s: files for s, files in complete.items() if not s.at_exception} or complete
+    prefixes = {s.prefix for s in in_time}
     if len(prefixes) > 1:
         listed = " and ".join(quoted(prefix) for prefix in sorted(prefixes))
         found = f"files of {listed}{f' at step {step}' if step else ''}, each on all ranks"
-        return several_prefixes("MFC112", run.home, prefixes, found=found, expected="one checkpoint")
-    return next(paths for s, paths in sorted(latest.items(), key=lambda item: item[0].ending == "ckpt"))
+        raise _NotToldError(several_prefixes("MFC112", run.home, prefixes, found=found, expected="one checkpoint"))
+    taken = [
+        _one_run(run, step, candidates, groups) for _, candidates in sorted(in_time.items(), key=lambda item: item[0].ending == "ckpt")
+    ]
+    return max(taken, key=lambda one: min(file.run for file in one.files.values()))  # of the same run the safetensors
+
+
+def _split_over_names(run: _Run, step: Step | None, by_series: Mapping[Series, Mapping[int, Sequence[RankFile]]]) -> InputError:
+    """MFC112 for files that would be enough together, and do not belong together by their names."""
+    firsts = [next(iter(files.values()))[0].path.name for files in by_series.values()]
+    found = f"files of other names on each rank, such as {names_text(firsts)}"
+    expected = f"files of one prefix and ending{f' at step {step}' if step is not None else ''} on all ranks"
+    hint = "Fetch the rest of one of them; files of one run that were renamed need one name again."
+    return InputError("MFC112", run.home, found=found, expected=expected, hint=hint)
+
+
+def _one_run(run: _Run, step: Step | None, candidates: Candidates, groups: Groups) -> OneRun:
+    """The files of one run among those of a step. Raises _NotToldError where nothing tells which they are."""
+    series = next(iter(candidates.values()))[0].series
+    runs: dict[int, set[int]] = {}
+    for file in run.files:
+        if file.series == series:
+            runs.setdefault(file.rank, set()).add(file.run)
+    if needs_no_proof(candidates, runs):
+        return OneRun({rank: files[0] for rank, files in candidates.items()})
+    candidates, headers = _readable(candidates)
+    try:
+        trial = _open_step(replace(run, digest=None), step, {rank: files[0].path for rank, files in candidates.items()})
+        tensors = trial.tensors
+    except MfconvError:  # no strategy that fits: nothing says which ranks hold copies
+        tensors = {}
+    evidence = evidence_of(candidates, headers, tensors.values(), SAME_ON_ALL_RANKS, is_cut_known=bool(run.stages))
+    told = files_of_one_run(candidates, evidence, lambda ranks: not _absent(groups, ranks))
+    if told is None:
+        raise _NotToldError(undecided(run.home, step, candidates, _steps_without_choice(run, groups)))
+    return told
+
+
+def _readable(candidates: Candidates) -> tuple[Candidates, dict[Path, dict[str, LazyTensor]]]:
+    """The files that are whole, and their tensors: a save that broke off is none of the run's, where the rank has another file."""
+    headers: dict[Path, dict[str, LazyTensor]] = {}
+    left: dict[int, list[RankFile]] = {}
+    for rank, files in candidates.items():
+        for file in files:
+            try:
+                headers[file.path] = {t.name: t for t in _open_file(file.path)[0]}
+            except MfconvError as error:
+                if error.code != "MFC202" or len(files) == 1:
+                    raise
+                continue
+            left.setdefault(rank, []).append(file)
+        if rank not in left:
+            _open_file(files[0].path)  # raises
+    return left, headers
+
+
+def _steps_without_choice(run: _Run, groups: Groups) -> list[Step]:
+    """Steps of which every needed rank has one file, the newest first."""
+    by_step: dict[Step, list[int]] = {}
+    for file in run.files:
+        if file.step is not None:
+            by_step.setdefault(file.step, []).append(file.rank)
+    return [s for s, ranks in sorted(by_step.items(), reverse=True) if len(set(ranks)) == len(ranks) and not _absent(groups, ranks)]
 
 
 def _absent(groups: Groups, ranks: Iterable[int]) -> list[tuple[int, ...]]:
@@ -223,6 +305,10 @@ def _absence(run: _Run, step: Step | None, absent: Groups) -> MfconvError:
         return _missing(run, step, gone or absent)
     steps = run.steps
     listed = "; ".join(f"rank {r} has {', '.join(str(s) for s in steps[r][-4:]) or 'no step'}" for r in behind[:6])
+    if len(behind) > 6:
+        ahead = [rank for rank in steps if step in steps[rank]]
+        listed = f"only rank{'s' * (len(ahead) > 1)} {some_of(ahead)} of {how_many(len(with_files), 'rank')}"
+        listed += f": {len(with_files) - len(ahead):,} do not have it"
     hint = "Choose a step that all ranks have, or fetch the rest of this one."
     return InputError("MFC112", run.home, found=listed, expected=f"step {step} on {ranks_text(absent)}", hint=hint)
 
@@ -251,13 +337,19 @@ def _finished(run: _Run, opened: TrainedRun, skipped: Sequence[tuple[Step | None
     without = [rank for rank, had in run.steps.items() if opened.chosen is not None and opened.chosen not in had]
     if without and not opened.problems:
         notes.append(f"ranks without step {opened.chosen}: {some_of(without)}; every slice has a copy on another rank")
+    chosen = opened.chosen
+    broken = sorted({f.step for f in run.files if f.step is not None and f.series.at_exception}) if chosen is not None else []
+    if chosen in broken and not any(f.step == chosen and not f.series.at_exception for f in run.files):
+        notes.append(f"step {chosen} was saved at an exception")
+    elif any(chosen is not None and chosen < s for s in broken):
+        notes.append(f"step {broken[-1]} is newer, saved at an exception, and not read: --step {broken[-1]} (step= in Python) takes it")
     return replace(opened, notes=(*notes, *opened.notes))
 
 
 # ---- one step ----------------------------------------------------------------------------------------------------------------
 
 
-def _open_step(run: _Run, step: Step | None, paths: Mapping[int, Path], groups: Groups) -> TrainedRun:
+def _open_step(run: _Run, step: Step | None, paths: Mapping[int, Path]) -> TrainedRun:
     held: dict[str, dict[int, LazyTensor]] = {}
     others: dict[str, OtherEntry] = {}
     reduced = 0
@@ -294,13 +386,20 @@ def _open_step(run: _Run, step: Step | None, paths: Mapping[int, Path], groups: 
         run.steps,
         step,
         found.tensors,
-        (*paths.values(), *run.strategies),
-        tuple(others.values()),
-        tuple(found.problems),
-        assumed,
-        notes,
-        state,
+        files=(*paths.values(), *run.strategies),
+        others=tuple(others.values()),
+        absent=_silent(run, held),
+        problems=tuple(found.problems),
+        assumed=assumed,
+        notes=notes,
+        state=state,
     )
+
+
+def _silent(run: _Run, held: Mapping[str, Held]) -> tuple[str, ...]:
+    """Weights of the strategy that no file holds."""
+    silent = dict.fromkeys(n for s in run.stages for n in s.layouts if n not in held and run_state_of(n) is None)
+    return tuple(n for n in silent if not any(part in n for part in NOT_SAVED))
 
 
 def _other_files(run: _Run, step: Step | None, paths: Mapping[int, Path]) -> tuple[str, ...]:
@@ -361,7 +460,8 @@ def _step_notes(
         count = how_many(len(names), "tensor")
         notes.append(f"left out: {count} of the optimizer's state, with parts on absent ranks: {some_of(ranks)}")
     if found.unexplained:
-        what = f"left out: {how_many(len(found.unexplained), 'tensor')} of the optimizer's state"
+        whose = "optimizer" if all(map(weight_of, found.unexplained)) else "run"
+        what = f"left out: {how_many(len(found.unexplained), 'tensor')} of the {whose}'s state"
         notes.append(f"{what}, in no strategy file and not cut as the weights: {names_text(found.unexplained)}")
     if found.stages_differ:
         notes.append(f"cut differently in two stages, read from the first that is complete: {names_text(found.stages_differ)}")
@@ -373,7 +473,7 @@ def _step_notes(
     if promised and len(promised) < len(shapes):  # not of a run that saved adapters only
         what = f"the config promises {how_many(len(promised), 'tensor')} that no rank has: {names_text(promised)}"
         notes.append(f"{what}; the ranks of a pipeline stage may be missing")
-    silent = [n for s in run.stages for n in s.layouts if n not in held and run_state_of(n) is None]
+    silent = _silent(run, held)
     if silent and not found.absent:
         notes.append(f"no file holds {how_many(len(silent), 'tensor')} of the strategy: {names_text(silent)}")
     return tuple(notes)
@@ -386,4 +486,5 @@ def _by_guess(
     guess: Guess = guess_slicings(held, shapes, run.home, run.digest, unknown_since)
     found.tensors.update(guess.tensors)
     found.problems += guess.problems
+    found.unexplained += guess.left_out
     return guess.assumed

@@ -12,7 +12,7 @@ from pathlib import Path
 from mfconv_nb.blocks import Shape
 from mfconv_nb.checkpoint import LazyTensor
 from mfconv_nb.errors import InputError, MfconvError, on_one_line, quoted
-from mfconv_nb.mapping.run_state import GRADIENTS, OPTIMIZER, run_state_of
+from mfconv_nb.mapping.run_state import run_state_of, weight_of
 from mfconv_nb.report import how_many
 from mfconv_nb.trained.run import HINT_SLICES, Slice, SlicedTensor
 from mfconv_nb.trained.slices import Box, boxes_of, whole_shape
@@ -30,7 +30,7 @@ class Found:
     Attributes:
         absent: groups of ranks of which one is needed and none is there.
         left_out: optimizer state that is not all there, with the ranks that would have it.
-        as_weights, unexplained: optimizer state that no strategy names: taken as cut like its weight, or left out.
+        as_weights, unexplained: state that no strategy names: of the optimizer, taken as cut like its weight; or left out.
         foreign: by rank the tensors that the strategy gives to other stages.
         unknown: weights that no strategy names.
         stages_differ: tensors that two stages cut differently.
@@ -86,12 +86,14 @@ def by_strategy(home: Path, stages: Stages, held: Mapping[str, Held], found: Fou
     for name, ranks in held.items():
         if name in known:
             _from_stages(stages, name, ranks, found)
-        elif (weight := _weight_of(name)) in known:
+        elif (weight := weight_of(name)) in known:
             _as_weight(stages, name, weight, ranks, held.get(weight, {}), found)
         elif _same_shapes(ranks):
             found.tensors[name] = held_whole(name, ranks)
             if run_state_of(name) is None:
                 found.unknown.append(name)
+        elif run_state_of(name) is not None:
+            found.unexplained.append(name)
         else:
             found.problems.append(_unknown_and_cut(home, name, ranks))
     for name, tensor in found.tensors.items():
@@ -103,11 +105,6 @@ def by_strategy(home: Path, stages: Stages, held: Mapping[str, Held], found: Fou
 
 
 # ---- optimizer state and other tensors that no strategy names --------------------------------------------------------------------
-
-
-def _weight_of(name: str) -> str:
-    """The weight that a part of the optimizer's state belongs to; empty where it is of none."""
-    return next((name[len(p) :] for p in (*OPTIMIZER, *GRADIENTS) if name.startswith(p)), "")
 
 
 def _as_weight(stages: Stages, name: str, weight: str, ranks: Held, of_weight: Held, found: Found) -> None:

@@ -135,6 +135,7 @@ class TrainedRun(Result):
         tensors: every tensor of that step, weights and run state alike, by name.
         files: the files that are read.
         others: entries that are no tensors.
+        absent: names that the run's metadata or strategy have for a tensor that no file holds.
         problems: what makes it no checkpoint; it is not merged while there are any.
         assumed: what was concluded without a file that says so, in sentences.
         notes: sentences a reader should see.
@@ -148,6 +149,7 @@ class TrainedRun(Result):
     tensors: Mapping[str, SlicedTensor]
     files: tuple[Path, ...] = ()
     others: tuple[OtherEntry, ...] = ()
+    absent: tuple[str, ...] = ()
     problems: tuple[MfconvError, ...] = ()
     assumed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 import mfconv_nb as mc
 from mfconv_nb.cli.main import run as mfconv
-from mfconv_nb.mapping.run_state import COUNTERS, run_state_of
+from mfconv_nb.mapping.run_state import COUNTERS, prefixes_before_names, run_state_of
 
 WEIGHT = "model.layers.0.attention.wq.weight"
 
@@ -31,6 +32,22 @@ def trained(**more: Any) -> dict[str, Any]:
         (f"adam_v.{WEIGHT}", "optimizer state"),
         (f"moment1.{WEIGHT}", "optimizer state"),
         (f"moments.{WEIGHT}", "optimizer state"),
+        (f"muon_m.{WEIGHT}", "optimizer state"),
+        ("muon_m.placeholder.7", "optimizer state"),
+        (f"main_param.{WEIGHT}", "optimizer state"),
+        (f"pma_weight_ema.{WEIGHT}", "optimizer state"),
+        (f"pma_weight_sma.{WEIGHT}", "optimizer state"),
+        (f"max_exp_avg_sq.{WEIGHT}", "optimizer state"),
+        *((f"{before}{WEIGHT}", "optimizer state") for before in ("exp_avg_sq_", "exp_avg_sq_row_", "exp_avg_sq_col_")),
+        *((f"{before}{WEIGHT}", "optimizer state") for before in ("exp_avg_insta_row_", "exp_avg_insta_col_")),
+        ("decoder.layers.1.mlp.router.fi_accu", "state of a layer"),
+        ("mtp.layers.0.transformer_layer.mlp.router.expert_load", "state of a layer"),
+        ("decoder.layers.12.mlp.expert_load_history_cnt", "state of a layer"),
+        ("decoder.layers.1.mlp.tokens_per_expert", "state of a layer"),
+        ("decoder.layers.1.mlp.router.ga_steps", "state of a layer"),
+        ("decoder.layers.1.self_attention.core_attention.max_logits_val", "state of a layer"),
+        ("decoder.layers.1.mlp.expert_mapping", "constant of a layer"),
+        ("decoder.layers.1.attn_hc.rms_weight", "constant of a layer"),
         (f"accu_grads.{WEIGHT}", "accumulated gradients"),
         *((name, "run state") for name in sorted(COUNTERS)),
     ],
@@ -41,7 +58,14 @@ def test_a_name_of_a_training_run_is_recognised(name: str, kind: str) -> None:
     assert found.pattern == kind
 
 
-@pytest.mark.parametrize("name", [WEIGHT, "model.adam_m.weight", "global_steps", "my.epoch_num", "momentum_head.weight"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(WEIGHT, "model.adam_m.weight", "global_steps", "my.epoch_num", "momentum_head.weight", "exp_avg_sqrt.weight"),
+        *("decoder.layers.1.mlp.router.expert_bias", "decoder.layers.1.mlp.expert_bias", "decoder.layers.1.mlp.router.tid2eid"),
+        *("mlp.tokens_per_expert", "fi_accu", "decoder.layers.1.mlp.router.fi_accu.weight"),
+    ],
+)
 def test_a_weight_is_no_run_state(name: str) -> None:
     assert run_state_of(name) is None
 
@@ -77,6 +101,97 @@ def test_the_state_of_a_run_is_no_excuse_on_the_hugging_face_side() -> None:
     with pytest.raises(mc.MfconvError) as refused:
         mc.map(mc.load(arrays), "llama", to="mf", config=toy.config)
     assert refused.value.code == "MFC303"
+
+
+# ---- what layers hold in training ------------------------------------------------------------------------------------------
+
+
+def moe(layer_state: Callable[[int], dict[str, Any]]) -> tuple[mc.Checkpoint, dict[str, Any]]:
+    """A small mixture of experts, and what MindFormers' network of it holds: ``layer_state`` in every layer, by the number of experts."""
+    toy = mc.toy("qwen3-moe", dtype="fp32")
+    mapped = mc.map(toy, "qwen3-moe")
+    weights = {n: mc.read(mapped, n) for n in mapped.tensors}
+    routers = [n for n in weights if n.endswith(".mlp.router.weight")]
+    assert len(routers) > 1
+    state = {n.removesuffix("mlp.router.weight") + e: a for n in routers for e, a in layer_state(len(weights[n])).items()}
+    return toy, weights | state
+
+
+def counters(experts: int) -> dict[str, Any]:
+    return {
+        "mlp.router.fi_accu": np.full(experts, 3, np.float32),
+        "mlp.experts.num_tokens_per_expert": np.full(experts, 9, np.int32),
+        "mlp.expert_load_history_cnt": np.int32(4),
+        "self_attention.core_attention.max_logits_val": np.full(6, 1.5, np.float32),
+    }
+
+
+def test_what_layers_count_in_training_is_listed_and_left_out() -> None:
+    toy, arrays = moe(counters)
+    back = mc.map(mc.load(arrays), to="hf", config=toy.config)
+    assert mc.diff(back, toy, values=True).equal
+    assert back.report.counts["left out"] == len(arrays) - len(mc.map(toy, "qwen3-moe"))
+    assert "state of a layer in training, no weight" in str(back.report)
+
+
+def test_only_the_weights_of_a_network_with_counters_are_written(tmp_path: Path) -> None:
+    toy, arrays = moe(counters)
+    mc.save(mc.load(arrays), tmp_path / "trained.ckpt")
+    assert set(mc.load(tmp_path / "trained.ckpt", only="weights").tensors) == set(mc.map(toy, "qwen3-moe").tensors)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_experts_in_their_places_are_no_hindrance(dtype: type, tmp_path: Path) -> None:
+    toy, arrays = moe(lambda experts: {"mlp.expert_mapping": np.arange(experts, dtype=dtype)})
+    mc.save(mc.map(mc.load(arrays), to="hf", config=toy.config), tmp_path / "back")
+    assert mc.diff(mc.load(tmp_path / "back"), toy, values=True).equal
+
+
+@pytest.mark.parametrize("leave_out", [(), "*.expert_mapping"])
+def test_experts_that_were_moved_are_refused_also_where_the_map_is_left_out(leave_out: Any, tmp_path: Path) -> None:
+    toy, arrays = moe(lambda experts: {"mlp.expert_mapping": np.roll(np.arange(experts, dtype=np.int32), 1)})
+    with pytest.raises(mc.MfconvError) as refused:
+        mc.save(mc.map(mc.load(arrays), "qwen3-moe", to="hf", config=toy.config, leave_out=leave_out), tmp_path / "back")
+    assert refused.value.code == "MFC308"
+    assert "expert_mapping" in str(refused.value)
+    assert "experts of this layer were moved" in str(refused.value)
+    assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize("value, is_right", [(1, True), (0.5, False)])
+def test_a_constant_of_a_layer_is_left_out_where_it_holds_ones(value: float, is_right: bool, tmp_path: Path) -> None:
+    toy = mc.toy("deepseek4", dtype="fp32")
+    mapped = mc.map(toy, "deepseek4")
+    arrays = {n: mc.read(mapped, n) for n in mapped.tensors}
+    arrays |= {
+        n.replace("mapping_proj.weight", "rms_weight"): np.full(8, value, np.float32)
+        for n in arrays
+        if n.endswith("hc.mapping_proj.weight")
+    }
+    assert len(arrays) > len(mapped)
+    back = mc.map(mc.load(arrays), "deepseek4", to="hf", config=toy.config)
+    if is_right:
+        mc.save(back, tmp_path / "back")
+        assert mc.diff(mc.load(tmp_path / "back"), toy, values=True).equal
+    else:
+        with pytest.raises(mc.MfconvError, match="MFC308"):
+            mc.save(back, tmp_path / "back")
+
+
+# ---- a name before a name --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "names, expected",
+    [
+        (["a.w", "b.w", "lion.a.w", "lion.b.w"], {"lion."}),
+        (["a.w", "rows_a.w", "cols.of_a.w"], {"rows_", "cols.of_"}),
+        (["w", "encoder.w", "encoder.layers.0.x"], set()),
+        (["encoder.w"], set()),
+    ],
+)
+def test_what_stands_before_the_names_of_others_only_is_an_optimizers(names: list[str], expected: set[str]) -> None:
+    assert prefixes_before_names(names) == expected
 
 
 # ---- left out as asked -----------------------------------------------------------------------------------------------------

@@ -366,6 +366,25 @@ def test_a_cell_is_not_changed_when_something_does_not_fit() -> None:
     assert raws_of(cell) == before
 
 
+def test_what_layers_count_is_not_asked_for_and_a_weight_is() -> None:
+    names = {
+        "decoder.layers.0.mlp.router.weight": (3, 4),
+        "decoder.layers.0.mlp.router.fi_accu": (3,),
+        "decoder.layers.0.mlp.norm.weight": (4,),
+    }
+    cell = ms.nn.Cell()
+    for n, (name, shape) in enumerate(names.items()):
+        cell.insert_param_to_cell(f"p{n}", ms.Parameter(ms.Tensor(np.full(shape, 5, np.float32)), name=name))
+    weights = {n: np.ones(s, np.float32) for n, s in names.items() if n.endswith("weight")}
+    report = mc.assign(weights, cell)
+    assert report.missing == ("decoder.layers.0.mlp.router.fi_accu",)
+    assert [float(p.asnumpy().flat[0]) for p in cell.get_parameters()] == [1, 5, 1]
+    with pytest.raises(OutputError, match="MFC408") as refused:
+        mc.assign({n: a for n, a in weights.items() if "norm" not in n}, cell)
+    assert "norm.weight" in str(refused.value)
+    assert "fi_accu" not in str(refused.value)
+
+
 def test_every_bit_pattern_of_bfloat16_reaches_both_frameworks() -> None:
     every = np.arange(1 << 16, dtype=np.uint16).view(ml_dtypes.bfloat16).reshape(256, 256)
     cell, module = ms.nn.Cell(), torch.nn.Linear(256, 256, bias=False, dtype=torch.bfloat16)

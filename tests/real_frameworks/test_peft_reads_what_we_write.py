@@ -149,3 +149,206 @@ def test_a_folder_without_its_alpha_would_give_other_logits(hf: Path, adapters: 
     path.write_text(json.dumps(json.loads(path.read_text()) | {"lora_alpha": ALPHA // 2}))
     wrong = logits(peft.PeftModel.from_pretrained(model_in(hf), adapters).eval())
     assert (right - wrong).abs().max() > 1e-2
+
+
+# ---- what PEFT trains besides the pairs ------------------------------------------------------------------------------------
+
+
+def trained_by_peft(hf: Path, folder: Path, *, save_embedding_layers: bool | str = "auto", **settings: Any) -> Any:
+    """A PEFT model whose trainable numbers were moved, saved; and the model that PEFT merges from that folder."""
+    torch.manual_seed(9)
+    config = peft.LoraConfig(
+        **{"r": RANK, "lora_alpha": ALPHA, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM", **settings}
+    )
+    wrapped = peft.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(hf), config)
+    with torch.no_grad():
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) / 9)
+        if save_embedding_layers is True:
+            wrapped.get_input_embeddings().weight.mul_(1.25)
+    wrapped.save_pretrained(folder, save_embedding_layers=save_embedding_layers)
+    plain = transformers.AutoModelForCausalLM.from_pretrained(hf)
+    return peft.PeftModel.from_pretrained(plain, folder).merge_and_unload()
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "an embedding saved whole": {"save_embedding_layers": True},
+    "an embedding as target": {"target_modules": ["q_proj", "embed_tokens"]},
+    "head and embedding as targets": {"target_modules": ["embed_tokens", "lm_head"]},
+    "embedding and head trained whole": {"modules_to_save": ["embed_tokens", "lm_head"]},
+    "a norm trained whole": {"modules_to_save": ["norm", "input_layernorm"]},
+    "rsLoRA": {"use_rslora": True},
+    "ranks by pattern": {"rank_pattern": {"v_proj": 2, r"layers\.0\.self_attn\.q_proj": 6}},
+    "alphas by pattern": {"alpha_pattern": {"^model.layers.1.self_attn.q_proj": 3, "q_proj": 7.5}},
+    "both, and rsLoRA": {"rank_pattern": {".*v_proj": 2}, "alpha_pattern": {"(q|k)_proj": 5}, "use_rslora": True},
+    "a pattern that is no layer's end": {"alpha_pattern": {"self_attn": 3, "q": 3, "v_proj": 5}},
+    "gaussian": {"init_lora_weights": "gaussian"},
+    "orthogonal": {"init_lora_weights": "orthogonal"},
+    "mica": {"init_lora_weights": "mica"},
+    "velora": {"velora_config": {"num_groups": 4, "init_type": "random"}},
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_whatever_peft_trained_is_merged_as_peft_merges_it(settings: dict[str, Any], hf: Path, tmp_path: Path) -> None:
+    expected = trained_by_peft(hf, tmp_path / "peft", **settings).state_dict()
+    merged = mc.merge_adapters(hf, tmp_path / "peft")
+    before = raws_of(mc.load(hf))
+    assert raws_of(merged).keys() == before.keys()
+    for name in before:
+        np.testing.assert_allclose(mc.read(merged, name), expected[name].numpy(), rtol=1e-5, atol=1e-6, err_msg=name)
+        whole = name in merged.merged.replaced and not any(s.adapter.weight == name for s in merged.merged.adapters)
+        assert not whole or mc.read(merged, name).tobytes() == expected[name].numpy().tobytes()  # no arithmetic: every bit
+    changed = {name for name, raw in raws_of(merged).items() if raw != before[name]}
+    assert changed == {n for n, t in expected.items() if t.numpy().tobytes() != before[n].data}
+
+
+def test_biases_that_were_trained_take_the_place_of_those_of_the_base(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    config = transformers.Qwen2Config(
+        vocab_size=61, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    transformers.Qwen2ForCausalLM(config).save_pretrained(tmp_path / "hf")
+    expected = trained_by_peft(tmp_path / "hf", tmp_path / "peft", bias="all").state_dict()
+    merged = mc.merge_adapters(tmp_path / "hf", tmp_path / "peft")
+    assert [n for n in merged.merged.replaced if n.endswith("q_proj.bias")] == [f"model.layers.{n}.self_attn.q_proj.bias" for n in (0, 1)]
+    for name in merged.tensors:
+        np.testing.assert_allclose(mc.read(merged, name), expected[name].numpy(), rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_an_embedding_trained_whole_in_fp32_is_rounded_once_into_a_base_in_bf16(hf: Path, tmp_path: Path) -> None:
+    trained_by_peft(hf, tmp_path / "peft", modules_to_save=["embed_tokens", "lm_head"])
+    mc.save(mc.load(hf), tmp_path / "bf16", dtype="bf16", assets=hf)
+    expected = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "bf16", dtype="bfloat16")
+    expected = peft.PeftModel.from_pretrained(expected, tmp_path / "peft").merge_and_unload().state_dict()
+    report = mc.save(mc.merge_adapters(tmp_path / "bf16", tmp_path / "peft"), tmp_path / "out", assets=tmp_path / "bf16")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        assert raws_in(tmp_path / "out")[name].data == expected[name].view(torch.int16).numpy().tobytes()
+    assert "2 taken from the adapters' folder" in report.way_back
+
+
+INITS = {"pissa": {}, "pissa_niter_2": {}, "olora": {}}
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_an_adapter_that_changed_its_base_is_refused_and_merged_once_peft_made_it_plain(init: str, hf: Path, tmp_path: Path) -> None:
+    torch.manual_seed(9)
+    config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=init)
+    wrapped = peft.get_peft_model(model_in(hf), config)
+    wrapped.peft_config["default"].init_lora_weights = True  # as PEFT's own guide saves the beginning
+    wrapped.save_pretrained(tmp_path / "begun")
+    wrapped.peft_config["default"].init_lora_weights = init
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(torch.randn_like(parameter) / 9)
+    wrapped.save_pretrained(tmp_path / "changed")
+    with pytest.raises(mc.MfconvError, match=f"init_lora_weights: {init}") as refused:
+        mc.merge_adapters(hf, tmp_path / "changed")
+    assert "path_initial_model_for_weight_conversion" in str(refused.value)
+    wrapped.save_pretrained(tmp_path / "plain", path_initial_model_for_weight_conversion=str(tmp_path / "begun"))
+    merged = mc.merge_adapters(hf, tmp_path / "plain")
+    expected = wrapped.merge_and_unload().state_dict()
+    for name in merged.tensors:
+        np.testing.assert_allclose(mc.read(merged, name), expected[name].numpy(), rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_eva_chooses_ranks_and_beginnings_and_leaves_the_base_as_it_is(hf: Path, tmp_path: Path) -> None:
+    torch.manual_seed(9)
+    config = peft.LoraConfig(
+        r=RANK, lora_alpha=ALPHA, target_modules=["q_proj", "o_proj"], task_type="CAUSAL_LM", init_lora_weights="eva",
+        eva_config=peft.EvaConfig(rho=2.0, use_label_mask=False),
+    )  # fmt: skip
+    wrapped = peft.get_peft_model(model_in(hf), config)
+    batches = [{"input_ids": torch.randint(0, 211, (4, 24)), "attention_mask": torch.ones(4, 24, dtype=torch.long)} for _ in range(8)]
+    peft.initialize_lora_eva_weights(wrapped, batches, show_progress_bar=False)
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(torch.randn_like(parameter) / 9)
+    wrapped.save_pretrained(tmp_path / "peft")
+    expected = peft.PeftModel.from_pretrained(model_in(hf), tmp_path / "peft").merge_and_unload().state_dict()
+    merged = mc.merge_adapters(hf, tmp_path / "peft")
+    assert len({s.adapter.rank for s in merged.merged.adapters}) > 1  # EVA gave them ranks of their own, so patterns are in use
+    for name in merged.tensors:
+        np.testing.assert_allclose(mc.read(merged, name), expected[name].numpy(), rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_a_dump_of_the_whole_peft_model_is_merged_by_itself(hf: Path, tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=["q_proj"], modules_to_save=["lm_head"], init_lora_weights=False)
+    wrapped = peft.get_peft_model(model_in(hf), config)
+    with torch.no_grad():
+        wrapped.get_parameter("base_model.model.lm_head.modules_to_save.default.weight").mul_(1.5)
+    state = wrapped.state_dict()
+    torch.save(state, tmp_path / "dump.bin")
+    merged = mc.merge_adapters(tmp_path / "dump.bin", alpha=ALPHA)
+    expected = wrapped.merge_and_unload().state_dict()
+    assert set(merged.tensors) == set(expected)
+    for name in merged.tensors:
+        np.testing.assert_allclose(mc.read(merged, name), expected[name].numpy(), rtol=1e-5, atol=1e-6, err_msg=name)
+    q_proj = "base_model.model.model.layers.0.self_attn.q_proj."
+    for more in ("lora_magnitude_vector.default.weight", "lora_A.second.weight", "lora_B.default.bias"):
+        with pytest.raises(mc.MfconvError, match="neither of its halves") as refused:
+            mc.merge_adapters(state | {q_proj + more: torch.ones(4)}, alpha=ALPHA)
+        assert refused.value.code == "MFC319"
+
+
+@pytest.fixture
+def tied(tmp_path: Path) -> Path:
+    """A small Llama whose head is its embedding."""
+    torch.manual_seed(6)
+    config = transformers.LlamaConfig(
+        vocab_size=67, hidden_size=24, intermediate_size=40, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=4,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "tied")
+    return tmp_path / "tied"
+
+
+def test_an_embedding_that_is_the_head_too_is_replaced_where_both_were_saved_equal(tied: Path, tmp_path: Path) -> None:
+    expected = trained_by_peft(tied, tmp_path / "peft", save_embedding_layers=True).state_dict()
+    merged = mc.merge_adapters(tied, tmp_path / "peft")
+    mc.save(merged, tmp_path / "out", assets=tied)
+    assert "lm_head.weight" not in merged
+    assert raws_in(tmp_path / "out")["model.embed_tokens.weight"].data == expected["model.embed_tokens.weight"].numpy().tobytes()
+
+
+@pytest.mark.parametrize("settings", [{"target_modules": ["q_proj", "embed_tokens"]}, {"modules_to_save": ["lm_head"]}], ids=str)
+def test_one_of_two_tied_tensors_is_not_changed_alone(settings: dict[str, Any], tied: Path, tmp_path: Path) -> None:
+    trained_by_peft(tied, tmp_path / "peft", **settings)
+    with pytest.raises(mc.MfconvError, match="embedding and head are one tensor") as refused:
+        mc.merge_adapters(tied, tmp_path / "peft")
+    assert refused.value.code == "MFC319"
+
+
+@pytest.mark.parametrize("command", ["merge into MindFormers", "only adapters", "convert"])
+def test_a_step_that_cannot_take_what_was_trained_whole_says_its_name(command: str, hf: Path, tmp_path: Path) -> None:
+    trained_by_peft(hf, tmp_path / "peft", save_embedding_layers=True)
+    calls = {
+        "merge into MindFormers": lambda: mc.merge_adapters(mc.map(mc.load(hf), "llama"), tmp_path / "peft"),
+        "only adapters": lambda: mc.only_adapters(mc.load(tmp_path / "peft")),
+        "convert": lambda: mc.map(mc.load(tmp_path / "peft", config=hf), "llama"),
+    }
+    with pytest.raises(mc.MfconvError, match=r"base_model\.model\.(lm_head|model\.embed_tokens)\.weight") as refused:
+        calls[command]()
+    assert refused.value.code == ("MFC303" if command == "convert" else "MFC319")
+
+
+def test_a_trained_tensor_without_a_place_or_with_another_shape_is_refused(hf: Path, tmp_path: Path) -> None:
+    trained_by_peft(hf, tmp_path / "peft", save_embedding_layers=True)
+    tensors = {n: raw.array() for n, raw in raws_in(tmp_path / "peft").items()}
+    for name, array in {
+        "base_model.model.score.weight": np.ones((2, 48), np.float32),
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector": np.ones(60, np.float32),
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias": np.ones(60, np.float32),
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_diag": np.ones(RANK, np.float32),
+        "base_model.model.lm_head.weight": np.ones((213, 48), np.float32),
+    }.items():
+        write_safetensors(tmp_path / "peft" / "adapter_model.safetensors", tensors | {name: array})
+        with pytest.raises(mc.MfconvError) as refused:
+            mc.merge_adapters(hf, tmp_path / "peft")
+        assert refused.value.code == "MFC319"
+        assert name.removeprefix("base_model.model.").rpartition(".")[0] in str(refused.value)

@@ -220,14 +220,39 @@ def test_an_unknown_model_is_drafted_from_both_sides() -> None:
     assert run_printed(found) == ["mfconv suggest hf MF --out my_model.py"]
 
 
-def test_one_shard_leads_to_its_folder() -> None:
+def test_a_model_that_only_looks_like_a_family_is_to_be_decided_and_the_printed_word_decides_it(capsys: pytest.CaptureFixture[str]) -> None:
+    mc.toy("qwen2", "hf")
+    config = json.loads(Path("hf/config.json").read_text()) | {"model_type": "moonlit", "architectures": ["MoonlitForCausalLM"]}
+    Path("hf/config.json").write_text(json.dumps(config))
+    shutil.rmtree("hf.mfconv", ignore_errors=True)
+    found = doctor("hf")
+    assert found.verdict == "! Something is to be decided."
+    assert said(found, "family").startswith("! model_type 'moonlit', which no family lists; its names fit qwen2.")
+    assert command_line(["doctor", "hf"]) == 1
+    assert command_line(["convert", "hf", "OUT.ckpt"]) == 2
+    assert "--model qwen2" in capsys.readouterr().err
+    assert run_printed(found) == ["mfconv convert hf OUT.ckpt --model qwen2"]
+    assert command_line(["verify", "hf", "OUT.ckpt"]) == 0  # the manifest remembers what was said
+
+
+def test_a_model_with_some_of_a_familys_names_cannot_be_converted() -> None:
+    mc.toy("llama", "hf")
+    tensors = raws_in(Path("hf"))
+    config = json.loads(Path("hf/config.json").read_text()) | {"model_type": "moonlit"}
+    write_hf(Path("fewer"), without(tensors, "post_attention_layernorm"), config)
+    found = doctor("fewer")
+    assert said(found, "family").startswith("✗ model_type 'moonlit', which no family lists; its names are some of those of llama.")
+    assert found.commands == ()
+
+
+def test_one_shard_stands_for_its_checkpoint() -> None:
     mc.toy("llama", "hf")
     shard = sorted(Path("hf").glob("*.safetensors"))[2]
     found = doctor(shard)
-    assert "one of 9 shards of model.safetensors.index.json" in said(found, "part")
-    assert not found.ready
-    (command,) = run_printed(found)
-    assert command == f"mfconv doctor {Path('hf').absolute()}"
+    assert "one of 9 shards of model.safetensors.index.json; the whole checkpoint is taken" in said(found, "note")
+    assert found.ready
+    assert "39 tensors" in said(found, "contents")
+    assert run_printed(found)[0] == f"mfconv convert {shard} OUT.ckpt"
 
 
 def test_torch_files_say_what_torch_takes(hf: Path) -> None:

@@ -31,9 +31,13 @@ def test_a_folder_an_index_and_a_list_of_files_are_the_same_checkpoint(folder: P
     assert len(shards) > 3
 
 
-def test_one_shard_alone_is_what_it_holds(folder: Path) -> None:
+def test_a_shard_and_a_config_stand_for_the_whole_and_a_list_for_what_it_names(folder: Path) -> None:
     shard = sorted(folder.glob("*.safetensors"))[1]
-    assert raws_of(shard) == raws_in(shard)
+    for part, words in ((shard, "one of 9 shards of model.safetensors.index.json"), (folder / "config.json", "lies in the folder")):
+        assert raws_of(mc.load(part)) == raws_in(folder)
+        assert words in mc.load(part).notes[0]
+        assert mc.load(part).config == llama.FAMILY.toy
+    assert raws_of(mc.load([shard])) == raws_in(shard)
 
 
 def test_shards_are_counted_up_not_sorted_as_words(tmp_path: Path) -> None:
@@ -131,7 +135,10 @@ def test_things_that_are_no_checkpoint_are_refused(thing: Any) -> None:
 def test_what_is_not_read_in_a_folder_is_noted(folder: Path) -> None:
     write_safetensors(folder / "adapter.safetensors", {"lora": numbered(2)})
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x02}q\x00.")
-    assert mc.load(folder).notes == ("not read: adapter.safetensors, pytorch_model.bin",)
+    taken = "two sets of weights: model.safetensors.index.json is taken, as from_pretrained does; "
+    assert mc.load(folder).notes == (taken + "not read: adapter.safetensors, pytorch_model.bin",)
+    (folder / "pytorch_model.bin").unlink()
+    assert mc.load(folder).notes == ("not read: adapter.safetensors",)
 
 
 def test_a_source_that_changes_after_it_was_opened_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
+from mfconv_nb.checkpoint import Equality
 from mfconv_nb.streaming.merged import MergedSource
 from tests.support import raw_of, raws_in, raws_of, write_hf, write_safetensors
 
@@ -196,23 +198,47 @@ def test_an_alpha_that_is_no_number_above_zero_is_refused(alpha: Any, base: Path
     assert "a number above 0" in refusal(lambda: mc.load(source, lora_alpha=alpha))
 
 
-@pytest.mark.parametrize(
-    "said",
-    [
-        {"use_rslora": True},
-        {"use_dora": True},
-        {"rank_pattern": {"q_proj": 4}},
-        {"bias": "all"},
-        {"modules_to_save": ["lm_head"]},
-        {"peft_type": "IA3"},
-    ],
-    ids=lambda said: next(iter(said)),
-)
-def test_what_plain_lora_cannot_say_is_refused_and_not_taken_for_it(said: dict[str, Any], base: Path, tmp_path: Path) -> None:
+def peft_folder(base: Path, tmp_path: Path, **said: Any) -> Path:
+    """A PEFT folder of ``trained`` whose config says more."""
     mc.save(mc.map(mc.load(saved_run(base, tmp_path / "run.ckpt"), config=base, lora_alpha=ALPHA), "llama", to="hf"), tmp_path / "peft")
     path = tmp_path / "peft" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | said))
-    assert next(iter(said)) in refusal(lambda: mc.merge_adapters(base, tmp_path / "peft"))
+    return tmp_path / "peft"
+
+
+ONLY_MERGED = [
+    {"use_rslora": True},
+    {"rank_pattern": {"q_proj": 4}},
+    {"alpha_pattern": {"q_proj": 4}},
+    {"bias": "all"},
+    {"modules_to_save": ["lm_head"]},
+]
+NEVER = [
+    {"use_dora": True},
+    {"peft_type": "IA3"},
+    {"init_lora_weights": "pissa"},
+    {"init_lora_weights": "pissa_niter_16"},
+    {"init_lora_weights": "olora"},
+    {"init_lora_weights": "loftq"},
+    {"init_lora_weights": "corda"},
+    {"init_lora_weights": "lora_ga"},
+    {"init_lora_weights": 1},
+    {"lora_bias": True},
+    {"target_parameters": ["experts.down_proj"]},
+    {"trainable_token_indices": [3]},
+    {"layer_replication": [[0, 2], [1, 3]]},
+    {"kasa_config": {"beta": 0.1}},
+    {"ensure_weight_tying": True},
+    {"a_setting_of_tomorrow": "on"},
+    {"a_number_of_tomorrow": 0},
+]
+
+
+@pytest.mark.parametrize("said", [*ONLY_MERGED, *NEVER], ids=lambda said: "-".join(map(str, next(iter(said.items())))))
+def test_what_plain_lora_cannot_say_is_refused_and_not_taken_for_it(said: dict[str, Any], base: Path, tmp_path: Path) -> None:
+    peft_folder(base, tmp_path, **said)
+    if said in NEVER:
+        assert next(iter(said)) in refusal(lambda: mc.merge_adapters(base, tmp_path / "peft"))
     looked_at = mc.load(tmp_path / "peft", config=base)
     assert len(looked_at) == len(trained(base))  # a folder can be looked at, whatever it holds
     assert f"no plain LoRA: {next(iter(said))}" in repr(looked_at)
@@ -220,7 +246,30 @@ def test_what_plain_lora_cannot_say_is_refused_and_not_taken_for_it(said: dict[s
     assert next(iter(said)) in refusal(lambda: mc.save(looked_at, tmp_path / "copy"))
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"init_lora_weights": "eva", "eva_config": {"rho": 2.0}},
+        {"init_lora_weights": "mica"},
+        {"init_lora_weights": False},
+        {"velora_config": {"num_groups": 4}},
+        {"revision": "main", "task_type": "CAUSAL_LM", "peft_version": "0.21.2"},
+        {"a_setting_of_tomorrow": None, "another": False, "a_list": [], "a_mapping": {}},
+    ],
+    ids=lambda said: str(next(iter(said.values()))),
+)
+def test_settings_that_leave_base_and_scale_as_they_are_change_nothing(said: dict[str, Any], base: Path, tmp_path: Path) -> None:
+    folder = peft_folder(base, tmp_path, **said)
+    assert raws_of(mc.merge_adapters(base, folder)) == raws_of(mc.merge_adapters(base, tmp_path / "run.ckpt", alpha=ALPHA))
+
+
 HOSTILE = {
+    "patterns that are a list": '{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "alpha_pattern": ["q_proj"]}',
+    "a pattern that never ends": '{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "alpha_pattern": {"(.*)*(.*)*(.*)*x": 2}}',
+    "a pattern without a number": '{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "alpha_pattern": {"q_proj": "2"}}',
+    "a rank by pattern that is no rank": '{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "rank_pattern": {"q_proj": -8}}',
+    "modules that are numbers": '{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "modules_to_save": [3]}',
+    "modules that are a number": '{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "modules_to_save": 3}',
     "a list": "[]",
     "broken": '{"r": ',
     "deep": "[" * 100_000,
@@ -373,6 +422,53 @@ def test_a_run_that_saved_weights_and_adapters_is_merged_by_itself(base: Path, t
     alone = mc.merge_adapters(both, alpha=ALPHA)
     assert raws_of(alone) == raws_of(mc.merge_adapters(weights, trained(base), alpha=ALPHA))
     assert not any("lora" in n for n in alone.tensors)
+
+
+@pytest.mark.parametrize("side", ["hf", "mf"])
+def test_the_frozen_weights_of_a_run_must_be_those_of_the_base(side: str, base: Path, tmp_path: Path) -> None:
+    weights = mc.map(mc.load(base), "llama")
+    run = {t.name: mc.read(weights, t.name) for t in weights} | trained(base) | {"adam_m.x": np.ones(3, np.float32)}
+    onto = base if side == "hf" else weights
+    same = mc.merge_adapters(onto, run, alpha=ALPHA, family="llama")
+    assert raws_of(same) == raws_of(mc.merge_adapters(onto, trained(base), alpha=ALPHA, family="llama"))
+    mc.save(same, tmp_path / "same.safetensors")
+    name = "model.layers.1.attention.wk.weight"
+    moved = mc.merge_adapters(onto, run | {name: run[name] + 1}, alpha=ALPHA, family="llama")
+    with pytest.raises(mc.MfconvError, match="merge it by itself") as refused:
+        mc.save(moved, tmp_path / "moved.safetensors")
+    assert refused.value.code == "MFC308"
+    narrow = run | {name: run[name].astype(np.float16)}
+    assert name.replace("attention.wk", "self_attn.k_proj" if side == "hf" else "attention.wk") in refusal(
+        lambda: mc.merge_adapters(onto, narrow, alpha=ALPHA, family="llama")
+    )
+
+
+def test_copies_of_an_adapter_that_a_run_must_hold_equal_are_compared_before_it_is_merged(base: Path, tmp_path: Path) -> None:
+    run = mc.load(trained(base))
+    one, other = (run[f"model.layers.{n}.attention.wq.mindpet_delta_lora_a"] for n in (0, 1))
+    copies = replace(run, equalities=(Equality(one, other, "two ranks hold it"),))
+    with pytest.raises(mc.MfconvError, match="two ranks hold it") as refused:
+        mc.save(mc.merge_adapters(base, copies, alpha=ALPHA, family="llama"), tmp_path / "out.safetensors")
+    assert refused.value.code == "MFC308"
+
+
+def test_only_adapters_says_what_it_leaves_out(base: Path) -> None:
+    weights = mc.map(mc.load(base), "llama")
+    run = {t.name: mc.read(weights, t.name) for t in weights} | trained(base) | {"adam_m.x": np.ones(3, np.float32)}
+    (note,) = mc.only_adapters(mc.load(run)).notes
+    assert note.startswith("only adapters are taken; left out: 39 other tensors, first ")
+    assert mc.only_adapters(mc.load(trained(base))).notes == ()
+
+
+def test_a_linear_layer_is_out_by_in_whatever_the_config_of_its_adapter_says(base: Path, tmp_path: Path) -> None:
+    folder = peft_folder(base, tmp_path, fan_in_fan_out=True)  # PEFT warns, and takes it for false too
+    assert raws_of(mc.merge_adapters(base, folder)) == raws_of(mc.merge_adapters(base, tmp_path / "run.ckpt", alpha=ALPHA))
+
+
+def test_a_rank_by_pattern_that_the_tensors_do_not_have_is_refused(base: Path, tmp_path: Path) -> None:
+    text = refusal(lambda: mc.merge_adapters(base, peft_folder(base, tmp_path, rank_pattern={"v_proj": 4})))
+    assert "8 in the tensors" in text
+    assert "4, as rank_pattern says" in text
 
 
 def test_both_sides_merge_to_the_same_bytes(base: Path) -> None:

@@ -265,7 +265,7 @@ def test_what_one_rank_holds_is_never_taken_for_the_model_without_a_word(
         ("llama_rank_3-1_20.safetensors", "what rank 3 of a run holds"),
         ("model-0000000-0000001.safetensors", ""),  # one card
         ("llama_rank_0-1_20.safetensors", ""),  # one card, or the copy that everybody passes on
-        ("model-00001-of-00002.safetensors", ""),
+        ("model-00001-of-00001.safetensors", ""),
         ("low_rank_3.safetensors", ""),
     ],
 )
@@ -383,6 +383,36 @@ def test_a_category_of_which_there_is_nothing_is_not_saved(weights: Arrays, caps
     assert "MFC501" in said
     assert "weights, optimizer, run state" in said
     assert_nothing_written()
+
+
+def test_fewer_weights_than_the_run_has_are_not_saved_for_the_weights(weights: Arrays, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(Path("run"), {n: a for n, a in weights.items() if not n.startswith("model.layers.1.")})
+    assert command_line(["save", "run", "all.safetensors"]) == 0
+    assert command_line(["save", "run", "weights.safetensors", "--only", "weights"]) == 2
+    said = capsys.readouterr().err
+    assert "MFC111" in said
+    assert "no weight of 'model.layers.1'" in said
+    assert "Without --only" in said
+    assert not Path("weights.safetensors").exists()
+
+
+def test_a_weight_that_the_strategy_names_and_no_file_holds_is_missed_where_the_weights_are_asked_for(weights: Arrays) -> None:
+    make_run(Path("run"), weights)
+    gone = "model.norm_out.weight"
+    for path in Path("run").glob("rank_*/*.safetensors"):
+        kept = {t.name: read_tensor(t) for t in mc.load(path) if t.name != gone}
+        write_safetensors(path, kept, {"format": "ms"})
+    with pytest.raises(InputError, match="MFC111") as refused:
+        mc.load("run", config="hf", only="weights")
+    assert gone in str(refused.value)
+    assert len(mc.load("run", config="hf", only="optimizer")) == 4
+    assert gone not in mc.load("run", config="hf")
+
+
+def test_what_mindformers_leaves_out_of_a_save_is_not_missed(weights: Arrays) -> None:
+    left_out = {"model.layers.0.attention.zeros_k_pe": np.zeros(4, np.float32), "_device_local_norm": np.zeros(1, np.float32)}
+    make_run(Path("run"), weights, cuts=cuts_of({**weights, **left_out}), optimizer=False)
+    assert len(mc.load("run", config="hf", only="weights")) == len(weights)
 
 
 def spoil(folder: Path, other: Path, data: st.DataObject) -> None:

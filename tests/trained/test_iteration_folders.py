@@ -296,6 +296,17 @@ def test_a_layout_that_puts_the_slices_elsewhere_is_noticed(run: Path) -> None:
     assert "the layout in metadata.json says" in str(opened.problems[0])
 
 
+def test_slices_that_are_dealt_out_in_turns_are_refused(run: Path) -> None:
+    def deal_out(content: dict[str, Any]) -> None:
+        content["state_dict_metadata"]["layers.0.wq.weight"]["layout"]["interleaved_parallel"] = True
+
+    edit(newest(run), deal_out)
+    (problem,) = open_iteration_folder(newest(run)).problems
+    assert problem.code == "MFC113"
+    assert "'layers.0.wq.weight'" in str(problem)
+    assert "interleaved_parallel" in str(problem)
+
+
 def test_a_slice_that_its_file_does_not_hold_is_named(run: Path) -> None:
     path = newest(run) / f"model-{1:07d}-{RANKS:07d}.safetensors"
     held = {name: a for name, a in mc_arrays(path).items() if name != "layers.0.w2.weight"}

@@ -248,7 +248,8 @@ def test_two_runs_into_one_folder_are_told_apart(tmp_path: Path) -> None:
     make_rank_folders(tmp_path, first, PLAIN)
     make_rank_folders(tmp_path, second, PLAIN, name="{prefix}_rank_{rank}_1-{epoch}_{step}.{ending}")
     assert_whole(open_rank_folders(tmp_path), second)
-    (tmp_path / "rank_2" / "llama_rank_2_1-1_1.safetensors").unlink()
+    for rank in range(4):
+        (tmp_path / f"rank_{rank}" / f"llama_rank_{rank}_1-1_1.safetensors").unlink()
     assert_whole(open_rank_folders(tmp_path), first)
     make_rank_folders(tmp_path, second, PLAIN, prefix="other")
     both = open_rank_folders(tmp_path)
@@ -654,6 +655,30 @@ def test_stages_and_optimizer_state_are_guessed_from_the_shapes_of_the_weights(t
     unknown = open_rank_folders(tmp_path, shapes={"layers.0.w": (4, 4)})
     assert codes(unknown) == ["MFC114"]
     assert "'layers.1.w'" in str(unknown.problems[0])
+
+
+def test_state_that_is_not_cut_as_the_weights_does_not_hold_them_up(tmp_path: Path) -> None:
+    """Came keeps rows and columns, Muon single numbers for what it has no state of, layers what they count."""
+    cuts = {"layers.0.w": Cut((2,), (0, -1)), "exp_avg_sq_row_layers.0.w": Cut((2,), (0,))}
+    tensors = numbered_tensors({"layers.0.w": (4, 4), "exp_avg_sq_row_layers.0.w": (4,)})
+    counted = {"layers.0.mlp.router.fi_accu": np.arange(3, dtype=np.float32), "muon_m.placeholder.1": np.zeros(1, np.float32)}
+    counted |= {"exp_avg_sq_layers.0.w": np.zeros(1, np.float32), "layers.0.mlp.expert_mapping": np.arange(3, dtype=np.int32)}
+    make_rank_folders(tmp_path, tensors, cuts, strategy=None, extra=counted)
+    run = open_rank_folders(tmp_path, shapes={"layers.0.w": (4, 4)})
+    assert_whole(run, {"layers.0.w": tensors["layers.0.w"], "layers.0.mlp.expert_mapping": counted["layers.0.mlp.expert_mapping"]})
+    assert len(run.tensors) == 2
+    assert any("left out: 4 tensors of the run's state" in note for note in run.notes)
+
+
+def test_what_ranks_count_on_their_own_is_left_out_where_no_strategy_names_it(tmp_path: Path) -> None:
+    tensors = numbered_tensors({"w.weight": (8, 4)})
+    cuts = {"w.weight": Cut((2,), (0, -1))}
+    for rank in (0, 1):
+        count = {"layers.0.self_attention.core_attention.max_logits_val": np.zeros(2 + rank, np.float32)}
+        make_rank_folders(tmp_path, tensors, cuts, ranks=[rank], extra=count)
+    run = open_rank_folders(tmp_path)
+    assert_whole(run, tensors)
+    assert any("left out: 1 tensor of the run's state" in note for note in run.notes)
 
 
 @pytest.mark.parametrize("devices", [TP, (4, 4)])

@@ -1,0 +1,79 @@
+"""The scale of each adapter, by what a config says: alpha / rank, or alpha / sqrt(rank) for rsLoRA; ranks and alphas may go by pattern.
+
+Patterns come from strangers and are regular expressions, so only a small part of those is read: names, `.*`, `\\d+`, `[0-9]+` and a choice
+`(q|v)`, of limited number; nothing that could take long to match. The first that matches counts.
+Source: PEFT 0.21, `LoraModel._create_and_replace`, `get_pattern_key`, `LoraLayer.update_layer`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from mfconv_nb.errors import MappingError, quoted
+from mfconv_nb.mapping.adapters import HINT_ALPHA, Adapter, rank_of
+from mfconv_nb.run_config import Lora, checked_alpha
+
+MAX_PATTERNS, MAX_LENGTH = 20_000, 200
+MAX_CHOICES = 3  # of how much to match, or of what; each multiplies the time
+_PATTERN = re.compile(r"\^?(?:[\w-]|\\\.|\.[*+]?|\\d\+?|\[0-9\]\+?|\((?:[\w.-]+\|)*[\w.-]+\))+\$?")
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledAdapter:
+    """An adapter, its alpha and what its product is multiplied by."""
+
+    adapter: Adapter
+    alpha: float
+    scale: float
+
+
+def scaled_adapters(adapters: Sequence[Adapter], lora: Lora | None, where: str) -> tuple[ScaledAdapter, ...]:
+    """Every adapter with its scale. Of adapters under PEFT's names, where patterns are given.
+
+    Raises:
+        MappingError: MFC319 where nothing says alpha, a rank is not that of the config, or a pattern cannot be read.
+    """
+    lora = lora or Lora()
+    if lora.problem is not None:
+        raise lora.problem
+    if lora.alpha is None:
+        raise MappingError("MFC319", where, found="no lora_alpha", expected="the alpha of the run", hint=HINT_ALPHA)
+    alpha = checked_alpha(lora.alpha, lora.origin)
+    ranks, alphas = (_by_pattern(lora.content.get(key) or {}, key) for key in ("rank_pattern", "alpha_pattern"))
+    if not lora.content.get("rank_pattern"):
+        rank_of(adapters, replace(lora, only_merged=None))
+    root = bool(lora.content.get("use_rslora"))
+    return tuple(_scaled(adapter, lora, ranks(adapter.module), alphas(adapter.module) or alpha, root) for adapter in adapters)
+
+
+def _scaled(adapter: Adapter, lora: Lora, told: float | None, alpha: float, root: bool) -> ScaledAdapter:
+    rank = lora.rank if told is None else told
+    if rank is not None and rank != adapter.rank:
+        expected = f"{rank:g}, as {'the config' if told is None else 'rank_pattern'} says"
+        raise MappingError("MFC319", quoted(adapter.module), found=f"rank {adapter.rank} in the tensors", expected=expected)
+    return ScaledAdapter(adapter, alpha, alpha / (math.sqrt(adapter.rank) if root else adapter.rank))
+
+
+def _by_pattern(patterns: object, key: str) -> Callable[[str], float | None]:
+    """For a layer's name the number that the first matching pattern gives; None where there is none."""
+    if not isinstance(patterns, Mapping) or len(patterns) > MAX_PATTERNS:
+        raise MappingError("MFC319", key, found=str(patterns)[:80], expected="patterns of names, each with a number")
+    read = [(_compiled(pattern, key), checked_alpha(number, key)) for pattern, number in patterns.items()]
+    by_name: dict[str, float | None] = {}
+
+    def number_of(name: str) -> float | None:
+        if name not in by_name:
+            by_name[name] = next((number for pattern, number in read if pattern.fullmatch(name[:MAX_LENGTH])), None)
+        return by_name[name]
+
+    return number_of
+
+
+def _compiled(pattern: str, key: str) -> re.Pattern[str]:
+    choices = sum(pattern.count(c) for c in (".*", ".+", "("))
+    if len(pattern) > MAX_LENGTH or choices > MAX_CHOICES or not _PATTERN.fullmatch(pattern):
+        raise MappingError("MFC319", key, found=quoted(pattern), expected="a name, with .*, \\d+ or (a|b) in it")
+    return re.compile(rf"(?:.*\.)?(?:{pattern})")

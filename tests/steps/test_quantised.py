@@ -1,0 +1,192 @@
+"""Quantised weights are refused by every sign that there is, and codes are never written as weights, whatever is left out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import mfconv_nb as mc
+from mfconv_nb.families.registry import known_families
+from mfconv_nb.mapping.names import parse_pattern
+from mfconv_nb.mapping.quantised import ENDINGS, SUFFIXES
+from mfconv_nb.mapping.rules import Drop, patterns
+from tests.support import Array, raws_of, write_hf
+
+FP8 = ml_dtypes.float8_e4m3fn
+
+
+@pytest.fixture(scope="module")
+def toy() -> tuple[dict[str, Array], dict[str, Any]]:
+    made = mc.toy("llama", dtype="fp16")
+    return {n: mc.read(made, n) for n in made.tensors}, dict(made.config)
+
+
+def scaled(dtype: Any, **beside: tuple[Any, Any]) -> Callable[[str, Array], Mapping[str, Array]]:
+    """A linear weight as codes of ``dtype``, and beside it what its scheme keeps: suffix to (dtype, shape)."""
+    return lambda name, w: {
+        name: (w * 8).astype(dtype),
+        **{f"{name.removesuffix('weight')}{suffix}": np.ones(shape, of) for suffix, (of, shape) in beside.items()},
+    }
+
+
+COMPRESSED = {"quant_method": "compressed-tensors"}
+SCALES = {"weight_scale": (np.float32, (1,)), "input_scale": (np.float32, (1,))}
+
+
+def packed(name: str, weight: Array) -> Mapping[str, Array]:
+    codes = np.ones((weight.shape[0], weight.shape[1] // 8), np.int32)
+    return {name + "_packed": codes, name + "_scale": weight[:, :2], name + "_shape": np.ones(2, np.int64)}
+
+
+def by_codebooks(name: str, weight: Array) -> Mapping[str, Array]:
+    return {
+        name.replace("weight", "codes"): np.ones((4, 4, 1), np.int16),
+        name.replace("weight", "codebooks"): np.ones((1, 256, 1, 8), np.float16),
+    }
+
+
+def nf4(name: str, weight: Array) -> Mapping[str, Array]:
+    codes = np.ones((weight.size // 2, 1), np.uint8)
+    return {name: codes, name + ".absmax": np.ones(4, np.float32), name + ".quant_map": np.ones(16, np.float32)}
+
+
+SCHEMES: dict[str, tuple[Callable[[str, Array], Mapping[str, Array]], dict[str, Any]]] = {
+    "compressed-tensors int8": (scaled(np.int8, weight_scale=(np.float16, (1,))), COMPRESSED),
+    "compressed-tensors fp8": (scaled(FP8, **SCALES), COMPRESSED),
+    "compressed-tensors int4": (packed, COMPRESSED),
+    "NVFP4": (
+        scaled(np.uint8, **SCALES | {"weight_scale": (FP8, (4, 4))}, weight_scale_2=(np.float32, (1,))),
+        {"quant_method": "modelopt", "quant_algo": "NVFP4"},
+    ),
+    "FBGEMM": (scaled(FP8, weight_scale=(np.float32, (4, 1)), input_scale_ub=(np.float32, (1,))), {"quant_method": "fbgemm_fp8"}),
+    "EETQ": (scaled(np.int8, weight_scales=(np.float16, (4,))), {"quant_method": "eetq"}),
+    "HQQ": (lambda n, w: {n.replace("weight", "W_q"): w.astype(np.uint8), n.replace("weight", "meta"): w[:1]}, {"quant_method": "hqq"}),
+    "AQLM": (by_codebooks, {"quant_method": "aqlm"}),
+    "quanto": (lambda n, w: {n + "._data": w.astype(np.int8), n + "._scale": w[:, :1]}, {"quant_method": "quanto"}),
+    "MXFP4": (lambda n, w: {n + "_blocks": w.astype(np.uint8), n + "_scales": w.astype(np.uint8)}, {"quant_method": "mxfp4"}),
+    "bitsandbytes int8": (scaled(np.int8, SCB=(np.float32, (4,))), {"quant_method": "bitsandbytes", "load_in_8bit": True}),
+    "bitsandbytes nf4": (nf4, {"quant_method": "bitsandbytes", "load_in_4bit": True}),
+    "fp8 by blocks": (scaled(FP8, weight_scale_inv=(np.float32, (1, 1))), {"quant_method": "fp8", "weight_block_size": [128, 128]}),
+    "fp8 with scales of another name": (scaled(FP8, scale=(np.float32, (1, 1))), {"quant_method": "fp8"}),
+    "fp8 with e8m0 scales": (scaled(FP8, scale=(ml_dtypes.float8_e8m0fnu, (1, 1))), {"quant_method": "fp8"}),
+    "fp4 packed": (scaled(np.int8, scale=(ml_dtypes.float8_e8m0fnu, (4, 4))), {"quant_method": "fp8"}),
+    "a scheme of tomorrow": (scaled(np.int8, delta=(np.float16, (4,))), {"quant_method": "tomorrow"}),
+}  # fmt: skip
+
+
+def quantised(toy: tuple[dict[str, Array], dict[str, Any]], scheme: str, folder: Path, config: dict[str, Any]) -> Path:
+    tensors: dict[str, Array] = {}
+    for name, weight in toy[0].items():
+        tensors |= SCHEMES[scheme][0](name, weight) if name.endswith("_proj.weight") else {name: weight}
+    return write_hf(folder, tensors, toy[1] | config)
+
+
+def refusal(call: Callable[[], Any]) -> str:
+    with pytest.raises(mc.MfconvError) as refused:
+        call()
+    assert refused.value.code == "MFC312", refused.value
+    return str(refused.value.found)
+
+
+@pytest.mark.parametrize("said", ["config", "nothing"])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_scheme_is_told_with_and_without_its_config_and_with_everything_unknown_left_out(
+    scheme: str, said: str, toy: tuple[dict[str, Array], dict[str, Any]], tmp_path: Path
+) -> None:
+    folder = quantised(toy, scheme, tmp_path / "q", {"quantization_config": SCHEMES[scheme][1]} if said == "config" else {})
+    strangers = [n for n in mc.load(folder).tensors if n not in toy[0]]
+    for told in (None, "llama"):
+        found = refusal(lambda told=told: mc.map(mc.load(folder), told))
+        assert refusal(lambda told=told: mc.map(mc.load(folder), told, leave_out=strangers))
+    if said == "config":
+        spelled = {"fbgemm_fp8": "FBGEMM", "eetq": "EETQ", "hqq": "HQQ", "aqlm": "AQLM", "mxfp4": "MXFP4"}
+        method = SCHEMES[scheme][1]["quant_method"]
+        assert found.startswith(spelled.get(method, method))
+    assert "quantised checkpoint" in mc.doctor(folder).what
+
+
+@pytest.mark.parametrize("dtype", [FP8, np.int16])
+def test_codes_whose_scales_are_nowhere_are_codes_where_the_config_says_so(
+    dtype: Any, toy: tuple[dict[str, Array], dict[str, Any]], tmp_path: Path
+) -> None:
+    tensors = {n: (w * 8).astype(dtype) if n.endswith("_proj.weight") else w for n, w in toy[0].items()}
+    write_hf(tmp_path / "q", tensors, toy[1] | {"quantization_config": {"quant_method": "tomorrow"}})
+    assert refusal(lambda: mc.map(mc.load(tmp_path / "q"), "llama")).startswith("tomorrow: model.layers.0.")
+
+
+@pytest.mark.parametrize("key", ["quantization_config", "compression_config", "text_config"])
+def test_the_scheme_may_stand_under_other_keys(key: str, toy: tuple[dict[str, Array], dict[str, Any]], tmp_path: Path) -> None:
+    method = {"quant_method": "tomorrow"}
+    folder = quantised(
+        toy, "a scheme of tomorrow", tmp_path / "q", {key: {"quantization_config": method} if key == "text_config" else method}
+    )
+    assert refusal(lambda: mc.map(mc.load(folder), "llama")).startswith("tomorrow: ")
+
+
+def test_ascends_own_scheme_is_named_by_the_file_beside_the_weights(toy: tuple[dict[str, Array], dict[str, Any]], tmp_path: Path) -> None:
+    folder = quantised(toy, "a scheme of tomorrow", tmp_path / "q", {})
+    (folder / "quant_model_description_w8a8.json").write_text(json.dumps({"model_quant_type": "W8A8"}))
+    assert refusal(lambda: mc.map(mc.load(folder), "llama", leave_out="*.delta")).startswith("Ascend's msModelSlim: ")
+
+
+@pytest.mark.parametrize("side", ["hf", "mf"])
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.int32, np.int64])
+def test_whole_numbers_under_the_name_of_a_weight_are_no_weights(
+    dtype: Any, side: str, toy: tuple[dict[str, Array], dict[str, Any]]
+) -> None:
+    tensors = toy[0] if side == "hf" else {n: mc.read(m, n) for m in [mc.map(mc.load(toy[0], config=toy[1]), "llama")] for n in m.tensors}
+    name = next(n for n in tensors if n.endswith(("q_proj.weight", "wq.weight")))
+    spoiled = mc.load(tensors | {name: tensors[name].astype(dtype)}, config=toy[1])
+    assert name in refusal(lambda: mc.map(spoiled, "llama", to="mf" if side == "hf" else "hf"))
+
+
+def test_a_leftover_config_beside_plain_weights_is_noted_and_does_not_stop(
+    toy: tuple[dict[str, Array], dict[str, Any]], tmp_path: Path
+) -> None:
+    write_hf(tmp_path / "hf", toy[0], toy[1] | {"quantization_config": {"quant_method": "gptq", "bits": 4}})
+    mapped = mc.map(mc.load(tmp_path / "hf"))
+    assert any("GPTQ" in note for note in mapped.report.notes)
+    assert raws_of(mc.map(mapped, to="hf")) == raws_of(mc.load(tmp_path / "hf"))
+
+
+def test_fp8_without_scales_that_nothing_calls_quantised_stays_and_is_noted_and_is_no_other_dtype_by_a_word(
+    toy: tuple[dict[str, Array], dict[str, Any]], tmp_path: Path
+) -> None:
+    tensors = {n: w.astype(FP8) if w.ndim == 2 else w for n, w in toy[0].items()}
+    mapped = mc.map(mc.load(tensors, config=toy[1]), "llama", to="mf")
+    assert any("fp8 without scales" in note for note in mapped.report.notes)
+    mc.save(mapped, tmp_path / "kept.safetensors")
+    assert {s.dtype for s in mc.load(tmp_path / "kept.safetensors").specs} == {"F8_E4M3", "F16"}
+    assert "fp8" in refusal(lambda: mc.save(mapped, tmp_path / "cast.safetensors", dtype="bf16"))
+    assert not (tmp_path / "cast.safetensors").exists()
+
+
+def test_codes_are_not_cast_beside_their_scales(toy: tuple[dict[str, Array], dict[str, Any]], tmp_path: Path) -> None:
+    folder = quantised(toy, "compressed-tensors int8", tmp_path / "q", {})
+    assert "int8" in refusal(lambda: mc.save(mc.load(folder), tmp_path / "cast.safetensors", dtype="fp32"))
+    mc.save(mc.load(folder), tmp_path / "same.safetensors")
+    assert raws_of(mc.load(tmp_path / "same.safetensors")) == raws_of(mc.load(folder))
+
+
+def test_a_network_in_plain_numbers_may_have_words_of_a_scheme(tmp_path: Path) -> None:
+    names = ("attention.W_q", "quantizer.codebooks", "cluster.centroids", "rel_blocks", "x._data")
+    plain = write_hf(tmp_path / "hf", {n: np.ones((4, 4), np.float32) for n in names}, {"model_type": "mine"})
+    assert "quantised" not in mc.doctor(plain).what
+    own = mc.Family("own", "", tuple(mc.Rule(n, f"{n}.mf") for n in names), sizes={})
+    assert len(mc.map(mc.load(plain), own)) == len(names)
+
+
+def test_no_family_has_a_name_that_stands_for_codes() -> None:
+    for family in known_families():
+        for rule in family.rules:
+            sides = (rule.pattern,) if isinstance(rule, Drop) else (rule.hf, rule.mf)
+            for text in (p.text for side in sides for p in patterns(side)):
+                last = parse_pattern(text).text.rpartition(".")[2]
+                assert last not in SUFFIXES, (family.key, text)
+                assert not last.endswith(tuple(ENDINGS)), (family.key, text)
