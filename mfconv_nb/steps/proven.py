@@ -14,11 +14,11 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.checkpoint import Checkpoint, LazyTensor, Written
+from mfconv_nb.checkpoint import HF, MF, Checkpoint, LazyTensor, Written
 from mfconv_nb.errors import quoted
 from mfconv_nb.folding import fold
 from mfconv_nb.mapping.names import Pattern
-from mfconv_nb.mapping.rules import Family, OptionValue, form_of, sides_of
+from mfconv_nb.mapping.rules import NUMBERS, Family, OptionValue, form_of, sides_of
 from mfconv_nb.streaming.fill import tensor_checksums
 from mfconv_nb.trained.run import TrainedRun
 
@@ -48,7 +48,7 @@ def _unseen(family: Family, remembered: Mapping[str, Any], to: str) -> dict[str,
     chosen: dict[str, OptionValue] = {o.name: next((v for v in o.values if v == remembered.get(o.name)), o.default) for o in choosing}
     rules = form_of(family, chosen).rules
     found: dict[str, Pattern] = {}
-    for option in choosing:
+    for option in (o for o in choosing if o.side not in ((HF,) if to == HF else (MF, NUMBERS))):  # others lay out the target
         for other in (form_of(family, {**chosen, option.name: value}) for value in option.values if value != chosen[option.name]):
             names = {pattern.text for rule in other.rules for pattern in sides_of(rule, to)[0]}
             patterns = (pattern for rule in rules if rule not in other.rules for pattern in sides_of(rule, to)[0])

@@ -92,6 +92,7 @@ def _add_rule(made: Made, number: int, chance: Random, dtype: str, withheld: boo
     counted = chance.choice(shared) if chance.random() < 0.4 else ""  # an axis that names count on one side
     counting = chance.choice(("hf", "mf")) if counted else ""
     layer = ".{layer}" if chance.random() < 0.5 else ""
+    ending = "" if dtype.lstrip("B").startswith("F") else ".position_ids"  # a matrix of whole numbers under another name is taken for codes
     names: dict[str, list[str]] = {}
     texts: dict[str, list[str]] = {}
     pads: list[str] = []
@@ -99,7 +100,7 @@ def _add_rule(made: Made, number: int, chance: Random, dtype: str, withheld: boo
         axes = [axis for axis in shared if side != counting or axis != counted]
         placeholder = f".{{{counted}}}" if side == counting else ""
         groups = _partition(chance, parts) or [[]]
-        names[side] = [f"{side}.r{number}{layer}{placeholder}.t{place}" for place in range(len(groups))]
+        names[side] = [f"{side}.r{number}{layer}{placeholder}.t{place}{ending}" for place in range(len(groups))]
         texts[side] = [_tensor(chance, axes, group, pads, f"r{number}_z{side}{place}") for place, group in enumerate(groups)]
     new = {axis: chance.randint(1, 4) for axis in (*shared, *parts, *pads)}
     constants = {axis: size for axis, size in new.items() if axis != counted and chance.random() < 0.15}
