@@ -220,14 +220,16 @@ TILE = 128  # columns of a tile; with 64 and with 512 a transpose was a tenth sl
 UNIT_BYTES = 8  # what a transpose moves at a time: 0.6 GB/s with single 16-bit elements, 1.6 with four of them
 
 
-def move_block(target: Array, source: Array, block: Block) -> None:
+def move_block(target: Array, source: Array, block: Block) -> int:
     """``target[box] = source[box]`` for one block, cast when the dtypes differ.
 
     Args:
         target, source: one-dimensional arrays of elements; ``block`` counts from their first element.
+    Returns:
+        How many finite numbers the cast made infinite.
     """
     to = _box(target, block.sizes, block.target_offset, block.target_strides)
-    _move(to, _box(source, block.sizes, block.source_offset, block.source_strides))
+    return _move(to, _box(source, block.sizes, block.source_offset, block.source_strides))
 
 
 def _box(array: Array, sizes: Shape, offset: int, strides: Shape) -> Array:
@@ -236,29 +238,29 @@ def _box(array: Array, sizes: Shape, offset: int, strides: Shape) -> Array:
     return np.ndarray(sizes, array.dtype, array.view(np.uint8).data, offset * size, [s * size for s in strides])
 
 
-def _move(target: Array, source: Array) -> None:
-    """Assign, in tiles where the two sides run along different axes."""
+def _move(target: Array, source: Array) -> int:
+    """Assign, in tiles where the two sides run along different axes; the numbers that became infinite."""
     if target.ndim < 2 or abs(source.strides[-1]) <= min(abs(s) for s in source.strides):
-        cast_into(target, source)
-        return
+        return cast_into(target, source)
     fast = int(np.argmin([abs(s) for s in source.strides]))  # the axis along which the source runs
     target, source = (np.moveaxis(a, fast, -2) for a in (target, source))
-    for index in np.ndindex(target.shape[:-2]):
-        _transpose(target[index], source[index])
+    return sum(_transpose(target[index], source[index]) for index in np.ndindex(target.shape[:-2]))
 
 
-def _transpose(target: Array, source: Array) -> None:
+def _transpose(target: Array, source: Array) -> int:
     """``target[...] = source`` for two matrices, where the source runs down the columns and the target along the rows."""
     rows, size = target.shape[0], target.itemsize
     unit = UNIT_BYTES // size
     same = target.dtype == source.dtype and source.strides[0] == size
     whole_units = rows // unit * unit if same and unit > 1 else 0
+    infinite = 0
     for column in range(0, target.shape[1], TILE):
         here = np.s_[column : column + TILE]
         if whole_units:
             _transpose_units(target[:whole_units, here], source[:whole_units, here], unit)
         if whole_units < rows:
-            cast_into(target[whole_units:, here], source[whole_units:, here])
+            infinite += cast_into(target[whole_units:, here], source[whole_units:, here])
+    return infinite
 
 
 def _transpose_units(target: Array, source: Array, unit: int) -> None:

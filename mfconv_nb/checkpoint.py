@@ -325,6 +325,21 @@ class Original:
     dtypes: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Written:
+    """What the manifest beside a checkpoint says was written, until it is proven to be of these numbers.
+
+    Attributes:
+        label: the name of its folder.
+        parts: of every tensor what lies in the files, whole or in slices, each with the checksum that is noted.
+        told: fields of a checkpoint that it gave, and what they are without it.
+    """
+
+    label: str
+    parts: Mapping[str, tuple[tuple[LazyTensor, object], ...]]
+    told: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, repr=False)
 class Checkpoint(Result):
     """An ordered set of named, lazy tensors, and what is known about them.
@@ -338,6 +353,7 @@ class Checkpoint(Result):
         files: the files it is read from.
         others: entries that are no tensors.
         original: what is remembered of the side it was mapped from.
+        written: what the manifest says was written, where nothing has compared it with the numbers yet; None else.
         family: the key of its family, where it is known.
         family_file: the name of the file that defined it, for one of one's own; said in messages, never opened.
         options: what was decided of the family's options, where it is known.
@@ -360,6 +376,7 @@ class Checkpoint(Result):
     files: tuple[Path, ...] = ()
     others: tuple[OtherEntry, ...] = ()
     original: Original | None = None
+    written: Written | None = None
     family: str | None = None
     family_file: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -112,12 +112,61 @@ def dtype_after_cast(stored: str, asked: str | None) -> str:
     return asked if asked is not None and stored in CASTABLE else stored
 
 
-def cast_into(target: Array, source: Array) -> None:
-    """Write ``source`` into ``target`` (same shape), rounding to nearest even where the dtype is narrower."""
+# of the dtypes that casts are asked for: the unsigned integer of its size, and its bits of mantissa
+_BITS = {DTYPES[name].numpy: (np.dtype(f"u{DTYPES[name].itemsize}"), n) for name, n in (("F16", 10), ("BF16", 7), ("F32", 23), ("F64", 52))}
+
+
+def cast_into(target: Array, source: Array) -> int:
+    """Write ``source`` into ``target`` (same shape), rounding to nearest even where the dtype is narrower.
+
+    A NaN keeps its sign and as many bits of its payload, from the top, as the target has: a wider dtype and back gives the same bits,
+    whatever the processor does with a signalling one. Where none of the payload is left it becomes the quiet NaN, not an infinity.
+
+    Returns:
+        How many finite numbers became infinite, since they are too large for the dtype of ``target``.
+    """
     with np.errstate(all="ignore"):
         if source.dtype == np.float64 and target.dtype == DTYPES["BF16"].numpy:
-            source = _rounded_to_odd(source)
-        np.copyto(target, source, casting="unsafe")
+            np.copyto(target, _rounded_to_odd(source), casting="unsafe")
+        else:
+            np.copyto(target, source, casting="unsafe")
+    if source.dtype == target.dtype or source.dtype not in _BITS or target.dtype not in _BITS:
+        return 0
+    if not _has_endless(min(source, target, key=lambda a: a.itemsize)):  # of both the quicker one to look at
+        return 0
+    end, size = _magnitudes(source)
+    _keep_payloads(target, source, size > end)
+    new_end, new_size = _magnitudes(target)
+    return int(np.count_nonzero(new_size == new_end) - np.count_nonzero(size == end))
+
+
+def _endless(dtype: np.dtype[Any]) -> int:
+    """The bits of +infinity; those of NaN, without their sign, are larger, and those of finite numbers smaller."""
+    bits, mantissa = _BITS[dtype]
+    return ((1 << (8 * bits.itemsize - 1 - mantissa)) - 1) << mantissa
+
+
+def _has_endless(a: Array) -> bool:
+    """Whether there is an infinity or a NaN: as signed integers the positive ones are the largest, as unsigned ones the negative ones."""
+    end, bits = _endless(a.dtype), 8 * a.itemsize
+    return bool(a.view(f"i{a.itemsize}").max(initial=0) >= end or a.view(f"u{a.itemsize}").max(initial=0) >= end | 1 << (bits - 1))
+
+
+def _magnitudes(a: Array) -> tuple[int, Array]:
+    """The bits of an infinity, and those of every number without its sign."""
+    bits = _BITS[a.dtype][0]
+    return _endless(a.dtype), a.view(bits) & bits.type((1 << (8 * a.itemsize - 1)) - 1)
+
+
+def _keep_payloads(target: Array, source: Array, nan: Array) -> None:
+    """Give every NaN of ``target`` the sign and the payload that it has in ``source``; ``nan`` says where they are."""
+    (bits, mantissa), (new_bits, new_mantissa) = _BITS[source.dtype], _BITS[target.dtype]
+    found = source.view(bits)[nan].astype(np.uint64)
+    payload = found & np.uint64((1 << mantissa) - 1)
+    kept = payload << np.uint64(max(0, new_mantissa - mantissa)) >> np.uint64(max(0, mantissa - new_mantissa))
+    kept[kept == 0] = 1 << (new_mantissa - 1)
+    sign = found >> np.uint64(8 * source.itemsize - 1) << np.uint64(8 * target.itemsize - 1)
+    target.view(new_bits)[nan] = (sign | np.uint64(_endless(target.dtype)) | kept).astype(new_bits)
 
 
 def _rounded_to_odd(x: Array) -> Array:

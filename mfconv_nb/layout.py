@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -268,6 +268,29 @@ def _are_equal_parts(parts: Sequence[Expression], same: Mapping[str, str]) -> bo
     """Whether the parts of a sum are axes of one size."""
     names = [p.name for p in parts if isinstance(p, Axis)]
     return len(names) == len(parts) and len({same.get(n, n) for n in names}) == 1
+
+
+def told_axes(tensors: Sequence[TensorLayout], known: Set[str], same: Mapping[str, str]) -> frozenset[str]:
+    """The axes that ``solve_sizes`` would find, whatever the shapes are: the known ones, and those that shapes of these tensors tell."""
+    told, before = set(known), -1
+    while len(told) > before:
+        before = len(told)
+        for pair in same.items():
+            told.update(pair if told.intersection(pair) else ())
+        for tensor in tensors:
+            for e in tensor:
+                _tell(e, told, same)
+    return frozenset(told)
+
+
+def _tell(e: Expression, told: set[str], same: Mapping[str, str]) -> None:
+    """Add the axis that the size of one expression tells, as ``_solve_one`` solves it."""
+    if isinstance(e, Axis):
+        told.add(e.name)
+    elif isinstance(e, Product | Sum):
+        unknown = [p for p in (e.factors if isinstance(e, Product) else e.parts) if not axis_names([p]) <= told]
+        if len(unknown) == 1 or (unknown and isinstance(e, Sum) and _are_equal_parts(unknown, same)):
+            _tell(unknown[0], told, same)
 
 
 def describe(e: Expression) -> str:

@@ -172,15 +172,71 @@ def test_every_cast_keeps_nan_infinity_and_the_sign_of_zero(source: Any, target:
 @pytest.mark.parametrize(
     "narrow, wider", [("F16", "F32"), ("BF16", "F32"), ("F16", "F64"), ("BF16", "F64"), ("F32", "F64")], ids=lambda n: n
 )
-def test_a_wider_dtype_holds_every_number_exactly(narrow: str, wider: str) -> None:
+def test_a_wider_dtype_and_back_gives_every_code_again_nan_included(narrow: str, wider: str) -> None:
     size = itemsize(narrow)
     bits = np.arange(1 << 16, dtype=np.uint16) if size == 2 else np.arange(0, 1 << 32, 65521, dtype=np.uint32)
+    if size == 4:
+        nans = np.array([0x7F80_0001, 0xFF80_0001, 0x7FBF_FFFF, 0x7FC0_0000, 0xFFFF_FFFF, 0x7FA0_BEEF], np.uint32)
+        bits = np.concatenate([bits, nans])
     values = bits.view(FLOATS[narrow])
     there, back = np.zeros(values.size, FLOATS[wider]), np.zeros(values.size, FLOATS[narrow])
-    cast_into(there, values)
-    cast_into(back, there)
-    number = ~np.isnan(wide(there))
-    assert (back.view(bits.dtype)[number] == bits[number]).all()
+    assert cast_into(there, values) == 0
+    assert cast_into(back, there) == 0
+    assert (back.view(bits.dtype) == bits).all()
+    assert (np.isnan(wide(there)) == np.isnan(wide(values))).all()
+
+
+@pytest.mark.parametrize(
+    "source, bits, target, expected",
+    [
+        (np.float32, 0x7FA1_2345, BF16, 0x7FA1),  # the top bits of the payload, signalling as it was
+        (np.float32, 0xFFC0_0000, BF16, 0xFFC0),
+        (np.float32, 0x7F80_0001, BF16, 0x7FC0),  # nothing of the payload is left: quiet, and no infinity
+        (np.float32, 0xFF80_FFFF, BF16, 0xFFC0),
+        (np.float32, 0x7F80_2000, np.float16, 0x7C01),
+        (np.float32, 0xFF80_1FFF, np.float16, 0xFE00),
+        (np.float64, 0x7FF4_0000_0000_0000, np.float32, 0x7FA0_0000),
+        (np.float64, 0xFFF0_0000_0000_0001, np.float32, 0xFFC0_0000),
+        (np.float64, 0x7FF2_0000_0000_0000, BF16, 0x7F90),
+        (BF16, 0xFF81, np.float16, 0xFC08),
+        (np.float16, 0x7C07, BF16, 0x7FC0),
+        (np.float16, 0x7C08, BF16, 0x7F81),
+        (np.float32, 0x7F80_0001, np.float64, 0x7FF0_0000_2000_0000),
+    ],
+)
+def test_a_nan_keeps_its_sign_and_the_top_of_its_payload(source: Any, bits: int, target: Any, expected: int) -> None:
+    made = np.zeros(1, target)
+    cast_into(made, from_bits(bits, source))
+    assert int(made.view(f"u{made.itemsize}")[0]) == expected
+
+
+def test_nan_are_kept_in_every_place_of_a_strided_array() -> None:
+    values = np.ones((6, 8), np.float32)
+    values.view(np.uint32)[::2, 1::3] = 0xFFA1_0000
+    made = np.zeros((8, 6), BF16).T
+    assert cast_into(made, values) == 0
+    expected = np.full((6, 8), 0x3F80, np.uint16)
+    expected[::2, 1::3] = 0xFFA1
+    assert np.array_equal(made.view(np.uint16), expected)
+
+
+@pytest.mark.parametrize(
+    "source, values, target, infinite",
+    [
+        (np.float32, [65519.9, 65520.0, -65520.0, np.inf, -np.inf, np.nan, 1e-30], np.float16, 2),
+        (np.float32, [3.3895e38, 3.4e38, -3.4e38, 3e38], BF16, 2),
+        (np.float64, [1e39, -3.5e38, 3.4e38, np.inf], np.float32, 2),
+        (np.float64, [3.4e38, 1e300, 3e38], BF16, 2),
+        (BF16, [1e5, -1e5, 65504.0, np.nan], np.float16, 3),  # in bf16 65,504 is 65,536
+        (np.float16, [65504.0, np.inf], BF16, 0),
+        (np.float16, [-65504.0], np.float32, 0),
+        (np.float32, [], np.float16, 0),
+        (np.float32, [-1e30], np.float16, 1),
+    ],
+)
+def test_a_cast_counts_the_numbers_that_it_makes_infinite(source: Any, values: list[float], target: Any, infinite: int) -> None:
+    given = np.array(values, np.float64).astype(source)
+    assert cast_into(np.zeros(len(values), target), given) == infinite
 
 
 def test_a_cast_warns_of_nothing(recwarn: pytest.WarningsRecorder) -> None:

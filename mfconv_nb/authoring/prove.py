@@ -1,6 +1,7 @@
 """prove: that a family's rules are sound, without a weight. Conditions that can fail, for every form of the family.
 
 - No two patterns of a side can match the same name, and names are matched whole.
+- Every size that a sentence needs is given, in both directions.
 - Every placeholder that stands on one side only is an axis of the other side's sentence.
 - There and back, every number of a specimen returns to its place; every place of the target is filled once.
 - Every small mistake that is made in the rules on purpose is noticed (see ``mutations.py``), and by what.
@@ -23,7 +24,7 @@ from mfconv_nb.config import read_sizes
 from mfconv_nb.errors import MappingError, one_line
 from mfconv_nb.families.registry import family_meant
 from mfconv_nb.mapping.expected import expected_specs
-from mfconv_nb.mapping.flaws import overlaps, placeholders_without_axis
+from mfconv_nb.mapping.flaws import axes_without_size, overlaps, placeholders_without_axis
 from mfconv_nb.mapping.forms import all_forms
 from mfconv_nb.mapping.plan import plan_mapping
 from mfconv_nb.mapping.rules import Family, sides_of
@@ -96,6 +97,9 @@ def _conditions(form: Family) -> Iterator[tuple[str, bool, str]]:
         meeting = [f"{a.text} and {b.text}" for (_, a), (_, b) in overlaps(form, to)]
         seen = "; ".join(meeting[:3]) or how_many(sum(len(sides_of(rule, to)[0]) for rule in form.rules), "pattern")
         yield f"No two patterns of the {side} side match the same name.", not meeting, seen
+    sizeless = [f"{', '.join(axes)} of {rule.hf}" for rule in mapped_rules(form) for axes in axes_without_size(rule, form).values()]
+    seen = "; ".join(dict.fromkeys(sizeless[:3])) or how_many(len(mapped_rules(form)), "rule")
+    yield "There and back, every size is given: by a config, by the rule, or by shapes.", not sizeless, seen
     odd = [f"{{{p}}} in {pattern.text}" for rule in mapped_rules(form) for p, pattern in placeholders_without_axis(rule)]
     yield "A placeholder of one side only is an axis of the other.", not odd, "; ".join(odd[:3]) or "all of them"
     lost = [text for rule in mapped_rules(form) for text in _lost_there_and_back(form, rule)]

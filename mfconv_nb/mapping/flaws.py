@@ -14,13 +14,15 @@ from typing import Any
 
 from mfconv_nb.checkpoint import HF, MF, SIDE_NAMES
 from mfconv_nb.config import UNKNOWN, is_readable
+from mfconv_nb.dtypes import CASTABLE
 from mfconv_nb.errors import MappingError, nearest, quoted
-from mfconv_nb.layout import TensorLayout, axis_names, pair_blocks, parse_layout
+from mfconv_nb.layout import TensorLayout, axis_names, pair_blocks, parse_layout, told_axes
 from mfconv_nb.mapping.forms import all_forms
 from mfconv_nb.mapping.names import Pattern, is_of_config
 from mfconv_nb.mapping.rules import (
     ALL_OR_NONE,
     ANYWHERE,
+    COMMON_OPTIONS,
     AnyRule,
     Drop,
     Family,
@@ -33,6 +35,7 @@ from mfconv_nb.mapping.rules import (
     numbers_of,
     sides_of,
 )
+from mfconv_nb.mapping.solve import directed_rule, needs_sizes, structural_sizes
 from mfconv_nb.report import how_many
 
 MAX_TOLD = 8  # flaws that one message lists
@@ -76,7 +79,7 @@ def flaws_of(family: Family) -> tuple[Flaw, ...]:
     for form in all_forms(family):
         known = {*form.sizes, *family.sizes}
         for rule in form.rules:
-            for flaw in _of_rule(rule, form, known):
+            for flaw in [*_of_rule(rule, form, known)] or _sizeless(rule, form):
                 found.setdefault((rule.written_at, flaw.found), flaw)
         for flaw in _meetings(form):
             found.setdefault((*(rule.written_at for rule in flaw.rules), flaw.found), flaw)
@@ -183,6 +186,8 @@ def _kinds_of_names(rule: AnyRule) -> Iterator[Flaw]:
     for axis, size in constants.items() if isinstance(constants, Mapping) else ():
         if not (isinstance(size, str) or (type(size) is int and size > 0)):
             yield Flaw((rule,), f"sizes={{{axis!r}: {size!r}}}", "a whole number from 1 on, or the name of an axis of that size")
+    if isinstance(rule, Rule) and rule.dtype is not None and rule.dtype not in CASTABLE:
+        yield Flaw((rule,), f"dtype={rule.dtype!r}", f"one of {', '.join(sorted(CASTABLE))}", _meant(str(rule.dtype).upper(), CASTABLE))
     if isinstance(rule, Drop) and rule.side not in (HF, MF):
         yield Flaw((rule,), f"side={rule.side!r}", "'hf' or 'mf'")
     if isinstance(rule, Rule | Repeated) and rule.optional not in ("", ALL_OR_NONE, ANYWHERE):
@@ -261,7 +266,7 @@ def _of_rule(rule: AnyRule, form: Family, known: set[str]) -> Iterator[Flaw]:
                 "a sentence that says where every number goes",
             )
         return
-    yield from _of_sentence(rule, layouts, (sources, targets), known, odd=bool(odd))
+    yield from _of_sentence(rule, layouts, (sources, targets), form, known, odd=bool(odd))
 
 
 def _odd_placeholder(rule: AnyRule, name: str, pattern: Pattern, sources: Sequence[Pattern], targets: Sequence[Pattern]) -> Flaw:
@@ -288,6 +293,7 @@ def _of_sentence(
     rule: Rule | Repeated | Tied,
     layouts: tuple[tuple[TensorLayout, ...], tuple[TensorLayout, ...]],
     patterns: tuple[Sequence[Pattern], Sequence[Pattern]],
+    form: Family,
     known: set[str],
     *,
     odd: bool,
@@ -306,12 +312,38 @@ def _of_sentence(
         except MappingError as error:
             yield _unpaired(rule, error, (left, right), (left - right - placeholders[1], right - left - placeholders[0]))
             return
+    if not isinstance(rule, Repeated) and (late := sorted(axis for axis in own if ".." in form.sizes.get(axis, ""))):
+        found = f"{late[0]} counts from another number than 0: {quoted(form.sizes[late[0]])}"
+        yield Flaw((rule,), found, "an axis of a layout, which counts from 0", "Let it stand in the names of both sides.")
     constants = rule.sizes if isinstance(rule, Rule) else {}
     for axis in sorted((left | right) - known - constants.keys() - own):
         meant = difflib.get_close_matches(axis, known - left - right, n=1, cutoff=0.8)  # "half_head" is not "head"
         if meant:
             expected, hint = "an axis in sizes", f"Did you mean {quoted(meant[0])}? If not, add {quoted(axis)} to sizes."
             yield Flaw((rule,), f"the axis {quoted(axis)} in {quoted(str(rule.layout))}", expected, hint)
+
+
+def axes_without_size(rule: AnyRule, form: Family) -> dict[str, list[str]]:
+    """For each direction (``MF``, ``HF``) the axes of a rule whose size nothing gives: neither sizes nor an option nor the shapes."""
+    sized = {*form.sizes, *(o.size for o in (*COMMON_OPTIONS, *form.options))}
+    found: dict[str, list[str]] = {}
+    for to in (MF, HF):
+        directed = directed_rule(rule, to)
+        if directed.layouts is None or not needs_sizes(directed):
+            continue
+        constants, same = structural_sizes(rule)
+        counted = {p for side in (directed.source, directed.target) for pattern in side for p in pattern.placeholders}
+        told = told_axes(directed.layouts[0], {*sized, *constants, *counted}, same)
+        if lacking := sorted(axis_names(e for side in directed.layouts for tensor in side for e in tensor) - told):
+            found[to] = lacking
+    return found
+
+
+def _sizeless(rule: AnyRule, form: Family) -> Iterator[Flaw]:
+    for to, axes in axes_without_size(rule, form).items():
+        found = f"no size for {', '.join(axes)} on the way to {SIDE_NAMES[to]}"
+        expected = "a size by the family's sizes or the rule's, or by a shape that has it as a whole axis"
+        yield Flaw((rule,), f"{found}: {quoted(str(getattr(rule, 'layout', '')))}", expected, f"Add {quoted(axes[0])} to sizes.")
 
 
 def _unpaired(rule: Rule | Repeated | Tied, error: MappingError, axes: Sequence[frozenset[str]], odd: Sequence[frozenset[str]]) -> Flaw:

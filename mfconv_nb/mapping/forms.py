@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from itertools import islice, product
 from typing import Any
 
+from mfconv_nb.blocks import whole
 from mfconv_nb.errors import MappingError, SeveralFitError, UsageError, did_you_mean, quoted
 from mfconv_nb.folding import fold
-from mfconv_nb.mapping.plan import MappingPlan
+from mfconv_nb.mapping.plan import MappingPlan, Part, Row
 from mfconv_nb.mapping.rules import COMMON_OPTIONS, NUMBERS, Family, Option, OptionValue, form_of
 
 WORDS: Mapping[str, OptionValue] = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -77,7 +78,7 @@ def fitting_forms(
 ) -> list[Choice]:
     """The forms that know every name template, defaults first; where none does, the one that knows most."""
     wanted = frozenset(templates)
-    remembered = {o.name: remembered[o.name] for o in family.options if o.values and remembered.get(o.name) in o.values}
+    remembered = {o.name: remembered[o.name] for o in family.options if any(_is_same(remembered.get(o.name), v) for v in o.values)}
     said = {**{n: (v, "told from the config") for n, v in configured.items()}, **{n: (v, "remembered") for n, v in remembered.items()}}
     said |= {n: (v, "given") for n, v in given.items()}
     forms = [_choice(family, chosen, to, said) for chosen in _combinations(family, to, said)]
@@ -96,7 +97,12 @@ def all_forms(family: Family) -> list[Family]:
 def configured_options(family: Family, config: Mapping[str, Any]) -> dict[str, OptionValue]:
     """What a config says of the options that show in the numbers alone: the YAML of a run has them under MindFormers' own names."""
     told = {o.name: (config[o.name], o.values) for o in family.options if o.side == NUMBERS and o.name in config}
-    return {name: value for name, (value, values) in told.items() if any(type(value) is type(v) and value == v for v in values)}
+    return {name: value for name, (value, values) in told.items() if any(_is_same(value, v) for v in values)}
+
+
+def _is_same(value: object, other: OptionValue) -> bool:
+    """Whether a value from a file is one of an option's: 1 is not True."""
+    return type(value) is type(other) and value == other
 
 
 def _combinations(family: Family, to: str, said: Mapping[str, tuple[OptionValue, str]]) -> Iterable[dict[str, OptionValue]]:
@@ -147,7 +153,7 @@ def decide(choices: Sequence[Choice], plan: Callable[[Family], MappingPlan]) -> 
         error = SeveralFitError("MFC302", clean[0][0].form.key, found=found, expected="one form that fits", hint=hint)
         error.choices = tuple({n: str(c.form.chosen[n]) for n in differing} for c, _ in clean)
         raise error
-    chosen, made = clean[0] if clean else min(plans, key=lambda found: len(found[1].problems))
+    chosen, made = min(clean, key=lambda found: _unused(found[1])) if clean else min(plans, key=lambda found: len(found[1].problems))
     if len(plans) > len(clean) == 1:
         others = [c.form.chosen for c, _ in plans if c is not chosen]
         by_shape = {n for n, v in chosen.form.chosen.items() if any(other[n] != v for other in others)}
@@ -156,7 +162,19 @@ def decide(choices: Sequence[Choice], plan: Callable[[Family], MappingPlan]) -> 
 
 
 def _what(plan: MappingPlan) -> list[object]:
-    return [(row.status, row.sources, row.targets, row.parts, row.zeros, row.copies) for row in plan.rows]
+    return [(row.status, row.sources, row.targets, _moved(row), row.zeros, row.copies) for row in plan.rows]
+
+
+def _moved(row: Row) -> object:
+    """The parts of a row; none where one tensor becomes one as it is, whatever kind of rule says so."""
+    is_whole = len(row.sources) == 1 and row.parts == ((Part(row.sources[0].name, whole(row.sources[0].elements)),),)
+    return () if is_whole else row.parts
+
+
+def _unused(plan: MappingPlan) -> int:
+    """Rules that nothing in a checkpoint belongs to: of two forms that come to the same, the one that says no more than is there."""
+    used = {row.rule.written_at for row in plan.rows}
+    return sum(rule.written_at not in used for rule in plan.family.rules)
 
 
 def templates_of(names: Iterable[str]) -> frozenset[str]:

@@ -13,6 +13,7 @@ from itertools import product
 from mfconv_nb.blocks import Block, Shape, whole
 from mfconv_nb.checkpoint import HF, MF, Original, TensorSpec
 from mfconv_nb.config import HINT_CONFIG, Size, Sizes
+from mfconv_nb.dtypes import dtype_after_cast
 from mfconv_nb.errors import MappingError, nearest
 from mfconv_nb.folding import fold
 from mfconv_nb.layout import Axis, TensorLayout, axis_names, describe_tensor, shape_of
@@ -107,7 +108,7 @@ class Matcher:
     ) -> None:
         self.to, self.sizes, self.original, self.layers = to, sizes, original, layers
         self.known = sizes.values_by_axis if sizes is not None else {}
-        rules, behind = (family.rules, ()) if layers is None else without_numbered(family.rules)
+        rules, behind = (family.rules, ()) if layers is None else without_numbered(family.rules, self.known, layers)
         self._behind: dict[str, list[Pattern]] = {}
         for pattern in (parse_pattern(put_in(name, self.known)) for name in behind):
             self._behind.setdefault(pattern.template, []).append(pattern)
@@ -263,10 +264,9 @@ class Matcher:
             self.rows.append((place, _row(rule, sources, (TensorSpec(name, solution.targets[0][2], dtype),), solution)))
 
     def _fixed_dtype(self, rule: Rule, name: str, dtype: str) -> str:
-        """The dtype of a target whose rule fixes it: on the way back, what the manifest remembers."""
-        if self.to == MF:
-            return rule.dtype or dtype
-        return self.original.dtypes.get(name, dtype) if self.original is not None else dtype
+        """The dtype of a target whose rule fixes that of floating numbers: on the way back, what the manifest remembers."""
+        asked = rule.dtype if self.to == MF else self.original.dtypes.get(name) if self.original is not None else None
+        return dtype if rule.dtype is None else dtype_after_cast(dtype, asked)
 
     def _head_was_absent(self, rule: Tied) -> bool:
         """On the way to Hugging Face: the head was not in the original; told by the manifest, else by the config."""

@@ -254,12 +254,12 @@ def put_in(name: str, sizes: Mapping[str, int]) -> str:
     return _OF_CONFIG.sub(lambda m: str(sizes[m[1]]) if m[1] in sizes else m[0], name)
 
 
-def without_numbered(rules: Iterable[AnyRule]) -> tuple[tuple[AnyRule, ...], tuple[str, ...]]:
-    """Rules without names that have a number of the config, as where only the first layers are asked for; and those names."""
+def without_numbered(rules: Iterable[AnyRule], sizes: Mapping[str, int], layers: int) -> tuple[tuple[AnyRule, ...], tuple[str, ...]]:
+    """Rules without names that have a number of the config which is not among the first ``layers``; and those names."""
     kept: list[AnyRule] = []
     gone: list[str] = []
     for rule in rules:
-        if not numbers_of(rule):
+        if all(sizes.get(axis, layers) < layers for axis in numbers_of(rule)):
             kept.append(rule)
             continue
         names = rule.pattern if isinstance(rule, Drop) else rule.hf

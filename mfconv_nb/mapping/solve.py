@@ -90,7 +90,7 @@ def solve_rule(directed: Directed, shapes: Sequence[Shape], keys: Sequence[Sourc
     Raises:
         MappingError: MFC307 when a shape does not fit the sentence or the sizes.
     """
-    rule, source, target, layouts = directed.rule, directed.source, directed.target, directed.layouts
+    rule, target, layouts = directed.rule, directed.target, directed.layouts
     same_placeholders = {p for t in target for p in t.placeholders} <= set(directed.loops)
     if layouts is None and same_placeholders:
         return Solution(((target[0], {}, shapes[0]),), ())
@@ -99,9 +99,18 @@ def solve_rule(directed: Directed, shapes: Sequence[Shape], keys: Sequence[Sourc
     constants, same = structural_sizes(rule)
     sizes_given = {**known, **constants, **_axis_sizes(keys)}
     sizes = solve_sizes([layouts[0][place] for place, _ in keys], shapes, sizes_given, same)
-    if isinstance(rule, Repeated) or (layouts[0] == layouts[1] and len(source) == len(target) == len(shapes) == 1 and same_placeholders):
+    if not needs_sizes(directed):
         return Solution(((target[0], {}, shapes[0]),), (), sizes=sizes)
     return _solution(directed, layouts, sizes, keys)
+
+
+def needs_sizes(directed: Directed) -> bool:
+    """Whether the sizes of all axes are needed; not where one tensor becomes one of the same shape."""
+    if isinstance(directed.rule, Repeated):
+        return False
+    target, layouts = directed.target, directed.layouts
+    is_one = directed.is_single and len(target) == 1 and set(target[0].placeholders) <= set(directed.loops)
+    return not (is_one and (layouts is None or layouts[0] == layouts[1]))
 
 
 def placed_blocks(directed: Directed, sizes: Mapping[str, int]) -> Iterator[PlacedBlock]:
@@ -151,14 +160,21 @@ def _placed(
     source_keys: Sequence[SourceKey],
     target_keys: Sequence[SourceKey],
 ) -> Iterator[PlacedBlock]:
+    """Every block once: one without an axis that names count, such as a fill of zeros, is the same for each of them."""
     own, source, target = _own_axes(directed), directed.source, directed.target
     source_places, target_places = _places_of(source_keys), _places_of(target_keys)
+    seen: set[tuple[int | None, int | None, Block]] = set()
     for index in product(*(range(sizes[a]) for a in own)):
         fixed = dict(zip(own, index, strict=True))
         for pair in pair_blocks(layouts[0], layouts[1], sizes, fixed):
-            s = None if pair.source is None else source_places[pair.source, _index_of(source[pair.source], fixed)]
+            s = None if pair.source is None else source_places.get((pair.source, _index_of(source[pair.source], fixed)), -1)
             t = None if pair.target is None else target_places[pair.target, _index_of(target[pair.target], fixed)]
-            yield PlacedBlock(s, t, fixed, pair)
+            if s == -1:
+                found = f"no tensor for {', '.join(f'{axis} {n}' for axis, n in fixed.items())}"
+                raise MappingError("MFC307", found=found, expected="one for each index from 0 on, as an axis of a layout has them")
+            if (s, t, pair.block) not in seen:
+                seen.add((s, t, pair.block))
+                yield PlacedBlock(s, t, fixed, pair)
 
 
 def _solution(
@@ -192,7 +208,10 @@ def _solution(
 
 
 def _check_coverage(needed: Sequence[int], found: Sequence[int], target: Sequence[Pattern]) -> None:
-    """Raises MappingError (MFC307) where the blocks of a target are more or fewer numbers than it has."""
+    """Raises MappingError (MFC307) where the blocks of a target are more or fewer numbers than it has.
+
+    They are more where several tensors that names count would become one: ``(p + q) -> expert p, q`` has one q for all experts.
+    """
     for expected, covered in zip(needed, found, strict=True):
         if covered != expected:
             where = " and ".join(t.text for t in target)

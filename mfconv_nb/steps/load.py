@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.checkpoint import MF, SIDE_NAMES, Checkpoint, LazyTensor, Original, checkpoint_of
+from mfconv_nb.checkpoint import MF, SIDE_NAMES, Checkpoint, LazyTensor, Original, Written, checkpoint_of
 from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.config import PARAMS, read_config, read_params
 from mfconv_nb.errors import InputError, MappingError
@@ -19,6 +19,7 @@ from mfconv_nb.live import is_live, load_live
 from mfconv_nb.mapping.adapters import is_adapter
 from mfconv_nb.report import how_many
 from mfconv_nb.run_config import ENDINGS, Lora, RunConfig, checked_alpha, lora_of, read_run_config
+from mfconv_nb.steps.proven import written_parts
 from mfconv_nb.steps.runs import merged, open_run
 from mfconv_nb.steps.sides import side_of_names
 from mfconv_nb.steps.wholes import note_on_a_part, part_of, whole_of
@@ -85,6 +86,7 @@ def load(
     side = manifest.get("to") or side_of_names(opened.tensors) or opened.side
     if side in SIDE_NAMES and opened.side in SIDE_NAMES and side != opened.side:
         notes += (f"the names are {SIDE_NAMES[side]}'s, which counts; files of this format are usually {SIDE_NAMES[opened.side]}'s",)
+    config_beside = _config_beside(path)
     found = checkpoint_of(
         opened.tensors,
         origin=str(source) if isinstance(source, str | Path) else how_many(len(opened.files), "file"),
@@ -101,7 +103,16 @@ def load(
         twins=opened.twins,
         quantised_by=scheme_beside(path if os.path.isdir(path) else path.parent),
     )
-    return _taken(_described(found, config, lora_alpha), only)
+    return _taken(_described(_to_prove(found, path, folder, manifest, config_beside), config, lora_alpha), only)
+
+
+def _to_prove(found: Checkpoint, path: Path, side: Path, manifest: Mapping[str, Any], config: Mapping[str, Any] | None) -> Checkpoint:
+    """With what its manifest says was written, for whoever uses what that remembers; ``config`` is the one beside the files."""
+    if not manifest:
+        return found
+    remembered = _lora_remembered(manifest)
+    told = {"config": (found.config, config), **({"lora": (found.lora, None)} if found.lora == remembered else {})}
+    return replace(found, written=Written(side.name, written_parts(manifest, found.tensors, found.run, path), told))
 
 
 def _open_several(paths: Sequence[Path]) -> Opened:
@@ -134,11 +145,12 @@ def load_run(
     """The checkpoint of a run that was opened: its whole tensors, and what must hold of its copies before anything is written."""
     whole = merged(run, only)
     folder, manifest, notes = _fitting_manifest(path, whole.tensors)
+    config_beside = _config_beside(path)
     found = checkpoint_of(
         whole.tensors,
         origin=f"{path}, {run.kind}" + (f", step {run.chosen}" if run.chosen is not None else ""),
         side=MF,
-        config=_config_beside(path) or manifest.get("config"),
+        config=config_beside or manifest.get("config"),
         files=run.files,
         others=run.others,
         original=_original(folder, manifest),
@@ -150,7 +162,7 @@ def load_run(
         run=run,
         lora=_lora_of_run(path, manifest) if any(map(is_adapter, whole.tensors)) else None,
     )
-    return _described(found, config, lora_alpha)
+    return _described(_to_prove(found, path, folder, manifest, config_beside), config, lora_alpha)
 
 
 def _described(checkpoint: Checkpoint, config: str | Path | Mapping[str, Any] | None, alpha: float | None) -> Checkpoint:
@@ -191,6 +203,10 @@ def _lora_beside(path: Path, manifest: Mapping[str, Any]) -> Lora | None:
     beside = (path if os.path.isdir(path) else path.parent) / CONFIG
     if beside.is_file():
         return read_adapter_config(beside)
+    return _lora_remembered(manifest)
+
+
+def _lora_remembered(manifest: Mapping[str, Any]) -> Lora | None:
     remembered = manifest.get("lora")
     return lora_of(remembered, "the manifest", "rank") if isinstance(remembered, dict) else None
 
@@ -258,6 +274,9 @@ def _original(side: Path, manifest: Mapping[str, Any]) -> Original | None:
         return None
     carried = side / CARRIED
     kept = open_files([carried]).tensors if manifest.get("carried") else {}
+    if kept.keys() != set(manifest.get("carried", ())):
+        hint = f"Remove {side.name}, and the checkpoint is taken as it is."
+        raise InputError("MFC110", carried, found="other tensors than the manifest says", expected="the tensors kept for it", hint=hint)
     names = {n for t in manifest["tensors"] for n in t["from"]} | kept.keys()
     dtypes = {n: t["cast_from"] for t in manifest["tensors"] if t.get("dtype_fixed") for n in t["from"]}
     return Original(manifest["from_side"], frozenset(names), kept, dtypes)

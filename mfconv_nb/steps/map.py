@@ -1,4 +1,4 @@
-"""map: the same numbers under the names and shapes of the other side. Lazy: no weight is read."""
+"""map: the same numbers under the names and shapes of the other side. Lazy: no weight is read but to prove a manifest."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any
 from mfconv_nb.checkpoint import HF, MF, SIDE_NAMES, Checkpoint, Equality, LazyTensor, Original
 from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.config import Size, Sizes, read_sizes
-from mfconv_nb.errors import MappingError, UsageError, did_you_mean, quoted
+from mfconv_nb.errors import MappingError, MfconvError, UsageError, did_you_mean, quoted
 from mfconv_nb.families.own import family_in_file, is_file_name
-from mfconv_nb.families.registry import candidates_of, family_remembered, identify
+from mfconv_nb.families.registry import candidates_of, family_remembered, identify, known_families
 from mfconv_nb.families.same_maths import listed_types, said_otherwise
 from mfconv_nb.mapping.adapters import DEFAULT_STYLE, STYLES, half_of
+from mfconv_nb.mapping.flaws import check_family
 from mfconv_nb.mapping.forms import (
     Choice,
     checked_options,
@@ -31,9 +32,11 @@ from mfconv_nb.mapping.quantised import FP8, claimed, codes_among, quantisation_
 from mfconv_nb.mapping.rules import NUMBERS, Drop, Family, OptionValue, form_of
 from mfconv_nb.mapping.run_state import run_state_of
 from mfconv_nb.report import how_many
+from mfconv_nb.steps.first_layers import first_layers
 from mfconv_nb.steps.load import load
 from mfconv_nb.steps.map_report import CoverageError, MapReport
-from mfconv_nb.steps.mapped_tensors import TensorMaker, equalities_of
+from mfconv_nb.steps.mapped_tensors import TensorMaker, equal_when_narrow, equalities_of
+from mfconv_nb.steps.proven import proven
 from mfconv_nb.steps.resemblance import told_by_original
 from mfconv_nb.steps.sides import side_of_names
 from mfconv_nb.steps.twins import filled_in, tied_equalities, with_twins
@@ -52,6 +55,8 @@ def map(
     **options: object,
 ) -> Checkpoint:
     """Give a checkpoint the names and shapes of the other side. The result is lazy; its ``report`` says what goes where.
+
+    Before what a manifest remembers is used, some tensors are read and compared with its checksums (see ``steps/proven.py``).
 
     Args:
         family: a key (``"llama"``), a file that defines ``FAMILY`` (``"my_model.py"``, or a path), or a ``Family``. Left out: told from
@@ -79,6 +84,9 @@ def map(
     asked = _Asked(source, to, layers, (leave_out,) if isinstance(leave_out, str) else tuple(leave_out), _style(source, adapters))
     meant = _meant(asked, family)
     given = checked_options(meant, options)
+    source, stale = proven(source, meant, to)
+    if stale:
+        return _without_manifest(source, stale, family, to=to, layers=layers, leave_out=leave_out, adapters=adapters, **options)
     chosen, plan = decide(_choices(asked, meant, given), lambda form: asked.plan(form, given))
     _refuse_codes(plan, source)
     if plan.problems:
@@ -94,8 +102,33 @@ def map(
     sizes = _sizes(source, chosen.form, given)
     completed = with_twins(source, chosen.form, sizes, to)
     notes = [*filled_in(source, completed), *assumed]
-    mapped = _mapped(_with_layers(completed, chosen.form, layers), plan, decided, asked.original_for(chosen.form), notes)
-    return replace(mapped, equalities=(*mapped.equalities, *tied_equalities(completed, chosen.form, sizes, to)))
+    mapped = _mapped(_with_layers(completed, meant, chosen.form, layers), plan, decided, asked.original_for(chosen.form), notes)
+    mapped = replace(mapped, equalities=(*mapped.equalities, *tied_equalities(completed, chosen.form, sizes, to)))
+    if layers is None:
+        return mapped
+    by_names = {o.name for o in meant.options if o.side == "both"}  # without the layers behind the last one perhaps another value
+    return replace(mapped, options={name: value for name, value in mapped.options.items() if name not in by_names})
+
+
+def _without_manifest(source: Checkpoint, stale: str, family: str | Path | Family | None, **asked: Any) -> Checkpoint:
+    """The mapping of a checkpoint whose manifest is of other numbers: as if it were not there, which is said either way."""
+    try:
+        mapped = map(source, family, **asked)
+    except MfconvError as error:
+        error.hint = f"{stale}. {error.hint or ''}".strip()
+        raise
+    return replace(mapped, report=replace(mapped.report, notes=(stale, *mapped.report.notes)))
+
+
+def plan_back(mapped: Checkpoint) -> MappingPlan:
+    """The plan that takes a mapped checkpoint back to the side it came from, by what it remembers of it. Nothing is read.
+
+    Raises:
+        MappingError: MFC106 or MFC107 where its config does not give a size.
+    """
+    assert mapped.original is not None
+    asked = _Asked(mapped, mapped.original.side, None, (), _style(mapped, None))
+    return asked.plan(mapped.report.plan.family, {})
 
 
 @dataclass(frozen=True)
@@ -140,6 +173,8 @@ class _Asked:
 def _meant(asked: _Asked, family: str | Path | Family | None) -> Family:
     """The family that a call is about: given, remembered by the manifest, or told; among several of one key, told by the names."""
     if isinstance(family, Family):
+        if not family.chosen and not any(family is known for known in known_families()):  # a form has lost the options of its rules
+            check_family(family)
         return family
     remembered = asked.source.family
     if not family and remembered is None:
@@ -191,14 +226,13 @@ def _refuse_quantised(source: Checkpoint, found: str | None) -> None:
         raise MappingError("MFC312", source.origin, found=found, expected="weights as numbers, not as codes", hint=hint)
 
 
-def _with_layers(source: Checkpoint, form: Family, layers: int | None) -> Checkpoint:
+def _with_layers(source: Checkpoint, meant: Family, form: Family, layers: int | None) -> Checkpoint:
     """Where only the first layers are taken, the config says so too: the result is a checkpoint of that many layers."""
-    config = source.config
-    if layers is None or config is None:
+    if layers is None or source.config is None:
         return source
-    limits = {axis: size for axis, size in read_sizes(config, form.sizes).items() if axis.endswith("layer")}
-    keys = {size.origin: min(layers, size.value) for size in limits.values() if size.origin in config}
-    return replace(source, config={**config, **keys})
+    counts = {axis: s for axis, s in {**meant.sizes, **form.sizes}.items() if axis.endswith(("layer", "layers")) and "{" not in s}
+    sizes = read_sizes(source.config, {axis: f"{sentence} | ?" for axis, sentence in counts.items()})
+    return replace(source, config=first_layers(source.config, sizes, layers))
 
 
 def _direction(source: Checkpoint, to: str | None, family: str | Path | Family | None) -> str:
@@ -263,7 +297,7 @@ def _mapped(
     used = {spec.name for row in plan.rows if row.targets for spec in row.sources}
     equalities += [equality for equality in source.equalities if equality.first.name in used]  # copies of a run's slices
     for row in plan.rows:
-        equalities += equalities_of(row, source, tensors)
+        equalities += (*equalities_of(row, source, tensors), *(equal_when_narrow(row, source, tensors) if plan.to == HF else ()))
     here = HF if plan.to == MF else MF
     dtypes = {spec.name: spec.dtype for row in plan.rows if getattr(row.rule, "dtype", None) for spec in row.sources}
     return replace(

@@ -10,7 +10,7 @@ import numpy as np
 
 from mfconv_nb.blocks import Block, compose, source_range, target_range, whole
 from mfconv_nb.checkpoint import MF, SIDE_NAMES, ArraySource, Checkpoint, Equality, LazyTensor, Piece, TensorSpec, zeros_source
-from mfconv_nb.dtypes import itemsize, numpy_dtype
+from mfconv_nb.dtypes import itemsize, numpy_dtype, short_name
 from mfconv_nb.mapping.plan import LEFT_OUT, TIED, Row
 from mfconv_nb.mapping.rules import Tied
 from mfconv_nb.mapping.run_state import ONES, constant_of
@@ -20,6 +20,7 @@ from mfconv_nb.streaming.gather import made_whole
 HINT_TIED = 'Give a config with "tie_word_embeddings": false to keep both (and remove the manifest beside it).'
 HINT_COPIES = "One of the files may be damaged or of another checkpoint; the target has no place for two of them."
 HINT_CONSTANT = "The experts of this layer were moved, or this is another model: Hugging Face's side has no place for it."
+HINT_NARROW = "Remove the manifest beside it, and the dtype stays as it is."
 HINT_ZEROS = "It was trained, or this is another model: Hugging Face's side has no place for it."
 
 
@@ -82,6 +83,19 @@ class _Pieces:
         start, stop = source_range(block)
         first, last = bisect_right(self._stops, start), bisect_left(self._starts, stop)
         return (self._pieces[n] for n in sorted(self._order[first:last]))
+
+
+def equal_when_narrow(row: Row, source: Checkpoint, tensors: Mapping[str, LazyTensor]) -> list[Equality]:
+    """Where a manifest remembers a narrower dtype: its numbers must be those that are there, as they were before they were widened."""
+    found = []
+    for spec in row.targets if getattr(row.rule, "dtype", None) else ():
+        tensor = tensors[spec.name]
+        stored = tensor.pieces[0].dtype if tensor.pieces else spec.dtype
+        if itemsize(spec.dtype) < itemsize(stored) or {spec.dtype, stored} == {"F16", "BF16"}:
+            wide = LazyTensor(TensorSpec(spec.name, spec.shape, stored), tensor.pieces)
+            why = f"its dtype was {short_name(spec.dtype)} before, as the manifest beside {source.origin} says"
+            found.append(Equality(made_whole(tensor), wide, why, HINT_NARROW))
+    return found
 
 
 def equalities_of(row: Row, source: Checkpoint, tensors: Mapping[str, LazyTensor]) -> list[Equality]:

@@ -61,7 +61,7 @@ class Output:
         """Tensors by (dtype before, dtype after), where the two differ."""
         found: dict[tuple[str, str], int] = {}
         for tensor in self.checkpoint:
-            key = (_stored_dtype(tensor), self.dtypes[tensor.name])
+            key = (stored_dtype(tensor), self.dtypes[tensor.name])
             if key[0] != key[1]:
                 found[key] = found.get(key, 0) + 1
         return found
@@ -153,7 +153,8 @@ def _plain(block: Any) -> list[Any]:
     return [block.sizes, block.source_offset, block.source_strides, block.target_offset, block.target_strides]
 
 
-def _stored_dtype(tensor: LazyTensor) -> str:
+def stored_dtype(tensor: LazyTensor) -> str:
+    """The dtype that a tensor's numbers have where they lie, whatever it is written as."""
     return tensor.pieces[0].dtype if tensor.pieces else tensor.dtype
 
 
@@ -251,7 +252,7 @@ def _tensors(out: Output, checksums: Mapping[tuple[int, str], str]) -> list[dict
         for name in file.places:
             if name in entries:
                 continue
-            before, after = _stored_dtype(checkpoint.tensors[name]), out.dtypes[name]
+            before, after = stored_dtype(checkpoint.tensors[name]), out.dtypes[name]
             place = {} if out.offsets else {"file": file.name}
             entry = {"name": name, **place, "shape": list(checkpoint.tensors[name].shape), "dtype": after}
             entry |= {**({} if out.offsets else {"xxh3_128": checksums[number, name]}), **made.get(name, {"from": [name]})}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from mfconv_nb.steps.damage import notes_on_zeros
 from mfconv_nb.steps.output import Output, manifest_of, whole_output
 from mfconv_nb.steps.ranks_output import ranks_output
 from mfconv_nb.steps.runs import looks_like_run
+from mfconv_nb.steps.way_back import way_back_of
 from mfconv_nb.streaming.compare import compare_tensors
 from mfconv_nb.streaming.fill import DEFAULT_THREADS, fill_files
 from mfconv_nb.streaming.journal import Journal, was_publishing
@@ -96,10 +97,10 @@ def save(
         with refused_writes(target), bar:
             if journal.is_new:
                 clear_staging(staging)
-            checksums = fill_files(out.jobs(staging), journal, threads, bar)
+            filled = fill_files(out.jobs(staging), journal, threads, bar)
             out.check_sources()
-            about["notes"] += notes_on_zeros(_written(out, checksums))
-            _write_small_files(staging, out, checksums)
+            about["notes"] += notes_on_zeros(_written(out, filled.checksums))
+            _write_small_files(staging, out, filled.checksums)
             check_target(out.plan, target, checkpoint, overwrite=may_replace)  # someone else may have been quicker
             journal.begin_publishing()
         stale = _stale_files(target, out.plan) if overwrite else []
@@ -107,7 +108,7 @@ def save(
     finally:
         journal.close()  # not earlier: until the last file has its name no other run may touch them
     seconds = time.monotonic() - begun
-    return SaveReport(**about, seconds=seconds, resumed=resumed)
+    return SaveReport(**about, seconds=seconds, resumed=resumed, infinite=_infinite(out, filled.infinite))
 
 
 def _about(out: Output, target: Path) -> dict[str, Any]:
@@ -115,7 +116,17 @@ def _about(out: Output, target: Path) -> dict[str, Any]:
     lacks_config = out.checkpoint.side == HF and out.plan.folder and not _CONFIGS & set(out.plan.names)
     carried, merged = len(out.checkpoint.carried_away), out.checkpoint.merged
     notes = ((NOT_OF_A_RUN if out.offsets else NO_CONFIG,) if lacks_config else ()) + out.notes
-    return {"target": str(target), "plan": out.plan, "casts": out.casts, "carried": carried, "merged": merged, "notes": notes}
+    back = way_back_of(out)
+    return {"target": str(target), "plan": out.plan, "casts": out.casts, "back": back, "carried": carried, "merged": merged, "notes": notes}
+
+
+def _infinite(out: Output, counted: Mapping[tuple[int, str], int]) -> dict[str, int]:
+    """The numbers that a cast made infinite, by tensor; of a slice that several ranks hold once."""
+    slices = {(name, out.offsets[file].get(name) if file < len(out.offsets) else None): n for (file, name), n in counted.items()}
+    found: dict[str, int] = {}
+    for (name, _), n in slices.items():
+        found[name] = found.get(name, 0) + n
+    return {name: found[name] for name in out.checkpoint.tensors if name in found}
 
 
 def _written(out: Output, checksums: Mapping[tuple[int, str], str]) -> dict[str, tuple[TensorSpec, str]]:
@@ -229,17 +240,24 @@ def _stale_files(target: Path, plan: OutputPlan) -> list[Path]:
 
 @dataclass(frozen=True, repr=False)
 class SaveReport(Result):
-    """What was written, or with ``dry_run`` what would be."""
+    """What was written, or with ``dry_run`` what would be.
+
+    Attributes:
+        back: what converting back would give, as planned before anything was written.
+        infinite: of the tensors where a cast made finite numbers infinite, how many.
+    """
 
     target: str
     plan: OutputPlan
     casts: Mapping[tuple[str, str], int]
+    back: str
     carried: int
     seconds: float
     resumed: int = 0
     dry_run: bool = False
     merged: Any = None
     notes: tuple[str, ...] = ()
+    infinite: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -254,18 +272,11 @@ class SaveReport(Result):
 
     @property
     def way_back(self) -> str:
-        """What converting back would give: "exact", or what a cast has cost."""
-        narrowed = [f"{how_many(n, 'tensor')} rounded from {short_name(a)} to {short_name(b)}" for (a, b), n in self._narrowing()]
-        if self.merged is not None:
-            narrowed.insert(0, self.merged.changed)
-        if narrowed:
-            return "; ".join(narrowed)
-        widened = sorted({short_name(a) for a, _ in self.casts})
-        return f"exact, with --dtype {' or '.join(widened)}" if widened else "exact"
+        """What converting back would give: "exact", or what it would lack, and what a cast has cost."""
+        return f"{self._became_infinite()}; {self.back}" if self.infinite else self.back
 
-    def _narrowing(self) -> list[tuple[tuple[str, str], int]]:
-        exact = {("F16", "F32"), ("BF16", "F32"), ("F16", "F64"), ("BF16", "F64"), ("F32", "F64")}
-        return [(key, n) for key, n in self.casts.items() if key not in exact]
+    def _became_infinite(self) -> str:
+        return f"{how_many(sum(self.infinite.values()), 'number')} in {how_many(len(self.infinite), 'tensor')} became infinite"
 
     def table(self) -> Table:
         tensors = sum(len(f.places) for f in self.plan.files)
@@ -283,4 +294,7 @@ class SaveReport(Result):
         facts += (f"beside the target, which cannot carry everything: {how_many(self.carried, 'tensor')}",) if self.carried else ()
         facts += (*self.notes, f"manifest: {self.manifest}")
         headline = f"{how_many(tensors, 'tensor')}, {size}, {files}, {seconds_text(self.seconds)}{rate}. Way back: {self.way_back}."
-        return Table("✓ Converted.", headline, columns, rows if len(rows) > 1 else (), facts)
+        if self.infinite:
+            first = next(iter(self.infinite))
+            facts = (f"{self._became_infinite()}, too large for the dtype that was asked for; first in {first}", *facts)
+        return Table("! Converted." if self.infinite else "✓ Converted.", headline, columns, rows if len(rows) > 1 else (), facts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -24,6 +23,7 @@ from mfconv_nb.report import Column, Table, bytes_text, difference_text, how_man
 from mfconv_nb.steps.diff import AGREE, DTYPE, EQUAL, DiffReport, diff
 from mfconv_nb.steps.load import Loadable, load, manifest_near
 from mfconv_nb.steps.map import map
+from mfconv_nb.steps.proven import proven, slices_of
 from mfconv_nb.steps.twins import with_twins
 from mfconv_nb.steps.wholes import whole_of
 from mfconv_nb.streaming.compare import compare_tensors
@@ -97,19 +97,20 @@ def _round_trip(
 ) -> tuple[list[Condition], DiffReport | None, tuple[str, ...]]:
     if isinstance(family, str | Path) and is_file_name(family):
         family = family_in_file(family)
+    b, stale = _proven(b, family, a.side)
     family = family or _remembered(b, a)
     here, there = (SIDE_NAMES.get(side or "", "other") for side in (a.side, b.side))
     sentence = f"Every {here} tensor is matched by exactly one rule."
     try:
         forward = map(a, family, to=b.side, **_options(a, b, family, options))
     except MappingError as error:
-        return [Condition(sentence, FAIL, str(error))], None, ()
+        return [Condition(sentence, FAIL, str(error))], None, stale
     a = with_twins(replace(a, twins=forward.twins), forward.report.plan.family, None, forward.side or MF)
     conditions = [Condition(sentence, PASS, how_many(len(a), "tensor"))]
     headers = diff(forward, b)
     conditions.append(_headers_condition(headers, there))
     if conditions[-1].outcome == FAIL:
-        return conditions, headers, _left_out(forward)
+        return conditions, headers, stale + _left_out(forward)
     cast = any(r.status == DTYPE for r in headers.entries)
     if cast:
         conditions.append(_cast_condition(forward, b, threads))
@@ -120,7 +121,16 @@ def _round_trip(
         conditions.append(_tied_condition(back, threads))
     differences = diff(back, a, values=True, threads=threads, progress=progress)
     conditions.append(_back_condition(differences, cast, f"{here} → {there} → {here}"))
-    return conditions, differences, _left_out(forward) + _casts(headers)
+    return conditions, differences, stale + _left_out(forward) + _casts(headers)
+
+
+def _proven(b: Checkpoint, family: str | Path | Family | None, to: str | None) -> tuple[Checkpoint, tuple[str, ...]]:
+    """The converted checkpoint without what a stale manifest says of it, and that it is stale: the options it remembers are of others."""
+    known = family or _remembered(b)
+    if known is None or to is None:
+        return b, ()
+    b, stale = proven(b, family_meant(known), to)
+    return b, (stale,) if stale else ()
 
 
 def _left_out(forward: Checkpoint) -> tuple[str, ...]:
@@ -205,7 +215,8 @@ def _back_condition(differences: DiffReport, cast: bool, way: str) -> Condition:
     endless = [(r.name, r.comparison.inf[0] - r.comparison.inf[1]) for r in changed if r.comparison is not None]
     endless = [(name, n) for name, n in endless if n > 0]
     if endless:
-        seen = f"{how_many(sum(n for _, n in endless), 'number')} became infinite, too large for the dtype; first in {endless[0][0]}"
+        counted = f"{how_many(sum(n for _, n in endless), 'number')} in {how_many(len(endless), 'tensor')}"
+        seen = f"{counted} became infinite, too large for the dtype; first in {endless[0][0]}"
         return Condition(sentence, FAIL, seen)
     seen = f"changed: {len(changed):,} of {how_many(total, 'tensor')}, at most {difference_text(differences.max_abs, differences.max_ulp)}"
     if cast and all(r.status == DTYPE for r in changed):
@@ -248,13 +259,8 @@ def _checksums(written: Mapping[str, Any]) -> dict[str, Any]:
 
 def _slices(checkpoint: Checkpoint, folder: Path) -> dict[str, LazyTensor]:
     """Every slice of a run as a tensor of its own, named by its tensor and its file."""
-    found = {}
-    for tensor in checkpoint.run.tensors.values() if checkpoint.run is not None else ():
-        for part in tensor.slices:
-            file = os.path.relpath(part.tensor.pieces[0].source.path, folder)
-            name = _slice_name(tensor.name, Path(file).as_posix())
-            found[name] = part.tensor.renamed(name)
-    return found
+    slices = ((_slice_name(name, file), part) for name, file, part in slices_of(checkpoint.run, folder))
+    return {name: part.renamed(name) for name, part in slices}
 
 
 def _slice_name(name: str, file: str) -> str:

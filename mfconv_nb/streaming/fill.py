@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -68,13 +68,21 @@ def segments_of(job: FillJob, file: int) -> Iterable[Segment]:
                 first, number = first + count, number + 1
 
 
-def fill_files(
-    jobs: Sequence[FillJob], journal: Journal, threads: int = DEFAULT_THREADS, on_progress: OnProgress | None = None
-) -> dict[tuple[int, str], str]:
+class Filled(NamedTuple):
+    """What was seen while the bytes passed, by (file number, name).
+
+    Attributes:
+        checksums: of every tensor.
+        infinite: of the tensors where a cast made numbers infinite, how many.
+    """
+
+    checksums: dict[tuple[int, str], str]
+    infinite: dict[tuple[int, str], int]
+
+
+def fill_files(jobs: Sequence[FillJob], journal: Journal, threads: int = DEFAULT_THREADS, on_progress: OnProgress | None = None) -> Filled:
     """Fill every file; what the journal has finished, and what is still so on the disk, is not written again.
 
-    Returns:
-        The checksum of every tensor, by (file number, name).
     Raises:
         OSError: when writing fails. InputError: when a source changed.
     """
@@ -101,7 +109,11 @@ def fill_files(
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
-    return _checksums_of(wanted, finished)
+    infinite: dict[tuple[int, str], int] = {}
+    for done in finished.values():
+        if done.infinite:
+            infinite[done.file, done.tensor] = infinite.get((done.file, done.tensor), 0) + done.infinite
+    return Filled(_checksums_of(wanted, finished), infinite)
 
 
 def tensor_checksums(
@@ -145,7 +157,7 @@ class _Writer:
     def write(self, segment: Segment) -> None:
         job = self.jobs[segment.file]
         tensor, dtype = job.tensors[segment.name], job.dtypes[segment.name]
-        size, digest = itemsize(dtype), xxhash.xxh3_128()
+        size, digest, infinite = itemsize(dtype), xxhash.xxh3_128(), self.gatherer.infinite
         crc = 0 if segment.name in job.plan.crc_fields else None
         for first, last in panels(tensor, dtype, segment.start, segment.stop):
             panel = self._panel((last - first) * size)
@@ -159,7 +171,8 @@ class _Writer:
             if self.descriptors is not None and not is_written:
                 write_at(self.descriptors[segment.file], panel.data, offset)
             self.pulse.add(panel.size)
-        self.record(Finished(segment.file, segment.name, segment.number, digest.hexdigest(), crc))
+        infinite = self.gatherer.infinite - infinite
+        self.record(Finished(segment.file, segment.name, segment.number, digest.hexdigest(), crc, infinite))
 
     def _copied(self, segment: Segment, first: int, last: int, offset: int, panel: np.ndarray[Any, np.dtype[np.uint8]]) -> bool:
         """Whether the system has copied these elements from file to file; the panel then holds what stands in the new file."""

@@ -56,10 +56,14 @@ class Run(NamedTuple):
 
 
 class Gatherer:
-    """Fills buffers with parts of lazy tensors. One a thread: it owns a scratch buffer for casts."""
+    """Fills buffers with parts of lazy tensors. One a thread: it owns a scratch buffer for casts.
+
+    Attributes:
+        infinite: how many finite numbers casts have made infinite so far.
+    """
 
     def __init__(self) -> None:
-        self._scratch = np.empty(0, np.uint8)
+        self._scratch, self.infinite = np.empty(0, np.uint8), 0
 
     def fill(self, tensor: LazyTensor, dtype: str, start: int, stop: int, buffer: Bytes) -> None:
         """Write the elements [start, stop) of ``tensor``, as ``dtype``, into the first bytes of ``buffer``."""
@@ -102,7 +106,7 @@ class Gatherer:
             view = piece.source.view()
             count = (view.size - piece.start) // size
             source = np.ndarray((count,), numpy_dtype(piece.dtype), view.data, piece.start)
-        move_block(target.view(numpy_dtype(dtype)), source, block)
+        self.infinite += move_block(target.view(numpy_dtype(dtype)), source, block)
 
     def _read_span(self, piece: Piece, first: int, count: int) -> np.ndarray[Any, Any]:
         """A contiguous run of the source, read into scratch memory, which is aligned whatever the file's offsets are."""

@@ -20,13 +20,14 @@ PUBLISHING = {"publishing": True}
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """One finished segment: its checksum, and its CRC-32 where the format needs it."""
+    """One finished segment: its checksum, its CRC-32 where the format needs it, and how many numbers a cast made infinite in it."""
 
     file: int
     tensor: str
     segment: int
     checksum: str
     crc: int | None
+    infinite: int = 0
 
     @property
     def key(self) -> tuple[int, str, int]:
@@ -50,7 +51,7 @@ class Journal:
 
     def add(self, done: Finished) -> None:
         """Record a segment whose bytes are written."""
-        self._write([done.file, done.tensor, done.segment, done.checksum, done.crc])
+        self._write([done.file, done.tensor, done.segment, done.checksum, done.crc, done.infinite])
 
     def begin_publishing(self) -> None:
         """Record that files appear under their final names from now on; what is there then is our own work."""
@@ -77,8 +78,9 @@ def _read(path: Path, fingerprint: str) -> list[object] | None:
 
 def _finished(rows: Iterable[object]) -> list[Finished]:
     """The finished segments among the rows; what has another form is left out."""
-    lists = (row for row in rows if isinstance(row, list) and len(row) == 5)
-    return [Finished(*row) for row in lists if [type(v) for v in row[:4]] == [int, str, int, str] and isinstance(row[4], int | None)]
+    lists = (row for row in rows if isinstance(row, list) and len(row) == 6)
+    kinds = [int, str, int, str, int]
+    return [Finished(*row) for row in lists if [type(v) for v in (*row[:4], row[5])] == kinds and isinstance(row[4], int | None)]
 
 
 def _parsed(line: bytes) -> object:

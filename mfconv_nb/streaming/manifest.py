@@ -6,9 +6,11 @@ The manifest holds no time and no path of a machine, so two runs of the same con
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
+from mfconv_nb.dtypes import CASTABLE
 from mfconv_nb.errors import InputError
 
 MANIFEST = "manifest.json"
@@ -53,30 +55,38 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def _is_sound(content: object) -> bool:
+    """Whether a manifest has the form that it is written in: what is read of it, and nothing that could not have been written."""
     if not isinstance(content, dict) or content.get("manifest_version") != VERSION:
-        return False
-    tensors, carried = content.get("tensors"), content.get("carried", [])
-    if not isinstance(tensors, list) or not isinstance(carried, list) or not all(isinstance(c, str) for c in carried):
-        return False
-    if not isinstance(content.get("family"), str | None) or not isinstance(content.get("config"), dict | None):
-        return False
-    if not isinstance(content.get("options"), dict | None) or not isinstance(content.get("family_file"), str | None):
         return False
     if any(content.get(side) not in ("hf", "mf", None) for side in ("to", "from_side")):
         return False
-    slices = content.get("slices", [])
-    if not isinstance(slices, list) or not all(
-        isinstance(t, dict) and all(isinstance(t.get(key), str) for key in ("name", "file", "xxh3_128")) for t in slices
-    ):
+    kinds = {"family": str, "family_file": str, "config": dict, "options": dict, "lora": dict}
+    if not all(isinstance(content.get(key), kind | None) for key, kind in kinds.items()):
         return False
-    return all(
-        isinstance(t, dict)
-        and isinstance(t.get("name"), str)
-        and isinstance(t.get("dtype"), str)
-        and isinstance(t.get("shape"), list)
-        and all(type(n) is int for n in t["shape"])
-        and isinstance(t.get("from"), list)
-        and all(isinstance(n, str) for n in t["from"])
-        and isinstance(t.get("cast_from", ""), str)
-        for t in tensors
+    if not _is_list_of(content.get("carried", []), lambda name: isinstance(name, str)):
+        return False
+    if not _is_list_of(content.get("slices", []), lambda s: isinstance(s, dict) and all(isinstance(s.get(k), str) for k in _OF_A_SLICE)):
+        return False
+    tensors = content.get("tensors")
+    return _is_list_of(tensors, _is_tensor) and len({t["name"] for t in tensors}) == len(tensors)
+
+
+_OF_A_SLICE = ("name", "file", "xxh3_128")
+
+
+def _is_list_of(value: Any, is_one: Callable[[Any], bool]) -> TypeGuard[list[Any]]:
+    return isinstance(value, list) and all(map(is_one, value))
+
+
+def _is_tensor(entry: Any) -> bool:
+    """A dtype that a family fixes was a floating one before: a cast from anything else is never made."""
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get("name"), str)
+        and isinstance(entry.get("dtype"), str)
+        and _is_list_of(entry.get("shape"), lambda n: type(n) is int)
+        and _is_list_of(entry.get("from"), lambda name: isinstance(name, str))
+        and entry.get("dtype_fixed", False) in (True, False)
+        and ("cast_from" in entry or not entry.get("dtype_fixed"))
+        and ("cast_from" not in entry or (isinstance(entry["cast_from"], str) and entry["cast_from"] in CASTABLE))
     )

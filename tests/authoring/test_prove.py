@@ -55,6 +55,15 @@ def test_why_rules_cannot_be_read_is_one_line_with_what_was_found_and_expected()
     assert told["The rules can be read."] == "MFC107, axis 'x': found no value, expected missing"
 
 
+def test_a_size_that_only_the_way_back_needs_is_asked_for() -> None:
+    joined = Rule(("a.q", "a.k"), "a.qk", "one hidden, other hidden -> (one + other) hidden")
+    told = failed(prove(small(joined)))
+    assert told == {"There and back, every size is given: by a config, by the rule, or by shapes.": "one, other of ('a.q', 'a.k')"}
+    assert prove(small(replace(joined, sizes={"one": 3}))).passed
+    assert prove(small(replace(joined, sizes={"one": "other"}))).passed
+    assert prove(small(replace(joined, layout="q hidden, k hidden -> (q + k) hidden"))).passed
+
+
 def test_a_sound_family_of_ones_own_is_proved() -> None:
     assert prove(small(SPLIT)).passed
 

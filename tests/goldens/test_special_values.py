@@ -98,10 +98,8 @@ def test_every_bit_pattern_of_a_dtype_survives_where_nothing_is_cast(dtype: str,
 
 
 @pytest.mark.parametrize("narrow", ["float16", "bfloat16"])
-def test_every_number_of_a_narrow_dtype_survives_the_wide_one(narrow: str, tmp_path: Path) -> None:
+def test_every_code_of_a_narrow_dtype_survives_the_wide_one(narrow: str, tmp_path: Path) -> None:
     values = np.arange(1 << 16, dtype=np.uint16).view(NUMPY[narrow])
     there = saved_as(values, "float32", tmp_path, "safetensors")
     back = saved_as(there, narrow, tmp_path, "safetensors")
-    number = ~np.isnan(wide(values))
-    assert hex_of(back[number]) == hex_of(values[number])
-    assert np.isnan(wide(back[~number])).all()
+    assert hex_of(back) == hex_of(values)

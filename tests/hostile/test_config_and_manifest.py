@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import mfconv_nb as mc
 from tests.hostile.made import HOSTILE_NAME, assert_escaped, assert_sober, entry, refusal, safetensors
@@ -159,6 +163,13 @@ TENSOR_CHANGES: dict[str, dict[str, Any]] = {
     "with a list in its shape": {"shape": [[3]]},
     "with a text for where it is from": {"from": "a"},
     "with numbers for where it is from": {"from": [1]},
+    "with a fixed dtype and none before": {"dtype_fixed": True},
+    "with a fixed dtype and an integer before": {"dtype_fixed": True, "cast_from": "I8"},
+    "with a fixed dtype and an eight-bit one before": {"dtype_fixed": True, "cast_from": "F8_E4M3"},
+    "with an unknown dtype before a cast": {"cast_from": "x"},
+    "with null before a cast": {"cast_from": None},
+    "with a list before a cast": {"cast_from": ["F32"]},
+    "with a text for whether its dtype is fixed": {"dtype_fixed": "yes", "cast_from": "F32"},
 }
 
 
@@ -167,6 +178,104 @@ def test_a_manifest_is_refused_that_has_a_tensor(what: str, converted: Path) -> 
     tensors = json.loads(manifest_of(converted).read_text())["tensors"]
     changed(converted, tensors=[tensors[0] | TENSOR_CHANGES[what], *tensors[1:]])
     refusal(lambda: mc.load(converted), "MFC110", names="manifest.json")
+
+
+def test_a_manifest_that_names_a_tensor_twice_is_refused(converted: Path) -> None:
+    tensors = json.loads(manifest_of(converted).read_text())["tensors"]
+    changed(converted, tensors=[*tensors, tensors[0]])
+    refusal(lambda: mc.load(converted), "MFC110", names="manifest.json")
+
+
+def test_a_dtype_comes_back_only_where_a_rule_fixes_one(converted: Path) -> None:
+    """An edited manifest says of every tensor that its dtype was fixed, and was another one before."""
+    tensors = json.loads(manifest_of(converted).read_text())["tensors"]
+    changed(converted, tensors=[{**t, "dtype_fixed": True, "cast_from": "F16"} for t in tensors])
+    assert {t.dtype for t in mc.map(mc.load(converted))} == {"BF16"}
+
+
+def with_buffers(source: mc.Checkpoint, layers: int) -> mc.Checkpoint:
+    """A toy in memory, with the buffers that MindFormers has no place for."""
+    buffers = {f"model.layers.{n}.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32) for n in range(layers)}
+    return mc.load({**{t.name: mc.read(source, t.name) for t in source}, **buffers}, config=source.config)
+
+
+def test_a_manifest_whose_kept_tensors_are_others_is_refused(tmp_path: Path) -> None:
+    source = with_buffers(mc.toy("llama"), 4)
+    mc.save(mc.map(source, "llama", to="mf"), tmp_path / "toy.ckpt")
+    changed(tmp_path / "toy.ckpt", carried=[n for n in source.tensors if n.endswith("inv_freq")][:3])
+    refusal(lambda: mc.load(tmp_path / "toy.ckpt"), "MFC110", names="carried.safetensors")
+
+
+# ---- any manifest -----------------------------------------------------------------------------------------------------------------
+
+ODD: list[Any] = [None, True, 0, -1, 1.5, 1 << 70, "", "x", "\ud800", HOSTILE_NAME, [], [1], ["x"], {}, {"x": 1}, [[]], "I8", "F16", "hf"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest with all that one may have: options, a fixed dtype, carried tensors, a config."""
+    small = {"num_hidden_layers": 2, "first_k_dense_replace": 1, "n_routed_experts": 2, "num_nextn_predict_layers": 0}
+    file = tmp_path_factory.mktemp("made") / "toy.safetensors"
+    source = with_buffers(mc.toy("deepseek3", options={"with_mtp": 0}, **small), 2)
+    mc.save(mc.map(source, "deepseek3", to="mf", with_mtp=0), file, progress=False)
+    tensors = json.loads(manifest_of(file).read_text())["tensors"]
+    fixed = {"cast_from": "F32", "dtype_fixed": True}
+    changed(file, tensors=[{**t, **fixed} if "topk_bias" in t["name"] else t for t in tensors])
+    return file
+
+
+def places_in(content: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place of a manifest; of its tensors the first two and those whose dtype is fixed."""
+    found = [path] if path else []
+    if isinstance(content, dict):
+        found += [place for key, value in content.items() for place in places_in(value, (*path, key))]
+    if isinstance(content, list):
+        told = [n for n, v in enumerate(content) if n < 2 or (isinstance(v, dict) and "dtype_fixed" in v)]
+        found += [place for n in told for place in places_in(content[n], (*path, n))]
+    return found
+
+
+def with_change(content: Any, path: tuple[Any, ...], value: Any, *, dropped: bool) -> Any:
+    key, *rest = path
+    copy: Any = dict(content) if isinstance(content, dict) else list(content)
+    if rest:
+        copy[key] = with_change(content[key], tuple(rest), value, dropped=dropped)
+    elif dropped:
+        del copy[key]
+    else:
+        copy[key] = value
+    return copy
+
+
+def numbers_of(checkpoint: mc.Checkpoint) -> dict[str, bytes]:
+    return {t.name: mc.read(checkpoint, t.name).astype(np.float64).tobytes() for t in checkpoint}
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_whatever_stands_in_a_manifest_the_numbers_are_right_or_it_is_refused(made: Path, data: st.DataObject) -> None:
+    written = manifest_of(made).read_bytes()
+    right = numbers_of(mc.map(mc.load(made)))
+    content = json.loads(written)
+    path = data.draw(st.sampled_from(places_in(content)))
+    content = with_change(content, path, data.draw(st.sampled_from(ODD)), dropped=data.draw(st.booleans()))
+    acts: list[Callable[[], Any]] = [lambda: mc.map(mc.load(made), "deepseek3", to="hf"), lambda: mc.map(mc.load(made))]
+    acts += [lambda: mc.doctor(made), lambda: mc.verify(made)]
+    try:
+        manifest_of(made).write_text(json.dumps(content))
+        for act in acts:
+            try:
+                found = act()
+            except mc.MfconvError as error:
+                assert_sober(str(error), FOLDED)
+                continue
+            repr(found).encode()
+            if isinstance(found, mc.Checkpoint):
+                known = numbers_of(found)
+                assert {name: right[name] for name in known} == known
+                assert {t.dtype for t in found} <= {"BF16", "F32", "F16"}
+    finally:
+        manifest_of(made).write_bytes(written)
 
 
 def test_a_manifest_with_a_family_that_is_not_known_is_refused_when_it_is_needed(converted: Path) -> None:

@@ -11,8 +11,10 @@ import mfconv_nb as mc
 from mfconv_nb import Drop, Family, Rule, Tied
 from mfconv_nb.checkpoint import HF, MF, TensorSpec
 from mfconv_nb.config import Sizes, read_sizes
+from mfconv_nb.errors import MappingError
 from mfconv_nb.families import llama
 from mfconv_nb.mapping.expected import expected_specs
+from mfconv_nb.mapping.flaws import check_family
 from mfconv_nb.mapping.plan import DROPPED, HINT_OTHER_SIDE, LEFT_OUT, MAPPED, TIED, MappingPlan, Problem, plan_mapping
 from mfconv_nb.mapping.rules import default_form
 from tests.mapping import mixed
@@ -352,6 +354,36 @@ def test_a_head_that_is_absent_because_it_is_tied_becomes_a_copy_of_the_embeddin
     assert found.problems == ()
     assert targets(found) == llama_shapes(MF)
     assert tied_rows(found) == [(["model.embed_tokens.weight"], ["lm_head.weight"])]
+
+
+@pytest.mark.parametrize("layout", ["(p + q) -> expert p, q", "(p + q) -> expert p, 1 q"])
+def test_a_part_that_every_expert_has_cannot_become_one(layout: str) -> None:
+    """Its blocks are more than the target has places: with one expert they are as many."""
+    rule = Rule("a.{expert}", ("x", "y"), layout)
+    family = Family("small", "nothing", (rule,), {"p": "p", "q": "q"})
+    sizes = read_sizes({"p": 2, "q": 3}, family.sizes)
+    for experts, problems in ((1, []), (3, ["9 numbers for 3 places"])):
+        plan = plan_mapping([TensorSpec(f"a.{n}", (5,), "F32") for n in range(experts)], family, MF, sizes=sizes)
+        assert [p.found.partition(": ")[2] for p in plan.problems] == problems
+
+
+def test_a_fill_of_zeros_beside_the_experts_is_there_once() -> None:
+    rule = Rule("a.{expert}", "x", "p -> (expert + 0 pad) p", sizes={"pad": 2})
+    family = Family("small", "nothing", (rule,), {})
+    plan = plan_mapping([TensorSpec(f"a.{n}", (5,), "F32") for n in range(3)], family, MF)
+    assert [(t.name, t.shape) for row in plan.rows for t in row.targets] == [("x", (5, 5))]
+    assert sum(part.block.elements for row in plan.rows for part in row.parts[0]) == 25
+
+
+def test_an_axis_of_experts_counts_from_zero() -> None:
+    rule = Rule("a.{expert}", "x", "p -> expert p")
+    family = Family("small", "nothing", (rule,), {"expert": "first .. last"})
+    plan = plan_mapping(
+        [TensorSpec(f"a.{n}", (5,), "F32") for n in (1, 2)], family, MF, sizes=read_sizes({"first": 1, "last": 3}, family.sizes)
+    )
+    assert [p.found for p in plan.problems] == ["(5,): no tensor for expert 0"]
+    with pytest.raises(MappingError, match="counts from another number than 0"):
+        check_family(family)
 
 
 def test_a_tied_head_is_left_out_on_the_way_back() -> None:

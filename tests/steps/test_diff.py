@@ -116,7 +116,14 @@ def test_nan_and_infinity_are_counted_on_each_side() -> None:
     row = compared(a, b)
     assert (row["nan_first"], row["nan_second"], row["inf_first"], row["inf_second"]) == (1, 1, 2, 1)
     assert row["max_abs"] == 0.5  # over numbers that are finite on both sides
-    assert row["max_ulp"] > 0x3F80  # from -inf to 3
+    assert row["max_ulp"] == 0x7F80 + 0x4040  # from -inf to 3.0: a NaN on one side is no number of ULP away
+
+
+def test_a_nan_on_one_side_has_no_distance() -> None:
+    a = np.array([np.nan, 1, 2], np.float32)
+    b = np.array([0, 1, np.nextafter(np.float32(2), np.float32(3))], np.float32)
+    for row in (compared(a, b), compared(b, a)):
+        assert (row["differing"], row["max_ulp"]) == (2, 1)
 
 
 @pytest.mark.parametrize(
