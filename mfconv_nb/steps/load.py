@@ -83,10 +83,10 @@ def load(
     else:
         raise InputError("MFC109", found=f"a {type(source).__name__}", expected="a path or a live object")
     folder, manifest, notes = _fitting_manifest(path, opened.tensors)
-    config_beside = _config_beside(path)
     side = manifest.get("to") or side_of_names(opened.tensors) or opened.side
     if side in SIDE_NAMES and opened.side in SIDE_NAMES and side != opened.side:
         notes += (f"the names are {SIDE_NAMES[side]}'s, which counts; files of this format are usually {SIDE_NAMES[opened.side]}'s",)
+    config_beside = _config_beside(path)
     found = checkpoint_of(
         opened.tensors,
         origin=str(source) if isinstance(source, str | Path) else how_many(len(opened.files), "file"),

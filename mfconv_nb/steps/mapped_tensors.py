@@ -19,8 +19,8 @@ from mfconv_nb.streaming.gather import made_whole
 
 HINT_TIED = 'Give a config with "tie_word_embeddings": false to keep both (and remove the manifest beside it).'
 HINT_COPIES = "One of the files may be damaged or of another checkpoint; the target has no place for two of them."
-HINT_NARROW = "Remove the manifest beside it, and the dtype stays as it is."
 HINT_CONSTANT = "The experts of this layer were moved, or this is another model: Hugging Face's side has no place for it."
+HINT_NARROW = "Remove the manifest beside it, and the dtype stays as it is."
 HINT_ZEROS = "It was trained, or this is another model: Hugging Face's side has no place for it."
 
 

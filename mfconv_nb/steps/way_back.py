@@ -28,8 +28,7 @@ def way_back_of(out: Output) -> str:
 
 
 def _computed(checkpoint: Checkpoint) -> str:
-    merged = checkpoint.merged
-    return merged.changed if merged is not None else ""
+    return checkpoint.merged.changed if checkpoint.merged is not None else ""
 
 
 def _rounded(out: Output) -> list[str]:
