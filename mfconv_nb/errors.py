@@ -27,6 +27,7 @@ CODES = {
     "MFC113": "the slices do not make up the tensor",
     "MFC114": "how the tensors were cut cannot be told",
     "MFC115": "the files do not make up one checkpoint",
+    "MFC116": "the file cannot be read",
     # 2xx: inside one file
     "MFC201": "the header cannot be trusted",
     "MFC202": "the file is cut short",

@@ -60,6 +60,9 @@ class LateSource:
     def check_unchanged(self) -> None:
         """Live parameters may change at any time; nothing to compare them with."""
 
+    def identity(self) -> None:
+        """Nothing tells whether they are what they were in another run."""
+
 
 def is_live(thing: object) -> bool:
     """True for what ``load_live`` takes: a mapping, or an object of torch or MindSpore."""

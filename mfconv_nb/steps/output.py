@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,7 +12,7 @@ from typing import Any
 
 import xxhash
 
-from mfconv_nb.checkpoint import HF, ByteSource, Checkpoint, LazyTensor, TensorSpec
+from mfconv_nb.checkpoint import HF, ByteSource, Checkpoint, LazyTensor, TensorSpec, place_of, sources_of
 from mfconv_nb.dtypes import dtype_after_cast
 from mfconv_nb.errors import MappingError, quoted
 from mfconv_nb.formats import peft_folder, safetensors_file
@@ -76,12 +77,7 @@ class Output:
 
     def sources(self) -> list[ByteSource]:
         """Everything that is read, each once."""
-        found: dict[int, ByteSource] = {}
-        for tensor in (*self.checkpoint, *self.carried.values()):
-            for piece in tensor.pieces:
-                for source in getattr(piece.source, "made_of", (piece.source,)):  # a computed tensor: what it is computed from
-                    found.setdefault(id(source), source)
-        return list(found.values())
+        return list(sources_of((*self.checkpoint, *self.carried.values())))
 
     def check_sources(self) -> None:
         """Raises InputError (MFC108) when a source has changed."""
@@ -89,17 +85,22 @@ class Output:
             source.check_unchanged()
 
     def fingerprint(self) -> str:
-        """What an earlier, unfinished run must share for its work to count: sources, pieces, dtypes, places."""
-        digest = xxhash.xxh3_128()
-        for source in self.sources():
-            about = (source.label, source.size, getattr(source, "modified_ns", None))
-            digest.update(json.dumps(about).encode())
+        """What an earlier, unfinished run must share for its work to count: sources, pieces, dtypes, places.
+
+        A random word stands for a source that nothing can prove to be the same (an array, a Module, a Cell): its work never counts.
+        Reading it again to compare would save no time.
+        """
+        digest, numbers = xxhash.xxh3_128(), dict[int, int]()
+        for source in (p.source for t in self._written() for p in t.pieces):
+            if id(source) not in numbers:
+                numbers[id(source)] = len(numbers)
+                digest.update(json.dumps([source.label, source.size, source.identity() or secrets.token_hex()]).encode())
         for plan in (*self.plan.files, self.carried_plan):
             digest.update(json.dumps((plan.name, plan.size, list(plan.places.items()))).encode())
             for _, data in plan.fixed:
                 digest.update(data)
         for tensor in self._written():
-            pieces = [(p.source.label, p.start, p.dtype, _plain(p.block)) for p in tensor.pieces]
+            pieces = [(numbers[id(p.source)], *place_of(p)) for p in tensor.pieces]
             digest.update(json.dumps((tensor.name, self.dtypes.get(tensor.name), pieces)).encode())
         return digest.hexdigest()
 
@@ -147,10 +148,6 @@ def _check_castable(checkpoint: Checkpoint) -> None:
 def _output_spec(spec: TensorSpec, dtype: str | None) -> TensorSpec:
     after = dtype_after_cast(spec.dtype, dtype)
     return spec if after == spec.dtype else TensorSpec(spec.name, spec.shape, after)
-
-
-def _plain(block: Any) -> list[Any]:
-    return [block.sizes, block.source_offset, block.source_strides, block.target_offset, block.target_strides]
 
 
 def stored_dtype(tensor: LazyTensor) -> str:
