@@ -35,7 +35,7 @@ from mfconv_nb.steps.load import load
 from mfconv_nb.steps.map import map as map_names
 from mfconv_nb.streaming.journal import hold_lock
 from mfconv_nb.streaming.manifest import side_folder
-from mfconv_nb.streaming.publish import refused_writes
+from mfconv_nb.streaming.staging import refused_writes
 from mfconv_nb.widgets.exploration import Explorable, Exploration
 
 WORKING = ".mfconv-running"
@@ -160,7 +160,7 @@ def _working_folder(target: Path) -> Iterator[Path]:
     with refused_writes(target):
         work.mkdir(parents=True, exist_ok=True)
         held = os.open(work / "lock", os.O_RDWR | os.O_CREAT)
-    hold_lock(held, work / "lock")
+        hold_lock(held, work / "lock")
     for path in work.iterdir():
         if path.name != "lock":
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -23,7 +23,8 @@ from mfconv_nb.steps.proven import written_parts
 from mfconv_nb.steps.runs import merged, open_run
 from mfconv_nb.steps.sides import side_of_names
 from mfconv_nb.steps.wholes import note_on_a_part, part_of, whole_of
-from mfconv_nb.streaming.manifest import CARRIED, read_manifest, side_folder
+from mfconv_nb.streaming.manifest import CARRIED, read_manifest
+from mfconv_nb.streaming.publish import check_not_half_replaced, side_folders
 from mfconv_nb.trained.categories import categories_asked, category_of
 from mfconv_nb.trained.merged import notes_on_run_state
 from mfconv_nb.trained.run import TrainedRun
@@ -75,7 +76,9 @@ def load(
             raise InputError("MFC109", found="an empty list", expected="at least one path")
         opened, path = _open_several(paths), paths[0]
     elif isinstance(source, str | Path):
-        path, said = whole_of(Path(source).expanduser())
+        given = Path(source).expanduser()
+        check_not_half_replaced(given)
+        path, said = whole_of(given)
         run = open_run(path, step=step, strategy=strategy, file_prefix=file_prefix, config=config_near(path, config))
         if run is not None:
             return load_run(run, path, config=config, only=only, lora_alpha=lora_alpha)
@@ -255,12 +258,14 @@ def manifest_near(path: Path, tensors: Mapping[str, LazyTensor]) -> tuple[Path, 
     It is looked for beside the path and beside what an index stands for. The one of the folder that a file is in counts if it fits.
     """
     inside = [path.with_name(path.name.removesuffix(".index.json")), path.parent] if not path.is_dir() else []
-    found = [(side, manifest) for side in map(side_folder, (path, *inside)) if (manifest := read_manifest(side)) is not None]
+    sides = [side for place in (path, *inside) for side in side_folders(place)]
+    found = [(side, manifest) for side in sides if (manifest := read_manifest(side)) is not None]
     specs = {n: (t.shape, t.dtype) for n, t in tensors.items()} if found else {}
     for side, manifest in found:
         if {t["name"]: (tuple(t["shape"]), t["dtype"]) for t in manifest["tensors"]} == specs:
             return side, manifest, True
-    return next(((side, manifest, False) for side, manifest in found if side != side_folder(path.parent)), None)
+    of_folder = side_folders(path.parent)
+    return next(((side, manifest, False) for side, manifest in found if side not in of_folder), None)
 
 
 def _fitting_manifest(path: Path, tensors: Mapping[str, LazyTensor]) -> tuple[Path, dict[str, Any], tuple[str, ...]]:

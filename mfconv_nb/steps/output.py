@@ -26,7 +26,7 @@ from mfconv_nb.run_config import RUN_CONFIG, Lora
 from mfconv_nb.steps.true_config import true_config
 from mfconv_nb.streaming.fill import FillJob
 from mfconv_nb.streaming.manifest import CARRIED
-from mfconv_nb.streaming.publish import Staging
+from mfconv_nb.streaming.staging import Staging
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,140 @@
+"""A save is stopped before each of its calls that change a disk, one after the other. Then the old output is there, or the new one.
+
+"There" means: its files, its side folder and whatever else lies in the folder; and the same call afterwards makes it the new one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mfconv_nb as mc
+from mfconv_nb.errors import InputError
+from mfconv_nb.streaming import publish
+from tests.support import Raw, numbered, raw_of, raws_in, raws_of, write_safetensors
+
+CHANGING = ("rename", "replace", "unlink", "remove", "rmdir", "mkdir", "link", "symlink", "truncate", "ftruncate", "write", "pwrite", "chown")
+OLD = {f"layers.{n}.w": numbered(40, 5, first=n) for n in range(5)}
+NEW = {f"layers.{n}.w": -numbered(40, 5, first=n) for n in range(5)}  # the same names, shapes and dtypes: only the numbers tell
+RAWS = {"old": {n: raw_of(a) for n, a in OLD.items()}, "new": {n: raw_of(a) for n, a in NEW.items()}}
+
+
+class Stop(BaseException):
+    """What no handler of the package catches, as a kill."""
+
+
+@contextmanager
+def stopped_before(call: int) -> Iterator[list[str]]:
+    """The names of the calls that were made; the one with this number is not made, and none after it."""
+    made: list[str] = []
+
+    def watched(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*given: Any, **more: Any) -> Any:
+            if len(made) >= call:
+                raise Stop
+            made.append(name)
+            return real(*given, **more)
+
+        return run
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in CHANGING:
+            patch.setattr(os, name, watched(name, getattr(os, name)))
+        patch.setattr(publish, "exchange", watched("exchange", publish.exchange))
+        yield made
+
+
+def no_exchange(*_: object) -> None:
+    raise OSError(errno.EINVAL, "not on this file system")
+
+
+def state(path: Path) -> str:
+    """Which of the two a reader finds: all numbers are of one, and so is the manifest beside them."""
+    try:
+        loaded = mc.load(path)
+    except InputError as refused:
+        assert refused.code in ("MFC101", "MFC104"), refused
+        return "refused"
+    found = raws_of(loaded)
+    name = next((name for name, raws in RAWS.items() if raws == found), None)
+    assert name is not None, "a mix of two models"
+    assert mc.verify(path).equal, f"the manifest is not of the {name} one"
+    return name
+
+
+def seen_by_others(path: Path) -> dict[str, Raw]:
+    return raws_in(path)
+
+
+# Each way of publishing: the target, what is opened to read it, and the sizes of the shards before and after.
+WAYS = {
+    "a file": ("out.safetensors", "out.safetensors", None, None),
+    "a file of MindSpore": ("out.ckpt", "out.ckpt", None, None),
+    "a folder": ("out", "out", 2000, 1000),
+    "a folder, in place": ("out", "out", 1000, 1000),
+    "files beside each other": ("out.safetensors", "out.safetensors.index.json", 2000, 1000),
+    "files beside each other instead of one": ("out.safetensors", "out.safetensors.index.json", None, 1000),
+}
+ATOMIC = ("a file", "a file of MindSpore", "a folder")
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("before", ["nothing", "old"])
+def test_a_save_that_is_stopped_anywhere_leaves_the_old_or_the_new_one_and_is_finished_by_the_same_call(
+    way: str, before: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, opened, size_before, size = WAYS[way]
+    source = write_safetensors(tmp_path / "in.safetensors", NEW)
+    if way.endswith("in place"):
+        monkeypatch.setattr(publish, "exchange", no_exchange)
+
+    def prepared(folder: Path) -> Path:
+        folder.mkdir()
+        if before == "old":
+            mc.save(mc.load(OLD), folder / name, max_shard_size=size_before)
+            if not size_before and opened != name:
+                assert state(folder / name) == "old"
+            if (folder / name).is_dir():
+                (folder / name / "README.md").write_text("mine")
+                (folder / name / "sub").mkdir()
+                (folder / name / "sub" / "notes.txt").write_text("mine too")
+        return folder / name
+
+    def save(target: Path) -> None:
+        mc.save(mc.load(source), target, max_shard_size=size, overwrite=before == "old", threads=1)
+
+    undisturbed = prepared(tmp_path / "undisturbed")
+    with stopped_before(1_000_000) as calls:
+        save(undisturbed)
+    assert len(calls) > 10
+    states = []
+    for call in range(len(calls)):
+        target = prepared(tmp_path / str(call))
+        with stopped_before(call), pytest.raises(Stop):
+            save(target)
+        path = target.with_name(opened)
+        states.append(state(path) if before == "old" or path.exists() else "nothing")
+        if before == "old" and target.is_dir():
+            assert (target / "README.md").read_text() == "mine"
+            assert (target / "sub" / "notes.txt").read_text() == "mine too"
+        if before == "old" and way in ATOMIC:
+            assert seen_by_others(target) == RAWS[states[-1]]
+        if states[-1] != "new" or before == "old":
+            save(target)
+        else:  # it is there, and nobody has asked to replace it
+            mc.save(mc.load(source), target, max_shard_size=size, threads=1, overwrite=True)
+        assert state(path) == "new"
+        assert listing(target.parent) == listing(undisturbed.parent)
+    allowed = {before, "new"} if way in ATOMIC else {before, "refused", "new"}
+    assert set(states) <= allowed
+    assert states == sorted(states, key=lambda s: (before, "refused", "new").index(s)), "it never goes back"
