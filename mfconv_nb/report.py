@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mfconv_nb.errors import OutputError, UsageError, printable, quoted
+from mfconv_nb.paths import local_path
 
 if TYPE_CHECKING:
     import pandas
@@ -85,7 +86,7 @@ class Result:
         Raises:
             UsageError: MFC501 for another ending. OutputError: MFC404 where it cannot be written.
         """
-        target = Path(path).expanduser()
+        target = local_path(path)
         makers = {".html": self._page, ".csv": lambda: str(self.to_frame().to_csv(index=False)), ".json": self.to_json}
         if target.suffix.lower() not in makers:
             raise UsageError("MFC501", target, found=quoted(target.suffix), expected=f"one of {', '.join(makers)}")

@@ -10,10 +10,19 @@ from typing import Any
 
 import click
 
+from mfconv_nb.paths import local_path
 from mfconv_nb.progress import NoProgress, Progress
 from mfconv_nb.report import bytes_text
 
-CHECKPOINT = click.Path(path_type=Path)
+
+class _LocalPath(click.Path):
+    """A path of this machine: an address (`s3://...`) is refused before anything else is looked at."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(local_path(value), param, ctx)
+
+
+CHECKPOINT = _LocalPath(path_type=Path)
 
 all_rows = click.option("--all", "show_all", is_flag=True, help="Show every row.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")

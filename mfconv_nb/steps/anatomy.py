@@ -20,6 +20,7 @@ from mfconv_nb.errors import InputError, MfconvError, on_one_line, quoted
 from mfconv_nb.formats import index, mindspore_ckpt, safetensors_file, torch_pickle
 from mfconv_nb.formats.fields import HEADER, PADDING, TENSOR, Field
 from mfconv_nb.formats.reading import CKPT, FOLDER, INDEX, SAFETENSORS, TORCH, kind_of
+from mfconv_nb.paths import local_path
 from mfconv_nb.report import MAX_ROWS, Column, Result, Table, bytes_text, how_many, table_html
 from mfconv_nb.steps.anatomy_strip import Part, strip_svg
 
@@ -51,7 +52,7 @@ def anatomy(path: str | Path) -> Anatomy | FolderAnatomy:
     """
     if not isinstance(path, str | Path):
         raise InputError("MFC109", found=f"a {type(path).__name__}", expected="a path")
-    path = Path(path).expanduser()
+    path = local_path(path)
     kind = kind_of(path)
     return _folder(path) if kind == FOLDER else _file(path, kind)
 

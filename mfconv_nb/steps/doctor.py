@@ -16,6 +16,7 @@ from typing import Any
 from mfconv_nb.checkpoint import HF, MF
 from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.errors import InputError, MfconvError, SeveralFitError, as_flags, printable
+from mfconv_nb.paths import local_path
 from mfconv_nb.run_config import ENDINGS as YAML_ENDINGS
 from mfconv_nb.steps.damage import damage_findings
 from mfconv_nb.steps.diagnosis import STOP, TOLD, Diagnosis, Finding
@@ -52,7 +53,7 @@ def doctor(
         checksums: compare every byte with the checksums that the files carry, and the blobs of the hub cache with their names; left out,
             that is done where it is 256 MiB at most.
     """
-    place = Path(path).expanduser()
+    place = local_path(path)
     asked = _Asked(str(place), config, step, strategy, file_prefix)
     run: TrainedRun | None = None
     whole: PartOf | None = None

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mfconv_nb.checkpoint import HF, MF
 from mfconv_nb.errors import MappingError, did_you_mean, one_line
+from mfconv_nb.paths import local_path
 
 FILES = {MF: "convert_weight.py", HF: "convert_reversed.py"}
 FUNCTIONS = {MF: "convert_pt_to_ms", HF: "convert_ms_to_pt"}
@@ -108,4 +109,4 @@ def _import_of(file: Path) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
 
 def absolute(path: str | Path) -> Path:
     """A path that holds wherever it is used."""
-    return Path(os.path.abspath(Path(path).expanduser()))
+    return Path(os.path.abspath(local_path(path)))

@@ -17,6 +17,7 @@ from mfconv_nb.formats.peft_folder import CONFIG, read_adapter_config
 from mfconv_nb.formats.reading import Opened, open_files, open_path
 from mfconv_nb.live import is_live, load_live
 from mfconv_nb.mapping.adapters import is_adapter
+from mfconv_nb.paths import local_path
 from mfconv_nb.report import how_many
 from mfconv_nb.run_config import ENDINGS, Lora, RunConfig, checked_alpha, lora_of, read_run_config
 from mfconv_nb.steps.proven import written_parts
@@ -71,12 +72,12 @@ def load(
     if isinstance(source, Sequence) and not isinstance(source, str):
         if odd := [p for p in source if not isinstance(p, str | Path)]:
             raise InputError("MFC109", found=f"a list with a {type(odd[0]).__name__} in it", expected="paths")
-        paths = [Path(p).expanduser() for p in source]
+        paths = [local_path(p) for p in source]
         if not paths:
             raise InputError("MFC109", found="an empty list", expected="at least one path")
         opened, path = _open_several(paths), paths[0]
     elif isinstance(source, str | Path):
-        given = Path(source).expanduser()
+        given = local_path(source)
         check_not_half_replaced(given)
         path, said = whole_of(given)
         run = open_run(path, step=step, strategy=strategy, file_prefix=file_prefix, config=config_near(path, config))
@@ -179,7 +180,7 @@ def _described(checkpoint: Checkpoint, config: str | Path | Mapping[str, Any] | 
         return checkpoint
     says_sizes = given is not None and (given.config or given.lora is None)  # an adapter_config.json alone says none
     known = given.config if given is not None and says_sizes else checkpoint.config
-    folder = Path(config).expanduser() if isinstance(config, str | Path) else None
+    folder = local_path(config) if isinstance(config, str | Path) else None
     given_from = folder if folder is not None and folder.is_dir() else checkpoint.config_folder
     return replace(checkpoint, config=known, config_folder=given_from, lora=lora)
 
@@ -235,7 +236,7 @@ def config_near(path: Path, config: str | Path | Mapping[str, Any] | None) -> Ma
 def _given(config: str | Path | Mapping[str, Any] | None) -> RunConfig | None:
     if config is None or isinstance(config, Mapping):
         return None if config is None else RunConfig(config, None)
-    path = Path(config).expanduser()
+    path = local_path(config)
     if path.suffix.lower() in ENDINGS:
         return read_run_config(path)
     if path.name == CONFIG:

@@ -20,6 +20,7 @@ from mfconv_nb.formats.assets import code_named, config_bytes, read_assets
 from mfconv_nb.formats.writing import is_folder, plan_output
 from mfconv_nb.mapping.adapters import HINT_ALPHA, adapters_of, is_adapter, rank_of
 from mfconv_nb.mapping.quantised import FP8, claimed, codes_among
+from mfconv_nb.paths import local_path
 from mfconv_nb.places import FilePlan, OutputPlan
 from mfconv_nb.report import how_many
 from mfconv_nb.run_config import RUN_CONFIG, Lora
@@ -161,7 +162,7 @@ def _extras(
     """For a Hugging Face folder: config.json, true of what is written, and the tokenizer files from ``assets``; and notes on them."""
     if checkpoint.side != HF or not plan.folder:
         return {}, ()
-    found = read_assets(Path(assets).expanduser()) if assets is not None else {}
+    found = read_assets(local_path(assets)) if assets is not None else {}
     config = json.loads(found["config.json"]) if found else checkpoint.config
     if config is None or RUN_CONFIG in config:  # the sizes of a run's YAML are not the config of a model
         return {}, ()

@@ -21,6 +21,7 @@ from mfconv_nb.errors import InputError, MappingError, OutputError, quoted
 from mfconv_nb.formats import index as index_files
 from mfconv_nb.formats.folders import checkpoint_files
 from mfconv_nb.formats.writing import ENDINGS
+from mfconv_nb.paths import local_path
 from mfconv_nb.places import OutputPlan
 from mfconv_nb.progress import NoProgress, OnProgress, Progress, progress_for
 from mfconv_nb.report import Column, Result, Table, bytes_text, how_many, seconds_text
@@ -78,7 +79,7 @@ def save(
         FormatError: MFC209 where a source does not fit the checksum that it carries.
     """
     begun = time.monotonic()
-    target = Path(target).expanduser()
+    target = local_path(target)
     if layout_of_ranks is None:
         out = whole_output(checkpoint, target, requested_dtype(dtype), max_shard_size, assets)
     else:

@@ -18,6 +18,7 @@ from mfconv_nb.folding import folded_names
 from mfconv_nb.mapping.forms import options_of
 from mfconv_nb.mapping.plan import MAPPED
 from mfconv_nb.mapping.rules import NUMBERS, Family
+from mfconv_nb.paths import local_path
 from mfconv_nb.progress import OnProgress, progress_for
 from mfconv_nb.report import Column, Table, bytes_text, difference_text, how_many, seconds_text
 from mfconv_nb.steps.diff import AGREE, DTYPE, EQUAL, DiffReport, diff
@@ -229,7 +230,7 @@ def _back_condition(differences: DiffReport, cast: bool, way: str) -> Condition:
 
 def _against_manifest(source: Loadable, threads: int, progress: bool | OnProgress) -> list[Condition]:
     checkpoint = load(source)
-    path = whole_of(Path(source).expanduser())[0] if isinstance(source, str | Path) else None
+    path = whole_of(local_path(source))[0] if isinstance(source, str | Path) else None
     near = manifest_near(path, checkpoint.tensors) if path is not None else None
     if near is None:
         hint = "Give the original too: mfconv verify ORIGINAL CONVERTED."
