@@ -12,6 +12,7 @@ Source: torch's documentation of `torch.serialization.skip_data` and of fake mod
 from __future__ import annotations
 
 import importlib.util
+import os
 import pickle
 import struct
 import tempfile
@@ -35,6 +36,7 @@ from mfconv_nb.checkpoint import (
 from mfconv_nb.dtypes import BY_TORCH, DTYPES, itemsize, short_name
 from mfconv_nb.errors import FormatError, quoted
 from mfconv_nb.formats.fields import HEADER, OTHER, PADDING, TENSOR, Field, numbers_text, tiled
+from mfconv_nb.formats.limits import check_can_be_written, has_sound_shape, is_text
 from mfconv_nb.formats.pickle_words import MAX_PICKLE_BYTES, PickleWords, Storage, read_words
 from mfconv_nb.places import FilePlan
 from mfconv_nb.report import how_many
@@ -148,6 +150,9 @@ def _lazy(torch: Any, name: str, t: Any, source: FileSource, members: dict[int, 
     if dtype is None or t.layout != torch.strided or t.is_quantized:
         found = f"{t.dtype}, {t.layout}"
         raise FormatError("MFC205", where, found=found, expected=f"a dense tensor of {', '.join(BY_TORCH)}")
+    if not is_text(name) or not has_sound_shape(tuple(t.shape)):
+        found = f"a name of {len(name):,} characters, shape {list(t.shape)[:8]}"
+        raise FormatError("MFC201", where, found=found, expected="a name that is text, and a shape that can be read", hint=HINT_PICKLE)
     storage = t.untyped_storage()
     spec = TensorSpec(name, tuple(t.shape), dtype)
     if members is None:
@@ -330,12 +335,17 @@ def plan_file(name: str, specs: Sequence[TensorSpec]) -> FilePlan:
     """A torch file with these tensors: torch itself writes it, without the weights, and says where each goes.
 
     torch leaves the CRC fields of the members at zero; their places are in the plan, to be filled from the bytes that pass.
+
+    Raises:
+        OutputError: MFC405 for names and shapes that no reader takes. FormatError: MFC208 when torch is missing.
     """
+    for spec in specs:
+        check_can_be_written(spec, name)
     torch = _torch(name)
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with tempfile.TemporaryDirectory(prefix="mfconv-") as folder:
-        skeleton = Path(folder) / Path(name).name
+        skeleton = Path(folder) / os.fsencode(Path(name).name).decode("utf-8", "replace")  # torch names the zip's folder after it
         with FakeTensorMode():
             fake = {s.name: torch.empty(s.shape, dtype=getattr(torch, DTYPES[s.dtype].torch)) for s in specs}
         with torch.serialization.skip_data(materialize_fake_tensors=True):

@@ -26,11 +26,14 @@ def side_folder(target: Path) -> Path:
 
 
 def manifest_bytes(content: dict[str, Any]) -> bytes:
-    """The manifest as it is written: one tensor a line, so that it can be read, searched and compared."""
+    """The manifest as it is written: one tensor a line, so that it can be read, searched and compared.
+
+    Half of a surrogate pair, in the name of a file or in text that a pickle holds, becomes the escape that JSON has for it.
+    """
     tensors = content.pop("tensors")
     head = json.dumps({"manifest_version": VERSION, **content}, indent=1, ensure_ascii=False)
     lines = ",\n".join("  " + json.dumps(t, ensure_ascii=False) for t in tensors)
-    return (head[:-2] + ',\n "tensors": [\n' + lines + "\n ]\n}\n").encode("utf-8")
+    return (head[:-2] + ',\n "tensors": [\n' + lines + "\n ]\n}\n").encode("utf-8", "backslashreplace")
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
