@@ -172,6 +172,6 @@ def check_against_files(index: Index, found: Mapping[str, str]) -> None:
 
 
 def index_bytes(places: Mapping[str, str], total_size: int) -> bytes:
-    """An index file with these tensors in these files; names sorted, as transformers writes it; half of a surrogate pair as JSON's escape."""
+    """An index file with these tensors in these files; names sorted, as transformers writes it."""
     content = {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(places.items()))}
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")

@@ -173,10 +173,17 @@ def check_space(staging: Staging, needed: int) -> None:
 def _already_there(staging: Staging) -> int:
     """Bytes on the disk that an unfinished run has written: its files are as long as planned, with holes."""
     total = 0
-    for path in staging.data.rglob("*"):
-        with suppress(OSError):  # another run is just ending
+    with suppress(OSError):  # another run is just ending
+        for path in staging.data.rglob("*"):
             total += getattr(os.lstat(path), "st_blocks", 0) * 512
     return total
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def check_names_are_free(staging: Staging, names: Iterable[str]) -> None:
@@ -188,7 +195,8 @@ def check_names_are_free(staging: Staging, names: Iterable[str]) -> None:
         if os.path.islink(path):
             hint = "Remove it, or choose another target: nothing is written or removed where a link leads."
             raise OutputError("MFC401", path, found="a link", expected="nothing, or a folder of an earlier run", hint=hint)
-    if os.path.isdir(staging.root) and os.listdir(staging.root) and not os.path.isfile(staging.journal):
+    names_there = _names_in(staging.root)
+    if names_there and staging.journal.name not in names_there:
         hint = "Move it away, or choose another target."
         raise OutputError("MFC401", staging.root, found="a folder that no run has made", expected="nothing there", hint=hint)
     for side in staging.sides:
