@@ -208,7 +208,7 @@ class FileSource:
         if error.errno == errno.ESTALE:  # a file server says so of a file that was replaced
             self._changed(error.strerror)
         hint = "The disk, or the file server that it lies on, cannot give these bytes. Fetch the file again, or to another disk."
-        raise InputError("MFC115", self.path, found=error.strerror, expected="a file that can be read to its end", hint=hint) from None
+        raise InputError("MFC116", self.path, found=error.strerror, expected="a file that can be read to its end", hint=hint) from None
 
 
 def _read_at(descriptor: int, buffer: memoryview, offset: int, lock: threading.Lock) -> int:

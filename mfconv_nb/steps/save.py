@@ -61,7 +61,7 @@ def save(
     dry_run: bool = False,
     progress: bool | OnProgress = True,
 ) -> SaveReport:
-    """Write ``checkpoint`` to ``target``, whose ending chooses the format. Memory: a buffer of 2 to 4 MiB a thread.
+    """Write ``checkpoint`` to ``target``, whose ending chooses the format. Memory: 2 to 4 MiB a thread, up to 16 for a transpose.
 
     Args:
         target: ``x.safetensors``, ``x.ckpt``, ``x.bin`` (``.pt``, ``.pth``), or a folder, which gets shards with an index.

@@ -82,7 +82,7 @@ for use in USES.values():
     assert not (tmp_path / "out.ckpt").exists()
 
 
-@pytest.mark.parametrize("number, code", [(errno.EIO, "MFC115"), (errno.ESTALE, "MFC108"), (errno.EACCES, "MFC115")])
+@pytest.mark.parametrize("number, code", [(errno.EIO, "MFC116"), (errno.ESTALE, "MFC108"), (errno.EACCES, "MFC116")])
 @pytest.mark.parametrize("use", ["save", "save with a cast", "diff", "stats"])
 @pytest.mark.parametrize("way", WAYS)
 def test_a_disk_that_cannot_give_the_bytes_is_said_with_the_name_of_the_source(
