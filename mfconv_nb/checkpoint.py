@@ -163,7 +163,9 @@ class FileSource:
         return True
 
     def read(self, offset: int, size: int) -> bytes:
-        """``size`` bytes from ``offset`` on; fewer only at the end of the file."""
+        """``size`` bytes from ``offset`` on; fewer only at the end of the file. Raises ValueError for a place before its beginning."""
+        if offset < 0:
+            raise ValueError(f"byte {offset:,}")
         buffer = bytearray(max(0, min(size, self.size - offset)))
         self.read_into(offset, memoryview(buffer))
         return bytes(buffer)

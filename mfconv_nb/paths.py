@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mfconv_nb.errors import UsageError, quoted
+from mfconv_nb.errors import InputError, UsageError, quoted
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)  # pathlib has made one slash of two; `C:/` is a drive
 
@@ -14,7 +14,7 @@ def local_path(path: str | Path) -> Path:
     """A path, with ``~`` as the home folder.
 
     Raises:
-        UsageError: MFC501 for an address, such as ``s3://bucket/model`` or ``https://...``, and for the home of a user who is not known.
+        UsageError: MFC501 for an address, such as ``s3://bucket/model``. InputError: MFC101 for the home of a user who is not known.
     """
     address = _ADDRESS.fullmatch(str(path))
     if address is not None:
@@ -24,4 +24,4 @@ def local_path(path: str | Path) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise UsageError("MFC501", "path", found=quoted(str(path)), expected=f"a path: {error}") from None
+        raise InputError("MFC101", path, found=error, expected="a path") from None

@@ -10,7 +10,7 @@ import pytest
 
 import mfconv_nb as mc
 from mfconv_nb.cli.main import run
-from mfconv_nb.errors import UsageError
+from mfconv_nb.errors import InputError, UsageError
 from mfconv_nb.paths import local_path
 
 ADDRESSES = [
@@ -41,7 +41,7 @@ def test_what_only_looks_a_little_like_one_is_a_path(path: str) -> None:
 
 
 def test_the_home_of_nobody_is_refused() -> None:
-    with pytest.raises(UsageError, match="MFC501"):
+    with pytest.raises(InputError, match="MFC101"):
         mc.load("~nobody-of-this-name/x")
 
 
