@@ -111,18 +111,13 @@ def _roll_forward(staging: Staging, noted: Publishing) -> None:
     if noted.away or len(noted.moves) > 1:
         staging.old.mkdir(exist_ok=True)
     for name, to in noted.away:
-        if os.path.lexists(above / name) and not os.path.lexists(staging.root / to) and _waits(staging, noted, name):
+        if os.path.lexists(above / name) and not os.path.lexists(staging.root / to):
             (staging.root / to).parent.mkdir(parents=True, exist_ok=True)
             os.replace(above / name, staging.root / to)
     for name, to in noted.moves:
         if os.path.lexists(staging.root / name):
             (above / to).parent.mkdir(parents=True, exist_ok=True)
             os.replace(staging.root / name, above / to)
-
-
-def _waits(staging: Staging, noted: Publishing, name: str) -> bool:
-    """Whether the new file for this name, if there is one, has not been moved there yet: then the old one is still there."""
-    return all(os.path.lexists(staging.root / new) for new, to in noted.moves if to == name)
 
 
 def _exchanged(staging: Staging, journal: Journal, replaced: Collection[str], *, durable: bool) -> bool:
