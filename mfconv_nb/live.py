@@ -15,19 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from mfconv_nb.checkpoint import (
-    HF,
-    MF,
-    ArraySource,
-    Checkpoint,
-    LazyTensor,
-    TensorSpec,
-    checkpoint_of,
-    stored_tensor,
-    strided_tensor,
-)
+from mfconv_nb.checkpoint import HF, MF, Checkpoint, LazyTensor, TensorSpec, checkpoint_of, stored_tensor, strided_tensor
 from mfconv_nb.dtypes import BY_MINDSPORE, BY_NUMPY, BY_TORCH
 from mfconv_nb.errors import InputError, quoted
+from mfconv_nb.sources import ArraySource
 
 MAX_AXES = 32
 HINT = "Give a path, a torch Module or state dict, a MindSpore Cell or parameter dict, or a dict of arrays."

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mfconv_nb.checkpoint import HF, MF, FileSource, LazyTensor, OtherEntry, stored_tensor
+from mfconv_nb.checkpoint import HF, MF, LazyTensor, OtherEntry, stored_tensor
 from mfconv_nb.config import LFS_POINTER
 from mfconv_nb.errors import InputError, on_one_line, quoted
 from mfconv_nb.formats import index as index_files
@@ -30,6 +30,7 @@ from mfconv_nb.formats.folders import (
     shards_with,
 )
 from mfconv_nb.report import how_many
+from mfconv_nb.sources import FileSource
 
 FOLDER, INDEX, SAFETENSORS, TORCH, CKPT = "folder", "index", "safetensors", "torch", "ckpt"
 RUN_STATE = "hyper_param.safetensors"  # beside what mindspore.unified_safetensors merged: all that no strategy file knows

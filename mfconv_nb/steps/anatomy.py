@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from mfconv_nb.checkpoint import FileSource
 from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.dtypes import itemsize, numpy_dtype
 from mfconv_nb.errors import InputError, MfconvError, on_one_line, quoted
@@ -22,6 +21,7 @@ from mfconv_nb.formats.fields import HEADER, PADDING, TENSOR, Field
 from mfconv_nb.formats.reading import CKPT, FOLDER, INDEX, SAFETENSORS, TORCH, kind_of
 from mfconv_nb.paths import local_path
 from mfconv_nb.report import MAX_ROWS, Column, Result, Table, bytes_text, how_many, table_html
+from mfconv_nb.sources import FileSource
 from mfconv_nb.steps.anatomy_strip import Part, strip_svg
 
 ANNOTATE: Mapping[str, Callable[[FileSource], Iterator[Field]]] = {

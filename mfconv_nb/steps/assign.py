@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mfconv_nb.checkpoint import MF, SIDE_NAMES, ByteSource, Checkpoint, LazyTensor, TensorSpec
+from mfconv_nb.checkpoint import MF, SIDE_NAMES, Checkpoint, LazyTensor, TensorSpec
 from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.dtypes import CASTABLE, dtype_after_cast, itemsize, requested_dtype, short_name
 from mfconv_nb.errors import MappingError, OutputError, quoted
@@ -15,6 +15,7 @@ from mfconv_nb.folding import fold, folded_name, folded_names
 from mfconv_nb.mapping.run_state import is_layer_state
 from mfconv_nb.progress import OnProgress, progress_for
 from mfconv_nb.report import Column, Result, Table, bytes_text, how_many, seconds_text, shape_text
+from mfconv_nb.sources import ByteSource
 from mfconv_nb.steps.diff import shape_hint
 from mfconv_nb.steps.load import Loadable, load
 from mfconv_nb.steps.networks import Bytes, Network, Slot, network_of

@@ -12,7 +12,7 @@ from typing import Any
 
 import xxhash
 
-from mfconv_nb.checkpoint import HF, ByteSource, Checkpoint, LazyTensor, TensorSpec, place_of, sources_of
+from mfconv_nb.checkpoint import HF, Checkpoint, LazyTensor, TensorSpec, place_of, sources_of
 from mfconv_nb.dtypes import dtype_after_cast
 from mfconv_nb.errors import MappingError, quoted
 from mfconv_nb.formats import peft_folder, safetensors_file
@@ -24,6 +24,7 @@ from mfconv_nb.paths import local_path
 from mfconv_nb.places import FilePlan, OutputPlan
 from mfconv_nb.report import how_many
 from mfconv_nb.run_config import RUN_CONFIG, Lora
+from mfconv_nb.sources import ByteSource
 from mfconv_nb.steps.true_config import true_config
 from mfconv_nb.streaming.fill import FillJob
 from mfconv_nb.streaming.manifest import CARRIED

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.checkpoint import HF, Checkpoint, FileSource, TensorSpec
+from mfconv_nb.checkpoint import HF, Checkpoint, TensorSpec
 from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.dtypes import requested_dtype, short_name
 from mfconv_nb.errors import InputError, MappingError, OutputError, quoted
@@ -25,13 +25,14 @@ from mfconv_nb.paths import local_path
 from mfconv_nb.places import OutputPlan
 from mfconv_nb.progress import NoProgress, OnProgress, Progress, progress_for
 from mfconv_nb.report import Column, Result, Table, bytes_text, how_many, seconds_text
+from mfconv_nb.sources import FileSource
 from mfconv_nb.steps.damage import notes_on_zeros
 from mfconv_nb.steps.output import Output, manifest_of, whole_output
 from mfconv_nb.steps.ranks_output import ranks_output
 from mfconv_nb.steps.runs import looks_like_run
 from mfconv_nb.steps.way_back import way_back_of
 from mfconv_nb.streaming.compare import compare_tensors
-from mfconv_nb.streaming.fill import DEFAULT_THREADS, fill_files
+from mfconv_nb.streaming.fill import DEFAULT_THREADS, fill_files, infinite_among
 from mfconv_nb.streaming.journal import NO_LOCK
 from mfconv_nb.streaming.manifest import MANIFEST, manifest_bytes
 from mfconv_nb.streaming.publish import finish_earlier, publish
@@ -44,6 +45,8 @@ _FOLDER_INDEXES = (index_files.HF_SAFETENSORS, index_files.HF_TORCH, index_files
 NO_CONFIG = "no config.json is written, which from_pretrained needs: give the original's folder (--config HF_DIR, assets= in Python)"
 
 NOT_OF_A_RUN = "these are names of Hugging Face: a run of MindFormers knows its own (mfconv convert first, mc.map in Python)"
+
+ALL_BUT_DONE = "an earlier run had written everything and was stopped while files got their names: what it found on the way is not repeated"
 
 
 @makes_many_objects
@@ -88,8 +91,11 @@ def save(
     out = _named_as(staging.target, out)
     about, fingerprint = _about(out, staging.target), out.fingerprint()
     check_names_are_free(staging, out.plan.names)
-    if not dry_run and finish_earlier(staging) == fingerprint:
-        return SaveReport(**about, seconds=time.monotonic() - begun, resumed=1)
+    earlier = None if dry_run else finish_earlier(staging)
+    if earlier is not None and earlier.fingerprint == fingerprint:
+        about["notes"] += (ALL_BUT_DONE,)
+        infinite = _infinite(out, infinite_among(earlier.finished))
+        return SaveReport(**about, seconds=time.monotonic() - begun, resumed=len(earlier.finished), infinite=infinite)
     check_target(out, staging, overwrite=overwrite)
     bar = progress_for(progress, out.plan.size, "writing")
     check_stored_checksums((*checkpoint, *out.carried.values()), threads, bar)
@@ -255,7 +261,9 @@ def _old_files(plan: OutputPlan, staging: Staging) -> list[str]:
         except InputError:
             continue
         beside = f"{target.stem}-" if not plan.folder else ""
-        names |= dict.fromkeys(f.name for f in found if f.suffix.lower() in ENDINGS and f.parent == home and f.name.startswith(beside))  # it may name anything
+        names |= dict.fromkeys(
+            f.name for f in found if f.suffix.lower() in ENDINGS and f.parent == home and f.name.startswith(beside)
+        )  # it may name anything
     names |= dict.fromkeys(plan.names)
     return [name for name in names if os.path.lexists(home / name) and not (home / name).is_dir()]
 

@@ -51,6 +51,7 @@ class Publishing:
         away: (name beside the target, name in the staging folder) of every old file that is moved out of the way before.
         replaced: where folders are exchanged, the names in the old one that the new one does not keep.
         fingerprint: of the run.
+        finished: what it had written.
     """
 
     inode: int
@@ -58,6 +59,7 @@ class Publishing:
     away: tuple[tuple[str, str], ...] = ()
     replaced: tuple[str, ...] = ()
     fingerprint: str = ""
+    finished: tuple[Finished, ...] = ()
 
 
 class Lock:
@@ -136,7 +138,8 @@ def publishing_of(path: Path) -> Publishing | None:
     moves, away, replaced = _pairs(last.get("moves")), _pairs(last.get("away")), last.get("replaced")
     if type(last.get("inode")) is not int or not moves or away is None or not _are_texts(replaced):
         return None
-    return Publishing(last["inode"], moves, away, tuple(replaced), str(head.get("fingerprint")))
+    finished = tuple(_finished(_parsed(line) for line in lines[:-1]))
+    return Publishing(last["inode"], moves, away, tuple(replaced), str(head.get("fingerprint")), finished)
 
 
 def _pairs(value: object) -> tuple[tuple[str, str], ...] | None:

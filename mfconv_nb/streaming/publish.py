@@ -211,11 +211,11 @@ def flush(path: Path) -> None:
 # ---- what an earlier run has left --------------------------------------------------------------------------------------------
 
 
-def finish_earlier(staging: Staging) -> str | None:
+def finish_earlier(staging: Staging) -> Publishing | None:
     """Finish what an earlier run was stopped in after it had begun to change what is under the target's name.
 
     Returns:
-        The fingerprint of that run; None where there was nothing to finish.
+        What that run was doing; None where there was nothing to finish.
     Raises:
         OutputError: MFC406 when that run is not stopped at all; MFC404.
     """
@@ -233,7 +233,7 @@ def finish_earlier(staging: Staging) -> str | None:
             if not _has_arrived(staging, noted):
                 _roll_forward(staging, noted)
             _finish(staging, noted, durable=True)
-            return noted.fingerprint
+            return noted
         finally:
             lock.close()
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import mfconv_nb as mc
@@ -149,3 +150,23 @@ def test_a_save_that_is_stopped_anywhere_leaves_the_old_or_the_new_one_and_is_fi
     allowed = {before, "new"} if way in ATOMIC else {before, "refused", "new"}
     assert set(states) <= allowed
     assert states == sorted(states, key=lambda s: (before, "refused", "new").index(s)), "it never goes back"
+
+
+def test_a_run_that_finishes_another_says_the_infinities_that_one_has_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_safetensors(tmp_path / "in.safetensors", {"w": numbered(4) + np.float32(3e38)})
+    target, real = tmp_path / "out.safetensors", os.replace
+
+    def stop(before: object, after: object) -> None:
+        if str(after).endswith(".mfconv"):
+            raise Stop
+        real(before, after)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", stop)
+        with pytest.raises(Stop):
+            mc.save(mc.load(source), target, dtype="fp16")
+    report = mc.save(mc.load(source), target, dtype="fp16")
+    assert report.infinite == {"w": 4}
+    assert report.resumed
+    assert "is not repeated" in repr(report)
+    assert not target.with_name("out.safetensors.mfconv-partial").exists()
