@@ -70,6 +70,13 @@ CODES = {
 }
 
 
+class Lines(str):
+    """Text whose line breaks were made here. In every other text a line break is a stranger's, and is shown as an escape."""
+
+    def __str__(self) -> str:
+        return self  # `str(error.found)` still knows where its line breaks are from
+
+
 class MfconvError(Exception):
     """The base of every refusal. ``str()`` is the whole message; the parts are attributes.
 
@@ -102,8 +109,7 @@ class MfconvError(Exception):
         if self.where is not None:
             head += f": {on_one_line(str(self.where))}"
         parts = (("found", self.found), ("expected", self.expected), ("hint", self.hint))
-        lines = [f"  {label:<9} {printable(str(text))}" for label, text in parts if text is not None]
-        return "\n".join([head, *lines])
+        return Lines("\n".join([head, *(f"  {label:<9} {shown(text)}" for label, text in parts if text is not None)]))
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows instead of a traceback: the frames of this package are noise to a reader."""
@@ -145,6 +151,8 @@ def as_flags(choice: Mapping[str, str]) -> str:
 
 def printable(text: str) -> str:
     """``text`` with control characters shown as escapes: names come from strangers and end up in terminals."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
@@ -153,16 +161,25 @@ def one_line(text: str) -> str:
     return printable(text).replace("\n", "\\n")
 
 
+def shown(content: object) -> Lines:
+    """Anything as it may be shown: no control characters, line breaks only of ``Lines``, no line of more than 4,000 characters."""
+    lines = content.split("\n") if isinstance(content, Lines) else [str(content)]
+    return Lines("\n".join(one_line(_cut(line, 4000)) for line in lines))
+
+
 def on_one_line(text: str) -> str:
     """``one_line`` for what must not break a line: a path, a name. At most 1,200 characters, cut in the middle."""
-    text = one_line(text)
-    return text if len(text) <= 1200 else f"{text[:800]} … {text[-390:]}"
+    return one_line(_cut(text, 1200))
+
+
+def _cut(text: str, length: int) -> str:
+    """At most so many characters, cut in the middle; before they are escaped, as a name may have a hundred million."""
+    return text if len(text) <= length else f"{text[: length * 2 // 3]} … {text[-(length // 3 - 10) :]}"
 
 
 def quoted(name: str | Path) -> str:
     """A name as it stands in a message: in quotes, escaped, at most 200 characters, cut in the middle."""
-    text = one_line(str(name))
-    return f"'{text if len(text) <= 200 else text[:120] + ' … ' + text[-70:]}'"
+    return f"'{one_line(_cut(str(name), 200))}'"
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

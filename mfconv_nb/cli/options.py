@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -13,7 +14,17 @@ import click
 from mfconv_nb.progress import NoProgress, Progress
 from mfconv_nb.report import bytes_text
 
-CHECKPOINT = click.Path(path_type=Path)
+
+class _Place(click.Path):
+    """A path, which no null byte can be in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if "\0" in str(value):
+            self.fail("a path cannot hold a null byte", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+CHECKPOINT = _Place(path_type=Path)
 
 all_rows = click.option("--all", "show_all", is_flag=True, help="Show every row.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -48,12 +59,20 @@ dry_run = click.option("--dry_run", "--dry-run", is_flag=True, help="Plan and ch
 no_fsync = click.option("--no_fsync", "--no-fsync", is_flag=True, help="Do not wait until the disk has it: quicker, as `cp` is.")
 
 
+def say(text: str) -> None:
+    """A line beside the result, on stderr: names in it are a stranger's."""
+    from mfconv_nb.errors import shown
+
+    click.echo(shown(text), err=True)
+
+
 def show(result: Any, *, show_all: bool = False, as_json: bool = False) -> None:
     """Print a result: the same text that its repr gives."""
-    from mfconv_nb.report import MAX_ROWS, plain_marks, table_text
+    from mfconv_nb.report import MAX_ROWS, json_text, plain_marks, table_text
 
     if as_json:
-        click.echo(result.to_json())
+        text = result.to_json()
+        click.echo(text if plain_marks(text) == text else json_text(json.loads(text), ascii_only=True))
     else:
         click.echo(plain_marks(table_text(result.table(), None if show_all else MAX_ROWS)))
 

@@ -10,7 +10,7 @@ from typing import Any
 from mfconv_nb.checkpoint import HF, MF, SIDE_NAMES, Checkpoint, TensorSpec
 from mfconv_nb.drawing import Drawing
 from mfconv_nb.dtypes import short_name
-from mfconv_nb.errors import MappingError, one_line
+from mfconv_nb.errors import Lines, MappingError, one_line
 from mfconv_nb.folding import fold, folded_name, folded_names
 from mfconv_nb.mapping.explain import element_of, explain_tensor
 from mfconv_nb.mapping.plan import DROPPED, HINT_OTHER_SIDE, LEFT_OUT, MAPPED, RESTORED, TIED, MappingPlan, Problem, Row
@@ -138,7 +138,7 @@ def _line(rows: list[Row]) -> tuple[Any, ...]:
 def _names(rows: list[Row], place: str) -> str:
     """The names on one side, folded, one line a pattern; a dash where there are none."""
     specs: list[TensorSpec] = [spec for row in rows for spec in getattr(row, place)]
-    return "\n".join(folded_names(s.name for s in specs)) or "-"
+    return Lines("\n".join(folded_names(s.name for s in specs)) or "-")
 
 
 class CoverageError(MappingError):
@@ -192,7 +192,7 @@ def _problem_lines(plan: MappingPlan) -> str:
     lines = [said, *(_cause_line(groups) for groups in list(causes.values())[:MAX_GROUPS])]
     if len(causes) > MAX_GROUPS:
         lines.append(f"and {how_many(len(causes) - MAX_GROUPS, 'more group')}: .table() of the error has all")
-    return "\n            ".join(lines)
+    return Lines("\n            ".join(lines))
 
 
 def _grouped(problems: tuple[Problem, ...]) -> list[list[Problem]]:
