@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import shlex
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 
 CODES = {
@@ -182,10 +183,35 @@ def quoted(name: str | Path) -> str:
     return f"'{one_line(_cut(str(name), 200))}'"
 
 
+class NearNames:
+    """Known words, to be asked which of them looks most like another. Bounded, whatever strangers call their tensors: of the first 20,000
+    words those of up to 200 characters are looked at, and after half a million pairs nothing is found any more.
+    """
+
+    def __init__(self, known: Iterable[str]) -> None:
+        self._pool = [word for word in islice(known, 20_000) if len(word) <= LONGEST_NEAR]
+        self._pairs_left = 500_000
+
+    def nearest(self, word: str) -> str | None:
+        """The known word that looks most like ``word``, or None."""
+        if len(word) > LONGEST_NEAR or self._pairs_left < len(self._pool):
+            return None
+        self._pairs_left -= len(self._pool)
+        pool = self._pool
+        if len(pool) > FEW:
+            from rapidfuzz import fuzz, process  # here: most runs of the program look for no name
+
+            pool = [k for k, *_ in process.extract(word, pool, scorer=fuzz.ratio, limit=FEW, score_cutoff=60)]
+        return next(iter(difflib.get_close_matches(word, pool, n=1, cutoff=0.6)), None)
+
+
+LONGEST_NEAR = 200  # characters; the names of real tensors have up to 120
+FEW = 8  # words that difflib looks at, which takes up to 7 ms for each
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that looks most like ``word``, or None. Looks at the first 20,000 words."""
-    pool = [k for _, k in zip(range(20_000), known, strict=False)]
-    return next(iter(difflib.get_close_matches(word, pool, n=1, cutoff=0.6)), None)
+    """The known word that looks most like ``word``, or None. To ask for many words, make ``NearNames`` once."""
+    return NearNames(known).nearest(word)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:

@@ -19,14 +19,14 @@ from mfconv_nb.mapping.forms import options_of
 from mfconv_nb.mapping.plan import MAPPED
 from mfconv_nb.mapping.rules import NUMBERS, Family
 from mfconv_nb.progress import OnProgress, progress_for
-from mfconv_nb.report import Column, Table, bytes_text, difference_text, how_many, seconds_text
+from mfconv_nb.report import Column, Table, bytes_text, how_many, seconds_text
 from mfconv_nb.steps.diff import AGREE, DTYPE, EQUAL, DiffReport, diff
 from mfconv_nb.steps.load import Loadable, load, manifest_near
 from mfconv_nb.steps.map import map
 from mfconv_nb.steps.proven import proven, slices_of
 from mfconv_nb.steps.twins import with_twins
 from mfconv_nb.steps.wholes import whole_of
-from mfconv_nb.streaming.compare import compare_tensors
+from mfconv_nb.streaming.compare import compare_tensors, differences_in_words
 from mfconv_nb.streaming.fill import tensor_checksums
 from mfconv_nb.streaming.stored_checksums import check_stored_checksums
 from mfconv_nb.widgets.exploration import Explorable, Exploration
@@ -218,7 +218,8 @@ def _back_condition(differences: DiffReport, cast: bool, way: str) -> Condition:
         counted = f"{how_many(sum(n for _, n in endless), 'number')} in {how_many(len(endless), 'tensor')}"
         seen = f"{counted} became infinite, too large for the dtype; first in {endless[0][0]}"
         return Condition(sentence, FAIL, seen)
-    seen = f"changed: {len(changed):,} of {how_many(total, 'tensor')}, at most {difference_text(differences.max_abs, differences.max_ulp)}"
+    far = ", ".join(differences_in_words((r.comparison for r in changed if r.comparison is not None), "at most {}"))
+    seen = f"changed: {len(changed):,} of {how_many(total, 'tensor')}, {far}"
     if cast and all(r.status == DTYPE for r in changed):
         return Condition(sentence, CLOSE, f"{seen}: the cast rounded them")
     return Condition(sentence, FAIL, f"{seen}; first {changed[0].name}")
