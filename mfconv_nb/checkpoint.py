@@ -12,7 +12,7 @@ import os
 import stat
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -22,7 +22,7 @@ import numpy as np
 
 from mfconv_nb.blocks import Block, c_strides, make_block, whole
 from mfconv_nb.dtypes import itemsize, short_name
-from mfconv_nb.errors import InputError, MappingError, did_you_mean, quoted
+from mfconv_nb.errors import InputError, MappingError, UsageError, did_you_mean, quoted
 from mfconv_nb.folding import fold, folded_name
 from mfconv_nb.report import Column, Result, Table, bytes_text, how_many, how_many_in_short, shape_text
 from mfconv_nb.run_config import Lora
@@ -404,6 +404,20 @@ class Checkpoint(Result):
     def carried_away(self) -> Mapping[str, LazyTensor]:
         """Tensors of the other side that this side has no place for: a save keeps them in the folder beside the output."""
         return self.original.carried if self.original is not None and self.report is not None else {}
+
+    def renamed(self, rename: Callable[[str], str]) -> Checkpoint:
+        """The same tensors under other names: ``renamed(lambda n: n.removeprefix("module."))``.
+
+        Raises:
+            UsageError: MFC501 where two tensors would get one name.
+        """
+        tensors: dict[str, LazyTensor] = {}
+        for name, tensor in self.tensors.items():
+            new = rename(name)
+            if new in tensors:
+                raise UsageError("MFC501", "rename", found=f"two tensors that become {quoted(new)}", expected="a name of its own for each")
+            tensors[new] = tensor.renamed(new)
+        return replace(self, tensors=tensors)
 
     def __len__(self) -> int:
         return len(self.tensors)

@@ -6,6 +6,7 @@ Nothing in the package raises anything else on purpose. `docs/errors.md` explain
 from __future__ import annotations
 
 import difflib
+import os
 import shlex
 from collections.abc import Iterable, Mapping
 from itertools import islice
@@ -147,7 +148,29 @@ class UsageError(MfconvError):
 
 def as_flags(choice: Mapping[str, str]) -> str:
     """A choice as it is typed: ``--file_prefix 'other one'``."""
-    return " ".join(f"--{name} {shlex.quote(value)}" for name, value in choice.items())
+    return " ".join(f"--{name} {as_word(value)}" for name, value in choice.items())
+
+
+def as_word(text: str) -> str:
+    """A value as it is typed in a shell; one that cannot be shown as it is in the form ``$'a\\nb'``, which bash, zsh and ksh read."""
+    if text.isprintable():
+        return shlex.quote(text)
+    raw = os.fsencode(text) if not _is_utf8(text) else text.encode()
+    return "$'" + "".join(chr(b) if 32 <= b < 127 and b not in b"'\\" else f"\\x{b:02x}" for b in raw) + "'"
+
+
+def as_place(path: str | Path) -> str:
+    """A path as it is typed in a shell; one that looks like an option begins with ``./``."""
+    text = str(path)
+    return as_word(f"./{text}" if text.startswith("-") else text)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes of a file's name that are no UTF-8
+        return False
+    return True
 
 
 def printable(text: str) -> str:
