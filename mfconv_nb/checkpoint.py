@@ -317,12 +317,15 @@ class Original:
         names: every tensor that was there.
         carried: the tensors that this side has no place for.
         dtypes: of tensors whose dtype this side fixes, the dtype that was there.
+        layers, leave_out: what of the other side was not asked for.
     """
 
     side: str
     names: frozenset[str]
     carried: Mapping[str, LazyTensor] = field(default_factory=dict)
     dtypes: Mapping[str, str] = field(default_factory=dict)
+    layers: int | None = None
+    leave_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from mfconv_nb.cli.options import (
     dtype,
     file_prefix,
     force,
+    layers,
     leave_out,
     lora_alpha,
     max_shard_size,
@@ -38,7 +39,7 @@ from mfconv_nb.cli.options import (
 @click.option("--input_path", "--input-path", type=CHECKPOINT, help="Checkpoint: a folder, an index, or a file in the folder.")
 @click.option("--output_path", "--output-path", type=CHECKPOINT, help="Its ending chooses the format; a folder gets shards.")
 @dtype
-@click.option("--layers", type=click.IntRange(1), help="Convert the first N layers only.")
+@layers
 @leave_out
 @config
 @step

@@ -38,6 +38,7 @@ model = click.option(
     help="Model family: a key, see `mfconv families`, or a file that defines FAMILY; with --help, lists its options. "
     "Left out: told from config.json and the names.",
 )
+layers = click.option("--layers", type=click.IntRange(1), help="Convert the first N layers only.")
 leave_out = click.option(
     "--leave_out", "--leave-out", multiple=True, metavar="PATTERN", help="Do not convert tensors of these names; * stands for anything."
 )

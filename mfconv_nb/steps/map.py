@@ -330,7 +330,7 @@ def _mapped(
         family=plan.family.key,
         family_file=plan.family.file,
         options=dict(plan.family.chosen),
-        original=Original(here, frozenset(source.tensors), carried, dtypes),
+        original=Original(here, frozenset(source.tensors), carried, dtypes, plan.layers, plan.leave_out),
         equalities=tuple(equalities),
         fixed_dtypes=frozenset(fixed),
         report=MapReport(plan, source.origin, source.others, decided, (*_notes(source, plan, original), *assumed)),
