@@ -138,6 +138,10 @@ class NotListedError(SeveralFitError):
     """The names fit, but the config says another model (MFC302). Only the caller can know that both compute the same."""
 
 
+class WrappedNamesError(MappingError):
+    """Names that a family knows, but for what a wrapper put before them or into them (MFC302); the hint says what."""
+
+
 class OutputError(MfconvError):
     """The target cannot be written as asked (MFC4xx)."""
 

@@ -11,7 +11,7 @@ from typing import Any
 from mfconv_nb.checkpoint import HF, MF, SIDE_NAMES, Checkpoint, Equality, LazyTensor, Original
 from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.config import Size, Sizes, read_sizes
-from mfconv_nb.errors import MappingError, MfconvError, SeveralFitError, UsageError, did_you_mean, quoted
+from mfconv_nb.errors import MappingError, MfconvError, SeveralFitError, UsageError, WrappedNamesError, did_you_mean, quoted
 from mfconv_nb.families.own import family_in_file, is_file_name
 from mfconv_nb.families.registry import candidates_of, family_remembered, identify, known_families
 from mfconv_nb.families.same_maths import listed_types, said_otherwise
@@ -215,9 +215,10 @@ def _told(asked: _Asked) -> Family:
         return identify(asked.names(), source.config, asked.to)
     except MappingError as error:
         _refuse_quantised(source, quantisation_of(source.specs, source.config, source.quantised_by))
-        if not isinstance(error, SeveralFitError):
-            error.hint = _hint_of_a_wrapper(asked) or error.hint
-        raise
+        hint = None if isinstance(error, SeveralFitError) else _hint_of_a_wrapper(asked)
+        if hint is None:
+            raise
+        raise WrappedNamesError(error.code, error.where, found=error.found, expected=error.expected, hint=hint) from None
 
 
 def _hint_of_a_wrapper(asked: _Asked) -> str | None:
