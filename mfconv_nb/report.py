@@ -331,7 +331,7 @@ def table_html(table: Table, max_rows: int = MAX_HTML_ROWS) -> str:
     """The table for a notebook: no script, nothing loaded, at most ``max_rows`` rows. Narrow cells leave optional columns out."""
     parts = [head_html(table), grid_html(table, max_rows)]
     if table.code:
-        parts.append(f"<div class='mfconv-f'><code>{html.escape(table.code)}</code></div>")
+        parts.append(f"<div class='mfconv-f'><code>{html.escape(shown(table.code))}</code></div>")
     return f"<style>{STYLE}</style>{box_html(''.join(parts))}"
 
 

@@ -193,7 +193,9 @@ class Explorer(W.VBox):
 
     def _show_line(self) -> None:
         line = self.exploration.code(self.row, self.member)
-        self.line.value = box_html(f"<div class='mfconv-f'><code class='mfconv-copy'>{html.escape(line)}</code></div>") if line else ""
+        self.line.value = (
+            box_html(f"<div class='mfconv-f'><code class='mfconv-copy'>{html.escape(shown(line))}</code></div>") if line else ""
+        )
 
     # ---- values: read in a thread, so that the view answers and Cancel works ----
 
