@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import takewhile
+from typing import Any
 
 from mfconv_nb.checkpoint import MF, TensorSpec
+from mfconv_nb.config import text_part
 from mfconv_nb.dtypes import CASTABLE
 from mfconv_nb.errors import as_word, quoted
 from mfconv_nb.folding import fold
@@ -30,7 +32,7 @@ WRAPPERS = {
     "language_model.": "a model with a part for images or sound",
 }
 HEADS = re.compile(r"(?:.*\.)?(?:score|classifier|classification_head|v_head|value_head|reward_head|regression_head|qa_outputs)(?:\.|$)")
-MOST_TEMPLATES, LONGEST = 100, 300  # name patterns that are looked at, and characters of one: strangers have any number
+MOST_TEMPLATES, LONGEST = 150, 300  # name patterns that are looked at, and characters of one: strangers have any number
 MOST_PATTERNS = 6  # that a hint can list
 
 HINT_UNMERGED = (
@@ -53,12 +55,12 @@ class Remedy:
     leave_out: tuple[str, ...] = ()
 
 
-def remedy_of(plan: MappingPlan, specs: Sequence[TensorSpec], source: str | None) -> Remedy | None:
+def remedy_of(plan: MappingPlan, specs: Sequence[TensorSpec], source: str | None, config: Mapping[str, Any] | None = None) -> Remedy | None:
     """What the problems of a plan come from, where that can be told and something helps.
 
     Args:
         specs: what the plan is about.
-        source: the path of the checkpoint, where it has one.
+        source, config: the path of the checkpoint and its config, where it has them.
     """
     names = [s.name for s in specs]
     unmatched = [p.name for p in plan.problems if p.kind == "unmatched"]
@@ -69,9 +71,9 @@ def remedy_of(plan: MappingPlan, specs: Sequence[TensorSpec], source: str | None
     empty = {s.name for s in specs if s.shape == (0,)}
     if any(p.kind == "shape" and p.name in empty for p in plan.problems):
         return Remedy(HINT_ZERO)
-    wrapped = wrapped_names(names, plan.family.templates(plan.to))
+    wrapped = wrapped_names(Counter(fold(n)[0] for n in names), plan.family.templates(plan.to))
     if wrapped is not None:
-        return Remedy(wrapped.hint(source, plan.to))
+        return Remedy(wrapped.hint(source, plan.to, config))
     return _few_left_over(plan, specs, unmatched)
 
 
@@ -99,8 +101,14 @@ class Wrapped:
             name = _without(name, text, in_front)
         return self.lacks + name
 
-    def hint(self, source: str | None, to: str) -> str:
-        """What is too much, where it may be from, and a line of Python that takes it off."""
+    def hint(self, source: str | None, to: str, config: Mapping[str, Any] | None) -> str:
+        """What is too much, where it may be from, and a line of Python that takes it off.
+
+        Args:
+            source: the path of the checkpoint, where it has one.
+            to: the side that it is mapped to.
+            config: of the checkpoint; of a model of several parts only the language model's part is taken.
+        """
         if self.lacks:
             said, code = f"The names lack {quoted(self.lacks)} in front", f"{self.lacks!r} + n"
         else:
@@ -109,33 +117,39 @@ class Wrapped:
             code = "n" + "".join(f".removeprefix({text!r})" if front else f".replace({text!r}, '')" for text, front in self.texts)
         fit = "They fit" if self.fitting == self.total else f"{self.fitting:,} of {how_many(self.total, 'name')} fit"
         place, target = "..." if source is None else repr(source), "OUT.ckpt" if to == MF else "OUT"
-        return f"{said}. {fit} as in Python: mc.save(mc.map(mc.load({place}).renamed(lambda n: {code})), {target!r})"
+        part = text_part(config) if config is not None else None
+        loaded, before, after = f"mc.load({place})", "", ""
+        if part is not None:
+            loaded, before, after = "c", f"c = mc.load({place}); ", f", config=c.config[{part!r}]"
+        return f"{said}. {fit} as in Python: {before}mc.save(mc.map({loaded}.renamed(lambda n: {code}){after}), {target!r})"
 
 
-def wrapped_names(names: Sequence[str], known: Iterable[str]) -> Wrapped | None:
+def wrapped_names(counts: Mapping[str, int], known: Iterable[str]) -> Wrapped | None:
     """What has to be taken off the names, or put before them, so that they fit, all or nearly; None where nothing does.
 
     Args:
-        names: all names of the checkpoint.
+        counts: the templates of all names of the checkpoint, with how many names have each.
         known: the templates of the rules.
     """
-    known = frozenset(t for t in known if len(t) <= LONGEST)
-    counts = Counter(fold(n)[0] for n in names)
+    if len(counts) > MOST_TEMPLATES:
+        return None
+    known = frozenset(known)
     left = {t for t in counts if t not in known and len(t) <= LONGEST}
-    if not 1 < len(left) <= MOST_TEMPLATES:
+    if len(left) < 2:
         return None
     texts: list[tuple[str, bool]] = []
     while left and len(texts) < 3 and (found := _best_text(left, known)) is not None:
         texts.append(found)
         left = {_without(t, *found) for t in left} - known
     lacks = "" if texts else _best_beginning(left, known)
-    wrapped = Wrapped(tuple(texts), lacks, 0, len(names))
+    total = sum(counts.values())
+    wrapped = Wrapped(tuple(texts), lacks, 0, total)
     fitting = sum(n for t, n in counts.items() if (t in known and not lacks) or wrapped.renamed(t) in known)
     changed = fitting - sum(n for t, n in counts.items() if t in known)
-    is_one_to_one = len(set(map(wrapped.renamed, names))) == len(names)
-    if (not texts and not lacks) or fitting < 0.9 * len(names) or 2 * changed < len(names) or not is_one_to_one:
+    is_one_to_one = len(set(map(wrapped.renamed, counts))) == len(counts)
+    if (not texts and not lacks) or fitting < 0.9 * total or 2 * changed < total or not is_one_to_one:
         return None
-    return Wrapped(wrapped.texts, lacks, fitting, len(names))
+    return Wrapped(wrapped.texts, lacks, fitting, total)
 
 
 def _without(name: str, text: str, in_front: bool) -> str:
@@ -205,7 +219,7 @@ def _computes_more(unmatched: Sequence[str], specs: Sequence[TensorSpec]) -> boo
     That is so of weights and biases that every layer has; of what stands beside a weight that is no floating number of 16 bits or more;
     of adapters; and of what is called the scale or another part of a weight.
     """
-    by_name = {s.name: s for s in specs}
+    by_name, strange = {s.name: s for s in specs}, set(unmatched)
     layers = Counter(fold(n)[0] for n in unmatched)
     most = max(Counter(fold(n)[0] for n in by_name).values())
     for name in unmatched:
@@ -213,7 +227,7 @@ def _computes_more(unmatched: Sequence[str], specs: Sequence[TensorSpec]) -> boo
         weight = by_name.get(f"{module}.weight")
         if ".lora_" in name or "lora_" in last or "weight_" in last or last in ("qweight", "scales", "qzeros", "g_idx"):
             return True
-        if weight is not None and weight.name != name and (last == "bias" or weight.dtype not in CASTABLE):
+        if weight is not None and weight.name not in strange and (last == "bias" or weight.dtype not in CASTABLE):
             return True
         if last in ("weight", "bias") and fold(name)[1] and 2 * layers[fold(name)[0]] >= most:
             return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -15,6 +16,7 @@ from mfconv_nb.errors import MappingError, MfconvError, SeveralFitError, UsageEr
 from mfconv_nb.families.own import family_in_file, is_file_name
 from mfconv_nb.families.registry import candidates_of, family_remembered, identify, known_families
 from mfconv_nb.families.same_maths import listed_types, said_otherwise
+from mfconv_nb.folding import fold
 from mfconv_nb.mapping.adapters import DEFAULT_STYLE, STYLES, half_of
 from mfconv_nb.mapping.flaws import check_family
 from mfconv_nb.mapping.forms import (
@@ -223,12 +225,12 @@ def _told(asked: _Asked) -> Family:
 
 def _hint_of_a_wrapper(asked: _Asked) -> str | None:
     """What stands before the names, or in them, where some family knows them without it."""
-    names = asked.names()
+    counts = Counter(fold(n)[0] for n in asked.names())
     for family in known_families():
         form = fitting_forms(family, (), asked.to, {}, {})[0].form
-        wrapped = wrapped_names(names, form.templates(asked.to))
+        wrapped = wrapped_names(counts, form.templates(asked.to))
         if wrapped is not None:
-            return wrapped.hint(asked.source.origin if asked.source.files else None, asked.to)
+            return wrapped.hint(asked.source.origin if asked.source.files else None, asked.to, asked.source.config)
     return None
 
 

@@ -151,7 +151,7 @@ class CoverageError(MappingError):
     def __init__(self, plan: MappingPlan, source: Checkpoint) -> None:
         self.plan, self.problems = plan, plan.problems
         where = f"{source.origin} to {SIDE_NAMES[plan.to]}, family {plan.family.key}"
-        remedy = None if _is_other_side(plan) else remedy_of(plan, source.specs, source.origin if source.files else None)
+        remedy = None if _is_other_side(plan) else remedy_of(plan, source.specs, source.origin if source.files else None, source.config)
         self.leave_out = remedy.leave_out if remedy is not None else ()
         hint = remedy.hint if remedy is not None else _hint(plan)
         super().__init__("MFC303", where, found=_problem_lines(plan), expected=EXPECTED, hint=hint)
