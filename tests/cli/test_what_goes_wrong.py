@@ -70,6 +70,14 @@ def test_a_terminal_without_utf_8_stops_no_command(environment: dict[str, str], 
     assert (refused.returncode, "Traceback" in refused.stderr) == (2, False)
 
 
+def test_a_terminal_that_lacks_a_character_stops_no_command(tmp_path: Path) -> None:
+    mc.save(mc.map(mc.toy("llama", tmp_path / "hf")), tmp_path / "mf.ckpt")
+    drafted = tmp_path / "模型.py"
+    done = mfconv("suggest", tmp_path / "hf", tmp_path / "mf.ckpt", "--out", drafted, env={**os.environ, "PYTHONIOENCODING": "latin-1"})
+    assert (done.returncode, drafted.is_file(), done.stderr) == (0, True, "")
+    assert done.stdout.rstrip().endswith("\\u6a21\\u578b.py")
+
+
 def test_a_files_name_that_is_no_text_can_be_printed_and_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write_safetensors(tmp_path / "a.safetensors", {"w": numbered(3)})
     odd = os.fsencode(tmp_path) + b"/\xff\xfe.safetensors"
