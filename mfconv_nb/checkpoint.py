@@ -7,7 +7,7 @@ source (a file, an array) and the box of numbers that goes from there to here. N
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 from mfconv_nb.blocks import Block, c_strides, make_block, whole
 from mfconv_nb.dtypes import itemsize, short_name
-from mfconv_nb.errors import MappingError, did_you_mean, quoted
+from mfconv_nb.errors import MappingError, UsageError, did_you_mean, quoted
 from mfconv_nb.folding import fold, folded_name
 from mfconv_nb.report import Column, Result, Table, bytes_text, how_many, how_many_in_short, shape_text
 from mfconv_nb.run_config import Lora
@@ -146,12 +146,15 @@ class Original:
         names: every tensor that was there.
         carried: the tensors that this side has no place for.
         dtypes: of tensors whose dtype this side fixes, the dtype that was there.
+        layers, leave_out: what of the other side was not asked for.
     """
 
     side: str
     names: frozenset[str]
     carried: Mapping[str, LazyTensor] = field(default_factory=dict)
     dtypes: Mapping[str, str] = field(default_factory=dict)
+    layers: int | None = None
+    leave_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -233,6 +236,20 @@ class Checkpoint(Result):
     def carried_away(self) -> Mapping[str, LazyTensor]:
         """Tensors of the other side that this side has no place for: a save keeps them in the folder beside the output."""
         return self.original.carried if self.original is not None and self.report is not None else {}
+
+    def renamed(self, rename: Callable[[str], str]) -> Checkpoint:
+        """The same tensors under other names: ``renamed(lambda n: n.removeprefix("module."))``.
+
+        Raises:
+            UsageError: MFC501 where two tensors would get one name.
+        """
+        tensors: dict[str, LazyTensor] = {}
+        for name, tensor in self.tensors.items():
+            new = rename(name)
+            if new in tensors:
+                raise UsageError("MFC501", "rename", found=f"two tensors that become {quoted(new)}", expected="a name of its own for each")
+            tensors[new] = tensor.renamed(new)
+        return replace(self, tensors=tensors)
 
     def __len__(self) -> int:
         return len(self.tensors)

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mfconv_nb.errors import InputError, MappingError, MfconvError, did_you_mean, one_line, quoted
+from mfconv_nb.errors import InputError, Lines, MappingError, MfconvError, did_you_mean, one_line, quoted
 from mfconv_nb.mapping.flaws import check_family
 from mfconv_nb.mapping.rules import Drop, Family, Option, Repeated, Rule, Tied
 from mfconv_nb.paths import local_path
@@ -120,7 +120,7 @@ def _hint_of(error: BaseException, names: Mapping[str, Any]) -> str | None:
 
 def _refused(file: Path, line: int | None, text: str | None, found: str, expected: str, hint: str | None = None) -> MappingError:
     where = str(file) if line is None else f"{file}, line {line}"
-    shown = f"{found}\n            {one_line(text.strip())}" if text and text.strip() else found
+    shown = Lines(f"{found}\n            {one_line(text.strip())}") if text and text.strip() else found
     return MappingError("MFC313", where, found=shown, expected=expected, hint=hint)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import pickle
+import re
 import struct
 import tempfile
 import zipfile
@@ -107,13 +108,20 @@ def _load(torch: Any, path: Path, *, fake: bool) -> Any:
         with FakeTensorMode():
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        first = next(iter(str(error).splitlines()), "")[:160]
-        raise FormatError(
-            "MFC206", path, found=first, expected="tensors and plain values; no code of a file is run", hint=HINT_PICKLE
-        ) from None
+        found, expected = _what_is_strange(str(error)), "tensors and plain values; no code of a file is run"
+        raise FormatError("MFC206", path, found=found, expected=expected, hint=HINT_PICKLE) from None
     except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, UnicodeDecodeError ... on damaged files
         found = f"{type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else ''}"
         raise FormatError("MFC201", path, found=found, expected="a torch file of tensors", hint="Fetch it again.") from None
+
+
+def _what_is_strange(said: str) -> str:
+    """Which name of code stops torch, from its message; without its advice, which is to run the code, and without its colours."""
+    name = re.search(r"GLOBAL ([\w.]+)|class ([\w.]+\.[\w.]+)", said)
+    if name is not None:
+        return f"{quoted(name[1] or name[2])}, which is no tensor"
+    reason = re.sub(r"\x1b\[[0-9;]*m", "", said.rpartition("WeightsUnpickler error:")[2]).strip()
+    return reason.partition("\n")[0][:160] or "more than tensors"
 
 
 def _tensors_in(torch: Any, state: Any, path: Path) -> tuple[dict[str, Any], tuple[OtherEntry, ...]]:

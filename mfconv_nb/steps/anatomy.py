@@ -15,7 +15,7 @@ import numpy as np
 
 from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.dtypes import itemsize, numpy_dtype
-from mfconv_nb.errors import InputError, MfconvError, on_one_line, quoted
+from mfconv_nb.errors import InputError, Lines, MfconvError, on_one_line, quoted
 from mfconv_nb.formats import index, mindspore_ckpt, safetensors_file, torch_pickle
 from mfconv_nb.formats.fields import HEADER, PADDING, TENSOR, Field
 from mfconv_nb.formats.reading import CKPT, FOLDER, INDEX, SAFETENSORS, TORCH, kind_of
@@ -209,7 +209,7 @@ def _at_multiple(fields: Sequence[Field], size: int) -> str:
 def _hex(data: bytes, length: int) -> str:
     """Two groups of eight bytes, one below the other; what goes on ends in dots."""
     dots = " …" if length > len(data) else ""
-    return "\n".join(data[n : n + 8].hex(" ") for n in range(0, len(data), 8)) + dots
+    return Lines("\n".join(data[n : n + 8].hex(" ") for n in range(0, len(data), 8)) + dots)
 
 
 # ---- what fits on a screen -------------------------------------------------------------------------------------------

@@ -285,4 +285,5 @@ def _original(side: Path, manifest: Mapping[str, Any]) -> Original | None:
         raise InputError("MFC110", carried, found="other tensors than the manifest says", expected="the tensors kept for it", hint=hint)
     names = {n for t in manifest["tensors"] for n in t["from"]} | kept.keys()
     dtypes = {n: t["cast_from"] for t in manifest["tensors"] if t.get("dtype_fixed") for n in t["from"]}
-    return Original(manifest["from_side"], frozenset(names), kept, dtypes)
+    asked = manifest.get("asked", {})
+    return Original(manifest["from_side"], frozenset(names), kept, dtypes, asked.get("layers"), tuple(asked.get("leave_out", ())))

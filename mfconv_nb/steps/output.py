@@ -192,7 +192,7 @@ def _adapter_folder(checkpoint: Checkpoint, specs: tuple[TensorSpec, ...]) -> tu
     if others:
         found = f"{how_many(len(others), 'tensor')} of the model beside adapters; first {others[0]!r}"
         hint = (
-            "For the adapters: --only_adapters (mc.only_adapters in Python). For the model: --leave_out '*_lora_*'. "
+            "For the adapters: --only_adapters (mc.only_adapters in Python). For the model: --leave_out '*lora_*'. "
             "For both in one: mfconv merge (mc.merge_adapters)."
         )
         expected = "adapters only, since a folder of Hugging Face holds adapters or a model"
@@ -235,6 +235,7 @@ def manifest_of(out: Output, checksums: Mapping[tuple[int, str], str]) -> dict[s
         "files": [{"file": f.name, "bytes": f.size} for f in out.plan.files],
         "carried": list(out.carried),
         "left_out": [{"name": s.name, "why": row.why} for row in _rows(report) if not row.targets for s in row.sources],
+        **_asked_of(report),
         "no_tensors": [{"name": o.name, "kind": o.kind, "text": o.text} for o in checkpoint.others],
         "checksum": f"xxh3_128 of a tensor's bytes; above {64 << 20} bytes, of the digests of its runs of that length",
         "config": checkpoint.config,
@@ -282,6 +283,13 @@ def _slices(out: Output, checksums: Mapping[tuple[int, str], str]) -> list[dict[
         for number, (f, held, offsets) in enumerate(zip(out.plan.files, out.held, out.offsets, strict=True))
         for n in f.places
     ]
+
+
+def _asked_of(report: Any) -> dict[str, Any]:
+    """What of the source was not asked for, so that a comparison asks for the same."""
+    plan = getattr(report, "plan", None)
+    asked = {"layers": plan.layers, "leave_out": list(plan.leave_out)} if plan is not None else {}
+    return {"asked": asked} if any(asked.values()) else {}
 
 
 def _rows(report: Any) -> Any:

@@ -64,7 +64,7 @@ def _is_sound(content: object) -> bool:
     if any(content.get(side) not in ("hf", "mf", None) for side in ("to", "from_side")):
         return False
     kinds = {"family": str, "family_file": str, "config": dict, "options": dict, "lora": dict}
-    if not all(isinstance(content.get(key), kind | None) for key, kind in kinds.items()):
+    if not _is_sound_asked(content.get("asked", {})) or not all(isinstance(content.get(key), kind | None) for key, kind in kinds.items()):
         return False
     if not _is_list_of(content.get("carried", []), lambda name: isinstance(name, str)):
         return False
@@ -93,3 +93,12 @@ def _is_tensor(entry: Any) -> bool:
         and ("cast_from" in entry or not entry.get("dtype_fixed"))
         and ("cast_from" not in entry or (isinstance(entry["cast_from"], str) and entry["cast_from"] in CASTABLE))
     )
+
+
+def _is_sound_asked(asked: object) -> bool:
+    """What of the source was not asked for: a number of layers, patterns of names."""
+    if not isinstance(asked, dict):
+        return False
+    layers, patterns = asked.get("layers"), asked.get("leave_out", [])
+    counts = layers is None or (type(layers) is int and layers > 0)
+    return counts and _is_list_of(patterns, lambda p: isinstance(p, str))
