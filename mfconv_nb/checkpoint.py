@@ -7,25 +7,20 @@ source (a file, an array) and the box of numbers that goes from there to here. N
 from __future__ import annotations
 
 import math
-import mmap
-import os
-import stat
-import threading
-import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from mfconv_nb.blocks import Block, c_strides, make_block, whole
 from mfconv_nb.dtypes import itemsize, short_name
-from mfconv_nb.errors import InputError, MappingError, did_you_mean, quoted
+from mfconv_nb.errors import MappingError, UsageError, did_you_mean, quoted
 from mfconv_nb.folding import fold, folded_name
 from mfconv_nb.report import Column, Result, Table, bytes_text, how_many, how_many_in_short, shape_text
 from mfconv_nb.run_config import Lora
+from mfconv_nb.sources import ByteSource
+from mfconv_nb.sources import FileSource as FileSource  # what makes tensors of a file needs both
 
 HF, MF = "hf", "mf"  # the two sides
 SIDE_NAMES = {HF: "Hugging Face", MF: "MindFormers"}
@@ -46,190 +41,6 @@ class TensorSpec:
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * itemsize(self.dtype)
-
-
-class ByteSource(Protocol):
-    """Where bytes come from. Reading is safe from several threads at once."""
-
-    @property
-    def label(self) -> str:
-        """How messages and the manifest call it: a file's name, or what kind of object it is."""
-
-    @property
-    def size(self) -> int: ...
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill ``buffer`` with the bytes from ``offset`` on."""
-
-    def view(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """All bytes without reading them: a memory map, or the array itself. For scattered access."""
-
-    def check_unchanged(self) -> None:
-        """Raises InputError (MFC108) when the source is not what it was when it was opened."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredChecksum:
-    """A CRC-32 that a file carries: of some of its bytes, and of others that stand in no file (the name of a tensor, say).
-
-    Attributes:
-        parts: in order, (offset, bytes) in the file, or bytes as they are.
-        what: what it is of, where it is not the whole file.
-    """
-
-    parts: tuple[tuple[int, int] | bytes, ...]
-    crc: int
-    what: str = ""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the file to read."""
-        return sum(part[1] for part in self.parts if isinstance(part, tuple))
-
-
-class FileSource:
-    """A file, opened on first use and remembered by size, time and inode, so that a change during a run is noticed.
-
-    ``checksums``: those that the file itself carries; set by whoever reads its header, emptied once they were compared.
-
-    Raises:
-        InputError: MFC101 when it is not a readable file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.label = path, path.name
-        try:
-            status = os.stat(path)
-        except (OSError, ValueError) as error:  # ValueError: a name with a null byte or a lone surrogate
-            raise InputError("MFC101", path, found=getattr(error, "strerror", error), expected="a readable file") from None
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-            raise InputError("MFC101", path, found="a folder, a pipe or a device", expected="a readable file")
-        self.size = status.st_size
-        self.modified_ns = status.st_mtime_ns
-        self._inode = status.st_ino
-        self.checksums: tuple[StoredChecksum, ...] = ()
-        self._lock = threading.Lock()
-        self._opened: int | None = None
-        self._view: np.ndarray[Any, np.dtype[np.uint8]] | None = None
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        done, descriptor = 0, self._descriptor()
-        while done < len(buffer):
-            count = _read_at(descriptor, buffer[done:], offset + done, self._lock)
-            if count == 0:
-                self._changed(f"{how_many(offset + len(buffer), 'byte')} needed, the file ends at {offset + done:,}")
-            done += count
-
-    def copy_to(self, descriptor: int, offset: int, size: int, to: int) -> bool:
-        """Let the system copy ``size`` bytes from ``offset`` on into an open file, at ``to``.
-
-        Returns:
-            False where it cannot, whatever the reason: between two file systems, or at the end of a file that was cut short. Then nothing
-            is known of what stands there; reading and writing will do it, or say what is wrong.
-        """
-        if not hasattr(os, "copy_file_range"):
-            return False
-        here, done = self._descriptor(), 0
-        try:
-            while done < size:
-                count = os.copy_file_range(here, descriptor, size - done, offset + done, to + done)
-                if not count:
-                    return False
-                done += count
-        except OSError:
-            return False
-        return True
-
-    def read(self, offset: int, size: int) -> bytes:
-        """``size`` bytes from ``offset`` on; fewer only at the end of the file."""
-        buffer = bytearray(max(0, min(size, self.size - offset)))
-        self.read_into(offset, memoryview(buffer))
-        return bytes(buffer)
-
-    def view(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        descriptor = self._descriptor()
-        with self._lock:
-            if self._view is None:
-                if self.size == 0:
-                    self._view = np.zeros(0, np.uint8)
-                else:
-                    mapped = mmap.mmap(descriptor, self.size, access=mmap.ACCESS_READ)
-                    self._view = np.frombuffer(mapped, np.uint8)
-            return self._view
-
-    def check_unchanged(self) -> None:
-        now = os.fstat(self._descriptor())  # the open file: deleting or replacing its name does no harm
-        if (now.st_size, now.st_mtime_ns) != (self.size, self.modified_ns):
-            self._changed(f"size {now.st_size:,} and another time of change, {how_many(self.size, 'byte')} when it was opened")
-
-    def _descriptor(self) -> int:
-        with self._lock:
-            if self._opened is None:
-                try:
-                    self._opened = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-                except OSError as error:
-                    raise InputError("MFC101", self.path, found=error.strerror, expected="a readable file") from None
-                weakref.finalize(self, os.close, self._opened)  # it stays open for as long as a tensor may be read from it
-                if os.fstat(self._opened).st_ino != self._inode:
-                    self._changed("another file under the same name")
-            return self._opened
-
-    def _changed(self, found: str) -> None:
-        raise InputError("MFC108", self.path, found=found, expected="the file as it was when its header was read", hint="Load it again.")
-
-
-def _read_at(descriptor: int, buffer: memoryview, offset: int, lock: threading.Lock) -> int:
-    if hasattr(os, "preadv"):
-        return os.preadv(descriptor, [buffer], offset)
-    with lock:  # where preadv is missing (Windows): one position a file, so one reader at a time
-        os.lseek(descriptor, offset, os.SEEK_SET)
-        data = os.read(descriptor, len(buffer))
-    buffer[: len(data)] = data
-    return len(data)
-
-
-class ArraySource:
-    """Bytes that are in memory already: an array, a torch storage."""
-
-    def __init__(self, data: np.ndarray[Any, np.dtype[np.uint8]], label: str) -> None:
-        self._data, self.label = data, label
-
-    @property
-    def size(self) -> int:
-        return self._data.size
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        np.frombuffer(buffer, np.uint8)[:] = self._data[offset : offset + len(buffer)]
-
-    def view(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        return self._data
-
-    def check_unchanged(self) -> None:
-        """An array may change under us at any time; nothing to compare it with."""
-
-
-class ZeroSource:
-    """As many zero bytes as are needed; takes no memory until they are looked at."""
-
-    label = "zeros"
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        np.frombuffer(buffer, np.uint8)[:] = 0
-
-    def view(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        return np.zeros(self.size, np.uint8)
-
-    def check_unchanged(self) -> None:
-        """Zeros stay zeros."""
-
-
-@lru_cache(maxsize=256)
-def zeros_source(size: int) -> ZeroSource:
-    """One source a size, so that a checkpoint with many zero blocks has few sources."""
-    return ZeroSource(size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +75,24 @@ class LazyTensor:
     def renamed(self, name: str) -> LazyTensor:
         """The same numbers under another name."""
         return LazyTensor(TensorSpec(name, self.spec.shape, self.spec.dtype), self.pieces)
+
+    def identity(self) -> list[Any] | None:
+        """As that of a source; of all that its numbers are made of."""
+        sources = [p.source.identity() for p in self.pieces]
+        return None if None in sources else [[s, *place_of(p)] for s, p in zip(sources, self.pieces, strict=True)]
+
+
+def place_of(piece: Piece) -> list[Any]:
+    """Where in its source the numbers of a piece lie, and where they go, as JSON."""
+    block = piece.block
+    box = [block.sizes, block.source_offset, block.source_strides, block.target_offset, block.target_strides]
+    return [piece.start, piece.dtype, box]
+
+
+def sources_of(tensors: Iterable[LazyTensor]) -> tuple[ByteSource, ...]:
+    """Everything that is read for these tensors, each once; of what is computed, what it is computed from."""
+    pieces = (p.source for t in tensors for p in t.pieces)
+    return tuple({id(s): s for source in pieces for s in getattr(source, "made_of", (source,))}.values())
 
 
 def stored_tensor(spec: TensorSpec, source: ByteSource, extents: tuple[tuple[int, int], ...]) -> LazyTensor:
@@ -317,12 +146,15 @@ class Original:
         names: every tensor that was there.
         carried: the tensors that this side has no place for.
         dtypes: of tensors whose dtype this side fixes, the dtype that was there.
+        layers, leave_out: what of the other side was not asked for.
     """
 
     side: str
     names: frozenset[str]
     carried: Mapping[str, LazyTensor] = field(default_factory=dict)
     dtypes: Mapping[str, str] = field(default_factory=dict)
+    layers: int | None = None
+    leave_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -404,6 +236,20 @@ class Checkpoint(Result):
     def carried_away(self) -> Mapping[str, LazyTensor]:
         """Tensors of the other side that this side has no place for: a save keeps them in the folder beside the output."""
         return self.original.carried if self.original is not None and self.report is not None else {}
+
+    def renamed(self, rename: Callable[[str], str]) -> Checkpoint:
+        """The same tensors under other names: ``renamed(lambda n: n.removeprefix("module."))``.
+
+        Raises:
+            UsageError: MFC501 where two tensors would get one name.
+        """
+        tensors: dict[str, LazyTensor] = {}
+        for name, tensor in self.tensors.items():
+            new = rename(name)
+            if new in tensors:
+                raise UsageError("MFC501", "rename", found=f"two tensors that become {quoted(new)}", expected="a name of its own for each")
+            tensors[new] = tensor.renamed(new)
+        return replace(self, tensors=tensors)
 
     def __len__(self) -> int:
         return len(self.tensors)

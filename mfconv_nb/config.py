@@ -144,8 +144,26 @@ def read_sizes(config: Mapping[str, Any], sentences: Mapping[str, str]) -> Sizes
         if size is not None:
             known[axis] = size
         elif UNKNOWN not in sentence:
-            raise MappingError("MFC107", f"axis {quoted(axis)}", found="no value", expected=sentence.replace("|", "or"), hint=HINT_CONFIG)
+            expected, hint = sentence.replace("|", "or"), _hint_of_a_size(config)
+            raise MappingError("MFC107", f"axis {quoted(axis)}", found="no value", expected=expected, hint=hint)
     return Sizes(known, config, later)
+
+
+def text_part(config: Mapping[str, Any]) -> str | None:
+    """Under which key a config of a model of several parts, such as images and text, has the sizes of its language model; else None."""
+    sizes = ("hidden_size", "n_embd", "d_model")
+    parts = (k for k, part in config.items() if isinstance(part, Mapping) and re.search("text|language|llm|decoder", k))
+    return None if any(k in config for k in sizes) else next((k for k in parts if any(s in config[k] for s in sizes)), None)
+
+
+def _hint_of_a_size(config: Mapping[str, Any]) -> str:
+    part = text_part(config)
+    if part is None:
+        return HINT_CONFIG
+    return (
+        f"The sizes of the language model stand under {quoted(part)}. Save that part of config.json as a file of its own and give it with "
+        f"--config (config=mc.load(...).config[{quoted(part)}] in Python)."
+    )
 
 
 def _size(config: Mapping[str, Any], sentence: str) -> Size | None:

@@ -18,6 +18,7 @@ from mfconv_nb.errors import MfconvError
 from mfconv_nb.families.own import is_file_name
 from mfconv_nb.families.registry import candidates_of, family_meant, family_named, installed_families, known_families
 from mfconv_nb.mapping.rules import Family, Option
+from mfconv_nb.paths import local_path
 from mfconv_nb.progress import Progress
 from mfconv_nb.report import Result, box_html, bytes_text, how_many, note_html, seconds_text, table_html
 from mfconv_nb.steps.diagnosis import Diagnosis
@@ -383,5 +384,5 @@ def _folder_of(config: str) -> Path | None:
     """The folder whose tokenizer files go along with a Hugging Face checkpoint: that of the config that was given."""
     if not config:
         return None
-    path = Path(config).expanduser()
+    path = local_path(config)
     return path if path.is_dir() else path.parent

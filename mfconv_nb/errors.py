@@ -6,8 +6,10 @@ Nothing in the package raises anything else on purpose. `docs/errors.md` explain
 from __future__ import annotations
 
 import difflib
+import os
 import shlex
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 
 CODES = {
@@ -27,6 +29,7 @@ CODES = {
     "MFC113": "the slices do not make up the tensor",
     "MFC114": "how the tensors were cut cannot be told",
     "MFC115": "the files do not make up one checkpoint",
+    "MFC116": "the file cannot be read",
     # 2xx: inside one file
     "MFC201": "the header cannot be trusted",
     "MFC202": "the file is cut short",
@@ -70,6 +73,13 @@ CODES = {
 }
 
 
+class Lines(str):
+    """Text whose line breaks were made here. In every other text a line break is a stranger's, and is shown as an escape."""
+
+    def __str__(self) -> str:
+        return self  # `str(error.found)` still knows where its line breaks are from
+
+
 class MfconvError(Exception):
     """The base of every refusal. ``str()`` is the whole message; the parts are attributes.
 
@@ -102,8 +112,7 @@ class MfconvError(Exception):
         if self.where is not None:
             head += f": {on_one_line(str(self.where))}"
         parts = (("found", self.found), ("expected", self.expected), ("hint", self.hint))
-        lines = [f"  {label:<9} {printable(str(text))}" for label, text in parts if text is not None]
-        return "\n".join([head, *lines])
+        return Lines("\n".join([head, *(f"  {label:<9} {shown(text)}" for label, text in parts if text is not None)]))
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows instead of a traceback: the frames of this package are noise to a reader."""
@@ -130,6 +139,10 @@ class NotListedError(SeveralFitError):
     """The names fit, but the config says another model (MFC302). Only the caller can know that both compute the same."""
 
 
+class WrappedNamesError(MappingError):
+    """Names that a family knows, but for what a wrapper put before them or into them (MFC302); the hint says what."""
+
+
 class OutputError(MfconvError):
     """The target cannot be written as asked (MFC4xx)."""
 
@@ -140,11 +153,35 @@ class UsageError(MfconvError):
 
 def as_flags(choice: Mapping[str, str]) -> str:
     """A choice as it is typed: ``--file_prefix 'other one'``."""
-    return " ".join(f"--{name} {shlex.quote(value)}" for name, value in choice.items())
+    return " ".join(f"--{name} {as_word(value)}" for name, value in choice.items())
+
+
+def as_word(text: str) -> str:
+    """A value as it is typed in a shell; one that cannot be shown as it is in the form ``$'a\\nb'``, which bash, zsh and ksh read."""
+    if text.isprintable():
+        return shlex.quote(text)
+    raw = os.fsencode(text) if not _is_utf8(text) else text.encode()
+    return "$'" + "".join(chr(b) if 32 <= b < 127 and b not in b"'\\" else f"\\x{b:02x}" for b in raw) + "'"
+
+
+def as_place(path: str | Path) -> str:
+    """A path as it is typed in a shell; one that looks like an option begins with ``./``."""
+    text = str(path)
+    return as_word(f"./{text}" if text.startswith("-") else text)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes of a file's name that are no UTF-8
+        return False
+    return True
 
 
 def printable(text: str) -> str:
     """``text`` with control characters shown as escapes: names come from strangers and end up in terminals."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
@@ -153,22 +190,56 @@ def one_line(text: str) -> str:
     return printable(text).replace("\n", "\\n")
 
 
+def shown(content: object) -> Lines:
+    """Anything as it may be shown: no control characters, line breaks only of ``Lines``, no line of more than 4,000 characters."""
+    lines = content.split("\n") if isinstance(content, Lines) else [str(content)]
+    return Lines("\n".join(one_line(_cut(line, 4000)) for line in lines))
+
+
 def on_one_line(text: str) -> str:
     """``one_line`` for what must not break a line: a path, a name. At most 1,200 characters, cut in the middle."""
-    text = one_line(text)
-    return text if len(text) <= 1200 else f"{text[:800]} … {text[-390:]}"
+    return one_line(_cut(text, 1200))
+
+
+def _cut(text: str, length: int) -> str:
+    """At most so many characters, cut in the middle; before they are escaped, as a name may have a hundred million."""
+    return text if len(text) <= length else f"{text[: length * 2 // 3]} … {text[-(length // 3 - 10) :]}"
 
 
 def quoted(name: str | Path) -> str:
     """A name as it stands in a message: in quotes, escaped, at most 200 characters, cut in the middle."""
-    text = one_line(str(name))
-    return f"'{text if len(text) <= 200 else text[:120] + ' … ' + text[-70:]}'"
+    return f"'{one_line(_cut(str(name), 200))}'"
+
+
+class NearNames:
+    """Known words, to be asked which of them looks most like another. Bounded, whatever strangers call their tensors: of the first 20,000
+    words those of up to 200 characters are looked at, and after half a million pairs nothing is found any more.
+    """
+
+    def __init__(self, known: Iterable[str]) -> None:
+        self._pool = [word for word in islice(known, 20_000) if len(word) <= LONGEST_NEAR]
+        self._pairs_left = 500_000
+
+    def nearest(self, word: str) -> str | None:
+        """The known word that looks most like ``word``, or None."""
+        if len(word) > LONGEST_NEAR or self._pairs_left < len(self._pool):
+            return None
+        self._pairs_left -= len(self._pool)
+        pool = self._pool
+        if len(pool) > FEW:
+            from rapidfuzz import fuzz, process  # here: most runs of the program look for no name
+
+            pool = [k for k, *_ in process.extract(word, pool, scorer=fuzz.ratio, limit=FEW, score_cutoff=60)]
+        return next(iter(difflib.get_close_matches(word, pool, n=1, cutoff=0.6)), None)
+
+
+LONGEST_NEAR = 200  # characters; the names of real tensors have up to 120
+FEW = 8  # words that difflib looks at, which takes up to 7 ms for each
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that looks most like ``word``, or None. Looks at the first 20,000 words."""
-    pool = [k for _, k in zip(range(20_000), known, strict=False)]
-    return next(iter(difflib.get_close_matches(word, pool, n=1, cutoff=0.6)), None)
+    """The known word that looks most like ``word``, or None. To ask for many words, make ``NearNames`` once."""
+    return NearNames(known).nearest(word)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:

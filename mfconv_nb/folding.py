@@ -7,15 +7,17 @@ from collections.abc import Iterable
 
 from mfconv_nb.errors import on_one_line
 
+LONGEST = 1000
 _NUMBER = re.compile(r"([0-9]+)")
 
 
 def fold(name: str) -> tuple[str, tuple[int, ...]]:
     """The template of a name, with ``#`` for every number, and the numbers. A number like 007 stays as it is.
 
-    A name that holds a ``#`` itself is its own template, with the ``#`` escaped: it never meets the template of another name.
+    A name that holds a ``#`` itself is its own template, with the ``#`` escaped: it never meets the template of another name. So is a
+    name of more than 1,000 characters, which a stranger may have made as long as a header.
     """
-    if "#" in name:
+    if "#" in name or len(name) > LONGEST:
         return name.replace("#", "\\#"), ()
     parts = _NUMBER.split(name)
     numbers = parts[1::2]

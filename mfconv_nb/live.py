@@ -15,20 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from mfconv_nb.checkpoint import (
-    HF,
-    MF,
-    ArraySource,
-    Checkpoint,
-    LazyTensor,
-    TensorSpec,
-    checkpoint_of,
-    stored_tensor,
-    strided_tensor,
-)
+from mfconv_nb.checkpoint import HF, MF, Checkpoint, LazyTensor, TensorSpec, checkpoint_of, stored_tensor, strided_tensor
 from mfconv_nb.dtypes import BY_MINDSPORE, BY_NUMPY, BY_TORCH
 from mfconv_nb.errors import InputError, quoted
+from mfconv_nb.sources import ArraySource
 
+MAX_AXES = 32
 HINT = "Give a path, a torch Module or state dict, a MindSpore Cell or parameter dict, or a dict of arrays."
 
 
@@ -59,6 +51,9 @@ class LateSource:
 
     def check_unchanged(self) -> None:
         """Live parameters may change at any time; nothing to compare them with."""
+
+    def identity(self) -> None:
+        """Nothing tells whether they are what they were in another run."""
 
 
 def is_live(thing: object) -> bool:
@@ -97,7 +92,15 @@ def load_live(thing: Any) -> Checkpoint:
 
 
 def _checkpoint(state: Mapping[str, Any], origin: str, side: str | None, config: Mapping[str, Any] | None) -> Checkpoint:
-    return checkpoint_of([_lazy(str(n), v) for n, v in state.items()], origin=origin, side=side, config=config)
+    tensors: dict[str, LazyTensor] = {}
+    for key, value in state.items():
+        name = str(key)
+        if name in tensors:
+            raise InputError("MFC109", quoted(name), found="two keys that are the same text", expected="each name once")
+        if any("\ud800" <= c <= "\udfff" for c in name):
+            raise InputError("MFC109", quoted(name), found="half of a surrogate pair in the name", expected="a name that is text")
+        tensors[name] = _lazy(name, value)
+    return checkpoint_of(tensors, origin=origin, side=side, config=config)
 
 
 def _lazy(name: str, value: Any) -> LazyTensor:
@@ -116,6 +119,8 @@ def _from_torch(name: str, t: Any) -> LazyTensor:
     torch = sys.modules["torch"]
     check_shaped(name, t)
     dtype = _dtype_named(name, str(t.dtype).removeprefix("torch."), BY_TORCH)
+    if t.dim() > MAX_AXES:
+        raise InputError("MFC109", quoted(name), found=f"{t.dim()} axes", expected=f"at most {MAX_AXES}, as numpy takes")
     spec = TensorSpec(name, tuple(t.shape), dtype)
     t = t.detach().resolve_conj().resolve_neg()  # a conjugated view holds the plain numbers until it is asked for
     if t.device.type == "meta":

@@ -1,26 +1,31 @@
 """From result rows to text, script-free HTML and DataFrames. Bounded: what is cut off is counted, and the way to all of it is named.
 
 Every result of a step is a ``Result``: it says its rows once, as a ``Table``, and this module shows them. Names come from strangers:
-HTML is escaped, control characters are shown as escapes.
+HTML is escaped, control characters are shown as escapes, and so are line breaks but for those of ``Lines``. A spreadsheet sees text.
 """
 
 from __future__ import annotations
 
+import csv
 import html
+import io
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Number
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mfconv_nb.errors import OutputError, UsageError, printable, quoted
+from mfconv_nb.errors import Lines, OutputError, UsageError, one_line, printable, quoted, shown
+from mfconv_nb.paths import local_path
 
 if TYPE_CHECKING:
     import pandas
 
 MARKS = {"✓": "ok", "≈": "~", "✗": "x", "!": "!"}  # and what stands for them where the terminal has no UTF-8
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 MAX_ROWS = 40
 MAX_HTML_ROWS = 200
 MAX_PAGE_ROWS = 20_000
@@ -77,7 +82,7 @@ class Result:
         """Verdict, headline, facts and rows as JSON."""
         table = self.table()
         content = {"verdict": table.verdict, "headline": table.headline, "facts": table.facts, "rows": self.rows()}
-        return json.dumps(content, default=str, ensure_ascii=False)
+        return json_text(content)
 
     def export(self, path: str | Path) -> Path:
         """Write it to a file: ``.html`` (one page that needs no script and nothing else), ``.csv`` or ``.json`` (all rows).
@@ -85,8 +90,8 @@ class Result:
         Raises:
             UsageError: MFC501 for another ending. OutputError: MFC404 where it cannot be written.
         """
-        target = Path(path).expanduser()
-        makers = {".html": self._page, ".csv": lambda: str(self.to_frame().to_csv(index=False)), ".json": self.to_json}
+        target = local_path(path)
+        makers = {".html": self._page, ".csv": lambda: csv_text(self.rows()), ".json": self.to_json}
         if target.suffix.lower() not in makers:
             raise UsageError("MFC501", target, found=quoted(target.suffix), expected=f"one of {', '.join(makers)}")
         text = makers[target.suffix.lower()]()
@@ -161,15 +166,48 @@ def difference_text(max_abs: float, max_ulp: int | None) -> str:
     return f"{max_abs:.2g}" + ("" if max_ulp is None else f" ({max_ulp:,} ULP)")
 
 
+# ---- data ------------------------------------------------------------------------------------------------------------
+
+
+def json_text(content: Any, *, ascii_only: bool = False) -> str:
+    """JSON that can be written as UTF-8: in names that no text can hold (lone surrogates of a file's name) escapes stand for them."""
+    text = json.dumps(content, default=str, ensure_ascii=ascii_only)
+    return text if _can_be(text, "utf-8") else json.dumps(content, default=str)
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as CSV. No cell is a formula to a spreadsheet, or colours a terminal: such text begins with ``'``; numbers stay numbers."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    keys = dict.fromkeys(key for row in rows for key in row)
+    writer.writerow(map(_csv_cell, keys))
+    writer.writerows([_csv_cell(row.get(key)) for key in keys] for row in rows)
+    return out.getvalue()
+
+
+def _csv_cell(cell: Any) -> Any:
+    """Numbers as they are. A formula begins with = + - @ or one of their full-width forms; a lone dash says that there is nothing."""
+    if cell is None or isinstance(cell, Number):
+        return cell
+    text = printable(cell) if isinstance(cell, Lines) else one_line(str(cell))
+    return f"'{text}" if text.lstrip().startswith(FORMULA) and text != "-" else text
+
+
+def _can_be(text: str, encoding: str) -> bool:
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 # ---- text ------------------------------------------------------------------------------------------------------------
 
 
 def plain_marks(text: str) -> str:
     """The text as the terminal can show it: ASCII marks where stdout is not UTF-8."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # a stream in memory has none, and takes every character
-    try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
+    if not _can_be(text, encoding):
         for mark, ascii_mark in {**MARKS, "‥": "..", "×": "x", "·": "-", "→": "->", "…": "...", "─": "-"}.items():
             text = text.replace(mark, ascii_mark)
         return text.encode(encoding, "replace").decode(encoding)
@@ -178,15 +216,15 @@ def plain_marks(text: str) -> str:
 
 def table_text(table: Table, max_rows: int | None = MAX_ROWS, width: int | None = None) -> str:
     """The table for a terminal: verdict first, rows folded to the width, at most ``max_rows`` of them."""
-    lines = [" ".join(part for part in (table.verdict, table.headline) if part)]
-    lines += [f"  {fact}" for fact in table.facts]
-    shown = table.rows if max_rows is None else table.rows[:max_rows]
-    if shown:
-        lines.append(_grid(table.columns, shown, width or shutil.get_terminal_size((120, 24)).columns))
-    if len(shown) < len(table.rows):
-        rest = len(table.rows) - len(shown)
+    lines = [" ".join(shown(part) for part in (table.verdict, table.headline) if part)]
+    lines += [f"  {shown(fact)}" for fact in table.facts]
+    rows = table.rows if max_rows is None else table.rows[:max_rows]
+    if rows:
+        lines.append(_grid(table.columns, rows, width or shutil.get_terminal_size((120, 24)).columns))
+    if len(rows) < len(table.rows):
+        rest = len(table.rows) - len(rows)
         lines.append(f"  {_more_rows(rest, table.row_noun)}: --all, or .rows() in Python")
-    return plain_marks("\n".join(printable(line) for line in lines))
+    return plain_marks("\n".join(lines))
 
 
 def _more_rows(rest: int, noun: str) -> str:
@@ -201,13 +239,13 @@ def _grid(columns: Sequence[Column], rows: Sequence[tuple[Any, ...]], width: int
     from rich.table import Table as Grid
     from rich.text import Text
 
-    cells = [[printable(str(cell)) for cell in row] for row in rows]
+    cells = [[shown(cell) for cell in row] for row in rows]
     kept = _fitting_columns(columns, cells, width - 4)
     widths = _column_widths(columns, cells, kept, width - 4)
     grid = Grid(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for place in kept:
         justify: Any = "right" if columns[place].numeric else "left"
-        grid.add_column(columns[place].title, justify=justify, overflow="fold", no_wrap=columns[place].numeric)
+        grid.add_column(shown(columns[place].title), justify=justify, overflow="fold", no_wrap=columns[place].numeric)
     for row in cells:
         grid.add_row(*(Text(_broken(row[place], widths[place])) for place in kept))
     console = Console(width=max(60, width - 2), color_system=None, force_terminal=False, force_jupyter=False, legacy_windows=False)
@@ -223,7 +261,7 @@ def _natural_width(title: str, cells: Sequence[str]) -> int:
 def _fitting_columns(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int) -> list[int]:
     """The columns that are shown: without the optional ones, last first, until the rest fits."""
     kept = [n for n, c in enumerate(columns) if any(row[n] for row in cells) or not c.optional]
-    natural = [_natural_width(c.title, [row[n] for row in cells]) for n, c in enumerate(columns)]
+    natural = [_natural_width(shown(c.title), [row[n] for row in cells]) for n, c in enumerate(columns)]
     for place in reversed([n for n in kept if columns[n].optional]):
         if sum(natural[n] + 3 for n in kept) <= width:
             break
@@ -233,7 +271,7 @@ def _fitting_columns(columns: Sequence[Column], cells: Sequence[Sequence[str]], 
 
 def _column_widths(columns: Sequence[Column], cells: Sequence[Sequence[str]], kept: Sequence[int], width: int) -> dict[int, int]:
     """What each column may take: numbers their natural width, the wide texts an equal share of the rest."""
-    natural = {n: _natural_width(columns[n].title, [row[n] for row in cells]) for n in kept}
+    natural = {n: _natural_width(shown(columns[n].title), [row[n] for row in cells]) for n in kept}
     excess = sum(w + 3 for w in natural.values()) - width
     wide = [n for n in kept if not columns[n].numeric and natural[n] > 24]
     if excess <= 0 or not wide:
@@ -294,25 +332,25 @@ def table_html(table: Table, max_rows: int = MAX_HTML_ROWS) -> str:
     """The table for a notebook: no script, nothing loaded, at most ``max_rows`` rows. Narrow cells leave optional columns out."""
     parts = [head_html(table), grid_html(table, max_rows)]
     if table.code:
-        parts.append(f"<div class='mfconv-f'><code>{html.escape(table.code)}</code></div>")
+        parts.append(f"<div class='mfconv-f'><code>{html.escape(shown(table.code))}</code></div>")
     return f"<style>{STYLE}</style>{box_html(''.join(parts))}"
 
 
 def grid_html(table: Table, max_rows: int) -> str:
     """The rows, at most ``max_rows`` of them, and how many more there are."""
-    shown, rest = table.rows[:max_rows], len(table.rows) - max_rows
+    rows, rest = table.rows[:max_rows], len(table.rows) - max_rows
     more = f"<div class='mfconv-f'>{_more_rows(rest, table.row_noun)}: <code>.rows()</code></div>" if rest > 0 else ""
-    if not shown:
+    if not rows:
         return more
-    kept = [n for n, c in enumerate(table.columns) if not c.optional or any(row[n] for row in shown)]
-    heads = "".join(f"<th scope='col'{_class(table.columns[n])}>{html.escape(table.columns[n].title)}</th>" for n in kept)
-    body = "".join(f"<tr>{''.join(_td(table.columns[n], row[n]) for n in kept)}</tr>" for row in shown)
+    kept = [n for n, c in enumerate(table.columns) if not c.optional or any(row[n] for row in rows)]
+    heads = "".join(f"<th scope='col'{_class(table.columns[n])}>{prose_html(table.columns[n].title)}</th>" for n in kept)
+    body = "".join(f"<tr>{''.join(_td(table.columns[n], row[n]) for n in kept)}</tr>" for row in rows)
     return f"<table class='mfconv-t'><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>{more}"
 
 
 def head_html(table: Table) -> str:
     """Verdict, headline and facts."""
-    verdict = f"<span class='mfconv-v {TONES.get(table.verdict[:1], '')}'>{html.escape(table.verdict)}</span> " if table.verdict else ""
+    verdict = f"<span class='mfconv-v {TONES.get(table.verdict[:1], '')}'>{prose_html(table.verdict)}</span> " if table.verdict else ""
     return f"<div>{verdict}{prose_html(table.headline)}</div>{''.join(map(note_html, table.facts))}"
 
 
@@ -332,19 +370,18 @@ def _class(column: Column, tone: str = "") -> str:
 
 
 def _td(column: Column, cell: Any) -> str:
-    text = str(cell)
-    content = prose_html(text) if column.numeric else name_html(text)
-    return f"<td{_class(column, TONES.get(text, ''))}>{content}</td>"
+    content = prose_html(cell) if column.numeric else name_html(cell)
+    return f"<td{_class(column, TONES.get(str(cell), ''))}>{content}</td>"
 
 
-def prose_html(text: str) -> str:
-    """Escaped, with line breaks."""
-    return html.escape(printable(text)).replace("\n", "<br>")
+def prose_html(content: object) -> str:
+    """Escaped; the line breaks of ``Lines`` are line breaks."""
+    return html.escape(shown(content)).replace("\n", "<br>")
 
 
-def name_html(text: str) -> str:
+def name_html(content: object) -> str:
     """Escaped; names may break after dots, never inside braces, nor an arrow inside itself."""
-    escaped = prose_html(text)
+    escaped = prose_html(content)
     escaped = escaped.replace("{", "<span class='mfconv-k'>{").replace("}", "}</span>")
     escaped = escaped.replace("-&gt;", "<span class='mfconv-k'>-&gt;</span>")
     return escaped.replace(".", ".<wbr>")

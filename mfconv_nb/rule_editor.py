@@ -30,7 +30,7 @@ from mfconv_nb.authoring.row_patterns import pattern_for
 from mfconv_nb.authoring.suggest import COPIES, DROPPED, RULE, TIED, Suggestion
 from mfconv_nb.checkpoint import HF, MF, SIDE_NAMES
 from mfconv_nb.dtypes import DTYPES
-from mfconv_nb.errors import MfconvError, printable
+from mfconv_nb.errors import MfconvError, on_one_line, shown
 from mfconv_nb.families.registry import family_meant
 from mfconv_nb.folding import folded_name
 from mfconv_nb.mapping.explain import TARGET, explain_tensor
@@ -360,7 +360,7 @@ class RuleEditor(W.VBox):
             field.disabled = self.place < 0
 
     def _show(self) -> None:
-        rows = [[printable(text) for text in cells] for cells in cells_of(self.draft, self.judgement)]
+        rows = [[shown(text) for text in cells] for cells in cells_of(self.draft, self.judgement)]
         with self.table.hold_sync():
             self.table.rows = rows
             self.table.picked = self.place
@@ -407,7 +407,7 @@ class RuleEditor(W.VBox):
                 )
             for names in groups[:MOST_NAMES]:
                 count = f"  ({len(names):,})" if len(names) > 1 else ""
-                button = W.Button(description=f"+ {folded_name(names)}{count}", tooltip=f"a row for {printable(names[0])}")
+                button = W.Button(description=f"+ {folded_name(names)}{count}", tooltip=f"a row for {on_one_line(names[0])}")
                 button.add_class("mfconv-name")
                 button.on_click(lambda _, side=side, names=names: self.take(side, names))
                 parts.append(button)

@@ -22,6 +22,7 @@ ENDINGS = (".yaml", ".yml")
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 64
 MAX_NODES = 100_000  # with aliases unfolded; run files have some hundred
+MAX_NUMBER = 1000  # characters of a value without letters; a chat template may be longer
 
 RUN_CONFIG = "mindformers_run"  # key of a config that was read from a run's YAML: its sizes serve, but it is no config.json to publish
 
@@ -180,12 +181,24 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         _check_size(path, yaml.parse(text, Loader=yaml.SafeLoader))
         content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
-        found = f"broken YAML: {str(error)[:200]}"
-        raise InputError("MFC106", path, found=found, expected="the YAML of a run", hint=HINT_YAML) from None
+    except InputError:
+        raise
+    except Exception as error:  # a tag that does not fit its value ends in whatever its reader stumbles over: a KeyError, say
+        broken = isinstance(error, yaml.YAMLError)
+        said = " ".join(str(error).split())[:200] if broken else f"a value that does not fit its tag ({error!r:.80})"
+        raise InputError("MFC106", path, found=f"broken YAML: {said}", expected="the YAML of a run", hint=HINT_YAML) from None
     if not isinstance(content, dict):
         raise InputError("MFC106", path, found=f"a YAML {type(content).__name__}", expected="a mapping", hint=HINT_YAML)
+    if _has_huge_number(content):
+        raise InputError("MFC106", path, found="a whole number of more than 64 bits", expected="the YAML of a run", hint=HINT_YAML)
     return content
+
+
+def _has_huge_number(value: Any) -> bool:
+    """Whether a whole number is in it that no size is, and that cannot even be printed: 0xfff... takes any length."""
+    if isinstance(value, dict):
+        return any(map(_has_huge_number, value)) or any(map(_has_huge_number, value.values()))
+    return any(map(_has_huge_number, value)) if isinstance(value, list | tuple | set) else isinstance(value, int) and abs(value) >> 64 > 0
 
 
 def _check_size(path: Path, events: Any) -> None:
@@ -207,6 +220,9 @@ def _check_size(path: Path, events: Any) -> None:
             total += sizes.get(event.anchor, MAX_NODES + 1)  # an alias inside its own anchor would have no end
         elif isinstance(event, yaml.ScalarEvent):
             total += 1
+            if len(event.value) > MAX_NUMBER and not any(map(str.isalpha, event.value)):  # 1:59:59:... is a number to YAML, however long
+                found = f"a number of {len(event.value):,} characters"
+                raise InputError("MFC106", path, found=found, expected="the YAML of a run", hint=HINT_YAML)
             if event.anchor is not None:
                 sizes[event.anchor] = 1
         if total > MAX_NODES or len(open_nodes) > MAX_DEPTH:

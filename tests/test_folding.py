@@ -70,3 +70,9 @@ def test_ranges_are_short_and_say_what_was_cut(numbers: list[int], text: str) ->
 )
 def test_a_folded_name_shows_ranges_where_numbers_differ(names: list[str], text: str) -> None:
     assert folded_name(names) == text
+
+
+def test_a_name_longer_than_any_real_one_is_its_own_template() -> None:
+    long = "layers.1." * 200
+    assert fold(long) == (long, ())
+    assert folded_name([long, long.replace("1", "2")]) != long.replace("1", "{1‥2}")

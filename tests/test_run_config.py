@@ -208,6 +208,48 @@ def test_a_file_that_means_harm_is_refused(text: str, tmp_path: Path, monkeypatc
     assert not (tmp_path / "PWNED").exists()
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "!!bool maybe",
+        '!!int ""',
+        '!!int "+"',
+        '!!float "-"',
+        "!!float one",
+        "!!timestamp never",
+        "!!binary é",
+        "!!null [a]",
+        "!!map 3",
+        "!!omap {a: 1}",
+        "!!pairs 3",
+        "!!set [a]",
+        "!!python/name:os.system ''",
+        "!mine 3",
+        "0x" + "f" * 9_000,
+        "2001-13-45",
+    ],
+)
+def test_a_value_that_does_not_fit_its_tag_is_refused(value: str, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(f"model: {{model_config: {{hidden_size: 64}}}}\nodd: {value}\n", encoding="utf-8")
+    with pytest.raises(mc.MfconvError, match="MFC106") as caught:
+        read_run_config(tmp_path / "run.yaml")
+    assert len(str(caught.value)) < 800
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("value", ["1" + ":59" * 300_000, '!!int "' + "_1:" * 300_000 + '1"', "1" + ":59" * 300_000 + ".5"])
+def test_a_number_of_any_length_is_refused_before_it_is_computed(value: str, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(f"model: {{model_config: {{hidden_size: {value}}}}}\n")  # an hour of long arithmetic, read as one
+    with pytest.raises(mc.MfconvError, match="MFC106"):
+        read_run_config(tmp_path / "run.yaml")
+
+
+def test_a_long_text_in_a_run_is_no_number(tmp_path: Path) -> None:
+    text = "{% for message in messages %}{{ message }}{% endfor %}" * 400
+    (tmp_path / "run.yaml").write_text(f"model: {{model_config: {{hidden_size: 64}}}}\nchat_template: '{text}'\n")
+    assert read_run_config(tmp_path / "run.yaml").config["hidden_size"] == 64
+
+
 def test_a_file_that_is_too_large_or_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(mc.MfconvError, match="1 MiB"):
         read_run_config(written(tmp_path / "run.yaml", "#" * (1 << 20) + "\n"))

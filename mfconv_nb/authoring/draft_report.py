@@ -9,6 +9,7 @@ from mfconv_nb.authoring.draft_rows import Draft, DraftRow, read_names
 from mfconv_nb.authoring.judging import BAD, DOUBT, GOOD, Judgement, RowJudgement, SizeJudgement
 from mfconv_nb.authoring.suggest import RULE
 from mfconv_nb.checkpoint import HF, MF
+from mfconv_nb.errors import Lines, one_line
 from mfconv_nb.report import Column, Result, Table, how_many, name_html, note_html, prose_html
 
 TONES = {GOOD: "mfconv-good", DOUBT: "mfconv-mid", BAD: "mfconv-bad"}
@@ -47,7 +48,7 @@ def cells_of(draft: Draft, judgement: Judgement) -> list[tuple[str, str, str, st
 def _names_cell(text: str) -> str:
     names = read_names(text)
     lines = (names,) if isinstance(names, str) else names
-    return "\n".join([*lines[:4], *([f"and {len(lines) - 4} more"] if len(lines) > 4 else [])])
+    return Lines("\n".join([*map(one_line, lines[:4]), *([f"and {len(lines) - 4} more"] if len(lines) > 4 else [])]))
 
 
 def _kind_cell(row: DraftRow) -> str:
@@ -72,7 +73,7 @@ def head_of(judgement: Judgement) -> str:
     """The counts, and what is wrong with the family as a whole, as HTML."""
     spans = [f"<span class='mfconv-tally {TONES.get(mark, '')}'>{html.escape(text)}</span>" for text, mark in tallies(judgement)]
     verdict = "<span class='mfconv-v mfconv-good'>✓ Every name has a row.</span> " if judgement.is_complete else ""
-    flaws = [note_html(f"{flaw.found}; expected {flaw.expected}") for flaw in judgement.flaws]
+    flaws = [note_html(Lines(f"{flaw.found}; expected {flaw.expected}")) for flaw in judgement.flaws]
     return f"<div role='status'>{verdict}{''.join(spans)}</div>{''.join(flaws)}"
 
 

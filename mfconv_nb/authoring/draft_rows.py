@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from mfconv_nb.authoring.suggest import COPIES, DROPPED, RULE, TIED, Suggestion
-from mfconv_nb.errors import MappingError, quoted
+from mfconv_nb.errors import Lines, MappingError, quoted
 from mfconv_nb.layout import parse_layout
 from mfconv_nb.mapping.flaws import flaws_of
 from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Names, Place, Repeated, Rule, Tied
@@ -159,7 +159,7 @@ def family_of(draft: Draft) -> Family:
 
 def _refused(where: str, fault: Fault) -> MappingError:
     caret = fault.caret.replace("\n", f"\n{' ' * 12}")
-    found = f"{fault.found}\n{' ' * 12}{caret}" if caret else fault.found
+    found = Lines(f"{fault.found}\n{' ' * 12}{caret}") if caret else fault.found
     return MappingError("MFC311", where, found=found, expected=fault.expected, hint=fault.hint or None, position=fault.position)
 
 

@@ -25,6 +25,7 @@ from mfconv_nb.mapping.names import Pattern
 from mfconv_nb.mapping.rules import COMMON_OPTIONS, AnyRule, Drop, Family, OptionValue, Repeated, Rule, Tied, is_needed, numbers_of
 from mfconv_nb.mapping.run_state import COUNTERS, GRADIENTS, IN_LAYERS, OPTIMIZER
 from mfconv_nb.mapping.solve import Directed, directed_rule, structural_sizes
+from mfconv_nb.paths import local_path
 
 FILES = {MF: "convert_weight.py", HF: "convert_reversed.py"}
 README_NAME = "README.md"
@@ -50,7 +51,7 @@ def export_mindformers(family: str | Path | Family, folder: str | Path, *, overw
         MappingError: MFC314 for a rule that such a file cannot say; MFC301, MFC305. OutputError: MFC401, MFC404.
     """
     form = form_meant(family, options)
-    target = Path(folder)
+    target = local_path(folder)
     texts = {target / FILES[to]: module_text(form, to) for to in (MF, HF)}
     module = re.sub(r"\W", "_", target.resolve().name)
     texts[target / README_NAME] = _filled(README, {"KEY": form.key, "NAME": form.key, "MODULE": module, "FORM": form_words(form)})

@@ -24,6 +24,7 @@ from mfconv_nb.mapping.expected import expected_specs
 from mfconv_nb.mapping.names import Pattern
 from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Rule, Tied
 from mfconv_nb.mapping.solve import Directed, directed_rule
+from mfconv_nb.paths import local_path
 from mfconv_nb.report import how_many
 
 CONV1D = "troubleshooter.migrator.mapping_relation.weight_adapter.trans_conv1d_weight_value"  # expand_dims(weight, 2)
@@ -59,7 +60,7 @@ def export_troubleshooter(
         origin = "those of the checkpoint"
     renamed, values = weight_map(form, names)
     text = json.dumps([renamed, values], indent=1, ensure_ascii=False) + "\n"
-    files = write_texts({Path(target).expanduser(): text}, overwrite=overwrite)
+    files = write_texts({local_path(target): text}, overwrite=overwrite)
     return Exported(form.key, files, (f"{how_many(len(renamed), 'name')}, {origin}.",))
 
 

@@ -19,6 +19,7 @@ from mfconv_nb.errors import MappingError, one_line
 from mfconv_nb.mapping.expected import is_expected
 from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Tied
 from mfconv_nb.mapping.solve import directed_rule
+from mfconv_nb.paths import local_path
 from mfconv_nb.report import how_many
 
 WIDTH = 120  # of a line in MindFormers' own files
@@ -48,7 +49,7 @@ def export_weight_converters(
     """
     form = form_meant(family, options)
     ops, notes = converters_of(form, config)
-    files = write_texts({Path(target).expanduser(): converters_text(form, ops, notes)}, overwrite=overwrite)
+    files = write_texts({local_path(target): converters_text(form, ops, notes)}, overwrite=overwrite)
     return Exported(form.key, files, (f"{how_many(len(ops), 'operation')}. Paste the list into the model class in its utils.py.", *notes))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from mfconv_nb.errors import OutputError, one_line
 from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Option, Repeated, Rule, Tied
+from mfconv_nb.paths import local_path
 
 WIDTH = 140
 STEP = 4
@@ -35,7 +36,7 @@ def write_family(family: Family, path: str | Path, *, notes: Sequence[str] = (),
     Raises:
         OutputError: MFC407 for a name that does not end in ``.py``; MFC401 where there is one and ``overwrite`` is not said; MFC404.
     """
-    file = Path(path).expanduser()
+    file = local_path(path)
     if file.suffix != ENDING:
         raise OutputError("MFC407", file, found=f"ending '{file.suffix}'", expected=f"a Python file: my_model{ENDING}")
     if file.exists() and not overwrite:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 from mfconv_nb.errors import one_line
 from mfconv_nb.folding import folded_names
 from mfconv_nb.mapping.rules import AnyRule, Drop, Family
-from mfconv_nb.report import Column, Result, Table, how_many
+from mfconv_nb.report import Column, Result, Table, how_many, json_text
 
 # what a finding may say of a rule of theirs
 OVERLAPS = "overlaps another"
@@ -135,8 +136,6 @@ class ImportedRules(Result):
 
     def to_json(self) -> str:
         """Headline, rules and findings as JSON."""
-        import json
-
         content = json.loads(super().to_json())
         content["findings"] = [{"kind": f.kind, "rule": f.rule, "line": f.line, "why": f.why} for f in self.findings]
-        return json.dumps(content, ensure_ascii=False)
+        return json_text(content)

@@ -20,11 +20,12 @@ from mfconv_nb.authoring.evidence import Evidence, cast_to, common_dtype
 from mfconv_nb.authoring.groups import Group
 from mfconv_nb.authoring.questions import Meeting, Question, part_names, question_of, variants_of
 from mfconv_nb.authoring.variants import PLAIN, Variant, several_to_one
-from mfconv_nb.checkpoint import HF, MF, ArraySource, Checkpoint, LazyTensor, TensorSpec, checkpoint_of, stored_tensor
+from mfconv_nb.checkpoint import HF, MF, Checkpoint, LazyTensor, TensorSpec, checkpoint_of, stored_tensor
 from mfconv_nb.errors import MappingError, quoted
 from mfconv_nb.folding import fold
 from mfconv_nb.mapping.explain import explain_element
 from mfconv_nb.report import Column, Result, Table, shape_text
+from mfconv_nb.sources import ArraySource
 from mfconv_nb.streaming.gather import read_tensor
 
 EQUAL, VARIANT, DIFFERS, MISSING = "equal", "a variant", "differs", "missing"

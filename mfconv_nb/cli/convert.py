@@ -15,6 +15,7 @@ from mfconv_nb.cli.options import (
     dtype,
     file_prefix,
     force,
+    layers,
     leave_out,
     lora_alpha,
     max_shard_size,
@@ -22,6 +23,7 @@ from mfconv_nb.cli.options import (
     no_fsync,
     progress_bar,
     quiet,
+    say,
     show,
     step,
     strategy,
@@ -37,7 +39,7 @@ from mfconv_nb.cli.options import (
 @click.option("--input_path", "--input-path", type=CHECKPOINT, help="Checkpoint: a folder, an index, or a file in the folder.")
 @click.option("--output_path", "--output-path", type=CHECKPOINT, help="Its ending chooses the format; a folder gets shards.")
 @dtype
-@click.option("--layers", type=click.IntRange(1), help="Convert the first N layers only.")
+@layers
 @leave_out
 @config
 @step
@@ -112,11 +114,11 @@ def convert(
     checkpoint = load(source, config=config, step=step, strategy=strategy, file_prefix=file_prefix, lora_alpha=lora_alpha)
     checkpoint = select_adapters(checkpoint) if only_adapters else checkpoint
     for note in checkpoint.notes:  # before the names are mapped: where that is refused, they may say why
-        click.echo(f"note: {note}", err=True)
+        say(f"note: {note}")
     to = "hf" if to_hf else None
     mapped = map_names(checkpoint, model, to=to, layers=layers, leave_out=leave_out, adapters=adapter_names, **options)
     for note in (*mapped.report.notes, *mapped.report.left_out):
-        click.echo(f"note: {note}", err=True)
+        say(f"note: {note}")
     with progress_bar(mapped.nbytes, "converting", quiet=quiet) as progress:
         report = save(
             mapped,

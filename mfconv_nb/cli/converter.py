@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mfconv_nb.cli.options import FamilyCommand, show
+from mfconv_nb.cli.options import FamilyCommand, say, show
 
 EXTRA = "mfconv_nb.converter_options"
 ONLY_OURS = {  # options of convert that a stranger's code knows nothing of
@@ -78,7 +78,7 @@ def run(ctx: click.Context, converter: Path, source: Path, target: Path) -> int:
     extra: dict[str, Any] = dict(given["options"])
     if taken := TAKEN & extra.keys():
         raise click.UsageError(f"--{min(taken)} cannot be handed on: mfconv itself has a meaning for this word.")
-    click.echo(f"note: running the code in {converter}, with your rights, in a process of its own", err=True)
+    say(f"note: running the code in {converter}, with your rights, in a process of its own")
     expected = None
     if against is not None:
         checkpoint = source if source.exists() else source.parent

@@ -5,7 +5,10 @@ Exit codes: 0 done, 1 checked and differs, 2 refused or failed, 130 stopped.
 
 from __future__ import annotations
 
+import io
+import os
 import sys
+import traceback
 from importlib import import_module
 from typing import Any
 
@@ -80,11 +83,23 @@ def mfconv(debug: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show never stops a command
+    code = run(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        code = _cannot_print(error)
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command line and return its exit code; every refusal is one message on stderr."""
+    """Run the command line and return its exit code; every refusal is one message on stderr.
+
+    1 is the code of a check that found a difference, and of nothing else: whatever goes wrong is 2.
+    """
     from mfconv_nb.errors import MfconvError
 
     if arguments and arguments[0].partition("=")[0] in ("--model", "--family", "--input_path", "--output_path", "--reversed"):
@@ -93,23 +108,61 @@ def run(arguments: list[str]) -> int:
         code = mfconv.main(args=arguments, prog_name="mfconv", standalone_mode=False)
     except click.exceptions.Exit as done:
         return done.exit_code
-    except click.UsageError as error:
-        error.show()
-        return 2
     except click.ClickException as error:
-        error.show()
+        _say(_usage(error))
         return 2
     except (KeyboardInterrupt, click.Abort):
-        _say("Stopped. Nothing was published. Run the same command to resume.")
+        writes = bool({"convert", "merge", "save"} & {*arguments})
+        _say("Stopped. Nothing was published. Run the same command to resume." if writes else "Stopped.")
         return 130
     except MfconvError as error:
-        if "--debug" in arguments:
-            raise
         _say(f"✗ Refused.  {error}")
+        _trace(arguments)
         return 2
-    except BrokenPipeError:
-        return 0
+    except SystemExit:  # click's answer to a pipe that is closed, which is the code of a difference
+        return _cannot_print(BrokenPipeError())
+    except Exception as error:
+        _say(_failed(error))
+        _trace(arguments)
+        return 2
     return code if isinstance(code, int) else 0
+
+
+def _usage(error: click.ClickException) -> str:
+    """What click says of a wrong call, in which a word of the call, such as the name of a file, is one line."""
+    from mfconv_nb.errors import one_line
+
+    out = io.StringIO()
+    error.show(out)
+    usage, mark, said = out.getvalue().rstrip("\n").partition("Error: ")
+    return usage + mark + (said if isinstance(error, click.MissingParameter) else one_line(said))
+
+
+def _failed(error: Exception) -> str:
+    """What nothing in the package refuses: the system did, or there is a fault to be reported."""
+    from mfconv_nb.errors import on_one_line
+
+    if isinstance(error, MemoryError):
+        return "✗ Failed.  There is not enough memory."
+    if isinstance(error, OSError) and error.strerror:
+        return f"✗ Failed.  {error.strerror}" + (f": {on_one_line(str(error.filename))}" if error.filename is not None else "")
+    said = on_one_line(f"{type(error).__name__}: {error}")
+    return f"✗ Failed.  A fault of mfconv: {said}\n  hint      Please report it, with what it prints as: mfconv --debug ..."
+
+
+def _trace(arguments: list[str]) -> None:
+    from mfconv_nb.errors import printable
+
+    if "--debug" in arguments:
+        _say(printable(traceback.format_exc()))
+
+
+def _cannot_print(error: OSError) -> int:
+    """Where nobody reads on, as before `head`, or the disk behind a redirection is full. What is still to be printed goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if not isinstance(error, BrokenPipeError):
+        _say(_failed(error))
+    return 2
 
 
 def _say(text: str) -> None:

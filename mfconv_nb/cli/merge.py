@@ -20,6 +20,7 @@ from mfconv_nb.cli.options import (
     no_fsync,
     progress_bar,
     quiet,
+    say,
     show,
     step,
     strategy,
@@ -84,7 +85,7 @@ def merge(
     sources = (trained, None) if adapters is None else (base, trained)
     merged = merge_adapters(*sources, alpha=lora_alpha, config=config, family=model)
     for note in merged.notes:
-        click.echo(f"note: {note}", err=True)
+        say(f"note: {note}")
     with progress_bar(merged.nbytes, "merging", quiet=quiet) as progress:
         assets = base if merged.side == "hf" and base.is_dir() and (base / "config.json").is_file() else None
         report = save(

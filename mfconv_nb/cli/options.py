@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -10,10 +11,21 @@ from typing import Any
 
 import click
 
+from mfconv_nb.paths import local_path
 from mfconv_nb.progress import NoProgress, Progress
 from mfconv_nb.report import bytes_text
 
-CHECKPOINT = click.Path(path_type=Path)
+
+class _LocalPath(click.Path):
+    """A path of this machine: an address (`s3://...`) is refused before anything else is looked at; no null byte can be in a path."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if "\0" in str(value):
+            self.fail("a path cannot hold a null byte", param, ctx)
+        return super().convert(local_path(value), param, ctx)
+
+
+CHECKPOINT = _LocalPath(path_type=Path)
 
 all_rows = click.option("--all", "show_all", is_flag=True, help="Show every row.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -27,6 +39,7 @@ model = click.option(
     help="Model family: a key, see `mfconv families`, or a file that defines FAMILY; with --help, lists its options. "
     "Left out: told from config.json and the names.",
 )
+layers = click.option("--layers", type=click.IntRange(1), help="Convert the first N layers only.")
 leave_out = click.option(
     "--leave_out", "--leave-out", multiple=True, metavar="PATTERN", help="Do not convert tensors of these names; * stands for anything."
 )
@@ -48,12 +61,20 @@ dry_run = click.option("--dry_run", "--dry-run", is_flag=True, help="Plan and ch
 no_fsync = click.option("--no_fsync", "--no-fsync", is_flag=True, help="Do not wait until the disk has it: quicker, as `cp` is.")
 
 
+def say(text: str) -> None:
+    """A line beside the result, on stderr: names in it are a stranger's."""
+    from mfconv_nb.errors import shown
+
+    click.echo(shown(text), err=True)
+
+
 def show(result: Any, *, show_all: bool = False, as_json: bool = False) -> None:
     """Print a result: the same text that its repr gives."""
-    from mfconv_nb.report import MAX_ROWS, plain_marks, table_text
+    from mfconv_nb.report import MAX_ROWS, json_text, plain_marks, table_text
 
     if as_json:
-        click.echo(result.to_json())
+        text = result.to_json()
+        click.echo(text if plain_marks(text) == text else json_text(json.loads(text), ascii_only=True))
     else:
         click.echo(plain_marks(table_text(result.table(), None if show_all else MAX_ROWS)))
 

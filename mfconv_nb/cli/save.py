@@ -19,6 +19,7 @@ from mfconv_nb.cli.options import (
     only,
     progress_bar,
     quiet,
+    say,
     show,
     step,
     strategy,
@@ -78,7 +79,7 @@ def save(
         there = ", ".join(amounts(load(source, config=config, **of_run).specs)) or "nothing at all"
         raise UsageError("MFC501", "only", found=f"{quoted(only)}, of which there is nothing", expected=there)
     for note in checkpoint.notes:
-        click.echo(f"note: {note}", err=True)
+        say(f"note: {note}")
     with progress_bar(checkpoint.nbytes, "writing", quiet=quiet) as progress:
         report = write(
             checkpoint,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,6 +14,8 @@ from mfconv_nb.cli.options import (
     as_json,
     config,
     file_prefix,
+    layers,
+    leave_out,
     model,
     only,
     progress_bar,
@@ -28,12 +31,14 @@ from mfconv_nb.cli.options import (
 @click.command(cls=FamilyCommand)
 @click.argument("original", type=CHECKPOINT)
 @click.argument("converted", type=CHECKPOINT, required=False)
-@with_options(model, config, step, strategy, file_prefix, only, all_rows, as_json, threads, quiet)
+@with_options(model, config, layers, leave_out, step, strategy, file_prefix, only, all_rows, as_json, threads, quiet)
 def verify(
     original: Path,
     converted: Path | None,
     model: str | None,
     config: Path | None,
+    layers: int | None,
+    leave_out: tuple[str, ...],
     step: str | None,
     strategy: Path | None,
     file_prefix: str | None,
@@ -46,8 +51,9 @@ def verify(
 ) -> int:
     """Prove that CONVERTED holds what ORIGINAL holds: map it back and compare every byte.
 
-    With one checkpoint only, compare its bytes with the checksums in the manifest beside it. Exit code 0: equal, or close where a
-    cast was asked for; 1: not equal, or something could not be checked.
+    With one checkpoint only, compare its bytes with the checksums in the manifest beside it. What the conversion was asked to leave out
+    is not compared: the manifest beside CONVERTED remembers it, else --layers and --leave_out say it again. Exit code 0: equal, or close
+    where a cast was asked for; 1: not equal, or something could not be checked.
     """
     from mfconv_nb.steps.load import load
     from mfconv_nb.steps.verify import CLOSE, PASS
@@ -58,6 +64,7 @@ def verify(
         if converted is None:
             report = prove(original, threads=threads, progress=progress)
         else:
-            report = prove(first, converted, model, threads=threads, progress=progress, **options)
+            asked: dict[str, Any] = {"layers": layers, "leave_out": leave_out or None, **options}
+            report = prove(first, converted, model, threads=threads, progress=progress, **asked)
     show(report, show_all=show_all, as_json=as_json)
     return 0 if report.outcome in (PASS, CLOSE) else 1

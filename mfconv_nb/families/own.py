@@ -16,9 +16,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mfconv_nb.errors import InputError, MappingError, MfconvError, did_you_mean, one_line, quoted
+from mfconv_nb.errors import InputError, Lines, MappingError, MfconvError, did_you_mean, one_line, quoted
 from mfconv_nb.mapping.flaws import check_family
 from mfconv_nb.mapping.rules import Drop, Family, Option, Repeated, Rule, Tied
+from mfconv_nb.paths import local_path
 
 GROUP = "mfconv_nb.families"
 PARTS = {kind.__name__: kind for kind in (Family, Rule, Repeated, Tied, Drop, Option)}
@@ -39,7 +40,7 @@ def family_in_file(path: str | Path) -> Family:
         InputError: MFC101 where there is no such file.
         MappingError: MFC313 where it cannot be run, or defines no family; MFC311 where its rules cannot all be true.
     """
-    file = Path(path).expanduser()
+    file = local_path(path)
     try:
         changed = file.stat().st_mtime_ns
         if not file.is_file():
@@ -119,7 +120,7 @@ def _hint_of(error: BaseException, names: Mapping[str, Any]) -> str | None:
 
 def _refused(file: Path, line: int | None, text: str | None, found: str, expected: str, hint: str | None = None) -> MappingError:
     where = str(file) if line is None else f"{file}, line {line}"
-    shown = f"{found}\n            {one_line(text.strip())}" if text and text.strip() else found
+    shown = Lines(f"{found}\n            {one_line(text.strip())}") if text and text.strip() else found
     return MappingError("MFC313", where, found=shown, expected=expected, hint=hint)
 
 

@@ -66,8 +66,8 @@ def read_assets(folder: Path) -> dict[str, bytes]:
 
 
 def config_bytes(config: Mapping[str, Any]) -> bytes:
-    """A config.json with this content."""
-    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
+    """A config.json with this content; half of a surrogate pair as the escape that JSON has for it."""
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def scheme_beside(folder: Path) -> str:

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.checkpoint import FileSource
 from mfconv_nb.config import LFS_POINTER
 from mfconv_nb.errors import InputError, quoted
 from mfconv_nb.folding import fold
 from mfconv_nb.formats.fields import JSON_SPACE, OTHER, Field, json_members, tiled
 from mfconv_nb.report import how_many
+from mfconv_nb.sources import FileSource
 
 MAX_INDEX_BYTES = 256 << 20  # the largest seen is 12 MB, for 92,000 tensors
 HF_SAFETENSORS = "model.safetensors.index.json"
@@ -174,4 +174,4 @@ def check_against_files(index: Index, found: Mapping[str, str]) -> None:
 def index_bytes(places: Mapping[str, str], total_size: int) -> bytes:
     """An index file with these tensors in these files; names sorted, as transformers writes it."""
     content = {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(places.items()))}
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")

@@ -14,18 +14,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mfconv_nb.checkpoint import FileSource, OtherEntry, StoredChecksum, TensorSpec
+from mfconv_nb.checkpoint import OtherEntry, TensorSpec
 from mfconv_nb.dtypes import BY_MINDSPORE, DTYPES, itemsize
 from mfconv_nb.errors import FormatError, OutputError, quoted
 from mfconv_nb.formats.fields import OTHER, TENSOR, Field, numbers_text
+from mfconv_nb.formats.limits import MAX_AXES, check_can_be_written
 from mfconv_nb.places import Extent, FilePlan, Header, PlacedTensor
 from mfconv_nb.report import how_many, shape_text
+from mfconv_nb.sources import FileSource, StoredChecksum
 
 SLICE_BYTES = 512 << 20  # what mindspore 2.x cuts at
 WINDOW = 4096  # bytes read at a time while scanning: many small entries, or one header
 MAX_NAME_BYTES = 1 << 16
 MAX_NAME_LENGTH = 1024  # of characters; MindSpore's Parameter takes no more
-MAX_AXES = 32
+MAX_DIM = (1 << 31) - 1  # MindSpore's reader takes dims as 32-bit numbers
 ENCRYPTED = {b"\xd8\x5e\x3a\x7f": "AES-GCM", b"\xd9\x5e\x3a\x7f": "AES-CBC", b"\xda\x5e\x3a\x7f": "SM4-CBC"}
 TRAILER = b"crc_num"
 TRAILER_BYTES = 17
@@ -316,8 +318,8 @@ def plan_file(name: str, specs: Sequence[TensorSpec]) -> FilePlan:
     """Every header byte and every offset of a `.ckpt` with these tensors, in this order.
 
     Raises:
-        OutputError: MFC405 for a dtype MindSpore cannot load (float8, complex), a name too long for it, and shape (0,), which it reads as
-            a scalar.
+        OutputError: MFC405 for a dtype MindSpore cannot load (float8, complex), a name or an axis too long for it, shape (0,), which it
+            reads as a scalar, and names and shapes that no reader takes.
     """
     at = 0
     fixed: list[tuple[int, bytes]] = []
@@ -336,6 +338,7 @@ def plan_file(name: str, specs: Sequence[TensorSpec]) -> FilePlan:
 
 
 def _check_can_hold(spec: TensorSpec, file: str) -> None:
+    check_can_be_written(spec, file)
     if DTYPES[spec.dtype].mindspore is None:
         raise OutputError(
             "MFC405",
@@ -347,6 +350,9 @@ def _check_can_hold(spec: TensorSpec, file: str) -> None:
     if len(spec.name) > MAX_NAME_LENGTH:
         found, expected = f"a name of {len(spec.name):,} characters", f"at most {MAX_NAME_LENGTH:,}, as MindSpore takes"
         raise OutputError("MFC405", f"{quoted(spec.name)} for {file}", found=found, expected=expected)
+    if max(spec.shape, default=0) > MAX_DIM:
+        found, expected = f"an axis of {max(spec.shape):,}", f"at most {MAX_DIM:,}, as MindSpore's reader takes"
+        raise OutputError("MFC405", f"{quoted(spec.name)} for {file}", found=found, expected=expected, hint="Choose a .safetensors ending.")
     if spec.shape == (0,):
         raise OutputError(
             "MFC405",

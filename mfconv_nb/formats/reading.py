@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mfconv_nb.checkpoint import HF, MF, FileSource, LazyTensor, OtherEntry, stored_tensor
+from mfconv_nb.checkpoint import HF, MF, LazyTensor, OtherEntry, stored_tensor
 from mfconv_nb.config import LFS_POINTER
-from mfconv_nb.errors import InputError, on_one_line, quoted
+from mfconv_nb.errors import InputError, MfconvError, on_one_line, quoted
 from mfconv_nb.formats import index as index_files
 from mfconv_nb.formats import mindspore_ckpt, safetensors_file, torch_pickle
 from mfconv_nb.formats.folders import (
@@ -29,7 +29,9 @@ from mfconv_nb.formats.folders import (
     link_to_nothing,
     shards_with,
 )
+from mfconv_nb.formats.foreign_runs import hint_of_foreign_run
 from mfconv_nb.report import how_many
+from mfconv_nb.sources import FileSource
 
 FOLDER, INDEX, SAFETENSORS, TORCH, CKPT = "folder", "index", "safetensors", "torch", "ckpt"
 RUN_STATE = "hyper_param.safetensors"  # beside what mindspore.unified_safetensors merged: all that no strategy file knows
@@ -70,16 +72,20 @@ def open_path(path: Path) -> Opened:
         InputError: MFC101 to MFC105, MFC115. FormatError: MFC2xx for a file that cannot be trusted.
     """
     kind = _kind_by_name(path)
-    if kind == FOLDER:
-        return _open_folder(path)
-    if kind == INDEX:
-        return _open_index(path)
-    shards = shards_with(path)
-    check_sets(shards)
-    if len(shards) < 2:
-        return open_files([path])
-    note = f"{path.name} is one of {len(shards):,} shards by its name; the whole checkpoint is taken"
-    return replace(open_files(shards), notes=(on_one_line(note),))
+    try:
+        if kind == FOLDER:
+            return _open_folder(path)
+        if kind == INDEX:
+            return _open_index(path)
+        shards = shards_with(path)
+        check_sets(shards)
+        if len(shards) < 2:
+            return open_files([path])
+        note = f"{path.name} is one of {len(shards):,} shards by its name; the whole checkpoint is taken"
+        return replace(open_files(shards), notes=(on_one_line(note),))
+    except MfconvError as error:
+        error.hint = hint_of_foreign_run(path) or error.hint  # what another tool wrote is not mended file by file
+        raise
 
 
 def kind_of(path: Path) -> str:

@@ -15,15 +15,17 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mfconv_nb.checkpoint import FileSource, StoredChecksum, TensorSpec
-from mfconv_nb.dtypes import dtype_named, itemsize
-from mfconv_nb.errors import FormatError, quoted
+from mfconv_nb.checkpoint import TensorSpec
+from mfconv_nb.dtypes import DTYPES, dtype_named, itemsize
+from mfconv_nb.errors import FormatError, OutputError, quoted
 from mfconv_nb.formats.fields import JSON_SPACE, PADDING, TENSOR, Field, json_members, numbers_text
+from mfconv_nb.formats.limits import MAX_AXES, MAX_AXIS, check_can_be_written
 from mfconv_nb.places import FilePlan, Header, PlacedTensor
 from mfconv_nb.report import how_many
+from mfconv_nb.sources import FileSource, StoredChecksum
 
+METADATA = "__metadata__"
 MAX_HEADER_BYTES = 100_000_000  # the reference reader's own limit
-MAX_AXIS = 1 << 48
 WHOLE_NUMBERS = ("BOOL", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64")
 HINT_CUT = "The file is cut short: fetch it again."
 HINT_HEADER = "The file is damaged, or no safetensors file."
@@ -53,7 +55,7 @@ def read_header(source: FileSource) -> Header:
         found = f"a header of {how_many(length, 'byte')} in a file of {source.size:,}"
         raise FormatError("MFC202", source.path, found=found, expected="a header inside the file", hint=HINT_CUT)
     entries = _parse_json(source, source.read(8, length))
-    metadata = _checked_metadata(source, entries.pop("__metadata__", {}))
+    metadata = _checked_metadata(source, entries.pop(METADATA, {}))
     placed = tuple(_placed_tensor(source, name, entry, first=8 + length) for name, entry in entries.items())
     ordered = tuple(sorted(placed, key=lambda p: p.extents[0]))
     _check_places(source, ordered, first=8 + length)
@@ -117,7 +119,7 @@ def _placed_tensor(source: FileSource, name: str, entry: Any, first: int) -> Pla
             expected="dtype, shape, data_offsets",
             hint=HINT_HEADER,
         ) from None
-    if not _are_counts(numbers) or len(shape) > 32:
+    if not _are_counts(numbers) or len(shape) > MAX_AXES:
         found = f"shape {quoted(str(shape)[:80])}, offsets {quoted(str([begin, end])[:80])}"
         raise FormatError("MFC201", f"{quoted(name)} in {source.path}", found=found, expected="whole numbers, not negative")
     spec = TensorSpec(name, tuple(shape), dtype_named(entry.get("dtype"), name, source.path))
@@ -175,7 +177,7 @@ def _header_fields(text: str, end: int) -> Iterator[Field]:
     for number, (name, value, begin, stop) in enumerate(json_members(text, brace, 8)):
         if number == 0:
             yield Field(at, begin - at, "header begins", "a JSON object: one member a tensor, and __metadata__")
-        if name == "__metadata__":
+        if name == METADATA:
             said = ", ".join(f"{k}={v}" for k, v in value.items()) or "nothing"
             yield Field(begin, stop - begin, "metadata", said[:300])
         else:
@@ -192,16 +194,43 @@ def _header_fields(text: str, end: int) -> Iterator[Field]:
 def plan_file(name: str, specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> FilePlan:
     """The header and every offset of a file with these tensors.
 
-    Wide dtypes come first (a stable order), so that every tensor starts at a multiple of its itemsize. Raises nothing.
+    Wide dtypes come first (a stable order), so that every tensor starts at a multiple of its itemsize.
+
+    Raises:
+        OutputError: MFC405 for a tensor named as the metadata, a dtype that MindSpore cannot load in a file of its flavour, names and
+            shapes that no reader takes, and more of them than a header may hold.
     """
+    for spec in specs:
+        _check_can_hold(spec, name, metadata)
     ordered = sorted(specs, key=lambda s: -itemsize(s.dtype))
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    header: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
     at = 0
     for s in ordered:
         header[s.name] = {"dtype": s.dtype, "shape": list(s.shape), "data_offsets": [at, at + s.nbytes]}
         at += s.nbytes
     raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     raw += b" " * (-len(raw) % 8)
+    if len(raw) > MAX_HEADER_BYTES:
+        found, hint = f"a header of {how_many(len(raw), 'byte')}", "Give a folder as target, and --max_shard_size: each shard has its own."
+        raise OutputError("MFC405", quoted(name), found=found, expected=f"at most {MAX_HEADER_BYTES:,}", hint=hint)
     first = 8 + len(raw)
     places = {s.name: ((first + header[s.name]["data_offsets"][0], s.nbytes),) for s in ordered}
     return FilePlan(name, first + at, ((0, len(raw).to_bytes(8, "little") + raw),), places)
+
+
+def _check_can_hold(spec: TensorSpec, file: str, metadata: Mapping[str, str]) -> None:
+    check_can_be_written(spec, file)
+    if spec.name == METADATA:
+        hint = "Rename it, leave it out, or choose a .bin or .ckpt ending."
+        raise OutputError(
+            "MFC405", f"{quoted(spec.name)} for {quoted(file)}", found="the name that the metadata has", expected="another", hint=hint
+        )
+    if metadata.get("format") == "ms" and DTYPES[spec.dtype].mindspore is None:
+        hint = "Cast it before, or leave it out."
+        raise OutputError(
+            "MFC405",
+            f"{quoted(spec.name)} for {quoted(file)}",
+            found=f"dtype {spec.dtype}",
+            expected="a dtype that MindSpore loads",
+            hint=hint,
+        )

@@ -12,7 +12,9 @@ Source: torch's documentation of `torch.serialization.skip_data` and of fake mod
 from __future__ import annotations
 
 import importlib.util
+import os
 import pickle
+import re
 import struct
 import tempfile
 import zipfile
@@ -22,22 +24,15 @@ from typing import Any
 
 import numpy as np
 
-from mfconv_nb.checkpoint import (
-    ArraySource,
-    ByteSource,
-    FileSource,
-    LazyTensor,
-    OtherEntry,
-    StoredChecksum,
-    TensorSpec,
-    strided_tensor,
-)
+from mfconv_nb.checkpoint import LazyTensor, OtherEntry, TensorSpec, strided_tensor
 from mfconv_nb.dtypes import BY_TORCH, DTYPES, itemsize, short_name
 from mfconv_nb.errors import FormatError, quoted
 from mfconv_nb.formats.fields import HEADER, OTHER, PADDING, TENSOR, Field, numbers_text, tiled
+from mfconv_nb.formats.limits import check_can_be_written, has_sound_shape, is_text
 from mfconv_nb.formats.pickle_words import MAX_PICKLE_BYTES, PickleWords, Storage, read_words
 from mfconv_nb.places import FilePlan
 from mfconv_nb.report import how_many
+from mfconv_nb.sources import ArraySource, ByteSource, FileSource, StoredChecksum
 
 WRAPPERS = ("model", "state_dict", "module", "model_state_dict")  # one entry that holds the tensors, as training scripts save
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # first pickle of the old form
@@ -113,13 +108,20 @@ def _load(torch: Any, path: Path, *, fake: bool) -> Any:
         with FakeTensorMode():
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        first = next(iter(str(error).splitlines()), "")[:160]
-        raise FormatError(
-            "MFC206", path, found=first, expected="tensors and plain values; no code of a file is run", hint=HINT_PICKLE
-        ) from None
+        found, expected = _what_is_strange(str(error)), "tensors and plain values; no code of a file is run"
+        raise FormatError("MFC206", path, found=found, expected=expected, hint=HINT_PICKLE) from None
     except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, UnicodeDecodeError ... on damaged files
         found = f"{type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else ''}"
         raise FormatError("MFC201", path, found=found, expected="a torch file of tensors", hint="Fetch it again.") from None
+
+
+def _what_is_strange(said: str) -> str:
+    """Which name of code stops torch, from its message; without its advice, which is to run the code, and without its colours."""
+    name = re.search(r"GLOBAL ([\w.]+)|class ([\w.]+\.[\w.]+)", said)
+    if name is not None:
+        return f"{quoted(name[1] or name[2])}, which is no tensor"
+    reason = re.sub(r"\x1b\[[0-9;]*m", "", said.rpartition("WeightsUnpickler error:")[2]).strip()
+    return reason.partition("\n")[0][:160] or "more than tensors"
 
 
 def _tensors_in(torch: Any, state: Any, path: Path) -> tuple[dict[str, Any], tuple[OtherEntry, ...]]:
@@ -148,6 +150,9 @@ def _lazy(torch: Any, name: str, t: Any, source: FileSource, members: dict[int, 
     if dtype is None or t.layout != torch.strided or t.is_quantized:
         found = f"{t.dtype}, {t.layout}"
         raise FormatError("MFC205", where, found=found, expected=f"a dense tensor of {', '.join(BY_TORCH)}")
+    if not is_text(name) or not has_sound_shape(tuple(t.shape)):
+        found = f"a name of {len(name):,} characters, shape {list(t.shape)[:8]}"
+        raise FormatError("MFC201", where, found=found, expected="a name that is text, and a shape that can be read", hint=HINT_PICKLE)
     storage = t.untyped_storage()
     spec = TensorSpec(name, tuple(t.shape), dtype)
     if members is None:
@@ -330,12 +335,17 @@ def plan_file(name: str, specs: Sequence[TensorSpec]) -> FilePlan:
     """A torch file with these tensors: torch itself writes it, without the weights, and says where each goes.
 
     torch leaves the CRC fields of the members at zero; their places are in the plan, to be filled from the bytes that pass.
+
+    Raises:
+        OutputError: MFC405 for names and shapes that no reader takes. FormatError: MFC208 when torch is missing.
     """
+    for spec in specs:
+        check_can_be_written(spec, name)
     torch = _torch(name)
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with tempfile.TemporaryDirectory(prefix="mfconv-") as folder:
-        skeleton = Path(folder) / Path(name).name
+        skeleton = Path(folder) / os.fsencode(Path(name).name).decode("utf-8", "replace")  # torch names the zip's folder after it
         with FakeTensorMode():
             fake = {s.name: torch.empty(s.shape, dtype=getattr(torch, DTYPES[s.dtype].torch)) for s in specs}
         with torch.serialization.skip_data(materialize_fake_tensors=True):

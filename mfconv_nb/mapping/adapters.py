@@ -40,7 +40,7 @@ HINT_ALPHA = (
 )
 HINT = (
     "Merge them into the weights first, on this side (mfconv merge; mc.merge_adapters), then convert. "
-    "Or convert without them: --leave_out '*_lora_*' (leave_out= in Python)."
+    "Or convert without them: --leave_out '*lora_*' (leave_out= in Python)."
 )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from mfconv_nb.checkpoint import HF, MF, SIDE_NAMES
 from mfconv_nb.config import UNKNOWN, is_readable
 from mfconv_nb.dtypes import CASTABLE
-from mfconv_nb.errors import MappingError, nearest, quoted
+from mfconv_nb.errors import Lines, MappingError, nearest, one_line, quoted
 from mfconv_nb.layout import TensorLayout, axis_names, pair_blocks, parse_layout, told_axes
 from mfconv_nb.mapping.forms import all_forms
 from mfconv_nb.mapping.names import Pattern, is_of_config
@@ -66,7 +66,7 @@ def check_family(family: Family) -> None:
         raise MappingError("MFC311", _where(family, flaw), found=flaw.found, expected=flaw.expected, hint=flaw.hint or None)
     told = [f"{_about(family, f)}\n{INDENT}  {_deeper(f.found)}; expected {f.expected}. {f.hint}".rstrip() for f in flaws[:MAX_TOLD]]
     more = [f"and {len(flaws) - MAX_TOLD:,} more"] if len(flaws) > MAX_TOLD else []
-    found = f"\n{INDENT}".join([f"{len(flaws):,} things that cannot be as they are", *told, *more])
+    found = Lines(f"\n{INDENT}".join([f"{len(flaws):,} things that cannot be as they are", *told, *more]))
     raise MappingError("MFC311", _file_of(family), found=found, expected="rules that can all be true", hint="Change the lines named above.")
 
 
@@ -88,7 +88,7 @@ def flaws_of(family: Family) -> tuple[Flaw, ...]:
 
 def _deeper(found: str) -> str:
     """Two columns further to the right, so that a caret stays under its character."""
-    return found.replace("\n", "\n  ")
+    return found.replace("\n", "\n  ") if isinstance(found, Lines) else one_line(found)
 
 
 def early_flaws_of(family: Family) -> tuple[Flaw, ...]:

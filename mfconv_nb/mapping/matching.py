@@ -14,7 +14,7 @@ from mfconv_nb.blocks import Block, Shape, whole
 from mfconv_nb.checkpoint import HF, MF, Original, TensorSpec
 from mfconv_nb.config import HINT_CONFIG, Size, Sizes
 from mfconv_nb.dtypes import dtype_after_cast
-from mfconv_nb.errors import MappingError, nearest
+from mfconv_nb.errors import MappingError, NearNames
 from mfconv_nb.folding import fold
 from mfconv_nb.layout import Axis, TensorLayout, axis_names, describe_tensor, shape_of
 from mfconv_nb.mapping.adapters import why_no_adapter
@@ -210,6 +210,7 @@ class Matcher:
         target_templates = {p.template for directed in self.directed for p in directed.target}
         texts = {t: patterns[0][2].text for t, patterns in self._by_template.items()}
         hints: dict[str, str] = {}
+        near = NearNames(texts)
         for name in names:
             reason = why_no_adapter(name, self.family)
             if reason is not None:
@@ -220,7 +221,7 @@ class Matcher:
                 self.problems.append(Problem("unmatched", name, "a number in its rule that the config tells", "a config", HINT_NO_CONFIG))
                 continue
             if template not in hints:
-                best = nearest(template, texts)
+                best = near.nearest(template)
                 hints[template] = f"nearest rule: {texts[best]}" if best else ""
                 if template in target_templates:
                     hints[template] = HINT_OTHER_SIDE

@@ -47,12 +47,17 @@ __all__ = [
 
 @dataclass(frozen=True)
 class MappingPlan:
-    """What goes where (``rows``, in the order of the source), and what stands in the way (``problems``)."""
+    """What goes where (``rows``, in the order of the source), and what stands in the way (``problems``).
+
+    ``layers`` and ``leave_out``: what of the source was not asked for.
+    """
 
     family: Family
     to: str
     rows: tuple[Row, ...]
     problems: tuple[Problem, ...]
+    layers: int | None = None
+    leave_out: tuple[str, ...] = ()
 
 
 def plan_mapping(
@@ -87,4 +92,4 @@ def plan_mapping(
     add_missing(matcher)
     add_restored(matcher)
     add_collisions(matcher)
-    return MappingPlan(family, to, tuple(matcher.ordered_rows()), tuple(matcher.problems))
+    return MappingPlan(family, to, tuple(matcher.ordered_rows()), tuple(matcher.problems), layers, tuple(leave_out))

@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from mfconv_nb.dtypes import CASTABLE, itemsize, numpy_dtype, ordered_bits
+from mfconv_nb.report import difference_text
 from mfconv_nb.stats.bins import BINS, Array, Counts, Histogram, NarrowBins, chunks, edges_between, no_counts, numbers_of_codes
 
 PAIR_CHUNK = 1 << 16
@@ -43,6 +44,14 @@ class PairStatistics:
     def equal_bytes(self) -> bool:
         """Whether all bytes that were seen are equal."""
         return self.differing == 0
+
+    @property
+    def in_words(self) -> str:
+        """How far the numbers are apart, and how many are none on a side: ``at most 0.5 (16 ULP), 1 NaN or infinite on a side``."""
+        said = [f"{self.not_finite:,} NaN or infinite on a side"] if self.not_finite else []
+        if self.max_abs > 0:
+            return ", ".join([f"at most {difference_text(self.max_abs, None if said else self.max_ulp)}", *said])
+        return said[0] if said else "only signs of zero"
 
     def histogram(self, bins: int = BINS + 1) -> Histogram:
         """Counts of the differences over equal bins around 0; with an odd number of bins the middle one is around 0."""

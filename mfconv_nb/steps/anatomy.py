@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from mfconv_nb.checkpoint import FileSource
 from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.dtypes import itemsize, numpy_dtype
-from mfconv_nb.errors import InputError, MfconvError, on_one_line, quoted
+from mfconv_nb.errors import InputError, Lines, MfconvError, on_one_line, quoted
 from mfconv_nb.formats import index, mindspore_ckpt, safetensors_file, torch_pickle
 from mfconv_nb.formats.fields import HEADER, PADDING, TENSOR, Field
 from mfconv_nb.formats.reading import CKPT, FOLDER, INDEX, SAFETENSORS, TORCH, kind_of
+from mfconv_nb.paths import local_path
 from mfconv_nb.report import MAX_ROWS, Column, Result, Table, bytes_text, how_many, table_html
+from mfconv_nb.sources import FileSource
 from mfconv_nb.steps.anatomy_strip import Part, strip_svg
 
 ANNOTATE: Mapping[str, Callable[[FileSource], Iterator[Field]]] = {
@@ -51,7 +52,7 @@ def anatomy(path: str | Path) -> Anatomy | FolderAnatomy:
     """
     if not isinstance(path, str | Path):
         raise InputError("MFC109", found=f"a {type(path).__name__}", expected="a path")
-    path = Path(path).expanduser()
+    path = local_path(path)
     kind = kind_of(path)
     return _folder(path) if kind == FOLDER else _file(path, kind)
 
@@ -208,7 +209,7 @@ def _at_multiple(fields: Sequence[Field], size: int) -> str:
 def _hex(data: bytes, length: int) -> str:
     """Two groups of eight bytes, one below the other; what goes on ends in dots."""
     dots = " …" if length > len(data) else ""
-    return "\n".join(data[n : n + 8].hex(" ") for n in range(0, len(data), 8)) + dots
+    return Lines("\n".join(data[n : n + 8].hex(" ") for n in range(0, len(data), 8)) + dots)
 
 
 # ---- what fits on a screen -------------------------------------------------------------------------------------------

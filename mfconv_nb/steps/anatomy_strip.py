@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from mfconv_nb.errors import printable
+from mfconv_nb.errors import one_line
 from mfconv_nb.formats.fields import HEADER, OTHER, PADDING, TENSOR
 from mfconv_nb.report import how_many
 
@@ -78,7 +78,7 @@ def _one(run: Sequence[Part]) -> Part:
 
 def _short(name: str) -> str:
     """The end of a name, which tells more than its beginning."""
-    return printable(name) if len(name) <= NAME else "…" + printable(name[-NAME:])
+    return one_line(name) if len(name) <= NAME else "…" + one_line(name[-NAME:])
 
 
 def _widths(lengths: Sequence[int]) -> list[float]:

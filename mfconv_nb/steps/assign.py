@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mfconv_nb.checkpoint import MF, SIDE_NAMES, ByteSource, Checkpoint, LazyTensor, TensorSpec
+from mfconv_nb.checkpoint import MF, SIDE_NAMES, Checkpoint, LazyTensor, TensorSpec
 from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.dtypes import CASTABLE, dtype_after_cast, itemsize, requested_dtype, short_name
-from mfconv_nb.errors import MappingError, OutputError, quoted
+from mfconv_nb.errors import Lines, MappingError, OutputError, quoted
 from mfconv_nb.folding import fold, folded_name, folded_names
 from mfconv_nb.mapping.run_state import is_layer_state
 from mfconv_nb.progress import OnProgress, progress_for
 from mfconv_nb.report import Column, Result, Table, bytes_text, how_many, seconds_text, shape_text
+from mfconv_nb.sources import ByteSource
 from mfconv_nb.steps.diff import shape_hint
 from mfconv_nb.steps.load import Loadable, load
 from mfconv_nb.steps.networks import Bytes, Network, Slot, network_of
@@ -107,7 +108,7 @@ class AssignError(OutputError):
 
     def __init__(self, problems: tuple[Misfit, ...], *, where: str, hint: str) -> None:
         self.problems = problems
-        found = "\n            ".join(line for kind in (MISSING, UNEXPECTED, SHAPE, DTYPE) for line in _lines(problems, kind))
+        found = Lines("\n            ".join(line for kind in (MISSING, UNEXPECTED, SHAPE, DTYPE) for line in _lines(problems, kind)))
         super().__init__("MFC408", where, found=found, expected="every tensor of the network once, in its shape", hint=hint)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mfconv_nb.checkpoint import Checkpoint
-from mfconv_nb.report import Column, Result, Table, table_html
+from mfconv_nb.report import Column, Result, Table, json_text, table_html
 from mfconv_nb.trained.run import TrainedRun
 
 FINE, DECIDE, STOP, TOLD = "✓", "!", "✗", ""
@@ -77,7 +76,7 @@ class Diagnosis(Result):
         if self.run is not None:
             content["steps"] = {str(rank): [str(step) for step in had] for rank, had in self.run.steps.items()}
             content["step"] = None if self.run.chosen is None else str(self.run.chosen)
-        return json.dumps(content, default=str, ensure_ascii=False)
+        return json_text(content)
 
     def _repr_html_(self) -> str:
         steps = self.steps_table()

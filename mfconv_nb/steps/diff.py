@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from mfconv_nb.checkpoint import Checkpoint, TensorSpec
 from mfconv_nb.dtypes import short_name
-from mfconv_nb.errors import nearest
+from mfconv_nb.errors import NearNames
 from mfconv_nb.folding import fold, folded_name
 from mfconv_nb.progress import OnProgress, progress_for
-from mfconv_nb.report import Column, Table, difference_text, how_many, shape_text
+from mfconv_nb.report import Column, Table, how_many, shape_text
 from mfconv_nb.steps.load import Loadable, load
-from mfconv_nb.streaming.compare import Comparison, compare_tensors
+from mfconv_nb.streaming.compare import Comparison, compare_tensors, differences_in_words
 from mfconv_nb.streaming.stored_checksums import check_stored_checksums
 from mfconv_nb.widgets.exploration import Explorable, Exploration
 
@@ -154,9 +153,9 @@ class DiffReport(Explorable):
             Column("status"),
             Column("name"),
             Column("tensors", True),
-            Column("shape", True),
-            Column("dtype"),
-            Column("difference", True, optional=True),
+            Column("shape", True, optional=self.values),  # how far apart they are was asked for: the last column to go
+            Column("dtype", optional=self.values),
+            Column("difference", True, optional=not self.values),
             Column("note", optional=True),
         )
         return Table(verdict, f"{said} · {self.first} against {self.second}", columns, self._lines, facts, row_noun="rows")
@@ -172,7 +171,7 @@ class DiffReport(Explorable):
         for row in self.entries:
             key = (ORDER.index(row.status), fold(row.name)[0], row.first and row.first.shape, row.second and row.second.shape)
             groups.setdefault(key, []).append(row)
-        return [rows for _, rows in sorted(groups.items(), key=lambda g: g[0][0])]
+        return [rows for _, rows in sorted(groups.items(), key=lambda g: (g[0][0], _spoilt(g[1])))]
 
     def exploration(self) -> Exploration:
         """What a notebook's view of the diff shows."""
@@ -195,11 +194,11 @@ class _NearNames:
             status: {fold(r.name)[0]: r.name for r in rows if r.status == other}
             for status, other in ((MISSING, UNEXPECTED), (UNEXPECTED, MISSING))
         }
+        self._near = {status: NearNames(known) for status, known in self._other.items()}
 
     def hint(self, row: DiffRow) -> str:
-        known: Mapping[str, str] = self._other.get(row.status, {})
-        best = nearest(fold(row.name)[0], known)
-        return f"nearest: {known[best]}" if best else ""
+        best = self._near[row.status].nearest(fold(row.name)[0]) if row.status in self._near else None
+        return f"nearest: {self._other[row.status][best]}" if best else ""
 
 
 def _both(a: Any, b: Any) -> str:
@@ -211,9 +210,15 @@ def _folded_line(rows: list[DiffRow], hints: _NearNames) -> tuple[Any, ...]:
     shape = _both(*(s and shape_text(s.shape) for s in (first.first, first.second)))
     dtype = _both(*(s and short_name(s.dtype) for s in (first.first, first.second)))
     worst = [r.comparison for r in rows if r.comparison and not r.comparison.equal_bytes]
-    difference = difference_text(max(c.max_abs for c in worst), max((c.max_ulp or 0) for c in worst)) if worst else ""
-    note = first.hint or hints.hint(first) or _special_values(worst)
+    difference, *others = differences_in_words(worst) or [""]
+    note = first.hint or hints.hint(first) or ", ".join(part for part in (*others, _special_values(worst)) if part)
     return (first.status, folded_name([r.name for r in rows]), len(rows), shape, dtype, difference, note)
+
+
+def _spoilt(rows: list[DiffRow]) -> tuple[bool, bool]:
+    """Sorts what holds new NaN first, then new infinities, then the rest."""
+    found = [r.comparison for r in rows if r.comparison]
+    return not any(c.only_nan[1] for c in found), not any(c.only_inf[1] for c in found)
 
 
 def _special_values(worst: list[Comparison]) -> str:

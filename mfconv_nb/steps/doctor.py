@@ -7,7 +7,6 @@ of a head that should be the embedding; and, up to 256 MiB or when asked, whatev
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,13 @@ from typing import Any
 
 from mfconv_nb.checkpoint import HF, MF
 from mfconv_nb.collector import makes_many_objects
-from mfconv_nb.errors import InputError, MfconvError, SeveralFitError, as_flags, printable
+from mfconv_nb.errors import InputError, MfconvError, SeveralFitError, as_flags, as_place, as_word, printable
+from mfconv_nb.mapping.remedies import leave_out_flags
+from mfconv_nb.paths import local_path
 from mfconv_nb.run_config import ENDINGS as YAML_ENDINGS
 from mfconv_nb.steps.damage import damage_findings
 from mfconv_nb.steps.diagnosis import STOP, TOLD, Diagnosis, Finding
-from mfconv_nb.steps.doctor_findings import Seen, findings_of, look_at, run_findings, what_it_is
+from mfconv_nb.steps.doctor_findings import Seen, findings_of, look_at, run_findings, targets_of, what_it_is, why_not_held
 from mfconv_nb.steps.load import config_near, load, load_run
 from mfconv_nb.steps.runs import looks_like_run, open_run
 from mfconv_nb.steps.wholes import PartOf, part_of, whole_of
@@ -52,7 +53,7 @@ def doctor(
         checksums: compare every byte with the checksums that the files carry, and the blobs of the hub cache with their names; left out,
             that is done where it is 256 MiB at most.
     """
-    place = Path(path).expanduser()
+    place = local_path(path)
     asked = _Asked(str(place), config, step, strategy, file_prefix)
     run: TrainedRun | None = None
     whole: PartOf | None = None
@@ -125,7 +126,7 @@ class _Asked:
 
     @property
     def source(self) -> str:
-        return shlex.quote(self.path)
+        return as_place(self.path)
 
     @property
     def of_run(self) -> str:
@@ -135,15 +136,15 @@ class _Asked:
     def of_run_at(self, step: int | str | None) -> str:
         """Strategy and prefix, as they were given, and a step."""
         words = (("step", step), ("strategy", self.strategy), ("file_prefix", self.file_prefix))
-        return "".join(f" --{name} {shlex.quote(str(value))}" for name, value in words if value is not None)
+        return "".join(f" --{name} {as_word(str(value))}" for name, value in words if value is not None)
 
     @property
     def of_config(self) -> str:
-        return f" --config {shlex.quote(str(self.config))}" if isinstance(self.config, str | Path) else ""
+        return f" --config {as_place(str(self.config))}" if isinstance(self.config, str | Path) else ""
 
     def of_the_whole(self, whole: PartOf) -> Iterator[str]:
         if whole.whole is not None:
-            yield f"mfconv doctor {shlex.quote(str(whole.whole))}{self.of_config}"
+            yield f"mfconv doctor {as_place(whole.whole)}{self.of_config}"
 
     def after_a_refusal(self, error: Exception) -> Iterator[str]:
         """What leads on where a path could not be opened: the config, where the shapes of a run's tensors are not known."""
@@ -151,13 +152,15 @@ class _Asked:
             yield f"mfconv doctor {self.source}{self.of_run} --config HF_DIR"
         if isinstance(error, MfconvError) and error.code == "MFC102":
             for inner in _runs_in(Path(self.path))[:MAX_CHOICES]:
-                yield f"mfconv doctor {shlex.quote(str(inner))}{self.of_run}{self.of_config}"
+                yield f"mfconv doctor {as_place(inner)}{self.of_run}{self.of_config}"
         if isinstance(error, InputError):
             for choice in error.choices[:MAX_CHOICES]:
                 yield f"mfconv doctor {self.source}{self.of_run} {as_flags(choice)}{self.of_config}"
 
     def of_a_checkpoint(self, seen: Seen) -> Iterator[str]:
         if seen.quantised is not None or (seen.refused is not None and not seen.can_be_decided and not seen.unknown_family):
+            return
+        if self._target(seen) is None:
             return
         config = self.of_config or ("" if seen.checkpoint.config is not None or not seen.wants_config else " --config HF_DIR")
         config = config if not seen.lacks_alpha else self._with_alpha()
@@ -170,7 +173,8 @@ class _Asked:
         elif seen.adapters and len(seen.adapters) < len(seen.weights):
             yield from self._with_adapters(seen, run, config, choices)
         else:
-            yield from (self._convert(seen, f"{run}{config}{choice}") for choice in choices)
+            left = f" {leave_out_flags(seen.leave_out)}" if seen.leave_out else ""
+            yield from (self._convert(seen, f"{run}{config}{choice}{left}") for choice in choices)
             if seen.adapters and seen.side == HF and seen.has_alpha:
                 yield f"mfconv merge HF_DIR {self.source} OUT/"
             if not seen.adapters and not told_by_caller:
@@ -188,8 +192,9 @@ class _Asked:
         back = "--reversed " if seen.side == MF else ""
         return f"mfconv convert {back}{self.source} {self._target(seen)}{more}"
 
-    def _target(self, seen: Seen) -> str:
-        return "OUT/" if seen.side == MF else "OUT.ckpt"
+    def _target(self, seen: Seen) -> str | None:
+        """A target whose format holds every tensor; None where none does."""
+        return next((target for target in targets_of(seen) if why_not_held(seen, target) is None), None)
 
     def _with_alpha(self) -> str:
         """The YAML of the run says alpha; of other configs none does."""

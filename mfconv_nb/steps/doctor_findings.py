@@ -12,11 +12,12 @@ from typing import Any
 
 from mfconv_nb.checkpoint import HF, MF, SIDE_NAMES, Checkpoint, TensorSpec
 from mfconv_nb.dtypes import short_name
-from mfconv_nb.errors import MfconvError, NotListedError, SeveralFitError, as_flags
+from mfconv_nb.errors import MfconvError, NotListedError, SeveralFitError, WrappedNamesError, as_flags
 from mfconv_nb.families.registry import known_families
 from mfconv_nb.folding import fold
 from mfconv_nb.formats.index import MINDSPORE
 from mfconv_nb.formats.reading import FOLDER, INDEX, TORCH, kind_of
+from mfconv_nb.formats.writing import plan_output
 from mfconv_nb.mapping.adapters import is_adapter
 from mfconv_nb.mapping.plan import LEFT_OUT, TIED
 from mfconv_nb.mapping.quantised import quantisation_of
@@ -75,11 +76,18 @@ class Seen:
     @property
     def can_be_decided(self) -> bool:
         """Whether a word of the caller is all that is missing."""
-        return self.lacks_config or self.lacks_alpha or isinstance(self.refused, SeveralFitError)
+        return self.lacks_config or self.lacks_alpha or isinstance(self.refused, SeveralFitError) or bool(self.leave_out)
+
+    @property
+    def leave_out(self) -> tuple[str, ...]:
+        """Patterns of a few names without which everything has its place."""
+        return self.refused.leave_out if isinstance(self.refused, CoverageError) else ()
 
     @property
     def unknown_family(self) -> bool:
-        return self.refused is not None and self.refused.code == "MFC302" and not isinstance(self.refused, SeveralFitError)
+        return (
+            self.refused is not None and self.refused.code == "MFC302" and not isinstance(self.refused, SeveralFitError | WrappedNamesError)
+        )
 
     @property
     def wants_config(self) -> bool:
@@ -188,6 +196,7 @@ def findings_of(seen: Seen) -> Iterator[Finding]:
     yield from _adapters(seen)
     yield from _config(seen)
     yield from _special(seen)
+    yield from _held(seen)
     yield from _needs(seen)
 
 
@@ -269,7 +278,9 @@ def _refusal(seen: Seen, refused: MfconvError) -> Iterator[Finding]:
         kinds = ", ".join(f"{n:,} {kind}" for kind, n in Counter(p.kind for p in problems).most_common())
         first = problems[0]
         yield Finding(
-            STOP, "mapping", f"{refused.code}, family {family}: {kinds}; first {first.name}: {first.found}; expected {first.expected}"
+            DECIDE if refused.leave_out else STOP,
+            "mapping",
+            f"{refused.code}, family {family}: {kinds}; first {first.name}: {first.found}; expected {first.expected}",
         )
     else:
         head = str(refused).partition("\n")[0]
@@ -306,8 +317,26 @@ def _config(seen: Seen) -> Iterator[Finding]:
     if RUN_CONFIG in config:
         yield Finding(TOLD, "config", "the YAML of a run: it gives the sizes; config.json and tokenizer files are those of the original")
         return
+    yield from _code(seen, config)
     kind = config.get("model_type") or ", ".join(_texts(config.get("architectures"))) or "no model_type"
     yield Finding(TOLD, "config", f"{kind}") if seen.mapped is None else Finding(FINE, "config", f"{kind}; shapes and layers agree with it")
+
+
+def _code(seen: Seen, config: Mapping[str, Any]) -> Iterator[Finding]:
+    """Python files that the config names (`auto_map`): no conversion carries them, and from_pretrained needs them."""
+    named = config.get("auto_map")
+    places = (
+        [place for value in named.values() for place in (value if isinstance(value, list) else [value])] if isinstance(named, dict) else []
+    )
+    modules = dict.fromkeys(p.rpartition("--")[2].partition(".")[0] for p in places if isinstance(p, str) and "." in p)
+    folder = seen.path if seen.path.is_dir() else seen.path.parent
+    absent = [f"{module}.py" for module in modules if not (folder / f"{module}.py").is_file()]
+    if absent:
+        where = "is not here" if len(absent) == 1 else "are not here"
+        yield Finding(DECIDE, "code", f"config.json names {', '.join(absent[:4])}, which {where}: from_pretrained needs the original's")
+    elif modules:
+        listed = ", ".join(f"{module}.py" for module in list(modules)[:4])
+        yield Finding(TOLD, "code", f"config.json names {listed}: a conversion leaves code behind, and from_pretrained needs it")
 
 
 def _special(seen: Seen) -> Iterator[Finding]:
@@ -325,6 +354,31 @@ def _heads(seen: Seen) -> Iterator[Finding]:
     for equality in seen.mapped.equalities if seen.mapped is not None and seen.mapped.side == MF else ():
         if (equality.said or equality.hint == HINT_HEAD) and differ_at_first(equality.first, equality.second):
             yield Finding(DECIDE if equality.said else STOP, "tied head", equality.said or f"{equality.why}, but they hold other numbers")
+
+
+def targets_of(seen: Seen) -> tuple[str, ...]:
+    """The targets of a conversion that come into question, the usual one first."""
+    return ("OUT/",) if seen.side == MF else ("OUT.ckpt", "OUT.safetensors")
+
+
+def why_not_held(seen: Seen, target: str) -> MfconvError | None:
+    """Why the format of a target cannot hold what is to be written; None where it can."""
+    specs, side = (seen.mapped.specs, seen.mapped.side) if seen.mapped is not None else (seen.weights, MF if seen.side != MF else HF)
+    try:
+        plan_output(specs, Path(target), side)
+    except MfconvError as error:
+        return error
+    return None
+
+
+def _held(seen: Seen) -> Iterator[Finding]:
+    """Tensors that the usual format of the other side cannot hold."""
+    if seen.mapped is None:
+        return
+    refusals = [why_not_held(seen, target) for target in targets_of(seen)]
+    if refusals[0] is not None:
+        mark = STOP if all(refusals) else TOLD
+        yield Finding(mark, "format", f"{refusals[0].code}: {refusals[0].where}: {refusals[0].found}; expected {refusals[0].expected}")
 
 
 def _layers(seen: Seen) -> Iterator[Finding]:

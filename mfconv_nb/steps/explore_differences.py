@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -12,9 +13,10 @@ from mfconv_nb.checkpoint import LazyTensor, TensorSpec
 from mfconv_nb.dtypes import short_name
 from mfconv_nb.folding import fold
 from mfconv_nb.progress import OnProgress
-from mfconv_nb.report import Table, bytes_text, difference_text, how_many, name_html, prose_html, shape_text
+from mfconv_nb.report import Table, bytes_text, how_many, name_html, prose_html, shape_text
 from mfconv_nb.steps.diff import EQUAL, DiffReport, DiffRow
 from mfconv_nb.steps.values import bytes_to_read, heatmap_html, values_html
+from mfconv_nb.streaming.compare import differences_in_words
 from mfconv_nb.widgets.exploration import Exploration
 
 
@@ -74,7 +76,7 @@ class DifferenceExploration(Exploration):
 def _sort_key(line: tuple[Any, ...], rows: list[DiffRow]) -> list[Any]:
     """The cells; shapes by their elements, differences by their size."""
     elements = max(spec.elements for row in rows for spec in (row.first, row.second) if spec)
-    worst = max((row.comparison.max_abs for row in rows if row.comparison), default=0.0)
+    worst = max((math.inf if row.comparison.spoilt else row.comparison.max_abs for row in rows if row.comparison), default=0.0)
     return [*line[:3], elements, line[4], worst, line[6]]
 
 
@@ -95,15 +97,18 @@ def _values_line(row: DiffRow) -> str:
     if row.comparison.equal_bytes or row.status == EQUAL:
         return "Bitwise equal."
     c = row.comparison
-    return f"{c.differing:,} of {c.elements:,} numbers differ, at most {difference_text(c.max_abs, c.max_ulp)}."
+    return f"{c.differing:,} of {c.elements:,} numbers differ: {', '.join(differences_in_words([c], 'at most {}'))}."
 
 
 def difference_map(report: DiffReport) -> str:
-    """The largest difference of every layer and kind of tensor as a picture; empty where nothing differs or nothing was compared."""
+    """The largest difference of every layer and kind of tensor as a picture; empty where nothing differs or nothing was compared.
+
+    A tensor with NaN or infinity on one side only is at the top of the scale.
+    """
     cells: dict[tuple[str, str], float] = {}
     for row in report.entries:
         if row.comparison is not None:
             template, numbers = fold(row.name)
             key = (template.replace("\\#", "#"), str(numbers[0]) if numbers else "-")
-            cells[key] = max(cells.get(key, 0.0), row.comparison.max_abs)
+            cells[key] = max(cells.get(key, 0.0), math.inf if row.comparison.spoilt else row.comparison.max_abs)
     return heatmap_html(cells) if any(cells.values()) else ""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mfconv_nb.checkpoint import HF, MF
+from mfconv_nb.errors import Lines
 from mfconv_nb.families.own import Offered, offered_families
 from mfconv_nb.families.registry import built_in, family_meant, family_named, known_families
 from mfconv_nb.families.same_maths import listed_types
@@ -31,7 +32,7 @@ from mfconv_nb.mapping.rules import (
     Tied,
     default_form,
 )
-from mfconv_nb.report import Column, Result, Table, how_many, table_text
+from mfconv_nb.report import Column, Result, Table, how_many, json_text, table_text
 
 SIDES = {
     MF: "on the MindFormers side",
@@ -166,7 +167,7 @@ class FamilyReport(Result):
     def to_json(self) -> str:
         """As every result, and the options as data."""
         options = [{"name": o.name, "values": o.values, "side": o.side, "help": o.help} for o in self.family.options]
-        return json.dumps({**json.loads(super().to_json()), "options": options}, ensure_ascii=False)
+        return json_text({**json.loads(super().to_json()), "options": options})
 
 
 TITLES = ("kind", "Hugging Face", "MindFormers", "layout")
@@ -226,12 +227,12 @@ def _rule_row(rule: AnyRule, conditions: list[Mapping[str, OptionValue]]) -> tup
     what = [_kind(rule), *_when(conditions)]
     if isinstance(rule, Drop):
         names = (rule.pattern, "-") if rule.side == HF else ("-", rule.pattern)
-        return ("\n".join(what), *names, rule.why)
+        return (Lines("\n".join(what)), *names, rule.why)
     if rule.only_if and not isinstance(rule, Tied):
         what.append(f"if {rule.only_if}")
     hf, mf = ((names,) if isinstance(names, str) else names for names in (rule.hf, rule.mf))
     hf += rule.may_be if isinstance(rule, Repeated) else ()
-    return ("\n".join(what), "\n".join(hf), "\n".join(mf), rule.layout or "")
+    return (Lines("\n".join(what)), Lines("\n".join(hf)), Lines("\n".join(mf)), rule.layout or "")
 
 
 def _kind(rule: AnyRule) -> str:
@@ -262,4 +263,4 @@ def _commonest_beginning(cells: Iterable[str]) -> str:
 
 def _shortened(cell: str, beginning: str) -> str:
     names = cell.split("\n")
-    return "\n".join("…" + name.removeprefix(beginning) if beginning and name.startswith(beginning) else name for name in names)
+    return Lines("\n".join("…" + name.removeprefix(beginning) if beginning and name.startswith(beginning) else name for name in names))

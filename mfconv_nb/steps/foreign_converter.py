@@ -33,9 +33,9 @@ from mfconv_nb.steps.foreign_folder import Converter, absolute, find_converter
 from mfconv_nb.steps.foreign_process import OnLine, failed, run_in_child
 from mfconv_nb.steps.load import load
 from mfconv_nb.steps.map import map as map_names
-from mfconv_nb.streaming.journal import hold_lock
+from mfconv_nb.streaming.journal import NO_LOCK, hold_lock
 from mfconv_nb.streaming.manifest import side_folder
-from mfconv_nb.streaming.publish import refused_writes
+from mfconv_nb.streaming.staging import refused_writes
 from mfconv_nb.widgets.exploration import Explorable, Exploration
 
 WORKING = ".mfconv-running"
@@ -83,7 +83,7 @@ def run_converter(
     told = {"config": str(absolute(config))} if config is not None else {}
     expected = _expected(against, origin, to, wanted, config, kwargs) if against is not None else None
     say = show if callable(show) else _print if show else _nothing
-    with _working_folder(final) as work:
+    with _working_folder(final, say) as work:
         keywords = {**kwargs, **told, "input_path": str(origin), "output_path": str(work / "out" / final.name)}
         lines = run_in_child(converter, keywords, wanted, work, say)
         written = _check_written(converter, work / "out", final, lines)
@@ -150,7 +150,7 @@ def _with_dtype(checkpoint: Checkpoint, dtype: str | None) -> Checkpoint:
 
 
 @contextmanager
-def _working_folder(target: Path) -> Iterator[Path]:
+def _working_folder(target: Path, say: OnLine) -> Iterator[Path]:
     """A folder beside the target, gone at the end whatever happens; folders above it that were made for it go too.
 
     What a run that was killed has left in it is removed. Raises OutputError (MFC404, MFC406).
@@ -160,7 +160,8 @@ def _working_folder(target: Path) -> Iterator[Path]:
     with refused_writes(target):
         work.mkdir(parents=True, exist_ok=True)
         held = os.open(work / "lock", os.O_RDWR | os.O_CREAT)
-    hold_lock(held, work / "lock")
+        if not hold_lock(held, work / "lock"):
+            say(f"note: {NO_LOCK}")
     for path in work.iterdir():
         if path.name != "lock":
             shutil.rmtree(path) if path.is_dir() else path.unlink()

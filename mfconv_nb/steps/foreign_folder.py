@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mfconv_nb.checkpoint import HF, MF
-from mfconv_nb.errors import MappingError, did_you_mean, one_line
+from mfconv_nb.errors import Lines, MappingError, did_you_mean, one_line
+from mfconv_nb.paths import local_path
 
 FILES = {MF: "convert_weight.py", HF: "convert_reversed.py"}
 FUNCTIONS = {MF: "convert_pt_to_ms", HF: "convert_ms_to_pt"}
@@ -62,7 +63,7 @@ def _names_in(file: Path) -> set[str]:
     try:
         tree = ast.parse(file.read_bytes(), str(file))
     except SyntaxError as error:
-        said = f"{type(error).__name__}: {error.msg}" + (f"\n            {one_line(error.text.strip())}" if error.text else "")
+        said = Lines(f"{type(error).__name__}: {error.msg}" + (f"\n            {one_line(error.text.strip())}" if error.text else ""))
         raise MappingError("MFC317", f"{file}, line {error.lineno}", found=said, expected="Python that can be read") from None
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise MappingError("MFC317", file, found=f"{type(error).__name__}: {error}", expected="Python that can be read") from None
@@ -108,4 +109,4 @@ def _import_of(file: Path) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
 
 def absolute(path: str | Path) -> Path:
     """A path that holds wherever it is used."""
-    return Path(os.path.abspath(Path(path).expanduser()))
+    return Path(os.path.abspath(local_path(path)))

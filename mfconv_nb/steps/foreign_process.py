@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mfconv_nb.checkpoint import HF, MF
-from mfconv_nb.errors import MappingError, one_line, printable
+from mfconv_nb.errors import Lines, MappingError, one_line, shown
 from mfconv_nb.report import bytes_text, seconds_text
 from mfconv_nb.steps.foreign_folder import Converter
 
@@ -98,7 +98,7 @@ def _watched(child: subprocess.Popen[bytes], lines: deque[str], say: OnLine, out
 
 def _read_lines(stream: IO[bytes], lines: deque[str], say: OnLine) -> None:
     for raw in stream:
-        line = printable(raw.decode("utf-8", "replace").rstrip("\r\n").rpartition("\r")[2])
+        line = one_line(raw.decode("utf-8", "replace").rstrip("\r\n").rpartition("\r")[2])
         lines.append(line)
         say(f"  | {line}")
 
@@ -139,7 +139,7 @@ def _read_told(file: Path, say: OnLine) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     for line in told.get("trace", ()):
-        say(f"  | {printable(line)}")
+        say(f"  | {one_line(line)}")
     return told
 
 
@@ -153,7 +153,7 @@ def _check_told(converter: Converter, told: Mapping[str, Any], status: int, line
     if step == "returned False":
         look = "MindFormers' converters return False where they could not read the source: see what it printed."
         raise failed(converter, f"{converter.function} returned False", "a conversion", lines, hint=look)
-    found = one_line(str(told["said"])) + (f"\n            {one_line(told['text'].strip())}" if told.get("text") else "")
+    found = Lines(one_line(str(told["said"])) + (f"\n            {one_line(told['text'].strip())}" if told.get("text") else ""))
     if step == "run":
         raise failed(converter, found, f"{converter.function} to return", lines, where=where)
     expected = "a file that can be imported" if step == "import" else _call_text(converter)
@@ -196,4 +196,5 @@ def failed(
 ) -> MappingError:
     """MFC318, with the last lines that the converter printed; nothing was published."""
     printed = "".join(f"\n            | {one_line(line)}" for line in list(lines)[-6:])
-    return MappingError("MFC318", where or converter.file, found=found + printed, expected=expected, hint=hint or "Nothing was published.")
+    found, hint = Lines(shown(found) + printed), hint or "Nothing was published."
+    return MappingError("MFC318", where or converter.file, found=found, expected=expected, hint=hint)

@@ -23,6 +23,7 @@ from mfconv_nb.authoring.import_weight_mapping import pairs_from
 from mfconv_nb.authoring.imported import ImportedRules
 from mfconv_nb.authoring.rule_texts import unreadable
 from mfconv_nb.errors import InputError, UsageError, one_line, quoted
+from mfconv_nb.paths import local_path
 from mfconv_nb.steps.export import is_list_of_names
 from mfconv_nb.steps.load import Loadable, config_of, load
 
@@ -98,7 +99,7 @@ def _text(source: str | Path) -> tuple[str, str]:
     if isinstance(source, str) and re.search(r"[\n(\[{]", source) and not _is_file(source):
         return source, "the text"
     try:
-        path = Path(source).expanduser()
+        path = local_path(source)
         if path.stat().st_size > MAX_JSON:
             raise unreadable(path, f"a file of {path.stat().st_size:,} bytes", f"at most {MAX_JSON:,}")
         return path.read_text(encoding="utf-8"), str(path)

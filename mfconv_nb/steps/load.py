@@ -17,13 +17,15 @@ from mfconv_nb.formats.peft_folder import CONFIG, read_adapter_config
 from mfconv_nb.formats.reading import Opened, open_files, open_path
 from mfconv_nb.live import is_live, load_live
 from mfconv_nb.mapping.adapters import is_adapter
+from mfconv_nb.paths import local_path
 from mfconv_nb.report import how_many
 from mfconv_nb.run_config import ENDINGS, Lora, RunConfig, checked_alpha, lora_of, read_run_config
 from mfconv_nb.steps.proven import written_parts
 from mfconv_nb.steps.runs import merged, open_run
 from mfconv_nb.steps.sides import side_of_names
 from mfconv_nb.steps.wholes import note_on_a_part, part_of, whole_of
-from mfconv_nb.streaming.manifest import CARRIED, read_manifest, side_folder
+from mfconv_nb.streaming.manifest import CARRIED, read_manifest
+from mfconv_nb.streaming.publish import check_not_half_replaced, side_folders
 from mfconv_nb.trained.categories import categories_asked, category_of
 from mfconv_nb.trained.merged import notes_on_run_state
 from mfconv_nb.trained.run import TrainedRun
@@ -70,12 +72,14 @@ def load(
     if isinstance(source, Sequence) and not isinstance(source, str):
         if odd := [p for p in source if not isinstance(p, str | Path)]:
             raise InputError("MFC109", found=f"a list with a {type(odd[0]).__name__} in it", expected="paths")
-        paths = [Path(p).expanduser() for p in source]
+        paths = [local_path(p) for p in source]
         if not paths:
             raise InputError("MFC109", found="an empty list", expected="at least one path")
         opened, path = _open_several(paths), paths[0]
     elif isinstance(source, str | Path):
-        path, said = whole_of(Path(source).expanduser())
+        given = local_path(source)
+        check_not_half_replaced(given)
+        path, said = whole_of(given)
         run = open_run(path, step=step, strategy=strategy, file_prefix=file_prefix, config=config_near(path, config))
         if run is not None:
             return load_run(run, path, config=config, only=only, lora_alpha=lora_alpha)
@@ -176,7 +180,7 @@ def _described(checkpoint: Checkpoint, config: str | Path | Mapping[str, Any] | 
         return checkpoint
     says_sizes = given is not None and (given.config or given.lora is None)  # an adapter_config.json alone says none
     known = given.config if given is not None and says_sizes else checkpoint.config
-    folder = Path(config).expanduser() if isinstance(config, str | Path) else None
+    folder = local_path(config) if isinstance(config, str | Path) else None
     given_from = folder if folder is not None and folder.is_dir() else checkpoint.config_folder
     return replace(checkpoint, config=known, config_folder=given_from, lora=lora)
 
@@ -232,7 +236,7 @@ def config_near(path: Path, config: str | Path | Mapping[str, Any] | None) -> Ma
 def _given(config: str | Path | Mapping[str, Any] | None) -> RunConfig | None:
     if config is None or isinstance(config, Mapping):
         return None if config is None else RunConfig(config, None)
-    path = Path(config).expanduser()
+    path = local_path(config)
     if path.suffix.lower() in ENDINGS:
         return read_run_config(path)
     if path.name == CONFIG:
@@ -255,12 +259,14 @@ def manifest_near(path: Path, tensors: Mapping[str, LazyTensor]) -> tuple[Path, 
     It is looked for beside the path and beside what an index stands for. The one of the folder that a file is in counts if it fits.
     """
     inside = [path.with_name(path.name.removesuffix(".index.json")), path.parent] if not path.is_dir() else []
-    found = [(side, manifest) for side in map(side_folder, (path, *inside)) if (manifest := read_manifest(side)) is not None]
+    sides = [side for place in (path, *inside) for side in side_folders(place)]
+    found = [(side, manifest) for side in sides if (manifest := read_manifest(side)) is not None]
     specs = {n: (t.shape, t.dtype) for n, t in tensors.items()} if found else {}
     for side, manifest in found:
         if {t["name"]: (tuple(t["shape"]), t["dtype"]) for t in manifest["tensors"]} == specs:
             return side, manifest, True
-    return next(((side, manifest, False) for side, manifest in found if side != side_folder(path.parent)), None)
+    of_folder = side_folders(path.parent)
+    return next(((side, manifest, False) for side, manifest in found if side not in of_folder), None)
 
 
 def _fitting_manifest(path: Path, tensors: Mapping[str, LazyTensor]) -> tuple[Path, dict[str, Any], tuple[str, ...]]:
@@ -279,4 +285,5 @@ def _original(side: Path, manifest: Mapping[str, Any]) -> Original | None:
         raise InputError("MFC110", carried, found="other tensors than the manifest says", expected="the tensors kept for it", hint=hint)
     names = {n for t in manifest["tensors"] for n in t["from"]} | kept.keys()
     dtypes = {n: t["cast_from"] for t in manifest["tensors"] if t.get("dtype_fixed") for n in t["from"]}
-    return Original(manifest["from_side"], frozenset(names), kept, dtypes)
+    asked = manifest.get("asked", {})
+    return Original(manifest["from_side"], frozenset(names), kept, dtypes, asked.get("layers"), tuple(asked.get("leave_out", ())))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -11,10 +12,11 @@ from typing import Any
 from mfconv_nb.checkpoint import HF, MF, SIDE_NAMES, Checkpoint, Equality, LazyTensor, Original
 from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.config import Size, Sizes, read_sizes
-from mfconv_nb.errors import MappingError, MfconvError, UsageError, did_you_mean, quoted
+from mfconv_nb.errors import MappingError, MfconvError, SeveralFitError, UsageError, WrappedNamesError, did_you_mean, quoted
 from mfconv_nb.families.own import family_in_file, is_file_name
 from mfconv_nb.families.registry import candidates_of, family_remembered, identify, known_families
 from mfconv_nb.families.same_maths import listed_types, said_otherwise
+from mfconv_nb.folding import fold
 from mfconv_nb.mapping.adapters import DEFAULT_STYLE, STYLES, half_of
 from mfconv_nb.mapping.flaws import check_family
 from mfconv_nb.mapping.forms import (
@@ -29,6 +31,7 @@ from mfconv_nb.mapping.forms import (
 )
 from mfconv_nb.mapping.plan import DROPPED, LEFT_OUT, RESTORED, MappingPlan, plan_mapping
 from mfconv_nb.mapping.quantised import FP8, claimed, codes_among, quantisation_of, scheme_by_names
+from mfconv_nb.mapping.remedies import wrapped_names
 from mfconv_nb.mapping.rules import NUMBERS, Drop, Family, OptionValue, form_of
 from mfconv_nb.mapping.run_state import run_state_of
 from mfconv_nb.report import how_many
@@ -148,13 +151,21 @@ class _Asked:
         return [*dict.fromkeys(n if (half := half_of(n)) is None else half.weight for n in names)]
 
     def plan(self, form: Family, given: Mapping[str, OptionValue]) -> MappingPlan:
-        sizes, original = _sizes(self.source, form, given), self.original_for(form)
+        try:
+            return self._plan(form, _sizes(self.source, form, given))
+        except MappingError as error:
+            plan = self._plan(form, None) if error.code == "MFC107" else None
+            if plan is None or not any(p.kind == "unmatched" for p in plan.problems):
+                raise
+            return plan  # a size is missing since it is another model: the names say so
+
+    def _plan(self, form: Family, sizes: Sizes | None) -> MappingPlan:
         return plan_mapping(
             with_twins(self.source, form, sizes, self.to).specs,
             form,
             self.to,
             sizes=sizes,
-            original=original,
+            original=self.original_for(form),
             layers=self.layers,
             leave_out=self.leave_out,
             adapters=self.adapters,
@@ -204,9 +215,23 @@ def _told(asked: _Asked) -> Family:
     source = asked.source
     try:
         return identify(asked.names(), source.config, asked.to)
-    except MappingError:
+    except MappingError as error:
         _refuse_quantised(source, quantisation_of(source.specs, source.config, source.quantised_by))
-        raise
+        hint = None if isinstance(error, SeveralFitError) else _hint_of_a_wrapper(asked)
+        if hint is None:
+            raise
+        raise WrappedNamesError(error.code, error.where, found=error.found, expected=error.expected, hint=hint) from None
+
+
+def _hint_of_a_wrapper(asked: _Asked) -> str | None:
+    """What stands before the names, or in them, where some family knows them without it."""
+    counts = Counter(fold(n)[0] for n in asked.names())
+    for family in known_families():
+        form = fitting_forms(family, (), asked.to, {}, {})[0].form
+        wrapped = wrapped_names(counts, form.templates(asked.to))
+        if wrapped is not None:
+            return wrapped.hint(asked.source.origin if asked.source.files else None, asked.to, asked.source.config)
+    return None
 
 
 def _refuse_codes(plan: MappingPlan, source: Checkpoint) -> None:
@@ -308,7 +333,7 @@ def _mapped(
         family=plan.family.key,
         family_file=plan.family.file,
         options=dict(plan.family.chosen),
-        original=Original(here, frozenset(source.tensors), carried, dtypes),
+        original=Original(here, frozenset(source.tensors), carried, dtypes, plan.layers, plan.leave_out),
         equalities=tuple(equalities),
         fixed_dtypes=frozenset(fixed),
         report=MapReport(plan, source.origin, source.others, decided, (*_notes(source, plan, original), *assumed)),

@@ -10,10 +10,11 @@ from typing import Any
 from mfconv_nb.checkpoint import HF, MF, SIDE_NAMES, Checkpoint, TensorSpec
 from mfconv_nb.drawing import Drawing
 from mfconv_nb.dtypes import short_name
-from mfconv_nb.errors import MappingError, one_line
+from mfconv_nb.errors import Lines, MappingError, one_line
 from mfconv_nb.folding import fold, folded_name, folded_names
 from mfconv_nb.mapping.explain import element_of, explain_tensor
 from mfconv_nb.mapping.plan import DROPPED, HINT_OTHER_SIDE, LEFT_OUT, MAPPED, RESTORED, TIED, MappingPlan, Problem, Row
+from mfconv_nb.mapping.remedies import HINT_FAMILY, remedy_of
 from mfconv_nb.mapping.rules import OptionValue
 from mfconv_nb.report import Column, Table, bytes_text, how_many, how_many_in_short, shape_text
 from mfconv_nb.steps.explained import ExplainReport, drawing_of
@@ -138,16 +139,22 @@ def _line(rows: list[Row]) -> tuple[Any, ...]:
 def _names(rows: list[Row], place: str) -> str:
     """The names on one side, folded, one line a pattern; a dash where there are none."""
     specs: list[TensorSpec] = [spec for row in rows for spec in getattr(row, place)]
-    return "\n".join(folded_names(s.name for s in specs)) or "-"
+    return Lines("\n".join(folded_names(s.name for s in specs)) or "-")
 
 
 class CoverageError(MappingError):
-    """A plan with problems (MFC303): what they are, folded, with the nearest rule where a name is unknown."""
+    """A plan with problems (MFC303): what they are, folded, with the nearest rule where a name is unknown.
+
+    ``leave_out``: patterns of the names without which everything fits, where these are few and no part of what a model computes.
+    """
 
     def __init__(self, plan: MappingPlan, source: Checkpoint) -> None:
         self.plan, self.problems = plan, plan.problems
         where = f"{source.origin} to {SIDE_NAMES[plan.to]}, family {plan.family.key}"
-        super().__init__("MFC303", where, found=_problem_lines(plan), expected=EXPECTED, hint=_hint(plan))
+        remedy = None if _is_other_side(plan) else remedy_of(plan, source.specs, source.origin if source.files else None, source.config)
+        self.leave_out = remedy.leave_out if remedy is not None else ()
+        hint = remedy.hint if remedy is not None else _hint(plan)
+        super().__init__("MFC303", where, found=_problem_lines(plan), expected=EXPECTED, hint=hint)
 
     def table(self) -> Table:
         """The problems as a table, one row a tensor."""
@@ -168,7 +175,7 @@ def _hint(plan: MappingPlan) -> str | None:
     if adapters:
         return adapters[0]
     if any(p.kind == "unmatched" for p in plan.problems):
-        return "Is it another family? `mfconv families` lists those that are known; --model KEY chooses one."
+        return HINT_FAMILY
     hints = list(dict.fromkeys(p.hint for p in plan.problems if p.kind in ("shape", "missing", "surplus") and p.hint))
     return hints[0] if hints else None
 
@@ -192,7 +199,7 @@ def _problem_lines(plan: MappingPlan) -> str:
     lines = [said, *(_cause_line(groups) for groups in list(causes.values())[:MAX_GROUPS])]
     if len(causes) > MAX_GROUPS:
         lines.append(f"and {how_many(len(causes) - MAX_GROUPS, 'more group')}: .table() of the error has all")
-    return "\n            ".join(lines)
+    return Lines("\n            ".join(lines))
 
 
 def _grouped(problems: tuple[Problem, ...]) -> list[list[Problem]]:

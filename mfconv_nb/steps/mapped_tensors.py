@@ -9,12 +9,13 @@ from itertools import accumulate
 import numpy as np
 
 from mfconv_nb.blocks import Block, compose, source_range, target_range, whole
-from mfconv_nb.checkpoint import MF, SIDE_NAMES, ArraySource, Checkpoint, Equality, LazyTensor, Piece, TensorSpec, zeros_source
+from mfconv_nb.checkpoint import MF, SIDE_NAMES, Checkpoint, Equality, LazyTensor, Piece, TensorSpec
 from mfconv_nb.dtypes import itemsize, numpy_dtype, short_name
 from mfconv_nb.mapping.plan import LEFT_OUT, TIED, Row
 from mfconv_nb.mapping.rules import Tied
 from mfconv_nb.mapping.run_state import ONES, constant_of
 from mfconv_nb.report import how_many
+from mfconv_nb.sources import ArraySource, zeros_source
 from mfconv_nb.streaming.gather import made_whole
 
 HINT_TIED = 'Give a config with "tie_word_embeddings": false to keep both (and remove the manifest beside it).'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,7 +12,7 @@ from typing import Any
 
 import xxhash
 
-from mfconv_nb.checkpoint import HF, ByteSource, Checkpoint, LazyTensor, TensorSpec
+from mfconv_nb.checkpoint import HF, Checkpoint, LazyTensor, TensorSpec, place_of, sources_of
 from mfconv_nb.dtypes import dtype_after_cast
 from mfconv_nb.errors import MappingError, quoted
 from mfconv_nb.formats import peft_folder, safetensors_file
@@ -19,13 +20,15 @@ from mfconv_nb.formats.assets import code_named, config_bytes, read_assets
 from mfconv_nb.formats.writing import is_folder, plan_output
 from mfconv_nb.mapping.adapters import HINT_ALPHA, adapters_of, is_adapter, rank_of
 from mfconv_nb.mapping.quantised import FP8, claimed, codes_among
+from mfconv_nb.paths import local_path
 from mfconv_nb.places import FilePlan, OutputPlan
 from mfconv_nb.report import how_many
 from mfconv_nb.run_config import RUN_CONFIG, Lora
+from mfconv_nb.sources import ByteSource
 from mfconv_nb.steps.true_config import true_config
 from mfconv_nb.streaming.fill import FillJob
 from mfconv_nb.streaming.manifest import CARRIED
-from mfconv_nb.streaming.publish import Staging
+from mfconv_nb.streaming.staging import Staging
 
 
 @dataclass(frozen=True)
@@ -76,12 +79,7 @@ class Output:
 
     def sources(self) -> list[ByteSource]:
         """Everything that is read, each once."""
-        found: dict[int, ByteSource] = {}
-        for tensor in (*self.checkpoint, *self.carried.values()):
-            for piece in tensor.pieces:
-                for source in getattr(piece.source, "made_of", (piece.source,)):  # a computed tensor: what it is computed from
-                    found.setdefault(id(source), source)
-        return list(found.values())
+        return list(sources_of((*self.checkpoint, *self.carried.values())))
 
     def check_sources(self) -> None:
         """Raises InputError (MFC108) when a source has changed."""
@@ -89,17 +87,22 @@ class Output:
             source.check_unchanged()
 
     def fingerprint(self) -> str:
-        """What an earlier, unfinished run must share for its work to count: sources, pieces, dtypes, places."""
-        digest = xxhash.xxh3_128()
-        for source in self.sources():
-            about = (source.label, source.size, getattr(source, "modified_ns", None))
-            digest.update(json.dumps(about).encode())
+        """What an earlier, unfinished run must share for its work to count: sources, pieces, dtypes, places.
+
+        A random word stands for a source that nothing can prove to be the same (an array, a Module, a Cell): its work never counts.
+        Reading it again to compare would save no time.
+        """
+        digest, numbers = xxhash.xxh3_128(), dict[int, int]()
+        for source in (p.source for t in self._written() for p in t.pieces):
+            if id(source) not in numbers:
+                numbers[id(source)] = len(numbers)
+                digest.update(json.dumps([source.label, source.size, source.identity() or secrets.token_hex()]).encode())
         for plan in (*self.plan.files, self.carried_plan):
             digest.update(json.dumps((plan.name, plan.size, list(plan.places.items()))).encode())
             for _, data in plan.fixed:
                 digest.update(data)
         for tensor in self._written():
-            pieces = [(p.source.label, p.start, p.dtype, _plain(p.block)) for p in tensor.pieces]
+            pieces = [(numbers[id(p.source)], *place_of(p)) for p in tensor.pieces]
             digest.update(json.dumps((tensor.name, self.dtypes.get(tensor.name), pieces)).encode())
         return digest.hexdigest()
 
@@ -149,10 +152,6 @@ def _output_spec(spec: TensorSpec, dtype: str | None) -> TensorSpec:
     return spec if after == spec.dtype else TensorSpec(spec.name, spec.shape, after)
 
 
-def _plain(block: Any) -> list[Any]:
-    return [block.sizes, block.source_offset, block.source_strides, block.target_offset, block.target_strides]
-
-
 def stored_dtype(tensor: LazyTensor) -> str:
     """The dtype that a tensor's numbers have where they lie, whatever it is written as."""
     return tensor.pieces[0].dtype if tensor.pieces else tensor.dtype
@@ -164,7 +163,7 @@ def _extras(
     """For a Hugging Face folder: config.json, true of what is written, and the tokenizer files from ``assets``; and notes on them."""
     if checkpoint.side != HF or not plan.folder:
         return {}, ()
-    found = read_assets(Path(assets).expanduser()) if assets is not None else {}
+    found = read_assets(local_path(assets)) if assets is not None else {}
     config = json.loads(found["config.json"]) if found else checkpoint.config
     if config is None or RUN_CONFIG in config:  # the sizes of a run's YAML are not the config of a model
         return {}, ()
@@ -193,7 +192,7 @@ def _adapter_folder(checkpoint: Checkpoint, specs: tuple[TensorSpec, ...]) -> tu
     if others:
         found = f"{how_many(len(others), 'tensor')} of the model beside adapters; first {others[0]!r}"
         hint = (
-            "For the adapters: --only_adapters (mc.only_adapters in Python). For the model: --leave_out '*_lora_*'. "
+            "For the adapters: --only_adapters (mc.only_adapters in Python). For the model: --leave_out '*lora_*'. "
             "For both in one: mfconv merge (mc.merge_adapters)."
         )
         expected = "adapters only, since a folder of Hugging Face holds adapters or a model"
@@ -236,6 +235,7 @@ def manifest_of(out: Output, checksums: Mapping[tuple[int, str], str]) -> dict[s
         "files": [{"file": f.name, "bytes": f.size} for f in out.plan.files],
         "carried": list(out.carried),
         "left_out": [{"name": s.name, "why": row.why} for row in _rows(report) if not row.targets for s in row.sources],
+        **_asked_of(report),
         "no_tensors": [{"name": o.name, "kind": o.kind, "text": o.text} for o in checkpoint.others],
         "checksum": f"xxh3_128 of a tensor's bytes; above {64 << 20} bytes, of the digests of its runs of that length",
         "config": checkpoint.config,
@@ -283,6 +283,13 @@ def _slices(out: Output, checksums: Mapping[tuple[int, str], str]) -> list[dict[
         for number, (f, held, offsets) in enumerate(zip(out.plan.files, out.held, out.offsets, strict=True))
         for n in f.places
     ]
+
+
+def _asked_of(report: Any) -> dict[str, Any]:
+    """What of the source was not asked for, so that a comparison asks for the same."""
+    plan = getattr(report, "plan", None)
+    asked = {"layers": plan.layers, "leave_out": list(plan.leave_out)} if plan is not None else {}
+    return {"asked": asked} if any(asked.values()) else {}
 
 
 def _rows(report: Any) -> Any:

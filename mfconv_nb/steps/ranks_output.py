@@ -12,6 +12,7 @@ from mfconv_nb.errors import OutputError
 from mfconv_nb.formats.checkpoint_metadata import METADATA, Chunk, DeviceLayout, Parameter, StoredIn, metadata_bytes
 from mfconv_nb.formats.strategy_file import write_strategy
 from mfconv_nb.formats.writing import plan_file
+from mfconv_nb.paths import local_path
 from mfconv_nb.places import OutputPlan
 from mfconv_nb.steps.mapped_tensors import TensorMaker
 from mfconv_nb.steps.output import Output, output_specs
@@ -38,7 +39,7 @@ def ranks_output(checkpoint: Checkpoint, target: Path, dtype: str | None, layout
     """
     if target.suffix in (".ckpt", ".safetensors", ".bin", ".pt", ".pth"):
         raise OutputError("MFC407", target, found=f"ending '{target.suffix}'", expected="a folder, for the files of the ranks")
-    layout = layout if isinstance(layout, RankLayout) else read_rank_layout(Path(layout).expanduser())
+    layout = layout if isinstance(layout, RankLayout) else read_rank_layout(local_path(layout))
     specs = output_specs(checkpoint, dtype)
     cut = cut_tensors(specs, layout)
     files = _files(cut, layout)

@@ -18,6 +18,7 @@ from mfconv_nb.mapping.expected import expected_specs
 from mfconv_nb.mapping.forms import fitting_forms, templates_of
 from mfconv_nb.mapping.rules import Family
 from mfconv_nb.mapping.run_state import run_state_of
+from mfconv_nb.paths import local_path
 from mfconv_nb.report import bytes_text, how_many
 from mfconv_nb.streaming.fill import tensor_checksums
 from mfconv_nb.trained.categories import CATEGORIES, WEIGHTS, amounts, categories_asked, category_of
@@ -95,7 +96,7 @@ def _open_run(
         run = open_iteration_folder(path, step=asked, file_prefix=file_prefix)
         return replace(run, notes=(*run.notes, "rank folders lie beside the iterations and are not read")) if has_ranks else run
     if has_ranks:
-        given = None if strategy is None else Path(strategy).expanduser()
+        given = None if strategy is None else local_path(strategy)
         return open_rank_folders(
             path,
             step=asked,

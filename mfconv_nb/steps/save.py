@@ -1,44 +1,52 @@
 """save: write a checkpoint. The ending of the target chooses the format; the bytes stream through, in bounded memory.
 
 Layout first, then fill: the whole output is planned before a byte is written, filled in a staging folder beside the target, and
-moved to its final names at the end. A run that was killed goes on where it stopped when the same call is made again.
+moved to its final names at the end. A run that was killed goes on where it stopped when the same call is made again, unless the
+source is a live object: what it held then cannot be known, so all of it is written anew.
 """
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.checkpoint import HF, Checkpoint, FileSource, TensorSpec
+from mfconv_nb.checkpoint import HF, Checkpoint, TensorSpec
 from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.dtypes import requested_dtype, short_name
 from mfconv_nb.errors import InputError, MappingError, OutputError, quoted
 from mfconv_nb.formats import index as index_files
 from mfconv_nb.formats.folders import checkpoint_files
 from mfconv_nb.formats.writing import ENDINGS
+from mfconv_nb.paths import local_path
 from mfconv_nb.places import OutputPlan
 from mfconv_nb.progress import NoProgress, OnProgress, Progress, progress_for
 from mfconv_nb.report import Column, Result, Table, bytes_text, how_many, seconds_text
+from mfconv_nb.sources import FileSource
 from mfconv_nb.steps.damage import notes_on_zeros
 from mfconv_nb.steps.output import Output, manifest_of, whole_output
 from mfconv_nb.steps.ranks_output import ranks_output
 from mfconv_nb.steps.runs import looks_like_run
 from mfconv_nb.steps.way_back import way_back_of
 from mfconv_nb.streaming.compare import compare_tensors
-from mfconv_nb.streaming.fill import DEFAULT_THREADS, fill_files
-from mfconv_nb.streaming.journal import Journal, was_publishing
-from mfconv_nb.streaming.manifest import MANIFEST, manifest_bytes, side_folder
-from mfconv_nb.streaming.publish import Staging, check_space, clear_staging, open_staging, publish, refused_writes, staging_of
+from mfconv_nb.streaming.fill import DEFAULT_THREADS, fill_files, infinite_among
+from mfconv_nb.streaming.journal import NO_LOCK
+from mfconv_nb.streaming.manifest import MANIFEST, manifest_bytes
+from mfconv_nb.streaming.publish import finish_earlier, publish
+from mfconv_nb.streaming.staging import Staging, check_names_are_free, check_space, open_journal, refused_writes, staging_of
 from mfconv_nb.streaming.stored_checksums import check_stored_checksums
 from mfconv_nb.trained.cutting import RankLayout
 
 _CONFIGS = {"config.json", "adapter_config.json"}
+_FOLDER_INDEXES = (index_files.HF_SAFETENSORS, index_files.HF_TORCH, index_files.MINDSPORE)
 NO_CONFIG = "no config.json is written, which from_pretrained needs: give the original's folder (--config HF_DIR, assets= in Python)"
 
 NOT_OF_A_RUN = "these are names of Hugging Face: a run of MindFormers knows its own (mfconv convert first, mc.map in Python)"
+
+ALL_BUT_DONE = "an earlier run had written everything and was stopped while files got their names: what it found on the way is not repeated"
 
 
 @makes_many_objects
@@ -56,7 +64,7 @@ def save(
     dry_run: bool = False,
     progress: bool | OnProgress = True,
 ) -> SaveReport:
-    """Write ``checkpoint`` to ``target``, whose ending chooses the format. Memory: a buffer of 2 to 4 MiB a thread.
+    """Write ``checkpoint`` to ``target``, whose ending chooses the format. Memory: 2 to 4 MiB a thread, up to 16 for a transpose.
 
     Args:
         target: ``x.safetensors``, ``x.ckpt``, ``x.bin`` (``.pt``, ``.pth``), or a folder, which gets shards with an index.
@@ -74,41 +82,51 @@ def save(
         FormatError: MFC209 where a source does not fit the checksum that it carries.
     """
     begun = time.monotonic()
-    target = Path(target).expanduser()
+    target = local_path(target)
     if layout_of_ranks is None:
         out = whole_output(checkpoint, target, requested_dtype(dtype), max_shard_size, assets)
     else:
         out = ranks_output(checkpoint, target, requested_dtype(dtype), layout_of_ranks)
-    about = _about(out, target)
-    may_replace = overwrite or _was_publishing(target, out)
-    check_target(out.plan, target, checkpoint, overwrite=may_replace)
+    staging = staging_of(target)
+    out = _named_as(staging.target, out)
+    about, fingerprint = _about(out, staging.target), out.fingerprint()
+    check_names_are_free(staging, out.plan.names)
+    earlier = None if dry_run else finish_earlier(staging)
+    if earlier is not None and earlier.fingerprint == fingerprint:
+        about["notes"] += (ALL_BUT_DONE,)
+        infinite = _infinite(out, infinite_among(earlier.finished))
+        return SaveReport(**about, seconds=time.monotonic() - begun, resumed=len(earlier.finished), infinite=infinite)
+    check_target(out, staging, overwrite=overwrite)
     bar = progress_for(progress, out.plan.size, "writing")
     check_stored_checksums((*checkpoint, *out.carried.values()), threads, bar)
     about["notes"] += check_equalities(checkpoint, threads, bar)
-    check_space(target, out.plan.size)
+    check_space(staging, out.plan.size)
     out.check_sources()
     if dry_run:
         return SaveReport(**about, seconds=0.0, dry_run=True)
-    staging = open_staging(target)
-    with refused_writes(target):
-        journal = Journal(staging.journal, out.fingerprint())
-    resumed = len(journal.finished)
+    journal = open_journal(staging, fingerprint)
     try:
+        check_target(out, staging, overwrite=overwrite)  # the other run that held the lock may have written it
         with refused_writes(target), bar:
-            if journal.is_new:
-                clear_staging(staging)
             filled = fill_files(out.jobs(staging), journal, threads, bar)
             out.check_sources()
             about["notes"] += notes_on_zeros(_written(out, filled.checksums))
             _write_small_files(staging, out, filled.checksums)
-            check_target(out.plan, target, checkpoint, overwrite=may_replace)  # someone else may have been quicker
-            journal.begin_publishing()
-        stale = _stale_files(target, out.plan) if overwrite else []
-        publish(staging, target, out.plan.names, stale, folder=out.plan.folder, durable=durable)
+        check_target(out, staging, overwrite=overwrite)  # someone else may have been quicker
+        old = _old_files(out.plan, staging)
+        publish(staging, journal, out.plan.names, old, folder=out.plan.folder, durable=durable)
     finally:
         journal.close()  # not earlier: until the last file has its name no other run may touch them
-    seconds = time.monotonic() - begun
+    about["notes"] += () if journal.is_locked else (NO_LOCK,)
+    seconds, resumed = time.monotonic() - begun, len(journal.finished)
     return SaveReport(**about, seconds=seconds, resumed=resumed, infinite=_infinite(out, filled.infinite))
+
+
+def _named_as(target: Path, out: Output) -> Output:
+    """With the name that a link leads to, for a file: its ending may be another than that of the link, which chose the format."""
+    if out.plan.folder or len(out.plan.files) > 1 or out.plan.files[0].name == target.name:
+        return out
+    return replace(out, plan=replace(out.plan, files=(replace(out.plan.files[0], name=target.name),)))
 
 
 def _about(out: Output, target: Path) -> dict[str, Any]:
@@ -145,10 +163,10 @@ def _write_small_files(staging: Staging, out: Output, checksums: Mapping[tuple[i
 # ---- checks before the first byte ----------------------------------------------------------------------------------------
 
 
-def check_target(plan: OutputPlan, target: Path, checkpoint: Checkpoint, *, overwrite: bool) -> None:
+def check_target(out: Output, staging: Staging, *, overwrite: bool) -> None:
     """Raises OutputError when the target is a source (MFC402), exists (MFC401) or cannot be (MFC404)."""
-    home = target if plan.folder else target.parent
-    sources = {p.resolve() for p in checkpoint.files} | {p.resolve() for p in _live_files(checkpoint)}
+    plan, target, home = out.plan, staging.target, home_of(out.plan, staging)
+    sources = {p.resolve() for p in out.checkpoint.files} | {s.path.resolve() for s in out.sources() if isinstance(s, FileSource)}
     for name in plan.names:
         if (home / name).resolve() in sources:
             hint = "Choose another target: nothing is ever written into the source."
@@ -162,16 +180,34 @@ def check_target(plan: OutputPlan, target: Path, checkpoint: Checkpoint, *, over
         code = "MFC402" if any(target.resolve() in p.parents for p in sources) else "MFC401"
         hint = "Choose a new folder, which may lie in it: nothing is ever written beside the slices of a run."
         raise OutputError(code, target, found="the folder of a training run", expected="another folder", hint=hint)
-    hint = "Use --force (overwrite=True in Python), or choose another name."
     if plan.folder and target.exists() and not target.is_dir():
         raise OutputError("MFC401", target, found="a file", expected="a folder, or nothing", hint="Choose another name.")
-    there = [home / n for n in plan.names if (home / n).exists()]
-    if plan.folder and target.is_dir():
-        there += checkpoint_files(target)
-    if there and not overwrite:
-        raise OutputError("MFC401", there[0], found="an existing file", expected="a new name", hint=hint)
+    _check_is_new(plan, staging, sources, overwrite=overwrite)
     if target.parent.exists() and not target.parent.is_dir():
         raise OutputError("MFC404", target.parent, found="a file", expected="a folder", hint="Choose another target.")
+
+
+def home_of(plan: OutputPlan, staging: Staging) -> Path:
+    """The folder that the files go into."""
+    return staging.target if plan.folder else staging.target.parent
+
+
+def _check_is_new(plan: OutputPlan, staging: Staging, sources: Collection[Path], *, overwrite: bool) -> None:
+    """Raises OutputError where something would be replaced unasked (MFC401), or a file that is being read (MFC402)."""
+    old = [home_of(plan, staging) / name for name in _old_files(plan, staging)]
+    if read := next((p for p in old if p.resolve() in sources), None):
+        hint = "Choose another target: a checkpoint is never replaced by what is made from it."
+        raise OutputError("MFC402", read, found="a file that is being read", expected="another name", hint=hint)
+    if overwrite:
+        return
+    hint = "Use --force (overwrite=True in Python), or choose another name."
+    if plan.folder and staging.target.is_dir():
+        old += checkpoint_files(staging.target)
+    if old:
+        raise OutputError("MFC401", old[0], found="an existing file", expected="a new name", hint=hint)
+    if side := next((s for s in staging.sides if s.is_dir() and any(s.iterdir())), None):
+        found = "the side folder of a checkpoint that is no longer here"
+        raise OutputError("MFC401", side, found=found, expected="a new name", hint=hint)
 
 
 def _check_no_other_run(plan: OutputPlan, target: Path) -> None:
@@ -182,17 +218,6 @@ def _check_no_other_run(plan: OutputPlan, target: Path) -> None:
     if others:
         found, hint = f"{quoted(others[0])} in it", "Choose a new folder: ranks and steps of two runs never lie in one."
         raise OutputError("MFC401", target, found=found, expected="a new folder", hint=hint)
-
-
-def _was_publishing(target: Path, out: Output) -> bool:
-    """Whether an earlier run of the same plan stopped between its files: those that are there are its own."""
-    journal = staging_of(target).journal
-    return journal.is_file() and was_publishing(journal, out.fingerprint())
-
-
-def _live_files(checkpoint: Checkpoint) -> Iterable[Path]:
-    sources = {id(p.source): p.source for t in checkpoint for p in t.pieces}
-    return [s.path for s in sources.values() if isinstance(s, FileSource)]
 
 
 def check_equalities(checkpoint: Checkpoint, threads: int = DEFAULT_THREADS, progress: Progress | None = None) -> tuple[str, ...]:
@@ -220,19 +245,27 @@ def check_equalities(checkpoint: Checkpoint, threads: int = DEFAULT_THREADS, pro
     return tuple(e.said for e, c in zip(checkpoint.equalities, found, strict=True) if e.said and not c.equal_bytes)
 
 
-def _stale_files(target: Path, plan: OutputPlan) -> list[Path]:
-    """The weights of an earlier checkpoint in the target folder: its index, the shards that names, and the one file that
-    `from_pretrained` prefers to an index; unless they are written anew."""
-    if not plan.folder or not target.is_dir():
+def _old_files(plan: OutputPlan, staging: Staging) -> list[str]:
+    """What is replaced, by name: files of the plan that are there, and the weights of an earlier output that have no successor; indexes
+    first. In a folder those are its indexes, the shards that they name, and the one file that `from_pretrained` prefers to an index; for
+    a file they are that file, or the shards that were written beside each other under its name.
+    """
+    target, home = staging.target, home_of(plan, staging)
+    if not home.is_dir():
         return []
-    stale: list[Path] = [target / "model.safetensors"]
-    for name in (index_files.HF_SAFETENSORS, index_files.HF_TORCH, index_files.MINDSPORE):
+    indexes = _FOLDER_INDEXES if plan.folder else (f"{target.name}.index.json",)
+    names = dict.fromkeys([*indexes, *reversed(list(plan.indexes)), "model.safetensors" if plan.folder else target.name])
+    for name in indexes:
         try:
-            index = index_files.read_index(target / name)
+            found = index_files.read_index(home / name).files
         except InputError:
             continue
-        stale += [index.path, *(f for f in index.files if f.suffix.lower() in ENDINGS and f.parent == target)]  # an index may name anything
-    return [p for p in stale if p.name not in plan.names and p.is_file()]
+        beside = f"{target.stem}-" if not plan.folder else ""
+        names |= dict.fromkeys(
+            f.name for f in found if f.suffix.lower() in ENDINGS and f.parent == home and f.name.startswith(beside)
+        )  # it may name anything
+    names |= dict.fromkeys(plan.names)
+    return [name for name in names if os.path.lexists(home / name) and not (home / name).is_dir()]
 
 
 # ---- the result --------------------------------------------------------------------------------------------------------------
@@ -268,7 +301,7 @@ class SaveReport(Result):
     @property
     def manifest(self) -> Path:
         """The manifest beside the output."""
-        return side_folder(Path(self.target)) / MANIFEST
+        return staging_of(Path(self.target)).side_folder / MANIFEST
 
     @property
     def way_back(self) -> str:

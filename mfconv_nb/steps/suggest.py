@@ -12,6 +12,7 @@ import numpy as np
 from mfconv_nb.authoring.suggest import Suggestion, suggestion_of
 from mfconv_nb.checkpoint import HF, MF, Checkpoint, LazyTensor, TensorSpec, checkpoint_of
 from mfconv_nb.errors import InputError, quoted
+from mfconv_nb.paths import local_path
 from mfconv_nb.steps.load import Loadable, load
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -56,7 +57,7 @@ def _shapes_in(thing: Any) -> Shapes | None:
     if not isinstance(thing, str | Path) or not str(thing).endswith(".json"):
         return None
     try:
-        content = json.loads(Path(thing).expanduser().read_text(encoding="utf-8"))
+        content = json.loads(local_path(thing).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(content, dict) or not content or not all(map(_is_shape, content.values())):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from mfconv_nb.checkpoint import LazyTensor
 from mfconv_nb.dtypes import itemsize, short_name
 from mfconv_nb.progress import OnProgress
-from mfconv_nb.report import Column, Table, difference_text, table_html
+from mfconv_nb.report import Column, Table, table_html
 from mfconv_nb.stats.one_tensor import Statistics
 from mfconv_nb.stats.two_tensors import PairStatistics
 from mfconv_nb.streaming.measure import measure, measure_pair, sampled_elements
@@ -53,8 +53,7 @@ def values_html(tensors: Sequence[LazyTensor], sample: bool, progress: OnProgres
         said = f"Bitwise equal{_of_sample(pair)}."
         drawn = _statistics_html(seen[:1]) + _picture(seen[:1])
     else:
-        most = difference_text(pair.max_abs, pair.max_ulp)
-        said = f"{pair.differing:,} of {pair.elements:,} numbers differ, at most {most}{_of_sample(pair)}."
+        said = f"{pair.differing:,} of {pair.elements:,} numbers differ: {pair.in_words}{_of_sample(pair)}."
         drawn = _statistics_html(seen) + _picture(seen) + _difference_picture(pair)
     return drawn if compared else f"<div>{said}</div>{drawn}"
 

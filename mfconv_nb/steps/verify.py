@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,20 @@ from mfconv_nb.errors import InputError, MappingError
 from mfconv_nb.families.own import family_in_file, is_file_name
 from mfconv_nb.families.registry import family_meant, family_remembered
 from mfconv_nb.folding import folded_names
+from mfconv_nb.mapping.adapters import is_adapter
 from mfconv_nb.mapping.forms import options_of
-from mfconv_nb.mapping.plan import MAPPED
+from mfconv_nb.mapping.plan import LEFT_OUT, MAPPED
 from mfconv_nb.mapping.rules import NUMBERS, Family
+from mfconv_nb.paths import local_path
 from mfconv_nb.progress import OnProgress, progress_for
-from mfconv_nb.report import Column, Table, bytes_text, difference_text, how_many, seconds_text
+from mfconv_nb.report import Column, Table, bytes_text, how_many, seconds_text
 from mfconv_nb.steps.diff import AGREE, DTYPE, EQUAL, DiffReport, diff
 from mfconv_nb.steps.load import Loadable, load, manifest_near
 from mfconv_nb.steps.map import map
 from mfconv_nb.steps.proven import proven, slices_of
 from mfconv_nb.steps.twins import with_twins
 from mfconv_nb.steps.wholes import whole_of
-from mfconv_nb.streaming.compare import compare_tensors
+from mfconv_nb.streaming.compare import compare_tensors, differences_in_words
 from mfconv_nb.streaming.fill import tensor_checksums
 from mfconv_nb.streaming.stored_checksums import check_stored_checksums
 from mfconv_nb.widgets.exploration import Explorable, Exploration
@@ -48,6 +50,8 @@ def verify(
     converted: Loadable | None = None,
     family: str | Path | Family | None = None,
     *,
+    layers: int | None = None,
+    leave_out: str | Sequence[str] | None = None,
     threads: int = 2,
     progress: bool | OnProgress = True,
     **options: object,
@@ -56,10 +60,14 @@ def verify(
 
     With one checkpoint only, its bytes are compared with the checksums in the manifest beside it.
 
+    What the conversion left out is not compared, and is named: what it was not asked for, and the state of a run, which the Hugging Face
+    side has no place for.
+
     Args:
         original: the checkpoint before the conversion.
         converted: the one after it, on the other side.
         family: as for ``map``; left out, told from the manifest, the config and the names.
+        layers, leave_out: what the conversion was asked for, as for ``map``; left out, what the manifest of ``converted`` remembers.
         progress: show a bar when it takes longer than half a second; or a function that is called with the bytes compared so far.
         options: what the family takes, as for ``map``; left out, what the manifest of ``converted`` remembers.
     """
@@ -71,7 +79,8 @@ def verify(
     else:
         a, b = load(original), load(converted)
         check_sides(a, b)
-        conditions, differences, changes = _round_trip(a, b, family, threads, progress, options)
+        asked = {"layers": layers, "leave_out": leave_out}
+        conditions, differences, changes = _round_trip(_alike(a, b), b, family, threads, progress, options, asked)
         origin = f"{a.origin} → {b.origin} → back"
     return VerifyReport(tuple(conditions), differences, origin, time.monotonic() - begun, changes)
 
@@ -94,6 +103,7 @@ def _round_trip(
     threads: int,
     progress: bool | OnProgress,
     options: Mapping[str, Any],
+    asked: Mapping[str, Any],
 ) -> tuple[list[Condition], DiffReport | None, tuple[str, ...]]:
     if isinstance(family, str | Path) and is_file_name(family):
         family = family_in_file(family)
@@ -102,11 +112,13 @@ def _round_trip(
     here, there = (SIDE_NAMES.get(side or "", "other") for side in (a.side, b.side))
     sentence = f"Every {here} tensor is matched by exactly one rule."
     try:
-        forward = map(a, family, to=b.side, **_options(a, b, family, options))
+        forward = map(a, family, to=b.side, **_asked(b, **asked), **_options(a, b, family, options))
     except MappingError as error:
         return [Condition(sentence, FAIL, str(error))], None, stale
     a = with_twins(replace(a, twins=forward.twins), forward.report.plan.family, None, forward.side or MF)
-    conditions = [Condition(sentence, PASS, how_many(len(a), "tensor"))]
+    left = {s.name for row in forward.report.plan.rows if row.status == LEFT_OUT for s in row.sources}
+    rest = f", {len(left):,} of them left out" if left else ""
+    conditions = [Condition(sentence, PASS, how_many(len(a), "tensor") + rest)]
     headers = diff(forward, b)
     conditions.append(_headers_condition(headers, there))
     if conditions[-1].outcome == FAIL:
@@ -116,10 +128,11 @@ def _round_trip(
         conditions.append(_cast_condition(forward, b, threads))
     form = forward.report.plan.family
     sized = {n: v for n, v in options.items() if n in options_of(form)}
-    back = map(b, form, to=a.side, config=a.config, **sized)  # what b does not carry comes from its side folder only
+    back = map(b, form, to=a.side, config=forward.config, **sized)  # what b does not carry comes from its side folder only
     if back.equalities:
         conditions.append(_tied_condition(back, threads))
-    differences = diff(back, a, values=True, threads=threads, progress=progress)
+    kept = replace(a, tensors={name: tensor for name, tensor in a.tensors.items() if name not in left})
+    differences = diff(back, kept, values=True, threads=threads, progress=progress)
     conditions.append(_back_condition(differences, cast, f"{here} → {there} → {here}"))
     return conditions, differences, stale + _left_out(forward) + _casts(headers)
 
@@ -131,6 +144,24 @@ def _proven(b: Checkpoint, family: str | Path | Family | None, to: str | None) -
         return b, ()
     b, stale = proven(b, family_meant(known), to)
     return b, (stale,) if stale else ()
+
+
+def _asked(b: Checkpoint, layers: int | None, leave_out: str | Sequence[str] | None) -> Mapping[str, Any]:
+    """What the conversion was asked for: as the caller says, else as the manifest remembers."""
+    remembered = b.original
+    if layers is None and remembered is not None:
+        layers = remembered.layers
+    if leave_out is None:
+        leave_out = remembered.leave_out if remembered is not None else ()
+    return {"layers": layers, "leave_out": leave_out}
+
+
+def _alike(a: Checkpoint, b: Checkpoint) -> Checkpoint:
+    """Of an original with adapters beside its weights only the adapters, where these are all that was converted."""
+    halves = {name: tensor for name, tensor in a.tensors.items() if is_adapter(name)}
+    if not b.tensors or not all(is_adapter(name) for name in b.tensors) or len(halves) in (0, len(a.tensors)):
+        return a
+    return replace(a, tensors=halves, origin=f"the adapters in {a.origin}")
 
 
 def _left_out(forward: Checkpoint) -> tuple[str, ...]:
@@ -218,7 +249,8 @@ def _back_condition(differences: DiffReport, cast: bool, way: str) -> Condition:
         counted = f"{how_many(sum(n for _, n in endless), 'number')} in {how_many(len(endless), 'tensor')}"
         seen = f"{counted} became infinite, too large for the dtype; first in {endless[0][0]}"
         return Condition(sentence, FAIL, seen)
-    seen = f"changed: {len(changed):,} of {how_many(total, 'tensor')}, at most {difference_text(differences.max_abs, differences.max_ulp)}"
+    far = ", ".join(differences_in_words((r.comparison for r in changed if r.comparison is not None), "at most {}"))
+    seen = f"changed: {len(changed):,} of {how_many(total, 'tensor')}, {far}"
     if cast and all(r.status == DTYPE for r in changed):
         return Condition(sentence, CLOSE, f"{seen}: the cast rounded them")
     return Condition(sentence, FAIL, f"{seen}; first {changed[0].name}")
@@ -229,7 +261,7 @@ def _back_condition(differences: DiffReport, cast: bool, way: str) -> Condition:
 
 def _against_manifest(source: Loadable, threads: int, progress: bool | OnProgress) -> list[Condition]:
     checkpoint = load(source)
-    path = whole_of(Path(source).expanduser())[0] if isinstance(source, str | Path) else None
+    path = whole_of(local_path(source))[0] if isinstance(source, str | Path) else None
     near = manifest_near(path, checkpoint.tensors) if path is not None else None
     if near is None:
         hint = "Give the original too: mfconv verify ORIGINAL CONVERTED."

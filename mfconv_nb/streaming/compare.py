@@ -15,6 +15,7 @@ import numpy as np
 from mfconv_nb.checkpoint import LazyTensor
 from mfconv_nb.dtypes import CASTABLE, itemsize, max_ulp_distance, numpy_dtype
 from mfconv_nb.progress import OnProgress
+from mfconv_nb.report import difference_text
 from mfconv_nb.streaming.gather import MAX_PANEL_BYTES, PANEL_BYTES, Gatherer, panels
 from mfconv_nb.streaming.workers import Pulse, run_tasks
 
@@ -31,6 +32,8 @@ class Comparison:
         max_abs: largest absolute difference, over elements that are finite on both sides.
         max_ulp: largest distance in representable numbers, infinities included, NaN left out; None for integers.
         nan, inf: counts on the first and on the second side.
+        only_nan, only_inf: of these, the ones where the other side has a number: what was none before, and what became none. A NaN that
+            became infinite counts as one that was NaN.
         first_difference: flat index of the first element whose bytes differ; None when all are equal.
     """
 
@@ -41,10 +44,17 @@ class Comparison:
     nan: tuple[int, int] = (0, 0)
     inf: tuple[int, int] = (0, 0)
     first_difference: int | None = None
+    only_nan: tuple[int, int] = (0, 0)
+    only_inf: tuple[int, int] = (0, 0)
 
     @property
     def equal_bytes(self) -> bool:
         return self.differing == 0
+
+    @property
+    def spoilt(self) -> bool:
+        """Whether one side has NaN or infinity where the other has a number."""
+        return any((*self.only_nan, *self.only_inf))
 
 
 def joined(a: Comparison, b: Comparison) -> Comparison:
@@ -58,7 +68,30 @@ def joined(a: Comparison, b: Comparison) -> Comparison:
         (a.nan[0] + b.nan[0], a.nan[1] + b.nan[1]),
         (a.inf[0] + b.inf[0], a.inf[1] + b.inf[1]),
         min(firsts, default=None),
+        (a.only_nan[0] + b.only_nan[0], a.only_nan[1] + b.only_nan[1]),
+        (a.only_inf[0] + b.only_inf[0], a.only_inf[1] + b.only_inf[1]),
     )
+
+
+def differences_in_words(compared: Iterable[Comparison], numbers: str = "{}") -> list[str]:
+    """How tensors differ, the worst first: what became NaN or infinite, or was, then how far apart the numbers are; empty for equal bytes.
+
+    Args:
+        numbers: how the largest distance of two numbers is said: ``at most {}``.
+    """
+    found = [c for c in compared if not c.equal_bytes]
+    if not found:
+        return []
+    words = {"became NaN": ("only_nan", 1), "became infinite": ("only_inf", 1), "was NaN": ("only_nan", 0), "was infinite": ("only_inf", 0)}
+    counts = {word: sum(getattr(c, what)[side] for c in found) for word, (what, side) in words.items()}
+    said = [f"{n:,} {word}" for word, n in counts.items() if n]
+    max_abs = max(c.max_abs for c in found)
+    ulps = [c.max_ulp for c in found if c.max_ulp is not None]
+    if max_abs > 0:
+        return [*said, numbers.format(difference_text(max_abs, max(ulps, default=None) if not said else None))]
+    if said or any(ulps):
+        return said or ["infinities of the other sign"]
+    return ["only signs of zero or NaN payloads" if any(map(any, (c.nan for c in found))) else "only signs of zero"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,22 +162,22 @@ def _compare_numbers(a: Array, b: Array, dtype: str, start: int) -> Comparison:
     differ = np.flatnonzero(a.view(bits) != b.view(bits)) if size <= 8 else np.flatnonzero(a != b)
     x, y = a.view(numpy_dtype(dtype)), b.view(numpy_dtype(dtype))
     first = start + int(differ[0])
-    if dtype not in CASTABLE:
+    if x.dtype.kind in "iub":
         return Comparison(x.size, differ.size, _integer_distance(x, y), None, first_difference=first)
+    wide = np.complex128 if x.dtype.kind == "c" else np.float64
     with np.errstate(all="ignore"):
-        wide_x, wide_y = x.astype(np.float64), y.astype(np.float64)
+        wide_x, wide_y = x.astype(wide), y.astype(wide)
         finite = np.isfinite(wide_x) & np.isfinite(wide_y)
         max_abs = float(np.max(np.abs(wide_x - wide_y), where=finite, initial=0.0))
-    numbers = ~(np.isnan(wide_x) | np.isnan(wide_y))
-    nan = (int(np.isnan(wide_x).sum()), int(np.isnan(wide_y).sum()))
-    inf = (int(np.isinf(wide_x).sum()), int(np.isinf(wide_y).sum()))
-    return Comparison(x.size, differ.size, max_abs, max_ulp_distance(x[numbers], y[numbers]), nan, inf, first)
+    nan_x, nan_y, inf_x, inf_y = np.isnan(wide_x), np.isnan(wide_y), np.isinf(wide_x), np.isinf(wide_y)
+    numbers = ~(nan_x | nan_y)
+    max_ulp = max_ulp_distance(x[numbers], y[numbers]) if dtype in CASTABLE else None
+    counts = [(nan_x, nan_y), (inf_x, inf_y), (nan_x & ~nan_y, nan_y & ~nan_x), (inf_x & ~inf_y & ~nan_y, inf_y & ~inf_x & ~nan_x)]
+    nan, inf, only_nan, only_inf = ((int(a.sum()), int(b.sum())) for a, b in counts)
+    return Comparison(x.size, differ.size, max_abs, max_ulp, nan, inf, first, only_nan, only_inf)
 
 
 def _integer_distance(x: Array, y: Array) -> float:
-    """The largest distance of two integer or boolean arrays; of float8 and complex ones, by their values."""
-    if x.dtype.kind in "iub":
-        unsigned = np.dtype(f"u{x.dtype.itemsize}")  # the difference modulo 2**bits is exact, whatever the signs
-        return float((np.maximum(x, y).astype(unsigned) - np.minimum(x, y).astype(unsigned)).max())
-    wide = np.complex128 if x.dtype.kind == "c" else np.float64
-    return float(np.nanmax(np.abs(x.astype(wide) - y.astype(wide)), initial=0.0))
+    """The largest distance of two integer or boolean arrays."""
+    unsigned = np.dtype(f"u{x.dtype.itemsize}")  # the difference modulo 2**bits is exact, whatever the signs
+    return float((np.maximum(x, y).astype(unsigned) - np.minimum(x, y).astype(unsigned)).max())

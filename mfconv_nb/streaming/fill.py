@@ -109,11 +109,16 @@ def fill_files(jobs: Sequence[FillJob], journal: Journal, threads: int = DEFAULT
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
+    return Filled(_checksums_of(wanted, finished), infinite_among(finished.values()))
+
+
+def infinite_among(finished: Iterable[Finished]) -> dict[tuple[int, str], int]:
+    """How many numbers a cast made infinite, by (file number, name), where it did; a segment that stands there twice counts once."""
     infinite: dict[tuple[int, str], int] = {}
-    for done in finished.values():
+    for done in {done.key: done for done in finished}.values():
         if done.infinite:
             infinite[done.file, done.tensor] = infinite.get((done.file, done.tensor), 0) + done.infinite
-    return Filled(_checksums_of(wanted, finished), infinite)
+    return infinite
 
 
 def tensor_checksums(

@@ -2,26 +2,32 @@
 
 Where a run is contiguous in the source it is one `preadv` into the caller's buffer. Where short runs lie side by side (rows of a slice that
 was cut along its last axis) all of them are one `preadv` into scratch memory, and moved from there. Where they are scattered (a
-transpose) the source is mapped and its numbers are moved in tiles. Nothing is ever read as a whole.
+transpose) they are read one by one, or together over small gaps, into scratch memory, and moved in tiles. No file is mapped: a map of one
+that is cut short ends the process.
 """
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mfconv_nb.blocks import Block, clip_target, move_block, moved
-from mfconv_nb.checkpoint import FileSource, LazyTensor, Piece, stored_tensor
+from mfconv_nb.blocks import Block, clip_target, make_block, move_block, moved
+from mfconv_nb.checkpoint import LazyTensor, Piece, sources_of, stored_tensor
 from mfconv_nb.dtypes import itemsize, numpy_dtype
 from mfconv_nb.errors import MappingError, quoted
+from mfconv_nb.sources import FileSource
 
 PANEL_BYTES = 2 << 20  # one read and one write; 1 thread: 1.07 x cp, with 512 KiB 1.24, with 256 KiB 1.49 (2 GB, quiet machine)
-MAX_PANEL_BYTES = 4 << 20  # where rows are scattered in the source, a panel has at least 128 of them, up to this
-PANEL_ROWS = 128
-SHORTEST_RUN = 2 << 10  # contiguous runs shorter than this are moved through a map, not read one by one
+MAX_PANEL_BYTES = 8 << 20  # where rows are scattered in the source, a panel has at least 1024 of them, up to this
+PANEL_ROWS = 1024  # a run of so many numbers is long enough to be read by a call of its own
+SHORTEST_RUN = 2 << 10  # contiguous runs shorter than this are read into scratch memory, and moved from there
+WIDEST_GAP = 8 << 10  # a wider one between two short runs costs more to read than a call of its own
+SCRATCH_BYTES = 8 << 20  # of short runs that are read before they are moved
 SHORTEST_READ = 64 << 10  # shorter runs that lie side by side are read at once, then moved: with 2 KiB 13 times as fast, with 64 KiB 1.3
 
 SHORTEST_COPY = 64 << 10  # shorter runs are not worth a call of their own
@@ -99,23 +105,81 @@ class Gatherer:
                     place = target[at * size : (at + run) * size]
                     piece.source.read_into(piece.start + first * size, place.data)
                 return
+        numbers = target.view(numpy_dtype(dtype))
         if is_dense:
-            source = self._read_span(piece, block.source_offset, span)
-            block = moved(block, source=-block.source_offset)
-        else:
-            view = piece.source.view()
-            count = (view.size - piece.start) // size
-            source = np.ndarray((count,), numpy_dtype(piece.dtype), view.data, piece.start)
-        self.infinite += move_block(target.view(numpy_dtype(dtype)), source, block)
+            self._move_stripes(piece, block, 0, numbers)
+            return
+        view = piece.source.view()
+        if view is None:
+            for part, axes in _stripes(block, size):
+                self._move_stripes(piece, part, axes, numbers)
+            return
+        source: np.ndarray[Any, Any] = np.ndarray(((view.size - piece.start) // size,), numpy_dtype(piece.dtype), view.data, piece.start)
+        self.infinite += move_block(numbers, source, block)
 
-    def _read_span(self, piece: Piece, first: int, count: int) -> np.ndarray[Any, Any]:
-        """A contiguous run of the source, read into scratch memory, which is aligned whatever the file's offsets are."""
-        size = itemsize(piece.dtype)
-        if self._scratch.size < count * size:
-            self._scratch = np.empty(count * size, np.uint8)
-        place = self._scratch[: count * size]
-        piece.source.read_into(piece.start + first * size, place.data)
-        return place.view(numpy_dtype(piece.dtype))
+    def _move_stripes(self, piece: Piece, block: Block, axes: int, target: np.ndarray[Any, Any]) -> None:
+        """Read what lies together in the source, once for every index of the ``axes`` that step widest there; move all of it.
+
+        Scratch memory is aligned whatever the file's offsets are.
+        """
+        order, size = _by_source(block), itemsize(piece.dtype)
+        outer, inner = order[:axes], order[axes:]
+        span = 1 + sum((block.sizes[n] - 1) * block.source_strides[n] for n in inner)
+        count = math.prod(block.sizes[n] for n in outer)
+        if self._scratch.size < count * span * size:
+            self._scratch = np.empty(count * span * size, np.uint8)
+        first, room = piece.start + block.source_offset * size, self._scratch[: count * span * size].data
+        if outer and isinstance(piece.source, FileSource):
+            piece.source.read_runs([first + step * size for step in _steps(block, outer)], span * size, room)
+        else:
+            piece.source.read_into(first, room)
+        strides, packed = list(block.source_strides), span
+        for n in reversed(outer):
+            strides[n], packed = packed, packed * block.sizes[n]
+        held = self._scratch[: count * span * size].view(numpy_dtype(piece.dtype))
+        self.infinite += move_block(target, held, replace(block, source_offset=0, source_strides=tuple(strides)))
+
+
+def _by_source(block: Block) -> list[int]:
+    """The axes of a block, the one that steps widest in the source first."""
+    return sorted(range(len(block.sizes)), key=lambda n: -block.source_strides[n])
+
+
+def _steps(block: Block, axes: Sequence[int]) -> list[int]:
+    """How far from its first element in the source every index of some axes lies, in the order of these axes."""
+    steps = np.zeros(1, np.int64)
+    for n in axes:
+        steps = (steps[:, None] + np.arange(block.sizes[n]) * block.source_strides[n]).reshape(-1)
+    return list(steps.tolist())
+
+
+def _stripes(block: Block, size: int) -> Iterator[tuple[Block, int]]:
+    """A block that is scattered in its source as parts that fit into scratch memory; of each, how many axes are read index by index.
+
+    Args:
+        size: bytes of an element.
+    """
+    order, span, axes = _by_source(block), 1, len(block.sizes)
+    for n in reversed(order):
+        if (block.source_strides[n] - span) * size > WIDEST_GAP:
+            break
+        span += (block.sizes[n] - 1) * block.source_strides[n]
+        axes -= 1
+    count = math.prod(block.sizes[n] for n in order[:axes])
+    if count * span * size <= SCRATCH_BYTES:
+        yield block, axes
+        return
+    widest, most = order[0], block.sizes[order[0]]
+    step = max(1, most * SCRATCH_BYTES // (count * span * size)) if most > 1 else 1
+    for first in range(0, most, step):
+        yield from _stripes(_taken(block, widest, first, min(first + step, most)), size)
+
+
+def _taken(block: Block, axis: int, first: int, last: int) -> Block:
+    """The indices [first, last) of one axis."""
+    sizes = (*block.sizes[:axis], last - first, *block.sizes[axis + 1 :])
+    source, target = first * block.source_strides[axis], first * block.target_strides[axis]
+    return make_block(sizes, block.source_offset + source, block.source_strides, block.target_offset + target, block.target_strides)
 
 
 def _run_length(block: Block) -> int:
@@ -137,10 +201,15 @@ def _runs(block: Block) -> Iterator[tuple[int, int]]:
 
 
 class _MadeSource:
-    """The bytes of a tensor that cannot be seen through, made in memory when they are first asked for."""
+    """The bytes of a tensor that cannot be seen through, made in memory when they are first asked for.
+
+    Attributes:
+        made_of: the sources it is made from.
+    """
 
     def __init__(self, tensor: LazyTensor) -> None:
         self.label, self.size, self._tensor = "a tensor made in memory", tensor.spec.nbytes, tensor
+        self.made_of = sources_of((tensor,))
         self._lock = threading.Lock()
         self._bytes: Bytes | None = None
 
@@ -154,8 +223,11 @@ class _MadeSource:
         np.frombuffer(buffer, np.uint8)[:] = self.view()[offset : offset + len(buffer)]
 
     def check_unchanged(self) -> None:
-        for piece in self._tensor.pieces:
-            piece.source.check_unchanged()
+        for source in self.made_of:
+            source.check_unchanged()
+
+    def identity(self) -> list[Any] | None:
+        return self._tensor.identity()
 
 
 def made_whole(tensor: LazyTensor) -> LazyTensor:

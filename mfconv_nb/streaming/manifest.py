@@ -26,11 +26,14 @@ def side_folder(target: Path) -> Path:
 
 
 def manifest_bytes(content: dict[str, Any]) -> bytes:
-    """The manifest as it is written: one tensor a line, so that it can be read, searched and compared."""
+    """The manifest as it is written: one tensor a line, so that it can be read, searched and compared.
+
+    Half of a surrogate pair, in the name of a file or in text that a pickle holds, becomes the escape that JSON has for it.
+    """
     tensors = content.pop("tensors")
     head = json.dumps({"manifest_version": VERSION, **content}, indent=1, ensure_ascii=False)
     lines = ",\n".join("  " + json.dumps(t, ensure_ascii=False) for t in tensors)
-    return (head[:-2] + ',\n "tensors": [\n' + lines + "\n ]\n}\n").encode("utf-8")
+    return (head[:-2] + ',\n "tensors": [\n' + lines + "\n ]\n}\n").encode("utf-8", "backslashreplace")
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -61,7 +64,7 @@ def _is_sound(content: object) -> bool:
     if any(content.get(side) not in ("hf", "mf", None) for side in ("to", "from_side")):
         return False
     kinds = {"family": str, "family_file": str, "config": dict, "options": dict, "lora": dict}
-    if not all(isinstance(content.get(key), kind | None) for key, kind in kinds.items()):
+    if not _is_sound_asked(content.get("asked", {})) or not all(isinstance(content.get(key), kind | None) for key, kind in kinds.items()):
         return False
     if not _is_list_of(content.get("carried", []), lambda name: isinstance(name, str)):
         return False
@@ -90,3 +93,12 @@ def _is_tensor(entry: Any) -> bool:
         and ("cast_from" in entry or not entry.get("dtype_fixed"))
         and ("cast_from" not in entry or (isinstance(entry["cast_from"], str) and entry["cast_from"] in CASTABLE))
     )
+
+
+def _is_sound_asked(asked: object) -> bool:
+    """What of the source was not asked for: a number of layers, patterns of names."""
+    if not isinstance(asked, dict):
+        return False
+    layers, patterns = asked.get("layers"), asked.get("leave_out", [])
+    counts = layers is None or (type(layers) is int and layers > 0)
+    return counts and _is_list_of(patterns, lambda p: isinstance(p, str))

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from mfconv_nb.checkpoint import ByteSource, LazyTensor, stored_tensor
+from mfconv_nb.checkpoint import LazyTensor, sources_of, stored_tensor
 from mfconv_nb.dtypes import Array, itemsize, numpy_dtype
 from mfconv_nb.low_rank import merged_rows
+from mfconv_nb.sources import ByteSource
 from mfconv_nb.streaming.gather import PANEL_BYTES, Bytes, Gatherer, read_tensor
 
 Made = TypeVar("Made")
@@ -57,9 +58,7 @@ class MergedSource:
         self.size = weight.spec.nbytes
         self.computed = f"{weight.name} + {scale!r} * {b.name} {a.name}{', transposed' if transposed else ''}"
         self.label = self.computed
-        pieces = [piece for tensor in (weight, a, b) for piece in tensor.pieces]
-        found = (source for p in pieces for source in getattr(p.source, "made_of", (p.source,)))
-        self.made_of: tuple[ByteSource, ...] = tuple({id(s): s for s in found}.values())
+        self.made_of: tuple[ByteSource, ...] = sources_of((weight, a, b))
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         size, width = itemsize(self._weight.dtype), self._weight.shape[1]
@@ -80,6 +79,10 @@ class MergedSource:
     def check_unchanged(self) -> None:
         for source in self.made_of:
             source.check_unchanged()
+
+    def identity(self) -> list[Any] | None:
+        parts = [tensor.identity() for tensor in (self._weight, self._a, self._b)]
+        return None if None in parts else [self.computed, *parts]
 
     def _rows(self, gatherer: Gatherer, row: int, stop: int) -> Array:
         """Some rows of the result. Where the weight is held as in x out, they are columns of the product."""

@@ -17,6 +17,7 @@ from mfconv_nb.blocks import Shape
 from mfconv_nb.checkpoint import TensorSpec
 from mfconv_nb.errors import InputError, MappingError, UsageError, did_you_mean, on_one_line, quoted
 from mfconv_nb.formats.strategy_file import read_strategies, strategy_files
+from mfconv_nb.paths import local_path
 from mfconv_nb.report import how_many
 from mfconv_nb.trained.slices import Box, Slicing, boxes_of
 from mfconv_nb.trained.strategies import slicing_of, stages_of
@@ -204,7 +205,7 @@ def cut_tensors(specs: Sequence[TensorSpec], layout: RankLayout) -> Cutting:
             another model.
     """
     if layout.strategy:
-        return _by_strategy(specs, Path(layout.strategy).expanduser())
+        return _by_strategy(specs, local_path(layout.strategy))
     _check_patterns("cuts", layout.cuts, specs)
     _check_patterns("stages", [p for stage in layout.stages for p in stage], specs)
     names, stages = tuple(layout.devices), max(1, len(layout.stages))

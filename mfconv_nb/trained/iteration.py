@@ -20,12 +20,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.checkpoint import FileSource, LazyTensor, stored_tensor
+from mfconv_nb.checkpoint import LazyTensor, stored_tensor
 from mfconv_nb.errors import InputError, MfconvError, as_flags, quoted
 from mfconv_nb.formats.checkpoint_metadata import METADATA, CheckpointMetadata, Chunk, DeviceLayout, Parameter, read_metadata
 from mfconv_nb.formats.safetensors_file import read_header
 from mfconv_nb.mapping.run_state import prefixes_before_names, run_state_of
 from mfconv_nb.report import how_many
+from mfconv_nb.sources import FileSource
 from mfconv_nb.streaming.open_files import allow_open_files
 from mfconv_nb.trained.rank_files import files_in
 from mfconv_nb.trained.run import Slice, SlicedTensor, Step, TrainedRun, prefix_choices, several_prefixes

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from mfconv_nb.checkpoint import FileSource
 from mfconv_nb.collector import makes_many_objects
 from mfconv_nb.errors import InputError, MfconvError, UsageError, on_one_line, quoted
 from mfconv_nb.formats.checkpoint_metadata import METADATA, looks_like_metadata
+from mfconv_nb.sources import FileSource
 from mfconv_nb.trained.iteration import COMMON, RANK_FILE, OpenedIteration, file_names, number_of, open_iteration, prefix_of
 from mfconv_nb.trained.rank_files import beside, holds_weights
 from mfconv_nb.trained.run import Step, TrainedRun, check_prefix

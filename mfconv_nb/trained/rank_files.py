@@ -15,9 +15,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mfconv_nb.checkpoint import FileSource
 from mfconv_nb.errors import InputError, on_one_line, quoted
 from mfconv_nb.formats.strategy_file import is_strategy, strategy_files
+from mfconv_nb.sources import FileSource
 from mfconv_nb.trained.run import Step
 
 _RANK = re.compile(r"rank_?(\d{1,6})", re.ASCII)

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from mfconv_nb.blocks import Shape
-from mfconv_nb.checkpoint import FileSource, LazyTensor, OtherEntry, stored_tensor
+from mfconv_nb.checkpoint import LazyTensor, OtherEntry, stored_tensor
 from mfconv_nb.errors import InputError, MfconvError, on_one_line, quoted
 from mfconv_nb.formats import mindspore_ckpt, safetensors_file
 from mfconv_nb.formats.reading import CKPT, SAFETENSORS, format_of
 from mfconv_nb.formats.strategy_file import read_strategies
 from mfconv_nb.mapping.run_state import COUNTERS, run_state_of, weight_of
 from mfconv_nb.report import how_many
+from mfconv_nb.sources import FileSource
 from mfconv_nb.streaming.gather import read_tensor
 from mfconv_nb.streaming.open_files import allow_open_files
 from mfconv_nb.trained.guess import Digest, Guess, guess_slicings

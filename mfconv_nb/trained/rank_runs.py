@@ -20,9 +20,10 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from dataclasses import dataclass
 from pathlib import Path
 
-from mfconv_nb.checkpoint import FileSource, LazyTensor
+from mfconv_nb.checkpoint import LazyTensor
 from mfconv_nb.errors import InputError, on_one_line, quoted
 from mfconv_nb.folding import fold
+from mfconv_nb.sources import FileSource
 from mfconv_nb.streaming.gather import read_tensor
 from mfconv_nb.trained.categories import OPTIMIZER_STATE, WEIGHTS, category_of
 from mfconv_nb.trained.rank_files import RankFile

@@ -18,7 +18,7 @@ import numpy as np
 
 from mfconv_nb.dtypes import short_name
 from mfconv_nb.errors import printable
-from mfconv_nb.report import count_text, difference_text, how_many
+from mfconv_nb.report import count_text, how_many
 from mfconv_nb.stats.bins import BINS, edges_between
 from mfconv_nb.stats.one_tensor import Statistics
 from mfconv_nb.stats.two_tensors import PairStatistics, ulp_label
@@ -86,9 +86,7 @@ def difference_png(pair: PairStatistics, *, width: int = 560, dark: bool | None 
     _draw_differences(left, pair, canvas.ink)
     if pair.ulp is not None:
         _draw_ulp(canvas.axes(width - 14 - wide, 38, wide, high), pair.ulp, canvas.ink)
-    said = f"{pair.differing:,} of {pair.elements:,} differ, at most {difference_text(pair.max_abs, pair.max_ulp)}"
-    said += f"; {pair.not_finite:,} of them NaN or infinite" if pair.not_finite else ""
-    canvas.text(LEFT, canvas.height - 15, said)
+    canvas.text(LEFT, canvas.height - 15, f"{pair.differing:,} of {pair.elements:,} differ: {pair.in_words}")
     if pair.sampled is not None:
         canvas.text(LEFT, canvas.height - 29, _sample_text([pair]).strip(" ,"))
     return canvas.png()

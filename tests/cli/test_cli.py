@@ -138,9 +138,12 @@ def test_an_existing_target_needs_force(toy: Path, tmp_path: Path, capsys: pytes
     assert run(["convert", str(toy), str(tmp_path / "o.ckpt"), "--force"]) == 0
 
 
-def test_debug_shows_where_an_error_is_from(tmp_path: Path) -> None:
-    with pytest.raises(mc.MfconvError):
-        run(["--debug", "inspect", str(tmp_path / "nowhere")])
+def test_debug_shows_where_an_error_is_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--debug", "inspect", str(tmp_path / "nowhere")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("✗ Refused.  MFC101")
+    assert "Traceback" in said
+    assert "reading.py" in said
 
 
 # ---- the other commands ----------------------------------------------------------------------------------------------------

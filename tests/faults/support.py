@@ -46,6 +46,11 @@ if "TEST_DIE_AT_RENAME" in os.environ:
         left[0] -= 1
         return replace(*names)
     os.replace = dying
+if "TEST_NO_EXCHANGE" in os.environ:
+    import mfconv_nb.streaming.publish as publish
+    def refusing(*names):
+        raise OSError(22, "Invalid argument")
+    publish.exchange = refusing
 if "TEST_WAIT_TO_RENAME" in os.environ:
     at_once = os.replace
     def late(*names):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import mfconv_nb as mc
 from tests.faults.support import finished, flip_bytes, hashes, made_llama, said_at_the_end, started
 
 
@@ -64,7 +65,9 @@ def test_a_run_that_dies_while_it_publishes_shows_whole_files_or_none(
 ) -> None:
     target, command = tmp_path / name, ["convert", str(llama), str(tmp_path / name)]
     assert finished(command, TEST_DIE_AT_RENAME=str(renames)).returncode == 9
-    assert not target.exists()  # the side folder appears first, the data by the last rename
+    assert target.exists() == (renames > 0)  # the files appear first, by one rename, the side folder by the next
+    if renames:
+        assert mc.verify(llama, target).equal
     assert finished(command).returncode == 0
     assert hashes(target) == undisturbed[name]
 

@@ -12,7 +12,7 @@ import pytest
 
 import mfconv_nb as mc
 from mfconv_nb.errors import OutputError
-from mfconv_nb.streaming import publish
+from mfconv_nb.streaming import staging
 from tests.faults.support import finished, hashes, made_llama, said_at_the_end, started
 
 
@@ -151,4 +151,4 @@ def test_a_source_that_is_replaced_after_it_was_loaded_is_read_as_it_was(tmp_pat
 
 def test_a_finished_run_leaves_no_staging_folder(llama: Path, tmp_path: Path) -> None:
     mc.save(mc.map(mc.load(llama)), tmp_path / "out.ckpt")
-    assert not publish.staging_of(tmp_path / "out.ckpt").root.exists()
+    assert not staging.staging_of(tmp_path / "out.ckpt").root.exists()

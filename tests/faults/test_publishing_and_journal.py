@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import resource
@@ -9,16 +11,18 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb.errors import OutputError
+from mfconv_nb.errors import InputError, OutputError
+from mfconv_nb.streaming import publish
 from mfconv_nb.streaming.journal import Finished, Journal
 from tests.faults.support import RUNNER, finished, hashes, made_llama, said_at_the_end, start, started
-from tests.support import wait_until
+from tests.support import PATIENCE, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +44,7 @@ def killed_at(target: Path, segments: int, command: list[str]) -> None:
 
 
 def folder_with_notes(path: Path) -> Path:
-    """A folder that is there before, so that files are moved into it one by one."""
+    """A folder that is there before: where two folders cannot change their names, files are moved into it one by one."""
     path.mkdir()
     (path / "notes.txt").write_text("mine")
     return path
@@ -53,10 +57,13 @@ def test_a_run_that_dies_between_the_files_of_a_folder_is_finished_by_the_same_c
     undisturbed, target = (folder_with_notes(tmp_path / name / "out") for name in ("one", "two"))
     command = ["convert", str(llama), str(target), "--max_shard_size", "2MB"]
     assert finished(["convert", str(llama), str(undisturbed), *command[3:]]).returncode == 0
-    assert finished(command, TEST_DIE_AT_RENAME=str(renames)).returncode == 9
+    assert finished(command, TEST_DIE_AT_RENAME=str(renames), TEST_NO_EXCHANGE="1").returncode == 9
     published = [p for p in target.iterdir() if p.name != "notes.txt"]
-    assert len(published) == renames - 1  # the first rename is that of the side folder
+    assert len(published) == renames
+    assert all(p.suffix == ".safetensors" for p in published)  # an index is the last to appear
     assert all(p.read_bytes() == (undisturbed / p.name).read_bytes() for p in published)
+    with pytest.raises(InputError, match="MFC104"):  # not taken for a model
+        mc.load(target)
     again = finished(command)
     assert again.returncode == 0, again.stderr
     assert hashes(target) == hashes(undisturbed)
@@ -259,3 +266,136 @@ def test_a_disk_that_another_program_fills_is_a_refusal_and_the_run_goes_on_when
     assert again.returncode == 0, again.stderr
     assert "Resumed" in again.stdout
     assert mc.verify(llama, target).equal
+
+
+# ---- two runs, and file systems without locks ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_written_to_with_a_note(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refusing)
+    report = mc.save(mc.toy("llama"), tmp_path / "out.ckpt")
+    assert "this file system has no locks" in repr(report)
+    assert mc.verify(tmp_path / "out.ckpt").equal
+    monkeypatch.undo()
+    assert "no locks" not in repr(mc.save(mc.toy("llama"), tmp_path / "two.ckpt"))
+
+
+@pytest.mark.parametrize("number, code", [(errno.EAGAIN, "MFC406"), (errno.EACCES, "MFC406"), (errno.EIO, "MFC404")])
+def test_a_lock_that_is_held_is_another_run_and_a_broken_disk_is_none(
+    number: int, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refusing)
+    with pytest.raises(OutputError) as refused:
+        mc.save(mc.toy("llama"), tmp_path / "out.ckpt")
+    assert refused.value.code == code
+    assert not (tmp_path / "out.ckpt").exists()
+
+
+@pytest.mark.parametrize("look", ["open", "read_bytes", "stat", "listdir", "scandir", "mkdir"])
+def test_a_run_that_ends_between_two_looks_of_another_is_no_traceback(look: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes its folder with it: before every such call, one after the other."""
+    source = mc.toy("llama", tmp_path / "toy", num_hidden_layers=1)
+    where = Path if look == "read_bytes" else os
+    real = getattr(where, look)
+    for turn in range(1000):
+        target, calls = tmp_path / f"{turn}.ckpt", []
+        partial = staging(target)
+        (partial / "data").mkdir(parents=True)
+        (partial / "journal.jsonl").write_text("{}\n")
+
+        def watched(*given: Any, partial: Path = partial, calls: list[int] = calls, turn: int = turn, **more: Any) -> Any:
+            if str(partial) in str(given[0]):
+                calls.append(1)
+                if len(calls) == turn + 1:
+                    shutil.rmtree(partial, ignore_errors=True)
+            return real(*given, **more)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(where, look, watched)
+            try:
+                mc.save(source, target, threads=1)
+            except OutputError as refused:
+                said = refused.code
+            else:
+                said = "done"
+        assert said in ("done", "MFC401", "MFC404", "MFC406")
+        assert said != "done" or mc.verify(target).equal
+        if len(calls) <= turn:
+            break
+    assert turn < 900
+
+
+def test_of_several_runs_at_once_one_writes_and_the_others_say_why_not(llama: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.ckpt"
+    runs = [start(["convert", str(llama), str(target), "--quiet"]) for _ in range(5)]
+    said = [run.communicate(timeout=PATIENCE)[1] for run in runs]
+    codes = [run.returncode for run in runs]
+    assert codes.count(0) == 1
+    assert all("MFC406" in text or "MFC401" in text for text, code in zip(said, codes, strict=True) if code)
+    assert not any("Traceback" in text for text in said)
+    assert mc.verify(llama, target).equal
+    assert not staging(target).exists()
+
+
+# ---- the order of things -------------------------------------------------------------------------------------------------------------
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """The calls that flush and rename, in their order, with the names of the files."""
+    made: list[tuple[str, str]] = []
+    opened: dict[int, str] = {}
+
+    def watch(module: Any, name: str, note: Callable[..., str]) -> None:
+        real = getattr(module, name)
+
+        def run(*given: Any, **more: Any) -> Any:
+            result = real(*given, **more)
+            if name == "open":
+                opened[result] = str(given[0])
+            else:
+                made.append((name, note(*given)))
+            return result
+
+        monkeypatch.setattr(module, name, run)
+
+    watch(os, "open", lambda *_: "")
+    watch(os, "fsync", lambda descriptor: Path(opened[descriptor]).name)
+    watch(os, "replace", lambda _, to: Path(to).name)
+    watch(publish, "exchange", lambda _, to: Path(to).name)
+    return made
+
+
+@pytest.mark.parametrize("way", ["new", "old", "in place"])
+def test_every_file_is_on_the_disk_before_the_first_rename(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = mc.map(mc.toy("llama"))
+    if way != "new":
+        mc.save(toy, tmp_path / "out", max_shard_size="100KB")
+    made = recorded(monkeypatch)
+    if way == "in place":
+        monkeypatch.setattr(publish, "_exchanged", lambda *_, **__: False)
+    report = mc.save(toy, tmp_path / "out", max_shard_size="100KB", overwrite=way != "new")
+    names = [path.name for path in report.files]
+    first = next(n for n, (call, _) in enumerate(made) if call != "fsync")
+    assert {*names, "manifest.json", "journal.jsonl", "side"} <= {name for _, name in made[:first]}
+    assert ("fsync", "out") in made[first:]  # the folder too, after the renames
+    del made[:]
+    mc.save(toy, tmp_path / "two", max_shard_size="100KB", durable=False)
+    assert not [name for call, name in made if call == "fsync"]
+
+
+def test_files_appear_one_after_the_other_and_an_index_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = mc.toy("llama")
+    mc.save(toy, tmp_path / "out", max_shard_size="100KB")
+    made = recorded(monkeypatch)
+    monkeypatch.setattr(publish, "_exchanged", lambda *_, **__: False)
+    report = mc.save(toy, tmp_path / "out", max_shard_size="100KB", overwrite=True)
+    renamed, count = [name for call, name in made if call == "replace"], len(report.files)
+    assert renamed[0] == renamed[2 * count - 1] == "model.safetensors.index.json"  # the first to go, the last to come
+    assert renamed[count : 2 * count] == [path.name for path in report.files]

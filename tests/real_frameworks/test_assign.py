@@ -199,7 +199,7 @@ def test_a_checkpoint_without_values_and_a_source_that_changed_are_refused(tmp_p
     with pytest.raises(MappingError, match="MFC310"):
         mc.assign(made(original.config, device="meta"), network)
     loaded = mc.load(tmp_path / "hf")
-    shard = next(p for p in (tmp_path / "hf").glob("*.safetensors") if "lm_head.weight" in mc.load(p).tensors)
+    shard = next(p for p in (tmp_path / "hf").glob("*.safetensors") if "lm_head.weight" in mc.load([p]).tensors)
     flip_bit(shard, place_of(shard, "lm_head.weight"))
     with pytest.raises(MfconvError, match="MFC108"):
         mc.assign(loaded, network)

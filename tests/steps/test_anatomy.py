@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb.checkpoint import FileSource, TensorSpec
+from mfconv_nb.checkpoint import TensorSpec
 from mfconv_nb.errors import FormatError, InputError
 from mfconv_nb.formats import mindspore_ckpt, safetensors_file
+from mfconv_nb.sources import FileSource
 from mfconv_nb.steps.anatomy import Anatomy
 from tests.hostile import made
 from tests.support import NUMPY, PATIENCE, numbered, raws_in, write_safetensors

@@ -126,6 +126,47 @@ def test_a_nan_on_one_side_has_no_distance() -> None:
         assert (row["differing"], row["max_ulp"]) == (2, 1)
 
 
+F8 = ml_dtypes.float8_e4m3fn
+NAN_PAYLOADS = np.array([0x7FC00000, 0x7FC00003], np.uint32).view(np.float32)
+
+
+@pytest.mark.parametrize(
+    "a, b, difference, note",
+    [
+        (np.array([5, 7], np.int32), np.array([5, 4], np.int32), "3", ""),
+        (np.array([False]), np.array([True]), "1", ""),
+        (np.array([2.0], F8), np.array([4.0], F8), "2", ""),
+        (np.array([2j], np.complex64), np.array([2j + 1], np.complex64), "1", ""),
+        (np.array([1.0, 2.0], np.float32), np.array([1.0, 2.5], np.float32), "0.5 (2,097,152 ULP)", ""),
+        (np.array([1, 2], BF16), np.array([1, np.nan], BF16), "1 became NaN", "NaN 0 / 1"),
+        (np.array([1, np.nan], np.float16), np.array([1, 3], np.float16), "1 was NaN", "NaN 1 / 0"),
+        (np.array([3.0], F8), np.array([np.nan], F8), "1 became NaN", "NaN 0 / 1"),
+        (np.array([1j], np.complex64), np.array([complex(np.nan, 1)], np.complex64), "1 became NaN", "NaN 0 / 1"),
+        (np.array([1.0, 2.0], np.float64), np.array([-np.inf, 2.0], np.float64), "1 became infinite", "inf 0 / 1"),
+        (np.array([np.inf], np.float32), np.array([1], np.float32), "1 was infinite", "inf 1 / 0"),
+        (np.array([np.inf], np.float32), np.array([np.nan], np.float32), "1 became NaN", "NaN 0 / 1, inf 1 / 0"),
+        (np.array([np.nan], np.float32), np.array([np.inf], np.float32), "1 was NaN", "NaN 1 / 0, inf 0 / 1"),
+        (np.array([np.inf], np.float32), np.array([-np.inf], np.float32), "infinities of the other sign", "inf 1 / 1"),
+        (np.array([1, 2, 3], BF16), np.array([np.nan, np.inf, 4], BF16), "1 became NaN", "1 became infinite, 1, NaN 0 / 1, inf 0 / 1"),
+        (np.array([0.0, 1.0], np.float32), np.array([-0.0, 1.0], np.float32), "only signs of zero", ""),
+        (NAN_PAYLOADS[:1], NAN_PAYLOADS[1:], "only signs of zero or NaN payloads", "NaN 1 / 1"),
+    ],
+)
+def test_what_became_no_number_is_said_before_how_far_numbers_are_apart(a: Array, b: Array, difference: str, note: str) -> None:
+    (row,) = mc.diff({"w": a}, {"w": b}, values=True).table().rows
+    assert row[5:] == (difference, note)
+
+
+def test_tensors_that_hold_new_nan_stand_first_and_the_difference_is_the_last_column_to_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "70")
+    ones = {name: np.ones(4, np.float32) for name in ("model.first.weight", "model.second.weight", "model.third.weight")}
+    worse = {name: array.copy() for name, array in ones.items()}
+    worse["model.first.weight"][0], worse["model.second.weight"][0], worse["model.third.weight"][0] = 9, np.inf, np.nan
+    lines = repr(mc.diff(ones, worse, values=True)).splitlines()[3:]
+    assert [line.split()[1:2] for line in lines] == [["model.third.weight"], ["model.second.weight"], ["model.first.weight"]]
+    assert ["became NaN" in lines[0], "became infinite" in lines[1], "8 (26,214,400 ULP)" in lines[2]] == [True] * 3
+
+
 @pytest.mark.parametrize(
     "a, b, distance",
     [

@@ -14,10 +14,11 @@ import xxhash
 
 import mfconv_nb as mc
 from mfconv_nb import Family, Rule
-from mfconv_nb.checkpoint import Checkpoint, FileSource
+from mfconv_nb.checkpoint import Checkpoint
 from mfconv_nb.errors import MappingError, MfconvError, UsageError
 from mfconv_nb.families import llama
 from mfconv_nb.formats import mindspore_ckpt
+from mfconv_nb.sources import FileSource
 from mfconv_nb.steps import mapped_tensors
 from mfconv_nb.streaming import compare, fill, gather
 from tests.mapping import mixed

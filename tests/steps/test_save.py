@@ -104,6 +104,14 @@ def test_a_tensor_larger_than_a_shard_stands_alone(tmp_path: Path) -> None:
     assert [sorted(raws_in(p)) for p in sorted((tmp_path / "out").glob("*.safetensors"))] == [["small"], ["large"], ["last"]]
 
 
+@pytest.mark.parametrize(
+    "limit, shards", [(96, [["a", "b", "c"]]), (95, [["a", "b"], ["c"]]), (64, [["a", "b"], ["c"]]), (63, [["a"], ["b"], ["c"]])]
+)
+def test_a_shard_may_be_exactly_as_large_as_was_asked(limit: int, shards: list[list[str]], tmp_path: Path) -> None:
+    mc.save(mc.load({name: numbered(8) for name in "abc"}), tmp_path / "out", max_shard_size=limit)  # 32 bytes each
+    assert [sorted(raws_in(p)) for p in sorted((tmp_path / "out").glob("*.safetensors"))] == shards
+
+
 def test_shards_beside_each_other_are_found_by_their_index_and_keep_their_manifest(toy: Checkpoint, tmp_path: Path) -> None:
     mc.save(mc.map(toy), tmp_path / "out.safetensors", max_shard_size="70KB")
     loaded = mc.load(tmp_path / "out.safetensors.index.json")

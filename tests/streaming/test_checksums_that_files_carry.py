@@ -78,11 +78,10 @@ def test_a_wrong_trailer_and_a_bit_in_a_name_are_noticed_too(tmp_path: Path) -> 
     path = write_ckpt(tmp_path / "a.ckpt")
     at = path.read_bytes().index(b"model.norm")
     for offset in (path.stat().st_size - 1, at):
-        path.unlink()
-        write_ckpt(path)
-        flip_bit(path, offset)
+        write_ckpt(tmp_path / f"{offset}.ckpt")
+        flip_bit(tmp_path / f"{offset}.ckpt", offset)
         with pytest.raises(FormatError) as refused:
-            mc.save(mc.load(path), tmp_path / "out.ckpt")
+            mc.save(mc.load(tmp_path / f"{offset}.ckpt"), tmp_path / "out.ckpt")
         assert refused.value.code == "MFC209"
 
 

@@ -1,0 +1,29 @@
+"""What no format here can hold, or no reader of it takes: refused before the first byte is written."""
+
+from __future__ import annotations
+
+from mfconv_nb.checkpoint import TensorSpec
+from mfconv_nb.errors import OutputError, quoted
+
+MAX_AXES = 32  # numpy's limit; MindSpore and this package read through numpy
+MAX_AXIS = 1 << 48
+
+
+def has_sound_shape(shape: tuple[int, ...]) -> bool:
+    """Whether a shape can be read back: not too many axes, none too long (one of length 0 lets the others be of any)."""
+    return len(shape) <= MAX_AXES and all(n < MAX_AXIS for n in shape)
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be written as UTF-8: one with half of a surrogate pair cannot."""
+    return not any("\ud800" <= c <= "\udfff" for c in name)
+
+
+def check_can_be_written(spec: TensorSpec, file: str) -> None:
+    """Raises OutputError (MFC405)."""
+    where = f"{quoted(spec.name)} for {quoted(file)}"
+    if not is_text(spec.name):
+        raise OutputError("MFC405", where, found="half of a surrogate pair in the name", expected="a name that is text")
+    if not has_sound_shape(spec.shape):
+        found = f"{len(spec.shape)} axes" if len(spec.shape) > MAX_AXES else f"an axis of {max(spec.shape):,}"
+        raise OutputError("MFC405", where, found=found, expected=f"at most {MAX_AXES} axes, each below {MAX_AXIS:,}")
