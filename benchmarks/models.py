@@ -14,8 +14,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from mfconv_nb.checkpoint import HF, TensorSpec
-from mfconv_nb.config import read_sizes
+from mfconv_nb.core.checkpoint import HF, TensorSpec
+from mfconv_nb.core.sizes import read_sizes
 from mfconv_nb.families.llama import FAMILY
 from mfconv_nb.mapping.expected import expected_specs
 from mfconv_nb.mapping.rules import Family, default_form

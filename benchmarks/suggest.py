@@ -19,10 +19,10 @@ from typing import Any
 
 import mfconv_nb as mc
 from benchmarks.unseen import UNSEEN
-from mfconv_nb.authoring.suggest import Suggestion
-from mfconv_nb.checkpoint import HF, MF, Checkpoint, LazyTensor, checkpoint_of
-from mfconv_nb.config import read_sizes
-from mfconv_nb.folding import fold
+from mfconv_nb.author.suggesting.suggestion import Suggestion
+from mfconv_nb.core.checkpoint import HF, MF, Checkpoint, LazyTensor, checkpoint_of
+from mfconv_nb.core.folding import fold
+from mfconv_nb.core.sizes import read_sizes
 from mfconv_nb.mapping.forms import all_forms
 from mfconv_nb.mapping.rules import NUMBERS, AnyRule, Drop, Family, Tied, numbered_rules, sides_of
 

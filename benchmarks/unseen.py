@@ -6,7 +6,7 @@ it found 88 of 96 rules by names and 95 with values. Some of what it missed was 
 
 from __future__ import annotations
 
-from mfconv_nb.families.shorthand import DENSE, linear, norm
+from mfconv_nb.families.words.shorthand import DENSE, linear, norm
 from mfconv_nb.mapping.rules import Family, Rule, Tied
 
 _CONFIG = {

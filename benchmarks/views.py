@@ -16,8 +16,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from mfconv_nb.checkpoint import Checkpoint, LazyTensor
-    from mfconv_nb.widgets.explorer import Explorer
+    from mfconv_nb.core.checkpoint import Checkpoint, LazyTensor
+    from mfconv_nb.views.explorer import Explorer
 
 Result = TypeVar("Result")
 SEARCHES = {"search": "experts.255.*proj", "search without a hit": "model.layers.58.mlp.experts.2.gate_porj.weight"}
@@ -52,8 +52,8 @@ def _seen(mapped: Checkpoint) -> dict[str, float]:
 
 def _explorer(mapped: Checkpoint) -> Explorer:
     """The view as ``show_for`` makes it; the first time with the import of the widgets."""
-    from mfconv_nb.steps.explore_mapping import MappingExploration
-    from mfconv_nb.widgets.explorer import Explorer
+    from mfconv_nb.steps.converting.map_view import MappingExploration
+    from mfconv_nb.views.explorer import Explorer
 
     return Explorer(MappingExploration(mapped.report, mapped))
 
@@ -85,7 +85,7 @@ def values(folder: str) -> None:
 
 
 def _picture(tensor: LazyTensor, progress: Callable[[int], None] = lambda _: None, stop: threading.Event | None = None) -> str:
-    from mfconv_nb.steps.values import values_html
+    from mfconv_nb.views.values import values_html
 
     return values_html([tensor], False, progress, stop or threading.Event())
 

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))  # for the tables of the tests, where this file is
 
 from mfconv_nb.families.registry import family_named, known_families  # noqa: E402
 from mfconv_nb.mapping.rules import Family, Repeated, Rule, Tied, default_form, sides_of  # noqa: E402
-from mfconv_nb.steps.families import keeps_beside  # noqa: E402
+from mfconv_nb.steps.inspecting.families import keeps_beside  # noqa: E402
 from tests.goldens.recipe import case_names, load_case  # noqa: E402
 from tests.real_repos_table import REPOSITORIES  # noqa: E402
 

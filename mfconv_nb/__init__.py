@@ -18,28 +18,28 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "load": "steps.load",
-    "map": "steps.map",
-    "diff": "steps.diff",
-    "save": "steps.save",
-    "merge_adapters": "steps.merge",
-    "only_adapters": "steps.merge",
-    "assign": "steps.assign",
-    "verify": "steps.verify",
-    "toy": "steps.toy",
-    "expected": "steps.toy",
-    "read": "steps.read",
-    "anatomy": "steps.anatomy",
-    "doctor": "steps.doctor",
-    "RankLayout": "trained.cutting",
-    "panel": "converter_panel",
-    "prove": "steps.prove",
-    "export": "steps.export",
-    "import_rules": "steps.import_rules",
-    "run_converter": "steps.foreign_converter",
-    "suggest": "steps.suggest",
-    "edit": "rule_editor",
-    "probe": "steps.probe",
+    "load": "steps.loading.load",
+    "map": "steps.converting.map",
+    "diff": "steps.comparing.diff",
+    "save": "steps.saving.save",
+    "merge_adapters": "steps.converting.merge",
+    "only_adapters": "steps.converting.merge",
+    "assign": "steps.saving.assign",
+    "verify": "steps.comparing.verify",
+    "toy": "steps.saving.toy",
+    "expected": "steps.saving.toy",
+    "read": "steps.loading.read",
+    "anatomy": "steps.inspecting.anatomy",
+    "doctor": "steps.inspecting.doctor",
+    "RankLayout": "runs.cutting",
+    "panel": "panels.converter",
+    "prove": "author.proving.prove",
+    "export": "author.exporting.export",
+    "import_rules": "author.importing.import_rules",
+    "run_converter": "steps.foreign.run_converter",
+    "suggest": "author.suggesting.suggest",
+    "edit": "author.editing.rule_editor",
+    "probe": "author.suggesting.probe",
     "register": "families.registry",
     "known_families": "families.registry",  # not `families`: importing that subpackage would take the place of the function
     "Family": "mapping.rules",
@@ -48,8 +48,8 @@ _HOMES = {
     "Tied": "mapping.rules",
     "Repeated": "mapping.rules",
     "Option": "mapping.rules",
-    "Checkpoint": "checkpoint",
-    "MfconvError": "errors",
+    "Checkpoint": "core.checkpoint",
+    "MfconvError": "core.errors",
 }
 __all__ = [
     "Checkpoint",
@@ -88,30 +88,30 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from mfconv_nb.checkpoint import Checkpoint
-    from mfconv_nb.converter_panel import panel
-    from mfconv_nb.errors import MfconvError
+    from mfconv_nb.author.editing.rule_editor import edit
+    from mfconv_nb.author.exporting.export import export
+    from mfconv_nb.author.importing.import_rules import import_rules
+    from mfconv_nb.author.proving.prove import prove
+    from mfconv_nb.author.suggesting.probe import probe
+    from mfconv_nb.author.suggesting.suggest import suggest
+    from mfconv_nb.core.checkpoint import Checkpoint
+    from mfconv_nb.core.errors import MfconvError
     from mfconv_nb.families.registry import known_families, register
     from mfconv_nb.mapping.rules import Drop, Family, Option, Repeated, Rule, Tied
-    from mfconv_nb.rule_editor import edit
-    from mfconv_nb.steps.anatomy import anatomy
-    from mfconv_nb.steps.assign import assign
-    from mfconv_nb.steps.diff import diff
-    from mfconv_nb.steps.doctor import doctor
-    from mfconv_nb.steps.export import export
-    from mfconv_nb.steps.foreign_converter import run_converter
-    from mfconv_nb.steps.import_rules import import_rules
-    from mfconv_nb.steps.load import load
-    from mfconv_nb.steps.map import map
-    from mfconv_nb.steps.merge import merge_adapters, only_adapters
-    from mfconv_nb.steps.probe import probe
-    from mfconv_nb.steps.prove import prove
-    from mfconv_nb.steps.read import read
-    from mfconv_nb.steps.save import save
-    from mfconv_nb.steps.suggest import suggest
-    from mfconv_nb.steps.toy import expected, toy
-    from mfconv_nb.steps.verify import verify
-    from mfconv_nb.trained.cutting import RankLayout
+    from mfconv_nb.panels.converter import panel
+    from mfconv_nb.runs.cutting import RankLayout
+    from mfconv_nb.steps.comparing.diff import diff
+    from mfconv_nb.steps.comparing.verify import verify
+    from mfconv_nb.steps.converting.map import map
+    from mfconv_nb.steps.converting.merge import merge_adapters, only_adapters
+    from mfconv_nb.steps.foreign.run_converter import run_converter
+    from mfconv_nb.steps.inspecting.anatomy import anatomy
+    from mfconv_nb.steps.inspecting.doctor import doctor
+    from mfconv_nb.steps.loading.load import load
+    from mfconv_nb.steps.loading.read import read
+    from mfconv_nb.steps.saving.assign import assign
+    from mfconv_nb.steps.saving.save import save
+    from mfconv_nb.steps.saving.toy import expected, toy
 
 
 def __getattr__(name: str) -> Any:

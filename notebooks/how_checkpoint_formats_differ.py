@@ -86,7 +86,7 @@ pd.DataFrame(places).head(8)
 # cell writes only the headers. Between them it leaves holes, which take no room on the disk: the file looks like 1.2 GiB.
 
 # %%
-from mfconv_nb.checkpoint import TensorSpec
+from mfconv_nb.core.checkpoint import TensorSpec
 from mfconv_nb.formats import mindspore_ckpt
 
 plan = mindspore_ckpt.plan_file("large.ckpt", [TensorSpec("embedding.weight", (152_064, 4_096), "BF16")])
@@ -211,7 +211,7 @@ mc.diff(wrong, mc.map(toy, "llama", qkv_concat=True), values=True)
 # is lost, and of a cast to fp16 only its first bits remain. A copy keeps it: without `dtype=` it arrives as it was.
 
 # %%
-from mfconv_nb.dtypes import cast_into, numpy_dtype
+from mfconv_nb.core.dtypes import cast_into, numpy_dtype
 
 numbers = np.array([1 / 3, 65_504, 65_520, 1e-8, 3.0e38, 0], np.float32)
 numbers.view(np.uint32)[-1] = 0x7FC12345  # NaN with a payload

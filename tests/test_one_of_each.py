@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb.errors import MfconvError
-from mfconv_nb.report import Table, table_html, table_text
-from mfconv_nb.steps.families import family_report
-from mfconv_nb.trained.rank_folders import open_rank_folders
+from mfconv_nb.core.errors import MfconvError
+from mfconv_nb.core.report import Table, table_html, table_text
+from mfconv_nb.runs.rank_folders import open_rank_folders
+from mfconv_nb.steps.inspecting.families import family_report
 from tests.support import numbered, write_hf, write_safetensors
 
 # Not the number of a rank, a layer or a line ("rank 1 holds"), nor "1 of 3 tensors", "1.1 tensors" or "1 is".
@@ -119,7 +119,7 @@ def test_a_run_of_one_rank_speaks_of_one(tmp_path: Path) -> None:
 
 @pytest.mark.real_frameworks  # the strategy files are made with mindspore's protobuf classes
 def test_a_cut_run_speaks_of_one_tensor_of_the_optimizer(tmp_path: Path) -> None:
-    from tests.trained.made import Cut, make_rank_folders, write_strategy_file
+    from tests.runs.made import Cut, make_rank_folders, write_strategy_file
 
     tensors = {"wq.weight": numbered(4, 4), "adam_m.wq.weight": numbered(4, 4), "norm": numbered(4)}
     cuts = {name: Cut((2,), (0, -1)) for name in tensors if "wq" in name}

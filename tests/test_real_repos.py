@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb.checkpoint import Checkpoint, LazyTensor, TensorSpec
-from mfconv_nb.errors import MappingError
+from mfconv_nb.core.checkpoint import Checkpoint, LazyTensor, TensorSpec
+from mfconv_nb.core.errors import MappingError
 from mfconv_nb.families.registry import candidates_of, known_families
 from mfconv_nb.families.same_maths import listed_types
 from mfconv_nb.mapping.plan import DROPPED, TIED, Row

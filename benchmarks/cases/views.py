@@ -14,7 +14,7 @@ from benchmarks.families import BIG, BIG_CONFIG, BIG_SHARDS, big_dtype
 from benchmarks.measure import PYTHON, Program, spread_of
 from benchmarks.models import make_sparse_of_family, write_folder
 from benchmarks.results import Row, seconds_row
-from mfconv_nb.checkpoint import TensorSpec
+from mfconv_nb.core.checkpoint import TensorSpec
 
 ON_SCREEN, ANSWER, PICTURE, VISIBLE = 2.0, 0.5, 1.0, 0.5  # seconds
 SMALL = TensorSpec("small", (256, 512), "BF16")

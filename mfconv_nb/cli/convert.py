@@ -101,10 +101,10 @@ def convert(
     DIR holds convert_weight.py (with --reversed: convert_reversed.py) in MindFormers' own form. Its code is run, with any further
     --name VALUE; no other command or option ever runs such code. Exit code 1 where --against finds a difference.
     """
-    from mfconv_nb.steps.load import load
-    from mfconv_nb.steps.map import map as map_names
-    from mfconv_nb.steps.merge import only_adapters as select_adapters
-    from mfconv_nb.steps.save import save
+    from mfconv_nb.steps.converting.map import map as map_names
+    from mfconv_nb.steps.converting.merge import only_adapters as select_adapters
+    from mfconv_nb.steps.loading.load import load
+    from mfconv_nb.steps.saving.save import save
 
     source, target = _two_paths(paths, input_path, output_path)
     if converter is not None:

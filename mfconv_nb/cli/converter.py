@@ -66,9 +66,9 @@ def run(ctx: click.Context, converter: Path, source: Path, target: Path) -> int:
     Args:
         source: handed to the converter as it was given. To most of them the name of a file stands for its folder, be it there or not.
     """
-    from mfconv_nb.steps.foreign_converter import run_converter
-    from mfconv_nb.steps.load import load
-    from mfconv_nb.steps.map import map as map_names
+    from mfconv_nb.steps.converting.map import map as map_names
+    from mfconv_nb.steps.foreign.run_converter import run_converter
+    from mfconv_nb.steps.loading.load import load
 
     given = ctx.params
     for name, why in ONLY_OURS.items():

@@ -19,8 +19,8 @@ def diff(first: Path, second: Path, values: bool, show_all: bool, as_json: bool,
 
     Exit code 0 when they agree, 1 when they differ. To compare across sides, use `mfconv verify`.
     """
-    from mfconv_nb.steps.diff import diff as compare
-    from mfconv_nb.steps.load import load
+    from mfconv_nb.steps.comparing.diff import diff as compare
+    from mfconv_nb.steps.loading.load import load
 
     a, b = load(first), load(second)
     with progress_bar(b.nbytes, "comparing", quiet=quiet) as progress:

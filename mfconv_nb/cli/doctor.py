@@ -28,8 +28,8 @@ def doctor(
     PATH is a checkpoint of either side, or the folder of a training run: then a table shows which rank has which step. Exit code 0 when
     it can be converted as it is, 1 when something is to be decided or stands in the way.
     """
-    from mfconv_nb.report import plain_marks, table_text
-    from mfconv_nb.steps.doctor import doctor as look
+    from mfconv_nb.core.report import plain_marks, table_text
+    from mfconv_nb.steps.inspecting.doctor import doctor as look
 
     found = look(path, config=config, step=step, strategy=strategy, file_prefix=file_prefix, checksums=checksums)
     show(found, show_all=True, as_json=as_json)

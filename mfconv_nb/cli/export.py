@@ -41,7 +41,7 @@ def export(model: str, target: Path, to: str, names: Path | None, config: Path |
     of MindFormers declares, to be pasted. troubleshooter: a weight map. What a form cannot say is refused, rule by rule.
     The options of a family (`mfconv export MODEL --help`) are decided here; left out, each has its default.
     """
-    from mfconv_nb.report import plain_marks
-    from mfconv_nb.steps.export import export as export_family
+    from mfconv_nb.author.exporting.export import export as export_family
+    from mfconv_nb.core.report import plain_marks
 
     click.echo(plain_marks(repr(export_family(model, target, to=to, names=names, config=config, overwrite=force, **options))))

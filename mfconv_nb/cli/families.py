@@ -19,7 +19,7 @@ def families(key: str | None, show_all: bool, as_json: bool) -> None:
     mfconv families internlm2
     mfconv families my_model.py
     """
-    from mfconv_nb.steps.families import families_report, family_report
+    from mfconv_nb.steps.inspecting.families import families_report, family_report
 
     if key is None:
         show(families_report(), show_all=True, as_json=as_json)

@@ -25,8 +25,8 @@ def write_drafts(drafted: Any, notes: Sequence[str], file: Path, key: str | None
     Raises:
         MappingError: MFC311 for a key that cannot be one. OutputError: MFC401, MFC404, MFC407.
     """
-    from mfconv_nb.authoring.family_text import write_family
-    from mfconv_nb.errors import shown
+    from mfconv_nb.author.family_text import write_family
+    from mfconv_nb.core.errors import shown
     from mfconv_nb.mapping.flaws import check_family
 
     family = drafted.family(re.sub(r"[^\w.-]", "_", file.stem) if key is None else key)

@@ -40,7 +40,7 @@ def import_rules(
     of TroubleShooter; or a model type, with --form transformers. Nothing in it is run. The findings name rules that overlap, never match,
     or cannot be inverted. Exit code 0 when there are none, 1 when there are some.
     """
-    from mfconv_nb.steps.import_rules import import_rules as rules_from
+    from mfconv_nb.author.importing.import_rules import import_rules as rules_from
 
     found = rules_from(source, form=form, names=names, config=config)
     show(found, show_all=show_all, as_json=as_json)

@@ -18,6 +18,6 @@ def inspect(path: Path, show_all: bool, as_json: bool) -> None:
 
     PATH is a folder, an index, or a single file: safetensors, MindSpore .ckpt, torch .bin, .pt or .pth.
     """
-    from mfconv_nb.steps.load import load
+    from mfconv_nb.steps.loading.load import load
 
     show(load(path), show_all=show_all, as_json=as_json)

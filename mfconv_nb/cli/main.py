@@ -63,7 +63,7 @@ class _Commands(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError:
-            from mfconv_nb.errors import nearest
+            from mfconv_nb.core.errors import nearest
 
             best = nearest(args[0], COMMANDS)
             hint = f" Did you mean '{best}'?" if best else " See mfconv --help."
@@ -100,7 +100,7 @@ def run(arguments: list[str]) -> int:
 
     1 is the code of a check that found a difference, and of nothing else: whatever goes wrong is 2.
     """
-    from mfconv_nb.errors import MfconvError
+    from mfconv_nb.core.errors import MfconvError
 
     if arguments and arguments[0].partition("=")[0] in ("--model", "--family", "--input_path", "--output_path", "--reversed"):
         arguments = ["convert", *arguments]  # MindFormers' script has no commands
@@ -130,7 +130,7 @@ def run(arguments: list[str]) -> int:
 
 def _usage(error: click.ClickException) -> str:
     """What click says of a wrong call, in which a word of the call, such as the name of a file, is one line."""
-    from mfconv_nb.errors import one_line
+    from mfconv_nb.core.errors import one_line
 
     out = io.StringIO()
     error.show(out)
@@ -140,7 +140,7 @@ def _usage(error: click.ClickException) -> str:
 
 def _failed(error: Exception) -> str:
     """What nothing in the package refuses: the system did, or there is a fault to be reported."""
-    from mfconv_nb.errors import on_one_line
+    from mfconv_nb.core.errors import on_one_line
 
     if isinstance(error, MemoryError):
         return "✗ Failed.  There is not enough memory."
@@ -151,7 +151,7 @@ def _failed(error: Exception) -> str:
 
 
 def _trace(arguments: list[str]) -> None:
-    from mfconv_nb.errors import printable
+    from mfconv_nb.core.errors import printable
 
     if "--debug" in arguments:
         _say(printable(traceback.format_exc()))
@@ -166,6 +166,6 @@ def _cannot_print(error: OSError) -> int:
 
 
 def _say(text: str) -> None:
-    from mfconv_nb.report import plain_marks
+    from mfconv_nb.core.report import plain_marks
 
     click.echo(plain_marks(text), err=True)

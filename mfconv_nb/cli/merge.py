@@ -70,9 +70,9 @@ def merge(
     assumed. Values change; the report and the manifest say which tensors, and by which scale. --step, --strategy and --file_prefix are
     for the folder of a training run, which ADAPTERS may be, or BASE without them.
     """
-    from mfconv_nb.steps.load import load
-    from mfconv_nb.steps.merge import merge_adapters
-    from mfconv_nb.steps.save import save
+    from mfconv_nb.steps.converting.merge import merge_adapters
+    from mfconv_nb.steps.loading.load import load
+    from mfconv_nb.steps.saving.save import save
 
     if not 2 <= len(paths) <= 3:
         raise click.UsageError("Give BASE, ADAPTERS and OUT; or BASE and OUT, where BASE holds the adapters too.")

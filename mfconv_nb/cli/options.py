@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
-from mfconv_nb.paths import local_path
-from mfconv_nb.progress import NoProgress, Progress
-from mfconv_nb.report import bytes_text
+from mfconv_nb.core.paths import local_path
+from mfconv_nb.core.progress import NoProgress, Progress
+from mfconv_nb.core.report import bytes_text
 
 
 class _LocalPath(click.Path):
@@ -63,14 +63,14 @@ no_fsync = click.option("--no_fsync", "--no-fsync", is_flag=True, help="Do not w
 
 def say(text: str) -> None:
     """A line beside the result, on stderr: names in it are a stranger's."""
-    from mfconv_nb.errors import shown
+    from mfconv_nb.core.errors import shown
 
     click.echo(shown(text), err=True)
 
 
 def show(result: Any, *, show_all: bool = False, as_json: bool = False) -> None:
     """Print a result: the same text that its repr gives."""
-    from mfconv_nb.report import MAX_ROWS, json_text, plain_marks, table_text
+    from mfconv_nb.core.report import MAX_ROWS, json_text, plain_marks, table_text
 
     if as_json:
         text = result.to_json()
@@ -139,7 +139,7 @@ class FamilyCommand(click.Command):
 
 def _named_family(args: list[str]) -> Any:
     """The family that `--model` or `--family` names, for --help and its options; None where there is none or it is not known."""
-    from mfconv_nb.errors import MfconvError
+    from mfconv_nb.core.errors import MfconvError
     from mfconv_nb.families.registry import family_meant
 
     following = {flag: word for flag, word in pairwise(args) if flag in ("--model", "--family")}

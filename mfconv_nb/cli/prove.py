@@ -17,7 +17,7 @@ def prove(keys: tuple[str, ...], show_all: bool, as_json: bool) -> int:
     Patterns must not overlap, every number must come back to its place, and every small mistake that is made in the rules on purpose
     must be noticed. Exit code 0 when all of it holds, 1 when something does not.
     """
-    from mfconv_nb.authoring.prove import prove as prove_family
+    from mfconv_nb.author.proving.proof import prove as prove_family
     from mfconv_nb.families.registry import known_families
 
     passed = True

@@ -68,10 +68,10 @@ def save(
     \b
     {"devices": {"dp": 2, "tp": 4}, "cuts": {"*.wq.weight": ["tp", null]}, "form": "rank folders", "step": 0}
     """
-    from mfconv_nb.errors import UsageError, quoted
-    from mfconv_nb.steps.load import load
-    from mfconv_nb.steps.save import save as write
-    from mfconv_nb.trained.categories import amounts
+    from mfconv_nb.core.errors import UsageError, quoted
+    from mfconv_nb.runs.categories import amounts
+    from mfconv_nb.steps.loading.load import load
+    from mfconv_nb.steps.saving.save import save as write
 
     of_run: dict[str, Any] = {"step": step, "strategy": strategy, "file_prefix": file_prefix}
     checkpoint = load(source, config=config, only=only, **of_run)

@@ -26,7 +26,7 @@ def suggest(hf: Path, mf: Path, out: Path | None, key: str | None, force: bool, 
     equal bytes decide, and a rule is "certain"; else it is "likely", or a "guess". Exit code 0 when every name has a rule, 1 when names
     are left over.
     """
-    from mfconv_nb.steps.suggest import suggest as suggestion_for
+    from mfconv_nb.author.suggesting.suggest import suggest as suggestion_for
 
     found = suggestion_for(hf, mf, config=config)
     show(found, show_all=show_all, as_json=as_json)

@@ -19,6 +19,6 @@ def toy(family: str, target: Path, dtype: str, force: bool) -> None:
 
     TARGET is a folder (shards, index and config.json) or a file whose ending chooses the format.
     """
-    from mfconv_nb.steps.toy import toy as make_toy
+    from mfconv_nb.steps.saving.toy import toy as make_toy
 
     show(make_toy(family, target, dtype=dtype, overwrite=force))

@@ -5,7 +5,7 @@ Source: MindFormers 1.3.2, `research/baichuan2`. The golden cases `baichuan2-*` 
 
 from mfconv_nb.families.llama import EMBEDDING, FEED_FORWARD, FINAL_NORM_AND_HEAD, LAYER, NORMS, OUTPUT, QKV_SIZES, ROTARY_BUFFER, SIZES
 from mfconv_nb.families.llama import FAMILY as LLAMA
-from mfconv_nb.families.shorthand import EQUAL
+from mfconv_nb.families.words.shorthand import EQUAL
 from mfconv_nb.mapping.rules import Family, Rule
 
 MF = LAYER + "attention."

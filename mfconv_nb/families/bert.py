@@ -5,7 +5,7 @@ Source: MindFormers 1.3.2, `models/bert`, a script without a way back. The golde
 """
 
 from mfconv_nb.families.llama import FAMILY as LLAMA
-from mfconv_nb.families.shorthand import DENSE, linear, norm
+from mfconv_nb.families.words.shorthand import DENSE, linear, norm
 from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Option, Rule, Tied, when
 
 HF, MF = "bert.encoder.layer.{layer}.", "bert.bert_encoder.encoder.blocks.{layer}."

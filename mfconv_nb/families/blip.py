@@ -6,7 +6,7 @@ Source: MindFormers 1.3.2, `models/blip2`; its way back does not join q, k and v
 """
 
 from mfconv_nb.families.llama import FAMILY as LLAMA
-from mfconv_nb.families.shorthand import DENSE, EQUAL, linear, norm
+from mfconv_nb.families.words.shorthand import DENSE, EQUAL, linear, norm
 from mfconv_nb.mapping.rules import ALL_OR_NONE, ANYWHERE, AnyRule, Family, Rule
 
 HF, MF = "visual_encoder.blocks.{block}.", "visual_encoder.blocks.{block}."

@@ -4,7 +4,7 @@ Source: MindFormers 1.3.2, `models/bloom`, whose way back breaks on the prefix. 
 """
 
 from mfconv_nb.families.llama import FAMILY as LLAMA
-from mfconv_nb.families.shorthand import DENSE, EQUAL, linear, norm
+from mfconv_nb.families.words.shorthand import DENSE, EQUAL, linear, norm
 from mfconv_nb.mapping.rules import ALL_OR_NONE, Family, Option, Rule
 
 HF, MF = "{prefix}h.{layer}.", "{prefix}blocks.{layer}."

@@ -4,7 +4,7 @@ Source: MindFormers 1.3.2, `models/clip`, a script without a way back. The golde
 """
 
 from mfconv_nb.families.llama import FAMILY as LLAMA
-from mfconv_nb.families.shorthand import linear, norm
+from mfconv_nb.families.words.shorthand import linear, norm
 from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Rule
 
 

@@ -6,7 +6,7 @@ Source: MindFormers 1.3.2, `models/cogvlm2`, which has the sizes of the 8B model
 """
 
 from mfconv_nb.families.llama import FAMILY as LLAMA
-from mfconv_nb.families.shorthand import linear, norm
+from mfconv_nb.families.words.shorthand import linear, norm
 from mfconv_nb.mapping.rules import ALL_OR_NONE, Family, Option, Repeated, Rule, when
 
 HF = "model.layers.{layer}."

@@ -7,7 +7,7 @@ Source: MindFormers 1.3.2, `research/deepseek2`, which knows 160 experts only an
 
 from mfconv_nb.families.llama import EMBEDDING, FINAL_NORM_AND_HEAD, NORMS
 from mfconv_nb.families.llama import FAMILY as LLAMA
-from mfconv_nb.families.shorthand import experts
+from mfconv_nb.families.words.shorthand import experts
 from mfconv_nb.mapping.rules import Drop, Family, Rule, size_option
 
 LAYER, DENSE, SPARSE = "model.layers.{layer}.", "model.layers.{dense_layer}.", "model.layers.{moe_layer}."

@@ -8,7 +8,7 @@ MindFormers makes int32 when it loads it, keeps its dtype and is in no case.
 
 from __future__ import annotations
 
-from mfconv_nb.families.mcore import EXPERTS_2D, INTERLEAVED_MLP, SOURCE, experts, mlp
+from mfconv_nb.families.words.mcore import EXPERTS_2D, INTERLEAVED_MLP, SOURCE, experts, mlp
 from mfconv_nb.mapping.rules import ANYWHERE, AnyRule, Family, Rule, renamed
 
 NUMBERED = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}

@@ -9,7 +9,7 @@ Source: MindFormers of July 2026, `toolkit/weight_convert/deepseekv3`, and `mode
 from mfconv_nb.families.deepseek2 import SIZES as DEEPSEEK2_SIZES
 from mfconv_nb.families.deepseek3 import FAMILY as DEEPSEEK3
 from mfconv_nb.families.deepseek3 import WITH_MTP
-from mfconv_nb.families.mcore import (
+from mfconv_nb.families.words.mcore import (
     EMBEDDING_AND_HEAD,
     EXPERTS_2D,
     FINAL_NORM,

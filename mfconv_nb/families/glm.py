@@ -5,7 +5,7 @@ Source: MindFormers 1.3.2, `models/glm`. The golden case `glm-6b-fp16-binshards`
 """
 
 from mfconv_nb.families.llama import FAMILY as LLAMA
-from mfconv_nb.families.shorthand import linear, norm
+from mfconv_nb.families.words.shorthand import linear, norm
 from mfconv_nb.mapping.rules import ALL_OR_NONE, Family, Rule
 
 LAYER = "transformer.layers.{layer}."

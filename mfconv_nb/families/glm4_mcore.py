@@ -7,7 +7,7 @@ Golden case `glm4_mix_f32`.
 """
 
 from mfconv_nb.families.llama import FAMILY as LLAMA
-from mfconv_nb.families.mcore import (
+from mfconv_nb.families.words.mcore import (
     CONTIGUOUS_ATTENTION,
     EMBEDDING_AND_HEAD,
     FINAL_NORM,

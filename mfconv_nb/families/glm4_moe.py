@@ -8,7 +8,8 @@ Source: MindFormers 2.1.0, `models/glm4_moe` and `parallel_core/inference`. Gold
 """
 
 from mfconv_nb.families.deepseek3 import WITH_MTP
-from mfconv_nb.families.mcore import (
+from mfconv_nb.families.qwen3 import FAMILY as QWEN3
+from mfconv_nb.families.words.mcore import (
     CONTIGUOUS_ATTENTION,
     EMBEDDING_AND_HEAD,
     EXPERTS_2D,
@@ -28,7 +29,6 @@ from mfconv_nb.families.mcore import (
     mlp,
     norms,
 )
-from mfconv_nb.families.qwen3 import FAMILY as QWEN3
 from mfconv_nb.mapping.rules import Family, Repeated, when
 
 DENSE = "layers.{dense_layer}.mlp."

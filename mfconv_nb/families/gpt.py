@@ -5,7 +5,7 @@ Source: MindFormers 1.3.2, `models/gpt2`, which finds nothing where the names ha
 """
 
 from mfconv_nb.families.llama import FAMILY as LLAMA
-from mfconv_nb.families.shorthand import DENSE, EQUAL, norm
+from mfconv_nb.families.words.shorthand import DENSE, EQUAL, norm
 from mfconv_nb.mapping.rules import ALL_OR_NONE, Drop, Family, Option, Rule
 
 HF, MF = "{prefix}h.{layer}.", "backbone.blocks.{layer}."

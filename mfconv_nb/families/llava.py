@@ -4,7 +4,7 @@ Source: MindFormers 1.4.0-beta2, `research/llava`, which has no way back. The go
 """
 
 from mfconv_nb.families.llama import ATTENTION, EMBEDDING, FEED_FORWARD, FINAL_NORM_AND_HEAD, NORMS, ROTARY_BUFFER
-from mfconv_nb.families.shorthand import linear, norm
+from mfconv_nb.families.words.shorthand import linear, norm
 from mfconv_nb.mapping.rules import Family, Option, Rule, renamed
 
 PREFIX = {"model.": "language_model.model.", "lm_head": "language_model.lm_head"}

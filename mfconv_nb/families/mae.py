@@ -3,9 +3,9 @@
 Source: MindFormers 1.3.2, `models/mae`. The golden case `mae-pretrain-fp32` holds its output.
 """
 
-from mfconv_nb.families.shorthand import linear, norm
 from mfconv_nb.families.vit import FAMILY as VIT
 from mfconv_nb.families.vit import PATCHES, SIZES, blocks
+from mfconv_nb.families.words.shorthand import linear, norm
 from mfconv_nb.mapping.rules import Family, Rule
 
 DECODER_HF, DECODER = "decoder_blocks.{decoder_block}.", "vit.decoder_blocks.{decoder_block}."

@@ -5,7 +5,7 @@ Source: MindFormers 1.3.2, `research/mixtral`, which knows 8 experts only. The g
 
 from mfconv_nb.families.llama import ATTENTION, EMBEDDING, FINAL_NORM_AND_HEAD, LAYER, NORMS, SIZES
 from mfconv_nb.families.llama import FAMILY as LLAMA
-from mfconv_nb.families.shorthand import experts
+from mfconv_nb.families.words.shorthand import experts
 from mfconv_nb.mapping.rules import Family, Option, Rule, when
 
 HF_EXPERT, MF_EXPERTS, NAMES = LAYER + "block_sparse_moe.experts.{expert}.", LAYER + "feed_forward.ffn.", ("w1", "w3", "w2")

@@ -5,7 +5,7 @@ Source: MindFormers 1.3.2, `research/qwen`; its way back leaves the weights of q
 """
 
 from mfconv_nb.families.llama import FAMILY as LLAMA
-from mfconv_nb.families.shorthand import EQUAL
+from mfconv_nb.families.words.shorthand import EQUAL
 from mfconv_nb.mapping.rules import Drop, Family, Rule
 
 HF, MF = "transformer.h.{layer}.", "transformer.layers.{layer}."

@@ -8,7 +8,8 @@ Golden case `qwen2_5_mix_f32`.
 
 from dataclasses import replace
 
-from mfconv_nb.families.mcore import (
+from mfconv_nb.families.qwen2 import FAMILY as QWEN2
+from mfconv_nb.families.words.mcore import (
     CONTIGUOUS_ATTENTION,
     EMBEDDING_AND_HEAD,
     FINAL_NORM,
@@ -23,7 +24,6 @@ from mfconv_nb.families.mcore import (
     mlp,
     norms,
 )
-from mfconv_nb.families.qwen2 import FAMILY as QWEN2
 from mfconv_nb.mapping.rules import Family, Rule
 
 FAMILY = Family(

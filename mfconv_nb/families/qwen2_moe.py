@@ -7,7 +7,7 @@ from mfconv_nb.families.llama import ATTENTION, EMBEDDING, FINAL_NORM_AND_HEAD, 
 from mfconv_nb.families.llama import FAMILY as LLAMA
 from mfconv_nb.families.mixtral import USE_GMM
 from mfconv_nb.families.qwen2 import BIASES
-from mfconv_nb.families.shorthand import experts
+from mfconv_nb.families.words.shorthand import experts
 from mfconv_nb.mapping.rules import Family, Rule, when
 
 EXPERT, ROUTED, SHARED = LAYER + "mlp.experts.{expert}.", LAYER + "feed_forward.routed_experts.", LAYER + "feed_forward.shared_experts."

@@ -5,7 +5,7 @@ Source: MindFormers 2.1.0, `models/qwen3`: its `weight_converters`, and `convert
 """
 
 from mfconv_nb.families.llama import FAMILY as LLAMA
-from mfconv_nb.families.mcore import (
+from mfconv_nb.families.words.mcore import (
     CONTIGUOUS_ATTENTION,
     EMBEDDING_AND_HEAD,
     FINAL_NORM,

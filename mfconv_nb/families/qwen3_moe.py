@@ -4,7 +4,8 @@ Source: MindFormers 2.1.0, `models/qwen3_moe`: its `weight_converters`, and `con
 `qwen3_moe_*`.
 """
 
-from mfconv_nb.families.mcore import (
+from mfconv_nb.families.qwen3 import FAMILY as QWEN3
+from mfconv_nb.families.words.mcore import (
     CONTIGUOUS_ATTENTION,
     EMBEDDING_AND_HEAD,
     EXPERTS_2D,
@@ -18,7 +19,6 @@ from mfconv_nb.families.mcore import (
     head_norms,
     norms,
 )
-from mfconv_nb.families.qwen3 import FAMILY as QWEN3
 from mfconv_nb.mapping.rules import Family, Rule
 
 FAMILY = Family(

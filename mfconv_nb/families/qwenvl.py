@@ -9,7 +9,7 @@ from mfconv_nb.families.llama import FAMILY as LLAMA
 from mfconv_nb.families.qwen import FAMILY as QWEN
 from mfconv_nb.families.qwen import FUSED_QKV, HF, REST
 from mfconv_nb.families.qwen import SIZES as QWEN_SIZES
-from mfconv_nb.families.shorthand import DENSE, linear, norm, qkv
+from mfconv_nb.families.words.shorthand import DENSE, linear, norm, qkv
 from mfconv_nb.mapping.rules import Family, Option, Rule, renamed, size_option, when
 
 LANGUAGE = {"transformer.": "llm_model.transformer.", "lm_head": "llm_model.lm_head"}

@@ -13,15 +13,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.errors import MappingError, NotListedError, SeveralFitError, UsageError, did_you_mean, quoted
-from mfconv_nb.families.own import family_in_file, is_file_name, offered_families
+from mfconv_nb.core.errors import MappingError, NotListedError, SeveralFitError, UsageError, did_you_mean, quoted
+from mfconv_nb.core.report import how_many
 from mfconv_nb.families.same_maths import is_named_in, listed_types, model_type_of, said_otherwise
+from mfconv_nb.families.user_families import family_in_file, is_file_name, offered_families
 from mfconv_nb.mapping.flaws import check_family
 from mfconv_nb.mapping.forms import fitting_forms, templates_of
 from mfconv_nb.mapping.rules import Family
-from mfconv_nb.report import how_many
 
-NO_FAMILIES = ("registry", "own")  # modules of this folder
+NO_FAMILIES = ("registry", "user_families", "words")  # modules of this folder
 HINT_REMEMBERED = "Register it (mc.register), install the package that offers it, or name its file: --model FILE.py (family= in Python)."
 
 _registered: dict[str, Family] = {}

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mfconv_nb.errors import quoted
+from mfconv_nb.core.errors import quoted
+from mfconv_nb.core.run_yaml import RUN_CONFIG
 from mfconv_nb.mapping.rules import Family
-from mfconv_nb.run_config import RUN_CONFIG
 
 MAX_DEPTH = 8  # of parts within parts; published configs have two
 

@@ -5,7 +5,7 @@ Source: MindFormers 1.3.2, `models/swin`. The golden cases `swin-*` hold its out
 """
 
 from mfconv_nb.families.llama import FAMILY as LLAMA
-from mfconv_nb.families.shorthand import linear, norm, qkv
+from mfconv_nb.families.words.shorthand import linear, norm, qkv
 from mfconv_nb.mapping.rules import ALL_OR_NONE, ANYWHERE, Family, Option, Rule, when
 
 HF, MF = "{is_pretrain}layers.{stage}.", "encoder.layers.{stage}."

@@ -3,9 +3,9 @@
 Source: the names of `transformers`' Swin model; MindFormers' side as in `swin`.
 """
 
-from mfconv_nb.families.shorthand import linear, norm
 from mfconv_nb.families.swin import BIAS_INDEX, BIAS_TABLE, BLOCK, MERGE, SIZES
 from mfconv_nb.families.swin import FAMILY as SWIN
+from mfconv_nb.families.words.shorthand import linear, norm
 from mfconv_nb.mapping.rules import ALL_OR_NONE, Family, Rule
 
 HF = "swin.encoder.layers.{stage}.blocks.{block}."

@@ -4,7 +4,7 @@ Source: MindFormers 1.3.2, `models/t5`, a script without a way back. The golden 
 """
 
 from mfconv_nb.families.llama import FAMILY as LLAMA
-from mfconv_nb.families.shorthand import DENSE
+from mfconv_nb.families.words.shorthand import DENSE
 from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Repeated, Rule
 
 BIAS = "layer.0.SelfAttention.relative_attention_bias.weight"

@@ -6,7 +6,7 @@ Source: MindFormers 2.1.0, `models/telechat3`: its `weight_mapping`, and its tra
 """
 
 from mfconv_nb.families.llama import FAMILY as LLAMA
-from mfconv_nb.families.mcore import (
+from mfconv_nb.families.words.mcore import (
     CONTIGUOUS_ATTENTION,
     EMBEDDING_AND_HEAD,
     FINAL_NORM,

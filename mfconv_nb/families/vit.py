@@ -4,7 +4,7 @@ Source: MindFormers 1.3.2, `models/vit`. The golden case `vit-finetuned-fp32` ho
 """
 
 from mfconv_nb.families.llama import FAMILY as LLAMA
-from mfconv_nb.families.shorthand import linear, norm, qkv
+from mfconv_nb.families.words.shorthand import linear, norm, qkv
 from mfconv_nb.mapping.rules import ALL_OR_NONE, AnyRule, Family, Rule
 
 

@@ -4,7 +4,7 @@ Source: MindFormers 1.3.2, `models/whisper`, which fails on bfloat16. The golden
 """
 
 from mfconv_nb.families.llama import FAMILY as LLAMA
-from mfconv_nb.families.shorthand import linear, norm
+from mfconv_nb.families.words.shorthand import linear, norm
 from mfconv_nb.mapping.rules import ALL_OR_NONE, Family, Rule
 
 ENCODER, DECODER = "model.encoder.layers.{encoder_layer}.", "model.decoder.layers.{decoder_layer}."

@@ -5,7 +5,7 @@ Source: MindFormers 1.4.0-beta2, `research/wizardcoder`, which has the sizes of 
 
 from mfconv_nb.families.gpt import EMBEDDINGS, HF, MF, NORMS
 from mfconv_nb.families.gpt import SIZES as GPT_SIZES
-from mfconv_nb.families.shorthand import DENSE, linear
+from mfconv_nb.families.words.shorthand import DENSE, linear
 from mfconv_nb.mapping.rules import Family, Rule, Tied, renamed
 
 PREFIX = {"{prefix}": "transformer."}

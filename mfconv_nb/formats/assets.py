@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.errors import InputError
+from mfconv_nb.core.errors import InputError
 
 PATTERNS = (
     "config.json",

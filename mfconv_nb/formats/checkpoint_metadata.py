@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mfconv_nb.blocks import Shape
-from mfconv_nb.dtypes import BY_MINDSPORE, DTYPES
-from mfconv_nb.errors import InputError, OutputError, quoted
-from mfconv_nb.report import how_many
-from mfconv_nb.sources import FileSource
+from mfconv_nb.core.blocks import Shape
+from mfconv_nb.core.dtypes import BY_MINDSPORE, DTYPES
+from mfconv_nb.core.errors import InputError, OutputError, quoted
+from mfconv_nb.core.report import how_many
+from mfconv_nb.core.sources import FileSource
 
 METADATA = "metadata.json"
 MAX_METADATA_BYTES = 1 << 30  # 24 MB for 100,000 slices on one rank each; a slice is listed once for every rank that has it

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from mfconv_nb.checkpoint import TensorSpec
-from mfconv_nb.dtypes import short_name
-from mfconv_nb.errors import FormatError
-from mfconv_nb.report import how_many, shape_text
-from mfconv_nb.sources import FileSource
+from mfconv_nb.core.checkpoint import TensorSpec
+from mfconv_nb.core.dtypes import short_name
+from mfconv_nb.core.errors import FormatError
+from mfconv_nb.core.report import how_many, shape_text
+from mfconv_nb.core.sources import FileSource
 
 HEADER, PADDING, TENSOR, OTHER = "header", "padding", "tensor", "other"  # other: what is neither structure nor a tensor's numbers
 JSON_SPACE = " \t\n\r"

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mfconv_nb.errors import FormatError, InputError, on_one_line, quoted
-from mfconv_nb.folding import fold
+from mfconv_nb.core.errors import FormatError, InputError, on_one_line, quoted
+from mfconv_nb.core.folding import fold
 from mfconv_nb.formats import index as index_files
 
 WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")  # what files of weights end in

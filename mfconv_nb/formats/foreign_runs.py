@@ -11,7 +11,7 @@ import re
 from itertools import islice
 from pathlib import Path
 
-from mfconv_nb.errors import as_place
+from mfconv_nb.core.errors import as_place
 
 DEEPSPEED = re.compile(r"global_step\d+|zero_to_fp32\.py|.*mp_rank_\d+_model_states\.pt|.*_optim_states\.pt")
 MEGATRON = re.compile(r"iter_\d{7}|mp_rank_\d\d(_\d{3})*|latest_checkpointed_iteration\.txt|model_optim_rng\.pt|distrib_optim\.pt")

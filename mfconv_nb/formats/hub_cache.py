@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mfconv_nb.errors import InputError, on_one_line, quoted
+from mfconv_nb.core.errors import InputError, on_one_line, quoted
 from mfconv_nb.formats.folders import SHOWN, WEIGHTS, checkpoint_files
 
 MODEL, SNAPSHOTS, REFS, BLOBS = "models--", "snapshots", "refs", "blobs"

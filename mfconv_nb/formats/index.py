@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.config import LFS_POINTER
-from mfconv_nb.errors import InputError, quoted
-from mfconv_nb.folding import fold
+from mfconv_nb.core.errors import InputError, quoted
+from mfconv_nb.core.folding import fold
+from mfconv_nb.core.report import how_many
+from mfconv_nb.core.sizes import LFS_POINTER
+from mfconv_nb.core.sources import FileSource
 from mfconv_nb.formats.fields import JSON_SPACE, OTHER, Field, json_members, tiled
-from mfconv_nb.report import how_many
-from mfconv_nb.sources import FileSource
 
 MAX_INDEX_BYTES = 256 << 20  # the largest seen is 12 MB, for 92,000 tensors
 HF_SAFETENSORS = "model.safetensors.index.json"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mfconv_nb.checkpoint import TensorSpec
-from mfconv_nb.errors import OutputError, quoted
+from mfconv_nb.core.checkpoint import TensorSpec
+from mfconv_nb.core.errors import OutputError, quoted
 
 MAX_AXES = 32  # numpy's limit; MindSpore and this package read through numpy
 MAX_AXIS = 1 << 48

@@ -14,14 +14,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mfconv_nb.checkpoint import OtherEntry, TensorSpec
-from mfconv_nb.dtypes import BY_MINDSPORE, DTYPES, itemsize
-from mfconv_nb.errors import FormatError, OutputError, quoted
+from mfconv_nb.core.checkpoint import OtherEntry, TensorSpec
+from mfconv_nb.core.dtypes import BY_MINDSPORE, DTYPES, itemsize
+from mfconv_nb.core.errors import FormatError, OutputError, quoted
+from mfconv_nb.core.file_plan import Extent, FilePlan, Header, PlacedTensor
+from mfconv_nb.core.report import how_many, shape_text
+from mfconv_nb.core.sources import FileSource, StoredChecksum
 from mfconv_nb.formats.fields import OTHER, TENSOR, Field, numbers_text
 from mfconv_nb.formats.limits import MAX_AXES, check_can_be_written
-from mfconv_nb.places import Extent, FilePlan, Header, PlacedTensor
-from mfconv_nb.report import how_many, shape_text
-from mfconv_nb.sources import FileSource, StoredChecksum
 
 SLICE_BYTES = 512 << 20  # what mindspore 2.x cuts at
 WINDOW = 4096  # bytes read at a time while scanning: many small entries, or one header

@@ -14,9 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.config import read_config
-from mfconv_nb.errors import MappingError, quoted
-from mfconv_nb.run_config import Lora, lora_of
+from mfconv_nb.core.errors import MappingError, quoted
+from mfconv_nb.core.run_yaml import Lora, lora_of
+from mfconv_nb.core.sizes import read_config
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

@@ -16,7 +16,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from mfconv_nb.report import how_many
+from mfconv_nb.core.report import how_many
 
 MAX_PICKLE_BYTES = 64 << 20  # the largest seen is 20 MB, for 92,000 tensors
 STORAGES = {"Float": "F32", "Half": "F16", "BFloat16": "BF16", "Double": "F64", "Bool": "BOOL", "Byte": "U8", "Char": "I8"}

@@ -11,9 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mfconv_nb.checkpoint import HF, MF, LazyTensor, OtherEntry, stored_tensor
-from mfconv_nb.config import LFS_POINTER
-from mfconv_nb.errors import InputError, MfconvError, on_one_line, quoted
+from mfconv_nb.core.checkpoint import HF, MF, LazyTensor, OtherEntry, stored_tensor
+from mfconv_nb.core.errors import InputError, MfconvError, on_one_line, quoted
+from mfconv_nb.core.report import how_many
+from mfconv_nb.core.sizes import LFS_POINTER
+from mfconv_nb.core.sources import FileSource
 from mfconv_nb.formats import index as index_files
 from mfconv_nb.formats import mindspore_ckpt, safetensors_file, torch_pickle
 from mfconv_nb.formats.folders import (
@@ -30,8 +32,6 @@ from mfconv_nb.formats.folders import (
     shards_with,
 )
 from mfconv_nb.formats.foreign_runs import hint_of_foreign_run
-from mfconv_nb.report import how_many
-from mfconv_nb.sources import FileSource
 
 FOLDER, INDEX, SAFETENSORS, TORCH, CKPT = "folder", "index", "safetensors", "torch", "ckpt"
 RUN_STATE = "hyper_param.safetensors"  # beside what mindspore.unified_safetensors merged: all that no strategy file knows

@@ -15,14 +15,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mfconv_nb.checkpoint import TensorSpec
-from mfconv_nb.dtypes import DTYPES, dtype_named, itemsize
-from mfconv_nb.errors import FormatError, OutputError, quoted
+from mfconv_nb.core.checkpoint import TensorSpec
+from mfconv_nb.core.dtypes import DTYPES, dtype_named, itemsize
+from mfconv_nb.core.errors import FormatError, OutputError, quoted
+from mfconv_nb.core.file_plan import FilePlan, Header, PlacedTensor
+from mfconv_nb.core.report import how_many
+from mfconv_nb.core.sources import FileSource, StoredChecksum
 from mfconv_nb.formats.fields import JSON_SPACE, PADDING, TENSOR, Field, json_members, numbers_text
 from mfconv_nb.formats.limits import MAX_AXES, MAX_AXIS, check_can_be_written
-from mfconv_nb.places import FilePlan, Header, PlacedTensor
-from mfconv_nb.report import how_many
-from mfconv_nb.sources import FileSource, StoredChecksum
 
 METADATA = "__metadata__"
 MAX_HEADER_BYTES = 100_000_000  # the reference reader's own limit

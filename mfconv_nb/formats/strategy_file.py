@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.blocks import Shape
-from mfconv_nb.errors import InputError, quoted
-from mfconv_nb.report import how_many
-from mfconv_nb.sources import FileSource
+from mfconv_nb.core.blocks import Shape
+from mfconv_nb.core.errors import InputError, quoted
+from mfconv_nb.core.report import how_many
+from mfconv_nb.core.sources import FileSource
 
 MAX_BYTES = 256 << 20  # 100,000 tensors take some 10 MB
 MAX_DIMS = 64

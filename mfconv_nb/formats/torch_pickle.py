@@ -24,15 +24,15 @@ from typing import Any
 
 import numpy as np
 
-from mfconv_nb.checkpoint import LazyTensor, OtherEntry, TensorSpec, strided_tensor
-from mfconv_nb.dtypes import BY_TORCH, DTYPES, itemsize, short_name
-from mfconv_nb.errors import FormatError, quoted
+from mfconv_nb.core.checkpoint import LazyTensor, OtherEntry, TensorSpec, strided_tensor
+from mfconv_nb.core.dtypes import BY_TORCH, DTYPES, itemsize, short_name
+from mfconv_nb.core.errors import FormatError, quoted
+from mfconv_nb.core.file_plan import FilePlan
+from mfconv_nb.core.report import how_many
+from mfconv_nb.core.sources import ArraySource, ByteSource, FileSource, StoredChecksum
 from mfconv_nb.formats.fields import HEADER, OTHER, PADDING, TENSOR, Field, numbers_text, tiled
 from mfconv_nb.formats.limits import check_can_be_written, has_sound_shape, is_text
 from mfconv_nb.formats.pickle_words import MAX_PICKLE_BYTES, PickleWords, Storage, read_words
-from mfconv_nb.places import FilePlan
-from mfconv_nb.report import how_many
-from mfconv_nb.sources import ArraySource, ByteSource, FileSource, StoredChecksum
 
 WRAPPERS = ("model", "state_dict", "module", "model_state_dict")  # one entry that holds the tensors, as training scripts save
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # first pickle of the old form

@@ -6,12 +6,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mfconv_nb.checkpoint import HF, MF, TensorSpec
-from mfconv_nb.collector import makes_many_objects
-from mfconv_nb.errors import OutputError, UsageError, quoted
+from mfconv_nb.core.checkpoint import HF, MF, TensorSpec
+from mfconv_nb.core.errors import OutputError, UsageError, quoted
+from mfconv_nb.core.file_plan import FilePlan, OutputPlan
+from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.formats import index as index_files
 from mfconv_nb.formats import mindspore_ckpt, safetensors_file, torch_pickle
-from mfconv_nb.places import FilePlan, OutputPlan
 
 TORCH_ENDINGS = (".bin", ".pt", ".pth")
 ENDINGS = (".safetensors", ".ckpt", *TORCH_ENDINGS)

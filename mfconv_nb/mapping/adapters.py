@@ -13,14 +13,14 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from mfconv_nb.checkpoint import HF, TensorSpec
-from mfconv_nb.errors import MappingError, quoted
-from mfconv_nb.folding import fold
-from mfconv_nb.layout import TensorLayout, axis_names, describe_tensor, parse_layout
+from mfconv_nb.core.checkpoint import HF, TensorSpec
+from mfconv_nb.core.errors import MappingError, quoted
+from mfconv_nb.core.folding import fold
+from mfconv_nb.core.layout import TensorLayout, axis_names, describe_tensor, parse_layout
+from mfconv_nb.core.run_yaml import Lora
 from mfconv_nb.mapping.names import parse_pattern
 from mfconv_nb.mapping.rules import ANYWHERE, AnyRule, Family, Repeated, Rule, Tied, patterns
 from mfconv_nb.mapping.run_state import run_state_of
-from mfconv_nb.run_config import Lora
 
 WEIGHT = ".weight"
 PEFT = "base_model.model."  # what PEFT puts before the names of the model it wraps

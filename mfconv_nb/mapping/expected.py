@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from mfconv_nb.checkpoint import HF, MF, TensorSpec
-from mfconv_nb.config import HINT_CONFIG, Sizes
-from mfconv_nb.errors import MappingError
-from mfconv_nb.layout import shape_of
+from mfconv_nb.core.checkpoint import HF, MF, TensorSpec
+from mfconv_nb.core.errors import MappingError
+from mfconv_nb.core.layout import shape_of
+from mfconv_nb.core.sizes import HINT_CONFIG, Sizes
 from mfconv_nb.mapping.names import Pattern
 from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Tied, is_needed, layouts_of, numbered_rules, sides_of
 from mfconv_nb.mapping.solve import structural_sizes

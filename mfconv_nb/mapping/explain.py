@@ -13,14 +13,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import index as whole_number
 
-from mfconv_nb.blocks import Block, Shape, c_strides, whole
-from mfconv_nb.checkpoint import TensorSpec
-from mfconv_nb.errors import MappingError, UsageError, did_you_mean, quoted
-from mfconv_nb.layout import ZEROS, Axis, Expression, One, Product, Sum, TensorLayout, View, Zero, describe, describe_tensor, size_of
+from mfconv_nb.core.blocks import Block, Shape, c_strides, whole
+from mfconv_nb.core.checkpoint import TensorSpec
+from mfconv_nb.core.errors import MappingError, UsageError, did_you_mean, quoted
+from mfconv_nb.core.layout import ZEROS, Axis, Expression, One, Product, Sum, TensorLayout, View, Zero, describe, describe_tensor, size_of
+from mfconv_nb.core.report import how_many
 from mfconv_nb.mapping.plan import DROPPED, LEFT_OUT, RESTORED, TIED, MappingPlan, Row
 from mfconv_nb.mapping.rules import Repeated, Rule, Tied
 from mfconv_nb.mapping.solve import PlacedBlock, directed_rule, placed_blocks
-from mfconv_nb.report import how_many
 
 SOURCE, TARGET = "source", "target"
 SHORT_ROLES = {"query": "q", "key": "k", "value": "v"}

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.checkpoint import HF, MF, SIDE_NAMES
-from mfconv_nb.config import UNKNOWN, is_readable
-from mfconv_nb.dtypes import CASTABLE
-from mfconv_nb.errors import Lines, MappingError, nearest, one_line, quoted
-from mfconv_nb.layout import TensorLayout, axis_names, pair_blocks, parse_layout, told_axes
+from mfconv_nb.core.checkpoint import HF, MF, SIDE_NAMES
+from mfconv_nb.core.dtypes import CASTABLE
+from mfconv_nb.core.errors import Lines, MappingError, nearest, one_line, quoted
+from mfconv_nb.core.layout import TensorLayout, axis_names, pair_blocks, parse_layout, told_axes
+from mfconv_nb.core.report import how_many
+from mfconv_nb.core.sizes import UNKNOWN, is_readable
 from mfconv_nb.mapping.forms import all_forms
 from mfconv_nb.mapping.names import Pattern, is_of_config
 from mfconv_nb.mapping.rules import (
@@ -36,7 +37,6 @@ from mfconv_nb.mapping.rules import (
     sides_of,
 )
 from mfconv_nb.mapping.solve import directed_rule, needs_sizes, structural_sizes
-from mfconv_nb.report import how_many
 
 MAX_TOLD = 8  # flaws that one message lists
 INDENT = " " * 12  # where "found" has its text in a message

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from itertools import islice, product
 from typing import Any
 
-from mfconv_nb.blocks import whole
-from mfconv_nb.errors import MappingError, SeveralFitError, UsageError, did_you_mean, quoted
-from mfconv_nb.folding import fold
+from mfconv_nb.core.blocks import whole
+from mfconv_nb.core.errors import MappingError, SeveralFitError, UsageError, did_you_mean, quoted
+from mfconv_nb.core.folding import fold
 from mfconv_nb.mapping.plan import MappingPlan, Part, Row
 from mfconv_nb.mapping.rules import COMMON_OPTIONS, NUMBERS, Family, Option, OptionValue, form_of
 

@@ -12,9 +12,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mfconv_nb.errors import MappingError, quoted
+from mfconv_nb.core.errors import MappingError, quoted
+from mfconv_nb.core.run_yaml import Lora, checked_alpha
 from mfconv_nb.mapping.adapters import HINT_ALPHA, Adapter, rank_of
-from mfconv_nb.run_config import Lora, checked_alpha
 
 MAX_PATTERNS, MAX_LENGTH = 20_000, 200
 MAX_CHOICES = 3  # of how much to match, or of what; each multiplies the time

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import product
 
-from mfconv_nb.blocks import Block, Shape, whole
-from mfconv_nb.checkpoint import HF, MF, Original, TensorSpec
-from mfconv_nb.config import HINT_CONFIG, Size, Sizes
-from mfconv_nb.dtypes import dtype_after_cast
-from mfconv_nb.errors import MappingError, NearNames
-from mfconv_nb.folding import fold
-from mfconv_nb.layout import Axis, TensorLayout, axis_names, describe_tensor, shape_of
+from mfconv_nb.core.blocks import Block, Shape, whole
+from mfconv_nb.core.checkpoint import HF, MF, Original, TensorSpec
+from mfconv_nb.core.dtypes import dtype_after_cast
+from mfconv_nb.core.errors import MappingError, NearNames
+from mfconv_nb.core.folding import fold
+from mfconv_nb.core.layout import Axis, TensorLayout, axis_names, describe_tensor, shape_of
+from mfconv_nb.core.sizes import HINT_CONFIG, Size, Sizes
 from mfconv_nb.mapping.adapters import why_no_adapter
 from mfconv_nb.mapping.names import Pattern, parse_pattern
 from mfconv_nb.mapping.rules import (

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from itertools import islice
 
-from mfconv_nb.blocks import whole
-from mfconv_nb.checkpoint import HF, MF, TensorSpec
-from mfconv_nb.config import HINT_CONFIG
-from mfconv_nb.folding import fold
+from mfconv_nb.core.blocks import whole
+from mfconv_nb.core.checkpoint import HF, MF, TensorSpec
+from mfconv_nb.core.folding import fold
+from mfconv_nb.core.sizes import HINT_CONFIG
 from mfconv_nb.mapping.expected import expected_indices, is_expected
 from mfconv_nb.mapping.matching import LAST, MOST_MISSING, RESTORED, TIED, Matcher, Part, Problem, Row
 from mfconv_nb.mapping.rules import ALL_OR_NONE, AnyRule, Drop, Repeated, Rule, Tied, is_needed

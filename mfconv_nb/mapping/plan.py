@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from mfconv_nb.blocks import Block
-from mfconv_nb.checkpoint import Original, TensorSpec
-from mfconv_nb.config import Sizes
+from mfconv_nb.core.blocks import Block
+from mfconv_nb.core.checkpoint import Original, TensorSpec
+from mfconv_nb.core.sizes import Sizes
 from mfconv_nb.mapping.adapters import DEFAULT_STYLE, with_adapters
 from mfconv_nb.mapping.matching import (
     DROPPED,

@@ -16,9 +16,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mfconv_nb.checkpoint import TensorSpec
-from mfconv_nb.dtypes import CASTABLE, short_name
-from mfconv_nb.errors import one_line
+from mfconv_nb.core.checkpoint import TensorSpec
+from mfconv_nb.core.dtypes import CASTABLE, short_name
+from mfconv_nb.core.errors import one_line
 
 SCALED = "codes with scales"
 SUFFIXES = {

@@ -13,13 +13,13 @@ from fnmatch import fnmatchcase
 from itertools import takewhile
 from typing import Any
 
-from mfconv_nb.checkpoint import MF, TensorSpec
-from mfconv_nb.config import text_part
-from mfconv_nb.dtypes import CASTABLE
-from mfconv_nb.errors import as_word, quoted
-from mfconv_nb.folding import fold
+from mfconv_nb.core.checkpoint import MF, TensorSpec
+from mfconv_nb.core.dtypes import CASTABLE
+from mfconv_nb.core.errors import as_word, quoted
+from mfconv_nb.core.folding import fold
+from mfconv_nb.core.report import how_many
+from mfconv_nb.core.sizes import text_part
 from mfconv_nb.mapping.plan import MappingPlan, Problem
-from mfconv_nb.report import how_many
 
 # who puts a text before names, or into them
 WRAPPERS = {

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
-from mfconv_nb.checkpoint import MF
-from mfconv_nb.layout import TensorLayout, axis_names, parse_layout
+from mfconv_nb.core.checkpoint import MF
+from mfconv_nb.core.layout import TensorLayout, axis_names, parse_layout
 from mfconv_nb.mapping.names import Pattern, parse_pattern
 
 Names = str | tuple[str, ...]

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from itertools import product
 from math import prod
 
-from mfconv_nb.blocks import Block, Shape
-from mfconv_nb.errors import MappingError
-from mfconv_nb.layout import Pairing, TensorLayout, axis_names, pair_blocks, shape_of, solve_sizes
+from mfconv_nb.core.blocks import Block, Shape
+from mfconv_nb.core.errors import MappingError
+from mfconv_nb.core.layout import Pairing, TensorLayout, axis_names, pair_blocks, shape_of, solve_sizes
+from mfconv_nb.core.report import how_many
 from mfconv_nb.mapping.names import Pattern
 from mfconv_nb.mapping.rules import AnyRule, Drop, Repeated, Rule, layouts_of, sides_of
-from mfconv_nb.report import how_many
 
 SourceKey = tuple[int, Mapping[str, int]]  # a tensor's place in the sentence, and the index of its own axes (expert 3)
 

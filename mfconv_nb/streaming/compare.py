@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from mfconv_nb.checkpoint import LazyTensor
-from mfconv_nb.dtypes import CASTABLE, itemsize, max_ulp_distance, numpy_dtype
-from mfconv_nb.progress import OnProgress
-from mfconv_nb.report import difference_text
+from mfconv_nb.core.checkpoint import LazyTensor
+from mfconv_nb.core.dtypes import CASTABLE, itemsize, max_ulp_distance, numpy_dtype
+from mfconv_nb.core.progress import OnProgress
+from mfconv_nb.core.report import difference_text
 from mfconv_nb.streaming.gather import MAX_PANEL_BYTES, PANEL_BYTES, Gatherer, panels
 from mfconv_nb.streaming.workers import Pulse, run_tasks
 

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import xxhash
 
-from mfconv_nb.checkpoint import LazyTensor
-from mfconv_nb.dtypes import itemsize
-from mfconv_nb.places import FilePlan
-from mfconv_nb.progress import OnProgress
+from mfconv_nb.core.checkpoint import LazyTensor
+from mfconv_nb.core.dtypes import itemsize
+from mfconv_nb.core.file_plan import FilePlan
+from mfconv_nb.core.progress import OnProgress
 from mfconv_nb.streaming.gather import MAX_PANEL_BYTES, PANEL_BYTES, Gatherer, panels
 from mfconv_nb.streaming.journal import Finished, Journal
 from mfconv_nb.streaming.open_files import allow_open_files

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mfconv_nb.blocks import Block, clip_target, make_block, move_block, moved
-from mfconv_nb.checkpoint import LazyTensor, Piece, sources_of, stored_tensor
-from mfconv_nb.dtypes import itemsize, numpy_dtype
-from mfconv_nb.errors import MappingError, quoted
-from mfconv_nb.sources import FileSource
+from mfconv_nb.core.blocks import Block, clip_target, make_block, move_block, moved
+from mfconv_nb.core.checkpoint import LazyTensor, Piece, sources_of, stored_tensor
+from mfconv_nb.core.dtypes import itemsize, numpy_dtype
+from mfconv_nb.core.errors import MappingError, quoted
+from mfconv_nb.core.sources import FileSource
 
 PANEL_BYTES = 2 << 20  # one read and one write; 1 thread: 1.07 x cp, with 512 KiB 1.24, with 256 KiB 1.49 (2 GB, quiet machine)
 MAX_PANEL_BYTES = 8 << 20  # where rows are scattered in the source, a panel has at least 1024 of them, up to this

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
 
-from mfconv_nb.errors import OutputError
+from mfconv_nb.core.errors import OutputError
 
 MAX_JOURNAL_BYTES = 1 << 30
 BUSY = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)  # what a system says of a lock that another process holds

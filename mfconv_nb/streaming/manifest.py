@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from mfconv_nb.dtypes import CASTABLE
-from mfconv_nb.errors import InputError
+from mfconv_nb.core.dtypes import CASTABLE
+from mfconv_nb.core.errors import InputError
 
 MANIFEST = "manifest.json"
 CARRIED = "carried.safetensors"

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from mfconv_nb.checkpoint import LazyTensor
-from mfconv_nb.dtypes import itemsize, numpy_dtype
-from mfconv_nb.errors import MappingError, UsageError, quoted
-from mfconv_nb.progress import OnProgress
-from mfconv_nb.stats.one_tensor import Accumulator, Statistics, accumulator
-from mfconv_nb.stats.two_tensors import PairAccumulator, PairStatistics
+from mfconv_nb.core.checkpoint import LazyTensor
+from mfconv_nb.core.dtypes import itemsize, numpy_dtype
+from mfconv_nb.core.errors import MappingError, UsageError, quoted
+from mfconv_nb.core.progress import OnProgress
+from mfconv_nb.core.statistics.one_tensor import Accumulator, Statistics, accumulator
+from mfconv_nb.core.statistics.two_tensors import PairAccumulator, PairStatistics
 from mfconv_nb.streaming.gather import MAX_PANEL_BYTES, Gatherer, panels
 from mfconv_nb.streaming.workers import Pulse, run_tasks
 

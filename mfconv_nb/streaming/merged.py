@@ -13,10 +13,10 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from mfconv_nb.checkpoint import LazyTensor, sources_of, stored_tensor
-from mfconv_nb.dtypes import Array, itemsize, numpy_dtype
-from mfconv_nb.low_rank import merged_rows
-from mfconv_nb.sources import ByteSource
+from mfconv_nb.core.checkpoint import LazyTensor, sources_of, stored_tensor
+from mfconv_nb.core.dtypes import Array, itemsize, numpy_dtype
+from mfconv_nb.core.low_rank import merged_rows
+from mfconv_nb.core.sources import ByteSource
 from mfconv_nb.streaming.gather import PANEL_BYTES, Bytes, Gatherer, read_tensor
 
 Made = TypeVar("Made")

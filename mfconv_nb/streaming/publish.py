@@ -24,7 +24,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from mfconv_nb.errors import InputError
+from mfconv_nb.core.errors import InputError
 from mfconv_nb.streaming.exchange import exchange
 from mfconv_nb.streaming.journal import Journal, Lock, Publishing, publishing_of
 from mfconv_nb.streaming.staging import SIDE, STAGING, Staging, refused_writes, staging_of

@@ -16,8 +16,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mfconv_nb.errors import OutputError
-from mfconv_nb.report import bytes_text
+from mfconv_nb.core.errors import OutputError
+from mfconv_nb.core.report import bytes_text
 from mfconv_nb.streaming.journal import Journal, closed_on_error
 from mfconv_nb.streaming.manifest import side_folder
 

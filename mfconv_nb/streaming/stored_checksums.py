@@ -9,10 +9,10 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable
 
-from mfconv_nb.checkpoint import LazyTensor
-from mfconv_nb.errors import FormatError
-from mfconv_nb.progress import NoProgress, Progress
-from mfconv_nb.sources import FileSource, StoredChecksum
+from mfconv_nb.core.checkpoint import LazyTensor
+from mfconv_nb.core.errors import FormatError
+from mfconv_nb.core.progress import NoProgress, Progress
+from mfconv_nb.core.sources import FileSource, StoredChecksum
 from mfconv_nb.streaming.gather import PANEL_BYTES
 from mfconv_nb.streaming.workers import Pulse, run_tasks
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from mfconv_nb.progress import OnProgress
+from mfconv_nb.core.progress import OnProgress
 
 Task = TypeVar("Task")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mfconv_nb.report import Column, Table, table_html
+from mfconv_nb.core.report import Column, Table, table_html
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [

@@ -11,7 +11,7 @@ import pytest
 
 import mfconv_nb as mc
 from tests.browser.lab import CHROMIUM, IN_TWO_LOOKS, NO_CHROMIUM, PATIENCE, Browser, Lab, expect
-from tests.steps.made_runs import make_run, original, weights_of
+from tests.runs.made_runs import make_run, original, weights_of
 from tests.support import raws_in, write_with_a_hole
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)]

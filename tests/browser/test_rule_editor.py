@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb.families.own import family_in_file
+from mfconv_nb.families.user_families import family_in_file
 from tests.browser.lab import CHROMIUM, IN_TWO_LOOKS, NO_CHROMIUM, Browser, Lab, expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)]

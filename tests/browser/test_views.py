@@ -81,7 +81,7 @@ def test_search_finds_single_layers_and_says_what_is_near(opened: Opened) -> Non
 
 def test_a_click_counts_though_other_rows_arrive_between_press_and_release(opened: Opened) -> None:
     """As where a keystroke in a field has just asked for other rows, and the hand is already at the mouse."""
-    first = """from mfconv_nb.widgets.row_table import RowTable
+    first = """from mfconv_nb.views.row_table import RowTable
 table = RowTable(columns=[{"title": "name", "numeric": False, "optional": False}], rows=[["a"], ["b"]])
 table"""
     browser = opened("press", first, "0", "table.rows = [['c'], ['d']]")

@@ -11,7 +11,7 @@ import pytest
 
 import mfconv_nb as mc
 from mfconv_nb.cli.main import run
-from tests.steps.made_runs import make_run, original, weights_of
+from tests.runs.made_runs import make_run, original, weights_of
 
 
 @pytest.fixture(autouse=True)

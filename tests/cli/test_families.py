@@ -9,10 +9,10 @@ import pytest
 
 import mfconv_nb as mc
 from mfconv_nb.cli.main import run
+from mfconv_nb.core.report import table_text
 from mfconv_nb.families.registry import known_families
 from mfconv_nb.mapping.rules import ANYWHERE, Drop, Family, Repeated, Rule, Tied, default_form, when
-from mfconv_nb.report import table_text
-from mfconv_nb.steps.families import evidence_of, families_report, family_report
+from mfconv_nb.steps.inspecting.families import evidence_of, families_report, family_report
 
 KEYS = [family.key for family in known_families()]
 

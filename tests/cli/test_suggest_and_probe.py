@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb.checkpoint import HF, MF, checkpoint_of
 from mfconv_nb.cli.main import run
-from mfconv_nb.families.own import family_in_file
+from mfconv_nb.core.checkpoint import HF, MF, checkpoint_of
+from mfconv_nb.families.user_families import family_in_file
 from tests.support import raws_of
 
 

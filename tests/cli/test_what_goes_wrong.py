@@ -14,7 +14,7 @@ import pytest
 import mfconv_nb as mc
 from mfconv_nb.cli import inspect as inspect_command
 from mfconv_nb.cli.main import run
-from mfconv_nb.errors import LONGEST_NEAR, NearNames
+from mfconv_nb.core.errors import LONGEST_NEAR, NearNames
 from tests.support import numbered, work_of, write_safetensors
 
 MFCONV = [sys.executable, "-c", "from mfconv_nb.cli.main import main; main()"]

@@ -9,9 +9,9 @@ import pytest
 
 import mfconv_nb as mc
 from demo.page import page_html, run_notebook
-from mfconv_nb.authoring.drafting import GUESS
+from mfconv_nb.author.suggesting.drafting import GUESS
 from mfconv_nb.cli.main import run
-from mfconv_nb.families.own import family_in_file
+from mfconv_nb.families.user_families import family_in_file
 
 pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mfconv_nb.errors import CODES
+from mfconv_nb.core.errors import CODES
 
 ROOT = Path(__file__).parents[2]
 PAGES = {"docs/errors.md": ": ", "docs/errors.zh.md": "："}

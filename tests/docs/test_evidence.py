@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 
 from mfconv_nb.families.registry import built_in, family_named, known_families
-from mfconv_nb.steps.families import Evidence, evidence_of
+from mfconv_nb.steps.inspecting.families import Evidence, evidence_of
 from tests.real_repos_table import REPOSITORIES
 
 ROOT = Path(__file__).parents[2]

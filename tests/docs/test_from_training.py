@@ -15,7 +15,7 @@ import pytest
 import mfconv_nb as mc
 from demo.page import page_html, run_notebook
 from mfconv_nb.cli.main import run
-from mfconv_nb.errors import CODES
+from mfconv_nb.core.errors import CODES
 
 pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")

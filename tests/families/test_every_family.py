@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb.checkpoint import HF, MF, Checkpoint
-from mfconv_nb.config import read_sizes
-from mfconv_nb.folding import fold
+from mfconv_nb.core.checkpoint import HF, MF, Checkpoint
+from mfconv_nb.core.folding import fold
+from mfconv_nb.core.sizes import read_sizes
 from mfconv_nb.mapping.forms import all_forms
 from mfconv_nb.mapping.plan import plan_mapping
 from mfconv_nb.mapping.rules import Drop, Family

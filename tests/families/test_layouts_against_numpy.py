@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb.checkpoint import Checkpoint
+from mfconv_nb.core.checkpoint import Checkpoint
 
 Arrays = dict[str, Any]
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb.checkpoint import MF, Checkpoint
+from mfconv_nb.core.checkpoint import MF, Checkpoint
 from mfconv_nb.families.registry import family_named, known_families
 from mfconv_nb.mapping.rules import NUMBERS
 from tests.mindformers_package import mindformers_modules

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from mfconv_nb.checkpoint import HF, MF
-from mfconv_nb.config import read_sizes
-from mfconv_nb.errors import MappingError
+from mfconv_nb.core.checkpoint import HF, MF
+from mfconv_nb.core.errors import MappingError
+from mfconv_nb.core.layout import parse_layout
+from mfconv_nb.core.sizes import read_sizes
 from mfconv_nb.families.registry import family_named, identify, known_families
-from mfconv_nb.layout import parse_layout
 from mfconv_nb.mapping.expected import expected_specs
 from mfconv_nb.mapping.forms import all_forms
 from mfconv_nb.mapping.plan import plan_mapping

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb.checkpoint import Checkpoint
-from mfconv_nb.errors import MappingError, NotListedError
+from mfconv_nb.core.checkpoint import Checkpoint
+from mfconv_nb.core.errors import MappingError, NotListedError
+from mfconv_nb.core.run_yaml import RUN_CONFIG
 from mfconv_nb.families import registry
 from mfconv_nb.families.llama import FAMILY as LLAMA
 from mfconv_nb.families.same_maths import listed_types, said_otherwise
-from mfconv_nb.run_config import RUN_CONFIG
-from mfconv_nb.steps.families import family_report
+from mfconv_nb.steps.inspecting.families import family_report
 
 
 def toy_of(key: str) -> Checkpoint:

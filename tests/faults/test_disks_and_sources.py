@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb.errors import OutputError
+from mfconv_nb.core.errors import OutputError
 from mfconv_nb.streaming import staging
 from tests.faults.support import finished, hashes, made_llama, said_at_the_end, started
 
@@ -43,7 +43,7 @@ def test_a_target_without_enough_space_is_refused_before_a_byte_is_written(llama
 def test_a_disk_that_fills_up_on_the_way_is_a_refusal_and_publishes_nothing(
     llama: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mfconv_nb.steps.save.check_space", lambda *_: None)  # as if another program took the space meanwhile
+    monkeypatch.setattr("mfconv_nb.steps.saving.save.check_space", lambda *_: None)  # as if another program took the space meanwhile
     with pytest.raises(OutputError) as refused:
         mc.save(mc.map(mc.load(llama)), small_disk / "out.ckpt")
     assert refused.value.code == "MFC403"

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb.checkpoint import Checkpoint
-from mfconv_nb.steps.output import whole_output
+from mfconv_nb.core.checkpoint import Checkpoint
+from mfconv_nb.steps.saving.output import whole_output
 from tests.support import numbered, raw_of, raws_in, raws_of, write_safetensors
 
 NAMES = [f"layers.{n}.w" for n in range(6)]

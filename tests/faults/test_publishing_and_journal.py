@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb.errors import InputError, OutputError
+from mfconv_nb.core.errors import InputError, OutputError
 from mfconv_nb.streaming import publish
 from mfconv_nb.streaming.journal import Finished, Journal
 from tests.faults.support import RUNNER, finished, hashes, made_llama, said_at_the_end, start, started

@@ -14,8 +14,8 @@ import ml_dtypes
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb.checkpoint import Checkpoint
-from mfconv_nb.errors import InputError
+from mfconv_nb.core.checkpoint import Checkpoint
+from mfconv_nb.core.errors import InputError
 from mfconv_nb.streaming.gather import made_whole
 from mfconv_nb.streaming.measure import measure
 from tests.support import numbered, raw_of, raws_in, write_safetensors

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb.errors import InputError, OutputError
+from mfconv_nb.core.errors import InputError, OutputError
 from mfconv_nb.streaming import publish
 from tests.support import numbered, raw_of, raws_in, raws_of, write_safetensors
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb.errors import InputError, OutputError
+from mfconv_nb.core.errors import InputError, OutputError
 from mfconv_nb.streaming import publish
 from mfconv_nb.streaming.staging import mount_of, staging_of
 from tests.support import numbered, raw_of, raws_in, raws_of, write_safetensors

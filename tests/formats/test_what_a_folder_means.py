@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb.errors import FormatError, InputError, MfconvError
+from mfconv_nb.core.errors import FormatError, InputError, MfconvError
 from tests.support import numbered, write_safetensors
 
 INDEX, TORCH_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mfconv_nb as mc
-from mfconv_nb.steps.save import check_equalities
+from mfconv_nb.steps.saving.save import check_equalities
 from tests.hostile.made import HOSTILE_NAME, assert_escaped, assert_sober, entry, refusal, safetensors
 
 FOLDED = 16  # lines of a message that lists the problems of a mapping, folded

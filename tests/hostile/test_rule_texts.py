@@ -10,11 +10,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import mfconv_nb as mc
-from mfconv_nb.authoring.import_regex import objection_to
-from mfconv_nb.folding import fold
+from mfconv_nb.author.importing.regex import objection_to
+from mfconv_nb.core.folding import fold
+from mfconv_nb.core.report import table_text
 from mfconv_nb.mapping.flaws import check_family
 from mfconv_nb.mapping.rules import sides_of
-from mfconv_nb.report import table_text
 from tests.hostile.made import HOSTILE_NAME, refusal
 from tests.support import work_of
 

@@ -17,8 +17,8 @@ import pytest
 import mfconv_nb as mc
 from mfconv_nb.cli.main import run
 from mfconv_nb.cli.options import say
-from mfconv_nb.errors import Lines, MfconvError, quoted
-from mfconv_nb.report import Column, Table, csv_text, table_html, table_text
+from mfconv_nb.core.errors import Lines, MfconvError, quoted
+from mfconv_nb.core.report import Column, Table, csv_text, table_html, table_text
 from tests.support import numbered, raws_of, write_safetensors
 
 FORGED = "✓ Forged. 39 of 39 tensors bitwise equal"

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 import mfconv_nb as mc
 from mfconv_nb import Drop, Family, Rule, Tied
-from mfconv_nb.authoring.specimen import Arrays, carried, mapped_rules, specimen
-from mfconv_nb.checkpoint import HF, MF, TensorSpec
-from mfconv_nb.config import Sizes
+from mfconv_nb.author.proving.specimen import Arrays, carried, mapped_rules, specimen
+from mfconv_nb.core.checkpoint import HF, MF, TensorSpec
+from mfconv_nb.core.sizes import Sizes
 from mfconv_nb.mapping.explain import SOURCE, TARGET, Explained, explain_element, explain_tensor
 from mfconv_nb.mapping.forms import all_forms
 from mfconv_nb.mapping.plan import MappingPlan, plan_mapping

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mfconv_nb.folding import fold
+from mfconv_nb.core.folding import fold
 from mfconv_nb.mapping.names import parse_pattern
 
 

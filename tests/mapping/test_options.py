@@ -11,7 +11,7 @@ import pytest
 
 import mfconv_nb as mc
 from mfconv_nb import Family, Option, Rule
-from mfconv_nb.checkpoint import Checkpoint
+from mfconv_nb.core.checkpoint import Checkpoint
 from mfconv_nb.families.registry import candidates_of, family_named
 from mfconv_nb.mapping.forms import all_forms, checked_options
 from mfconv_nb.mapping.rules import default_form, form_of, when

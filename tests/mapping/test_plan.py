@@ -9,9 +9,9 @@ import pytest
 
 import mfconv_nb as mc
 from mfconv_nb import Drop, Family, Rule, Tied
-from mfconv_nb.checkpoint import HF, MF, TensorSpec
-from mfconv_nb.config import Sizes, read_sizes
-from mfconv_nb.errors import MappingError
+from mfconv_nb.core.checkpoint import HF, MF, TensorSpec
+from mfconv_nb.core.errors import MappingError
+from mfconv_nb.core.sizes import Sizes, read_sizes
 from mfconv_nb.families import llama
 from mfconv_nb.mapping.expected import expected_specs
 from mfconv_nb.mapping.flaws import check_family

@@ -25,8 +25,8 @@ import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 import mfconv_nb as mc
-from mfconv_nb.checkpoint import Checkpoint, LazyTensor, TensorSpec
-from mfconv_nb.errors import MfconvError
+from mfconv_nb.core.checkpoint import Checkpoint, LazyTensor, TensorSpec
+from mfconv_nb.core.errors import MfconvError
 from mfconv_nb.families.registry import family_named
 
 TOKENS = 40  # longer than every window and every original length below

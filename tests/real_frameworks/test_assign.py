@@ -13,7 +13,7 @@ import pytest
 
 import mfconv_nb as mc
 from mfconv_nb import Family, Rule
-from mfconv_nb.errors import MappingError, MfconvError, OutputError, UsageError
+from mfconv_nb.core.errors import MappingError, MfconvError, OutputError, UsageError
 from mfconv_nb.families import llama
 from tests.support import PATIENCE, flip_bit, numbered, place_of, raws_of
 

@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mfconv_nb as mc
-from mfconv_nb.checkpoint import HF, MF, TensorSpec, checkpoint_of, stored_tensor
-from mfconv_nb.dtypes import DTYPES
-from mfconv_nb.errors import InputError, OutputError
-from mfconv_nb.sources import zeros_source
+from mfconv_nb.core.checkpoint import HF, MF, TensorSpec, checkpoint_of, stored_tensor
+from mfconv_nb.core.dtypes import DTYPES
+from mfconv_nb.core.errors import InputError, OutputError
+from mfconv_nb.core.sources import zeros_source
 from tests.support import numbered
 
 pytestmark = pytest.mark.real_frameworks

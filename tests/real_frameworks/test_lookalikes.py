@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb.errors import MappingError
+from mfconv_nb.core.errors import MappingError
 from mfconv_nb.families.registry import known_families
 from mfconv_nb.families.same_maths import SAME_MATHS, WINDOWS
 from tests.real_frameworks import lookalikes

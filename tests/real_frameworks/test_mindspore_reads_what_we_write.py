@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb.errors import FormatError
+from mfconv_nb.core.errors import FormatError
 from mfconv_nb.formats import mindspore_ckpt
 
 ms = pytest.importorskip("mindspore", reason="mindspore is not installed")

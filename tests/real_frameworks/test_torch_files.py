@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb.errors import FormatError
+from mfconv_nb.core.errors import FormatError
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 safetensors_torch = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")

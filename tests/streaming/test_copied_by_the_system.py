@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb.errors import InputError
+from mfconv_nb.core.errors import InputError
 from tests.support import raws_in, raws_of
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "copy_file_range"), reason=f"{sys.platform} has no copy_file_range")

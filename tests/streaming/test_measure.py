@@ -10,12 +10,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from mfconv_nb.checkpoint import LazyTensor, TensorSpec, stored_tensor, strided_tensor
-from mfconv_nb.dtypes import BY_NUMPY
-from mfconv_nb.errors import MappingError, UsageError
-from mfconv_nb.sources import ArraySource, FileSource
-from mfconv_nb.stats.one_tensor import Statistics
-from mfconv_nb.stats.two_tensors import PairStatistics
+from mfconv_nb.core.checkpoint import LazyTensor, TensorSpec, stored_tensor, strided_tensor
+from mfconv_nb.core.dtypes import BY_NUMPY
+from mfconv_nb.core.errors import MappingError, UsageError
+from mfconv_nb.core.sources import ArraySource, FileSource
+from mfconv_nb.core.statistics.one_tensor import Statistics
+from mfconv_nb.core.statistics.two_tensors import PairStatistics
 from mfconv_nb.streaming.measure import measure, measure_pair, sampled_elements
 
 MIB = 1 << 20

@@ -1,0 +1,81 @@
+"""export: a family in the form of another tool, as files that run without this package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mfconv_nb.author.exporting.exported import Exported
+from mfconv_nb.author.exporting.mindformers import export_mindformers
+from mfconv_nb.author.exporting.troubleshooter import export_troubleshooter
+from mfconv_nb.author.exporting.weight_converters import export_weight_converters
+from mfconv_nb.core.errors import UsageError, did_you_mean, quoted
+from mfconv_nb.mapping.rules import Family
+from mfconv_nb.steps.loading.load import Loadable, config_of, load
+
+FORMS = ("mindformers", "weight_converters", "troubleshooter")
+
+
+def export(
+    family: str | Path | Family,
+    target: str | Path,
+    *,
+    to: str,
+    names: Loadable | Sequence[str] | None = None,
+    config: str | Path | Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    **options: object,
+) -> Exported:
+    """Write one form of a family as another tool has it.
+
+    - ``to="mindformers"``: a folder with `convert_weight.py`, `convert_reversed.py` and a README, MindFormers' extension form.
+    - ``to="weight_converters"``: a text with the `weight_converters` list of a MindFormers model class.
+    - ``to="troubleshooter"``: TroubleShooter's weight map, a JSON that lists every name.
+
+    Args:
+        family: a key, a file that defines ``FAMILY``, or a ``Family``.
+        target: the folder or the file.
+        names: for a weight map: the checkpoint that is to be converted (anything ``load`` takes), or its names.
+        config: a config.json, its folder, or its content: for a weight map, the names that it promises; for `weight_converters`, rules
+            that it does not promise are left out, and unequal parts get their sizes.
+        overwrite: replace files of these names.
+        options: what the family takes, such as ``qkv_concat=False``; left out, the defaults.
+    Raises:
+        MappingError: MFC314 with every rule that the form cannot say; MFC301, MFC303, MFC305. OutputError: MFC401, MFC404.
+        UsageError: MFC501 for another form, or an argument that the form does not take.
+    """
+    if to not in FORMS:
+        raise UsageError("MFC501", "to", found=quoted(str(to)), expected=f"one of {', '.join(FORMS)}", hint=did_you_mean(str(to), FORMS))
+    unused = {"names": names if to != "troubleshooter" else None, "config": config if to == "mindformers" else None}
+    for argument, value in unused.items():
+        if value is not None:
+            raise UsageError("MFC501", argument, found=f"given with to={to!r}", expected="nothing: this form does not depend on it")
+    if to == "mindformers":
+        return export_mindformers(family, target, overwrite=overwrite, **options)
+    content = config_of(config)
+    if to == "weight_converters":
+        return export_weight_converters(family, target, config=content, overwrite=overwrite, **options)
+    return export_troubleshooter(family, target, names=names_in(names), config=content, overwrite=overwrite, **options)
+
+
+def names_in(thing: Loadable | Sequence[str] | None) -> Sequence[str] | None:
+    """The names of a checkpoint, or a list of names as it is; a list of paths of files that are there is a checkpoint."""
+    if thing is None:
+        return None
+    if is_list_of_names(thing):
+        return list(thing)
+    return [tensor.name for tensor in load(thing)]
+
+
+def is_list_of_names(thing: Any) -> bool:
+    """Whether this is a list of names, and not of files."""
+    is_list = isinstance(thing, list | tuple | set | frozenset) and bool(thing)
+    return is_list and all(isinstance(name, str) and not _is_there(name) for name in thing)
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):  # longer than a file name may be; a null byte
+        return False

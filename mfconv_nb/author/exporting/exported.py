@@ -1,0 +1,90 @@
+"""What every export has in common: the form of a family that is meant, files that appear all or not at all, and the result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mfconv_nb.core.errors import MappingError, OutputError, UsageError
+from mfconv_nb.core.report import how_many
+from mfconv_nb.families.registry import family_meant
+from mfconv_nb.mapping.flaws import INDENT
+from mfconv_nb.mapping.forms import checked_options, options_of
+from mfconv_nb.mapping.rules import Family, default_form
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What an export wrote: its files, and what is to be known or done next.
+
+    Attributes:
+        family: the family's key.
+        files: what was written.
+        notes: sentences and lines for the reader, such as the two lines that make MindFormers know the files.
+    """
+
+    family: str
+    files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """The files, then the notes."""
+        return "\n".join([*(f"✓ {self.family}: {path}" for path in self.files), *self.notes])
+
+
+@dataclass(frozen=True, slots=True)
+class Unsayable:
+    """A rule that the other tool has no words for, and what is missing."""
+
+    rule: str
+    lacking: str
+
+
+def form_meant(family: str | Path | Family, options: Mapping[str, object]) -> Family:
+    """The one form of a family that is exported: its options as given, else their defaults.
+
+    Raises:
+        MappingError: MFC301, MFC305. UsageError: MFC501 for an option that gives a size: exported files read sizes when they run.
+    """
+    meant = family_meant(family)
+    given = checked_options(meant, options)
+    sized = [name for name in given if options_of(meant)[name].size]
+    if sized:
+        raise UsageError("MFC501", sized[0], found="a size", expected="none: the exported files read sizes when they run")
+    return default_form(meant, given)
+
+
+def form_words(form: Family) -> str:
+    """The options of a form in words."""
+    return ", ".join(f"{name} = {value}" for name, value in form.chosen.items()) or "the only one"
+
+
+def write_texts(texts: Mapping[Path, str], *, overwrite: bool) -> tuple[Path, ...]:
+    """Write files, and the folders they lie in; none where one of them is there already.
+
+    Raises:
+        OutputError: MFC401, MFC404.
+    """
+    there = [path for path in texts if path.exists()]
+    if there and not overwrite:
+        raise OutputError("MFC401", there[0], found="a file", expected="no file", hint="Choose another name, or say --force.")
+    for path, text in texts.items():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise OutputError("MFC404", path, found=error.strerror, expected="a place that can be written") from None
+    return tuple(texts)
+
+
+def refuse(unsayable: Sequence[Unsayable], key: str, expected: str) -> None:
+    """Raises MappingError (MFC314) with every rule that cannot be said; nothing where there is none."""
+    if not unsayable:
+        return
+    if len(unsayable) == 1:
+        where, found = unsayable[0].rule, unsayable[0].lacking
+    else:
+        where = f"family {key}"
+        found = f"\n{INDENT}".join([f"{how_many(len(unsayable), 'rule')}:", *(f"{u.rule}: {u.lacking}" for u in unsayable)])
+    raise MappingError("MFC314", where, found=found, expected=expected, hint="Convert it with mfconv itself: mfconv convert.")

@@ -1,0 +1,129 @@
+"""export_troubleshooter: a family as TroubleShooter's weight map, the JSON that its ``convert_weight(weight_map_path=...)`` reads.
+
+The file is a list of two objects: every name of the torch side with its MindSpore name, and for special tensors the function that
+changes them. There is one such function, an extra axis for the weight of a one-dimensional convolution.
+
+Refuses: every rule that needs more than a rename or that axis, all at once (MFC314); names that no rule knows (MFC303).
+Source: troubleshooter 1.0.18, ``migrator/weight_migrator.py``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mfconv_nb.author.exporting.exported import Exported, Unsayable, form_meant, refuse, write_texts
+from mfconv_nb.core.checkpoint import HF, MF
+from mfconv_nb.core.errors import MappingError, UsageError, did_you_mean, quoted
+from mfconv_nb.core.folding import fold, folded_names
+from mfconv_nb.core.layout import One, TensorLayout
+from mfconv_nb.core.paths import local_path
+from mfconv_nb.core.report import how_many
+from mfconv_nb.core.sizes import read_sizes
+from mfconv_nb.mapping.expected import expected_specs
+from mfconv_nb.mapping.names import Pattern
+from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Rule, Tied
+from mfconv_nb.mapping.solve import Directed, directed_rule
+
+CONV1D = "troubleshooter.migrator.mapping_relation.weight_adapter.trans_conv1d_weight_value"  # expand_dims(weight, 2)
+EXPECTED = "renames, and the extra axis of a Conv1d weight (out in width -> out in 1 width)"
+
+
+def export_troubleshooter(
+    family: str | Path | Family,
+    target: str | Path,
+    *,
+    names: Sequence[str] | None = None,
+    config: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    **options: object,
+) -> Exported:
+    """Write one form of a family as TroubleShooter's weight map, which lists every name of a model.
+
+    Args:
+        names: the names of the torch side: those of the state dict that is to be converted, in its order.
+        config: the content of a config.json, for the names that it promises. Without either, those of the family's toy.
+    Raises:
+        MappingError: MFC314 with every rule that cannot be said, MFC303 with names that no rule knows; MFC301, MFC305.
+        OutputError: MFC401, MFC404.
+    """
+    form = form_meant(family, options)
+    if names is None:
+        content = config if config is not None else form.toy
+        if not content:
+            raise UsageError("MFC501", "names", found="none", expected="the names of a checkpoint, or a config: the map lists every name")
+        names = [spec.name for spec in expected_specs(form, read_sizes(content, form.sizes), HF)]
+        origin = "those that the config promises" if config is not None else "those of the family's toy: names= or config= gives a model's"
+    else:
+        origin = "those of the checkpoint"
+    renamed, values = weight_map(form, names)
+    text = json.dumps([renamed, values], indent=1, ensure_ascii=False) + "\n"
+    files = write_texts({local_path(target): text}, overwrite=overwrite)
+    return Exported(form.key, files, (f"{how_many(len(renamed), 'name')}, {origin}.",))
+
+
+def weight_map(form: Family, names: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The two objects of a weight map: every name with its new one, and the function for those that get an extra axis.
+
+    Raises:
+        MappingError: MFC314, MFC303.
+    """
+    known: dict[str, list[tuple[Pattern, Directed]]] = {}
+    for directed in (directed_rule(rule, MF) for rule in form.rules):
+        for pattern in directed.source:
+            known.setdefault(pattern.template, []).append((pattern, directed))
+    renamed: dict[str, str] = {}
+    values: dict[str, str] = {}
+    unsayable: dict[AnyRule, Unsayable] = {}
+    unknown = []
+    for name in names:
+        template, numbers = fold(name)
+        hits = [(d, at) for pattern, d in known.get(template, ()) if (at := pattern.match(numbers)) is not None]
+        if not hits:
+            unknown.append(name)
+            continue
+        directed, at = hits[0]
+        if lacking := _lacking(directed):
+            unsayable.setdefault(directed.rule, Unsayable(_where(directed), lacking))
+        else:
+            renamed[name] = directed.target[0].fill(at)
+            values |= {name: CONV1D} if _is_conv1d(directed) else {}
+    refuse(list(unsayable.values()), form.key, EXPECTED)
+    if unknown:
+        found = "; ".join(folded_names(unknown)[:5])
+        hint = did_you_mean(unknown[0], (pattern.text for patterns in known.values() for pattern, _ in patterns))
+        raise MappingError("MFC303", quoted(unknown[0]), found=found, expected=f"names of {form.key}", hint=hint)
+    return renamed, values
+
+
+def _where(directed: Directed) -> str:
+    target = ", ".join(p.text for p in directed.target) or "nothing"
+    return f"{', '.join(p.text for p in directed.source)} -> {target}"
+
+
+def _lacking(directed: Directed) -> str:
+    """What the map cannot say of a rule; empty where it can."""
+    if isinstance(directed.rule, Drop):
+        return "a place for a tensor that MindFormers does not have: the map must give every name a new one"
+    if not isinstance(directed.rule, Rule | Tied) or len(directed.source) != 1 or len(directed.target) != 1 or any(directed.own):
+        return "several tensors on one side: the map has one name for each"
+    if set(directed.target[0].placeholders) != set(directed.loops):
+        return "several tensors on one side: the map has one name for each"
+    if isinstance(directed.rule, Rule) and directed.rule.dtype:
+        return f"a dtype of its own ({directed.rule.dtype})"
+    if directed.layouts is None or directed.layouts[0] == directed.layouts[1] or _is_conv1d(directed):
+        return ""
+    return "a tensor whose axes change"
+
+
+def _is_conv1d(directed: Directed) -> bool:
+    if directed.layouts is None:
+        return False
+    source, target = directed.layouts[0][0], directed.layouts[1][0]
+    return len(source) == 3 and target == _with_extra_axis(source)
+
+
+def _with_extra_axis(tensor: TensorLayout) -> TensorLayout:
+    return (*tensor[:2], One(), *tensor[2:])

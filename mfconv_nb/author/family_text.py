@@ -1,0 +1,221 @@
+"""A family as the text of a file, laid out like those in ``families/``: what is made in a notebook can be kept, read and edited.
+
+Beginnings that several names share (``model.layers.{layer}.``) are constants above the table. The text reads back as an equal family.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from mfconv_nb.core.errors import OutputError, one_line
+from mfconv_nb.core.paths import local_path
+from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Option, Repeated, Rule, Tied
+
+WIDTH = 140
+STEP = 4
+ENOUGH = 3  # names with one beginning, for the beginning to get a name of its own
+ENDING = ".py"
+
+# what stands without its keyword, and what is not written: the place of the old text
+POSITIONAL = {Rule: ("hf", "mf", "layout"), Repeated: ("hf", "mf", "layout"), Tied: ("hf", "mf"), Drop: ("pattern", "why")}
+UNWRITTEN = {"written_at", "file"}
+ORDER = ("key", "covers", "model_types", "part_types", "aliases", "also", "told_as", "sizes", "options", "rules", "toy", "source", "chosen")
+
+
+def write_family(family: Family, path: str | Path, *, notes: Sequence[str] = (), overwrite: bool = False) -> Path:
+    """Write a family as a file that ``--model FILE.py`` takes.
+
+    Args:
+        notes: for each rule a comment above it, or nothing.
+    Raises:
+        OutputError: MFC407 for a name that does not end in ``.py``; MFC401 where there is one and ``overwrite`` is not said; MFC404.
+    """
+    file = local_path(path)
+    if file.suffix != ENDING:
+        raise OutputError("MFC407", file, found=f"ending '{file.suffix}'", expected=f"a Python file: my_model{ENDING}")
+    if file.exists() and not overwrite:
+        raise OutputError("MFC401", file, found="an existing file", expected="a new name", hint="Choose another name, or say overwrite.")
+    part = file.with_name(f"{file.name}.partial")
+    try:
+        part.write_text(family_text(family, notes=notes), encoding="utf-8")
+        part.replace(file)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OutputError("MFC404", file, found=error.strerror or str(error), expected="a folder that can be written to") from None
+    return file
+
+
+def family_text(family: Family, *, notes: Sequence[str] = ()) -> str:
+    """The file that defines ``family``, as a text."""
+    names = _Names(family.rules)
+    used = [kind.__name__ for kind in (Drop, Family, Option, Repeated, Rule, Tied) if kind is Family or _uses(family, kind)]
+    head = [_docstring(family), f"from mfconv_nb import {', '.join(used)}"]
+    constants = "\n".join(f"{name} = {names.expression(beginning, besides=name)}" for beginning, name in names.constants.items())
+    return "\n\n".join([*head, *([constants] if constants else []), _family(family, names, notes)]) + "\n"
+
+
+def _docstring(family: Family) -> str:
+    parts = [family.covers or family.key, *([f"Source: {family.source}"] if family.source else [])]
+    text = "\n\n".join(part if part[-1] in ".!?" else f"{part}." for part in parts)
+    text = text.replace("\\", "\\\\").replace('"""', "'''")
+    return f'"""{text}{chr(10) if len(parts) > 1 else ""}"""'
+
+
+def _uses(family: Family, kind: type) -> bool:
+    return any(isinstance(part, kind) for part in (*family.rules, *family.options))
+
+
+# ---- names that begin alike ------------------------------------------------------------------------------------------------
+
+
+class _Names:
+    """Which beginnings of names are constants, and a name as an expression over them."""
+
+    def __init__(self, rules: Iterable[AnyRule]) -> None:
+        sides: dict[str, Counter[str]] = {"HF": Counter(), "MF": Counter()}
+        for rule in rules:
+            for side, name in _names_of(rule):
+                sides[side].update(_beginnings(name))
+        frequent = {side: [b for b, n in found.items() if n >= ENOUGH] for side, found in sides.items()}
+        self.constants: dict[str, str] = {}
+        for beginning in sorted({b for found in frequent.values() for b in found}, key=lambda b: (b.count("{"), b)):
+            own = [side for side, found in frequent.items() if beginning in found]
+            self.constants[beginning] = self._free(own[0] if len(own) == 1 else "", beginning)
+
+    def _free(self, side: str, beginning: str) -> str:
+        """`LAYER`, or `HF_LAYER` where only one side has it; with more words of the name where that is taken."""
+        words = [w.upper() for w in re.findall(r"[A-Za-z_][A-Za-z0-9_]*", beginning)]
+        for count in range(1, len(words) + 1):
+            name = "_".join([*([side] if side else []), *words[-count:]])
+            if name not in self.constants.values():
+                return name
+        return f"{side or 'NAME'}_{len(self.constants)}"
+
+    def expression(self, name: str, besides: str = "") -> str:
+        """``LAYER + "mlp.up.weight"``, with the longest beginning that is a constant."""
+        known = [b for b, constant in self.constants.items() if name.startswith(b) and constant != besides]
+        longest = max(known, key=len, default="")
+        rest = name[len(longest) :]
+        return " + ".join(([self.constants[longest]] if longest else []) + ([_atom(rest)] if rest or not longest else []))
+
+
+def _names_of(rule: AnyRule) -> Iterator[tuple[str, str]]:
+    if isinstance(rule, Drop):
+        yield ("HF" if rule.side == "hf" else "MF"), rule.pattern
+        return
+    more = (rule.same_as,) if isinstance(rule, Tied) else rule.may_be if isinstance(rule, Repeated) else ()
+    for side, names in (("HF", rule.hf), ("HF", more), ("MF", rule.mf)):
+        yield from ((side, name) for name in ((names,) if isinstance(names, str) else names))
+
+
+def _beginnings(name: str) -> Iterator[str]:
+    """The beginnings of a name that end behind a placeholder: ``model.layers.{layer}.``"""
+    yield from (name[: found.end()] for found in re.finditer(r"\{[a-z_][a-z0-9_]*\}\.", name) if found.end() < len(name))
+
+
+# ---- the table -------------------------------------------------------------------------------------------------------------
+
+
+def _family(family: Family, names: _Names, notes: Sequence[str]) -> str:
+    lines = ["FAMILY = Family("]
+    for name in ORDER:
+        value = getattr(family, name)
+        if name == "rules":
+            lines += [" " * STEP + "rules=(", *_rules(family.rules, names, notes), " " * STEP + "),"]
+        elif value or name in ("key", "covers", "sizes"):
+            lines.append(_laid_out(_node(value), STEP, f"{name}=", ","))
+    return "\n".join([*lines, ")"])
+
+
+def _rules(rules: Sequence[AnyRule], names: _Names, notes: Sequence[str]) -> Iterator[str]:
+    for n, rule in enumerate(rules):
+        if n < len(notes) and notes[n]:
+            yield from _comment(notes[n], 2 * STEP)
+        yield _laid_out(_call(rule, names), 2 * STEP, "", ",")
+
+
+def _comment(text: str, indent: int) -> Iterator[str]:
+    line = ""
+    for word in one_line(text).split():
+        if line and indent + 3 + len(line) + len(word) > WIDTH:
+            yield f"{' ' * indent}# {line}"
+            line = ""
+        line = f"{line} {word}".strip()
+    yield f"{' ' * indent}# {line}"
+
+
+# ---- laid out --------------------------------------------------------------------------------------------------------------
+
+Node = str | tuple[str, list[tuple[str, Any]], str]  # an expression on one line, or what can be opened: parts with their keywords
+
+
+def _call(part: AnyRule | Option, names: _Names | None) -> Node:
+    """A rule or an option as the call that makes it; what has its default is left out."""
+    arguments = []
+    positional = POSITIONAL.get(type(part), ())
+    for field in fields(part):
+        value = getattr(part, field.name)
+        is_default = value == _default(field) and field.name not in positional
+        if field.name in UNWRITTEN or is_default or (field.name == "layout" and value is None):
+            continue
+        is_name = names is not None and field.name in ("hf", "mf", "same_as", "pattern", "may_be")
+        node = _name_node(value, names) if is_name and names is not None else _node(value)
+        arguments.append(("" if field.name in positional else f"{field.name}=", node))
+    return f"{type(part).__name__}(", arguments, ")"
+
+
+def _default(field: Any) -> Any:
+    if field.default is not MISSING:
+        return field.default
+    return field.default_factory() if field.default_factory is not MISSING and field.name not in UNWRITTEN else MISSING
+
+
+def _name_node(value: str | tuple[str, ...], names: _Names) -> Node:
+    if isinstance(value, str):
+        return names.expression(value)
+    return "(", [("", names.expression(name)) for name in value], ")"
+
+
+def _node(value: Any) -> Node:
+    if isinstance(value, Mapping):
+        return "{", [(f"{_atom(key)}: ", _node(each)) for key, each in value.items()], "}"
+    if isinstance(value, tuple | list):
+        opening, closing = "()" if isinstance(value, tuple) else "[]"
+        return opening, [("", _node(each)) for each in value], closing
+    if isinstance(value, Option):
+        return _call(value, None)
+    return _atom(value)
+
+
+def _atom(value: Any) -> str:
+    """``repr``, with the quotes that the project's formatter puts; what no literal says, as a config of Python may hold, as its text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f'float("{value}")'
+    text = repr(value if value is None or isinstance(value, str | int | float | bytes) else str(value))
+    if isinstance(value, str) and text.startswith("'") and '"' not in value:
+        return f'"{text[1:-1]}"'
+    return text
+
+
+def _laid_out(node: Node, indent: int, before: str, after: str) -> str:
+    """On one line where it fits, else a part a line."""
+    flat = f"{' ' * indent}{before}{_flat(node)}{after}"
+    if len(flat) <= WIDTH or isinstance(node, str) or not node[1]:
+        return flat
+    opening, parts, closing = node
+    inner = [_laid_out(part, indent + STEP, keyword, ",") for keyword, part in parts]
+    return "\n".join([f"{' ' * indent}{before}{opening}", *inner, f"{' ' * indent}{closing}{after}"])
+
+
+def _flat(node: Node) -> str:
+    if isinstance(node, str):
+        return node
+    opening, parts, closing = node
+    inner = ", ".join(f"{keyword}{_flat(part)}" for keyword, part in parts)
+    return f"{opening}{inner}{',' if opening == '(' and len(parts) == 1 else ''}{closing}"

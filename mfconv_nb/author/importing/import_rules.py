@@ -1,0 +1,117 @@
+"""import_rules: the rules of another tool as drafts, with a lint."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mfconv_nb.author.exporting.export import is_list_of_names
+from mfconv_nb.author.importing.drafts import (
+    MAPPING,
+    TRANSFORMERS,
+    Known,
+    check_form,
+    rules_in_pairs,
+    rules_in_text,
+    rules_of_transforms,
+)
+from mfconv_nb.author.importing.imported import ImportedRules
+from mfconv_nb.author.importing.rule_texts import unreadable
+from mfconv_nb.author.importing.transformers_rules import registered
+from mfconv_nb.author.importing.troubleshooter import MAX_JSON
+from mfconv_nb.author.importing.weight_mapping import pairs_from
+from mfconv_nb.core.errors import InputError, UsageError, one_line, quoted
+from mfconv_nb.core.paths import local_path
+from mfconv_nb.steps.loading.load import Loadable, config_of, load
+
+_MODEL_TYPE = re.compile(r"[A-Za-z0-9_]+")
+
+
+def import_rules(
+    source: str | Path | Sequence[tuple[str, str]],
+    *,
+    form: str | None = None,
+    names: Loadable | Sequence[str] | None = None,
+    config: str | Path | Mapping[str, Any] | None = None,
+) -> ImportedRules:
+    """Read the rules of another tool as drafts, and say what is wrong with them. No text is run, and nothing that it names is imported.
+
+    - ``"weight_converters"``: the list that a model class of MindFormers declares, in a Python text (its `utils.py`).
+    - ``"weight_mapping"``: the pairs of texts of static inference. What they do depends on their order, so ``names`` are needed.
+    - ``"transformers"``: a Python text with `WeightRenaming` and `WeightConverter`, or a model type such as ``"mixtral"``, for which the
+      installed transformers is asked. Most of these patterns are parts of names, so ``names`` are needed.
+    - ``"troubleshooter"``: TroubleShooter's weight map, a JSON.
+
+    Args:
+        source: a file, a text, a model type, or pairs of texts.
+        form: one of the above; left out, told from the content. A model type needs ``form="transformers"``.
+        names: a checkpoint of the side that the rules read (anything ``load`` takes), or its names.
+        config: a config.json, its folder, or its content: sizes are read from it. Left out: that of ``names``, if it has one.
+    Returns:
+        The drafted rules, each with the line it came from, and the findings. ``.family("mine")`` is a family for ``mc.map``.
+    Raises:
+        MappingError: MFC315 for a text that cannot be read. UsageError: MFC501. InputError: MFC1xx.
+    """
+    check_form(form)
+    known = _known(names, config)
+    pairs = pairs_from(source)
+    if pairs is not None and form in (None, MAPPING):
+        return rules_in_pairs(pairs, is_set=isinstance(source, set | frozenset), known=known)
+    if not isinstance(source, str | Path):
+        expected = "a file, a text, a model type, or pairs of texts"
+        raise UsageError("MFC501", "source", found=f"a {type(source).__name__}", expected=expected)
+    if form == TRANSFORMERS and isinstance(source, str) and _MODEL_TYPE.fullmatch(source) and not Path(source).is_file():
+        return _of_model_type(source, known)
+    text, where = _text(source)
+    return rules_in_text(text, where, form, known)
+
+
+def _known(names: Any, config: Any) -> Known:
+    content = config_of(config)
+    if names is None:
+        return Known((), None, content)
+    if is_list_of_names(names):
+        return Known(tuple(dict.fromkeys(names)), None, content)
+    checkpoint = load(names)
+    known = Known(tuple(t.name for t in checkpoint), {t.name: t.shape for t in checkpoint}, content)
+    return replace(known, config=checkpoint.config) if content is None else known
+
+
+def _of_model_type(model_type: str, known: Known) -> ImportedRules:
+    try:
+        found = registered(model_type)
+    except ImportError as error:
+        told, wanted = one_line(str(error))[:200], "transformers, to ask for a model type"
+        raise UsageError("MFC501", "form", found=told, expected=wanted, hint="pip install transformers") from None
+    if found is None:
+        expected = "a model type that transformers has a conversion mapping for"
+        hint = "Models that keep their names have none. A Python text with a list of WeightRenaming can be read too."
+        raise UsageError("MFC501", "source", found=quoted(model_type), expected=expected, hint=hint)
+    transforms, version = found
+    return rules_of_transforms(transforms, f"transformers {version}, {model_type}", known)
+
+
+def _text(source: str | Path) -> tuple[str, str]:
+    """A text, and what it is called: a file is read, anything with a bracket or a line break is the text itself."""
+    if isinstance(source, str) and re.search(r"[\n(\[{]", source) and not _is_file(source):
+        return source, "the text"
+    try:
+        path = local_path(source)
+        if path.stat().st_size > MAX_JSON:
+            raise unreadable(path, f"a file of {path.stat().st_size:,} bytes", f"at most {MAX_JSON:,}")
+        return path.read_text(encoding="utf-8"), str(path)
+    except UnicodeDecodeError as error:
+        raise unreadable(source, f"no text: byte {error.start:,} is not UTF-8", "a Python text or JSON") from None
+    except (OSError, ValueError, RuntimeError) as error:  # a name with a null byte; no such user, in `~name`
+        found = getattr(error, "strerror", None) or one_line(str(error))
+        raise InputError("MFC101", source, found=found, expected="a file with rules") from None
+
+
+def _is_file(source: str) -> bool:
+    try:
+        return Path(source).expanduser().is_file()
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: no such user, in `~name`
+        return False

@@ -1,0 +1,141 @@
+"""What an import of another tool's rules gives: drafted rules, each with the line it was made from, and what is wrong with theirs. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mfconv_nb.core.errors import one_line
+from mfconv_nb.core.folding import folded_names
+from mfconv_nb.core.report import Column, Result, Table, how_many, json_text
+from mfconv_nb.mapping.rules import AnyRule, Drop, Family
+
+# what a finding may say of a rule of theirs
+OVERLAPS = "overlaps another"
+NEVER_MATCHES = "never matches"
+SHADOWED = "shadowed by an earlier one"
+NO_WAY_BACK = "cannot be inverted"
+NOT_ANCHORED = "not anchored"
+NOT_IDEMPOTENT = "not idempotent"
+NO_ORDER = "has no order"
+NOT_UNDERSTOOD = "not understood"
+NEEDS_NAMES = "needs names"
+
+MOST_TOLD = 40  # findings that the printed form lists; all of them are in ``findings``
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What the lint says of one rule of theirs.
+
+    Attributes:
+        kind: one of the words above.
+        rule: the rule, as it is written there.
+        line: the line it begins in; 0 where there is no text.
+        why: what is wrong with it.
+    """
+
+    kind: str
+    rule: str
+    line: int
+    why: str
+
+    def __str__(self) -> str:
+        where = f"line {self.line}, " if self.line else ""
+        return one_line(f"{where}{self.rule}: {self.kind}: {self.why}")
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """One drafted rule, and the rule of theirs that it was made from."""
+
+    rule: AnyRule
+    theirs: str
+
+    @property
+    def line(self) -> int:
+        return self.rule.written_at[1]
+
+    @property
+    def hf(self) -> str:
+        return self.rule.pattern if isinstance(self.rule, Drop) else text_of(self.rule.hf)
+
+    @property
+    def mf(self) -> str:
+        return "" if isinstance(self.rule, Drop) else text_of(self.rule.mf)
+
+    @property
+    def layout(self) -> str:
+        return "" if isinstance(self.rule, Drop) else self.rule.layout or ""
+
+
+def text_of(names: str | Sequence[str]) -> str:
+    return names if isinstance(names, str) else ", ".join(names)
+
+
+@dataclass(frozen=True, repr=False)
+class ImportedRules(Result):
+    """Rules of another tool as drafts, and what a lint finds in them.
+
+    Attributes:
+        form: whose form they were in.
+        source: the file, the model type, or "the text".
+        drafted: the rules, in their order; ``rule.written_at`` is the file and the line.
+        findings: what is wrong with rules of theirs. One that has a finding may still be drafted: the draft matches whole names.
+        sizes: for axes of the sentences, where config.json has them.
+        notes: sentences about the form.
+        unmatched: names, of those that were given, that no drafted rule takes.
+    """
+
+    form: str
+    source: str
+    drafted: tuple[Drafted, ...]
+    findings: tuple[Finding, ...]
+    sizes: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+    unmatched: tuple[str, ...] = ()
+    config: Mapping[str, Any] | None = None
+
+    @property
+    def rules(self) -> tuple[AnyRule, ...]:
+        """The drafted rules alone."""
+        return tuple(d.rule for d in self.drafted)
+
+    @property
+    def clean(self) -> bool:
+        """Whether the lint found nothing."""
+        return not self.findings
+
+    def family(self, key: str) -> Family:
+        """The drafts as a family of its own: ``mc.map(checkpoint, imported.family("mine"))``."""
+        return Family(
+            key=key,
+            covers=f"rules imported from {self.form}",
+            rules=self.rules,
+            sizes=dict(self.sizes),
+            toy=dict(self.config or {}),
+            source=one_line(Path(self.source).name),  # a file may be given to others: no path of this machine
+        )
+
+    def table(self) -> Table:
+        by_kind = Counter(f.kind for f in self.findings)
+        said = "; ".join(f"{n:,} {kind}" for kind, n in by_kind.items())
+        facts = [*self.notes, *(str(f) for f in self.findings[:MOST_TOLD])]
+        if len(self.findings) > MOST_TOLD:
+            facts.append(f"and {how_many(len(self.findings) - MOST_TOLD, 'more finding')}: .findings")
+        facts += [f"no rule of theirs takes {text}" for text in folded_names(self.unmatched)[:12]]
+        columns = (Column("line", numeric=True), Column("hf"), Column("mf"), Column("layout"), Column("from", optional=True))
+        rows = [(d.line or "", d.hf, d.mf, d.layout, d.theirs) for d in self.drafted]
+        headline = f"{how_many(len(self.drafted), 'rule')} from {self.form}" + (f"; {said}" if said else "")
+        verdict = "✓ Nothing to object to." if self.clean else f"! {how_many(len(self.findings), 'finding')}."
+        return Table(verdict, headline, columns, rows, tuple(facts), code='mc.map(hf, _.family("mine"))', row_noun="rules")
+
+    def to_json(self) -> str:
+        """Headline, rules and findings as JSON."""
+        content = json.loads(super().to_json())
+        content["findings"] = [{"kind": f.kind, "rule": f.rule, "line": f.line, "why": f.why} for f in self.findings]
+        return json_text(content)

@@ -1,0 +1,268 @@
+"""Names of theirs as anchored patterns: what ``{}`` counts, and pairs of names (old, new) folded to patterns with placeholders. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from mfconv_nb.core.folding import fold
+from mfconv_nb.mapping.names import parse_pattern
+from mfconv_nb.mapping.rules import ANYWHERE, AnyRule, Repeated, Rule, sides_of
+
+KNOWN_WORDS = {"h": "layer", "layers": "layer", "layer": "layer", "experts": "expert", "blocks": "block"}
+PLAIN = re.compile(r"[A-Za-z0-9_.{}/-]+")  # what a name may be made of
+_PLACEHOLDER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
+NumberSlots = tuple[str | None, ...]  # a name between its dots; None where a number stands
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name can be a pattern: no braces but ``{}``, no characters with a meaning, no number that would be written otherwise."""
+    if not PLAIN.fullmatch(name) or re.search(r"[{}]", name.replace("{}", "")):
+        return False
+    return all(len(n) <= 9 and (n == "0" or n[0] != "0") for n in re.findall(r"\d+", name))
+
+
+def placeholder_words(name: str) -> tuple[str, ...]:
+    """What each ``{}`` of a name counts, by the word before it: ``layers`` is layer; a second one of a word gets a number."""
+    found: list[str] = []
+    before = ""
+    for part in name.split("."):
+        for _ in range(part.count("{}")):
+            found.append(_free(word_of(part.partition("{}")[0].rstrip("_") or before), found))
+        before = part
+    return tuple(found)
+
+
+def word_of(text: str) -> str:
+    """The name of an index behind a word."""
+    word = re.sub(r"[^a-z]+", "_", text.lower()).strip("_")
+    if word in KNOWN_WORDS:
+        return KNOWN_WORDS[word]
+    if "expert" in word:
+        return "expert"
+    return (word[:-1] if word.endswith("s") and len(word) > 3 else word) or "index"
+
+
+def _free(word: str, taken: Sequence[str]) -> str:
+    return next(w for w in (word, *(f"{word}_{n}" for n in range(2, 99))) if w not in taken)
+
+
+def filled(name: str, words: Iterable[str]) -> str:
+    """``{}`` after ``{}`` filled with placeholders."""
+    parts = name.split("{}")
+    return parts[0] + "".join(f"{{{word}}}{part}" for word, part in zip(words, parts[1:], strict=False))
+
+
+# ---- pairs of names -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One name and what becomes of it; ``about`` is what the pairs of one pattern have in common beside the names."""
+
+    old: str
+    new: str
+    about: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """Pairs as one pattern a side."""
+
+    old: str
+    new: str
+    about: object
+    pairs: tuple[Pair, ...]
+
+
+def fold_pairs(pairs: Iterable[Pair]) -> list[Folded]:
+    """Pairs of names as patterns. A number between dots that both names have is a placeholder, as long as every such name agrees;
+    where names of one form go to different places, the number that decides is written out."""
+    groups: dict[NumberSlots, list[Pair]] = {}
+    for pair in pairs:
+        groups.setdefault(_slots(pair.old), []).append(pair)
+    return [folded for group in groups.values() for folded in _folded(group, frozenset())]
+
+
+def _slots(name: str) -> NumberSlots:
+    return tuple(None if _is_number(part) else part for part in name.split("."))
+
+
+def _is_number(part: str) -> bool:
+    return part.isascii() and part.isdigit() and len(part) <= 9 and (part == "0" or part[0] != "0")
+
+
+def _numbers(name: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in name.split(".") if _is_number(part))
+
+
+def _folded(group: Sequence[Pair], written: frozenset[int]) -> Iterator[Folded]:
+    """The patterns of names of one form. ``written`` are the numbers, by place, that are the same in all of them and stay as they are."""
+    olds = [_numbers(p.old) for p in group]
+    if len({(_slots(p.new), p.about) for p in group}) == 1:
+        partner = _partners(olds, [_numbers(p.new) for p in group], written)
+        if partner is not None:
+            yield _pattern_of(group, partner)
+            return
+    places = [n for n in range(len(olds[0])) if n not in written]
+    deciding = next((n for n in places if _decides(group, olds, n)), places[0] if places else None)
+    if deciding is None:  # one old name, several new ones
+        yield from (Folded(p.old, p.new, p.about, (p,)) for p in group)
+        return
+    for value in dict.fromkeys(numbers[deciding] for numbers in olds):
+        own = [p for p, numbers in zip(group, olds, strict=True) if numbers[deciding] == value]
+        yield from _folded(own, written | {deciding})
+
+
+def _decides(group: Sequence[Pair], olds: Sequence[tuple[int, ...]], place: int) -> bool:
+    found: dict[int, tuple[NumberSlots, object]] = {}
+    values = {numbers[place] for numbers in olds}
+    same = all(found.setdefault(n[place], (_slots(p.new), p.about)) == (_slots(p.new), p.about) for p, n in zip(group, olds, strict=True))
+    return same and len(values) > 1
+
+
+def _partners(olds: Sequence[tuple[int, ...]], news: Sequence[tuple[int, ...]], written: frozenset[int]) -> dict[int, int] | None:
+    """For each number of the new name the one of the old name that it is; None where the numbers do not say the same in every pair.
+
+    A number of the new name that never changes needs no partner.
+    """
+    partners: dict[int, int] = {}
+    columns = list(zip(*olds, strict=True))
+    for place, column in enumerate(zip(*news, strict=True)):
+        free = [n for n, other in enumerate(columns) if other == column and n not in written and n not in partners.values()]
+        if free:
+            partners[place] = free[0]
+        elif len(set(column)) > 1:
+            return None
+    lost = [n for n, column in enumerate(columns) if n not in partners.values() and len(set(column)) > 1]
+    return None if lost else partners
+
+
+def _pattern_of(group: Sequence[Pair], partners: Mapping[int, int]) -> Folded:
+    first = group[0]
+    words: dict[int, str] = {}
+    before, place = "", 0
+    for part in first.old.split("."):
+        if _is_number(part):
+            if place in partners.values():
+                words[place] = _free(word_of(before), list(words.values()))
+            place += 1
+        before = part
+    old = _spelled(first.old, words)
+    new = _spelled(first.new, {n: words[partner] for n, partner in partners.items()})
+    return Folded(old, new, first.about, tuple(group))
+
+
+def _spelled(name: str, words: Mapping[int, str]) -> str:
+    parts, place = [], 0
+    for part in name.split("."):
+        if _is_number(part):
+            parts.append(f"{{{words[place]}}}" if place in words else part)
+            place += 1
+        else:
+            parts.append(part)
+    return ".".join(parts)
+
+
+# ---- rules against names --------------------------------------------------------------------------------------------------------
+
+
+def taken_by(rule: AnyRule, names: Mapping[str, Sequence[tuple[str, tuple[int, ...]]]]) -> list[tuple[str, dict[str, int]]]:
+    """The names that the Hugging Face side of a rule matches, each with the values of its placeholders."""
+    found = []
+    for pattern in sides_of(rule, "mf")[0]:
+        for name, numbers in names.get(pattern.template, ()):
+            at = pattern.match(numbers)
+            if at is not None:
+                found.append((name, at))
+    return found
+
+
+def by_template(names: Iterable[str]) -> dict[str, list[tuple[str, tuple[int, ...]]]]:
+    """Names by their template, each with its numbers."""
+    found: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
+    for name in names:
+        template, numbers = fold(name)
+        found.setdefault(template, []).append((name, numbers))
+    return found
+
+
+def as_seen(rules: Sequence[AnyRule], names: Sequence[str]) -> list[AnyRule]:
+    """Rules that only some layers of these names have are marked so: a checkpoint need not have them everywhere."""
+    known = by_template(names)
+    seen: list[set[tuple[int, ...]]] = []
+    loops: list[tuple[str, ...]] = []
+    for rule in rules:
+        hf, mf = sides_of(rule, "mf")
+        shared = tuple(p for p in (hf[0].placeholders if hf else ()) if any(p in t.placeholders for t in mf))
+        seen.append({tuple(at[p] for p in shared) for _, at in taken_by(rule, known)})
+        loops.append(shared)
+    every: dict[tuple[str, ...], set[tuple[int, ...]]] = {}
+    for shared, keys in zip(loops, seen, strict=True):
+        every.setdefault(shared, set()).update(keys)
+    return [_marked(rule, keys, every[shared]) for rule, shared, keys in zip(rules, loops, seen, strict=True)]
+
+
+def _marked(rule: AnyRule, keys: set[tuple[int, ...]], every: set[tuple[int, ...]]) -> AnyRule:
+    single = sorted(key[0] for key in every if len(key) == 1)
+    has_gaps = bool(single) and single != list(range(single[-1] + 1))
+    if not isinstance(rule, Rule | Repeated) or (keys == every and not has_gaps):
+        return rule
+    return replace(rule, optional=ANYWHERE)
+
+
+def fits(pattern: str, name: str) -> bool:
+    """Whether a drafted pattern takes the name that it was made from: braces and odd numbers in a name would keep it from that."""
+    template, numbers = fold(name)
+    read = parse_pattern(pattern)
+    return read.template == template and read.match(numbers) is not None
+
+
+def told_apart(rules: Sequence[AnyRule]) -> list[AnyRule]:
+    """Rules whose loops under different words have different names: the layers of a vision tower are not those of the text model."""
+    scopes: dict[str, dict[str, None]] = {}
+    for rule in rules:
+        for loop, scope in _loops(rule):
+            scopes.setdefault(loop, {})[scope] = None
+    names = {(loop, scope): name for loop, own in scopes.items() for scope, name in _names_of(loop, list(own)).items()}
+    return [_renamed(rule, {loop: names[loop, scope] for loop, scope in _loops(rule)}) for rule in rules]
+
+
+def _loops(rule: AnyRule) -> Iterator[tuple[str, str]]:
+    """The placeholders that both sides of a rule have, each with the text before it on the Hugging Face side."""
+    hf, mf = sides_of(rule, "mf")
+    shared = {p for t in mf for p in t.placeholders}
+    for found in _PLACEHOLDER.finditer(hf[0].text) if hf else ():
+        if found[1] in shared:
+            yield found[1], re.sub(r"\b\d+\b", "#", _PLACEHOLDER.sub("#", hf[0].text[: found.start()]))
+
+
+def _names_of(loop: str, scopes: Sequence[str]) -> dict[str, str]:
+    if len(scopes) == 1:
+        return {scopes[0]: loop}
+    words = {scope: re.findall(r"[a-z][a-z0-9_]*", scope.lower()) for scope in scopes}
+    found: dict[str, str] = {}
+    for scope, own in words.items():
+        others = {word for other, theirs in words.items() if other != scope for word in theirs}
+        first = next((word for word in own if word not in others), "")
+        name = f"{first}_{loop}" if first else loop
+        found[scope] = _free(name, list(found.values()))
+    return found
+
+
+def _renamed(rule: AnyRule, names: Mapping[str, str]) -> AnyRule:
+    if not isinstance(rule, Rule) or all(old == new for old, new in names.items()):
+        return rule
+
+    def spelled(text: str) -> str:
+        return _PLACEHOLDER.sub(lambda m: f"{{{names.get(m[1], m[1])}}}", text)
+
+    hf, mf = (spelled(side) if isinstance(side, str) else tuple(map(spelled, side)) for side in (rule.hf, rule.mf))
+    return replace(rule, hf=hf, mf=mf)
+
+
+def twice(names: Iterable[str]) -> list[str]:
+    """Names that stand more than once."""
+    return [name for name, count in Counter(names).items() if count > 1]

@@ -1,0 +1,266 @@
+"""A Python text that holds rules of another tool, read as data. Nothing in it is run: it is parsed, and constants are picked out.
+
+Refuses (MFC315): a text of more than 524,288 characters, or 100,000 in a line; brackets that are nested too deep; what Python itself cannot
+parse. What is no constant (a call of something else, an f-string, a comprehension) is told with its line, and the rest is read.
+"""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from mfconv_nb.core.errors import MappingError, one_line
+
+MAX_TEXT = 1 << 19  # characters; the largest text of this kind has 120,000
+MOST_IN_A_LINE = 100_000  # a sum of 100,000 ones is nested as deep as it is long, and takes Python 0.4 s
+MOST_NESTED = 60  # brackets inside each other
+MOST_RULES = 2_000  # of one list
+MOST_CHARACTERS = 300  # of one name or pattern
+MOST_STEPS = 200_000  # parts of a text that are looked at: names may stand for each other
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call that stands in a text: ``RenameConvertOp(hf_names="a", mf_names="b")``."""
+
+    name: str
+    positional: tuple[Any, ...]
+    keywords: Mapping[str, Any] = field(hash=False)
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """An element of a list that is no constant, and what it is."""
+
+    line: int
+    what: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A list that stands in a text.
+
+    Attributes:
+        name: what it is assigned to; empty where it is not.
+        scope: the class or function around it.
+        is_set: whether it is written as a set, which has no order.
+        elements: constants, calls, and what could not be read, each with its line.
+        called: what is called in it.
+    """
+
+    name: str
+    scope: str
+    line: int
+    is_set: bool
+    elements: tuple[tuple[int, Any], ...]
+    called: frozenset[str] = frozenset()
+
+
+class _NotConstant(Exception):
+    """Inside this module only: a part of a text that is no constant."""
+
+    def __init__(self, node: ast.AST, what: str) -> None:
+        super().__init__(what)
+        self.line, self.what = getattr(node, "lineno", 0), what
+
+
+def parsed(text: str, where: object) -> ast.Module:
+    """The text as a tree.
+
+    Raises:
+        MappingError: MFC315.
+    """
+    if len(text) > MAX_TEXT:
+        raise unreadable(where, f"a text of {len(text):,} characters", f"at most {MAX_TEXT:,}")
+    longest = max(map(len, text.splitlines()), default=0)
+    if longest > MOST_IN_A_LINE:
+        raise unreadable(where, f"a line of {longest:,} characters", f"at most {MOST_IN_A_LINE:,}")
+    _check_depth(text, where)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "\." in their patterns is a warning of Python's
+            return ast.parse(text)
+    except SyntaxError as error:
+        line = f"line {error.lineno}: " if error.lineno else ""
+        raise unreadable(where, f"{line}{error.msg}", "Python that can be parsed") from None
+    except (ValueError, RecursionError, MemoryError) as error:
+        found = one_line(str(error)) or type(error).__name__
+        raise unreadable(where, found[:200], "Python that can be parsed") from None
+
+
+def unreadable(where: object, found: str, expected: str, hint: str | None = None) -> MappingError:
+    """The refusal of a text of rules."""
+    return MappingError("MFC315", where, found=found, expected=expected, hint=hint)
+
+
+def _check_depth(text: str, where: object) -> None:
+    depth = deepest = 0
+    for character in text:
+        if character in "([{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif character in ")]}":
+            depth = max(0, depth - 1)
+    if deepest > MOST_NESTED:
+        raise unreadable(where, f"brackets {deepest:,} deep", f"at most {MOST_NESTED} inside each other")
+
+
+def lists_in(tree: ast.Module, names: frozenset[str], calls: frozenset[str]) -> tuple[Listed, ...]:
+    """The lists of a text that are assigned to one of ``names``, or that hold calls of one of ``calls``.
+
+    An expression alone, with no assignment around it, counts as a list of any of the names.
+    """
+    found: list[Listed] = []
+    reader = _Reader({})
+    taken: set[int] = set()
+    for scope, node in _statements(tree):
+        target, value = _assigned(node)
+        if value is None:
+            continue
+        if target:
+            reader.constants[target] = value
+        is_alone = isinstance(node, ast.Expr) and isinstance(value, ast.List | ast.Tuple | ast.Set)
+        if target in names or is_alone:
+            found.append(_listed(target, scope, value, reader))
+            taken |= {id(inner) for inner in ast.walk(value)}
+    for scope, node in _statements(tree):
+        for inner in ast.walk(node):
+            is_list = isinstance(inner, ast.List | ast.Tuple) and id(inner) not in taken
+            if is_list and any(_called(each) in calls for each in inner.elts):  # type: ignore[attr-defined]
+                taken |= {id(each) for each in ast.walk(inner)}
+                found.append(_listed("", scope, inner, reader))  # type: ignore[arg-type]
+    return tuple(found)
+
+
+def _statements(tree: ast.Module) -> Iterator[tuple[str, ast.stmt]]:
+    """The statements of a module and of the classes in it, each with the name of the class."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            yield from ((node.name, inner) for inner in node.body)
+        else:
+            yield getattr(node, "name", ""), node
+
+
+def _assigned(node: ast.stmt) -> tuple[str, ast.expr | None]:
+    if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+        return node.targets[0].id, node.value
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        return node.target.id, node.value
+    if isinstance(node, ast.Expr):
+        return "", node.value
+    return "", None
+
+
+def _called(node: ast.AST) -> str:
+    """The last word of what is called: ``convert_op.RenameConvertOp(...)`` is RenameConvertOp."""
+    if not isinstance(node, ast.Call):
+        return ""
+    return node.func.id if isinstance(node.func, ast.Name) else node.func.attr if isinstance(node.func, ast.Attribute) else ""
+
+
+def _listed(name: str, scope: str, node: ast.expr, reader: _Reader) -> Listed:
+    elements = tuple(islice(reader.elements(node, 0), MOST_RULES + 1))
+    called = frozenset(map(_called, getattr(node, "elts", ()))) - {""}
+    return Listed(name, scope, node.lineno, isinstance(node, ast.Set), elements, called)
+
+
+@dataclass
+class _Reader:
+    """Reads constants; counts the parts it looks at."""
+
+    constants: dict[str, ast.expr]
+    steps: int = 0
+
+    def elements(self, node: ast.expr, depth: int) -> Iterator[tuple[int, Any]]:
+        """The elements of a list, of lists that are added, and of lists that are laid out with a star."""
+        self.steps += 1
+        if depth > MOST_NESTED or self.steps > MOST_STEPS:
+            yield node.lineno, Unread(node.lineno, "names that stand for each other", "")
+        elif isinstance(node, ast.List | ast.Tuple | ast.Set):
+            for each in node.elts:
+                if isinstance(each, ast.Starred):
+                    yield from self.elements(each.value, depth + 1)
+                else:
+                    yield each.lineno, self.read(each)
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+            yield from self.elements(node.left, depth + 1)
+            yield from self.elements(node.right, depth + 1)
+        elif isinstance(node, ast.Name) and node.id in self.constants:
+            yield from self.elements(self.constants[node.id], depth + 1)
+        elif isinstance(node, ast.Dict):
+            for key, value in zip(node.keys, node.values, strict=True):
+                both = ast.copy_location(ast.Tuple([key, value], ast.Load()), value) if key is not None else None
+                yield value.lineno, Unread(value.lineno, "a dict laid out with stars", "") if both is None else self.read(both)
+        else:
+            yield node.lineno, Unread(node.lineno, _kind(node), _shown(node))
+
+    def read(self, node: ast.expr) -> Any:
+        """A constant or a call; ``Unread`` where it is neither."""
+        try:
+            return self._value(node, 0)
+        except _NotConstant as found:
+            return Unread(found.line or node.lineno, found.what, _shown(node))
+
+    def _value(self, node: ast.expr, depth: int) -> Any:
+        self.steps += 1
+        if depth > MOST_NESTED or self.steps > MOST_STEPS:
+            raise _NotConstant(node, "too much inside each other")
+        if isinstance(node, ast.Constant):
+            if isinstance(node.value, str) and len(node.value) > MOST_CHARACTERS:
+                raise _NotConstant(node, f"a text of more than {MOST_CHARACTERS} characters")
+            return node.value
+        if isinstance(node, ast.List | ast.Tuple | ast.Set):
+            return [self._value(each, depth + 1) for each in node.elts]
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            number = self._value(node.operand, depth + 1)
+            if type(number) is int:
+                return -number
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+            left, right = self._value(node.left, depth + 1), self._value(node.right, depth + 1)
+            if isinstance(left, str) and isinstance(right, str) and len(left) + len(right) <= MOST_CHARACTERS:
+                return left + right
+        if isinstance(node, ast.Name) and node.id in self.constants:
+            return self._value(self.constants[node.id], depth + 1)
+        if isinstance(node, ast.Call) and _called(node)[:1].isupper():
+            return self._call(node, depth)
+        raise _NotConstant(node, _kind(node))
+
+    def _call(self, node: ast.Call, depth: int) -> Call:
+        if any(isinstance(each, ast.Starred) for each in node.args) or any(k.arg is None for k in node.keywords):
+            raise _NotConstant(node, "arguments laid out with a star")
+        positional = tuple(self._value(each, depth + 1) for each in node.args)
+        keywords = {k.arg: self._value(k.value, depth + 1) for k in node.keywords if k.arg is not None}
+        return Call(_called(node), positional, keywords, node.lineno)
+
+
+def _kind(node: ast.AST) -> str:
+    """What a part of a text is, for one who reads the message."""
+    if isinstance(node, ast.Call):
+        return f"a call of {_called(node) or 'something'}, which is not run"
+    words = {
+        ast.JoinedStr: "an f-string",
+        ast.ListComp: "a comprehension",
+        ast.GeneratorExp: "a comprehension",
+        ast.SetComp: "a comprehension",
+        ast.DictComp: "a comprehension",
+        ast.Name: "a name that stands for no constant in this text",
+        ast.Attribute: "an attribute",
+        ast.Subscript: "a part of something",
+        ast.IfExp: "a condition",
+        ast.Lambda: "a function",
+    }
+    return words.get(type(node), f"a {type(node).__name__}")
+
+
+def _shown(node: ast.AST) -> str:
+    try:
+        text = one_line(ast.unparse(node))
+    except (RecursionError, ValueError, AttributeError):
+        return ""
+    return text if len(text) <= 80 else f"{text[:79]}…"

@@ -1,0 +1,46 @@
+"""Where the sizes of an imported sentence stand in config.json. With a config at hand its own keys; without one, the usual keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mfconv_nb.author.axes import GROUPS, HEAD, HEADS, PARTS, WHOLE_AXES, Facts, facts_of
+from mfconv_nb.core.layout import axis_names, parse_layout
+from mfconv_nb.core.sizes import UNKNOWN
+from mfconv_nb.mapping.rules import AnyRule, Drop
+
+# axis of a sentence -> sentences over config keys; where a config lacks the number of groups, every head is one
+SENTENCES: Mapping[str, tuple[str, ...]] = {
+    HEADS: PARTS[HEADS],
+    GROUPS: (*PARTS[GROUPS], *PARTS[HEADS]),
+    "group_q": (*PARTS["group_q"], *PARTS[HEAD]),
+    "group_k": PARTS[HEAD],
+    "group_v": PARTS[HEAD],
+    "expert": WHOLE_AXES["expert"],
+    "q": WHOLE_AXES["q"],
+    "k": WHOLE_AXES["k"],
+    "v": WHOLE_AXES["k"],
+}
+
+
+def sizes_for(rules: Iterable[AnyRule], config: Mapping[str, Any] | None) -> dict[str, str]:
+    """The sizes that a config can give to the axes of some rules; what it cannot give follows from shapes, or is told when it is needed."""
+    spoken_of: set[str] = set()
+    for rule in rules:
+        if not isinstance(rule, Drop) and rule.layout:
+            layout = parse_layout(rule.layout)
+            spoken_of |= axis_names(e for side in (layout.left, layout.right) for tensor in side for e in tensor)
+    facts = facts_of(config)
+    vision = [axis for axis in spoken_of if axis.endswith("_heads")]
+    inside = {axis: f"{axis.removesuffix('_heads')}_config.num_attention_heads | {UNKNOWN}" for axis in vision}
+    return inside | {axis: told for axis in SENTENCES if axis in spoken_of and (told := _told(axis, facts, config))}
+
+
+def _told(axis: str, facts: Facts, config: Mapping[str, Any] | None) -> str:
+    """The sentence of an axis; every usual one, and "may be unknown", where no config is at hand."""
+    sentences = SENTENCES[axis]
+    if not config:
+        return " | ".join([*sentences, UNKNOWN])
+    has = {k.sentence for k in (*facts.parts, *facts.whole)}
+    return next((sentence for sentence in sentences if sentence in has), "")

@@ -1,0 +1,34 @@
+"""prove: that a family's rules are sound, as a view of every mistake that was made on purpose and what it would have done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mfconv_nb.author.proving.proof import ProofReport
+from mfconv_nb.author.proving.proof import prove as prove_rules
+from mfconv_nb.mapping.rules import Family
+from mfconv_nb.views.exploration import Explorable, Exploration
+
+
+@dataclass(frozen=True, repr=False)
+class ExplorableProof(ProofReport, Explorable):
+    """What was proved of a family; in a notebook a view, which draws each mistake when it is chosen."""
+
+    def exploration(self) -> Exploration:
+        from mfconv_nb.author.proving.proof_view import ProofExploration
+
+        return ProofExploration(self)
+
+
+def prove(family: str | Path | Family) -> ExplorableProof:
+    """Prove a family's rules, for every combination of its options. Reads no weight; takes a second or so.
+
+    Args:
+        family: a key, a file that defines ``FAMILY``, or a ``Family``; it needs a toy config.
+    Returns:
+        A report whose ``passed`` is true when every condition holds and no mistake survived. In a notebook: every mistake that was made
+        on purpose, what noticed it, and a picture of what it would have done.
+    """
+    found = prove_rules(family)
+    return ExplorableProof(found.family, found.proved, found.caught, found.forms)

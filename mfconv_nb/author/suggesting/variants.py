@@ -1,0 +1,408 @@
+"""Variants: every known way in which the tensors of one side may lie in those of the other, as layout sentences. Shapes only, pure.
+
+The most usual variant comes first. Where several fit the shapes, only numbers can tell; the first one is a guess then.
+
+- one to one: as it is, transposed, axes in another order, axes of size one more or fewer, neighbouring axes flattened, rows of zeros at
+  the end; and, where only numbers can see it: rotary rows in pairs or in halves, parts by turns or end to end, parts in another order
+- several to one (q, k and v; gate and up) and one to several: end to end, by turns head by head or group by group, row by row
+- a loop of one side (experts, shards) as an axis of the other, in front, along an axis or below each other; or equal copies
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, permutations
+from math import gcd, isqrt, prod
+
+from mfconv_nb.author.axes import GROUPS, HEAD, HEADS, ROPE, Facts
+from mfconv_nb.core.blocks import Shape
+from mfconv_nb.core.report import how_many
+
+COPIES = "copies"
+PLAIN, TRANSPOSED, ONES = "the same shape", "transposed", "axes of size one more or fewer"
+MOST_TURNS = 24  # divisors of a row count that are tried as a number of heads, after those that the config names
+MOST_AXES = 5
+BY_HEADS, BY_ROWS = "heads", "rows"  # how parts take turns in a fused tensor
+LOCAL = ("rows", "columns", "third", "fourth", "fifth", "sixth", "seventh", "eighth")  # axes of one rule: their sizes are its shapes'
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to lie: a sentence, what it says in words, and the sizes it needs.
+
+    Attributes:
+        layout: the sentence; the first side is the one that was given first.
+        structural: constants and equal axes, as ``Rule.sizes`` takes them.
+        sizes: the sizes of axes that shapes may not tell, as numbers.
+        hidden: shapes cannot tell it from a simpler one: it is worth trying only where there are numbers.
+    """
+
+    layout: str
+    words: str
+    structural: Mapping[str, int | str] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    hidden: bool = False
+
+    def turned(self) -> Variant:
+        """The same with the sides exchanged."""
+        left, arrow, right = self.layout.partition(" -> ")
+        return replace(self, layout=f"{right} -> {left}") if arrow else self
+
+
+# ---- naming axes ---------------------------------------------------------------------------------------------------------
+
+
+def named_axes(shape: Shape, facts: Facts) -> tuple[list[str], dict[str, int]]:
+    """A name for every axis of a shape, by the config where it has the number; each once. Axes of size one read ``1``."""
+    names: list[str] = []
+    sizes: dict[str, int] = {}
+    unknown = iter(LOCAL)
+    for size in shape:
+        known = facts.axis(size) if size > 4 else None  # kernels, colours and the like are no axis of a config
+        name = "1" if size == 1 else known.axis if known is not None else next(unknown)
+        while name != "1" and name in names:
+            name = f"from_{name}"
+        names.append(name)
+        if known is not None and size != 1:
+            sizes[name] = size
+    return names, sizes
+
+
+# ---- one to one ----------------------------------------------------------------------------------------------------------
+
+
+def one_to_one(source: Shape, target: Shape, facts: Facts, *, may_pad: bool = False) -> Iterator[Variant]:
+    """How one tensor may become one other.
+
+    Args:
+        may_pad: whether rows of zeros are usual, as in a padded vocabulary; else only numbers can show them.
+    """
+    names, sizes = named_axes(source, facts)
+    if source == target:
+        yield Variant(" ".join(names), PLAIN, sizes=sizes)
+    if len(source) <= MOST_AXES:
+        yield from _reordered(source, target, names, sizes)
+    yield from _flattened(source, target, facts)
+    if len(source) == len(target) > 0 and source[1:] == target[1:] and source[0] < target[0]:
+        padded = " ".join([f"({names[0]} + 0 pad)", *names[1:]])
+        known = {**sizes, "pad": target[0] - source[0]}
+        yield Variant(f"{' '.join(names)} -> {padded}", "rows of zeros at the end", sizes=known, hidden=not may_pad)
+    if prod(source) == prod(target) and len(source) in (1, 2) and sorted(source) == sorted(target):
+        for turned in (False,) if source == target and len(source) == 1 else (False, True):
+            if (source[::-1] if turned else source) == target:
+                yield from _moved_rows(source, facts, turned)
+
+
+def _reordered(source: Shape, target: Shape, names: Sequence[str], sizes: Mapping[str, int]) -> Iterator[Variant]:
+    """The same axes in another order, with axes of size one wherever they stand."""
+    real = [n for n, size in zip(names, source, strict=True) if size != 1]
+    by_name = dict(zip(names, source, strict=True))
+    wanted = [size for size in target if size != 1]
+    if sorted(by_name[n] for n in real) != sorted(wanted):
+        return
+    for order in permutations(real):
+        if [by_name[n] for n in order] != wanted or (list(order) == real and source == target):
+            continue
+        left = iter(order)
+        right = " ".join("1" if size == 1 else next(left) for size in target)
+        words = TRANSPOSED if len(real) == 2 else "axes in another order"
+        if list(order) == real:
+            words = ONES
+        yield Variant(f"{' '.join(names)} -> {right}", words, sizes=sizes)
+
+
+def _flattened(source: Shape, target: Shape, facts: Facts) -> Iterator[Variant]:
+    """Neighbouring axes of one side as one axis of the other; the other axes in any order."""
+    if prod(source) != prod(target) or len(source) == len(target) or 1 in source or 1 in target or not source or not target:
+        return
+    long, short = (source, target) if len(source) > len(target) else (target, source)
+    names = [f"split_{n}" if n in LOCAL else n for n in named_axes(long, facts)[0]]  # no shape of the short side tells their sizes
+    sizes = dict(zip(names, long, strict=True))
+    for order in permutations(range(len(long))) if len(long) <= MOST_AXES else ():
+        flat = _grouped([names[n] for n in order], [long[n] for n in order], short)
+        if flat is not None:
+            whole = " ".join(names)
+            words = "neighbouring axes as one" + ("" if list(order) == sorted(order) else ", in another order")
+            yield Variant(f"{whole} -> {flat}" if long is source else f"{flat} -> {whole}", words, sizes=sizes)
+
+
+def _grouped(names: list[str], sizes: list[int], shape: Shape) -> str | None:
+    """Axes put together, in their order, so that they have a shape; None where that cannot be."""
+    texts = []
+    for wanted in shape:
+        taken, count = [], 1
+        while sizes and count < wanted:
+            taken.append(names.pop(0))
+            count *= sizes.pop(0)
+        if count != wanted:
+            return None
+        texts.append(taken[0] if len(taken) == 1 else f"({' '.join(taken)})")
+    return None if sizes else " ".join(texts)
+
+
+# ---- one to one, where only numbers can tell -------------------------------------------------------------------------------
+
+
+def _moved_rows(source: Shape, facts: Facts, turned: bool) -> Iterator[Variant]:
+    """Rows that stand in another order on the other side: rotary pairs and halves, parts by turns. Along the first axis or the last."""
+    for axis in dict.fromkeys((0, len(source) - 1)):
+        for left, right, words, structural, sizes in _row_orders(source[axis], facts):
+            here, there = (_beside_columns(rows, axis, len(source)) for rows in (left, right))
+            text = f"{' '.join(here)} -> {' '.join(there[::-1] if turned else there)}"
+            yield Variant(text, words + (", transposed" if turned else ""), structural, sizes, hidden=True)
+
+
+def _beside_columns(rows: str, axis: int, count: int) -> list[str]:
+    """The axes of a tensor whose rows are written out."""
+    columns = ["columns"] * (count - 1)
+    return [*columns[:axis], rows, *columns[axis:]]
+
+
+_Order = tuple[str, str, str, Mapping[str, int | str], Mapping[str, int]]
+
+
+def _row_orders(rows: int, facts: Facts) -> Iterator[_Order]:
+    counts = turns_of(rows, facts, most=rows // 4)
+    yield from (order for heads in counts if heads > 1 for order in _rotary(rows, heads))
+    yield from _partly_rotary(rows, facts)
+    yield from _regrouped(rows, facts)
+    yield from _rotary(rows, 1)  # the same as two parts row by row, which is more usual
+
+
+def _rotary(rows: int, heads: int) -> Iterator[_Order]:
+    pair = rows // heads // 2
+    if rows == heads * pair * 2 and pair > 1:
+        there, back, sizes = "(heads pair half)", "(heads half pair)", {"heads": heads, "pair": pair}
+        yield there, back, f"rotary rows of {how_many(heads, 'head')}, pairs as halves", {"half": 2}, sizes
+        yield back, there, f"rotary rows of {how_many(heads, 'head')}, halves as pairs", {"half": 2}, sizes
+
+
+def _partly_rotary(rows: int, facts: Facts) -> Iterator[_Order]:
+    """Rows of which only the last of each head are rotary."""
+    for rope in facts.values(ROPE):
+        for heads in [h for h in (*facts.values(HEADS), 1) if rows % h == 0 and rows // h > rope]:
+            sizes = {"heads": heads, "rest": rows // heads - rope, "pair": rope // 2}
+            there, back = "(heads (rest + pair half))", "(heads (rest + half pair))"
+            yield there, back, "the rotary rows of each head, pairs as halves", {"half": 2}, sizes
+            yield back, there, "the rotary rows of each head, halves as pairs", {"half": 2}, sizes
+
+
+def _regrouped(rows: int, facts: Facts) -> Iterator[_Order]:
+    """Several parts in one tensor on both sides: end to end here, by turns there; or in another order."""
+    for parts in _partitions(rows, facts):
+        names = ("q", "k", "v") if len(parts) == 3 else ("gate", "up")
+        for order in list(permutations(range(len(parts))))[1:]:
+            there = " + ".join(names[n] for n in order)
+            yield f"({' + '.join(names)})", f"({there})", f"parts in the order {there}", {}, dict(zip(names, parts, strict=True))
+        for turns in turns_of(gcd(*parts), facts):
+            sizes = {"turns": turns, **{f"{n}_part": p // turns for n, p in zip(names, parts, strict=True)}}
+            together = f"(turns ({' + '.join(f'{n}_part' for n in names)}))"
+            apart = f"({' + '.join(f'turns {n}_part' for n in names)})"
+            yield apart, together, f"{', '.join(names)} end to end as {turns} turns", {}, sizes
+            yield together, apart, f"{', '.join(names)} in {turns} turns as end to end", {}, sizes
+
+
+def _partitions(rows: int, facts: Facts) -> Iterator[Shape]:
+    """How many rows q, k and v, or gate and up, may have in one tensor."""
+    found = dict.fromkeys(
+        (heads * head, groups * head, groups * head)
+        for head in facts.values(HEAD)
+        for heads in facts.values(HEADS)
+        for groups in (*facts.values(GROUPS), 1)
+    )
+    for parts in found:
+        if sum(parts) == rows:
+            yield parts
+    if rows % 3 == 0:
+        yield (rows // 3,) * 3
+    if rows % 2 == 0:
+        yield (rows // 2,) * 2
+
+
+def turns_of(size: int, facts: Facts, *, most: int | None = None) -> list[int]:
+    """Counts that may take turns in ``size`` rows: heads and key/value groups of the config first, then every divisor."""
+    limit = most or size
+    named = [n for n in facts.values(GROUPS, HEADS) if n > 1]
+    small = [n for n in range(1, isqrt(size) + 1) if size % n == 0]
+    divisors = [n for n in sorted({*small, *(size // n for n in small)}) if n <= limit]
+    kept = divisors[: MOST_TURNS // 2] + divisors[-MOST_TURNS // 2 :]
+    return [n for n in dict.fromkeys([*named, *kept]) if size % n == 0 and n <= limit]
+
+
+# ---- several to one --------------------------------------------------------------------------------------------------------
+
+
+def several_to_one(parts: Sequence[Shape], whole: Shape, names: Sequence[str], facts: Facts, *, by_turns: str = "") -> Iterator[Variant]:
+    """How several tensors may become one: along one axis, end to end or by turns; turned round, how one becomes several.
+
+    Args:
+        names: what the parts are called, in the order they are given; none of them a name of an axis.
+        by_turns: how parts usually take turns in such a tensor, which is then tried first: head by head (or group), or row by row.
+    """
+    if len({len(p) for p in parts}) != 1 or len(whole) != len(parts[0]):
+        return
+    found = list(_joined(parts, whole, names, facts))
+    taking_turns = [v for v in found if v.words.startswith("by turns") and not v.hidden] if by_turns else []
+    axes = (HEADS, GROUPS) if len(set(parts)) == 1 else (GROUPS, HEADS)  # equal parts: as many heads for q as for k and v
+    counts = [gcd(*(p[0] for p in parts))] if by_turns == BY_ROWS else facts.values(*axes)
+    usual = [v for count in counts for v in taking_turns if count in _turn_counts(v)]
+    first = [*usual, *taking_turns][:1]
+    yield from (*first, *(v for v in found if v not in first))
+
+
+def _turn_counts(variant: Variant) -> list[int]:
+    return [variant.sizes[axis] for axis in (HEADS, GROUPS, "turns") if axis in variant.sizes]
+
+
+def _joined(parts: Sequence[Shape], whole: Shape, names: Sequence[str], facts: Facts) -> Iterator[Variant]:
+    """Along the first axis before others: linear weights stand output first."""
+    count = len(parts[0])
+    for axis in range(count):
+        for turned in (False, True) if count == 2 else (False,):
+            goal = whole[::-1] if turned else whole
+            sizes = [p[axis] for p in parts]
+            others = {p[:axis] + p[axis + 1 :] for p in parts}
+            if len(others) == 1 and goal[:axis] + goal[axis + 1 :] == next(iter(others)) and sum(sizes) == goal[axis]:
+                rest, known = _other_axes(next(iter(others)), names, facts)
+                yield from _arranged(sizes, names, axis, rest, known, facts, turned)
+
+
+def _other_axes(shape: Shape, taken: Sequence[str], facts: Facts) -> tuple[list[str], dict[str, int]]:
+    """Names for the axes that all parts share: none that a part has."""
+    names, sizes = named_axes(shape, facts)
+    new = {name: f"from_{name}" if name in taken else name for name in names}
+    return [new[n] for n in names], {new[n]: size for n, size in sizes.items()}
+
+
+def _arranged(
+    sizes: Sequence[int], names: Sequence[str], axis: int, rest: Sequence[str], known: Mapping[str, int], facts: Facts, turned: bool
+) -> Iterator[Variant]:
+    """The parts along one axis: end to end first, then by turns, then in other orders."""
+    how = ", transposed" if turned else ""
+    equal = _equal(names, sizes)
+
+    def sentence(left: Sequence[str], right: str) -> str:
+        there = [*rest[:axis], right, *rest[axis:]]
+        return ", ".join(" ".join([*rest[:axis], e, *rest[axis:]]) for e in left) + " -> " + " ".join(there[::-1] if turned else there)
+
+    own = dict(zip(names, sizes, strict=True))
+    for order in permutations(range(len(sizes))):
+        usual = order == tuple(range(len(sizes)))
+        said = " + ".join(names[n] for n in order)
+        yield Variant(sentence(names, f"({said})"), f"{said} end to end{how}", equal, {**known, **own}, hidden=not usual)
+        for turns in turns_of(gcd(*sizes), facts):
+            if turns == 1:
+                continue
+            pieces = [f"{n}_part" for n in names]
+            each = {p: s // turns for p, s in zip(pieces, sizes, strict=True)}
+            axis_of_turns = _turns(turns, facts)
+            text = sentence([f"({axis_of_turns} {p})" for p in pieces], f"({axis_of_turns} ({' + '.join(pieces[n] for n in order)}))")
+            words = f"by turns, {turns} times {said}{how}"
+            yield Variant(text, words, _equal(pieces, list(each.values())), {**known, **each, axis_of_turns: turns}, hidden=not usual)
+    yield from _rotary_parts(sizes, names, sentence, known, facts, how)
+
+
+def _rotary_parts(
+    sizes: Sequence[int], names: Sequence[str], sentence: object, known: Mapping[str, int], facts: Facts, how: str
+) -> Iterator[Variant]:
+    """One part, or q and k, in rotary pairs in the whole and in halves apart, or the other way round."""
+    assert callable(sentence)
+    chosen = [(n,) for n in range(len(sizes))] + ([(0, 1)] if len(sizes) == 3 else [])
+    for turns in (1, *turns_of(gcd(*sizes), facts, most=max(sizes))):
+        for moved in chosen:
+            if any(sizes[n] % (2 * turns) for n in moved):
+                continue
+            pieces, each, apart, inside = [], {}, [], []
+            for n, (name, size) in enumerate(zip(names, sizes, strict=True)):
+                piece = f"{name}_pair" if n in moved else f"{name}_part"
+                pieces.append(piece)
+                each[piece] = size // turns // (2 if n in moved else 1)
+                apart.append(f"(turns {_half(n)} {piece})" if n in moved else f"(turns {piece})")
+                inside.append(f"{piece} {_half(n)}" if n in moved else piece)
+            halves = {_half(n): 2 for n in moved}
+            text = sentence(apart, f"(turns ({' + '.join(inside)}))")
+            said = " and ".join(names[n] for n in moved)
+            yield Variant(
+                text, f"by {turns} turns, {said} in rotary pairs in the whole{how}", halves, {**known, **each, "turns": turns}, hidden=True
+            )
+
+
+def _turns(turns: int, facts: Facts) -> str:
+    """What an axis of turns is called: by the config, where it has the number."""
+    return HEADS if turns in facts.values(HEADS) else GROUPS if turns in facts.values(GROUPS) else "turns"
+
+
+def _half(place: int) -> str:
+    return f"half_{'abcdefgh'[place]}"
+
+
+def _equal(names: Sequence[str], sizes: Sequence[int]) -> dict[str, int | str]:
+    """Parts of one size, said as such: then shapes alone tell every size."""
+    return dict.fromkeys(names[1:], names[0]) if len(set(sizes)) == 1 else {}
+
+
+# ---- a loop of one side as an axis of the other ----------------------------------------------------------------------------
+
+
+def stacked(source: Shape, target: Shape, count: int, loop: str, facts: Facts) -> Iterator[Variant]:
+    """How ``count`` tensors of one shape may become one: as a new axis in front, along an axis, or as copies of one another."""
+    names, sizes = named_axes(source, facts)
+    names = [f"one_{n}" if n == loop else n for n in names]
+    sizes = {n: s for n, s in sizes.items() if n != loop}
+    if target[:1] == (count,) and len(target) == len(source) + 1:
+        for order in permutations(range(len(source))) if len(source) <= MOST_AXES else ():
+            if tuple(source[n] for n in order) == target[1:]:
+                usual = list(order) == sorted(order)
+                words = f"every {loop} along a new axis" + ("" if usual else ", transposed")
+                yield Variant(f"{' '.join(names)} -> {' '.join([loop, *(names[n] for n in order)])}", words, sizes=sizes)
+    for order in permutations(range(len(source))) if len(target) == len(source) <= MOST_AXES else ():
+        moved = tuple(source[n] for n in order)
+        is_plain = list(order) == sorted(order)
+        for place, axis in enumerate(order):
+            if target == (*moved[:place], moved[place] * count, *moved[place + 1 :]):
+                own = f"{names[axis]}_here" if names[axis] != "1" else "here"
+                left = [*names[:axis], own, *names[axis + 1 :]]
+                right = [f"({loop} {own})" if n == axis else names[n] for n in order]
+                kept = {n: s for n, s in sizes.items() if n in left}
+                words = f"every {loop} a slice" + ("" if is_plain else ", transposed")
+                yield Variant(f"{' '.join(left)} -> {' '.join(right)}", words, sizes=kept)
+                if is_plain:
+                    yield from _sliced_rotary(source, axis, loop, names, kept, facts)
+    if source == target:
+        yield Variant(" ".join(names), COPIES, sizes=sizes)
+
+
+def _sliced_rotary(source: Shape, axis: int, loop: str, names: Sequence[str], sizes: Mapping[str, int], facts: Facts) -> Iterator[Variant]:
+    for heads in turns_of(source[axis], facts, most=source[axis] // 4):
+        pair = source[axis] // heads // 2
+        if heads * pair * 2 == source[axis] and pair > 1:
+            for left, right, said in (("pair half", "half pair", "pairs as halves"), ("half pair", "pair half", "halves as pairs")):
+                there = [*names[:axis], f"({loop} heads_here {right})", *names[axis + 1 :]]
+                here = [*names[:axis], f"(heads_here {left})", *names[axis + 1 :]]
+                own = {**sizes, "heads_here": heads, "pair": pair}
+                yield Variant(
+                    f"{' '.join(here)} -> {' '.join(there)}", f"every {loop} a slice, rotary {said}", {"half": 2}, own, hidden=True
+                )
+
+
+def several_stacked(parts: Sequence[Shape], whole: Shape, names: Sequence[str], count: int, loop: str, facts: Facts) -> Iterator[Variant]:
+    """Several tensors of each of ``count`` experts as one: along a new axis in front, or one below the other; the parts along any axis."""
+    if whole[:1] == (count,):
+        for variant in several_to_one(parts, whole[1:], names, facts):
+            left, _, right = variant.layout.partition(" -> ")
+            yield replace(variant, layout=f"{left} -> {loop} {right}", words=f"every {loop} along a new axis, {variant.words}")
+    if whole and len(whole) == len(parts[0]) and whole[0] % count == 0:
+        for variant in several_to_one(parts, (whole[0] // count, *whole[1:]), names, facts):
+            left, _, right = variant.layout.partition(" -> ")
+            yield replace(variant, layout=f"{left} -> {_below(loop, right)}", words=f"every {loop} a slice, {variant.words}")
+
+
+def _below(loop: str, tensor: str) -> str:
+    """A tensor's axes with a loop before the first of them: `(q + k) hidden` becomes `(expert (q + k)) hidden`."""
+    depths = accumulate({"(": 1, ")": -1}.get(char, 0) for char in tensor)
+    end = next((n for n, (char, depth) in enumerate(zip(tensor, depths, strict=True)) if char == " " and not depth), len(tensor))
+    first = tensor[:end]
+    is_product = first.startswith("(") and re.match(r"\(\w+ [\w(]", first) is not None
+    return f"({loop} {first[1:-1] if is_product else first}){tensor[end:]}"

@@ -1,0 +1,27 @@
+"""Paths of this machine, as callers give them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mfconv_nb.core.errors import InputError, UsageError, quoted
+
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)  # pathlib has made one slash of two; `C:/` is a drive
+
+
+def local_path(path: str | Path) -> Path:
+    """A path, with ``~`` as the home folder.
+
+    Raises:
+        UsageError: MFC501 for an address, such as ``s3://bucket/model``. InputError: MFC101 for the home of a user who is not known.
+    """
+    address = _ADDRESS.fullmatch(str(path))
+    if address is not None:
+        scheme, rest = address.groups()
+        hint = f"Give the path itself: /{rest}" if scheme.lower() == "file" else "Copy it to this machine, or mount it, and give that path."
+        raise UsageError("MFC501", "path", found=quoted(f"{scheme}://{rest}"), expected="a path: addresses are not read yet", hint=hint)
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError("MFC101", path, found=error, expected="a path") from None

@@ -1,0 +1,290 @@
+"""config.json as untrusted input, and the sizes of named axes that a family reads from it.
+
+Refuses: a file over 16 MiB, broken JSON, anything but an object, deep nesting. Runs nothing: `auto_map`, `trust_remote_code` and the
+like are plain strings here.
+
+A family says where each size stands as a short sentence of arithmetic: ``"head_dim | hidden_size / num_attention_heads"``.
+Alternatives are tried from left to right; a key that is absent or null makes its alternative fail; ``?`` as the last one means that
+the size may be unknown. ``vision_config.hidden_size`` looks inside, ``depths[{stage}]`` depends on a placeholder, and
+``first_k_dense_replace .. num_hidden_layers`` says where a placeholder begins to count.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import operator
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from mfconv_nb.core.errors import InputError, MappingError, quoted
+
+MAX_CONFIG_BYTES = 16 << 20
+LFS_POINTER = b"version https://git-lfs"  # a small text that stands for a file which was not fetched
+MAX_AXIS = 1 << 40  # larger than any axis of a tensor that fits on a disk; keeps arithmetic honest
+UNKNOWN = "?"
+PARAMS = "params.json"
+HINT_CONFIG = "Does this config.json belong to these weights? Another one can be given with --config (config= in Python)."
+
+_PLACEHOLDER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """The size of a named axis or the limit of a placeholder, and the config keys it was read from.
+
+    ``first`` is where a placeholder begins to count: layers 3 to 60 hold experts, say.
+    """
+
+    value: int
+    origin: str
+    first: int = 0
+
+
+class Sizes(Mapping[str, Size]):
+    """The size of each axis, placeholder and flag of a family. Some depend on a placeholder, as the width of a Swin stage does:
+    ``at({"stage": 2})`` gives those too.
+    """
+
+    def __init__(self, known: Mapping[str, Size], config: Mapping[str, Any] | None = None, later: Mapping[str, str] | None = None) -> None:
+        self._known, self._config, self._later = known, config or {}, later or {}
+        self._at: dict[tuple[int, ...], Sizes] = {}
+        self._placeholders = sorted({p for sentence in self._later.values() for p in _PLACEHOLDER.findall(sentence)})
+
+    def __getitem__(self, axis: str) -> Size:
+        return self._known[axis]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    @property
+    def values_by_axis(self) -> dict[str, int]:
+        """The numbers alone."""
+        return {axis: size.value for axis, size in self._known.items()}
+
+    @property
+    def depends_on(self) -> tuple[str, ...]:
+        """The placeholders that some sizes depend on."""
+        return tuple(self._placeholders)
+
+    def at(self, indices: Mapping[str, int]) -> Sizes:
+        """The sizes where some placeholders have these values; what none of them decides is left out."""
+        key = tuple(indices.get(p, -1) for p in self._placeholders)
+        if not self._later or all(index < 0 for index in key):
+            return self
+        if key not in self._at:
+            found = dict(self._known)
+            for axis, sentence in self._later.items():
+                if all(indices.get(p, -1) >= 0 for p in _PLACEHOLDER.findall(sentence)):
+                    size = _size(self._config, sentence.format_map(indices))
+                    found |= {axis: size} if size is not None else {}
+            self._at[key] = Sizes(found)
+        return self._at[key]
+
+    def with_more(self, told: Mapping[str, Size]) -> Sizes:
+        """These sizes, and those of ``told`` that are not among them."""
+        return Sizes({**told, **self._known}, self._config, self._later)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``.
+
+    Raises:
+        InputError: MFC101 (no such file) or MFC106 (not a JSON object, too large, too deep).
+    """
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise InputError("MFC106", path, found="more than 16 MiB", expected="a small JSON object")
+        raw = path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte or a lone surrogate
+        found = f"a link to nothing -> {quoted(os.readlink(path))}" if path.is_symlink() else getattr(error, "strerror", error)
+        raise InputError("MFC101", path, found=found, expected="a readable config.json") from None
+    if raw.startswith(LFS_POINTER):
+        hint = "Fetch the file itself: git lfs pull."
+        raise InputError("MFC106", path, found="a git-lfs pointer, not the file", expected="a JSON object", hint=hint)
+    try:
+        config = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise InputError("MFC106", path, found=f"broken JSON: {error}", expected="a JSON object") from None
+    if not isinstance(config, dict):
+        raise InputError("MFC106", path, found=f"a JSON {type(config).__name__}", expected="a JSON object")
+    return config
+
+
+def read_params(path: Path) -> dict[str, Any]:
+    """The `params.json` of Meta's Llama files, as a config: its model type added, and a vocabulary of -1 (not known yet) left away.
+
+    Raises:
+        InputError: as ``read_config``.
+    """
+    params = read_config(path)
+    return {"model_type": "llama_meta", **{k: v for k, v in params.items() if k != "vocab_size" or v != -1}}
+
+
+def read_sizes(config: Mapping[str, Any], sentences: Mapping[str, str]) -> Sizes:
+    """The size of each axis in ``sentences``, read from ``config``. A sentence with a placeholder is read later, see ``Sizes.at``.
+
+    Raises:
+        MappingError: MFC107 when no alternative of a sentence has a value, with the keys that were looked for.
+    """
+    later = {axis: sentence for axis, sentence in sentences.items() if "{" in sentence}
+    known = {}
+    for axis, sentence in sentences.items():
+        if axis in later:
+            continue
+        size = _size(config, sentence)
+        if size is not None:
+            known[axis] = size
+        elif UNKNOWN not in sentence:
+            expected, hint = sentence.replace("|", "or"), _hint_of_a_size(config)
+            raise MappingError("MFC107", f"axis {quoted(axis)}", found="no value", expected=expected, hint=hint)
+    return Sizes(known, config, later)
+
+
+def text_part(config: Mapping[str, Any]) -> str | None:
+    """Under which key a config of a model of several parts, such as images and text, has the sizes of its language model; else None."""
+    sizes = ("hidden_size", "n_embd", "d_model")
+    parts = (k for k, part in config.items() if isinstance(part, Mapping) and re.search("text|language|llm|decoder", k))
+    return None if any(k in config for k in sizes) else next((k for k in parts if any(s in config[k] for s in sizes)), None)
+
+
+def _hint_of_a_size(config: Mapping[str, Any]) -> str:
+    part = text_part(config)
+    if part is None:
+        return HINT_CONFIG
+    return (
+        f"The sizes of the language model stand under {quoted(part)}. Save that part of config.json as a file of its own and give it with "
+        f"--config (config=mc.load(...).config[{quoted(part)}] in Python)."
+    )
+
+
+def _size(config: Mapping[str, Any], sentence: str) -> Size | None:
+    """The value of the first alternative that has one; of ``a .. b`` both ends."""
+    for alternative in (text.strip() for text in sentence.split("|")):
+        first, dots, last = alternative.rpartition("..")
+        limits = [_whole(config, text.strip()) for text in ((first, last) if dots else (last,)) if text.strip() != UNKNOWN]
+        if limits and None not in limits:
+            numbers = [n for n in limits if n is not None]
+            return Size(numbers[-1], (last if dots else alternative).strip(), numbers[0] if dots else 0)
+    return None
+
+
+def _whole(config: Mapping[str, Any], text: str) -> int | None:
+    """The value of an arithmetic sentence as a whole number, or None where a key is absent."""
+    value = _evaluate(config, _parsed(text))
+    if value is None:
+        return None
+    if value != int(value) or not 0 <= value <= MAX_AXIS:
+        raise _not_whole(value, text)
+    return int(value)
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> ast.expr:
+    return ast.parse(text, mode="eval").body
+
+
+def _power(base: Any, exponent: Any) -> Any:
+    """A power that stays a number a tensor can have: a name may say stage 999,999,999."""
+    return base**exponent if exponent <= 64 else MAX_AXIS + 1
+
+
+_OPERATIONS: Mapping[type, Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: _power,
+}
+
+
+def _evaluate(config: Mapping[str, Any], node: ast.expr) -> Any:
+    """``a``, ``a.b``, ``a[2]``, numbers, + - * / % **, ``int(...)``, which rounds down, ``len(a)`` of a list, and ``not a``, which is 1
+    where ``a`` is absent or 0. A division must come out even.
+    """
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.BinOp):
+        left, right = _evaluate(config, node.left), _evaluate(config, node.right)
+        if left is None or right is None:
+            return None
+        if isinstance(node.op, ast.Div | ast.Mod) and (right == 0 or (isinstance(node.op, ast.Div) and left % right)):
+            found, expected = f"{left} / {right}", "a division without remainder"
+            raise MappingError("MFC107", ast.unparse(node), found=found, expected=expected, hint=HINT_CONFIG)
+        return _OPERATIONS[type(node.op)](left, right)
+    if isinstance(node, ast.UnaryOp):
+        return int(not _evaluate(config, node.operand))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "len":
+        found = _looked_up(config, node.args[0])
+        return len(found) if isinstance(found, list) else None
+    if isinstance(node, ast.Call):
+        inner = _evaluate(config, node.args[0])
+        return None if inner is None else int(inner)
+    value = _looked_up(config, node)
+    return value if value is None else _number(value, ast.unparse(node))
+
+
+def is_readable(sentence: str) -> bool:
+    """Whether a sentence without ``|``, ``..`` and placeholders holds nothing but what ``_evaluate`` reads. Nothing is looked up."""
+    try:
+        return _is_read(_parsed(sentence))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # ValueError: a null byte
+        return False
+
+
+def _is_read(node: ast.expr) -> bool:
+    match node:
+        case ast.Constant(value):
+            return type(value) in (int, float)
+        case ast.BinOp(left, op, right):
+            return type(op) in _OPERATIONS and _is_read(left) and _is_read(right)
+        case ast.UnaryOp(ast.Not(), operand):
+            return _is_read(operand)
+        case ast.Call(ast.Name("len"), [asked], []):
+            return _is_key(asked)
+        case ast.Call(ast.Name("int"), [inner], []):
+            return _is_read(inner)
+    return _is_key(node)
+
+
+def _is_key(node: ast.expr) -> bool:
+    match node:
+        case ast.Attribute(value):
+            return _is_key(value)
+        case ast.Subscript(value, ast.Constant(place)):
+            return type(place) is int and _is_key(value)
+    return isinstance(node, ast.Name)
+
+
+def _looked_up(config: Any, node: ast.expr) -> Any:
+    """What stands in the config under a name, a dotted name, or at a place of a list; None where there is nothing."""
+    if isinstance(node, ast.Name):
+        return config.get(node.id)
+    if isinstance(node, ast.Attribute):
+        inner = _looked_up(config, node.value)
+        return inner.get(node.attr) if isinstance(inner, Mapping) else None
+    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+        inner, place = _looked_up(config, node.value), node.slice.value
+        return inner[place] if isinstance(inner, list) and isinstance(place, int) and 0 <= place < len(inner) else None
+    raise ValueError(f"a size sentence cannot hold {ast.unparse(node)}")
+
+
+def _number(value: Any, text: str) -> int | float:
+    """A number from a config.json: not negative, not endless; 4096.0 counts as 4096."""
+    if isinstance(value, int | float) and 0 <= value <= MAX_AXIS:
+        return int(value) if value == int(value) else value
+    raise _not_whole(value, text)
+
+
+def _not_whole(value: Any, text: str) -> MappingError:
+    where = f"{quoted(text)} in config.json"
+    return MappingError("MFC106", where, found=quoted(str(value)), expected="a whole number, not negative", hint=HINT_CONFIG)

@@ -1,0 +1,220 @@
+"""The files of a folder of ranks: which rank has which step, read from names as numbers, never compared as text.
+
+`checkpoint/rank_N/{prefix}_rank_N[_k][-network]-{epoch}_{step}[_breakpoint].safetensors` or `.ckpt`. MindSpore finds k by what lies in the
+folder of the rank when a run begins: within a folder a higher k is a later run, across ranks it says nothing. What is saved at an exception
+ends in `_breakpoint`. Folders that people renamed, `rank_03` and `rank3`, are those of rank 3 too. What begins with a dot is left aside.
+
+Source: mindspore 2.10.0, `train/callback/_checkpoint.py` and `train/model.py`; mindformers 2.1.0, `core/callback/callback.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mfconv_nb.core.errors import InputError, on_one_line, quoted
+from mfconv_nb.core.sources import FileSource
+from mfconv_nb.formats.strategy_file import is_strategy, strategy_files
+from mfconv_nb.runs.run import Step
+
+_RANK = re.compile(r"rank_?(\d{1,6})", re.ASCII)
+_STEP = r"-(?P<epoch>\d{1,12})_(?P<step>\d{1,12})(?P<breakpoint>_breakpoint)?"
+_NAME = re.compile(r"(?P<prefix>.*?)(?:_(?P<run>\d{1,6}))?" + _STEP, re.DOTALL)
+_AFTER_RANK = re.compile(r"(?:_(?P<run>\d{1,6}))?(?P<part>.*?)" + _STEP, re.DOTALL)
+_RANK_IN_NAME = re.compile(r"(.*)_rank_(\d{1,6})(?!\d)(.*)", re.DOTALL)  # the last: a prefix may speak of ranks itself
+ENDINGS = (".safetensors", ".ckpt")
+STRATEGIES = (".ckpt", ".json")  # endings of strategy files
+WEIGHTS = (*ENDINGS, ".bin", ".pt", ".pth")
+INNER = ("checkpoint", "checkpoint_network", "checkpoint_trainable")  # of a run's output folder: everything, weights, trained weights
+STRATEGY_FOLDERS = ("strategy", "src_strategy")
+RUN_STATE = ("hyper_param.safetensors", "hyper_param.ckpt")  # of a merged checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Files that may belong together: of one prefix and one ending, all of them saved in time or all of them at an exception."""
+
+    prefix: str
+    ending: str = "safetensors"
+    at_exception: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RankFile:
+    """A file of weights in the folder of a rank.
+
+    Attributes:
+        step: None where its name gives none.
+        run: counts the runs that wrote into the folder of this rank, as MindSpore does; it says nothing across ranks.
+    """
+
+    rank: int
+    step: Step | None
+    series: Series
+    path: Path
+    run: int = 0
+
+
+def rank_folders_in(folder: Path) -> dict[int, Path]:
+    """`rank_N` folders by their number, in its order; of two of one number the first by name."""
+    try:
+        found = sorted((int(m[1]), n) for n in os.listdir(folder) if (m := _RANK.fullmatch(n)) and os.path.isdir(folder / n))
+    except (OSError, ValueError):
+        return {}
+    return dict(sorted({rank: folder / name for rank, name in reversed(found)}.items()))
+
+
+def check_each_once(home: Path) -> None:
+    """Raises InputError (MFC112) for two folders of one rank: `rank_1` and `rank_01`."""
+    seen: dict[int, str] = {}
+    for path in entries(home):
+        match = _RANK.fullmatch(path.name)
+        if match is None or not os.path.isdir(path):
+            continue
+        first = seen.setdefault(int(match[1]), path.name)
+        if first != path.name:
+            found = f"{quoted(first)} and {quoted(path.name)}"
+            raise InputError("MFC112", home, found=found, expected="one folder of a rank", hint="Move one of them away.")
+
+
+def entries(folder: Path) -> list[Path]:
+    """What lies in a folder, by name, but for what begins with a dot: copies that other programs keep of their own.
+
+    Raises:
+        InputError: MFC101 where it cannot be listed.
+    """
+    try:
+        return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    except OSError as error:
+        raise InputError("MFC101", folder, found=error.strerror, expected="a folder that can be read") from None
+
+
+def files_in(folder: Path, endings: Sequence[str]) -> list[Path]:
+    """The files of some endings that lie in a folder, by name. Raises InputError (MFC101) as ``entries``."""
+    return [p for p in entries(folder) if p.suffix in endings and os.path.isfile(p)]
+
+
+def home_of(folder: Path) -> Path | None:
+    """The folder that holds the `rank_N` folders: itself, or a part of a run's output folder; None where there is none.
+
+    A folder that holds a checkpoint of its own is a run only where ranks with weights lie in it directly: others may keep logs by rank,
+    and the output of a run.
+    """
+    homes = [home for home in (folder, *(folder / name for name in INNER)) if rank_folders_in(home)]
+    if homes and holds_weights(folder) and (homes[0] != folder or not any(map(holds_weights, rank_folders_in(folder).values()))):
+        return None
+    return next(iter(homes), None)
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether files with the ending of weights lie in a folder; strategy files, which have one too, do not count."""
+    try:
+        files = files_in(folder, WEIGHTS)
+    except InputError:
+        return False
+    return any(not is_strategy(p) for p in files)
+
+
+def files_of(folders: Mapping[int, Path]) -> tuple[tuple[RankFile, ...], tuple[str, ...]]:
+    """Every file with weights, and a sentence for each that is left aside.
+
+    Where some name tells a step, those that tell none are left aside.
+    """
+    found: list[RankFile] = []
+    notes: list[str] = []
+    for rank, folder in folders.items():
+        for path in files_in(folder, ENDINGS):
+            if path.name in RUN_STATE or is_strategy(path):
+                continue
+            one = _rank_file(rank, path)
+            if one is None:
+                notes.append(f"not read: {folder.name}/{on_one_line(path.name)}, which by its name is of another rank")
+            else:
+                found.append(one)
+    if any(f.step is not None for f in found):
+        notes += [f"not read: rank_{f.rank}/{on_one_line(f.path.name)}, whose name tells no step" for f in found if f.step is None][:4]
+        found = [f for f in found if f.step is not None]
+    return tuple(found), tuple(notes)
+
+
+def _rank_file(rank: int, path: Path) -> RankFile | None:
+    """A file by its name; None where that says another rank."""
+    named = _RANK_IN_NAME.fullmatch(path.stem)
+    if named is not None and int(named[2]) != rank:
+        return None
+    match = (_NAME if named is None else _AFTER_RANK).fullmatch(path.stem if named is None else named[3])
+    if match is None:  # `checkpoint_3.ckpt`, as a transformed checkpoint is named: the number is the rank
+        stem = path.stem if named is None else named[1] + named[3]
+        return RankFile(rank, None, Series(re.sub(rf"_?{rank}$", "", stem), path.suffix[1:]), path)
+    prefix = match["prefix"] if named is None else named[1] + match["part"]
+    series = Series(prefix, path.suffix[1:], match["breakpoint"] is not None)
+    return RankFile(rank, Step(int(match["epoch"]), int(match["step"])), series, path, int(match["run"] or 0))
+
+
+def rank_in_name(name: str) -> int | None:
+    """The rank that the name of a file with weights gives: `llama_rank_3-1_1.ckpt`."""
+    match = _RANK_IN_NAME.fullmatch(Path(name).stem)
+    is_step = match is not None and Path(name).suffix in ENDINGS and _AFTER_RANK.fullmatch(match[3])
+    return int(match[2]) if match is not None and is_step else None
+
+
+def steps_by_rank(folders: Iterable[int], files: Iterable[RankFile]) -> dict[int, tuple[Step, ...]]:
+    """The steps of every rank; a folder without any has none."""
+    steps: dict[int, set[Step]] = {rank: set() for rank in folders}
+    for file in files:
+        if file.step is not None:
+            steps[file.rank].add(file.step)
+    return {rank: tuple(sorted(had)) for rank, had in sorted(steps.items())}
+
+
+def find_strategy(home: Path, given: Path | None, folders: Iterable[Path] = ()) -> list[Path]:
+    """The strategy files of a run: those given, or in the places where MindFormers puts them; empty where there are none.
+
+    Args:
+        folders: of the ranks, where people have put them beside the slices.
+
+    Raises:
+        InputError: MFC101, MFC114 for a given path without any.
+    """
+    if given is not None:
+        found = strategy_files(given) if os.path.exists(given) else [FileSource(given).path]
+        if not found:
+            raise InputError("MFC114", given, found="no strategy file", expected="files such as ckpt_strategy_rank_0.ckpt")
+        return found
+    for above in _places(home):
+        for place in (above / name for name in STRATEGY_FOLDERS):
+            if os.path.isdir(place) and (found := [p for p in strategy_files(place) if not p.name.startswith(".")]):
+                return found
+        if found := _named_strategy(above):
+            return found
+    return [path for folder in folders for path in _named_strategy(folder)]
+
+
+def _places(home: Path) -> tuple[Path, Path]:
+    return home, Path(os.path.abspath(home)).parent
+
+
+def _named_strategy(folder: Path) -> list[Path]:
+    return [p for p in files_in(folder, STRATEGIES) if "strategy" in p.name and is_strategy(p)]
+
+
+def unused_strategies(home: Path) -> tuple[str, ...]:
+    """A sentence on files that lie where strategy files do and are none: empty, damaged, not readable."""
+    places = [above / name for above in _places(home) for name in STRATEGY_FOLDERS if os.path.isdir(above / name)]
+    files = [p for place in places for p in files_in(place, STRATEGIES)]
+    wrong = [f"{p.parent.name}/{on_one_line(p.name)}" for p in files if not is_strategy(p)]
+    if not wrong:
+        return ()
+    head = f"{len(wrong)} files, such as {wrong[0]}, are" if len(wrong) > 1 else f"{wrong[0]} is"
+    return (f"not read: {head} no strategy file",)
+
+
+def beside(what: str, folder: Path) -> tuple[str, ...]:
+    """A sentence on weights that lie in a run's folder, beside its ranks or its iterations."""
+    files = files_in(folder, ENDINGS)
+    others = [quoted(p.name) for p in files if not is_strategy(p)]
+    listed = ", ".join(others[:4]) + (" ..." if len(others) > 4 else "")
+    return (f"not read, beside the {what}: {listed}",) if others else ()

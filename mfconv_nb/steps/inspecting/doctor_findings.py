@@ -1,0 +1,434 @@
+"""What is seen of a checkpoint that could be opened: contents, names, config, what is special, what a conversion needs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mfconv_nb.core.checkpoint import HF, MF, SIDE_NAMES, Checkpoint, TensorSpec
+from mfconv_nb.core.dtypes import short_name
+from mfconv_nb.core.errors import MfconvError, NotListedError, SeveralFitError, WrappedNamesError, as_flags
+from mfconv_nb.core.folding import fold
+from mfconv_nb.core.report import bytes_text, how_many, how_many_in_short
+from mfconv_nb.core.run_yaml import RUN_CONFIG
+from mfconv_nb.families.registry import known_families
+from mfconv_nb.formats.index import MINDSPORE
+from mfconv_nb.formats.reading import FOLDER, INDEX, TORCH, kind_of
+from mfconv_nb.formats.writing import plan_output
+from mfconv_nb.mapping.adapters import is_adapter
+from mfconv_nb.mapping.plan import LEFT_OUT, TIED
+from mfconv_nb.mapping.quantised import quantisation_of
+from mfconv_nb.mapping.run_state import constant_of
+from mfconv_nb.runs.categories import WEIGHTS, amounts, category_of
+from mfconv_nb.runs.run import Step, TrainedRun
+from mfconv_nb.steps.converting.map import map
+from mfconv_nb.steps.converting.map_report import CoverageError
+from mfconv_nb.steps.converting.twins import HINT_HEAD, differ_at_first
+from mfconv_nb.steps.inspecting.diagnosis import DECIDE, FINE, STOP, TOLD, Finding
+
+# What a conversion takes beside the interpreter and numpy: see docs/benchmarks.md. Measured: 11 MiB, 1.4 KiB
+# for each tensor that is planned, 2 KiB for each slice of a run.
+BUFFER_BYTES, BYTES_A_TENSOR = 24 << 20, 2 << 10
+TORCH_BYTES = 130 << 20  # of importing torch 2.13
+MCORE = re.compile(
+    r"(^|\.)decoder\.layers\.\d+\.(self_attention|mlp)\.(linear_|experts\.|router\.|core_attention)|\.(linear_qkv|linear_fc1)\."
+)
+OF_MF = ("embedding_weight", "embedding_table", ".attention.wq.", ".attention_norm.", ".gamma", ".beta", "linear_qkv", "mindpet_delta")
+SHOWN_STEPS = 6
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A checkpoint that could be opened, and what came of mapping it.
+
+    Attributes:
+        weights: all that is neither state of a run nor a buffer.
+        side: told by the file, else by the names.
+        mapped, refused: one of them.
+        step_asked: whether the caller named the step of a run.
+    """
+
+    path: Path
+    checkpoint: Checkpoint
+    run: TrainedRun | None
+    weights: tuple[TensorSpec, ...]
+    adapters: tuple[TensorSpec, ...]
+    quantised: str | None
+    side: str | None
+    mapped: Checkpoint | None
+    refused: MfconvError | None
+    step_asked: bool = False
+
+    @property
+    def lacks_config(self) -> bool:
+        """Whether what was refused is only what a config would tell."""
+        if self.checkpoint.config is not None or self.refused is None:
+            return False
+        if isinstance(self.refused, CoverageError):
+            return all(p.kind == "shape" or "--config" in p.hint for p in self.refused.problems)
+        return isinstance(self.refused, SeveralFitError)
+
+    @property
+    def can_be_decided(self) -> bool:
+        """Whether a word of the caller is all that is missing."""
+        return self.lacks_config or self.lacks_alpha or isinstance(self.refused, SeveralFitError) or bool(self.leave_out)
+
+    @property
+    def leave_out(self) -> tuple[str, ...]:
+        """Patterns of a few names without which everything has its place."""
+        return self.refused.leave_out if isinstance(self.refused, CoverageError) else ()
+
+    @property
+    def unknown_family(self) -> bool:
+        return (
+            self.refused is not None and self.refused.code == "MFC302" and not isinstance(self.refused, SeveralFitError | WrappedNamesError)
+        )
+
+    @property
+    def wants_config(self) -> bool:
+        """Whether a config has to come from elsewhere: a Hugging Face folder is nothing without it, and sizes may follow from it."""
+        return self.side == MF or self.lacks_config or bool(self.adapters)
+
+    @property
+    def lacks_alpha(self) -> bool:
+        """Whether the scale of adapters is asked for and not said: in a PEFT folder, or merged."""
+        return bool(self.adapters) and self.side == MF and not self.has_alpha
+
+    @property
+    def has_alpha(self) -> bool:
+        return self.checkpoint.lora is not None and self.checkpoint.lora.alpha is not None
+
+    @property
+    def choices(self) -> tuple[Mapping[str, str], ...]:
+        """Where several families or forms fit, those with which every tensor has its place."""
+        choices = self.refused.choices if isinstance(self.refused, SeveralFitError) else ()
+        return tuple(choice for choice in choices if self._works(choice))
+
+    def _works(self, choice: Mapping[str, str]) -> bool:
+        options: dict[str, Any] = dict(choice)
+        try:
+            map(replace(self.checkpoint, side=self.side), options.pop("model", None), **options)
+        except MfconvError:
+            return False
+        return True
+
+    @property
+    def skipped_steps(self) -> tuple[Step, ...]:
+        """Steps of a run that are newer than the one that is read, where nobody asked for that."""
+        if self.run is None or self.run.chosen is None or self.step_asked:
+            return ()
+        chosen = self.run.chosen
+        return tuple(sorted({step for had in self.run.steps.values() for step in had if step > chosen}))
+
+
+def look_at(path: Path, checkpoint: Checkpoint, run: TrainedRun | None, *, step_asked: bool = False) -> Seen:
+    """See what a checkpoint holds, and try to map it."""
+    weights = tuple(s for s in checkpoint.specs if category_of(s.name) == WEIGHTS)
+    names = [s.name for s in weights]
+    adapters = tuple(s for s in weights if is_adapter(s.name))
+    told = checkpoint.side or (MF if any(word in name for name in names for word in OF_MF) or _is_mcore(names) else None)
+    quantised = quantisation_of(weights, checkpoint.config, checkpoint.quantised_by)
+    side, mapped, refused = _try(checkpoint, told) if quantised is None else (told, None, None)
+    if refused is not None and refused.code == "MFC312":
+        quantised, refused = str(refused.found), None
+    return Seen(path, checkpoint, run, weights, adapters, quantised, side, mapped, refused, step_asked)
+
+
+def _try(checkpoint: Checkpoint, side: str | None) -> tuple[str | None, Checkpoint | None, MfconvError | None]:
+    """The side, and the mapped checkpoint or why there is none. Where nothing says the side, both are tried."""
+    first: MfconvError | None = None
+    for told in dict.fromkeys((side, *((HF, MF) if checkpoint.side is None else ()))):
+        try:
+            mapped = map(replace(checkpoint, side=told))
+            return HF if mapped.side == MF else MF, mapped, None
+        except MfconvError as error:
+            first = first or error
+    return side, None, first
+
+
+def _is_mcore(names: Iterable[str]) -> bool:
+    return any(MCORE.search(name) for name in names)
+
+
+def _mcore_families() -> list[str]:
+    """The keys of the families whose MindFormers side has mcore names."""
+    return [f.key for f in known_families() if _is_mcore(t.replace("#", "0") for t in f.templates(HF))]
+
+
+# ---- what it is ----------------------------------------------------------------------------------------------------------------
+
+
+def what_it_is(seen: Seen) -> str:
+    """What a path holds, in a clause."""
+    if seen.run is not None:
+        return f"MindFormers training run: {seen.run.kind}"
+    side = SIDE_NAMES.get(seen.side or "", "")
+    if seen.adapters and len(seen.adapters) == len(seen.weights):
+        return f"LoRA adapters, {side or 'of a side that nothing tells'}: {_form(seen)}"
+    kind = "quantised checkpoint" if seen.quantised is not None else "checkpoint"
+    return f"{side + ' ' if side else ''}{kind}: {_form(seen)}"
+
+
+def _form(seen: Seen) -> str:
+    count = len(seen.checkpoint.files)
+    files = how_many(count, "file")
+    kind = kind_of(seen.path)
+    index = seen.path / MINDSPORE if kind == FOLDER else seen.path
+    if index.name == MINDSPORE and index.is_file():
+        return f"merged by mindspore.unified_safetensors, {files}"
+    return {FOLDER: f"a folder, {files}", INDEX: f"an index, {files}"}.get(kind, f"one {kind} file" if count == 1 else f"{kind}, {files}")
+
+
+# ---- what was seen -------------------------------------------------------------------------------------------------------------
+
+
+def findings_of(seen: Seen) -> Iterator[Finding]:
+    """Everything that is worth a line, in the order in which one asks."""
+    if seen.run is not None:
+        yield from run_findings(seen.run, skipped=seen.skipped_steps)
+    yield from _contents(seen)
+    yield from _names(seen)
+    yield from _adapters(seen)
+    yield from _config(seen)
+    yield from _special(seen)
+    yield from _held(seen)
+    yield from _needs(seen)
+
+
+def run_findings(run: TrainedRun, *, skipped: Sequence[Step] = ()) -> Iterator[Finding]:
+    """Ranks and steps of a run, what is assumed of it, and its notes."""
+    steps = sorted({step for had in run.steps.values() for step in had})
+    listed = ", ".join(str(s) for s in steps[-SHOWN_STEPS:])
+    seen = how_many(len(run.steps), "rank")
+    seen += f"; steps {'… ' * (len(steps) > SHOWN_STEPS)}{listed}" if steps else "; no file's name tells a step"
+    seen += f"; read: {run.chosen}" if run.chosen is not None else ""
+    yield Finding(STOP if run.problems else DECIDE if skipped else FINE, "ranks and steps", seen)
+    yield from (Finding(DECIDE, "assumed", a) for a in run.assumed)
+    yield from (Finding(TOLD, "note", note) for note in run.notes)
+
+
+def _contents(seen: Seen) -> Iterator[Finding]:
+    found = amounts(seen.checkpoint.specs)
+    said = ", ".join(f"{category} {how_many(a.tensors, 'tensor')} ({bytes_text(a.nbytes)})" for category, a in found.items())
+    count = sum(s.elements for s in seen.weights)
+    yield Finding(TOLD, "contents", f"{said or 'no tensor'}; {how_many_in_short(count, 'parameter')}")
+    dtypes = Counter(short_name(s.dtype) for s in seen.weights)
+    if dtypes:
+        yield Finding(TOLD, "dtypes", ", ".join(f"{dtype} ({how_many(n, 'tensor')})" for dtype, n in dtypes.most_common()))
+    left = [c for c in found if c != WEIGHTS and c != "buffers"]
+    if left:
+        yield Finding(TOLD, "state of the run", f"{', '.join(left)}: left out of a Hugging Face folder")
+    yield from (Finding(TOLD, "no tensor", f"{o.name} ({o.kind})") for o in seen.checkpoint.others[:4])
+    if seen.run is None:
+        yield from (Finding(TOLD, "note", note) for note in seen.checkpoint.notes)
+
+
+def _names(seen: Seen) -> Iterator[Finding]:
+    if seen.quantised is not None:
+        yield Finding(STOP, "quantised", f"{seen.quantised}. Take the original weights.")
+        return
+    if seen.side == MF and (name := _telling(seen)) is not None:
+        form = "mcore form (Megatron-like)" if _is_mcore([name]) else "legacy form"
+        yield Finding(TOLD, "names", f"MindFormers' {form}, such as {name}")
+    if seen.mapped is not None:
+        report = seen.mapped.report
+        chosen = ", ".join(f"{n}={report.options[n]!r} ({how})" for n, how in report.decided.items())
+        yield Finding(FINE, "family", report.plan.family.key + (f", {chosen}" if chosen else ""))
+        there = f"{how_many(len(seen.mapped), 'tensor')}, {bytes_text(seen.mapped.nbytes)}"
+        yield Finding(FINE, "mapping", f"every tensor has its place on the {SIDE_NAMES[seen.mapped.side or HF]} side: {there}")
+        yield from (Finding(TOLD, "note", note) for note in report.notes)
+        left = [s.name for row in report.plan.rows if row.status == LEFT_OUT for s in row.sources if category_of(s.name) == WEIGHTS]
+        left = [name for name in left if not constant_of(name)]  # a conversion checks what they hold
+        if left:
+            yield Finding(DECIDE, "left out", f"{how_many(len(left), 'tensor')}; first {left[0]}")
+    elif seen.refused is not None:
+        yield from _refusal(seen, seen.refused)
+
+
+def _telling(seen: Seen) -> str | None:
+    """A name that tells which of MindFormers' forms it is: one of a layer, where there is one."""
+    names = [s.name for s in seen.weights if not is_adapter(s.name)]
+    return next((n for n in names if MCORE.search(n)), next((n for n in names if fold(n)[1]), next(iter(names), None)))
+
+
+def _refusal(seen: Seen, refused: MfconvError) -> Iterator[Finding]:
+    if isinstance(refused, NotListedError):
+        fitting = " or ".join(as_flags(choice) for choice in seen.choices)
+        said = f"if you know better: {fitting}" if fitting else "and not every tensor would have its place"
+        yield Finding(DECIDE if fitting else STOP, "family", f"{refused.found}. Equal names are not equal mathematics; {said}")
+        return
+    if isinstance(refused, SeveralFitError):
+        works = seen.choices
+        told = seen.lacks_config and not seen.adapters
+        why = "; the config tells" if told else "" if works else ", by their names; with this config none of them"
+        listed = " or ".join(as_flags(c) for c in (works if works and not told else refused.choices))
+        yield Finding(DECIDE if told or works else STOP, "family", f"several fit{why}: {listed}")
+        return
+    if isinstance(refused, CoverageError):
+        family, problems = refused.plan.family.key, refused.problems
+        if seen.lacks_config:
+            seen_of = f"{family} by the names; {how_many(len(problems), 'tensor')} of which only the config tells shape or presence"
+            yield Finding(DECIDE, "family", f"{seen_of}; first {problems[0].name}")
+            return
+        kinds = ", ".join(f"{n:,} {kind}" for kind, n in Counter(p.kind for p in problems).most_common())
+        first = problems[0]
+        yield Finding(
+            DECIDE if refused.leave_out else STOP,
+            "mapping",
+            f"{refused.code}, family {family}: {kinds}; first {first.name}: {first.found}; expected {first.expected}",
+        )
+    else:
+        head = str(refused).partition("\n")[0]
+        yield Finding(STOP, "mapping", f"{head}: {refused.found}" if refused.found is not None else head)
+    if seen.unknown_family:
+        of_mcore = seen.side == MF and _is_mcore(s.name for s in seen.weights)
+        meant = f"one with mcore names ({', '.join(_mcore_families())})" if of_mcore else "one of `mfconv families`"
+        yield Finding(TOLD, "hint", f"Where {meant} is meant: --model KEY. Else rules can be drafted from both sides.")
+    elif refused.hint:
+        yield Finding(TOLD, "hint", refused.hint)
+
+
+def _adapters(seen: Seen) -> Iterator[Finding]:
+    if not seen.adapters:
+        return
+    lora, others = seen.checkpoint.lora, len(seen.weights) - len(seen.adapters)
+    said = how_many(len(seen.adapters), "adapter tensor") + (
+        f" beside {how_many(others, 'other')}: a Hugging Face folder holds one of both" if others else ""
+    )
+    alpha = f"; alpha {lora.alpha:g} from {lora.origin}" if lora is not None and lora.alpha is not None else ""
+    yield Finding(DECIDE if others else TOLD, "LoRA", said + alpha)
+    if lora is not None and lora.problem is not None:
+        yield Finding(STOP, "LoRA", f"{lora.problem.code}: {lora.problem.found}; expected {lora.problem.expected}")
+    elif seen.lacks_alpha:
+        yield Finding(DECIDE, "LoRA", "nothing says alpha: --config RUN.yaml (the YAML of the run), or --lora_alpha N")
+
+
+def _config(seen: Seen) -> Iterator[Finding]:
+    config = seen.checkpoint.config
+    if config is None:
+        where = "the original's Hugging Face folder has one: --config HF_DIR" if seen.wants_config else "it belongs beside the weights"
+        yield Finding(DECIDE, "config", f"none: sizes and layers cannot be checked; {where}")
+        return
+    if RUN_CONFIG in config:
+        yield Finding(TOLD, "config", "the YAML of a run: it gives the sizes; config.json and tokenizer files are those of the original")
+        return
+    yield from _code(seen, config)
+    kind = config.get("model_type") or ", ".join(_texts(config.get("architectures"))) or "no model_type"
+    yield Finding(TOLD, "config", f"{kind}") if seen.mapped is None else Finding(FINE, "config", f"{kind}; shapes and layers agree with it")
+
+
+def _code(seen: Seen, config: Mapping[str, Any]) -> Iterator[Finding]:
+    """Python files that the config names (`auto_map`): no conversion carries them, and from_pretrained needs them."""
+    named = config.get("auto_map")
+    places = (
+        [place for value in named.values() for place in (value if isinstance(value, list) else [value])] if isinstance(named, dict) else []
+    )
+    modules = dict.fromkeys(p.rpartition("--")[2].partition(".")[0] for p in places if isinstance(p, str) and "." in p)
+    folder = seen.path if seen.path.is_dir() else seen.path.parent
+    absent = [f"{module}.py" for module in modules if not (folder / f"{module}.py").is_file()]
+    if absent:
+        where = "is not here" if len(absent) == 1 else "are not here"
+        yield Finding(DECIDE, "code", f"config.json names {', '.join(absent[:4])}, which {where}: from_pretrained needs the original's")
+    elif modules:
+        listed = ", ".join(f"{module}.py" for module in list(modules)[:4])
+        yield Finding(TOLD, "code", f"config.json names {listed}: a conversion leaves code behind, and from_pretrained needs it")
+
+
+def _special(seen: Seen) -> Iterator[Finding]:
+    for row in seen.mapped.report.plan.rows if seen.mapped is not None else ():
+        if row.status == TIED:
+            name = (row.targets or row.sources)[0].name
+            said = f"{name} is written, {row.why}" if row.targets else f"{name} is left out: {row.why}"
+            yield Finding(TOLD, "tied head", said)
+    yield from _heads(seen)
+    yield from _layers(seen)
+
+
+def _heads(seen: Seen) -> Iterator[Finding]:
+    """Heads that the config ties to an embedding of other numbers; the first few MiB are compared."""
+    for equality in seen.mapped.equalities if seen.mapped is not None and seen.mapped.side == MF else ():
+        if (equality.said or equality.hint == HINT_HEAD) and differ_at_first(equality.first, equality.second):
+            yield Finding(DECIDE if equality.said else STOP, "tied head", equality.said or f"{equality.why}, but they hold other numbers")
+
+
+def targets_of(seen: Seen) -> tuple[str, ...]:
+    """The targets of a conversion that come into question, the usual one first."""
+    return ("OUT/",) if seen.side == MF else ("OUT.ckpt", "OUT.safetensors")
+
+
+def why_not_held(seen: Seen, target: str) -> MfconvError | None:
+    """Why the format of a target cannot hold what is to be written; None where it can."""
+    specs, side = (seen.mapped.specs, seen.mapped.side) if seen.mapped is not None else (seen.weights, MF if seen.side != MF else HF)
+    try:
+        plan_output(specs, Path(target), side)
+    except MfconvError as error:
+        return error
+    return None
+
+
+def _held(seen: Seen) -> Iterator[Finding]:
+    """Tensors that the usual format of the other side cannot hold."""
+    if seen.mapped is None:
+        return
+    refusals = [why_not_held(seen, target) for target in targets_of(seen)]
+    if refusals[0] is not None:
+        mark = STOP if all(refusals) else TOLD
+        yield Finding(mark, "format", f"{refusals[0].code}: {refusals[0].where}: {refusals[0].found}; expected {refusals[0].expected}")
+
+
+def _layers(seen: Seen) -> Iterator[Finding]:
+    """Layers beyond those of the config: that predict further tokens (MTP), or that nobody promised."""
+    config = seen.checkpoint.config or {}
+    said, extra = config.get("num_hidden_layers"), config.get("num_nextn_predict_layers")
+    if not isinstance(said, int) or not said:
+        return
+    counted = _counted(s.name for s in seen.weights)
+    if isinstance(extra, int) and extra and said + extra in counted:
+        yield Finding(TOLD, "layers", f"{said}, and {extra} that predict{'s' * (extra == 1)} further tokens (MTP)")
+    elif seen.mapped is None and not seen.unknown_family and counted and said not in counted:
+        yield Finding(DECIDE, "layers", f"{max(counted)} in the names; the config says {said}")
+
+
+def _counted(names: Iterable[str]) -> set[int]:
+    """How many layers there are under each beginning of names: one more than the largest first index."""
+    largest: dict[str, int] = {}
+    for name in names:
+        template, indices = fold(name)
+        if indices:
+            start = template.partition("#")[0]
+            largest[start] = max(largest.get(start, 0), indices[0] + 1)
+    return set(largest.values())
+
+
+def _needs(seen: Seen) -> Iterator[Finding]:
+    if seen.mapped is None and not seen.can_be_decided:
+        return
+    nbytes = seen.mapped.nbytes if seen.mapped is not None else sum(s.nbytes for s in seen.weights)
+    folder = next(p for p in (seen.path.absolute().parent, *seen.path.absolute().parents) if p.exists())
+    free = shutil.disk_usage(folder).free
+    merged = "; slices are merged on the way, no merged copy is written" if seen.run is not None else ""
+    said = f"{bytes_text(nbytes)} for the result; {bytes_text(free)} free beside it{merged}"
+    yield Finding(FINE if free > nbytes else DECIDE, "disk", said)
+    if any(kind_of(f) == TORCH for f in seen.checkpoint.files[:1]):
+        yield Finding(
+            FINE,
+            "memory",
+            f"about {bytes_text(_memory(seen) + TORCH_BYTES)}: torch opens these files; those of the old form, before 1.6, whole",
+        )
+    else:
+        yield Finding(FINE, "memory", f"about {bytes_text(_memory(seen))}, however large the tensors are")
+
+
+def _memory(seen: Seen) -> int:
+    slices = sum(len(t.slices) for t in seen.run.tensors.values()) if seen.run is not None else len(seen.checkpoint)
+    return BUFFER_BYTES + BYTES_A_TENSOR * slices
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts of a list in a config; nothing where it is none."""
+    return [str(v) for v in value] if isinstance(value, list) else []

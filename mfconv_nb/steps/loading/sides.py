@@ -1,0 +1,51 @@
+"""Which side a checkpoint is on: names tell it before the format does.
+
+MindNLP and mindone write Hugging Face's names into MindSpore's formats, and MindFormers' names may lie in files of torch. A format only
+says who wrote the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+from mfconv_nb.core.checkpoint import HF, MF
+from mfconv_nb.families.registry import built_in, known_families
+from mfconv_nb.mapping.adapters import half_of
+from mfconv_nb.mapping.forms import templates_of
+from mfconv_nb.mapping.rules import Family, all_templates
+from mfconv_nb.mapping.run_state import run_state_of
+
+Known = tuple[frozenset[str], frozenset[str]]  # the name templates of Hugging Face's side, and of MindFormers'
+
+
+def side_of_names(names: Iterable[str], family: Family | None = None) -> str | None:
+    """The side that names tell: most of them are known there, and some there only, but none on the other side only. None where they do not.
+
+    Args:
+        family: the one that is meant, where the caller has one of its own; left out, all that are known.
+    """
+    weights = (n if (half := half_of(n)) is None else half.weight for n in names if run_state_of(n) is None)
+    templates = templates_of(weights)
+    hf, mf = _known() if family is None else _templates((family,))
+    for side, here, there in ((HF, hf, mf), (MF, mf, hf)):
+        if templates & here - there and not templates & there - here and 2 * len(templates & here) > len(templates):
+            return side
+    return None
+
+
+def _known() -> Known:
+    hf, mf = _built_in()
+    own = [f for f in known_families() if built_in().get(f.key) is not f]  # those that were registered
+    more = _templates(own)
+    return hf | more[0], mf | more[1]
+
+
+@lru_cache(maxsize=1)
+def _built_in() -> Known:
+    return _templates(built_in().values())
+
+
+def _templates(families: Iterable[Family]) -> Known:
+    known = [(all_templates(f, MF), all_templates(f, HF)) for f in families]
+    return frozenset().union(*(hf for hf, _ in known)), frozenset().union(*(mf for _, mf in known))

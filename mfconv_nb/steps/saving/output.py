@@ -1,0 +1,306 @@
+"""What a save will write, known before it writes anything: every file, which tensor lies in which, the small files, the manifest."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from mfconv_nb.core.checkpoint import HF, Checkpoint, LazyTensor, TensorSpec, place_of, sources_of
+from mfconv_nb.core.dtypes import dtype_after_cast
+from mfconv_nb.core.errors import MappingError, quoted
+from mfconv_nb.core.file_plan import FilePlan, OutputPlan
+from mfconv_nb.core.paths import local_path
+from mfconv_nb.core.report import how_many
+from mfconv_nb.core.run_yaml import RUN_CONFIG, Lora
+from mfconv_nb.core.sources import ByteSource
+from mfconv_nb.formats import peft_folder, safetensors_file
+from mfconv_nb.formats.assets import code_named, config_bytes, read_assets
+from mfconv_nb.formats.writing import is_folder, plan_output
+from mfconv_nb.mapping.adapters import HINT_ALPHA, adapters_of, is_adapter, rank_of
+from mfconv_nb.mapping.quantised import FP8, claimed, codes_among
+from mfconv_nb.steps.saving.true_config import true_config
+from mfconv_nb.streaming.fill import FillJob
+from mfconv_nb.streaming.manifest import CARRIED
+from mfconv_nb.streaming.staging import Staging
+
+
+@dataclass(frozen=True)
+class Output:
+    """Files, and for each of them the tensor behind each of its names.
+
+    Attributes:
+        checkpoint: what is written.
+        dtypes: the dtype that each tensor is written as.
+        plan: every file.
+        held: for each file of the plan the tensors in it. Those of the checkpoint, or slices of them.
+        offsets: for each file where the slices in it begin in their whole tensors; empty where tensors are written whole.
+        notes: what a reader should know of the small files.
+    """
+
+    checkpoint: Checkpoint
+    dtypes: Mapping[str, str]
+    plan: OutputPlan
+    held: tuple[Mapping[str, LazyTensor], ...]
+    offsets: tuple[Mapping[str, tuple[int, ...]], ...] = field(default=())
+    notes: tuple[str, ...] = ()
+
+    @property
+    def carried(self) -> Mapping[str, LazyTensor]:
+        return self.checkpoint.carried_away
+
+    @cached_property
+    def carried_plan(self) -> FilePlan:
+        return safetensors_file.plan_file(CARRIED, tuple(t.spec for t in self.carried.values()), {})
+
+    @property
+    def casts(self) -> dict[tuple[str, str], int]:
+        """Tensors by (dtype before, dtype after), where the two differ."""
+        found: dict[tuple[str, str], int] = {}
+        for tensor in self.checkpoint:
+            key = (stored_dtype(tensor), self.dtypes[tensor.name])
+            if key[0] != key[1]:
+                found[key] = found.get(key, 0) + 1
+        return found
+
+    def jobs(self, staging: Staging) -> list[FillJob]:
+        """The files to fill, in the staging folder."""
+        jobs = [FillJob(f, staging.data / f.name, held, self.dtypes) for f, held in zip(self.plan.files, self.held, strict=True)]
+        if self.carried:
+            dtypes = {n: t.dtype for n, t in self.carried.items()}
+            jobs.append(FillJob(self.carried_plan, staging.side / CARRIED, self.carried, dtypes))
+        return jobs
+
+    def sources(self) -> list[ByteSource]:
+        """Everything that is read, each once."""
+        return list(sources_of((*self.checkpoint, *self.carried.values())))
+
+    def check_sources(self) -> None:
+        """Raises InputError (MFC108) when a source has changed."""
+        for source in self.sources():
+            source.check_unchanged()
+
+    def fingerprint(self) -> str:
+        """What an earlier, unfinished run must share for its work to count: sources, pieces, dtypes, places.
+
+        A random word stands for a source that nothing can prove to be the same (an array, a Module, a Cell): its work never counts.
+        Reading it again to compare would save no time.
+        """
+        digest, numbers = xxhash.xxh3_128(), dict[int, int]()
+        for source in (p.source for t in self._written() for p in t.pieces):
+            if id(source) not in numbers:
+                numbers[id(source)] = len(numbers)
+                digest.update(json.dumps([source.label, source.size, source.identity() or secrets.token_hex()]).encode())
+        for plan in (*self.plan.files, self.carried_plan):
+            digest.update(json.dumps((plan.name, plan.size, list(plan.places.items()))).encode())
+            for _, data in plan.fixed:
+                digest.update(data)
+        for tensor in self._written():
+            pieces = [(numbers[id(p.source)], *place_of(p)) for p in tensor.pieces]
+            digest.update(json.dumps((tensor.name, self.dtypes.get(tensor.name), pieces)).encode())
+        return digest.hexdigest()
+
+    def _written(self) -> Iterable[LazyTensor]:
+        for held in {id(held): held for held in self.held}.values():  # whole tensors: the same for every file
+            yield from held.values()
+        yield from self.carried.values()
+
+
+def whole_output(
+    checkpoint: Checkpoint, target: Path, dtype: str | None, max_shard_size: str | int | None, assets: str | Path | None
+) -> Output:
+    """The output of a save that writes every tensor whole."""
+    specs = output_specs(checkpoint, dtype)
+    if checkpoint.side == HF and is_folder(target) and any(is_adapter(s.name) for s in specs):
+        plan, extras = _adapter_folder(checkpoint, specs)
+        notes: tuple[str, ...] = ()
+    else:
+        plan = plan_output(specs, target, checkpoint.side, max_shard_size)
+        extras, notes = _extras(checkpoint, plan, specs, assets)
+    plan = OutputPlan(plan.files, plan.folder, {**extras, **plan.indexes})
+    return Output(checkpoint, {s.name: s.dtype for s in specs}, plan, (checkpoint.tensors,) * len(plan.files), notes=notes)
+
+
+def output_specs(checkpoint: Checkpoint, dtype: str | None) -> tuple[TensorSpec, ...]:
+    """Name, shape and dtype of what is written, where ``dtype`` is asked for; a dtype that the family fixes stays.
+
+    Raises:
+        MappingError: MFC312 where a dtype is asked for and some numbers are fp8 or codes: they would silently stay what they are.
+    """
+    if dtype is not None:
+        _check_castable(checkpoint)
+    return tuple(_output_spec(s, None if s.name in checkpoint.fixed_dtypes else dtype) for s in checkpoint.specs)
+
+
+def _check_castable(checkpoint: Checkpoint) -> None:
+    fp8 = next(
+        (f"fp8 numbers: {quoted(s.name)}" for s in checkpoint.specs if s.dtype in FP8 and s.name not in checkpoint.fixed_dtypes), None
+    )
+    if found := fp8 or codes_among(checkpoint.specs, claimed(checkpoint.config) or checkpoint.quantised_by):
+        hint = "Without --dtype (dtype=) they stay as they are."
+        raise MappingError("MFC312", checkpoint.origin, found=found, expected="tensors that become what --dtype says", hint=hint)
+
+
+def _output_spec(spec: TensorSpec, dtype: str | None) -> TensorSpec:
+    after = dtype_after_cast(spec.dtype, dtype)
+    return spec if after == spec.dtype else TensorSpec(spec.name, spec.shape, after)
+
+
+def stored_dtype(tensor: LazyTensor) -> str:
+    """The dtype that a tensor's numbers have where they lie, whatever it is written as."""
+    return tensor.pieces[0].dtype if tensor.pieces else tensor.dtype
+
+
+def _extras(
+    checkpoint: Checkpoint, plan: OutputPlan, specs: tuple[TensorSpec, ...], assets: str | Path | None
+) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """For a Hugging Face folder: config.json, true of what is written, and the tokenizer files from ``assets``; and notes on them."""
+    if checkpoint.side != HF or not plan.folder:
+        return {}, ()
+    found = read_assets(local_path(assets)) if assets is not None else {}
+    config = json.loads(found["config.json"]) if found else checkpoint.config
+    if config is None or RUN_CONFIG in config:  # the sizes of a run's YAML are not the config of a model
+        return {}, ()
+    said, notes = true_config(config, checkpoint, specs)
+    same = found.get("config.json") if said == config else None
+    files = {**found, "config.json": same or config_bytes(said)}
+    if code := code_named(files):
+        notes += (
+            f"auto_map names code, which does not come along; from_pretrained needs it from the original's folder: {', '.join(code)}",
+        )
+    return files, notes
+
+
+# ---- adapters --------------------------------------------------------------------------------------------------------------
+
+CONV1D = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")  # transformers holds their linear weights as in x out
+
+
+def _adapter_folder(checkpoint: Checkpoint, specs: tuple[TensorSpec, ...]) -> tuple[OutputPlan, dict[str, bytes]]:
+    """PEFT's folder: one file of adapters and their config. The rank is that of the tensors; alpha is what somebody said.
+
+    Raises:
+        MappingError: MFC319 for other tensors among them, several ranks, or no alpha.
+    """
+    others = [s.name for s in specs if not is_adapter(s.name)]
+    if others:
+        found = f"{how_many(len(others), 'tensor')} of the model beside adapters; first {others[0]!r}"
+        hint = (
+            "For the adapters: --only_adapters (mc.only_adapters in Python). For the model: --leave_out '*lora_*'. "
+            "For both in one: mfconv merge (mc.merge_adapters)."
+        )
+        expected = "adapters only, since a folder of Hugging Face holds adapters or a model"
+        raise MappingError("MFC319", checkpoint.origin, found=found, expected=expected, hint=hint)
+    lora = checkpoint.lora or Lora()
+    adapters = adapters_of(specs)
+    rank = rank_of(adapters, lora)
+    if lora.alpha is None:
+        raise MappingError("MFC319", checkpoint.origin, found="no lora_alpha", expected="the alpha of the run", hint=HINT_ALPHA)
+    config = checkpoint.config or {}
+    plan = OutputPlan((safetensors_file.plan_file(peft_folder.WEIGHTS, specs, {"format": "pt"}),), folder=True)
+    content = peft_folder.adapter_config_bytes(
+        [a.module for a in adapters],
+        rank,
+        lora.alpha,
+        lora,
+        transposed=config.get("model_type") in CONV1D,
+        task=peft_folder.task_of(config),
+    )
+    return plan, {peft_folder.CONFIG: content}
+
+
+# ---- the manifest ----------------------------------------------------------------------------------------------------------
+
+
+def manifest_of(out: Output, checksums: Mapping[tuple[int, str], str]) -> dict[str, Any]:
+    """How every tensor came about. No times, no paths: two runs of the same conversion give the same bytes.
+
+    Args:
+        checksums: of what lies in the files, by (file number, name).
+    """
+    checkpoint, report = out.checkpoint, out.checkpoint.report
+    return {
+        "family": checkpoint.family,
+        **({"family_file": checkpoint.family_file} if checkpoint.family_file else {}),
+        "options": dict(checkpoint.options),
+        "from_side": checkpoint.original.side if checkpoint.original else None,
+        "to": checkpoint.side,
+        "sources": [{"file": s.label, "bytes": s.size} for s in out.sources()],
+        "files": [{"file": f.name, "bytes": f.size} for f in out.plan.files],
+        "carried": list(out.carried),
+        "left_out": [{"name": s.name, "why": row.why} for row in _rows(report) if not row.targets for s in row.sources],
+        **_asked_of(report),
+        "no_tensors": [{"name": o.name, "kind": o.kind, "text": o.text} for o in checkpoint.others],
+        "checksum": f"xxh3_128 of a tensor's bytes; above {64 << 20} bytes, of the digests of its runs of that length",
+        "config": checkpoint.config,
+        **_about_adapters(checkpoint),
+        **({"slices": _slices(out, checksums)} if out.offsets else {}),
+        "tensors": _tensors(out, checksums),
+    }
+
+
+def _tensors(out: Output, checksums: Mapping[tuple[int, str], str]) -> list[dict[str, Any]]:
+    """One entry a tensor, in the order of the files; with its checksum where it is written whole."""
+    checkpoint, made, entries = out.checkpoint, _how_made(out.checkpoint.report), {}
+    for number, file in enumerate(out.plan.files):
+        for name in file.places:
+            if name in entries:
+                continue
+            before, after = stored_dtype(checkpoint.tensors[name]), out.dtypes[name]
+            place = {} if out.offsets else {"file": file.name}
+            entry = {"name": name, **place, "shape": list(checkpoint.tensors[name].shape), "dtype": after}
+            entry |= {**({} if out.offsets else {"xxh3_128": checksums[number, name]}), **made.get(name, {"from": [name]})}
+            entry |= _computed(checkpoint.tensors[name])
+            cast = {} if before == after else {"cast_from": before}
+            entries[name] = {**entry, **cast, **({"dtype_fixed": True} if cast and name in checkpoint.fixed_dtypes else {})}
+    return list(entries.values())
+
+
+def _computed(tensor: LazyTensor) -> dict[str, str]:
+    """Of a tensor whose numbers are no copies: how they were computed."""
+    how = next((said for p in tensor.pieces if (said := getattr(p.source, "computed", None)) is not None), None)
+    return {} if how is None else {"computed": how}
+
+
+def _about_adapters(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What is known of the adapters in it, and what was merged into it."""
+    lora, merged = checkpoint.lora, checkpoint.merged
+    has = lora is not None and lora.alpha is not None and any(is_adapter(n) for n in checkpoint.tensors)
+    about = {"lora": {"lora_alpha": lora.alpha, "read_from": lora.origin}} if lora is not None and has else {}
+    return {**about, **({"merged": merged.about()} if merged is not None else {})}
+
+
+def _slices(out: Output, checksums: Mapping[tuple[int, str], str]) -> list[dict[str, Any]]:
+    """One entry a slice: its file, where it begins in the whole tensor, its shape and its checksum."""
+    return [
+        {"name": n, "file": f.name, "offset": list(offsets[n]), "shape": list(held[n].shape), "xxh3_128": checksums[number, n]}
+        for number, (f, held, offsets) in enumerate(zip(out.plan.files, out.held, out.offsets, strict=True))
+        for n in f.places
+    ]
+
+
+def _asked_of(report: Any) -> dict[str, Any]:
+    """What of the source was not asked for, so that a comparison asks for the same."""
+    plan = getattr(report, "plan", None)
+    asked = {"layers": plan.layers, "leave_out": list(plan.leave_out)} if plan is not None else {}
+    return {"asked": asked} if any(asked.values()) else {}
+
+
+def _rows(report: Any) -> Any:
+    return report.plan.rows if report is not None else ()
+
+
+def _how_made(report: Any) -> dict[str, dict[str, Any]]:
+    made = {}
+    for row in _rows(report):
+        layout = getattr(row.rule, "layout", None)
+        for target in row.targets:
+            entry: dict[str, Any] = {"from": [s.name for s in row.sources], "how": row.status}
+            made[target.name] = {**entry, "layout": layout} if row.parts and layout else entry
+    return made

@@ -1,0 +1,170 @@
+"""A manifest counts only for the numbers it was written for."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mfconv_nb as mc
+from mfconv_nb.cli.main import run as mfconv
+from mfconv_nb.core.errors import MappingError
+from mfconv_nb.runs.cutting import RankLayout
+from mfconv_nb.steps.loading import proven
+from tests.support import raws_in, raws_of, write_safetensors
+
+LAYOUT = RankLayout({"tp": 2}, {"*linear_fc1.weight": ("tp", None)})
+STALE = "is of other numbers than these"
+NAME = {"qwen3": "use_interleaved_weight_layout_mlp", "glm4-moe": "use_contiguous_weight_layout_attention"}
+
+
+def saved(key: str, folder: Path, target: str, **options: Any) -> Path:
+    mc.save(mc.map(mc.load(folder / key), key, to="mf", **options), folder / target, progress=False)
+    return folder / target
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for key in (*NAME, "llama"):
+        mc.toy(key, tmp_path / key)
+    return tmp_path
+
+
+def put_under_the_manifest_of(file: Path, other: Path) -> None:
+    """The numbers of one checkpoint under the name of another, whose manifest stays."""
+    (shutil.copytree if other.is_dir() else shutil.copyfile)(other, file, **({"dirs_exist_ok": True} if other.is_dir() else {}))
+
+
+@pytest.mark.parametrize("target", ["out.safetensors", "out.ckpt", "out"])
+@pytest.mark.parametrize("key", NAME)
+def test_an_option_is_not_remembered_from_the_manifest_of_other_numbers(key: str, target: str, folder: Path) -> None:
+    default = mc.map(mc.load(folder / key), key, to="mf").options[NAME[key]]
+    file = saved(key, folder, target, **{NAME[key]: not default})
+    assert mc.map(mc.load(file), to="hf").report.decided[NAME[key]] == "remembered"
+    put_under_the_manifest_of(file, saved(key, folder, f"other-{target}", **{NAME[key]: default}))
+    mapped = mc.map(mc.load(file), key, to="hf", config=folder / key / "config.json")
+    assert mapped.report.decided[NAME[key]] == "default"
+    assert any(STALE in note for note in mapped.report.notes)
+    assert any(note.startswith(f"assumed: {NAME[key]}={default}") for note in mapped.report.notes)
+    assert raws_of(mapped).items() >= {n: r for n, r in raws_in(folder / key).items() if n in mapped.tensors}.items()
+
+
+def test_without_a_config_the_refusal_says_that_the_manifest_is_stale(folder: Path) -> None:
+    file = saved("qwen3", folder, "out.safetensors", use_interleaved_weight_layout_mlp=False)
+    put_under_the_manifest_of(file, saved("qwen3", folder, "other.safetensors"))
+    with pytest.raises(MappingError) as refused:
+        mc.map(mc.load(file), "qwen3", to="hf")
+    assert f"out.safetensors.mfconv {STALE}" in str(refused.value)
+    assert "--config" in str(refused.value)
+
+
+def changed_in_one(name: str) -> Callable[[Path], None]:
+    def change(file: Path) -> None:
+        raws = raws_in(file)
+        data = bytearray(raws[name].data)
+        data[len(data) // 2] ^= 1
+        write_safetensors(file, {**raws, name: raws[name]._replace(data=bytes(data))}, {"format": "ms"})
+
+    return change
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_one_bit_of_any_tensor_that_an_option_lays_out_is_enough(layer: int, folder: Path) -> None:
+    file = saved("qwen3", folder, "out.safetensors", use_interleaved_weight_layout_mlp=False)
+    changed_in_one(f"decoder.layers.{layer}.mlp.linear_fc1.weight")(file)
+    mapped = mc.map(mc.load(file), "qwen3", to="hf", config=folder / "qwen3" / "config.json")
+    assert mapped.report.decided["use_interleaved_weight_layout_mlp"] == "default"
+
+
+def test_large_tensors_that_an_option_lays_out_are_read_at_both_ends_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proven, "MOST_BYTES", 1000)
+    file = saved("qwen3", folder, "out.safetensors", use_interleaved_weight_layout_mlp=False)
+    layers = (mc.load(file).config or {})["num_hidden_layers"]
+    for layer, decided in ((1, "remembered"), (0, "default"), (layers - 1, "default")):
+        changed_in_one(f"decoder.layers.{layer}.mlp.linear_fc1.weight")(file)
+        mapped = mc.map(mc.load(file), "qwen3", to="hf", config=folder / "qwen3" / "config.json")
+        assert mapped.report.decided["use_interleaved_weight_layout_mlp"] == decided
+        changed_in_one(f"decoder.layers.{layer}.mlp.linear_fc1.weight")(file)  # as it was
+
+
+def test_two_forms_of_the_same_names_are_asked_for_again_where_the_manifest_is_stale(folder: Path) -> None:
+    file = saved("llama", folder, "out.safetensors", qkv_concat=True)
+    put_under_the_manifest_of(file, saved("llama", folder, "other.safetensors", qkv_concat="grouped"))
+    with pytest.raises(MappingError) as refused:
+        mc.map(mc.load(file), "llama", to="hf", config=folder / "llama")
+    assert refused.value.code == "MFC302"
+    assert STALE in str(refused.value)
+    mapped = mc.map(mc.load(file), "llama", to="hf", config=folder / "llama", qkv_concat="grouped")
+    assert raws_of(mapped) == raws_in(folder / "llama")
+
+
+def test_buffers_and_config_of_a_stale_manifest_are_not_used(folder: Path, tmp_path: Path) -> None:
+    source = mc.load(folder / "llama")
+    buffers = {f"model.layers.{n}.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32) for n in range(4)}
+    whole = mc.load({**{t.name: mc.read(source, t.name) for t in source}, **buffers}, config={**(source.config or {}), "rope_theta": 7})
+    mc.save(mc.map(whole, "llama", to="mf"), tmp_path / "out.safetensors", progress=False)
+    fresh = mc.map(mc.load(tmp_path / "out.safetensors"))
+    assert len(fresh) == len(whole)
+    assert (fresh.config or {})["rope_theta"] == 7
+    raws = raws_in(tmp_path / "out.safetensors")
+    write_safetensors(tmp_path / "out.safetensors", {n: r._replace(data=bytes(len(r.data))) for n, r in raws.items()}, {"format": "ms"})
+    stale = mc.map(mc.load(tmp_path / "out.safetensors"), "llama", to="hf")
+    assert not [name for name in stale.tensors if "inv_freq" in name]
+    assert stale.config is None
+
+
+def test_slices_of_ranks_prove_the_manifest_of_a_run(folder: Path) -> None:
+    mapped = mc.map(mc.load(folder / "qwen3"), "qwen3", to="mf", use_interleaved_weight_layout_mlp=False)
+    mc.save(mapped, folder / "run", layout_of_ranks=LAYOUT, progress=False)
+    option = "use_interleaved_weight_layout_mlp"
+    assert mc.map(mc.load(folder / "run"), to="hf").report.decided[option] == "remembered"
+    other = mc.map(mc.load(folder / "qwen3"), "qwen3", to="mf")
+    mc.save(other, folder / "other", layout_of_ranks=LAYOUT, progress=False)
+    put_under_the_manifest_of(folder / "run", folder / "other")
+    mapped = mc.map(mc.load(folder / "run"), "qwen3", to="hf", config=folder / "qwen3" / "config.json")
+    assert mapped.report.decided[option] == "default"
+    assert raws_of(mapped) == raws_in(folder / "qwen3")
+
+
+def test_verify_takes_the_options_of_a_stale_manifest_for_nothing(folder: Path) -> None:
+    file = saved("qwen3", folder, "out.safetensors", use_interleaved_weight_layout_mlp=False)
+    put_under_the_manifest_of(file, saved("qwen3", folder, "other.safetensors"))
+    report = mc.verify(folder / "qwen3", file, "qwen3", progress=False)
+    assert report.equal
+    assert STALE in repr(report)
+
+
+def test_convert_says_that_a_manifest_is_stale_and_what_is_assumed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = saved("qwen3", folder, "out.safetensors", use_interleaved_weight_layout_mlp=False)
+    put_under_the_manifest_of(file, saved("qwen3", folder, "other.safetensors"))
+    words = ["convert", "--reversed", str(file), str(folder / "back"), "--model", "qwen3"]
+    assert mfconv([*words, "--config", str(folder / "qwen3" / "config.json")]) == 0
+    printed = capsys.readouterr()
+    said = " ".join((printed.out + printed.err).split())
+    assert STALE in said
+    assert "assumed: use_interleaved_weight_layout_mlp=True" in said
+    assert raws_in(folder / "back") == raws_in(folder / "qwen3")
+
+
+def test_a_true_manifest_is_read_no_further_than_a_sample(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a Llama nothing is laid out unseen: a hundredth of its bytes, and one matrix."""
+    read: list[int] = []
+    real = proven.tensor_checksums
+
+    def counted(tensors: Any, threads: int) -> Any:
+        read.append(sum(t.spec.nbytes for t in tensors))
+        return real(tensors, threads)
+
+    monkeypatch.setattr(proven, "tensor_checksums", counted)
+    file = saved("llama", folder, "out.safetensors")
+    read.clear()
+    loaded = mc.load(file)
+    assert not read
+    mc.map(mc.map(loaded))
+    smallest = min(t.spec.nbytes for t in loaded if len(t.shape) > 1)
+    assert len(read) == 1
+    assert smallest <= read[0] <= smallest + loaded.nbytes // 100
