@@ -59,11 +59,24 @@ def test_the_check_sees_a_module_that_is_loaded(toy: Path) -> None:
 
 
 def test_every_public_name_is_there_and_explains_itself() -> None:
-    assert len(mc.__all__) <= 34
+    rooms = {"author", "rules"}
+    assert len(mc.__all__) <= 21
+    assert dir(mc) == sorted(mc.__all__)  # what mc.<Tab> shows
     for name in mc.__all__:
-        found = getattr(mc, name)
-        assert name == "__version__" or (found.__doc__ or "").strip()
-    assert set(mc.__all__) <= set(dir(mc))
-    assert not {m.name for m in pkgutil.iter_modules(mc.__path__)} & set(mc.__all__)  # a submodule would take the place of the name
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        assert (getattr(mc, name).__doc__ or "").strip()
+    submodules = {m.name for m in pkgutil.iter_modules(mc.__path__)}
+    assert submodules & set(mc.__all__) == rooms  # any other submodule would take the place of the name
+    for room in (mc.author, mc.rules):
+        assert all((getattr(room, name).__doc__ or "").strip() for name in dir(room))
+    with pytest.raises(AttributeError, match="nothing"):
         mc.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "name, room",
+    [(name, "rules") for name in ("Drop", "Family", "Option", "Repeated", "Rule", "Tied")]
+    + [(name, "author") for name in ("edit", "export", "import_rules", "probe", "prove", "suggest")],
+)
+def test_a_name_of_the_release_before_works_and_says_where_it_is_now(name: str, room: str) -> None:
+    with pytest.warns(DeprecationWarning, match=rf"mc\.{name} has moved: mc\.{room}\.{name}"):
+        assert getattr(mc, name) is getattr(getattr(mc, room), name)
