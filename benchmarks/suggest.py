@@ -1,9 +1,9 @@
-"""How many rules of the known families `mc.suggest` finds, from names and shapes alone, and with the numbers of both sides.
+"""How many rules of the known families `mc.author.suggest` finds, from names and shapes alone, and with the numbers of both sides.
 
 python -m benchmarks.suggest            default forms, and architectures that no family maps
 python -m benchmarks.suggest --forms    every other form too
 
-For each family the toy is mapped by the family, and `mc.suggest` is shown the two sides. A rule of the family counts as found when the
+For each family the toy is mapped by the family, and `mc.author.suggest` is shown the two sides. A rule of the family counts as found when the
 suggested rules, each applied alone to the toy, make every tensor of that rule with the bytes that the family makes. Everything else is
 missed: a rule for other tensors, another order of the same numbers, no rule. By names, rules under an option that no name and no shape
 shows are not asked for. The words that `suggest` knows were chosen while these families were looked at, so the share by names flatters;
@@ -93,13 +93,13 @@ def _other_forms(family: Family) -> list[Family]:
 
 
 def score_of(family: Family, form: Family, *, values: bool) -> Score:
-    """Show `mc.suggest` both sides of a toy, and compare what its rules make with what the family makes."""
+    """Show `mc.author.suggest` both sides of a toy, and compare what its rules make with what the family makes."""
     chosen: dict[str, Any] = dict(form.chosen)
     toy = mc.toy(family, options=chosen)
     hf = checkpoint_of(toy.tensors, side=HF, config=toy.config)
     mapped = mc.map(toy, family, to=MF, **chosen)
     mf = mc.load({t.name: mc.read(mapped, t.name) for t in mapped})
-    suggestion = mc.suggest(hf, mf) if values else mc.suggest(_bare(hf), _bare(mf))
+    suggestion = mc.author.suggest(hf, mf) if values else mc.author.suggest(_bare(hf), _bare(mf))
     wanted, made = {t.name: mc.read(mf, t.name).tobytes() for t in mf}, _made(suggestion, hf)
     of_numbers = {option.name for option in family.options if option.side == NUMBERS and not values}
     targets: dict[str, list[str]] = {}

@@ -46,7 +46,7 @@ mc.anatomy("small.safetensors")"""
 EDITOR = """import mfconv_nb as mc
 hf = mc.toy("baichuan2")
 mf = mc.map(hf, "baichuan2")
-mc.edit(mc.suggest(hf, mf), hf, mf)"""
+mc.author.edit(mc.author.suggest(hf, mf), hf, mf)"""
 PROOF = "import mfconv_nb as mc\nmc.prove('llama')"
 RUN = """import mfconv_nb as mc
 layout = mc.RankLayout(

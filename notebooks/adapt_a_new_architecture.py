@@ -137,7 +137,7 @@ mc.load(network)
 # guess.
 
 # %%
-draft = mc.suggest(source, network)
+draft = mc.author.suggest(source, network)
 draft
 
 # %% [markdown]
@@ -189,7 +189,7 @@ stored = mc.read(source, name)
 heads, head = config.num_attention_heads, config.hidden_size // config.num_attention_heads
 wanted = stored.reshape(heads, 3, head, config.hidden_size).swapaxes(0, 1).reshape(stored.shape)
 
-mc.probe(stored, wanted)  # what it got, and what it should have got
+mc.author.probe(stored, wanted)  # what it got, and what it should have got
 
 # %% [markdown]
 # `probe` has tried the known ways in which such tensors differ, and names the one that makes both equal, also as a layout sentence. You
@@ -203,7 +203,7 @@ mc.probe(stored, wanted)  # what it got, and what it should have got
 # k and of v.
 
 # %%
-editor = mc.edit(draft, source, network)
+editor = mc.author.edit(draft, source, network)
 editor
 
 # %% [markdown]
@@ -240,14 +240,14 @@ editor.report
 # well. For that, ask the output, below.
 
 # %%
-proof = mc.prove(editor.family)
+proof = mc.author.prove(editor.family)
 proof
 
 # %% [markdown]
 # ## Keep it as a file
 #
 # One table, read in both directions. Keep it wherever you like. Each rule has the reason that the draft gave; a rule that you
-# changed has none. `toy`, at the end, is the config that `mc.prove` tries the rules on.
+# changed has none. `toy`, at the end, is the config that `mc.author.prove` tries the rules on.
 
 # %%
 editor.save(family_path)

@@ -198,7 +198,7 @@ mc.diff(wrong, mc.map(toy, "llama", qkv_concat=True), values=True)
 
 # %% [markdown]
 # There and back is no proof against such a mistake: the way back undoes it. Therefore rules are also checked against outputs of other
-# programs, and `mc.prove` makes such mistakes by the dozen and counts those that go unnoticed.
+# programs, and `mc.author.prove` makes such mistakes by the dozen and counts those that go unnoticed.
 
 # %% [markdown]
 # ## What a dtype does to a number

@@ -21,7 +21,7 @@ WRONG = re.compile(
     r"(?<![\w.,:/-])(?<!rank )(?<!layer )(?<!stage )(?<!line )(?<!step )(?<!axis )1 "
     r"(?:(?:more|other|real|golden|faulty|adapter|equal|rank|name|shape) )?(?!is\b|was\b|has\b|axis\b|bias\b)[a-z]+s\b"
 )
-FAMILY = mc.Family(key="one", covers="a norm", sizes={}, rules=(mc.Rule("norm.weight", "norm.gamma"),))
+FAMILY = mc.rules.Family(key="one", covers="a norm", sizes={}, rules=(mc.rules.Rule("norm.weight", "norm.gamma"),))
 
 
 def wrong_in(*results: Any) -> list[str]:
@@ -72,8 +72,8 @@ def test_the_steps_speak_of_one_tensor(hf: Path, tmp_path: Path) -> None:
 
 
 def test_families_of_one_rule_speak_of_one(hf: Path) -> None:
-    assert wrong_in(mc.prove("llama"), family_report(FAMILY)) == []
-    suggested = mc.suggest(mc.load(hf), mc.load({"norm.gamma": numbered(1)}))
+    assert wrong_in(mc.author.prove("llama"), family_report(FAMILY)) == []
+    suggested = mc.author.suggest(mc.load(hf), mc.load({"norm.gamma": numbered(1)}))
     assert wrong_in(suggested) == []
     assert repr(suggested).split(":")[0].endswith("1 rule")
 

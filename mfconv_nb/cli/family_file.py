@@ -18,7 +18,7 @@ force = click.option("--force", is_flag=True, help="Replace an existing file.")
 
 
 def write_drafts(drafted: Any, notes: Sequence[str], file: Path, key: str | None, *, force: bool, as_json: bool) -> None:
-    """Write what `mc.suggest` or `mc.import_rules` drafted, each rule below its note.
+    """Write what `mc.author.suggest` or `mc.author.import_rules` drafted, each rule below its note.
 
     Args:
         key: left out, the name of the file, with ``_`` for what no key may hold.

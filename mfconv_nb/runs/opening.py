@@ -27,7 +27,8 @@ from mfconv_nb.runs.rank_folders import looks_like_rank_folders, open_rank_folde
 from mfconv_nb.runs.rank_tensors import names_text
 from mfconv_nb.runs.run import Step, TrainedRun
 from mfconv_nb.streaming.fill import tensor_checksums
-from mfconv_nb.views.exploration import Explorable, Exploration
+from mfconv_nb.views.exploration import Exploration
+from mfconv_nb.views.showing import Explorable
 
 _LAYER = re.compile(r"((?:.*?\.)?(?:layers?|blocks?|h)\.)(\d{1,6})\.", re.DOTALL)
 MOST_LAYERS = 4096

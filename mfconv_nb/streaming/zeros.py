@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 import xxhash
 
+from mfconv_nb.core.checkpoint import TensorSpec
+from mfconv_nb.core.report import how_many
 from mfconv_nb.streaming.fill import SEGMENT_BYTES
+
+ZEROS = "is the source whole? Where a download broke off, the rest of a file is zeros"
+
+
+def is_matrix(spec: TensorSpec) -> bool:
+    """Whether a tensor has two axes with more than one number: vectors of zeros are everyday."""
+    return sum(n > 1 for n in spec.shape) >= 2
+
+
+def notes_on_zeros(written: Mapping[str, tuple[TensorSpec, str]]) -> tuple[str, ...]:
+    """A note where matrices that were written are zeros, told by their checksums.
+
+    Args:
+        written: of each name what was written, and its checksum.
+    """
+    zeros = [n for n, (spec, checksum) in written.items() if is_matrix(spec) and checksum in checksum_of_zeros(spec.nbytes)]
+    if not zeros:
+        return ()
+    return (f"{how_many(len(zeros), 'matrix', 'matrices')} of zeros, such as {zeros[0]}: {ZEROS}",)
 
 
 @lru_cache(maxsize=4096)

@@ -1,14 +1,13 @@
-"""What a view can show of a result. The steps say it, the widgets show it; neither knows the other's insides."""
+"""What a view can show of a result: rows, and what is said about each. The steps fill it in, ``explorer.py`` draws it."""
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mfconv_nb.core.progress import OnProgress, in_notebook
-from mfconv_nb.core.report import Result, Table, table_html
+from mfconv_nb.core.progress import OnProgress
+from mfconv_nb.core.report import Table
 
 
 class Exploration:
@@ -63,37 +62,3 @@ class Exploration:
     def code(self, row: int, member: str) -> str:
         """The Python line that gives the same."""
         return self.table.code
-
-
-class Explorable(Result):
-    """A result that a notebook shows as a view. Everywhere else, and without a kernel, its HTML and its text say the same."""
-
-    def exploration(self) -> Exploration:
-        raise NotImplementedError
-
-    def _ipython_display_(self) -> None:
-        show_view(self, self.exploration())
-
-
-def show_view(result: Result, exploration: Exploration) -> None:
-    """Show the script-free form, which stays in a saved notebook, and below it the view, which takes its place while it lives.
-
-    Raises:
-        NotImplementedError: outside a kernel, or without the packages: IPython then shows the plain forms.
-    """
-    if not in_notebook():
-        raise NotImplementedError
-    try:
-        from mfconv_nb.views.explorer import Explorer
-    except ImportError as error:
-        raise NotImplementedError from error
-    show_both(result, Explorer(exploration))
-
-
-def show_both(result: Result, view: Any) -> None:
-    """Show the script-free form of a result, and below it a widget that takes its place while it lives."""
-    display = sys.modules["IPython"].display.display
-    saved = f"<div class='mfconv-static'>{table_html(result.table())}</div>"
-    display({"text/html": saved, "text/plain": repr(result)}, raw=True)
-    reference = {"version_major": 2, "version_minor": 0, "model_id": view.model_id}
-    display({"application/vnd.jupyter.widget-view+json": reference, "text/plain": ""}, raw=True)

@@ -1,4 +1,4 @@
-"""Small nets from papers, torch Module against MindSpore Cell: `mc.suggest` and the table of layers find the same rules, and both nets
+"""Small nets from papers, torch Module against MindSpore Cell: `mc.author.suggest` and the table of layers find the same rules, and both nets
 compute the same.
 """
 
@@ -21,11 +21,11 @@ from mindspore import nn
 from torch import nn as tnn
 
 import mfconv_nb as mc
-from mfconv_nb import Drop, Family
 from mfconv_nb.author.suggesting.drafting import LIKELY
 from mfconv_nb.author.suggesting.suggestion import Suggestion
 from mfconv_nb.families.words import cell_ports as ports
 from mfconv_nb.mapping.rules import AnyRule
+from mfconv_nb.rules import Drop, Family
 from tests.author.small_nets import NETS, inputs, outputs, trained
 
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
@@ -43,7 +43,7 @@ def pairs_of(suggestion: Suggestion) -> set[tuple[str, str, str]]:
 
 def reasons_of(net: str) -> dict[str, str]:
     module, cell, _ = NETS[net]
-    return {s.hf: s.reason for s in mc.suggest(shapes_of(module()), shapes_of(cell())).suggested}
+    return {s.hf: s.reason for s in mc.author.suggest(shapes_of(module()), shapes_of(cell())).suggested}
 
 
 # ---- suggested ---------------------------------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ def test_what_is_suggested_from_names_and_shapes_makes_the_cell_compute_the_same
     new_module, new_cell, shape = NETS[net]
     module, cell, x = trained(new_module()), new_cell(), inputs(shape, words=net == "text")
     assert not np.allclose(*outputs(module, cell, x), atol=CLOSE)
-    suggestion = mc.suggest(shapes_of(module), shapes_of(cell))
+    suggestion = mc.author.suggest(shapes_of(module), shapes_of(cell))
     assert (suggestion.unmatched_hf, suggestion.unmatched_mf) == ((), ())
     mc.assign(mc.map(mc.load(module), suggestion.family("mine"), to="mf"), cell)
     np.testing.assert_allclose(*outputs(module, cell, x), atol=CLOSE)
@@ -63,23 +63,23 @@ def test_what_is_suggested_from_names_and_shapes_makes_the_cell_compute_the_same
 @pytest.mark.parametrize("net", NETS)
 def test_only_what_is_called_something_else_is_a_guess(net: str) -> None:
     module, cell, _ = NETS[net]
-    found = {s.hf for s in mc.suggest(shapes_of(module()), shapes_of(cell())).suggested if s.confidence != LIKELY}
+    found = {s.hf for s in mc.author.suggest(shapes_of(module()), shapes_of(cell())).suggested if s.confidence != LIKELY}
     assert found == ({"fc.weight", "fc.bias"} if net == "ResNet" else set())  # end_point
 
 
 @pytest.mark.parametrize("net", NETS)
 def test_new_nets_whose_numbers_are_ones_and_zeros_get_the_same_rules(net: str) -> None:
     module, cell, _ = NETS[net]
-    assert pairs_of(mc.suggest(module(), cell())) == pairs_of(mc.suggest(shapes_of(module()), shapes_of(cell())))
+    assert pairs_of(mc.author.suggest(module(), cell())) == pairs_of(mc.author.suggest(shapes_of(module()), shapes_of(cell())))
 
 
 def test_with_the_numbers_of_a_ported_net_every_tensor_that_can_tell_is_certain() -> None:
     module, new_cell, _ = NETS["ResNet"]
     source, cell = trained(module()), new_cell()
-    mc.assign(mc.map(mc.load(source), mc.suggest(shapes_of(source), shapes_of(cell)).family("mine"), to="mf"), cell)
-    suggestion = mc.suggest(source, cell)
+    mc.assign(mc.map(mc.load(source), mc.author.suggest(shapes_of(source), shapes_of(cell)).family("mine"), to="mf"), cell)
+    suggestion = mc.author.suggest(source, cell)
     assert {s.confidence for s in suggestion.suggested if s.status != "dropped"} == {"certain"}
-    assert pairs_of(suggestion) == pairs_of(mc.suggest(shapes_of(source), shapes_of(cell)))
+    assert pairs_of(suggestion) == pairs_of(mc.author.suggest(shapes_of(source), shapes_of(cell)))
 
 
 @pytest.mark.parametrize(
@@ -105,14 +105,14 @@ def test_the_reason_names_the_layer_and_what_mindspore_calls_it(net: str, name: 
 
 def test_what_is_dropped_says_why() -> None:
     module, cell, _ = NETS["video"]
-    suggestion = mc.suggest(shapes_of(module()), shapes_of(cell()))
+    suggestion = mc.author.suggest(shapes_of(module()), shapes_of(cell()))
     whys = {rule.why for rule in suggestion.family("mine").rules if isinstance(rule, Drop)}
     assert whys == {ports.NOT_COUNTED}
 
 
 def test_a_layer_norm_among_other_names_is_not_taken_for_a_batch_norm() -> None:
     hf, mf = {"n.weight": (4,), "n.bias": (4,), "n.extra": (4, 2)}, {"n.gamma": (4,), "n.beta": (4,), "n.extra": (4, 2)}
-    assert not any("BatchNorm" in s.reason or "LayerNorm" in s.reason for s in mc.suggest(hf, mf).suggested)
+    assert not any("BatchNorm" in s.reason or "LayerNorm" in s.reason for s in mc.author.suggest(hf, mf).suggested)
 
 
 # ---- written ------------------------------------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def test_the_way_back_restores_what_mindspore_keeps(layer: str) -> None:
 @pytest.mark.parametrize("layer", ["BatchNorm2d", "PReLU"])
 def test_a_cell_that_is_no_part_of_a_net_has_other_names_which_suggest_knows_too(layer: str) -> None:
     new_layer, new_cell, _, _ = LAYERS[layer]
-    found = {s.hf: s.mf for s in mc.suggest(shapes_of(new_layer()), shapes_of(new_cell())).suggested if s.mf}
+    found = {s.hf: s.mf for s in mc.author.suggest(shapes_of(new_layer()), shapes_of(new_cell())).suggested if s.mf}
     others = {"running_mean": "mean", "running_var": "variance", "weight": "gamma", "bias": "beta"}
     assert found == (others if layer == "BatchNorm2d" else {"weight": "a"})
 

@@ -62,15 +62,15 @@ def test_a_config_that_holds_more_than_numbers_and_texts_is_written_as_python_re
     family = Family("mine", "Mine", (Rule("a", "b", "hidden"),), sizes={"hidden": "hidden"}, toy=toy)
     read = family_in_file(write_family(family, tmp_path / "mine.py"))
     assert dict(read.toy) == {**toy, "dtype": "float32"}
-    assert mc.prove(read).passed
+    assert mc.author.prove(read).passed
 
 
 def test_a_written_draft_maps_like_the_draft(tmp_path: Path) -> None:
     hf, mf = mc.toy("internlm2"), mc.map(mc.toy("internlm2"), "internlm2", qkv_concat=False)
-    draft = mc.suggest(hf, mf)
+    draft = mc.author.suggest(hf, mf)
     file = write_family(draft.family("mine"), tmp_path / "mine.py", notes=[s.reason for s in draft.suggested])
     assert mc.diff(mc.map(hf, str(file)), mc.map(hf, "internlm2", qkv_concat=False), values=True).equal
-    assert mc.prove(str(file)).passed
+    assert mc.author.prove(str(file)).passed
 
 
 def test_a_file_that_is_there_stays_unless_it_is_said(tmp_path: Path) -> None:

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb import Family, Repeated, Rule
 from mfconv_nb.cli.main import run
 from mfconv_nb.core.errors import InputError, MappingError, MfconvError, UsageError
 from mfconv_nb.families import llama, registry
 from mfconv_nb.families.registry import family_named, identify, known_families
 from mfconv_nb.mapping.flaws import flaws_of
 from mfconv_nb.mapping.rules import when
+from mfconv_nb.rules import Family, Repeated, Rule
 from mfconv_nb.steps.inspecting.families import families_report
 from tests.support import numbered, raws_in, raws_of, work_of
 
@@ -92,7 +92,7 @@ def test_a_file_is_run_once_for_each_state_and_its_module_hides_nothing(folder: 
     os.environ.pop("RUNS", None)
     before = set(sys.modules)
     first = mc.map(mc.toy("json.py"), "json.py").report.plan.family
-    mc.prove("./json.py")
+    mc.author.prove("./json.py")
     assert os.environ["RUNS"] == "1"
     assert {m for m in set(sys.modules) - before if "family" in m or getattr(sys.modules[m], "FAMILY", None) is not None} == set()
     assert sys.modules["json"] is json
@@ -105,7 +105,7 @@ def test_a_file_is_run_once_for_each_state_and_its_module_hides_nothing(folder: 
 def test_a_dataclass_in_a_family_file_needs_no_module(folder: Path) -> None:
     extra = "\nfrom dataclasses import dataclass\n@dataclass\nclass Sizes:\n    heads: int = 2\nassert Sizes().heads == 2\n"
     (folder / "more.py").write_text("from __future__ import annotations\n" + COMPLETE.partition('"""\n\n')[2] + extra)
-    assert mc.prove("more.py").passed
+    assert mc.author.prove("more.py").passed
 
 
 def test_a_table_of_another_family_can_be_taken_over(folder: Path) -> None:
@@ -202,7 +202,7 @@ BROKEN = {
     "nothing": ("", "MFC313", ["no FAMILY", "docs/families.md"]),
     "a family of another name": (COMPLETE.replace("FAMILY =", "MINE ="), "MFC313", ["no FAMILY, but MINE", "Call it FAMILY"]),
     "a family that is none": ("FAMILY = {'key': 'x'}\n", "MFC313", ["FAMILY is a dict", "@FAMILY"]),
-    "a class": ("from mfconv_nb import Family as FAMILY\n", "MFC313", ["FAMILY is the class Family"]),
+    "a class": ("from mfconv_nb.rules import Family as FAMILY\n", "MFC313", ["FAMILY is the class Family"]),
     "an error of ours": ("import mfconv_nb as mc\nmc.load('nowhere')\n", "MFC313", ["MFC101", "@mc.load"]),
     "a misspelt axis on the right": (COMPLETE.replace("k hidden, v hidden\"", "k hiden, v hidden\""), "MFC311",
         ["@Rule(\n", "'hiden' stands on the right of the arrow only", "attn.qkv.weight", "Did you mean 'hidden'?"]),
@@ -257,7 +257,7 @@ def test_what_is_wrong_in_a_file_is_told_with_its_line(
 def test_a_file_that_is_not_there_is_refused_with_what_is_near(name: str, folder: Path) -> None:
     (folder / "folder.py").mkdir()
     with pytest.raises(InputError) as refused:
-        mc.prove(name)
+        mc.author.prove(name)
     assert refused.value.code == "MFC101"
     assert "my_model.py" in str(refused.value.hint)
 
@@ -273,7 +273,7 @@ def test_no_change_of_a_word_ends_in_anything_but_a_family_or_a_refusal(folder: 
         path = folder / f"changed_{number}.py"
         path.write_text("".join(changed))
         try:
-            mc.prove(path)
+            mc.author.prove(path)
             loaded += 1
         except MfconvError as error:
             refused.append((path.name, error))
@@ -296,10 +296,10 @@ FLAWS: dict[str, tuple[Family, str]] = {
     "a number that no size gives": (small(Rule("a.{=las}.w", "b.w", "hidden"), sizes={"last": "n"}), "{=las} in a name"),
     "a flag that is not there": (small(Rule("a", "b", "hidden", only_if="biased")), "only_if='biased'"),
     "a head tied to nothing": (
-        small(mc.Tied("h", "h", same_as="e", layout="hidden", only_if="layer"), mc.Rule("e2", "e", "hidden")),
+        small(mc.rules.Tied("h", "h", same_as="e", layout="hidden", only_if="layer"), mc.rules.Rule("e2", "e", "hidden")),
         "same_as='e'",
     ),
-    "a side that is none": (small(mc.Drop("a", "why", side="left")), "side='left'"),
+    "a side that is none": (small(mc.rules.Drop("a", "why", side="left")), "side='left'"),
     "a word for optional": (small(Rule("a", "b", optional="yes")), "optional='yes'"),
     "several names and no sentence": (small(Rule(("a", "b"), "c")), "no layout"),
     "a name that is a list": (small(Rule(["a"], "b")), "hf=['a']"),  # type: ignore[arg-type]
@@ -318,8 +318,8 @@ FLAWS: dict[str, tuple[Family, str]] = {
     "a constant that is no whole number": (small(Rule("a", "b", "(x half) -> (half x)", {"half": 2.5})), "2.5"),  # type: ignore[dict-item]
     "a list for the toy": (small(Rule("a", "b"), toy=[1]), "toy is a list"),
     "a number for the source": (small(Rule("a", "b"), source=3), "source=3"),
-    "an option without values": (small(Rule("a", "b"), options=(mc.Option("taste"),)), "the option 'taste' without values"),
-    "an option twice": (small(Rule("a", "b"), options=(mc.Option("taste", (1, 2)),) * 2), "the option 'taste' for the second time"),
+    "an option without values": (small(Rule("a", "b"), options=(mc.rules.Option("taste"),)), "the option 'taste' without values"),
+    "an option twice": (small(Rule("a", "b"), options=(mc.rules.Option("taste", (1, 2)),) * 2), "the option 'taste' for the second time"),
     "copies that are equal to nothing": (small(Repeated("a.{layer}.w", "b", "hidden, hidden")), "2 tensors"),
 }
 

@@ -19,7 +19,7 @@ Opened = Callable[..., Browser]
 CELL = """import mfconv_nb as mc
 toy = mc.toy("baichuan2")
 mf = mc.map(toy, "baichuan2")
-editor = mc.edit(mc.suggest(toy, mf), toy, mf)
+editor = mc.author.edit(mc.author.suggest(toy, mf), toy, mf)
 editor"""
 
 

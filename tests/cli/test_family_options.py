@@ -36,7 +36,7 @@ def listed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> set[str]
 
 
 @pytest.mark.parametrize("family", known_families(), ids=lambda f: f.key)
-def test_help_with_a_family_lists_its_options_and_no_others(family: mc.Family, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_with_a_family_lists_its_options_and_no_others(family: mc.rules.Family, capsys: pytest.CaptureFixture[str]) -> None:
     assert listed(["--model", family.key], capsys) == {option.name for option in family.options} | {o.name for o in COMMON_OPTIONS}
 
 

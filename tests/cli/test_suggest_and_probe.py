@@ -63,7 +63,7 @@ def test_names_and_shapes_in_a_json_file_stand_for_either_side(sides: Path, caps
     here, there = shapes_in("hf", sides / "here.json"), shapes_in("mf.ckpt", sides / "there.json")
     assert run(["suggest", "hf", there, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
-    assert {row["mf"] for row in rows} == {s.mf for s in mc.suggest("hf", "mf.ckpt").suggested}
+    assert {row["mf"] for row in rows} == {s.mf for s in mc.author.suggest("hf", "mf.ckpt").suggested}
     assert run(["suggest", here, there, "--config", "hf", "--out", "my_model.py"]) == 0
     assert run(["convert", "--model", "my_model.py", "hf", "mine.ckpt"]) == 0
     assert raws_of(mc.load("mine.ckpt")) == raws_of(mc.load("mf.ckpt"))

@@ -130,7 +130,7 @@ def test_rules_in_the_order_of_the_checkpoint_could_be_proved_just_as_well(kept:
     wrong = text.replace("(heads (q + k + v))", "(heads q + heads k + heads v)")
     assert wrong != text
     (tmp_path / "wrong.py").write_text(wrong, encoding="utf-8")
-    assert repr(mc.prove(family_in_file(tmp_path / "wrong.py"))).startswith("✓ Proved.")
+    assert repr(mc.author.prove(family_in_file(tmp_path / "wrong.py"))).startswith("✓ Proved.")
 
 
 def test_the_last_logits_agree_up_to_rounding(ran: tuple[Any, Path]) -> None:

@@ -14,7 +14,7 @@ from random import Random
 
 import numpy as np
 
-from mfconv_nb import Family, Rule
+from mfconv_nb.rules import Family, Rule
 from tests.support import NUMPY, Array
 
 Address = frozenset[tuple[str, int]]

@@ -79,8 +79,8 @@ def mixed(value: float, folder: Path) -> Checkpoint:
 
 def mapped(value: float, folder: Path) -> Checkpoint:
     """Live weights behind a mapping."""
-    rule = mc.Rule("layers.{layer}.w", "blocks.{layer}.w", "rows columns -> columns rows")
-    return mc.map(mc.load(arrays(value)), mc.Family("turned", "a turned matrix", sizes={}, rules=(rule,)), to="mf")
+    rule = mc.rules.Rule("layers.{layer}.w", "blocks.{layer}.w", "rows columns -> columns rows")
+    return mc.map(mc.load(arrays(value)), mc.rules.Family("turned", "a turned matrix", sizes={}, rules=(rule,)), to="mf")
 
 
 @pytest.mark.parametrize("made", [mixed, mapped])

@@ -26,15 +26,15 @@ ROWS, COLUMNS = 96, 4096
 def transposed(path: Path) -> Checkpoint:
     """Three matrices side by side in the source, each turned: short runs, far from each other."""
     sizes = {"q": 1024, "k": 1024, "v": 2048}
-    rule = mc.Rule("qkv", ("q", "k", "v"), "hidden (q + k + v) -> q hidden, k hidden, v hidden", sizes=sizes)
-    return mc.map(mc.load(path), mc.Family("turned", "turned", sizes={}, rules=(rule,)), to="mf")
+    rule = mc.rules.Rule("qkv", ("q", "k", "v"), "hidden (q + k + v) -> q hidden, k hidden, v hidden", sizes=sizes)
+    return mc.map(mc.load(path), mc.rules.Family("turned", "turned", sizes={}, rules=(rule,)), to="mf")
 
 
 def sliced(path: Path) -> Checkpoint:
     """Columns of a matrix: short runs side by side."""
     sizes = {"q": 1024, "k": 1024, "v": 2048}
-    rule = mc.Rule("qkv", ("q", "k", "v"), "hidden (q + k + v) -> hidden q, hidden k, hidden v", sizes=sizes)
-    return mc.map(mc.load(path), mc.Family("sliced", "sliced", sizes={}, rules=(rule,)), to="mf")
+    rule = mc.rules.Rule("qkv", ("q", "k", "v"), "hidden (q + k + v) -> hidden q, hidden k, hidden v", sizes=sizes)
+    return mc.map(mc.load(path), mc.rules.Family("sliced", "sliced", sizes={}, rules=(rule,)), to="mf")
 
 
 def whole(path: Path) -> Checkpoint:
@@ -119,8 +119,8 @@ def test_scattered_numbers_are_read_right_in_stripes_of_any_size(
     monkeypatch.setattr("mfconv_nb.streaming.gather.PANEL_ROWS", 32)
     array = numbered(300, columns)
     path = write_safetensors(tmp_path / "in.safetensors", {"w": array})
-    rule = mc.Rule("w", ("a", "b"), "hidden (a + b) -> a hidden, b hidden", sizes={"a": 1000, "b": columns - 1000})
-    turned = mc.map(mc.load(path), mc.Family("turned", "turned", sizes={}, rules=(rule,)), to="mf")
+    rule = mc.rules.Rule("w", ("a", "b"), "hidden (a + b) -> a hidden, b hidden", sizes={"a": 1000, "b": columns - 1000})
+    turned = mc.map(mc.load(path), mc.rules.Family("turned", "turned", sizes={}, rules=(rule,)), to="mf")
     assert mc.read(turned, "a").tobytes() == array[:, :1000].T.tobytes()
     mc.save(turned, tmp_path / "out.safetensors", dtype="bf16")
     expected = {"a": array[:, :1000].T, "b": array[:, 1000:].T}

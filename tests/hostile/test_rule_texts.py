@@ -36,11 +36,11 @@ class A({touch}):
         Rename(lambda: {touch}),
     ]
 """
-    imported = mc.import_rules(text)
+    imported = mc.author.import_rules(text)
     assert [(d.hf, d.mf) for d in imported.drafted] == [("a", "b")]
     assert len(imported.findings) == 5
-    mc.import_rules(f"weight_mapping = [('a', 'b'), ({touch}, 'c')]\n", names=["a.w"])
-    mc.import_rules(f"[WeightRenaming('a', {touch}), WeightConverter('a', 'b', [Transpose({touch})])]")
+    mc.author.import_rules(f"weight_mapping = [('a', 'b'), ({touch}, 'c')]\n", names=["a.w"])
+    mc.author.import_rules(f"[WeightRenaming('a', {touch}), WeightConverter('a', 'b', [Transpose({touch})])]")
     assert not trace.exists()
 
 
@@ -69,21 +69,21 @@ class A({touch}):
     ids=lambda text: repr(text[:24]),
 )
 def test_a_text_that_cannot_be_read_gets_one_short_refusal(text: str) -> None:
-    refusal(lambda: mc.import_rules(text + "\n", names=["a"]), "MFC315", memory=200 << 20)
+    refusal(lambda: mc.author.import_rules(text + "\n", names=["a"]), "MFC315", memory=200 << 20)
 
 
 def test_files_that_are_no_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_bytes(b"\x80\x04\x95weight_converters = []")
-    refusal(lambda: mc.import_rules(tmp_path / "a.py"), "MFC315", names="a.py")
+    refusal(lambda: mc.author.import_rules(tmp_path / "a.py"), "MFC315", names="a.py")
     (tmp_path / "b.py").write_bytes(b"")
-    refusal(lambda: mc.import_rules(tmp_path / "b.py"), "MFC315")
-    refusal(lambda: mc.import_rules(tmp_path), "MFC101")
-    refusal(lambda: mc.import_rules("no/such/file"), "MFC101")
-    refusal(lambda: mc.import_rules("a\0b"), "MFC101")
-    refusal(lambda: mc.import_rules("~nobody_of_this_name/x"), "MFC101")
+    refusal(lambda: mc.author.import_rules(tmp_path / "b.py"), "MFC315")
+    refusal(lambda: mc.author.import_rules(tmp_path), "MFC101")
+    refusal(lambda: mc.author.import_rules("no/such/file"), "MFC101")
+    refusal(lambda: mc.author.import_rules("a\0b"), "MFC101")
+    refusal(lambda: mc.author.import_rules("~nobody_of_this_name/x"), "MFC101")
     with (tmp_path / "large.json").open("wb") as file:
         file.truncate(1 << 40)  # sparse
-    refusal(lambda: mc.import_rules(tmp_path / "large.json"), "MFC315")
+    refusal(lambda: mc.author.import_rules(tmp_path / "large.json"), "MFC315")
 
 
 def test_names_that_stand_for_each_other_end() -> None:
@@ -97,7 +97,7 @@ def test_names_that_stand_for_each_other_end() -> None:
 def outcome(text: str) -> str:
     """The code of the refusal of a text; the same where nothing in it could be read."""
     try:
-        imported = mc.import_rules(text)
+        imported = mc.author.import_rules(text)
     except mc.MfconvError as error:
         return error.code
     return "MFC315" if imported.findings and not imported.drafted else "drafted"
@@ -121,7 +121,7 @@ CATASTROPHES = [
 @pytest.mark.parametrize("pattern", CATASTROPHES)
 def test_a_pattern_that_could_search_for_ever_is_not_searched_for(pattern: str) -> None:
     names = ["a" * 250, "1" * 250, "a." * 125, *(f"{'a' * 200}.{n}" for n in range(50))]
-    imported = mc.import_rules(f"[WeightRenaming({pattern!r}, 'x'), WeightRenaming('k', 'l')]", names=names)
+    imported = mc.author.import_rules(f"[WeightRenaming({pattern!r}, 'x'), WeightRenaming('k', 'l')]", names=names)
     assert next(f.kind for f in imported.findings) == "not understood"
 
 
@@ -129,7 +129,7 @@ def test_a_pattern_that_could_search_for_ever_is_not_searched_for(pattern: str) 
 @given(st.text(alphabet=r"a1.*+?()|\d^$[]:!<=", max_size=14))
 def test_a_pattern_that_is_admitted_is_searched_to_the_end(pattern: str) -> None:
     if not objection_to(pattern):
-        mc.import_rules(f"[WeightRenaming({pattern or 'x'!r}, 'x')]", names=["a1." * 90])
+        mc.author.import_rules(f"[WeightRenaming({pattern or 'x'!r}, 'x')]", names=["a1." * 90])
 
 
 def many_rules(count: int) -> str:
@@ -137,13 +137,13 @@ def many_rules(count: int) -> str:
 
 
 def test_many_rules_and_long_names_take_no_more_work_than_pairs_of_rules() -> None:
-    assert work_of(lambda: mc.import_rules(many_rules(300))) < 5 * work_of(lambda: mc.import_rules(many_rules(150)))
-    assert len(mc.import_rules(many_rules(1500)).drafted) == 1500
-    refusal(lambda: mc.import_rules("[" + "RenameConvertOp('a', 'b')," * 2500 + "]"), "MFC315", memory=64 << 20)
+    assert work_of(lambda: mc.author.import_rules(many_rules(300))) < 5 * work_of(lambda: mc.author.import_rules(many_rules(150)))
+    assert len(mc.author.import_rules(many_rules(1500)).drafted) == 1500
+    refusal(lambda: mc.author.import_rules("[" + "RenameConvertOp('a', 'b')," * 2500 + "]"), "MFC315", memory=64 << 20)
     growing = [("a", "aa")] * 300
-    assert mc.import_rules(growing, names=["a"]).drafted is not None
+    assert mc.author.import_rules(growing, names=["a"]).drafted is not None
     weights = {f"layer_{n}.{m}.weight": f"l_{n}.{m}.w" for n in range(100) for m in range(500)}
-    assert len(mc.import_rules(json.dumps([weights, {}])).drafted) == 100
+    assert len(mc.author.import_rules(json.dumps([weights, {}])).drafted) == 100
 
 
 def test_calls_that_their_own_classes_would_refuse_are_findings() -> None:
@@ -151,16 +151,18 @@ def test_calls_that_their_own_classes_would_refuse_are_findings() -> None:
     GroupWeightRename(["a", "b"], ["c"]), Inkling2IndexOffsetWeightRename(r"l.(\\d+)", r"m.\\1", None),
     WeightConverter("a", "b", []), WeightConverter(["a", "b"], ["c", "d"], [Concatenate(0)]), PrefixChange("a", "b"),
     WeightRenaming(1, 2)]"""
-    imported = mc.import_rules(text, names=["a", "b", "l.3"])
+    imported = mc.author.import_rules(text, names=["a", "b", "l.3"])
     assert len([f for f in imported.findings if f.kind == "not understood"]) == 5
 
 
 def test_hostile_names_are_shown_as_escapes() -> None:
-    imported = mc.import_rules(f"[RenameConvertOp({HOSTILE_NAME!r}, 'b'), RenameConvertOp('a{{}}', {HOSTILE_NAME!r})]")
+    imported = mc.author.import_rules(f"[RenameConvertOp({HOSTILE_NAME!r}, 'b'), RenameConvertOp('a{{}}', {HOSTILE_NAME!r})]")
     assert not imported.drafted
     assert len(imported.findings) == 2
-    other = mc.import_rules(json.dumps([{HOSTILE_NAME: "a", "{x}": "{y}", "b": HOSTILE_NAME, "c": "{c}"}, {HOSTILE_NAME: HOSTILE_NAME}]))
-    third = mc.import_rules([(HOSTILE_NAME, "x"), ("y", HOSTILE_NAME)], names=[HOSTILE_NAME, "y", "{a}", "{0}", "#", "a.00.b"])
+    other = mc.author.import_rules(
+        json.dumps([{HOSTILE_NAME: "a", "{x}": "{y}", "b": HOSTILE_NAME, "c": "{c}"}, {HOSTILE_NAME: HOSTILE_NAME}])
+    )
+    third = mc.author.import_rules([(HOSTILE_NAME, "x"), ("y", HOSTILE_NAME)], names=[HOSTILE_NAME, "y", "{a}", "{0}", "#", "a.00.b"])
     for each in (imported, other, third):
         assert all(c.isprintable() or c == "\n" for c in table_text(each.table(), None))
         each.family("f")
@@ -241,7 +243,9 @@ def test_any_list_of_calls_gives_drafts_that_make_a_family_or_a_refusal(found: l
     text = f"weight_converters = [{', '.join(found)}]\n"
     for each in (text, f"[{', '.join(found)}]\n"):
         try:
-            imported = mc.import_rules(each, names=[n for n in names if n] or None, config={"num_attention_heads": 4} if config else None)
+            imported = mc.author.import_rules(
+                each, names=[n for n in names if n] or None, config={"num_attention_heads": 4} if config else None
+            )
         except mc.MfconvError:
             continue
         repr(imported)
@@ -257,7 +261,7 @@ def test_any_list_of_calls_gives_drafts_that_make_a_family_or_a_refusal(found: l
 def test_any_text_gives_a_result_or_one_refusal(text: str) -> None:
     for form in (None, "weight_converters", "weight_mapping", "transformers", "troubleshooter"):
         try:
-            repr(mc.import_rules(text + "\n", form=form, names=["a.0.b", "b"]))
+            repr(mc.author.import_rules(text + "\n", form=form, names=["a.0.b", "b"]))
         except mc.MfconvError as error:
             str(error)
 
@@ -274,7 +278,7 @@ TEXTS = st.sampled_from(["a.", ".b", "norm", "layers.", ".1.", "1", "w", "", "ex
 def test_any_pairs_on_any_names_are_rules_that_do_what_they_do(pairs: list[tuple[str, str]], names: list[str]) -> None:
     if not pairs:
         return
-    imported = mc.import_rules(pairs, names=names)
+    imported = mc.author.import_rules(pairs, names=names)
     check_family(imported.family("f"))
     for name in names:
         template, numbers = fold(name)

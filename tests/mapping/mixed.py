@@ -11,7 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from mfconv_nb import Drop, Family, Rule, Tied
+from mfconv_nb.rules import Drop, Family, Rule, Tied
 from tests.support import Array, numbered
 
 HF, MF = "model.layers.{layer}.", "layers.{layer}."

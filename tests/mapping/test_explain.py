@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mfconv_nb as mc
-from mfconv_nb import Drop, Family, Rule, Tied
 from mfconv_nb.author.proving.specimen import Arrays, carried, mapped_rules, specimen
 from mfconv_nb.core.checkpoint import HF, MF, TensorSpec
 from mfconv_nb.core.sizes import Sizes
@@ -18,6 +17,7 @@ from mfconv_nb.mapping.explain import SOURCE, TARGET, Explained, explain_element
 from mfconv_nb.mapping.forms import all_forms
 from mfconv_nb.mapping.plan import MappingPlan, plan_mapping
 from mfconv_nb.mapping.rules import Repeated
+from mfconv_nb.rules import Drop, Family, Rule, Tied
 
 FORMS = {
     f"{f.key} {' '.join(f'{n}={v}' for n, v in form.chosen.items())}".strip(): form for f in mc.known_families() for form in all_forms(f)

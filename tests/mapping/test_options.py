@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb import Family, Option, Rule
 from mfconv_nb.core.checkpoint import Checkpoint
 from mfconv_nb.families.registry import candidates_of, family_named
 from mfconv_nb.mapping.forms import all_forms, checked_options
 from mfconv_nb.mapping.rules import default_form, form_of, when
+from mfconv_nb.rules import Family, Option, Rule
 
 
 def without_memory(checkpoint: Checkpoint) -> Checkpoint:

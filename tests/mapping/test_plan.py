@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb import Drop, Family, Rule, Tied
 from mfconv_nb.core.checkpoint import HF, MF, TensorSpec
 from mfconv_nb.core.errors import MappingError
 from mfconv_nb.core.sizes import Sizes, read_sizes
@@ -17,6 +16,7 @@ from mfconv_nb.mapping.expected import expected_specs
 from mfconv_nb.mapping.flaws import check_family
 from mfconv_nb.mapping.plan import DROPPED, HINT_OTHER_SIDE, LEFT_OUT, MAPPED, TIED, MappingPlan, Problem, plan_mapping
 from mfconv_nb.mapping.rules import default_form
+from mfconv_nb.rules import Drop, Family, Rule, Tied
 from tests.mapping import mixed
 from tests.support import SPELLED, without
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb import Family, Rule
 from mfconv_nb.core.errors import InputError, MappingError, MfconvError
 from mfconv_nb.families import llama
+from mfconv_nb.rules import Family, Rule
 from tests.mapping import mixed
 from tests.support import numbered, raw_of, raws_in, raws_of
 

@@ -56,7 +56,7 @@ def test_a_family_that_does_not_fit_is_refused_in_the_form(toy: Path) -> None:
 
 OWN = """
 from dataclasses import replace
-from mfconv_nb import Option
+from mfconv_nb.rules import Option
 from mfconv_nb.families.llama import FAMILY as LLAMA
 
 own = Option("flavour", ("plain", "sweet"), "mf", "an option of this file")

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb import Family, Rule
 from mfconv_nb.core.errors import MappingError, MfconvError, OutputError, UsageError
 from mfconv_nb.families import llama
+from mfconv_nb.rules import Family, Rule
 from tests.support import PATIENCE, flip_bit, numbered, place_of, raws_of
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -345,7 +345,7 @@ def test_a_parameter_under_two_names_of_a_cell_is_one_and_a_tied_copy_is_not_lef
 
     cell, toy = Tied(), mc.toy("llama", tie_word_embeddings=True, num_hidden_layers=1)
     embedding = mc.load({"model.embed_tokens.weight": toy["model.embed_tokens.weight"]}, config=None)
-    rules = (Rule("model.embed_tokens.weight", "model.tok_embeddings.embedding_weight"), mc.Tied("lm_head.weight", "lm_head.weight",
+    rules = (Rule("model.embed_tokens.weight", "model.tok_embeddings.embedding_weight"), mc.rules.Tied("lm_head.weight", "lm_head.weight",
              same_as="model.embed_tokens.weight", layout="vocab hidden"))  # fmt: skip
     family = Family("head", "a tied head", rules, {"tied": "tie_word_embeddings", "vocab": "vocab_size", "hidden": "hidden_size"})
     mapped = mc.map(embedding, family, to="mf", config=toy.config)

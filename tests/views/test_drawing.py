@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb import Family, Rule
 from mfconv_nb.author.proving.specimen import mapped_rules, specimen
 from mfconv_nb.core.checkpoint import HF, MF, TensorSpec
 from mfconv_nb.mapping.explain import explain_tensor
 from mfconv_nb.mapping.forms import all_forms
 from mfconv_nb.mapping.plan import MappingPlan, plan_mapping
+from mfconv_nb.rules import Family, Rule
 from mfconv_nb.steps.converting.map_report import MapReport
 from mfconv_nb.views.drawing import OTHER_COLOURS, ROLE_COLOURS, Box, Cell, Drawing, role_colours
 from mfconv_nb.views.explained import drawing_of

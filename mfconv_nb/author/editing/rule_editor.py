@@ -41,8 +41,8 @@ from mfconv_nb.mapping.plan import MappingPlan
 from mfconv_nb.mapping.rules import ALL_OR_NONE, ANYWHERE, Family, Option
 from mfconv_nb.steps.loading.load import Loadable
 from mfconv_nb.views.explained import drawing_of
-from mfconv_nb.views.exploration import show_both
 from mfconv_nb.views.row_table import RowTable
+from mfconv_nb.views.showing import show_both
 
 PAUSE_SECONDS = 0.15  # without a keystroke, before the draft is judged
 MOST_NAMES = 12  # kinds of unmatched names of one side that are buttons
@@ -67,7 +67,7 @@ def edit(
     """An editor for the rules of a family, on two real sides. Runs in a notebook.
 
     Args:
-        draft: what ``mc.suggest`` drafted, a family, its key or its file, or anything else with a ``.family(key)``.
+        draft: what ``mc.author.suggest`` drafted, a family, its key or its file, or anything else with a ``.family(key)``.
         hf: a checkpoint of the Hugging Face side: anything that ``load`` takes, or names with shapes.
         mf: the same for the MindFormers side, a network among others. Left out: names and shapes of one side only are looked at.
         config: a config.json, its folder, or its content, instead of the one the checkpoint has.

@@ -8,7 +8,8 @@ from pathlib import Path
 from mfconv_nb.author.proving.proof import ProofReport
 from mfconv_nb.author.proving.proof import prove as prove_rules
 from mfconv_nb.mapping.rules import Family
-from mfconv_nb.views.exploration import Explorable, Exploration
+from mfconv_nb.views.exploration import Exploration
+from mfconv_nb.views.showing import Explorable
 
 
 @dataclass(frozen=True, repr=False)

@@ -27,7 +27,7 @@ CERTAIN, LIKELY, GUESS = "certain", "likely", "guess"
 CLOSE = 0.06  # two pairs whose scores are nearer than this are not told apart by their names
 PARENT = 0.2  # what it counts that the weights beside a tensor are paired the same way
 DIFFER = "the numbers differ"
-BOTH_FUSED = "both are fused: the order inside may differ, which mc.probe or the logits tell"
+BOTH_FUSED = "both are fused: the order inside may differ, which mc.author.probe or the logits tell"
 MOVED = 0.2  # what it counts against a pair that its shapes are not equal
 
 

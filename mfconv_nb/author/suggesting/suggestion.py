@@ -93,11 +93,11 @@ class Suggestion(Result):
         """
         return Family(
             key=key,
-            covers="what mc.suggest was shown",
+            covers="what mc.author.suggest was shown",
             rules=tuple(s.rule for s in self.suggested),
             sizes=dict(self.sizes),
             toy=dict(self.config or {}),
-            source="mc.suggest",
+            source="mc.author.suggest",
         )
 
     @property

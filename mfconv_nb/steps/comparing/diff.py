@@ -15,7 +15,8 @@ from mfconv_nb.core.report import Column, Table, how_many, shape_text
 from mfconv_nb.steps.loading.load import Loadable, load
 from mfconv_nb.streaming.compare import Comparison, compare_tensors, differences_in_words
 from mfconv_nb.streaming.stored_checksums import check_stored_checksums
-from mfconv_nb.views.exploration import Explorable, Exploration
+from mfconv_nb.views.exploration import Exploration
+from mfconv_nb.views.showing import Explorable
 
 EQUAL, AGREE, DIFFER = "equal", "agree", "differ"  # agree: headers agree and values were not asked for
 MISSING, UNEXPECTED, SHAPE, DTYPE = "missing", "unexpected", "shape", "dtype"

@@ -31,7 +31,8 @@ from mfconv_nb.steps.loading.proven import proven, slices_of
 from mfconv_nb.streaming.compare import compare_tensors, differences_in_words
 from mfconv_nb.streaming.fill import tensor_checksums
 from mfconv_nb.streaming.stored_checksums import check_stored_checksums
-from mfconv_nb.views.exploration import Explorable, Exploration
+from mfconv_nb.views.exploration import Exploration
+from mfconv_nb.views.showing import Explorable
 
 PASS, CLOSE, FAIL, UNSURE = "pass", "close", "fail", "unsure"
 

@@ -18,7 +18,8 @@ from mfconv_nb.mapping.remedies import HINT_FAMILY, remedy_of
 from mfconv_nb.mapping.rules import OptionValue
 from mfconv_nb.views.drawing import Drawing
 from mfconv_nb.views.explained import ExplainReport, drawing_of
-from mfconv_nb.views.exploration import Explorable, Exploration, show_view
+from mfconv_nb.views.exploration import Exploration
+from mfconv_nb.views.showing import Explorable, show_view
 
 
 @dataclass(frozen=True, repr=False)

@@ -26,13 +26,12 @@ from mfconv_nb.core.low_rank import ROUNDING
 from mfconv_nb.core.report import Column, Result, Table, how_many, how_many_in_short, shape_text
 from mfconv_nb.core.run_yaml import Lora
 from mfconv_nb.formats.peft_folder import HINT_MERGE
-from mfconv_nb.mapping.adapters import PEFT, WEIGHT, Adapter, adapters_of, half_of, is_adapter
+from mfconv_nb.mapping.adapters import CONV1D, CONV1D_LAYERS, PEFT, WEIGHT, Adapter, adapters_of, half_of, is_adapter
 from mfconv_nb.mapping.lora_scale import ScaledAdapter, scaled_adapters
 from mfconv_nb.mapping.rules import Family
 from mfconv_nb.mapping.run_state import run_state_of
 from mfconv_nb.steps.converting.map import map
 from mfconv_nb.steps.loading.load import Loadable, load
-from mfconv_nb.steps.saving.output import CONV1D
 from mfconv_nb.streaming.merged import merged_tensor
 
 HINT_BASE = "Give the weights that the adapters were trained on; where they are of the other side, --model (family=) says how names map."
@@ -40,7 +39,6 @@ HINT_OTHER_SIDE = "Merge it into the base of Hugging Face, and convert the merge
 HINT_RESIZED = "Where the vocabulary was resized, resize the base first (resize_token_embeddings), as PEFT wants it too."
 HINT_FROZEN = "The adapters' checkpoint holds the weights it was trained on: merge it by itself, without a base."
 HINT_TIED = "Untie them and merge with PEFT (merge_and_unload), and convert the merged model."
-CONV1D_LAYERS = ("c_attn", "q_attn", "c_proj", "c_fc")  # of the models in CONV1D; their heads and embeddings are no Conv1D
 # how modules are called whose weight has a row a word
 EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out", "shared", "output", "tok_embeddings")
 ORIGINAL, COPIES = ".original_module.", (".modules_to_save.default.", ".modules_to_save.")

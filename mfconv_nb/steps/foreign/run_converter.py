@@ -36,7 +36,8 @@ from mfconv_nb.steps.loading.load import load
 from mfconv_nb.streaming.journal import NO_LOCK, hold_lock
 from mfconv_nb.streaming.manifest import side_folder
 from mfconv_nb.streaming.staging import refused_writes
-from mfconv_nb.views.exploration import Explorable, Exploration
+from mfconv_nb.views.exploration import Exploration
+from mfconv_nb.views.showing import Explorable
 
 WORKING = ".mfconv-running"
 

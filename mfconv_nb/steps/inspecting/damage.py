@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mfconv_nb.core.checkpoint import Checkpoint, LazyTensor, TensorSpec
+from mfconv_nb.core.checkpoint import Checkpoint, LazyTensor
 from mfconv_nb.core.dtypes import itemsize
 from mfconv_nb.core.errors import FormatError, MfconvError, quoted
 from mfconv_nb.core.report import bytes_text, how_many
@@ -20,13 +20,12 @@ from mfconv_nb.mapping.adapters import is_adapter
 from mfconv_nb.steps.inspecting.diagnosis import DECIDE, FINE, STOP, TOLD, Finding
 from mfconv_nb.streaming.gather import Gatherer, panels
 from mfconv_nb.streaming.stored_checksums import check_stored_checksums, sources_of
-from mfconv_nb.streaming.zeros import checksum_of_zeros
+from mfconv_nb.streaming.zeros import ZEROS, is_matrix
 
 QUICK_BYTES = 256 << 20  # so much is read without being asked: less than half a second
 LOOKED_AT = 512  # matrices, evenly over the checkpoint
 PLACES, RUN = 5, 64  # of a matrix: so many runs of so many numbers
 CONFIRMED_BYTES = 4 << 20
-ZEROS = "is the source whole? Where a download broke off, the rest of a file is zeros"
 
 
 def damage_findings(checkpoint: Checkpoint, *, asked: bool) -> Iterator[Finding]:
@@ -82,11 +81,6 @@ def _sha256(path: Path) -> str:
 # ---- zeros ---------------------------------------------------------------------------------------------------------------------
 
 
-def is_matrix(spec: TensorSpec) -> bool:
-    """Whether a tensor has two axes with more than one number: vectors of zeros are everyday."""
-    return sum(n > 1 for n in spec.shape) >= 2
-
-
 def zero_matrices(tensors: Sequence[LazyTensor]) -> list[str]:
     """Names of matrices that hold zeros wherever they were looked at; at most 512 are looked at."""
     matrices = [t for t in tensors if is_matrix(t.spec) and t.pieces]
@@ -107,15 +101,3 @@ def _any(tensor: LazyTensor, start: int, stop: int) -> bool:
     buffer = np.empty((stop - start) * itemsize(tensor.dtype), np.uint8)
     Gatherer().fill(tensor, tensor.dtype, start, stop, buffer)
     return bool(buffer.any())
-
-
-def notes_on_zeros(written: Mapping[str, tuple[TensorSpec, str]]) -> tuple[str, ...]:
-    """A note where matrices that were written are zeros, told by their checksums.
-
-    Args:
-        written: of each name what was written, and its checksum.
-    """
-    zeros = [n for n, (spec, checksum) in written.items() if is_matrix(spec) and checksum in checksum_of_zeros(spec.nbytes)]
-    if not zeros:
-        return ()
-    return (f"{how_many(len(zeros), 'matrix', 'matrices')} of zeros, such as {zeros[0]}: {ZEROS}",)

@@ -23,7 +23,7 @@ from mfconv_nb.core.sources import ByteSource
 from mfconv_nb.formats import peft_folder, safetensors_file
 from mfconv_nb.formats.assets import code_named, config_bytes, read_assets
 from mfconv_nb.formats.writing import is_folder, plan_output
-from mfconv_nb.mapping.adapters import HINT_ALPHA, adapters_of, is_adapter, rank_of
+from mfconv_nb.mapping.adapters import CONV1D, HINT_ALPHA, adapters_of, is_adapter, rank_of
 from mfconv_nb.mapping.quantised import FP8, claimed, codes_among
 from mfconv_nb.steps.saving.true_config import true_config
 from mfconv_nb.streaming.fill import FillJob
@@ -178,8 +178,6 @@ def _extras(
 
 
 # ---- adapters --------------------------------------------------------------------------------------------------------------
-
-CONV1D = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")  # transformers holds their linear weights as in x out
 
 
 def _adapter_folder(checkpoint: Checkpoint, specs: tuple[TensorSpec, ...]) -> tuple[OutputPlan, dict[str, bytes]]:

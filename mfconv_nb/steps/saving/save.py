@@ -28,7 +28,6 @@ from mfconv_nb.formats.folders import checkpoint_files
 from mfconv_nb.formats.writing import ENDINGS
 from mfconv_nb.runs.cutting import RankLayout
 from mfconv_nb.runs.opening import looks_like_run
-from mfconv_nb.steps.inspecting.damage import notes_on_zeros
 from mfconv_nb.steps.saving.output import Output, manifest_of, whole_output
 from mfconv_nb.steps.saving.ranks_output import ranks_output
 from mfconv_nb.steps.saving.way_back import way_back_of
@@ -39,6 +38,7 @@ from mfconv_nb.streaming.manifest import MANIFEST, manifest_bytes
 from mfconv_nb.streaming.publish import finish_earlier, publish
 from mfconv_nb.streaming.staging import Staging, check_names_are_free, check_space, open_journal, refused_writes, staging_of
 from mfconv_nb.streaming.stored_checksums import check_stored_checksums
+from mfconv_nb.streaming.zeros import notes_on_zeros
 
 _CONFIGS = {"config.json", "adapter_config.json"}
 _FOLDER_INDEXES = (index_files.HF_SAFETENSORS, index_files.HF_TORCH, index_files.MINDSPORE)

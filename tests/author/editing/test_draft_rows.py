@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb import Drop, Family, MfconvError, Repeated, Rule, Tied
+from mfconv_nb import MfconvError
 from mfconv_nb.author.editing.draft_rows import (
     KINDS,
     DraftRow,
@@ -30,6 +30,7 @@ from mfconv_nb.core.sizes import read_sizes
 from mfconv_nb.mapping.flaws import check_family
 from mfconv_nb.mapping.plan import plan_mapping
 from mfconv_nb.mapping.rules import AnyRule
+from mfconv_nb.rules import Drop, Family, Repeated, Rule, Tied
 from tests.support import work_of
 
 KEYS = sorted({family.key for family in mc.known_families()})
@@ -90,7 +91,7 @@ def test_names_are_separated_by_commas_or_lines() -> None:
 
 def test_a_suggestion_becomes_rows_with_their_reasons_and_the_same_family() -> None:
     toy = mc.toy("internlm2")
-    suggestion = mc.suggest(toy, mc.map(toy, "internlm2"))
+    suggestion = mc.author.suggest(toy, mc.map(toy, "internlm2"))
     draft = draft_of_suggestion(suggestion, "mine")
     assert family_of(draft) == suggestion.family("mine")
     assert [row.note for row in draft.rows] == [f"{s.confidence}: {s.reason}" for s in suggestion.suggested]
@@ -300,7 +301,7 @@ def test_copies_into_a_name_with_a_placeholder_of_its_own_are_refused() -> None:
 
 def test_without_a_config_numbers_and_shapes_tell_the_sizes(llama: Sides) -> None:
     shapes = {"a.0.w": (4, 6), "a.1.w": (4, 6)}
-    suggestion = mc.suggest(shapes, {"b.0.v": (6, 4), "b.1.v": (6, 4)})
+    suggestion = mc.author.suggest(shapes, {"b.0.v": (6, 4), "b.1.v": (6, 4)})
     hf = [TensorSpec(name, shape, "F32") for name, shape in shapes.items()]
     mf = [TensorSpec(f"b.{n}.v", (6, 4), "F32") for n in range(2)]
     assert judge(draft_of_suggestion(suggestion, "mine"), Sides(hf, mf)).is_complete

@@ -19,7 +19,7 @@ from mfconv_nb.families.user_families import family_in_file
 def editor() -> RuleEditor:
     toy = mc.toy("baichuan2")
     mf = mc.map(toy, "baichuan2")
-    return mc.edit(mc.suggest(toy, mf), toy, mf)
+    return mc.author.edit(mc.author.suggest(toy, mf), toy, mf)
 
 
 def place_of(editor: RuleEditor, word: str) -> int:
@@ -28,7 +28,7 @@ def place_of(editor: RuleEditor, word: str) -> int:
 
 def test_it_begins_with_the_draft_as_it_is(editor: RuleEditor) -> None:
     toy = mc.toy("baichuan2")
-    assert editor.family == mc.suggest(toy, mc.map(toy, "baichuan2")).family("my_model")
+    assert editor.family == mc.author.suggest(toy, mc.map(toy, "baichuan2")).family("my_model")
     assert len(editor.table.rows) == len(editor.draft.rows)
     assert "Every name has a row" in editor.tally.value
     assert "suggested, certain" in editor.judged.value
@@ -113,11 +113,11 @@ def test_the_kind_decides_which_fields_there_are(editor: RuleEditor) -> None:
     editor.more["same_as"].value = "model.embed_tokens.weight"
     editor.more["only_if"].value = "tied"
     editor.sizes.value += "\ntied = tie_word_embeddings | 0"
-    assert mc.Tied("head", "out", same_as="model.embed_tokens.weight", layout="vocab hidden") in editor.family.rules
+    assert mc.rules.Tied("head", "out", same_as="model.embed_tokens.weight", layout="vocab hidden") in editor.family.rules
     editor.kind.value = "dropped"
     editor.mf.value = ""
     editor.more["why"].value = "of no use"
-    assert mc.Drop("head", "of no use") in editor.family.rules
+    assert mc.rules.Drop("head", "of no use") in editor.family.rules
 
 
 def test_a_saved_file_maps_and_says_the_same_family(editor: RuleEditor, tmp_path: Path) -> None:
@@ -144,26 +144,26 @@ def test_a_saved_file_maps_and_says_the_same_family(editor: RuleEditor, tmp_path
 @pytest.mark.parametrize("key", ["llama", "deepseek3", "bert", "swin"])
 def test_a_built_in_family_is_edited_in_the_form_of_the_names_and_kept_whole(key: str, tmp_path: Path) -> None:
     toy = mc.toy(key)
-    editor = mc.edit(key, toy, mc.map(toy, key))
+    editor = mc.author.edit(key, toy, mc.map(toy, key))
     assert editor.judgement.is_complete
     for place in range(len(editor.draft.rows)):
         editor.choose(place)
     assert editor.family == family_named(key)
     file = editor.save(tmp_path / "again.py")
     assert replace(family_in_file(file), file="") == family_named(key)
-    assert mc.edit(file, toy).family == family_named(key)
+    assert mc.author.edit(file, toy).family == family_named(key)
 
 
 def test_one_side_is_enough(editor: RuleEditor) -> None:
     toy = mc.toy("llama")
-    alone = mc.edit("llama", {spec.name: spec.shape for spec in toy.specs}, config=toy.config)
+    alone = mc.author.edit("llama", {spec.name: spec.shape for spec in toy.specs}, config=toy.config)
     assert alone.judgement.matched["hf"] == len(toy)
     assert alone.judgement.is_complete
 
 
 def test_names_of_strangers_are_shown_as_text() -> None:
     evil = "<img src=x onerror=alert(1)>"
-    editor = mc.edit(mc.Family("mine", "", (mc.Rule(evil, "b"),), {}), {evil: (1, 2), f"{evil}2": (3,)}, {"b": (2, 1)})
+    editor = mc.author.edit(mc.rules.Family("mine", "", (mc.rules.Rule(evil, "b"),), {}), {evil: (1, 2), f"{evil}2": (3,)}, {"b": (2, 1)})
     shown = "".join(w.value for w in (editor.tally, editor.judged, editor.drawing, editor.sizes_told, editor.line))
     assert "<img" not in shown
     assert "<img" not in editor.report._repr_html_()
@@ -189,7 +189,7 @@ def test_the_example_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_the_form_that_a_row_is_for_can_be_chosen() -> None:
     """A family of the other form: rows of this one are moved to it, and back."""
     toy = mc.toy("llama")
-    editor = mc.edit("llama", toy, mc.map(toy, "llama"))
+    editor = mc.author.edit("llama", toy, mc.map(toy, "llama"))
     editor.table.picked = place_of(editor, "q_proj")
     before = editor.family
     assert before.rules[editor.place].when == {"qkv_concat": False}
@@ -206,9 +206,9 @@ def test_the_form_that_a_row_is_for_can_be_chosen() -> None:
 
 
 def test_a_value_that_an_option_does_not_have_is_shown_and_judged() -> None:
-    rule = mc.Rule("a", "b", "x", when={"taste": "salty"})
-    family = mc.Family("mine", "two forms", (rule,), sizes={"x": "x"}, options=(mc.Option("taste", ("sweet", "sour")),))
-    editor = mc.edit(family, {"a": (2,)}, {"b": (2,)}, config={"x": 2})
+    rule = mc.rules.Rule("a", "b", "x", when={"taste": "salty"})
+    family = mc.rules.Family("mine", "two forms", (rule,), sizes={"x": "x"}, options=(mc.rules.Option("taste", ("sweet", "sour")),))
+    editor = mc.author.edit(family, {"a": (2,)}, {"b": (2,)}, config={"x": 2})
     assert "when taste='salty'" in html.unescape(editor.judged.value)
     editor.forms["taste"].value = ("sour",)
     assert editor.family.rules[0].when == {"taste": "sour"}

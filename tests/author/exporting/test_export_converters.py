@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb import Family, Rule
 from mfconv_nb.author.exporting.troubleshooter import CONV1D
 from mfconv_nb.author.exporting.weight_converters import converters_of, converters_text
 from mfconv_nb.cli.main import run
 from mfconv_nb.core.errors import MappingError, UsageError
 from mfconv_nb.families.registry import known_families
 from mfconv_nb.mapping.forms import all_forms
+from mfconv_nb.rules import Family, Rule
 from tests.mindformers_package import mindformers_modules
 from tests.support import numbered
 
@@ -177,28 +177,28 @@ def test_experts_side_by_side_and_a_split_row_by_row() -> None:
 
 def test_every_rule_that_cannot_be_said_is_named_and_nothing_is_written(tmp_path: Path) -> None:
     with pytest.raises(MappingError, match="MFC314") as raised:
-        mc.export("mixtral", tmp_path / "c.py", to="weight_converters")
+        mc.author.export("mixtral", tmp_path / "c.py", to="weight_converters")
     assert str(raised.value.found).count("ExpertsConvertOp") == 3
     with pytest.raises(MappingError, match="their template hands such a tensor on"):
-        mc.export("internlm2", tmp_path / "c.py", to="weight_converters")
+        mc.author.export("internlm2", tmp_path / "c.py", to="weight_converters")
     rules = (Rule("a.{n}.w", "x.{n}.w"), Rule("{i}.{j}.{k}", "y.{i}.{j}.{k}"))  # {} of theirs takes letters too, and the longer one wins
     with pytest.raises(MappingError, match=r"would go to \{\}\.\{\}\.\{\}"):
-        mc.export(Family("f", "f", rules, {}), tmp_path / "c.py", to="weight_converters")
+        mc.author.export(Family("f", "f", rules, {}), tmp_path / "c.py", to="weight_converters")
     with pytest.raises(UsageError, match="MFC501"):
-        mc.export("llama", tmp_path / "c.py", to="nothing")
+        mc.author.export("llama", tmp_path / "c.py", to="nothing")
     with pytest.raises(UsageError, match="MFC501"):
-        mc.export("llama", tmp_path / "c", to="mindformers", names=["a"])
+        mc.author.export("llama", tmp_path / "c", to="mindformers", names=["a"])
     assert not list(tmp_path.iterdir())
 
 
 def test_a_weight_map_lists_every_name_of_a_checkpoint(tmp_path: Path) -> None:
     toy = mc.toy("llama")
-    mc.export("llama", tmp_path / "map.json", to="troubleshooter", names=toy)
+    mc.author.export("llama", tmp_path / "map.json", to="troubleshooter", names=toy)
     renamed, values = json.loads((tmp_path / "map.json").read_text())
     assert list(renamed) == [t.name for t in toy]
     assert sorted(renamed.values()) == sorted(t.name for t in mc.map(toy, "llama"))
     assert values == {}
-    mc.export("whisper", tmp_path / "whisper.json", to="troubleshooter")
+    mc.author.export("whisper", tmp_path / "whisper.json", to="troubleshooter")
     renamed, values = json.loads((tmp_path / "whisper.json").read_text())
     assert values == {f"model.encoder.conv{n}.weight": CONV1D for n in (1, 2)}
     assert set(renamed) == {t.name for t in mc.toy("whisper")}
@@ -206,15 +206,15 @@ def test_a_weight_map_lists_every_name_of_a_checkpoint(tmp_path: Path) -> None:
 
 def test_a_weight_map_of_more_than_renames_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MappingError, match="MFC314") as raised:
-        mc.export("bloom", tmp_path / "map.json", to="troubleshooter")
+        mc.author.export("bloom", tmp_path / "map.json", to="troubleshooter")
     assert "query_key_value.weight" in str(raised.value.found)
     with pytest.raises(MappingError, match="MFC303"):
-        mc.export("llama", tmp_path / "map.json", to="troubleshooter", names=["model.norm.weight", "model.more.weight"])
+        mc.author.export("llama", tmp_path / "map.json", to="troubleshooter", names=["model.norm.weight", "model.more.weight"])
     assert not list(tmp_path.iterdir())
 
 
 def test_a_family_without_rules_is_a_text_that_python_reads(tmp_path: Path) -> None:
-    mc.export(Family("empty", "nothing", (), {}), tmp_path / "empty.py", to="weight_converters")
+    mc.author.export(Family("empty", "nothing", (), {}), tmp_path / "empty.py", to="weight_converters")
     names: dict[str, Any] = {}
     exec((tmp_path / "empty.py").read_text(), names)
     assert names["weight_converters"] == []
@@ -222,7 +222,7 @@ def test_a_family_without_rules_is_a_text_that_python_reads(tmp_path: Path) -> N
 
 def test_a_name_that_no_rule_knows_is_told_with_the_nearest_pattern(tmp_path: Path) -> None:
     with pytest.raises(MappingError, match=r"Did you mean 'model\.layers\.\{layer\}\.mlp\.up_proj\.weight'"):
-        mc.export("llama", tmp_path / "map.json", to="troubleshooter", names=["model.layers.0.mlp.upp_proj.weight"])
+        mc.author.export("llama", tmp_path / "map.json", to="troubleshooter", names=["model.layers.0.mlp.upp_proj.weight"])
 
 
 def test_the_command_writes_each_form_and_lists_the_options_of_the_family(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb import Family, Option, Rule
 from mfconv_nb.author.exporting.mindformers_layouts import Sentence, function_text
 from mfconv_nb.author.exporting.mindformers_sizes import expression_text
 from mfconv_nb.cli.main import run
@@ -23,6 +22,7 @@ from mfconv_nb.core.layout import parse_layout
 from mfconv_nb.families.registry import known_families
 from mfconv_nb.mapping.forms import all_forms
 from mfconv_nb.mapping.rules import numbers_of
+from mfconv_nb.rules import Family, Option, Rule
 from tests.support import raws_in, raws_of
 
 # family, its options, changes to the toy's config
@@ -99,7 +99,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def _carried(root: Path, cases: dict[str, tuple[str, dict[str, Any], dict[str, Any]]]) -> str:
     for name, (key, options, config) in cases.items():
-        mc.export(key, root / name / "out", to="mindformers", **options)
+        mc.author.export(key, root / name / "out", to="mindformers", **options)
         mc.toy(key, root / name / "toy", options=options, **config)
         shutil.copy(root / name / "toy" / "config.json", root / name / "config.json")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -182,18 +182,18 @@ ALLOWED = {"json", "re", "pathlib", "typing", "mindspore", "numpy", "torch", "sa
 def test_every_family_exports_or_names_the_rule(family: Family, tmp_path: Path) -> None:
     if family.key == "llama_meta":
         with pytest.raises(MappingError, match="MFC314") as raised:
-            mc.export(family, tmp_path / "out", to="mindformers")
+            mc.author.export(family, tmp_path / "out", to="mindformers")
         assert "consolidated.{shard}/" in str(raised.value.where)
         assert not (tmp_path / "out").exists()
         return
     options: dict[str, object] = {}
     if numbered(family):
         with pytest.raises(MappingError, match="MFC314") as raised:
-            mc.export(family, tmp_path / "out", to="mindformers")
+            mc.author.export(family, tmp_path / "out", to="mindformers")
         assert "a number of the config in a name: main_layer" in str(raised.value.found)
         assert not (tmp_path / "out").exists()
         options = {"with_mtp": 0}
-    exported = mc.export(family, tmp_path / "out", to="mindformers", **options)
+    exported = mc.author.export(family, tmp_path / "out", to="mindformers", **options)
     assert [path.name for path in exported.files] == ["convert_weight.py", "convert_reversed.py", "README.md"]
     for path in exported.files[:2]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -218,19 +218,19 @@ def test_the_command_writes_and_says_the_registry_lines(tmp_path: Path, capsys: 
 def test_what_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="MFC404"):
-        mc.export("llama", tmp_path / "file", to="mindformers")
+        mc.author.export("llama", tmp_path / "file", to="mindformers")
     with pytest.raises(MappingError, match="MFC305"):
-        mc.export("llama", tmp_path / "out", to="mindformers", use_gmm=True)
+        mc.author.export("llama", tmp_path / "out", to="mindformers", use_gmm=True)
     with pytest.raises(UsageError, match="MFC501"):
-        mc.export("llama", tmp_path / "out", to="mindformers", n_head=6)
+        mc.author.export("llama", tmp_path / "out", to="mindformers", n_head=6)
     stacked = Rule("a.{row}.{column}.w", "b.w", "x -> row column x")
     two = Family("two", "two axes in a name", (stacked,), {"row": "rows", "column": "columns"})
     with pytest.raises(MappingError, match="MFC314") as raised:
-        mc.export(two, tmp_path / "out", to="mindformers")
+        mc.author.export(two, tmp_path / "out", to="mindformers")
     assert raised.value.where == "a.{row}.{column}.w -> b.w"
     unsized = Family("unsized", "no size", (Rule("a.w", ("b.w", "c.w"), "(p + q) x -> p x, q x"),), {})
     with pytest.raises(MappingError, match="MFC314") as raised:
-        mc.export(unsized, tmp_path / "out", to="mindformers")
+        mc.author.export(unsized, tmp_path / "out", to="mindformers")
     assert "no size for p, q" in str(raised.value.found)
     assert not (tmp_path / "out").exists()
 
@@ -239,7 +239,7 @@ def test_a_family_of_ones_own_with_an_option_and_axes_that_are_words_of_python(t
     rule = Rule("{before}a.w", "{before}b.w", "(in np) out -> out (np in)", sizes={"np": 2})
     before = Option("before", ("", "m."), side="both")
     mine = Family("mine", 'a "model" of C:\\x', (rule,), {"in": "width", "out": "width"}, options=(before,))
-    exported = mc.export(mine, tmp_path, to="mindformers", before="m.")
+    exported = mc.author.export(mine, tmp_path, to="mindformers", before="m.")
     text = exported.files[0].read_text()
     assert 'Move(("m.a.w",), ("m.b.w",), "(in np) out -> out (np in); np = 2")' in text
     assert "np_ = 2" in text

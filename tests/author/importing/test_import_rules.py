@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb import Family
 from mfconv_nb.author.exporting.weight_converters import converters_of, converters_text
 from mfconv_nb.author.importing.imported import (
     NEEDS_NAMES,
@@ -33,6 +32,7 @@ from mfconv_nb.author.importing.imported import (
 from mfconv_nb.author.importing.transformers_rules import Engine, registered
 from mfconv_nb.cli.main import run
 from mfconv_nb.core.errors import MappingError, UsageError
+from mfconv_nb.rules import Family
 from tests.author.exporting.test_export_converters import OP, SAYABLE, STAND_INS, TEMPLATE, arrays, label, same
 from tests.mindformers_package import mindformers_modules
 
@@ -123,7 +123,7 @@ def their_ops(path: Path) -> list[Any]:
 def test_the_drafts_of_a_real_list_give_the_bytes_of_the_real_operations(model: str) -> None:
     tensors = numbers(qwen3_names(experts=model == "qwen3_moe"))
     path = utils_of(model)
-    imported = mc.import_rules(path)
+    imported = mc.author.import_rules(path)
     assert imported.clean
     assert imported.form == "weight_converters"
     assert all(d.rule.written_at[0].endswith("utils.py") and d.line > 40 for d in imported.drafted)
@@ -146,7 +146,7 @@ def test_the_drafts_of_a_real_list_give_the_bytes_of_the_real_operations(model: 
 
 @pytest.mark.real_frameworks
 def test_every_operation_of_deepseek4_is_drafted() -> None:
-    imported = mc.import_rules(utils_of("deepseek4"))
+    imported = mc.author.import_rules(utils_of("deepseek4"))
     assert len(imported.drafted) == 68
     assert imported.clean
     by_target = {d.mf: d for d in imported.drafted}
@@ -160,7 +160,7 @@ def test_an_exported_list_imported_again_maps_as_the_family_does(form: Family) -
     toy = mc.toy(form.key, options=form.chosen)
     chosen: dict[str, Any] = dict(form.chosen)
     text = converters_text(form, *converters_of(form, toy.config))
-    imported = mc.import_rules(text, names=toy)
+    imported = mc.author.import_rules(text, names=toy)
     own = mc.map(toy, form.key, **chosen)
     dropped = imported.unmatched  # buffers that no operation takes
     assert {f.kind for f in imported.findings} <= {NEVER_MATCHES}  # a rule for a buffer that this checkpoint lacks
@@ -179,7 +179,7 @@ def test_operations_that_join_stack_and_split_any_number_of_axes_are_sentences()
         ScaleSplitConvertOp("t", ["t.one", "t.two"]),
     ]"""
     tensors = numbers({"a.0.x": (2, 3), "a.0.y": (2, 3), "c.q.bias": (4,), "c.k.bias": (2,), "c.v.bias": (2,), "t": (2, 3)})
-    family = mc.import_rules("class A:" + text, names=mc.load(tensors)).family("mine")
+    family = mc.author.import_rules("class A:" + text, names=mc.load(tensors)).family("mine")
     there = mc.map(mc.load(tensors), family, to="mf")
     found = arrays(there)
     assert np.array_equal(found["s.0"], np.stack([tensors["a.0.x"], tensors["a.0.y"]], axis=1))
@@ -209,7 +209,7 @@ def test_the_drafts_of_a_weight_mapping_rename_as_its_loop_does(model: str, fami
         for old, new in pairs:
             name = name.replace(old, new) if old in name else name
         expected.append(name)
-    imported = mc.import_rules(utils_of(model), form="weight_mapping", names=toy)
+    imported = mc.author.import_rules(utils_of(model), form="weight_mapping", names=toy)
     there = mc.map(toy, imported.family("mine"), to="mf")
     assert sorted(t.name for t in there) == sorted(expected)
     assert mc.diff(toy, mc.map(there, imported.family("mine"), to="hf"), values=True).equal
@@ -217,16 +217,16 @@ def test_the_drafts_of_a_weight_mapping_rename_as_its_loop_does(model: str, fami
 
 @pytest.mark.real_frameworks
 def test_pairs_that_stand_in_no_text_are_told_without_a_line() -> None:
-    found = mc.import_rules([("gate", "up"), ("up", "gate"), ("x", "gate")], names=["a.gate.w", "a.up.w"]).findings
+    found = mc.author.import_rules([("gate", "up"), ("up", "gate"), ("x", "gate")], names=["a.gate.w", "a.up.w"]).findings
     assert not [finding.why for finding in found if "line 0" in finding.why]
     assert "('up', 'gate') changes what it becomes" in [finding.why for finding in found]
 
 
 def test_a_set_of_pairs_has_no_order() -> None:
-    imported = mc.import_rules(utils_of("telechat2"), names=mc.toy("telechat"))
+    imported = mc.author.import_rules(utils_of("telechat2"), names=mc.toy("telechat"))
     assert len(kinds(imported, NO_ORDER)) == 1
     assert "another order in each process" in kinds(imported, NO_ORDER)[0]
-    depends = mc.import_rules({(".norm.", ".n."), (".q_norm.x", ".y")} | {("m.norm.", "z.")}, names=["m.norm.a"])
+    depends = mc.author.import_rules({(".norm.", ".n."), (".q_norm.x", ".y")} | {("m.norm.", "z.")}, names=["m.norm.a"])
     assert any("result depends" in text for text in kinds(depends, NO_ORDER))
 
 
@@ -234,7 +234,7 @@ def test_a_set_of_pairs_has_no_order() -> None:
 def test_what_is_wrong_with_deepseek4s_mapping_is_named_with_its_line() -> None:
     names = ["norm.weight", "layers.0.attn_norm.weight", "layers.0.attn.q_norm.weight", "layers.0.ffn.experts.1.w1.weight"]
     names += ["mtp.0.e_proj.weight", "mtp.0.h_proj.weight", "mtp.0.attn.wkv.weight"]
-    imported = mc.import_rules(utils_of("deepseek4"), form="weight_mapping", names=names)
+    imported = mc.author.import_rules(utils_of("deepseek4"), form="weight_mapping", names=names)
     assert any("'.experts.{}.w1.'" in text and "no name has braces" in text for text in kinds(imported, NEVER_MATCHES))
     assert any("'mtp.0.e_proj.'" in text and "'mtp.0.h_proj.'" in text for text in kinds(imported, NO_WAY_BACK))
     assert any("('layers.', 'decoder.layers.')" in text for text in kinds(imported, NOT_IDEMPOTENT))
@@ -250,7 +250,7 @@ def test_one_layer_that_goes_elsewhere_keeps_its_number() -> None:
     names = [f"m.layers.{n}.{w}.weight" for n in range(3) for w in ("a", "b")] + [
         f"m.layers.{n}.e.{e}.w" for n in range(3) for e in range(2)
     ]
-    imported = mc.import_rules(pairs, names=names)
+    imported = mc.author.import_rules(pairs, names=names)
     by_old = {d.hf: d.mf for d in imported.drafted}
     assert by_old["m.layers.2.a.weight"] == "d.mtp.a.weight"
     assert by_old["m.layers.1.b.weight"] == "d.layers.1.b.weight"
@@ -262,7 +262,7 @@ def test_one_layer_that_goes_elsewhere_keeps_its_number() -> None:
 
 def test_a_mapping_without_names_says_what_to_give() -> None:
     with pytest.raises(UsageError, match="MFC501") as raised:
-        mc.import_rules([("a.", "b.")])
+        mc.author.import_rules([("a.", "b.")])
     assert "--names" in str(raised.value)
 
 
@@ -336,7 +336,7 @@ def test_the_drafts_of_a_registered_mapping_give_what_transformers_gives(model_t
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     toy = mc.toy(family, dtype="fp32")
-    imported = mc.import_rules(model_type, form="transformers", names=toy)
+    imported = mc.author.import_rules(model_type, form="transformers", names=toy)
     there = mc.map(toy, imported.family("mine"), to="mf")
     expected = their_values(get_checkpoint_conversion_mapping(model_type), arrays(toy))
     assert same(arrays(there), {n: np.ascontiguousarray(v) for n, v in expected.items()})
@@ -362,7 +362,7 @@ def test_chains_of_operations_are_the_sentences_that_do_the_same() -> None:
     shapes = {"l.0.fused.weight": (6, 4), "l.0.in_proj.weight": (8, 3), "l.0.turned": (2, 5), "l.0.rope.weight": (12, 5)}
     shapes |= {f"m.{e}.{w}.weight": (3, 2) for e in range(3) for w in "ab"} | {"top.norm.0.weight": (3,)}
     tensors = numbers(shapes)
-    imported = mc.import_rules(TRANSFORMS, names=mc.load(tensors), config={"num_attention_heads": 3})
+    imported = mc.author.import_rules(TRANSFORMS, names=mc.load(tensors), config={"num_attention_heads": 3})
     assert imported.form == "transformers"
     assert not kinds(imported, NOT_UNDERSTOOD)
     there = mc.map(mc.load(tensors, config={"num_attention_heads": 3}), imported.family("mine"), to="mf")
@@ -375,7 +375,7 @@ def test_chains_of_operations_are_the_sentences_that_do_the_same() -> None:
 
 def test_without_names_only_whole_names_are_drafted_and_the_lint_still_speaks() -> None:
     text = TRANSFORMS.replace("Transpose(0, 1)", "Transpose(0, 1, check_dims=True)").replace('"rotated.weight"', '"new.rope.weight"')
-    imported = mc.import_rules(text)
+    imported = mc.author.import_rules(text)
     assert [(d.hf, d.mf, d.line) for d in imported.drafted] == [("top.norm.{norm}.weight", "last.norm.{norm}.weight", 3)]
     assert any("check_dims" in t and "line 6" in t for t in kinds(imported, NO_WAY_BACK))
     assert any("rope.weight" in t for t in kinds(imported, NOT_IDEMPOTENT))
@@ -391,7 +391,7 @@ def test_the_lint_of_transforms_sees_what_the_names_show() -> None:
     PrefixChange(prefix_to_remove="model"),
     WeightRenaming("nothing", "something"),
 ]"""
-    imported = mc.import_rules(text, names=["q_norm.weight", "a.w", "b.w", "0.x.weight"])
+    imported = mc.author.import_rules(text, names=["q_norm.weight", "a.w", "b.w", "0.x.weight"])
     assert any("begins inside a word of q_norm.weight" in t for t in kinds(imported, NOT_ANCHORED))
     assert any("a.w and b.w both become c.w" in t for t in kinds(imported, NO_WAY_BACK))
     assert any("prefix is taken away" in t for t in kinds(imported, NO_WAY_BACK))
@@ -406,9 +406,9 @@ def test_the_lint_of_transforms_sees_what_the_names_show() -> None:
 @pytest.mark.parametrize("key", ["llama", "whisper", "internlm2", "glm"])
 def test_a_weight_map_written_and_read_again_maps_as_the_family_does(key: str, tmp_path: Path) -> None:
     chosen: dict[str, Any] = {"qkv_concat": False} if key == "llama" else {}
-    mc.export(key, tmp_path / "map.json", to="troubleshooter", **chosen)
+    mc.author.export(key, tmp_path / "map.json", to="troubleshooter", **chosen)
     toy = mc.toy(key, options=chosen)
-    imported = mc.import_rules(tmp_path / "map.json")
+    imported = mc.author.import_rules(tmp_path / "map.json")
     assert imported.clean
     assert imported.form == "troubleshooter"
     assert len(imported.drafted) < len(toy)
@@ -423,7 +423,7 @@ def test_a_foreign_function_is_named_and_never_imported(tmp_path: Path) -> None:
     (tmp_path / "map.json").write_text(json.dumps([{"conv.weight": "c.weight", "bn.weight": "bn.gamma"}, {"conv.weight": "trap.f"}]))
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(tmp_path)
-        imported = mc.import_rules(tmp_path / "map.json")
+        imported = mc.author.import_rules(tmp_path / "map.json")
     assert not (tmp_path / "sprung").exists()
     assert [d.hf for d in imported.drafted] == ["bn.weight"]
     assert "'trap.f' is not run" in kinds(imported, NOT_UNDERSTOOD)[0]
@@ -431,14 +431,14 @@ def test_a_foreign_function_is_named_and_never_imported(tmp_path: Path) -> None:
 
 def test_a_sequential_keeps_its_numbers_where_they_decide() -> None:
     names = {"f.0.weight": "f.0.weight", "f.1.weight": "f.1.gamma", "f.3.weight": "f.3.weight", "f.4.weight": "f.4.gamma", "g.007.w": "h.w"}
-    imported = mc.import_rules(json.dumps([names, {}]))
+    imported = mc.author.import_rules(json.dumps([names, {}]))
     there = {d.hf: d.mf for d in imported.drafted}
     assert there == {n: new for n, new in names.items() if n != "g.007.w"}
     assert "g.007.w" in kinds(imported, NOT_UNDERSTOOD)[0]
 
 
 def test_two_names_that_become_one_are_told() -> None:
-    imported = mc.import_rules('[{"a": "c", "b": "c", "b": "d", "e": "c"}, {}]')
+    imported = mc.author.import_rules('[{"a": "c", "b": "c", "b": "d", "e": "c"}, {}]')
     assert len(kinds(imported, OVERLAPS)) == 1
     assert len(kinds(imported, NO_WAY_BACK)) == 1
     assert {d.hf for d in imported.drafted} == {"a", "b"}
@@ -461,7 +461,7 @@ def test_operations_that_meet_never_run_or_lose_something_are_named() -> None:
     build("i"),
     *[RenameConvertOp("j", "j") for _ in range(3)],
 ]"""
-    imported = mc.import_rules(text)
+    imported = mc.author.import_rules(text)
     assert any("line 4" in t and "qkv" in t for t in kinds(imported, NEVER_MATCHES))
     assert any("line 5" in t and "overwrites" in t for t in kinds(imported, NO_WAY_BACK))
     assert any("line 6" in t for t in kinds(imported, NEVER_MATCHES))
@@ -470,13 +470,13 @@ def test_operations_that_meet_never_run_or_lose_something_are_named() -> None:
     assert [t.split(",")[0] for t in kinds(imported, NOT_UNDERSTOOD)] == ["line 10", "line 11", "line 12"]
     assert "an f-string" in kinds(imported, NOT_UNDERSTOOD)[0]
     assert "a comprehension" in kinds(imported, NOT_UNDERSTOOD)[2]
-    taken = mc.import_rules('[RenameConvertOp("a.{}.w", "x.{}"), RenameConvertOp("{}.{}.{}", "y.{}.{}.{}")]')
+    taken = mc.author.import_rules('[RenameConvertOp("a.{}.w", "x.{}"), RenameConvertOp("{}.{}.{}", "y.{}.{}.{}")]')
     assert ["a.0.w goes to the operation" in t for t in kinds(taken, OVERLAPS)] == [True]  # theirs takes the longer pattern
 
 
 def test_names_show_what_a_list_passes_over_and_what_it_takes_too_much() -> None:
     names = ["a.0.w", "a.0.w_scale_inv", "b.0.w"]
-    imported = mc.import_rules('[RenameConvertOp("a.{}.w", "x.{}.w"), RenameConvertOp("c", "d")]', names=names)
+    imported = mc.author.import_rules('[RenameConvertOp("a.{}.w", "x.{}.w"), RenameConvertOp("c", "d")]', names=names)
     assert any("also accepts a.0.w_scale_inv" in t for t in kinds(imported, NOT_ANCHORED))
     assert len(kinds(imported, NEVER_MATCHES)) == 1
     assert imported.unmatched == ("a.0.w_scale_inv", "b.0.w")
@@ -486,16 +486,16 @@ def test_names_show_what_a_list_passes_over_and_what_it_takes_too_much() -> None
 def test_names_that_stand_for_texts_are_read() -> None:
     text = 'HF = "model.layers.{}."\nMF = "decoder.layers.{}."\nMORE = [RenameConvertOp(HF + "a", MF + "b")]\n'
     text += 'class M:\n    weight_converters = MORE + [RenameConvertOp(hf_names=HF + "c", mf_names=MF + "d")]\n'
-    assert [d.hf for d in mc.import_rules(text).drafted] == ["model.layers.{layer}.a", "model.layers.{layer}.c"]
+    assert [d.hf for d in mc.author.import_rules(text).drafted] == ["model.layers.{layer}.a", "model.layers.{layer}.c"]
 
 
 def test_the_rules_of_a_config_read_its_sizes() -> None:
     text = '[QKVConvertOp(["q", "k", "v"], "qkv"), QKVBiasConvertOp(["q.bias", "k.bias", "v.bias"], "qkv.bias")]'.replace('"qkv', '"all')
-    imported = mc.import_rules(text, config=CONFIG)
+    imported = mc.author.import_rules(text, config=CONFIG)
     assert imported.sizes["groups"] == "num_key_value_heads"
     assert any("6 heads, 2 groups" in t for t in kinds(imported, NO_WAY_BACK))
-    assert mc.import_rules(text).clean
-    assert mc.import_rules(text).sizes["groups"].endswith("| ?")
+    assert mc.author.import_rules(text).clean
+    assert mc.author.import_rules(text).sizes["groups"].endswith("| ?")
 
 
 # ---- the command ------------------------------------------------------------------------------------------------------------------------
@@ -503,7 +503,7 @@ def test_the_rules_of_a_config_read_its_sizes() -> None:
 
 def test_the_command_prints_the_drafts_and_writes_a_family(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mc.toy("qwen2", tmp_path / "toy")
-    mc.export("qwen2", tmp_path / "c.py", to="weight_converters", config=tmp_path / "toy")
+    mc.author.export("qwen2", tmp_path / "c.py", to="weight_converters", config=tmp_path / "toy")
     assert run(["import", str(tmp_path / "c.py"), "--out", str(tmp_path / "again.py"), "--config", str(tmp_path / "toy")]) == 0
     shown = capsys.readouterr().out
     assert "Nothing to object to" in shown
@@ -526,16 +526,16 @@ def test_the_command_prints_the_drafts_and_writes_a_family(tmp_path: Path, capsy
 def test_a_text_without_rules_or_with_several_lists_is_refused() -> None:
     for text in ("x = 1\n", "def f(): pass\n", "[1, 2]", "{}", '[["a", 1]]'):
         with pytest.raises(MappingError, match="MFC315"):
-            mc.import_rules(text + "\n")
+            mc.author.import_rules(text + "\n")
     two = "class A:\n    weight_mapping = [('a', 'b')]\nclass B:\n    weight_mapping = [('a', 'b')]\n"
     with pytest.raises(MappingError, match="line 2 in A; line 4 in B"):
-        mc.import_rules(two, names=["a"])
+        mc.author.import_rules(two, names=["a"])
     with pytest.raises(UsageError, match="no_such_model"):
-        mc.import_rules("no_such_model", form="transformers")
+        mc.author.import_rules("no_such_model", form="transformers")
     with pytest.raises(UsageError, match="MFC501"):
-        mc.import_rules("x\n", form="nothing")
+        mc.author.import_rules("x\n", form="nothing")
     with pytest.raises(UsageError, match="MFC501"):
-        mc.import_rules(5)  # type: ignore[arg-type]
+        mc.author.import_rules(5)  # type: ignore[arg-type]
 
 
 def test_the_example_on_the_page_runs() -> None:

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb import Family, Rule
 from mfconv_nb.author.proving.consequences import consequence_of, consequence_of_config, noticed_by, noticed_in_config
 from mfconv_nb.author.proving.proof import Caught
 from mfconv_nb.author.proving.proof_pictures import maps_html, misplaced_numbers, pictures_of
 from mfconv_nb.author.proving.proof_view import ProofExploration
 from mfconv_nb.author.proving.prove import ExplorableProof
+from mfconv_nb.rules import Family, Rule
 
 FAMILIES = [family.key for family in mc.known_families()]
 
@@ -25,7 +25,7 @@ def text_of(html: str) -> str:
 
 
 def view_of(key: str) -> tuple[ExplorableProof, ProofExploration]:
-    report = mc.prove(key)
+    report = mc.author.prove(key)
     view = report.exploration()
     assert isinstance(view, ProofExploration)
     return report, view
@@ -58,7 +58,7 @@ def test_every_kind_of_mistake_can_be_inspected_and_says_what_noticed_it(key: st
 
 @pytest.mark.parametrize("key", ["llama", "bloom", "internlm2", "mixtral", "swin", "cogvlm2"])
 def test_what_is_drawn_agrees_with_what_the_proof_says_and_the_count_with_a_recount(key: str) -> None:
-    report = mc.prove(key)
+    report = mc.author.prove(key)
     for caught in report.caught:
         form = report.forms[caught.form]
         if caught.mutation is not None:
@@ -155,12 +155,12 @@ def test_the_map_marks_the_wrong_numbers_and_only_those() -> None:
 def test_a_mistake_that_survives_and_a_condition_that_fails_are_shown_as_such() -> None:
     split = Rule("a.{layer}.qkv", ("a.{layer}.q", "a.{layer}.k"), "(heads q + heads k) hidden -> (heads q) hidden, (heads k) hidden")
     config = {"layer": 2, "heads": 1, "q": 4, "k": 5, "hidden": 6}
-    report = mc.prove(Family("small", "nothing that exists", rules=(split,), sizes={key: key for key in config}, toy=config))
+    report = mc.author.prove(Family("small", "nothing that exists", rules=(split,), sizes={key: key for key in config}, toy=config))
     view = report.exploration()
     assert view.counts["nothing"] == len(report.survivors) > 0
     row = list(view.statuses).index("nothing")
     assert "Not noticed" in text_of(view.inspect(row, view.members(row)[0]))
-    unsized = mc.prove(Family("small", "nothing that exists", rules=(split,), sizes={"layer": "nowhere"}, toy=config))
+    unsized = mc.author.prove(Family("small", "nothing that exists", rules=(split,), sizes={"layer": "nowhere"}, toy=config))
     view = unsized.exploration()
     row = list(view.statuses).index("fails")
     assert "✗" in view.inspect(row, view.members(row)[0])

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb import Drop, Family, Rule
 from mfconv_nb.author.proving.proof import ProofReport, prove
 from mfconv_nb.cli.main import run as mfconv
 from mfconv_nb.families.registry import family_named
+from mfconv_nb.rules import Drop, Family, Rule
 
 KEYS = [f.key for f in mc.known_families()]
 SPLIT = Rule("a.{layer}.qkv", ("a.{layer}.q", "a.{layer}.k"), "(heads q + heads k) hidden -> (heads q) hidden, (heads k) hidden")
@@ -28,7 +28,7 @@ def failed(report: ProofReport) -> dict[str, str]:
 
 @pytest.mark.parametrize("key", KEYS)
 def test_a_family_is_proved_and_no_mistake_survives(key: str) -> None:
-    report = mc.prove(key)
+    report = mc.author.prove(key)
     assert failed(report) == {}
     assert report.survivors == ()
     assert report.passed
@@ -92,10 +92,10 @@ def test_a_sentence_that_loses_a_part_is_not_proved() -> None:
 
 
 def test_a_draft_is_proved_though_no_config_gives_the_sizes_of_some_of_its_rules() -> None:
-    """What mc.suggest drafts without a config, and what mc.import_rules makes of a rename."""
+    """What mc.author.suggest drafts without a config, and what mc.author.import_rules makes of a rename."""
     weights = {f"layers.{n}.{part}.weight": (6 + len(part), 4) for n in range(2) for part in ("up", "down")}
-    draft = mc.suggest(weights, {name.replace("layers", "blocks"): shape for name, shape in weights.items()}).family("mine")
-    report = mc.prove(replace(draft, rules=(*draft.rules, Rule("a.{layer}.w", "b.{layer}.w"))))
+    draft = mc.author.suggest(weights, {name.replace("layers", "blocks"): shape for name, shape in weights.items()}).family("mine")
+    report = mc.author.prove(replace(draft, rules=(*draft.rules, Rule("a.{layer}.w", "b.{layer}.w"))))
     assert report.passed
     promised = "What a config promises on one side becomes what it promises on the other."
     seen = {p.condition: p.seen for p in report.proved}

@@ -514,7 +514,9 @@ def test_a_merged_weight_may_be_transposed_and_cast_on_its_way(form: str, tmp_pa
     rng = np.random.default_rng(2)
     weight, a, b = (rng.normal(size=s).astype(np.float32) for s in ((37, 53), (3, 53), (37, 3)))
     merged = mc.merge_adapters({"x.weight": weight}, {"x.lora_a": a, "x.lora_b": b}, alpha=6)
-    turned = mc.Family("turned", "", (mc.Rule("x.weight", "x.weight", "out in -> in out" if form == "transposed" else None),), sizes={})
+    turned = mc.rules.Family(
+        "turned", "", (mc.rules.Rule("x.weight", "x.weight", "out in -> in out" if form == "transposed" else None),), sizes={}
+    )
     mc.save(mc.map(merged, turned, to="mf"), tmp_path / "x.safetensors", dtype="fp16" if form == "cast" else None)
     expected = by_hand(weight, a, b, 2.0)
     found = raws_in(tmp_path / "x.safetensors")["x.weight"]

@@ -13,12 +13,12 @@ import pytest
 import xxhash
 
 import mfconv_nb as mc
-from mfconv_nb import Family, Rule
 from mfconv_nb.core.checkpoint import Checkpoint
 from mfconv_nb.core.errors import MappingError, MfconvError, UsageError
 from mfconv_nb.core.sources import FileSource
 from mfconv_nb.families import llama
 from mfconv_nb.formats import mindspore_ckpt
+from mfconv_nb.rules import Family, Rule
 from mfconv_nb.steps.converting import mapped_tensors
 from mfconv_nb.streaming import compare, fill, gather
 from tests.mapping import mixed

@@ -178,7 +178,7 @@ def test_a_network_in_plain_numbers_may_have_words_of_a_scheme(tmp_path: Path) -
     names = ("attention.W_q", "quantizer.codebooks", "cluster.centroids", "rel_blocks", "x._data")
     plain = write_hf(tmp_path / "hf", {n: np.ones((4, 4), np.float32) for n in names}, {"model_type": "mine"})
     assert "quantised" not in mc.doctor(plain).what
-    own = mc.Family("own", "", tuple(mc.Rule(n, f"{n}.mf") for n in names), sizes={})
+    own = mc.rules.Family("own", "", tuple(mc.rules.Rule(n, f"{n}.mf") for n in names), sizes={})
     assert len(mc.map(mc.load(plain), own)) == len(names)
 
 

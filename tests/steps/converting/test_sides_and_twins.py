@@ -77,7 +77,7 @@ def test_an_adapter_of_peft_in_a_ckpt_is_on_its_side(tmp_path: Path) -> None:
 
 
 def test_a_family_of_ones_own_tells_the_side_by_its_own_names(tmp_path: Path) -> None:
-    family = replace(family_named("llama"), key="mine", rules=(mc.Rule("mine.{layer}.w", "yours.{layer}.w"),), options=(), sizes={})
+    family = replace(family_named("llama"), key="mine", rules=(mc.rules.Rule("mine.{layer}.w", "yours.{layer}.w"),), options=(), sizes={})
     mc.save(mc.load({"mine.0.w": numbered(3)}), tmp_path / "a.ckpt")
     assert list(mc.map(mc.load(tmp_path / "a.ckpt"), family).tensors) == ["yours.0.w"]
 

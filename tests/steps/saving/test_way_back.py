@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb import Drop, Family, Rule
 from mfconv_nb.core.errors import MappingError
+from mfconv_nb.rules import Drop, Family, Rule
 from mfconv_nb.streaming import fill
 from mfconv_nb.streaming.journal import Journal
 from tests.support import NUMPY, numbered, write_safetensors
