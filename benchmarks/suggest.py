@@ -3,8 +3,8 @@
 python -m benchmarks.suggest            default forms, and architectures that no family maps
 python -m benchmarks.suggest --forms    every other form too
 
-For each family the toy is mapped by the family, and `mc.author.suggest` is shown the two sides. A rule of the family counts as found when the
-suggested rules, each applied alone to the toy, make every tensor of that rule with the bytes that the family makes. Everything else is
+For each family the toy is mapped by the family, and `mc.author.suggest` is shown the two sides. A rule of the family counts as found when
+the suggested rules, each applied alone to the toy, make every tensor of that rule with the bytes that the family makes. Everything else is
 missed: a rule for other tensors, another order of the same numbers, no rule. By names, rules under an option that no name and no shape
 shows are not asked for. The words that `suggest` knows were chosen while these families were looked at, so the share by names flatters;
 `unseen.py` was written afterwards, and says what the first run found.

@@ -52,10 +52,9 @@ def _seen(mapped: Checkpoint) -> dict[str, float]:
 
 def _explorer(mapped: Checkpoint) -> Explorer:
     """The view as ``show_for`` makes it; the first time with the import of the widgets."""
-    from mfconv_nb.steps.converting.map_view import MappingExploration
     from mfconv_nb.views.explorer import Explorer
 
-    return Explorer(MappingExploration(mapped.report, mapped))
+    return Explorer(mapped.report.exploration(mapped))
 
 
 def _most_members(mapped: Checkpoint) -> tuple[int, int]:

@@ -1,4 +1,5 @@
-"""How many rules `mc.author.suggest` finds: of every known family, by names and shapes and with values; and of architectures nobody mapped."""
+"""How many rules `mc.author.suggest` finds: of every known family, by names and shapes
+and with values; and of architectures nobody mapped."""
 
 from __future__ import annotations
 

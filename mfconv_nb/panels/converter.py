@@ -25,7 +25,6 @@ from mfconv_nb.runs.part_of import part_of, whole_of
 from mfconv_nb.runs.run import TrainedRun
 from mfconv_nb.steps.comparing.verify import verify
 from mfconv_nb.steps.converting.map import map
-from mfconv_nb.steps.converting.map_view import MappingExploration
 from mfconv_nb.steps.inspecting.diagnosis import Diagnosis
 from mfconv_nb.steps.inspecting.doctor import doctor
 from mfconv_nb.steps.loading.load import load
@@ -238,7 +237,7 @@ class Panel(W.VBox):
         if self.loaded is not None:
             try:
                 self.mapped = map(self.loaded, **self._arguments())
-                self.plan.children = [Explorer(MappingExploration(self.mapped.report, self.mapped))]
+                self.plan.children = [Explorer(self.mapped.report.exploration(self.mapped))]
             except MfconvError as error:
                 self.plan.children = [_refusal(error)]
         self._show_line()

@@ -10,7 +10,8 @@ from math import prod
 from mfconv_nb.core.blocks import Shape, c_strides
 from mfconv_nb.core.layout import ZEROS, View
 from mfconv_nb.core.report import Column, Result, Table, how_many, shape_text
-from mfconv_nb.mapping.explain import SOURCE, TARGET, Explained, Explanation, Face, RoleBlock
+from mfconv_nb.mapping.explain import SOURCE, TARGET, Explained, Explanation, Face, RoleBlock, element_of, explain_tensor
+from mfconv_nb.mapping.plan import MappingPlan
 from mfconv_nb.views.drawing import ROLE_COLOURS, Box, Cell, Drawing
 
 Shapes = Mapping[tuple[str, str], Shape]  # by side and name
@@ -41,6 +42,12 @@ class ExplainReport(Result):
         rows = [(found.side, found.position.name, list(found.position.index))]
         rows += [(there, p.name, list(p.index)) for p in found.others]
         return Table("", found.sentence, columns, rows, row_noun="positions")
+
+
+def explained(plan: MappingPlan, name: str, index: int | Sequence[int] | None, side: str | None) -> ExplainReport:
+    """What ``explain_tensor`` tells of a tensor and, with an index, of one of its elements. Errors as there."""
+    explanation = explain_tensor(plan, name, side)
+    return ExplainReport(explanation, None if index is None else element_of(explanation, index))
 
 
 def _axes_text(block: RoleBlock) -> str:

@@ -1,5 +1,5 @@
-"""Small nets from papers, torch Module against MindSpore Cell: `mc.author.suggest` and the table of layers find the same rules, and both nets
-compute the same.
+"""Small nets from papers, torch Module against MindSpore Cell: `mc.author.suggest` and the table of layers find the same rules, and both
+nets compute the same.
 """
 
 from __future__ import annotations

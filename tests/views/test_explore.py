@@ -12,8 +12,6 @@ import pytest
 
 import mfconv_nb as mc
 from mfconv_nb.core.errors import MfconvError
-from mfconv_nb.steps.comparing.diff_view import DifferenceExploration
-from mfconv_nb.steps.converting.map_view import MappingExploration
 from mfconv_nb.views.exploration import Exploration
 from mfconv_nb.views.values import SAMPLE
 from tests.support import numbered, raws_of, write_hf
@@ -25,12 +23,12 @@ def text_of(html: str) -> str:
     return re.sub(r"<[^>]*>", " ", re.sub(r"<wbr>", "", html))
 
 
-def views(key: str, folder: Path) -> Iterator[MappingExploration]:
+def views(key: str, folder: Path) -> Iterator[Exploration]:
     there = mc.map(mc.toy(key))
-    yield MappingExploration(there.report, there)
+    yield there.report.exploration(there)
     mc.save(there, folder / "out.ckpt")
     back = mc.map(mc.load(folder / "out.ckpt"), config=there.config)
-    yield MappingExploration(back.report, back)
+    yield back.report.exploration(back)
 
 
 @pytest.mark.parametrize("key", FAMILIES)
@@ -52,7 +50,7 @@ def test_what_was_dropped_and_restored_is_told_with_the_reason(tmp_path: Path) -
     mc.save(there, tmp_path / "out.ckpt")
     back = mc.map(mc.load(tmp_path / "out.ckpt"))
     for mapped, status in ((there, "dropped"), (back, "restored")):
-        view = MappingExploration(mapped.report, mapped)
+        view = mapped.report.exploration(mapped)
         assert view.counts[status] == 2
         row = list(view.statuses).index(status)
         assert view.members(row) == [name.format(n) for n in range(2)]
@@ -60,14 +58,14 @@ def test_what_was_dropped_and_restored_is_told_with_the_reason(tmp_path: Path) -
 
 
 def test_sort_keys_are_numbers_where_cells_are_texts_of_them() -> None:
-    view: Exploration = MappingExploration(mc.map(mc.toy("llama")).report)
+    view: Exploration = mc.map(mc.toy("llama")).report.exploration()
     for column in (4, 6, 7):
         assert all(isinstance(keys[column], int) for keys in view.sort_keys)
     assert all(len(keys) == len(view.table.columns) for keys in view.sort_keys)
 
 
 def test_an_element_is_explained_and_one_outside_refused() -> None:
-    view = MappingExploration(mc.map(mc.toy("llama"), qkv_concat=True).report)
+    view = mc.map(mc.toy("llama"), qkv_concat=True).report.exploration()
     row = next(n for n in range(len(view.statuses)) if "w_qkv" in view.members(n)[0])
     assert "[10, 5]" in text_of(view.explain(row, view.members(row)[3], (130, 5)))
     with pytest.raises(MfconvError, match="MFC501"):
@@ -76,7 +74,7 @@ def test_an_element_is_explained_and_one_outside_refused() -> None:
 
 def test_values_are_those_of_the_tensor_and_stop_when_told() -> None:
     mapped = mc.map(mc.toy("llama"))
-    view = MappingExploration(mapped.report, mapped)
+    view = mapped.report.exploration(mapped)
     name = "model.layers.1.feed_forward.w1.weight"
     numbers = mc.read(mapped, name).astype(np.float64)
     counted: list[int] = []
@@ -93,7 +91,7 @@ def test_a_large_tensor_is_offered_as_a_sample_and_a_small_one_is_not() -> None:
     large = np.zeros(4 * SAMPLE + 1, np.float16)
     large[::2] = 1
     report = mc.diff({"a": large, "b": large[:9]}, {"a": large, "b": large[:9]})
-    view = DifferenceExploration(report)
+    view = report.exploration()
     assert view.nbytes("b", True) == 0
     assert view.nbytes("a", True) <= 3 * SAMPLE * 2
     counted: list[int] = []
@@ -104,7 +102,7 @@ def test_a_large_tensor_is_offered_as_a_sample_and_a_small_one_is_not() -> None:
 
 def test_tensors_of_two_shapes_have_no_values_to_compare_and_single_ones_have() -> None:
     report = mc.diff({"a": np.ones((2, 3)), "only": np.ones(2)}, {"a": np.ones((3, 2))})
-    view = DifferenceExploration(report)
+    view = report.exploration()
     assert view.nbytes("a", False) == 0
     assert view.nbytes("only", False) == 16
     said = view.inspect(list(view.statuses).index("shape"), "a")
@@ -115,7 +113,7 @@ def test_tensors_of_two_shapes_have_no_values_to_compare_and_single_ones_have() 
 def test_hostile_names_are_shown_and_never_read_as_html() -> None:
     name = "<img src=x onerror=alert(1)>\x1b[31m"
     report = mc.diff({name: np.ones(2)}, {name: np.zeros(2)}, values=True)
-    view = DifferenceExploration(report)
+    view = report.exploration()
     for said in (view.inspect(0, name), view.overview(), view.measure(name, False, lambda _: None, threading.Event())):
         assert "<img src=x" not in said
         assert "\x1b" not in said

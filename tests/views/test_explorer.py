@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 import mfconv_nb as mc
-from mfconv_nb.steps.comparing.diff_view import DifferenceExploration
 from mfconv_nb.views.explorer import PAGE, Explorer
 
 
 def view_of(layers: int) -> Explorer:
     tensors = {f"layers.{n}.weight": np.full(2, n) for n in range(layers)}
-    return Explorer(DifferenceExploration(mc.diff(tensors, tensors)))
+    return Explorer(mc.diff(tensors, tensors).exploration())
 
 
 def test_the_tensors_of_a_row_are_listed_page_by_page() -> None:
@@ -33,7 +32,7 @@ def test_the_tensors_of_a_row_are_listed_page_by_page() -> None:
 
 def test_many_rows_are_shown_page_by_page_and_sorted_as_a_whole() -> None:
     tensors = {f"{'abcdefghij'[n % 10]}_{'x' * (n // 10)}.weight": np.zeros(n + 1) for n in range(PAGE + 30)}
-    view = Explorer(DifferenceExploration(mc.diff(tensors, tensors)))
+    view = Explorer(mc.diff(tensors, tensors).exploration())
     assert len(view.table.rows) == PAGE
     assert view.table.note == f"1 to {PAGE} of {PAGE + 30} rows"
     view.later.click()
@@ -45,7 +44,7 @@ def test_many_rows_are_shown_page_by_page_and_sorted_as_a_whole() -> None:
 
 
 def test_a_row_that_a_filter_hides_is_no_longer_marked() -> None:
-    view = Explorer(DifferenceExploration(mc.diff({"a": np.zeros(2), "b": np.zeros(2)}, {"a": np.zeros(2)})))
+    view = Explorer(mc.diff({"a": np.zeros(2), "b": np.zeros(2)}, {"a": np.zeros(2)}).exploration())
     view.table.picked = 0
     assert view.member == "b"
     view.search.value = "a"

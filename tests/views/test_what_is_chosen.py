@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import mfconv_nb as mc
-from mfconv_nb.steps.converting.map_view import MappingExploration
 from mfconv_nb.views.explorer import Explorer
 
 
 def test_the_list_of_a_row_marks_the_tensor_that_is_shown() -> None:
     mapped = mc.map(mc.toy("llama"), qkv_concat=True)
-    view = Explorer(MappingExploration(mapped.report, mapped))
+    view = Explorer(mapped.report.exploration(mapped))
     for row in (1, 2, 0, 1):
         view.table.picked = row
         assert view.list.label == view.member == view.exploration.members(row)[0]

@@ -14,7 +14,7 @@ from mfconv_nb.core.dtypes import short_name
 from mfconv_nb.core.folding import fold
 from mfconv_nb.core.progress import OnProgress
 from mfconv_nb.core.report import Table, bytes_text, how_many, name_html, prose_html, shape_text
-from mfconv_nb.steps.comparing.diff import EQUAL, DiffReport, DiffRow
+from mfconv_nb.steps.comparing.diff_rows import EQUAL, Differences, DiffRow
 from mfconv_nb.streaming.compare import differences_in_words
 from mfconv_nb.views.exploration import Exploration
 from mfconv_nb.views.values import bytes_to_read, heatmap_html, values_html
@@ -23,30 +23,29 @@ from mfconv_nb.views.values import bytes_to_read, heatmap_html, values_html
 class DifferenceExploration(Exploration):
     """The names of two checkpoints by status. With both at hand, the values of every pair can be looked at."""
 
-    def __init__(self, report: DiffReport, table: Table | None = None) -> None:
-        self.report = report
-        self.table = table or report.table()
-        self.counts = report.counts
-        self.groups = report.groups
+    def __init__(self, differences: Differences, table: Table) -> None:
+        """``table`` has one row for each of the groups of ``differences``."""
+        self.differences, self.table = differences, table
+        self.counts, self.groups = differences.counts, differences.groups
         self.statuses = [rows[0].status for rows in self.groups]
-        self.sort_keys = [_sort_key(line, rows) for line, rows in zip(report.table().rows, self.groups, strict=True)]
+        self.sort_keys = [_sort_key(line, rows) for line, rows in zip(table.rows, self.groups, strict=True)]
 
     @cached_property
     def _rows(self) -> Mapping[str, DiffRow]:
-        return {row.name: row for row in self.report.entries}
+        return {row.name: row for row in self.differences.entries}
 
     def members(self, row: int) -> Sequence[str]:
         return [each.name for each in self.groups[row]]
 
     def overview(self) -> str:
-        if self.report.equal and self.report.values:
-            return f"<div>{how_many(len(self.report.entries), 'tensor')} bitwise equal: there is no difference to draw.</div>"
-        return difference_map(self.report)
+        if self.differences.equal and self.differences.values:
+            return f"<div>{how_many(len(self.differences.entries), 'tensor')} bitwise equal: there is no difference to draw.</div>"
+        return difference_map(self.differences)
 
     def inspect(self, row: int, member: str) -> str:
         here = self._rows[member]
         parts = [f"<div>{name_html(here.name)}</div>"]
-        sides = ((self.report.first, here.first), (self.report.second, here.second))
+        sides = ((self.differences.first, here.first), (self.differences.second, here.second))
         parts += [f"<div class='mfconv-f'>{prose_html(side)}</div><div>{_spec_html(spec, here)}</div>" for side, spec in sides]
         note = here.hint or str(self.table.rows[row][-1])
         if note:
@@ -65,9 +64,9 @@ class DifferenceExploration(Exploration):
     def _tensors(self, member: str) -> list[LazyTensor]:
         """The tensor on both sides where the two can be compared; else the one that is there."""
         here = self._rows.get(member)
-        if here is None or self.report.sides is None or (here.first and here.second and here.first.shape != here.second.shape):
+        if here is None or self.differences.sides is None or (here.first and here.second and here.first.shape != here.second.shape):
             return []
-        return [side.tensors[member] for side in self.report.sides if member in side.tensors]
+        return [side.tensors[member] for side in self.differences.sides if member in side.tensors]
 
     def code(self, row: int, member: str) -> str:
         return f"report.to_frame().set_index('name').loc[{member!r}]" if member else "report.to_frame()"
@@ -100,13 +99,13 @@ def _values_line(row: DiffRow) -> str:
     return f"{c.differing:,} of {c.elements:,} numbers differ: {', '.join(differences_in_words([c], 'at most {}'))}."
 
 
-def difference_map(report: DiffReport) -> str:
+def difference_map(differences: Differences) -> str:
     """The largest difference of every layer and kind of tensor as a picture; empty where nothing differs or nothing was compared.
 
     A tensor with NaN or infinity on one side only is at the top of the scale.
     """
     cells: dict[tuple[str, str], float] = {}
-    for row in report.entries:
+    for row in differences.entries:
         if row.comparison is not None:
             template, numbers = fold(row.name)
             key = (template.replace("\\#", "#"), str(numbers[0]) if numbers else "-")

@@ -23,7 +23,10 @@ from mfconv_nb.mapping.forms import options_of
 from mfconv_nb.mapping.plan import LEFT_OUT, MAPPED
 from mfconv_nb.mapping.rules import NUMBERS, Family
 from mfconv_nb.runs.part_of import whole_of
-from mfconv_nb.steps.comparing.diff import AGREE, DTYPE, EQUAL, DiffReport, diff
+from mfconv_nb.steps.comparing.diff import diff
+from mfconv_nb.steps.comparing.diff_report import DiffReport
+from mfconv_nb.steps.comparing.diff_rows import AGREE, DTYPE, EQUAL
+from mfconv_nb.steps.comparing.diff_view import DifferenceExploration
 from mfconv_nb.steps.converting.map import map
 from mfconv_nb.steps.converting.twins import with_twins
 from mfconv_nb.steps.loading.load import Loadable, load, manifest_near
@@ -344,8 +347,6 @@ class VerifyReport(Explorable):
         Raises:
             NotImplementedError: when only checksums were compared; then the conditions are all there is.
         """
-        from mfconv_nb.steps.comparing.diff_view import DifferenceExploration
-
         if self.differences is None:
             raise NotImplementedError
         table, compared = self.table(), self.differences.table()

@@ -12,12 +12,14 @@ from mfconv_nb.core.dtypes import short_name
 from mfconv_nb.core.errors import Lines, MappingError, one_line
 from mfconv_nb.core.folding import fold, folded_name, folded_names
 from mfconv_nb.core.report import Column, Table, bytes_text, how_many, how_many_in_short, shape_text
-from mfconv_nb.mapping.explain import element_of, explain_tensor
-from mfconv_nb.mapping.plan import DROPPED, HINT_OTHER_SIDE, LEFT_OUT, MAPPED, RESTORED, TIED, MappingPlan, Problem, Row
+from mfconv_nb.mapping.explain import explain_tensor
+from mfconv_nb.mapping.plan import HINT_OTHER_SIDE, LEFT_OUT, MAPPED, MappingPlan, Problem, Row
 from mfconv_nb.mapping.remedies import HINT_FAMILY, remedy_of
 from mfconv_nb.mapping.rules import OptionValue
+from mfconv_nb.steps.converting.map_rows import counts_by_status, groups_of_rows
+from mfconv_nb.steps.converting.map_view import MappingExploration
 from mfconv_nb.views.drawing import Drawing
-from mfconv_nb.views.explained import ExplainReport, drawing_of
+from mfconv_nb.views.explained import ExplainReport, drawing_of, explained
 from mfconv_nb.views.exploration import Exploration
 from mfconv_nb.views.showing import Explorable, show_view
 
@@ -40,10 +42,7 @@ class MapReport(Explorable):
     @property
     def counts(self) -> dict[str, int]:
         """Source tensors by status (target tensors for those that only the target has)."""
-        counts = dict.fromkeys((MAPPED, TIED, DROPPED, RESTORED, LEFT_OUT), 0)
-        for row in self.plan.rows:
-            counts[row.status] += len(row.sources) or len(row.targets)
-        return counts
+        return counts_by_status(self.plan)
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -66,8 +65,7 @@ class MapReport(Explorable):
         Raises:
             MappingError: MFC309 for an unknown name. UsageError: MFC501 for an index outside the tensor.
         """
-        explanation = explain_tensor(self.plan, name, side)
-        return ExplainReport(explanation, None if index is None else element_of(explanation, index))
+        return explained(self.plan, name, index, side)
 
     def drawing(self, name: str, *, side: str | None = None) -> Drawing:
         """The rule of a tensor as a picture: sources left, targets right, their parts by role. Arguments and errors as ``explain``."""
@@ -100,29 +98,20 @@ class MapReport(Explorable):
     @cached_property
     def groups(self) -> list[list[Row]]:
         """Rows of one rule with the same shapes: what stands in one line of the table."""
-        groups: dict[tuple[Any, ...], list[Row]] = {}
-        for row in self.plan.rows:
-            specs = row.targets or row.sources
-            key = (row.status, id(row.rule), tuple(s.shape for s in specs), specs[0].dtype)
-            groups.setdefault(key, []).append(row)
-        return list(groups.values())
+        return groups_of_rows(self.plan)
 
     @cached_property
     def _lines(self) -> list[tuple[Any, ...]]:
         """The rows of the table: kept, since a notebook shows view, HTML and text (0.2 s each for 92,000 names)."""
         return [_line(group) for group in self.groups]
 
-    def exploration(self) -> Exploration:
-        """What a notebook's view of the mapping shows."""
-        from mfconv_nb.steps.converting.map_view import MappingExploration
-
-        return MappingExploration(self)
+    def exploration(self, checkpoint: Checkpoint | None = None) -> Exploration:
+        """What a notebook's view of the mapping shows; with the mapped checkpoint, the values of its tensors too."""
+        return MappingExploration(self.plan, self.groups, self.table(), checkpoint)
 
     def show_for(self, checkpoint: Checkpoint) -> None:
         """Show the view of the mapped checkpoint: the mapping, and the values of its tensors."""
-        from mfconv_nb.steps.converting.map_view import MappingExploration
-
-        show_view(checkpoint, MappingExploration(self, checkpoint))
+        show_view(checkpoint, self.exploration(checkpoint))
 
 
 def _line(rows: list[Row]) -> tuple[Any, ...]:

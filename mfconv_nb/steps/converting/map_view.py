@@ -10,11 +10,11 @@ from html import escape
 from mfconv_nb.core.checkpoint import SIDE_NAMES, Checkpoint, LazyTensor
 from mfconv_nb.core.dtypes import short_name
 from mfconv_nb.core.progress import OnProgress
-from mfconv_nb.core.report import bytes_text, name_html, prose_html, table_html
+from mfconv_nb.core.report import Table, bytes_text, name_html, prose_html, table_html
 from mfconv_nb.mapping.explain import SOURCE, TARGET, Face, explain_tensor
-from mfconv_nb.mapping.plan import Row
-from mfconv_nb.steps.converting.map_report import MapReport
-from mfconv_nb.views.explained import drawing_of
+from mfconv_nb.mapping.plan import MappingPlan, Row
+from mfconv_nb.steps.converting.map_rows import counts_by_status
+from mfconv_nb.views.explained import drawing_of, explained
 from mfconv_nb.views.exploration import Exploration
 from mfconv_nb.views.values import bytes_to_read, values_html
 
@@ -26,27 +26,27 @@ class MappingExploration(Exploration):
 
     element_hint = "0, 0"
 
-    def __init__(self, report: MapReport, checkpoint: Checkpoint | None = None) -> None:
-        self.report, self.checkpoint = report, checkpoint
-        self.table = report.table()
-        self.counts = report.counts
-        self.statuses = [rows[0].status for rows in report.groups]
-        self.sort_keys = [_sort_key(line, rows) for line, rows in zip(self.table.rows, report.groups, strict=True)]
+    def __init__(self, plan: MappingPlan, groups: Sequence[list[Row]], table: Table, checkpoint: Checkpoint | None = None) -> None:
+        """``table`` has one row for each of the groups of rows of the plan."""
+        self.plan, self.groups, self.table, self.checkpoint = plan, groups, table, checkpoint
+        self.counts = counts_by_status(plan)
+        self.statuses = [rows[0].status for rows in groups]
+        self.sort_keys = [_sort_key(line, rows) for line, rows in zip(table.rows, groups, strict=True)]
 
     @cached_property
     def _rows(self) -> dict[str, Row]:
-        return {spec.name: row for row in self.report.plan.rows for spec in row.targets or row.sources}
+        return {spec.name: row for row in self.plan.rows for spec in row.targets or row.sources}
 
     def members(self, row: int) -> Sequence[str]:
-        return [spec.name for each in self.report.groups[row] for spec in each.targets or each.sources]
+        return [spec.name for each in self.groups[row] for spec in each.targets or each.sources]
 
     def searched(self, row: int) -> str:
-        return "\n".join(spec.name for each in self.report.groups[row] for spec in (*each.sources, *each.targets))
+        return "\n".join(spec.name for each in self.groups[row] for spec in (*each.sources, *each.targets))
 
     def inspect(self, row: int, member: str) -> str:
-        here, explanation = self._rows[member], explain_tensor(self.report.plan, member, self._side(member))
+        here, explanation = self._rows[member], explain_tensor(self.plan, member, self._side(member))
         faces = {side: [f for f in explanation.faces if f.side == side] for side in (SOURCE, TARGET)}
-        names = zip(_sides(self.report.plan.to), faces.values(), strict=True)
+        names = zip(_sides(self.plan.to), faces.values(), strict=True)
         parts = [f"<div class='mfconv-f'>{SIDE_NAMES[side]}</div>{_faces_html(found)}" for side, found in names if found]
         layout = getattr(here.rule, "layout", None) or ""
         if here.parts and layout:
@@ -58,7 +58,7 @@ class MappingExploration(Exploration):
         return "".join(parts)
 
     def explain(self, row: int, member: str, index: tuple[int, ...]) -> str:
-        return table_html(self.report.explain(member, index, side=self._side(member)).table())
+        return table_html(explained(self.plan, member, index, self._side(member)).table())
 
     def _side(self, member: str) -> str:
         return TARGET if self._rows[member].targets else SOURCE

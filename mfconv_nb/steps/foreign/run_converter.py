@@ -28,7 +28,9 @@ from mfconv_nb.families.registry import family_meant
 from mfconv_nb.formats.folders import checkpoint_files
 from mfconv_nb.mapping.forms import options_of
 from mfconv_nb.mapping.rules import Family
-from mfconv_nb.steps.comparing.diff import DiffReport, diff
+from mfconv_nb.steps.comparing.diff import diff
+from mfconv_nb.steps.comparing.diff_report import DiffReport
+from mfconv_nb.steps.comparing.diff_view import DifferenceExploration
 from mfconv_nb.steps.converting.map import map as map_names
 from mfconv_nb.steps.foreign.folder import Converter, absolute, find_converter
 from mfconv_nb.steps.foreign.process import OnLine, failed, run_in_child
@@ -257,6 +259,4 @@ class ConverterReport(Explorable):
         """The view of the comparison. Raises NotImplementedError where there is none: a notebook then shows the text."""
         if self.difference is None:
             raise NotImplementedError
-        from mfconv_nb.steps.comparing.diff_view import DifferenceExploration
-
         return DifferenceExploration(self.difference, self.table())
