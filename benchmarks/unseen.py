@@ -1,7 +1,8 @@
 """Architectures that no family here maps, with the names of transformers on one side and invented ones in MindFormers' style on the other.
 
-`mc.author.suggest` is measured on them too: its words were chosen while the known families were looked at, these came afterwards. On the first
-run it found 88 of 96 rules by names and 95 with values. Some of what it missed was then mended, so today's figures are not of unseen ones.
+`mc.author.suggest` is measured on them too: its words were chosen while the known families were looked at, these came afterwards. On the
+first run it found 88 of 96 rules by names and 95 with values. Some of what it missed was then mended, so today's figures are not of
+unseen ones.
 """
 
 from __future__ import annotations

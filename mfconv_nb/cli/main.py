@@ -7,32 +7,20 @@ from __future__ import annotations
 
 import io
 import os
+import pkgutil
 import sys
 import traceback
 from importlib import import_module
+from keyword import iskeyword
+from types import ModuleType
 from typing import Any
 
 import click
 
 from mfconv_nb import __version__
+from mfconv_nb.cli import commands
+from mfconv_nb.cli.sections import SECTIONS
 
-COMMANDS = {
-    "doctor": "What a path holds, what stands in the way, and what to run next.",
-    "inspect": "What is in a checkpoint: names, shapes, dtypes, sizes.",
-    "convert": "Convert between Hugging Face and MindFormers.",
-    "merge": "Merge LoRA adapters into the weights.",
-    "save": "The same checkpoint in another form: merged slices, another format, slices for ranks.",
-    "diff": "How two checkpoints differ.",
-    "verify": "Prove that a converted checkpoint holds what the original holds.",
-    "toy": "Make a small checkpoint to try things out.",
-    "families": "The model families that are known.",
-    "prove": "Prove that the rules of a family are sound.",
-    "suggest": "Draft the rules of a model that is not in the list.",
-    "probe": "What makes tensors equal to their reference.",
-    "export": "Write a family as files that run without mfconv.",
-    "import": "Draft a family from the rules of another tool, and check those rules.",
-}
-MODULES = {"import": "import_rules"}  # whose module and function cannot have its name
 EPILOG = """\b
 Examples:
   mfconv toy llama toy/                    a small Llama checkpoint, to try things out
@@ -46,17 +34,15 @@ Exit codes: 0 done, 1 checked and differs, 2 refused or failed, 130 stopped."""
 
 
 class _Commands(click.Group):
-    """Imports a command's module only when it is called, so that --help stays quick."""
+    """Finds the commands by listing ``commands/``, and imports a module only when it is called for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return sorted(m.name.rstrip("_") for m in pkgutil.iter_modules(commands.__path__))
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
+        if name not in self.list_commands(ctx):
             return None
-        word = MODULES.get(name, name)
-        command: click.Command = getattr(import_module(f"mfconv_nb.cli.{word}"), word)
-        return command
+        return next(c for c in vars(_module_of(name)).values() if isinstance(c, click.Command) and c.name == name)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """An unknown word gets the nearest command; MindFormers' flags without a command mean `convert`."""
@@ -65,13 +51,20 @@ class _Commands(click.Group):
         except click.UsageError:
             from mfconv_nb.core.errors import nearest
 
-            best = nearest(args[0], COMMANDS)
+            best = nearest(args[0], self.list_commands(ctx))
             hint = f" Did you mean '{best}'?" if best else " See mfconv --help."
             raise click.UsageError(f"No such command '{args[0]}'.{hint}", ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        modules = {name: _module_of(name) for name in self.list_commands(ctx)}
+        for section in SECTIONS:
+            with formatter.section(section):
+                formatter.write_dl([(name, module.SUMMARY) for name, module in modules.items() if section == module.SECTION])
+
+
+def _module_of(command: str) -> ModuleType:
+    """The module of a command; one whose name Python keeps for itself has an underscore behind it."""
+    return import_module(f"{commands.__name__}.{command}{'_' if iskeyword(command) else ''}")
 
 
 @click.group(cls=_Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})

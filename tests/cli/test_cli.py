@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb.cli.main import COMMANDS, run
+from mfconv_nb.cli.main import mfconv, run
 from mfconv_nb.families import llama
 from tests.support import PATIENCE, flip_bit, numbered, place_of, raws_in, raws_of, write_safetensors
 
@@ -213,10 +215,31 @@ def test_toy_and_families_do_what_they_say(tmp_path: Path, capsys: pytest.Captur
     assert "Llama 2, 3" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, ""])
+IN_HELP = [
+    "doctor",
+    "families",
+    "inspect",
+    "convert",
+    "merge",
+    "save",
+    "toy",
+    "diff",
+    "verify",
+    "export",
+    "import",
+    "probe",
+    "prove",
+    "suggest",
+]
+
+
+@pytest.mark.parametrize("command", [*mfconv.list_commands(click.Context(mfconv)), ""])
 def test_every_command_has_help_with_exit_code_0(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*([command] if command else []), "--help"]) == 0
-    assert "Usage: mfconv" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Usage: mfconv" in said
+    if not command:
+        assert re.findall(r"^  ([a-z]+) {2,}[A-Z]", said, flags=re.M) == IN_HELP
     assert run(["--version"]) == 0
     assert mc.__version__ in capsys.readouterr().out
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb.cli import inspect as inspect_command
+from mfconv_nb.cli.commands import inspect as inspect_command
 from mfconv_nb.cli.main import run
 from mfconv_nb.core.errors import LONGEST_NEAR, NearNames
 from tests.support import numbered, work_of, write_safetensors

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mfconv_nb.cli.convert import convert
-from mfconv_nb.cli.merge import merge
+from mfconv_nb.cli.commands.convert import convert
+from mfconv_nb.cli.commands.merge import merge
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("docs/adapters.md", "docs/adapters.zh.md")

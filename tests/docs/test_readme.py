@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mfconv_nb.cli.convert import convert
+from mfconv_nb.cli.commands.convert import convert
 from mfconv_nb.families.registry import known_families
 from tests.support import PATIENCE
 

@@ -26,6 +26,10 @@ from mfconv_nb.cli.options import (
     threads,
     with_options,
 )
+from mfconv_nb.cli.sections import CHECK
+
+SECTION = CHECK
+SUMMARY = "Prove that a converted checkpoint holds what the original holds."
 
 
 @click.command(cls=FamilyCommand)

@@ -7,6 +7,10 @@ from pathlib import Path
 import click
 
 from mfconv_nb.cli.options import CHECKPOINT, all_rows, as_json, show
+from mfconv_nb.cli.sections import LOOK
+
+SECTION = LOOK
+SUMMARY = "What is in a checkpoint: names, shapes, dtypes, sizes."
 
 
 @click.command()

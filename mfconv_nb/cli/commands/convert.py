@@ -30,6 +30,10 @@ from mfconv_nb.cli.options import (
     threads,
     with_options,
 )
+from mfconv_nb.cli.sections import CONVERT
+
+SECTION = CONVERT
+SUMMARY = "Convert between Hugging Face and MindFormers."
 
 
 @click.command(cls=ConvertCommand)

@@ -27,6 +27,10 @@ from mfconv_nb.cli.options import (
     threads,
     with_options,
 )
+from mfconv_nb.cli.sections import CONVERT
+
+SECTION = CONVERT
+SUMMARY = "Merge LoRA adapters into the weights."
 
 
 @click.command()

@@ -8,6 +8,10 @@ from typing import Any
 import click
 
 from mfconv_nb.cli.options import CHECKPOINT, FamilyCommand, config
+from mfconv_nb.cli.sections import RULES
+
+SECTION = RULES
+SUMMARY = "Write a family as files that run without mfconv."
 
 FORMS = ("mindformers", "weight_converters", "troubleshooter")
 

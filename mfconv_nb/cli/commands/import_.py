@@ -8,6 +8,10 @@ import click
 
 from mfconv_nb.cli.family_file import force, key, out, write_drafts
 from mfconv_nb.cli.options import CHECKPOINT, all_rows, as_json, config, show, with_options
+from mfconv_nb.cli.sections import RULES
+
+SECTION = RULES
+SUMMARY = "Draft a family from the rules of another tool, and check those rules."
 
 FORMS = ("weight_converters", "weight_mapping", "transformers", "troubleshooter")
 

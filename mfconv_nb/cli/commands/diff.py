@@ -7,6 +7,10 @@ from pathlib import Path
 import click
 
 from mfconv_nb.cli.options import CHECKPOINT, all_rows, as_json, progress_bar, quiet, show, threads, with_options
+from mfconv_nb.cli.sections import CHECK
+
+SECTION = CHECK
+SUMMARY = "How two checkpoints differ."
 
 
 @click.command()

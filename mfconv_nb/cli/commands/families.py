@@ -5,6 +5,10 @@ from __future__ import annotations
 import click
 
 from mfconv_nb.cli.options import all_rows, as_json, show
+from mfconv_nb.cli.sections import LOOK
+
+SECTION = LOOK
+SUMMARY = "The model families that are known."
 
 
 @click.command()

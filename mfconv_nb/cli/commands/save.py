@@ -26,6 +26,10 @@ from mfconv_nb.cli.options import (
     threads,
     with_options,
 )
+from mfconv_nb.cli.sections import CONVERT
+
+SECTION = CONVERT
+SUMMARY = "The same checkpoint in another form: merged slices, another format, slices for ranks."
 
 
 @click.command()

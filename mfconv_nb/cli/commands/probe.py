@@ -7,6 +7,10 @@ from pathlib import Path
 import click
 
 from mfconv_nb.cli.options import CHECKPOINT, all_rows, as_json, config, show, with_options
+from mfconv_nb.cli.sections import RULES
+
+SECTION = RULES
+SUMMARY = "What makes tensors equal to their reference."
 
 
 @click.command()

@@ -7,6 +7,10 @@ from pathlib import Path
 import click
 
 from mfconv_nb.cli.options import CHECKPOINT, as_json, config, file_prefix, show, step, strategy
+from mfconv_nb.cli.sections import LOOK
+
+SECTION = LOOK
+SUMMARY = "What a path holds, what stands in the way, and what to run next."
 
 
 @click.command()

@@ -7,6 +7,10 @@ from pathlib import Path
 import click
 
 from mfconv_nb.cli.options import CHECKPOINT, show
+from mfconv_nb.cli.sections import CONVERT
+
+SECTION = CONVERT
+SUMMARY = "Make a small checkpoint to try things out."
 
 
 @click.command()
