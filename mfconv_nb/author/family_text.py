@@ -55,7 +55,7 @@ def family_text(family: Family, *, notes: Sequence[str] = ()) -> str:
     """The file that defines ``family``, as a text."""
     names = _Names(family.rules)
     used = [kind.__name__ for kind in (Drop, Family, Option, Repeated, Rule, Tied) if kind is Family or _uses(family, kind)]
-    head = [_docstring(family), f"from mfconv_nb import {', '.join(used)}"]
+    head = [_docstring(family), f"from mfconv_nb.rules import {', '.join(used)}"]
     constants = "\n".join(f"{name} = {names.expression(beginning, besides=name)}" for beginning, name in names.constants.items())
     return "\n\n".join([*head, *([constants] if constants else []), _family(family, names, notes)]) + "\n"
 

@@ -111,7 +111,7 @@ def _hint_of(error: BaseException, names: Mapping[str, Any]) -> str | None:
         takes = [name for name in PARTS[unknown[1]].__dataclass_fields__ if name not in ("written_at", "chosen", "file")]
         return did_you_mean(unknown[2], takes) or f"{unknown[1]} takes {', '.join(takes)}."
     if isinstance(error, NameError) and error.name:
-        what = f"Add a line: from mfconv_nb import {error.name}" if error.name in PARTS else None
+        what = f"Add a line: from mfconv_nb.rules import {error.name}" if error.name in PARTS else None
         return what or did_you_mean(error.name, [*names, *PARTS])
     if isinstance(error, ModuleNotFoundError):
         return "A family file imports what is installed; a file beside it is not found. Put everything into one file."

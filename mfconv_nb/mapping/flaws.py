@@ -255,9 +255,10 @@ def _of_rule(rule: AnyRule, form: Family, known: set[str]) -> Iterator[Flaw]:
         if lacking := sorted(shared - set(pattern.placeholders)):
             expected = f"{{{lacking[0]}}} in every name of the rule, as it is in others"
             yield Flaw((rule,), f"no {{{lacking[0]}}} in {quoted(pattern.text)}", expected)
-    names = [p.text for other in form.rules if other is not rule for p in sides_of(other, MF)[0]]
-    if isinstance(rule, Tied | Rule) and (isinstance(rule, Tied) or rule.same_as) and rule.same_as not in names:
-        yield Flaw((rule,), f"same_as={rule.same_as!r}", "the Hugging Face name of another rule", _meant(rule.same_as, names))
+    if isinstance(rule, Tied | Rule) and (isinstance(rule, Tied) or rule.same_as):
+        names = [p.text for other in form.rules if other is not rule for p in sides_of(other, MF)[0]]
+        if rule.same_as not in names:
+            yield Flaw((rule,), f"same_as={rule.same_as!r}", "the Hugging Face name of another rule", _meant(rule.same_as, names))
     if layouts is None:
         if len(sources) + len(targets) > 2 and not isinstance(rule, Repeated):
             yield Flaw(

@@ -24,10 +24,10 @@ KINDS = (RULE, COPIES, TIED, DROPPED)
 CLASSES: Mapping[str, type[AnyRule]] = {RULE: Rule, COPIES: Repeated, TIED: Tied, DROPPED: Drop}
 # of each kind, what its rule has besides names, layout and sizes
 MORE: Mapping[str, tuple[str, ...]] = {
-    RULE: ("only_if", "optional", "dtype", "when"),
+    RULE: ("only_if", "optional", "dtype", "when", "same_as"),
     COPIES: ("may_be", "only_if", "optional", "when"),
     TIED: ("same_as", "only_if", "when"),
-    DROPPED: ("why", "when"),
+    DROPPED: ("why", "when", "same_as"),
 }
 SCALAR = "scalar"  # in ``more``: a sentence without a single axis, which is not the same as none
 HERE = "row"  # the file of rules made from rows; the line is the number of the row, from 1

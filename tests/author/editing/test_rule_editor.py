@@ -106,8 +106,9 @@ def test_rows_move_and_double(editor: RuleEditor) -> None:
 
 def test_the_kind_decides_which_fields_there_are(editor: RuleEditor) -> None:
     editor.add.click()
-    assert editor.more["same_as"].layout.display == "none"
+    assert editor.more["dtype"].layout.display is None
     editor.kind.value = "tied"
+    assert editor.more["dtype"].layout.display == "none"
     editor.hf.value, editor.mf.value, editor.layout_field.value = "head", "out", "vocab hidden"
     assert editor.more["same_as"].layout.display is None
     editor.more["same_as"].value = "model.embed_tokens.weight"
@@ -117,6 +118,7 @@ def test_the_kind_decides_which_fields_there_are(editor: RuleEditor) -> None:
     editor.kind.value = "dropped"
     editor.mf.value = ""
     editor.more["why"].value = "of no use"
+    editor.more["same_as"].value = ""
     assert mc.rules.Drop("head", "of no use") in editor.family.rules
 
 

@@ -147,7 +147,12 @@ def test_the_way_back_needs_the_sizes_that_a_config_tells() -> None:
 def test_experts_side_by_side_and_a_split_row_by_row() -> None:
     expert = "m.{layer}.experts.{expert}."
     rules = (
-        Rule((expert + "g.weight", expert + "u.weight"), "d.{layer}.w1", "gate hidden, up hidden -> (expert hidden) (gate + up)"),
+        Rule(
+            (expert + "g.weight", expert + "u.weight"),
+            "d.{layer}.w1",
+            "gate hidden, up hidden -> (expert hidden) (gate + up)",
+            {"gate": 3, "up": 3},
+        ),
         Rule(expert + "d.weight", "d.{layer}.w2", "hidden ffn -> (expert ffn) hidden"),
         Rule("m.{layer}.scale", ("d.{layer}.a", "d.{layer}.b"), "(one + two) -> one, two", sizes={"one": 1, "two": 1}),
     )
