@@ -1,7 +1,7 @@
 # Needs make and Python >= 3.11; everything else goes into .venv. `make` alone lists the targets.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test fuzz lookalikes lint format demo lab bench docs screenshots clean
+.PHONY: help setup test quick fuzz lookalikes lint format demo lab bench docs screenshots clean
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -37,6 +37,9 @@ $(STAMP): pyproject.toml constraints.txt tests/mindformers-needs.txt
 
 test: setup lint ## lint, then every test
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+quick: lint ## lint, and the tests that need no framework, no browser and no minute
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS) -q -m 'not real_frameworks and not browser and not slow' $(QUICK) $(ARGS)
 
 fuzz: setup ## the tests with made-up examples, again and again with others
 	for round in $$(seq $(ROUNDS)); do HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS) -q -m hypothesis --hypothesis-profile=others $(ARGS) || exit 1; done

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+import grimp
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # for the tables of the tests, where this file is run by itself
 
@@ -23,6 +25,7 @@ from mfconv_nb.steps.inspecting.families import keeps_beside  # noqa: E402
 from tests.goldens.recipe import case_names, load_case  # noqa: E402
 from tests.real_repos_table import REPOSITORIES  # noqa: E402
 
+ARCHITECTURE = "docs/architecture.md"
 EVIDENCE = ROOT / "mfconv_nb" / "families" / "evidence.json"
 
 
@@ -192,6 +195,55 @@ def option_names(family: Family, words: Words) -> str:
     return words.comma.join([*named, *([words.sizes.format(n=len(sizes))] if len(sizes) > 2 else [])])
 
 
+# ---- the rooms of the package ------------------------------------------------------------------------------------------
+
+
+def rooms_table() -> str:
+    """Every room of the package, what its first line says of it, and which rooms it imports, as they stand in the code."""
+    lines = ["| room | what it is | imports |", "|---|---|---|"]
+    rooms = sorted(rooms_of_package(), key=lambda room: (-floor_of(room), room))
+    for room in rooms:
+        first = (ROOT / "mfconv_nb" / room / "__init__.py").read_text(encoding="utf-8").split('"""')[1].strip().splitlines()[0]
+        imported = ", ".join(f"`{other}`" for other in sorted(imports_of_rooms()[room])) or "nothing"
+        lines.append(f"| `{room}/` | {first.replace('``', '`')} | {imported} |")
+    return "\n".join(lines)
+
+
+@cache
+def rooms_of_package() -> tuple[str, ...]:
+    """Top-level folders; for those that are made of folders, these."""
+    top = sorted(p.parent for p in (ROOT / "mfconv_nb").glob("*/__init__.py"))
+    inner = {folder: sorted(p.parent for p in folder.glob("*/__init__.py")) for folder in top if folder.name in ("steps", "author")}
+    folders = [each for folder in top for each in (folder, *inner.get(folder, ())) if folder.name != "steps" or each is not folder]
+    return tuple(folder.relative_to(ROOT / "mfconv_nb").as_posix() for folder in folders)
+
+
+@cache
+def imports_of_rooms() -> Mapping[str, frozenset[str]]:
+    """Of each room the others that its modules import, inside functions too."""
+    graph = grimp.build_graph("mfconv_nb", cache_dir=None)
+    found: dict[str, set[str]] = {room: set() for room in rooms_of_package()}
+    for module in graph.modules:
+        here = room_of(module)
+        for imported in graph.find_modules_directly_imported_by(module) if here else ():
+            there = room_of(imported)
+            if there and there != here:
+                found[here].add(there)
+    return {room: frozenset(others) for room, others in found.items()}
+
+
+def room_of(module: str) -> str:
+    """The room that a module lies in; empty for the package itself."""
+    path = module.split(".", 1)[-1].replace(".", "/") + "/"
+    return max((room for room in rooms_of_package() if path.startswith(f"{room}/")), key=len, default="")
+
+
+@cache
+def floor_of(room: str) -> int:
+    """0 for a room that imports no other; else one above the highest room that it imports."""
+    return max((floor_of(other) + 1 for other in imports_of_rooms()[room]), default=0)
+
+
 # ---- the pages ---------------------------------------------------------------------------------------------------------
 
 
@@ -208,13 +260,13 @@ def with_generated(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
 
 def page(name: str) -> str:
     """A page as it should be, with its generated parts made anew."""
-    words = PAGES[name]
-    return with_generated((ROOT / name).read_text(encoding="utf-8"), {"families": lambda: family_table(words)})
+    parts = {"rooms": rooms_table} if name == ARCHITECTURE else {"families": lambda: family_table(PAGES[name])}
+    return with_generated((ROOT / name).read_text(encoding="utf-8"), parts)
 
 
 def main() -> None:
     """Write the evidence and every page, and say which changed."""
-    written = {EVIDENCE: evidence_text(), **{ROOT / name: page(name) for name in PAGES}}
+    written = {EVIDENCE: evidence_text(), **{ROOT / name: page(name) for name in (*PAGES, ARCHITECTURE)}}
     for path, new in written.items():
         changed = not path.is_file() or path.read_text(encoding="utf-8") != new
         path.write_text(new, encoding="utf-8")

@@ -1,0 +1,1 @@
+"""From rules to a plan: names, sizes, matching, what is missing."""

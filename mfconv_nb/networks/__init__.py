@@ -1,0 +1,1 @@
+"""torch Modules and MindSpore Cells, read and filled."""

@@ -1,0 +1,1 @@
+"""Pictures and tables of a notebook. They know data, no step."""

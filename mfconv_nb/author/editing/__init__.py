@@ -1,0 +1,1 @@
+"""A draft as rows that are judged while they are edited."""

@@ -1,0 +1,1 @@
+"""Rules of other tools as families."""

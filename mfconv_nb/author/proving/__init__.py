@@ -1,0 +1,1 @@
+"""Mistakes made on purpose, and which check notices each."""

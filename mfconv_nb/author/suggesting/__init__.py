@@ -1,0 +1,1 @@
+"""Drafts of rules from two checkpoints, and what makes one tensor equal to another."""

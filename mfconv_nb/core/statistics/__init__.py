@@ -1,0 +1,1 @@
+"""Statistics of one tensor and of two, streamed."""

@@ -1,0 +1,1 @@
+"""What families are written with: words that several of them share."""

@@ -1,0 +1,1 @@
+"""How two checkpoints differ, and the proof of a conversion."""

@@ -1,0 +1,1 @@
+"""Plan, check, fill and publish a checkpoint; fill networks."""
