@@ -22,6 +22,9 @@ MAX_WORK = 3_000_000  # calls of functions: the longest name has a million chara
 HOSTILE_NAME = "\x1b[2J\nMFC000 all is well\r../../etc/passwd\x00\u202egpj"
 
 
+_ = mc.load  # its modules are loaded now, and are no memory of a refusal
+
+
 def refusal(act: Callable[[], Any], *codes: str, names: str | None = None, memory: int = 4 << 20, lines: int = MAX_LINES) -> mc.MfconvError:
     """The error that ``act`` raises: one of ``codes``, short, printable, naming ``names``, after little work and in little memory.
 

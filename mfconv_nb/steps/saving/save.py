@@ -207,6 +207,7 @@ def _check_is_new(plan: OutputPlan, staging: Staging, sources: Collection[Path],
         raise OutputError("MFC401", old[0], found="an existing file", expected="a new name", hint=hint)
     if side := next((s for s in staging.sides if s.is_dir() and any(s.iterdir())), None):
         found = "the side folder of a checkpoint that is no longer here"
+        hint = "Move it to where that checkpoint is; or use --force (overwrite=True in Python), or choose another name."
         raise OutputError("MFC401", side, found=found, expected="a new name", hint=hint)
 
 

@@ -19,6 +19,7 @@ import pytest
 
 import mfconv_nb as mc
 from mfconv_nb.core.checkpoint import TensorSpec
+from mfconv_nb.core.dtypes import DTYPES
 from mfconv_nb.core.errors import FormatError, InputError
 from mfconv_nb.core.sources import FileSource
 from mfconv_nb.formats import mindspore_ckpt, safetensors_file
@@ -414,7 +415,7 @@ def test_what_is_no_file_of_weights_is_refused_as_load_does(tmp_path: Path) -> N
 @pytest.mark.parametrize("dtype", sorted(NUMPY))
 def test_every_dtype_is_shown_with_its_first_number(dtype: str, tmp_path: Path) -> None:
     array = np.array([1, 0, 1], NUMPY[dtype])
-    for ending in ("safetensors", "ckpt"):
+    for ending in ("safetensors", "ckpt") if DTYPES[dtype].mindspore else ("safetensors",):
         mc.save(mc.load({"w": array}), tmp_path / f"x.{ending}")
         row = next(r for r in of_file(tmp_path / f"x.{ending}").rows() if r["what"] == "numbers")
         assert f"the first is {array[0]};" in row["meaning"]
