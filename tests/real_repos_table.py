@@ -102,8 +102,8 @@ REPOSITORIES: Mapping[str, Repository] = {
         "cogvlm2", options={"modal": "image"}, promise_refused=Refused("MFC307", ("model.vision.linear_proj.dense_h_to_4h.weight", NO_SIZE))
     ),
     "deepseek_coder__semcoder-6.7b": _covered("deepseek", told="llama"),
-    "deepseek_ocr__deepseek-ocr": _unknown("deepseek_vl_v2", "deepseek2", "MFC107", "kv_lora_rank"),
-    "deepseek_ocr__deepseek-ocr2": _unknown("deepseek_vl_v2", "deepseek2", "MFC107", "kv_lora_rank"),
+    "deepseek_ocr__deepseek-ocr": _unknown("deepseek_vl_v2", "deepseek2", "MFC303", "unmatched  model.sam_model.pos_embed"),
+    "deepseek_ocr__deepseek-ocr2": _unknown("deepseek_vl_v2", "deepseek2", "MFC303", "unmatched  model.sam_model.pos_embed"),
     "deepseek_v2__deepseek-v2-lite": _covered("deepseek2", "deepseek"),
     "deepseek_v3__deepseek-r1-fp8": _quantised("fp8: it has model.layers.0.self_attn.q_a_proj.weight_scale_inv", "deepseek3"),
     "glm4__glm-4-9b_legalhal": _covered("glm-n"),
@@ -138,18 +138,22 @@ REPOSITORIES: Mapping[str, Repository] = {
     "qwen1_5__qwen1.5-14b_livergpt": _covered("qwen1_5", "qwen2", "qwen", told="qwen2"),
     "qwen2_5__qwen2.5-14b_cogito": _covered("qwen2", "qwen"),
     "qwen2_5__qwen2.5-3b_tied": _covered("qwen2", "qwen"),
-    "qwen2_audio__qwen2-audio-7b": _unknown("qwen2_audio", "qwen2", "MFC107", "hidden_size"),
+    "qwen2_audio__qwen2-audio-7b": _unknown("qwen2_audio", "qwen2", "MFC303", "unmatched  audio_tower."),
     "qwen2_vl__olmocr-7b": _unknown("qwen2_vl", "qwen2", "MFC303", "visual.blocks.{0‥31}.attn.qkv.weight"),
     "qwen3__qwen3-1.7b_tied": _covered("qwen3"),
     "qwen3_moe__qwen3-30b-a3b": _covered("qwen3-moe"),
-    "qwen3_moe__qwen3-30b-a3b_vllm_transgqa": _unknown(None, "qwen2-moe", "MFC107", "num_hidden_layers"),  # no config in the repository
-    "qwen3_vl_moe__qwen3-vl-30b-a3b": _unknown("qwen3_vl_moe", "qwen2-moe", "MFC107", "hidden_size"),
+    "qwen3_moe__qwen3-30b-a3b_vllm_transgqa": _unknown(
+        None, "qwen2-moe", "MFC303", "self_attn.indexer.qk_index_proj"
+    ),  # no config in the repository
+    "qwen3_vl_moe__qwen3-vl-30b-a3b": _unknown(
+        "qwen3_vl_moe", "qwen2-moe", "MFC303", "unmatched  model.language_model.embed_tokens.weight"
+    ),
     "qwen__qwen-7b": _covered("qwen"),
     "qwen__qwen-7b-chat-cantonese": _covered("qwen"),
     "qwenvl__qwen-vl-chat": _covered("qwenvl", promise_refused=Refused("MFC307", ("transformer.visual.positional_embedding", NO_SIZE))),
     "swin__swin-tiny-patch4-window7-224": _covered("swin", "swin_hf", told="swin_hf"),
     "swin__swin-tiny_eurosat10": _covered("swin", "swin_hf", told="swin_hf"),
-    "t5__byt5-small_polish": _refused("t5", "DenseReluDense.wi_{0‥1}.weight", "lm_head.weight: no rule"),  # gated, as T5 1.1 is
+    "t5__byt5-small_polish": _refused("t5", "DenseReluDense.wi_{0‥1}.weight"),  # gated, as T5 1.1 is
     "telechat__telechat-12b": _covered("telechat", options={"telechat_type": "telechat_12b"}),
     "telechat__telechat-52b": _covered("telechat", options={"telechat_type": "telechat_52b", "conv1d": False}),  # its shapes are derived
     "telechat__telechat-7b": _covered("telechat", options={"telechat_type": "telechat_7b"}),

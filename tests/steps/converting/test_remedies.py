@@ -19,9 +19,10 @@ import pytest
 
 import mfconv_nb as mc
 from mfconv_nb.cli.main import run as command_line
-from mfconv_nb.core.errors import MfconvError, as_place
+from mfconv_nb.core.errors import MfconvError, OutputError, as_place
 from mfconv_nb.families import llama
 from mfconv_nb.mapping.remedies import patterns_of
+from mfconv_nb.steps import doctor_findings
 from mfconv_nb.steps.inspecting.doctor import doctor
 from tests.runs.made_runs import make_run, original, weights_of
 from tests.support import Raw, numbered, raws_in, raws_of, without, write_hf
@@ -336,15 +337,43 @@ def _inputs(toy: Tensors) -> dict[str, dict[str, Any]]:
     }
 
 
-NAMES = ("plain", "two words", 'it\'s "quoted" $HOME', "-begins as an option", "a\nline", "fp8", "complex", "value head", "strange names")
+NAMES = ("plain", "two words", 'it\'s "quoted" $HOME', "-begins as an option", "a\nline", "value head", "strange names")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_what_doctor_proposes_works_as_it_is_printed(name: str, toy: Tensors) -> None:
+def _written(name: str, toy: Tensors) -> Path:
     folder = Path(name)
     folder.mkdir()
     mc.save(mc.load(_inputs(toy)[name]), folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(CONFIG))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["fp8", "complex"])
+def test_doctor_proposes_no_target_that_convert_refuses(name: str, toy: Tensors) -> None:
+    found = doctor(_written(name, toy))
+    assert [(f.mark, f.seen.partition(":")[0]) for f in found.findings if f.topic == "format"] == [("✗", "MFC405")]
+    assert (found.ready, found.commands) == (False, ())
+    for target in ("OUT.ckpt", "OUT.safetensors", "OUT/"):
+        assert command_line(["convert", name, target]) == 2
+
+
+def test_doctor_proposes_the_format_that_holds_every_tensor(toy: Tensors, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = _written("plain", toy)
+    real = doctor_findings.plan_output
+
+    def without_ckpt(specs: Any, target: Path, side: str | None) -> Any:
+        if target.suffix == ".ckpt":
+            raise OutputError("MFC405", target, found="a tensor", expected="another")
+        return real(specs, target, side)
+
+    monkeypatch.setattr(doctor_findings, "plan_output", without_ckpt)
+    assert doctor(folder).commands[0] == "mfconv convert plain OUT.safetensors"
+    assert doctor(folder).ready
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_doctor_proposes_works_as_it_is_printed(name: str, toy: Tensors) -> None:
+    _written(name, toy)
     found = doctor(name)
     assert [command.split()[1] for command in found.commands] == ["convert", "verify"]
     program = f"mfconv() {{ {shlex.quote(sys.executable)} -c 'from mfconv_nb.cli.main import main; main()' \"$@\"; }}"
