@@ -7,7 +7,7 @@ from .runs.cutting import RankLayout
 from .steps.comparing.diff import diff
 from .steps.comparing.verify import verify
 from .steps.converting.map import map
-from .steps.converting.merge import merge_adapters
+from .steps.converting.merge import merge_adapters, only_adapters
 from .steps.foreign.run_converter import run_converter
 from .steps.inspecting.anatomy import anatomy
 from .steps.inspecting.doctor import doctor
@@ -32,6 +32,7 @@ __all__ = [
     "load",
     "map",
     "merge_adapters",
+    "only_adapters",
     "panel",
     "read",
     "register",

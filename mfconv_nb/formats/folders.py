@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,6 +121,18 @@ _ORDER: tuple[_Which, ...] = (
     _matching("pytorch_model*.bin", "consolidated*.pth", "*.bin", "*.pth", "*.pt"),
     _matching("*.ckpt"),
 )
+
+
+def read_instead(folder: Path, own: Collection[str]) -> list[Path]:
+    """The files of a folder that would be read rather than those named ``own``, which lie in it or are about to."""
+    files = {folder / name for name in own}
+    there, before = sorted({*checkpoint_files(folder), *files}), list[Path]()
+    for which in _ORDER:
+        found = which(there)
+        if not files.isdisjoint(found):
+            return before
+        before += [p for p in found if p not in before]
+    return []
 
 
 # ---- shards without an index ---------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ msModelSlim.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -64,6 +65,7 @@ CODES = frozenset({"I8", "U8"})  # nothing that a model holds beside its weights
 INTEGERS = CODES | {"I16", "U16", "I32", "U32", "I64", "U64"}
 PACKED = CODES | {"I16", "U16", "I32", "U32", "F8_E4M3", "F8_E5M2", "F8_E8M0"}  # where something says that it is quantised
 FP8 = frozenset({"F8_E4M3", "F8_E5M2"})
+_BREAK = re.compile(r"[._]")
 NO_WEIGHTS = ("bias", "masked_bias", "position_ids", "relative_position_index", "tid2eid")  # masks and tables of whole numbers
 
 
@@ -119,21 +121,35 @@ def scheme_by_names(specs: Iterable[TensorSpec], claim: str) -> str | None:
 def codes_among(specs: Iterable[TensorSpec], claim: str, *, all_weights: bool = False) -> str | None:
     """The first weight that is held in a dtype of codes.
 
-    Where nothing says that the model is quantised, fp8 without any scale counts as numbers.
+    Where nothing says that the model is quantised, fp8 counts as numbers if nothing but a bias lies beside it.
 
     Args:
         all_weights: every tensor is known to be a weight, whatever its name.
     """
     specs = list(specs)
-    scaled = {s.name.rpartition(".")[0] for s in specs if "scale" in _last(s)}
+    scaled = {s.name.rpartition(".")[0] for s in specs if "scale" in _last(s)} | _with_companions(specs)
     for spec in specs:
         if spec.dtype in CASTABLE or not _may_be_weight(spec):
             continue
         is_codes = spec.dtype in (INTEGERS if "weight" in _last(spec) else CODES if all_weights else ())
-        has_scale = spec.dtype in FP8 and spec.name.rpartition(".")[0] in scaled
+        has_scale = spec.dtype in FP8 and not scaled.isdisjoint((_module(spec.name), spec.name.rpartition(".")[0]))
         if is_codes or has_scale or spec.dtype == "F8_E8M0" or (claim and spec.dtype in PACKED):
             return f"{claim or (SCALED if has_scale else 'codes')}: {spec.name} is {short_name(spec.dtype)}"
     return None
+
+
+def _with_companions(specs: Iterable[TensorSpec]) -> set[str]:
+    """The modules with a matrix in fp8 that have more than it and a bias: a scale, whatever it is called, or the state of a quantiser.
+
+    Told by names that go on after the module's: `q_proj.scale`, `q_proj.weight.scale`, `q_proj_scale`. Weights and adapters are none.
+    """
+    modules = {_module(s.name) for s in specs if s.dtype in FP8 and _may_be_weight(s)}
+    others = (s.name for s in specs if modules and s.dtype not in FP8 and not s.name.endswith((".weight", "bias")))
+    return {n[: m.start()] for n in others if "lora_" not in n for m in _BREAK.finditer(n)} & modules
+
+
+def _module(name: str) -> str:
+    return name.removesuffix(".weight")
 
 
 def _last(spec: TensorSpec) -> str:

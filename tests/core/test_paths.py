@@ -35,9 +35,19 @@ def test_an_address_is_no_path(address: str, kind: Any) -> None:
     assert ("/m" if address.startswith("file") else "Copy it") in str(refused.value.hint)
 
 
-@pytest.mark.parametrize("path", ["a/b", "/a:/b", "C:/models/x", "c:\\x", "a:b", "model:7b/x.ckpt", "", "1:/x", "~", "b/a:/c"])
+@pytest.mark.parametrize("path", ["a/b", "/a:/b", "C:/models/x", "c:\\x", "a:b", "model:7b/x.ckpt", "1:/x", "~", "b/a:/c"])
 def test_what_only_looks_a_little_like_one_is_a_path(path: str) -> None:
     assert local_path(path) == Path(path).expanduser()
+
+
+def test_no_name_at_all_is_not_the_folder_one_works_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    mc.toy("llama", tmp_path)
+    before = sorted(tmp_path.parent.rglob("*"))
+    for words in (["convert", "", "out.ckpt"], ["convert", ".", ""], ["verify", "", "."], ["doctor", ""]):
+        assert run(words) == 2, words
+        assert "an empty name" in "".join(capfd.readouterr())
+    assert sorted(tmp_path.parent.rglob("*")) == before
 
 
 def test_the_home_of_nobody_is_refused() -> None:

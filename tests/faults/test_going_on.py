@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +154,15 @@ def test_a_merge_of_another_adapter_file_is_another_one(tmp_path: Path) -> None:
 
     assert fingerprint("one") == fingerprint("one")
     assert fingerprint("one") != fingerprint("two")
+
+
+def test_other_small_files_beside_the_same_weights_are_another_output(tmp_path: Path) -> None:
+    """A run that was stopped while files got their names is finished as it was; another config must not count as written by it."""
+    toy = mc.load(write_safetensors(tmp_path / "hf" / "model.safetensors", {"model.w": numbered(3, 4)}))
+
+    def fingerprint(positions: int) -> str:
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "max_position_embeddings": positions}), encoding="utf-8")
+        return whole_output(replace(toy, side="hf"), tmp_path / "out", None, None, tmp_path).fingerprint()
+
+    assert fingerprint(2048) == fingerprint(2048)
+    assert fingerprint(2048) != fingerprint(4096)

@@ -204,6 +204,22 @@ def test_whatever_peft_trained_is_merged_as_peft_merges_it(settings: dict[str, A
     assert changed == {n for n, t in expected.items() if t.numpy().tobytes() != before[n].data}
 
 
+def test_a_module_that_the_model_does_not_have_is_passed_over_as_peft_does(hf: Path, tmp_path: Path) -> None:
+    """For a classifier PEFT names `classifier` and `score`, and the model has one of them."""
+    kept = {"modules_to_save": ["classifier", "lm_head"]}
+    expected = trained_by_peft(hf, tmp_path / "peft", **kept).state_dict()
+    merged = mc.merge_adapters(hf, tmp_path / "peft")
+    assert merged.merged.replaced == ("lm_head.weight",)
+    assert mc.read(merged, "lm_head.weight").tobytes() == expected["lm_head.weight"].numpy().tobytes()
+    for named in (["lm_head", "norm"], ["classifier"]):
+        other = tmp_path / "-".join(named)
+        trained_by_peft(hf, other, **({"modules_to_save": ["lm_head"]} if "norm" in named else {}))
+        config = json.loads((other / "adapter_config.json").read_text(encoding="utf-8")) | {"modules_to_save": named}
+        (other / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+        with pytest.raises(mc.MfconvError, match=f"modules_to_save names '{named[-1]}'"):
+            mc.merge_adapters(hf, other)
+
+
 def test_biases_that_were_trained_take_the_place_of_those_of_the_base(tmp_path: Path) -> None:
     torch.manual_seed(5)
     config = transformers.Qwen2Config(

@@ -259,16 +259,24 @@ def _whole_tensors(trained: Checkpoint, weights: Checkpoint, lora: Lora) -> tupl
             raise MappingError("MFC319", quoted(name), found=f"{found} in {weights.origin}", expected="the same weight", hint=HINT_FROZEN)
         else:
             equalities.append(Equality(tensor, known, f"{trained.origin} has it beside its adapters", HINT_FROZEN))
-    _check_saved_modules(lora.content.get("modules_to_save") or [], replaced, trained)
+    _check_saved_modules(lora.content.get("modules_to_save") or [], replaced, trained, weights)
     return replaced, tuple(equalities)
 
 
-def _check_saved_modules(modules: object, replaced: Mapping[str, LazyTensor], trained: Checkpoint) -> None:
-    """Raises MappingError (MFC319) where a module that the config says was trained whole is not in the folder."""
+def _check_saved_modules(modules: object, replaced: Mapping[str, LazyTensor], trained: Checkpoint, weights: Checkpoint) -> None:
+    """Raises MappingError (MFC319) where a module that the config says was trained whole is not in the folder.
+
+    PEFT names modules that a model may have (for a classifier `classifier` and `score`) and passes over those that it has not.
+    """
     named = modules if isinstance(modules, list) else [modules]
-    if lost := [m for m in named if not isinstance(m, str) or not any(f".{m}." in f".{name}" for name in replaced)]:
+    lost = [m for m in named if not isinstance(m, str) or not _is_among(m, replaced)]
+    if lost := [m for m in lost if len(lost) == len(named) or not isinstance(m, str) or _is_among(m, weights.tensors)]:
         found = f"modules_to_save names {quoted(str(lost[0]))}, of which no tensor is here"
         raise MappingError("MFC319", trained.origin, found=found, expected="the tensors of every module that was trained")
+
+
+def _is_among(module: str, names: Iterable[str]) -> bool:
+    return any(f".{module}." in f".{name}" for name in names)
 
 
 def _check_tied(weights: Checkpoint, adapters: Iterable[ScaledAdapter], replaced: Mapping[str, LazyTensor]) -> tuple[Equality, ...]:

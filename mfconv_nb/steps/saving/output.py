@@ -87,7 +87,7 @@ class Output:
             source.check_unchanged()
 
     def fingerprint(self) -> str:
-        """What an earlier, unfinished run must share for its work to count: sources, pieces, dtypes, places.
+        """What an earlier, unfinished run must share for its work to count: sources, pieces, dtypes, places, small files.
 
         A random word stands for a source that nothing can prove to be the same (an array, a Module, a Cell): its work never counts.
         Reading it again to compare would save no time.
@@ -101,6 +101,7 @@ class Output:
             digest.update(json.dumps((plan.name, plan.size, list(plan.places.items()))).encode())
             for _, data in plan.fixed:
                 digest.update(data)
+        digest.update(json.dumps([(name, xxhash.xxh3_128_hexdigest(data)) for name, data in self.plan.indexes.items()]).encode())
         for tensor in self._written():
             pieces = [(numbers[id(p.source)], *place_of(p)) for p in tensor.pieces]
             digest.update(json.dumps((tensor.name, self.dtypes.get(tensor.name), pieces)).encode())

@@ -24,7 +24,7 @@ from mfconv_nb.core.progress import NoProgress, OnProgress, Progress, progress_f
 from mfconv_nb.core.report import Column, Result, Table, bytes_text, how_many, seconds_text
 from mfconv_nb.core.sources import FileSource
 from mfconv_nb.formats import index as index_files
-from mfconv_nb.formats.folders import checkpoint_files
+from mfconv_nb.formats.folders import checkpoint_files, read_instead
 from mfconv_nb.formats.writing import ENDINGS
 from mfconv_nb.runs.cutting import RankLayout
 from mfconv_nb.runs.opening import looks_like_run
@@ -248,14 +248,14 @@ def check_equalities(checkpoint: Checkpoint, threads: int = DEFAULT_THREADS, pro
 
 def _old_files(plan: OutputPlan, staging: Staging) -> list[str]:
     """What is replaced, by name: files of the plan that are there, and the weights of an earlier output that have no successor; indexes
-    first. In a folder those are its indexes, the shards that they name, and the one file that `from_pretrained` prefers to an index; for
-    a file they are that file, or the shards that were written beside each other under its name.
+    first. In a folder those are its indexes, the shards that they name, and whatever would be read rather than what is written; for a
+    file they are that file, or the shards that were written beside each other under its name.
     """
     target, home = staging.target, home_of(plan, staging)
     if not home.is_dir():
         return []
     indexes = _FOLDER_INDEXES if plan.folder else (f"{target.name}.index.json",)
-    names = dict.fromkeys([*indexes, *reversed(list(plan.indexes)), "model.safetensors" if plan.folder else target.name])
+    names = dict.fromkeys([*indexes, *reversed(list(plan.indexes)), *(() if plan.folder else (target.name,))])
     for name in indexes:
         try:
             found = index_files.read_index(home / name).files
@@ -265,6 +265,7 @@ def _old_files(plan: OutputPlan, staging: Staging) -> list[str]:
         names |= dict.fromkeys(
             f.name for f in found if f.suffix.lower() in ENDINGS and f.parent == home and f.name.startswith(beside)
         )  # it may name anything
+    names |= dict.fromkeys(f.name for f in (read_instead(home, plan.names) if plan.folder else ()))
     names |= dict.fromkeys(plan.names)
     return [name for name in names if os.path.lexists(home / name) and not (home / name).is_dir()]
 

@@ -15,7 +15,7 @@ import mfconv_nb as mc
 from mfconv_nb.core.errors import OutputError
 from mfconv_nb.families.registry import known_families
 from mfconv_nb.mapping.names import parse_pattern
-from mfconv_nb.mapping.quantised import ENDINGS, SUFFIXES
+from mfconv_nb.mapping.quantised import ENDINGS, SUFFIXES, codes_among
 from mfconv_nb.mapping.rules import Drop, patterns
 from tests.support import Array, raws_of, write_hf
 
@@ -168,6 +168,23 @@ def test_fp8_without_scales_that_nothing_calls_quantised_stays_and_is_noted_and_
     assert {s.dtype for s in mc.load(tmp_path / "kept.safetensors").specs} == {"F8_E4M3", "F16"}
     assert "fp8" in refusal(lambda: mc.save(mapped, tmp_path / "cast.safetensors", dtype="bf16"))
     assert not (tmp_path / "cast.safetensors").exists()
+
+
+@pytest.mark.parametrize("ending", [".weight.scale", "_scale", ".s_inv", ".dequant_factor", ".weight_amax", "._extra_state"])
+def test_fp8_with_anything_beside_it_is_codes_whatever_that_is_called_or_left_out(
+    ending: str, toy: tuple[dict[str, Array], dict[str, Any]], tmp_path: Path
+) -> None:
+    tensors = {n: w.astype(FP8) if n.endswith("_proj.weight") else w for n, w in toy[0].items()}
+    tensors |= {f"{n.removesuffix('.weight')}{ending}": np.ones(1, np.float32) for n, w in tensors.items() if w.dtype == FP8}
+    loaded = mc.load(tensors, config=toy[1])
+    for leave_out in ((), (f"*{ending}",)):
+        assert "codes with scales" in refusal(lambda leave_out=leave_out: mc.map(loaded, "llama", to="mf", leave_out=leave_out))
+
+
+def test_weights_and_biases_are_no_scales_of_fp8(toy: tuple[dict[str, Array], dict[str, Any]]) -> None:
+    names = ("mlp.gate.weight", "mlp.gate_up.weight", "mlp.gate.e_score_correction_bias", "experts.down_proj", "experts.down_proj_bias")
+    specs = [mc.load({n: np.ones((4, 4), FP8 if k in (0, 3) else np.float32)}).specs[0] for k, n in enumerate(names)]
+    assert codes_among(specs, "") is None
 
 
 def test_codes_are_not_cast_beside_their_scales(toy: tuple[dict[str, Array], dict[str, Any]], tmp_path: Path) -> None:

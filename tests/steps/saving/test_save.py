@@ -265,6 +265,22 @@ def test_replacing_a_folder_leaves_no_weights_of_the_old_one(first: Any, second:
     assert mc.load(tmp_path / "out").notes == ()
 
 
+OLD = ("model.safetensors", "pytorch_model.bin", "model-00001-of-00001.safetensors", "adapter_model.safetensors", "model-1.safetensors")
+
+
+@pytest.mark.parametrize("old", OLD)
+@pytest.mark.parametrize("side", ["hf", "mf", "adapters"])
+def test_what_was_written_is_what_the_folder_means_from_then_on(old: str, side: str, toy: Checkpoint, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    mc.save(toy, target / f"x{Path(old).suffix}")
+    (target / f"x{Path(old).suffix}").rename(target / old)
+    halves = {f"base_model.model.model.layers.0.self_attn.q_proj.lora_{half}.weight": numbered(4, 4) for half in "AB"}
+    new = {"hf": mc.toy("llama", vocab_size=77), "mf": mc.map(mc.toy("llama", vocab_size=77)), "adapters": mc.load(halves, lora_alpha=4.0)}
+    mc.save(new[side], target, overwrite=True)
+    assert raws_of(mc.load(target)) == raws_of(new[side])
+
+
 @pytest.mark.parametrize("size", [None, "100KB", "50KB"])
 @pytest.mark.parametrize("target", ["toy", "toy/../toy", "link"])
 def test_the_folder_of_the_source_is_never_written_into(target: str, size: str | None, toy: Checkpoint, tmp_path: Path) -> None:
