@@ -170,9 +170,9 @@ def difference_text(max_abs: float, max_ulp: int | None) -> str:
 
 
 def json_text(content: Any, *, ascii_only: bool = False) -> str:
-    """JSON that can be written as UTF-8: in names that no text can hold (lone surrogates of a file's name) escapes stand for them."""
+    """JSON in one line. Escapes stand for what cannot be printed: control characters, and lone surrogates, which no file can hold."""
     text = json.dumps(content, default=str, ensure_ascii=ascii_only)
-    return text if _can_be(text, "utf-8") else json.dumps(content, default=str)
+    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:

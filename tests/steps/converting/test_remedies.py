@@ -290,6 +290,19 @@ def test_a_changed_number_is_noticed_beside_what_was_left_out(toy: Tensors) -> N
     assert not mc.verify(write_hf(Path("more"), {**toy, "w_head.weight": numbered(3)}, CONFIG), "o.ckpt").equal
 
 
+@pytest.mark.parametrize("dtype", [None, "fp16"])
+def test_what_was_left_out_and_is_missed_on_the_way_back_does_not_stop_the_comparison(dtype: str | None, toy: Tensors) -> None:
+    folder = write_hf(Path("hf"), toy, CONFIG)
+    mc.save(mc.map(mc.load(folder), leave_out="lm_head.weight"), "o.ckpt", dtype=dtype)
+    report = mc.verify(folder, "o.ckpt")
+    assert (report.outcome, report.conditions[-1].seen) == ("unsure", "refused: MFC303, missing lm_head.weight: not in the checkpoint")
+    assert report.conditions[-2].seen == "38 tensors"
+    assert any(line.startswith("left out: lm_head.weight") for line in report.changes)
+    assert command_line(["verify", "hf", "o.ckpt"]) == 1
+    changed = write_hf(Path("changed"), {**toy, "model.norm.weight": Raw("BF16", (96,), bytes(192))}, CONFIG)
+    assert mc.verify(changed, "o.ckpt").outcome == "fail"
+
+
 def test_a_run_equals_what_was_made_of_its_weights_and_its_state_is_named() -> None:
     hf = original(Path("hf"))
     make_run(Path("run"), weights_of(hf))
