@@ -132,7 +132,7 @@ def cast_into(target: Array, source: Array) -> int:
             np.copyto(target, source, casting="unsafe")
     if source.dtype == target.dtype or source.dtype not in _BITS or target.dtype not in _BITS:
         return 0
-    if not _has_endless(min(source, target, key=lambda a: a.itemsize)):  # of both the quicker one to look at
+    if not _has_endless(min(target, source, key=lambda a: a.itemsize)):  # the quicker to look at; of equal ones that which may overflow
         return 0
     end, size = _magnitudes(source)
     _keep_payloads(target, source, size > end)

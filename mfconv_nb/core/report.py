@@ -170,9 +170,9 @@ def difference_text(max_abs: float, max_ulp: int | None) -> str:
 
 
 def json_text(content: Any, *, ascii_only: bool = False) -> str:
-    """JSON that can be written as UTF-8: in names that no text can hold (lone surrogates of a file's name) escapes stand for them."""
+    """JSON in one line. Escapes stand for what cannot be printed: control characters, and lone surrogates, which no file can hold."""
     text = json.dumps(content, default=str, ensure_ascii=ascii_only)
-    return text if _can_be(text, "utf-8") else json.dumps(content, default=str)
+    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -245,7 +245,8 @@ def _grid(columns: Sequence[Column], rows: Sequence[tuple[Any, ...]], width: int
     grid = Grid(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for place in kept:
         justify: Any = "right" if columns[place].numeric else "left"
-        grid.add_column(shown(columns[place].title), justify=justify, overflow="fold", no_wrap=columns[place].numeric)
+        is_whole = columns[place].numeric and not _is_wide(columns[place], widths[place], width)
+        grid.add_column(Text(_broken(shown(columns[place].title), widths[place])), justify=justify, overflow="fold", no_wrap=is_whole)
     for row in cells:
         grid.add_row(*(Text(_broken(row[place], widths[place])) for place in kept))
     console = Console(width=max(60, width - 2), color_system=None, force_terminal=False, force_jupyter=False, legacy_windows=False)
@@ -270,14 +271,19 @@ def _fitting_columns(columns: Sequence[Column], cells: Sequence[Sequence[str]], 
 
 
 def _column_widths(columns: Sequence[Column], cells: Sequence[Sequence[str]], kept: Sequence[int], width: int) -> dict[int, int]:
-    """What each column may take: numbers their natural width, the wide texts an equal share of the rest."""
+    """What each column may take: numbers their natural width, what is wide an equal share of the rest."""
     natural = {n: _natural_width(shown(columns[n].title), [row[n] for row in cells]) for n in kept}
     excess = sum(w + 3 for w in natural.values()) - width
-    wide = [n for n in kept if not columns[n].numeric and natural[n] > 24]
+    wide = [n for n in kept if _is_wide(columns[n], natural[n], width)]
     if excess <= 0 or not wide:
         return natural
     share = max(24, (sum(natural[n] for n in wide) - excess) // len(wide))
     return {n: min(natural[n], share) if n in wide else natural[n] for n in kept}
+
+
+def _is_wide(column: Column, natural: int, width: int) -> bool:
+    """Whether a column gives way to the others: a long text; of numbers only what no table has room for, such as a shape of 32 axes."""
+    return natural > (width // 3 if column.numeric else 24)
 
 
 def _broken(text: str, width: int) -> str:

@@ -110,7 +110,8 @@ def _class_said(family: Family, config: Mapping[str, Any]) -> str | None:
 
 
 def _texts(found: Any) -> list[str]:
-    return [c for c in found if isinstance(c, str)] if isinstance(found, list) else []
+    """The names in a list; of a list of one some leave the brackets out."""
+    return [c for c in (found if isinstance(found, list) else [found]) if isinstance(c, str)]
 
 
 def is_named_in(family: Family, config: Mapping[str, Any]) -> bool:

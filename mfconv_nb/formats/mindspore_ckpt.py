@@ -345,7 +345,7 @@ def _check_can_hold(spec: TensorSpec, file: str) -> None:
             f"{quoted(spec.name)} for {file}",
             found=f"dtype {spec.dtype}",
             expected="a dtype that MindSpore loads",
-            hint="Choose a .safetensors ending on the Hugging Face side, or cast it before.",
+            hint="Cast it before, or leave it out. A .safetensors file holds it where it is not for MindSpore.",
         )
     if len(spec.name) > MAX_NAME_LENGTH:
         found, expected = f"a name of {len(spec.name):,} characters", f"at most {MAX_NAME_LENGTH:,}, as MindSpore takes"

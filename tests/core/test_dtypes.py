@@ -229,6 +229,7 @@ def test_nan_are_kept_in_every_place_of_a_strided_array() -> None:
         (np.float64, [3.4e38, 1e300, 3e38], BF16, 2),
         (BF16, [1e5, -1e5, 65504.0, np.nan], np.float16, 3),  # in bf16 65,504 is 65,536
         (np.float16, [65504.0, np.inf], BF16, 0),
+        (BF16, [1.0, 1e5, -3e38], np.float16, 2),  # both have 16 bits
         (np.float16, [-65504.0], np.float32, 0),
         (np.float32, [], np.float16, 0),
         (np.float32, [-1e30], np.float16, 1),

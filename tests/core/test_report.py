@@ -110,6 +110,14 @@ def test_a_long_name_is_broken_and_never_cut(width: int) -> None:
     assert max(map(len, text.splitlines())) <= max(width, 60)
 
 
+def test_a_number_that_no_table_has_room_for_leaves_the_name_its_place() -> None:
+    columns = (Column("name"), Column("shape", True), Column("bytes", True))
+    text = table_text(Table("", "", columns, [("model.norm.weight", " × ".join(["1"] * 30 + ["7", "9"]), "12 B")]), width=80)
+    assert all(word in text for word in ("name", "model.norm.weight", "12 B"))
+    assert text.split().count("1") == 30
+    assert max(map(len, text.splitlines())) <= 80
+
+
 def test_optional_columns_give_way_in_a_narrow_terminal() -> None:
     columns = (Column("name"), Column("note", optional=True))
     table = Table("", "", columns, [("model.layers.0.self_attn.q_proj.weight", "a note of some length that needs room")])

@@ -80,7 +80,9 @@ def test_a_config_without_a_model_type_is_told_by_its_names(nothing: Any) -> Non
         (["LlamaBidirectionalForSequenceClassification"], "LlamaBidirectionalForSequenceClassification"),
         (["ForCausalLM"], "ForCausalLM"),
         ([], None),
-        ("GemmaForCausalLM", None),  # no list: no reader takes it for a class
+        ("GemmaForCausalLM", "GemmaForCausalLM"),  # a list of one without its brackets says it too
+        ("LlamaForCausalLM", None),
+        ({"GemmaForCausalLM": 1}, None),
         ([3, None], None),
     ],
 )

@@ -291,6 +291,19 @@ def test_a_changed_number_is_noticed_beside_what_was_left_out(toy: Tensors) -> N
     assert not mc.verify(write_hf(Path("more"), {**toy, "w_head.weight": numbered(3)}, CONFIG), "o.ckpt").equal
 
 
+@pytest.mark.parametrize("dtype", [None, "fp16"])
+def test_what_was_left_out_and_is_missed_on_the_way_back_does_not_stop_the_comparison(dtype: str | None, toy: Tensors) -> None:
+    folder = write_hf(Path("hf"), toy, CONFIG)
+    mc.save(mc.map(mc.load(folder), leave_out="lm_head.weight"), "o.ckpt", dtype=dtype)
+    report = mc.verify(folder, "o.ckpt")
+    assert (report.outcome, report.conditions[-1].seen) == ("unsure", "refused: MFC303, missing lm_head.weight: not in the checkpoint")
+    assert report.conditions[-2].seen == "38 tensors"
+    assert any(line.startswith("left out: lm_head.weight") for line in report.changes)
+    assert command_line(["verify", "hf", "o.ckpt"]) == 1
+    changed = write_hf(Path("changed"), {**toy, "model.norm.weight": Raw("BF16", (96,), bytes(192))}, CONFIG)
+    assert mc.verify(changed, "o.ckpt").outcome == "fail"
+
+
 def test_a_run_equals_what_was_made_of_its_weights_and_its_state_is_named() -> None:
     hf = original(Path("hf"))
     make_run(Path("run"), weights_of(hf))
@@ -330,14 +343,24 @@ def _inputs(toy: Tensors) -> dict[str, dict[str, Any]]:
         'it\'s "quoted" $HOME': arrays,
         "-begins as an option": arrays,
         "a\nline": arrays,
-        "fp8": _as_fp8(toy),
-        "complex": {n: a.astype(np.complex64) for n, a in arrays.items()},
         "value head": {**arrays, "v_head.0.weight": numbered(1, 96), "v_head.0.bias": numbered(1)},
         "strange names": {**arrays, "it's [one]": numbered(1)},
     }
 
 
 NAMES = ("plain", "two words", 'it\'s "quoted" $HOME', "-begins as an option", "a\nline", "value head", "strange names")
+
+
+@pytest.mark.parametrize("kind", ["fp8", "complex"])
+def test_where_mindspore_cannot_load_a_dtype_doctor_proposes_no_format(kind: str, toy: Tensors) -> None:
+    arrays = {n: t.array() for n, t in toy.items() if isinstance(t, Raw)}
+    made = _as_fp8(toy) if kind == "fp8" else {n: a.astype(np.complex64) for n, a in arrays.items()}
+    Path("m").mkdir()
+    mc.save(mc.load(made), "m/model.safetensors")
+    Path("m/config.json").write_text(json.dumps(CONFIG))
+    found = doctor("m")
+    assert not found.commands
+    assert [f.seen.partition(":")[0] for f in found.findings if f.topic == "format"] == ["MFC405"]
 
 
 def _written(name: str, toy: Tensors) -> Path:
