@@ -25,7 +25,7 @@ from mfconv_nb.core.report import Column, Result, Table, bytes_text, how_many, s
 from mfconv_nb.core.sources import FileSource
 from mfconv_nb.formats import index as index_files
 from mfconv_nb.formats.folders import checkpoint_files
-from mfconv_nb.formats.writing import ENDINGS
+from mfconv_nb.formats.known import weight_endings
 from mfconv_nb.runs.cutting import RankLayout
 from mfconv_nb.runs.opening import looks_like_run
 from mfconv_nb.steps.saving.output import Output, manifest_of, whole_output
@@ -262,7 +262,7 @@ def _old_files(plan: OutputPlan, staging: Staging) -> list[str]:
             continue
         beside = f"{target.stem}-" if not plan.folder else ""
         names |= dict.fromkeys(
-            f.name for f in found if f.suffix.lower() in ENDINGS and f.parent == home and f.name.startswith(beside)
+            f.name for f in found if f.suffix.lower() in weight_endings() and f.parent == home and f.name.startswith(beside)
         )  # it may name anything
     names |= dict.fromkeys(plan.names)
     return [name for name in names if os.path.lexists(home / name) and not (home / name).is_dir()]
