@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,13 +15,12 @@ import pytest
 from click.testing import CliRunner
 
 import mfconv_nb as mc
-from mfconv_nb import families, formats
+from mfconv_nb import formats
 from mfconv_nb.cli import commands
 from mfconv_nb.cli.main import mfconv
 from mfconv_nb.core.errors import InputError, OutputError
-from mfconv_nb.families.registry import built_in
 from mfconv_nb.formats.known import known_formats
-from tests.support import numbered
+from tests.support import PATIENCE, numbered
 
 Add = Callable[[ModuleType, str, str], None]
 
@@ -113,20 +113,15 @@ def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Add]:
         (folder / f"{name}.py").write_text(text)
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
         added.append(f"{package.__name__}.{name}")
-        forget()
+        known_formats.cache_clear()
 
     yield write
     monkeypatch.undo()
-    forget()
+    known_formats.cache_clear()
     for name in added:
         sys.modules.pop(name, None)
         package, _, last = name.rpartition(".")
         vars(sys.modules[package]).pop(last, None)
-
-
-def forget() -> None:
-    known_formats.cache_clear()
-    built_in.cache_clear()
 
 
 TENSORS = {"a.weight": numbered(3, 5), "b.weight": numbered(4, first=100)}
@@ -208,9 +203,25 @@ def test_an_added_command_runs_and_stands_in_the_help(add: Add) -> None:
     assert (done.exit_code, done.output) == (0, "Hello, Ada.\n")
 
 
-def test_an_added_family_is_known_and_told_by_its_model_type(add: Add) -> None:
-    add(families, "one_norm", FAMILY_FILE)
-    assert "one_norm" in {f.key for f in mc.known_families()}
-    mapped = mc.map(mc.load({"norm.weight": numbered(3)}, config={"model_type": "one_norm"}), to="mf")
-    assert list(mapped.tensors) == ["norm.gamma"]
-    assert "one_norm" in CliRunner().invoke(mfconv, ["families"]).output
+IN_A_NEW_PYTHON = """
+import numpy as np
+import mfconv_nb as mc
+from mfconv_nb import families
+from mfconv_nb.cli.main import run
+families.__path__.append("added")
+assert "one_norm" in {f.key for f in mc.known_families()}
+source = mc.load({"norm.weight": np.ones(3, np.float32)}, config={"model_type": "one_norm"})
+mapped = mc.map(source)
+assert (source.side, list(mapped.tensors), mapped.side) == ("hf", ["norm.gamma"], "mf")
+run(["families"])
+"""
+
+
+def test_an_added_family_is_known_and_told_by_its_model_type_and_names(tmp_path: Path) -> None:
+    """In a Python of its own: what is told by names is remembered for all families at once."""
+    (tmp_path / "added").mkdir()
+    (tmp_path / "added" / "one_norm.py").write_text(FAMILY_FILE)
+    code = [sys.executable, "-c", IN_A_NEW_PYTHON]
+    done = subprocess.run(code, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "one_norm" in done.stdout

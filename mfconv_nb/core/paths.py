@@ -14,8 +14,12 @@ def local_path(path: str | Path) -> Path:
     """A path, with ``~`` as the home folder.
 
     Raises:
-        UsageError: MFC501 for an address, such as ``s3://bucket/model``. InputError: MFC101 for the home of a user who is not known.
+        UsageError: MFC501 for what is no path, and for an address, such as ``s3://bucket/model``. InputError: MFC101 for the home of a user
+            who is not known.
     """
+    given: object = path
+    if not isinstance(given, str | Path):
+        raise UsageError("MFC501", "path", found=f"a {type(given).__name__}", expected="a path: a text or a pathlib.Path")
     address = _ADDRESS.fullmatch(str(path))
     if address is not None:
         scheme, rest = address.groups()
