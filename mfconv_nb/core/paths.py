@@ -14,10 +14,13 @@ def local_path(path: str | Path) -> Path:
     """A path, with ``~`` as the home folder.
 
     Raises:
-        UsageError: MFC501 for an address, such as ``s3://bucket/model``, and for no name at all: ``"$MODEL"`` of a variable that is not
-            set is not the folder one works in. InputError: MFC101 for the home of a user who is not known.
+        UsageError: MFC501 for what is no path, for an address, such as ``s3://bucket/model``, and for no name at all: ``"$MODEL"`` of a
+            variable that is not set is not the folder one works in. InputError: MFC101 for the home of a user who is not known.
     """
-    if isinstance(path, str) and not path:
+    given: object = path
+    if not isinstance(given, str | Path):
+        raise UsageError("MFC501", "path", found=f"a {type(given).__name__}", expected="a path: a text or a pathlib.Path")
+    if path == "":
         raise UsageError("MFC501", "path", found="an empty name", expected="a path", hint="For the folder you are in, give a dot: .")
     address = _ADDRESS.fullmatch(str(path))
     if address is not None:

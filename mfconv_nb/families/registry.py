@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from mfconv_nb import families as folder
 from mfconv_nb.core.errors import MappingError, NotListedError, SeveralFitError, UsageError, did_you_mean, quoted
 from mfconv_nb.core.report import how_many
 from mfconv_nb.families.same_maths import is_named_in, listed_types, model_type_of, said_otherwise
@@ -30,8 +31,8 @@ _registered: dict[str, Family] = {}
 @lru_cache(maxsize=1)
 def built_in() -> Mapping[str, Family]:
     """The families of this package, by key."""
-    names = sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)]) if m.name not in NO_FAMILIES)
-    modules = [import_module(f"mfconv_nb.families.{name}") for name in names]
+    names = sorted(m.name for m in pkgutil.iter_modules(folder.__path__) if m.name not in NO_FAMILIES)
+    modules = [import_module(f"{folder.__name__}.{name}") for name in names]
     return {m.FAMILY.key: m.FAMILY for m in modules if hasattr(m, "FAMILY")}
 
 

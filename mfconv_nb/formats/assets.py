@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mfconv_nb.core.errors import InputError
+from mfconv_nb.formats.known import weight_endings
 
 PATTERNS = (
     "config.json",
@@ -41,7 +42,6 @@ PATTERNS = (
     "processor_config.json",
     "audio_tokenizer_config.json",
 )
-NEVER = (".py", ".safetensors", ".bin", ".ckpt", ".pth", ".pt")
 MAX_BYTES = 256 << 20
 # files by which tools say how they quantised the weights beside them
 QUANTISED_BY = {
@@ -59,7 +59,7 @@ def read_assets(folder: Path) -> dict[str, bytes]:
         InputError: MFC101 when the folder has no config.json.
     """
     names = {p.relative_to(folder).as_posix(): p for pattern in PATTERNS for p in sorted(folder.glob(pattern)) if p.is_file()}
-    found = {n: p for n, p in names.items() if p.suffix not in NEVER and p.stat().st_size <= MAX_BYTES}
+    found = {n: p for n, p in names.items() if p.suffix not in (".py", *weight_endings()) and p.stat().st_size <= MAX_BYTES}
     if "config.json" not in found:
         raise InputError("MFC101", folder / "config.json", expected="the config of a Hugging Face folder")
     return {name: path.read_bytes() for name, path in found.items()}

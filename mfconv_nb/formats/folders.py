@@ -19,8 +19,8 @@ from pathlib import Path
 from mfconv_nb.core.errors import FormatError, InputError, on_one_line, quoted
 from mfconv_nb.core.folding import fold
 from mfconv_nb.formats import index as index_files
+from mfconv_nb.formats.known import known_formats, weight_endings
 
-WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")  # what files of weights end in
 INDEXES = (".safetensors.index.json", ".bin.index.json")  # other tools' indexes (flax, tf) name files that are none of ours
 NAMED = ("model.safetensors", index_files.HF_SAFETENSORS, "pytorch_model.bin", index_files.HF_TORCH, index_files.MINDSPORE)
 OF_ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -79,7 +79,7 @@ def checkpoint_files(folder: Path) -> list[Path]:
 
 def _may_be_weights(name: str) -> bool:
     stem, ending = os.path.splitext(name)
-    return name == index_files.MINDSPORE or name.endswith(INDEXES) or (ending in WEIGHTS and NO_WEIGHTS.fullmatch(stem) is None)
+    return name == index_files.MINDSPORE or name.endswith(INDEXES) or (ending in weight_endings() and NO_WEIGHTS.fullmatch(stem) is None)
 
 
 def _is_index(path: Path) -> bool:
@@ -109,6 +109,11 @@ def _others(there: Sequence[Path]) -> list[Path]:
     return [p for p in there if p.suffix == ".safetensors" and not p.name.startswith("consolidated")]
 
 
+def _of_first_format(there: Sequence[Path]) -> list[Path]:
+    """The files of the first ending that has any, in the order of the formats."""
+    return _matching(*(f"*{ending}" for f in known_formats() for ending in f.endings))(there)
+
+
 _ORDER: tuple[_Which, ...] = (
     *(_called(name) for name in NAMED),
     _shards_called("model", ".safetensors"),
@@ -119,7 +124,7 @@ _ORDER: tuple[_Which, ...] = (
     _matching("*.safetensors"),
     _matching("*.bin.index.json"),
     _matching("pytorch_model*.bin", "consolidated*.pth", "*.bin", "*.pth", "*.pt"),
-    _matching("*.ckpt"),
+    _of_first_format,
 )
 
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mfconv_nb.core.errors import InputError, on_one_line, quoted
-from mfconv_nb.formats.folders import SHOWN, WEIGHTS, checkpoint_files
+from mfconv_nb.formats.folders import SHOWN, checkpoint_files
+from mfconv_nb.formats.known import weight_endings
 
 MODEL, SNAPSHOTS, REFS, BLOBS = "models--", "snapshots", "refs", "blobs"
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -67,7 +68,7 @@ def _folders(folder: Path, begin: str = "") -> list[Path]:
 def check_id(path: Path) -> None:
     """Raises InputError (MFC101) for the id of a model, `org/name`, that is no path: with where the caches have it, or how to fetch it."""
     text = path.as_posix()
-    if _ID.fullmatch(text) is None or path.suffix in (*WEIGHTS, ".json"):
+    if _ID.fullmatch(text) is None or path.suffix in (*weight_endings(), ".json"):
         return
     cached = _cached(text) or _cached_by_modelscope(text)
     if cached is None and ("/" not in text or os.path.exists(path.parent)):

@@ -14,13 +14,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mfconv_nb.core.checkpoint import OtherEntry, TensorSpec
+from mfconv_nb.core.checkpoint import MF, OtherEntry, TensorSpec
 from mfconv_nb.core.dtypes import BY_MINDSPORE, DTYPES, itemsize
 from mfconv_nb.core.errors import FormatError, OutputError, quoted
 from mfconv_nb.core.file_plan import Extent, FilePlan, Header, PlacedTensor
 from mfconv_nb.core.report import how_many, shape_text
 from mfconv_nb.core.sources import FileSource, StoredChecksum
 from mfconv_nb.formats.fields import OTHER, TENSOR, Field, numbers_text
+from mfconv_nb.formats.format import Format, file_with
 from mfconv_nb.formats.limits import MAX_AXES, check_can_be_written
 
 SLICE_BYTES = 512 << 20  # what mindspore 2.x cuts at
@@ -380,3 +381,23 @@ def _varint(n: int) -> bytes:
         n >>= 7
     out.append(n)
     return bytes(out)
+
+
+# ---- the format ------------------------------------------------------------------------------------------------------
+
+FORMAT = Format(
+    name="ckpt",
+    title="MindSpore .ckpt",
+    endings=(".ckpt",),
+    order=9,  # its first byte says little
+    looks_like=looks_like,
+    open=lambda source: file_with(read_header(source), source, MF),
+    annotate=annotate,
+    plan_file=lambda name, specs, side: plan_file(name, specs),
+    marks=tuple(ENCRYPTED),
+    by_ending=True,
+    units=("entry", "entries"),
+    is_sharded=False,
+    in_runs=True,
+    cuts_tensors=True,
+)

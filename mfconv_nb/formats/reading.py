@@ -11,13 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mfconv_nb.core.checkpoint import HF, MF, LazyTensor, OtherEntry, stored_tensor
+from mfconv_nb.core.checkpoint import MF, LazyTensor, OtherEntry
 from mfconv_nb.core.errors import InputError, MfconvError, on_one_line, quoted
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sizes import LFS_POINTER
 from mfconv_nb.core.sources import FileSource
 from mfconv_nb.formats import index as index_files
-from mfconv_nb.formats import mindspore_ckpt, safetensors_file, torch_pickle
 from mfconv_nb.formats.folders import (
     NAMED,
     SHARD,
@@ -32,8 +31,10 @@ from mfconv_nb.formats.folders import (
     shards_with,
 )
 from mfconv_nb.formats.foreign_runs import hint_of_foreign_run
+from mfconv_nb.formats.format import Format, OpenedFile
+from mfconv_nb.formats.known import known_formats, titles
 
-FOLDER, INDEX, SAFETENSORS, TORCH, CKPT = "folder", "index", "safetensors", "torch", "ckpt"
+FOLDER, INDEX = "folder", "index"
 RUN_STATE = "hyper_param.safetensors"  # beside what mindspore.unified_safetensors merged: all that no strategy file knows
 
 
@@ -53,15 +54,6 @@ class Opened:
     notes: tuple[str, ...] = field(default=())
     run_state: tuple[str, ...] = ()
     places: Mapping[str, Path] = field(default_factory=dict)
-    twins: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _OneFile:
-    tensors: tuple[LazyTensor, ...]
-    format: str
-    side: str | None
-    others: tuple[OtherEntry, ...] = ()
     twins: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -89,12 +81,12 @@ def open_path(path: Path) -> Opened:
 
 
 def kind_of(path: Path) -> str:
-    """What a path leads to: "folder", "index", or the format of a file: "safetensors", "torch", "ckpt".
+    """What a path leads to: "folder", "index", or the name of a file's format: "safetensors", "torch", "ckpt".
 
     Raises:
-        InputError: MFC101, MFC103. FormatError: MFC204.
+        InputError: MFC101, MFC103.
     """
-    return _kind_by_name(path) or format_of(FileSource(path))
+    return _kind_by_name(path) or format_of(FileSource(path)).name
 
 
 def _kind_by_name(path: Path) -> str:
@@ -121,7 +113,13 @@ def open_files(paths: Sequence[Path]) -> Opened:
     check_downloads(paths)
     tensors: dict[str, LazyTensor] = {}
     holder: dict[str, Path] = {}
-    opened = [_slice_of_meta(p, _open_file(p)) for p in paths]
+    formats: set[str] = set()
+    opened: list[OpenedFile] = []
+    for path in paths:
+        source = FileSource(path)
+        kind = format_of(source)
+        formats.add(kind.name)
+        opened.append(_slice_of_meta(path, kind.open(source)))
     for path, one in zip(paths, opened, strict=True):
         for tensor in one.tensors:
             if tensor.name in tensors:
@@ -129,12 +127,11 @@ def open_files(paths: Sequence[Path]) -> Opened:
                 raise InputError("MFC105", quoted(tensor.name), found=found, expected="one file", hint=_hint_two(holder[tensor.name], path))
             tensors[tensor.name], holder[tensor.name] = tensor, path
     sides = {one.side for one in opened}
-    formats = sorted({one.format for one in opened})
     side = sides.pop() if len(sides) == 1 else None
     others = tuple(o for one in opened for o in one.others)
     run_state = tuple(t.name for p, one in zip(paths, opened, strict=True) if p.name == RUN_STATE for t in one.tensors)
-    twins = {removed: kept for one in opened for removed, kept in one.twins.items()}
-    return Opened(tensors, tuple(paths), side, " and ".join(formats), others, run_state=run_state, places=holder, twins=twins)
+    twins = {removed: kept for one in opened for removed, kept in _twins_in(one).items()}
+    return Opened(tensors, tuple(paths), side, " and ".join(sorted(formats)), others, run_state=run_state, places=holder, twins=twins)
 
 
 def _hint_two(first: Path, second: Path) -> str:
@@ -145,7 +142,7 @@ def _hint_two(first: Path, second: Path) -> str:
 META_FILE = re.compile(r"consolidated\.(\d+)\.pth")
 
 
-def _slice_of_meta(path: Path, one: _OneFile) -> _OneFile:
+def _slice_of_meta(path: Path, one: OpenedFile) -> OpenedFile:
     """The tensors of one of Meta's files, `consolidated.01.pth`: each holds a slice of the same names, told apart by its number."""
     match = META_FILE.fullmatch(path.name)
     if match is None:
@@ -217,40 +214,30 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(on_one_line(n) for n in shown[:SHOWN]) + (" ..." if len(shown) > SHOWN else "")
 
 
-def _open_file(path: Path) -> _OneFile:
-    source = FileSource(path)
-    kind = format_of(source)
-    if kind == TORCH:
-        lazy, others = torch_pickle.read_tensors(source)
-        return _OneFile(lazy, kind, HF, others)
-    header = (safetensors_file if kind == SAFETENSORS else mindspore_ckpt).read_header(source)
-    side = MF if kind == CKPT else {"ms": MF, "pt": HF}.get(header.metadata.get("format", ""))
-    tensors = tuple(stored_tensor(p.spec, source, p.extents) for p in header.tensors)
-    names = {t.name for t in tensors}
-    twins = {removed: kept for removed, kept in header.metadata.items() if kept in names and removed not in names}  # by save_model
-    return _OneFile(tensors, kind, side, header.others, twins)
+def _twins_in(one: OpenedFile) -> Mapping[str, str]:
+    """Names that safetensors' save_model left out, as the metadata says, and the name under which each tensor is there."""
+    names = {t.name for t in one.tensors}
+    return {removed: kept for removed, kept in one.metadata.items() if kept in names and removed not in names}
 
 
-def format_of(source: FileSource) -> str:
-    """The format of a file, told by its first bytes: "safetensors", "torch" or "ckpt".
+def format_of(source: FileSource) -> Format:
+    """The format of a file, told by its first bytes; where they do not say, by the ending of a format for which that is enough.
 
     Raises:
-        InputError: MFC103. FormatError: MFC204 for an encrypted file.
+        InputError: MFC103 for a file that no format takes for its own.
     """
     path, first = source.path, source.read(0, 24)
     if first.startswith(LFS_POINTER):
         hint = "Fetch the file itself: git lfs pull."
         raise InputError("MFC103", path, found="a git-lfs pointer, not the file", expected="weights", hint=hint)
-    if first[:4] in mindspore_ckpt.ENCRYPTED:
-        mindspore_ckpt.read_header(source)  # says so, and refuses
-    if safetensors_file.looks_like(first, source.size) or (path.suffix == ".safetensors" and first[:4] != b"PK\x03\x04"):
-        return SAFETENSORS
-    if torch_pickle.looks_like(first, source.size):
-        return TORCH
-    if mindspore_ckpt.looks_like(first, source.size) or path.suffix == ".ckpt":
-        return CKPT
-    found = f"{how_many(source.size, 'byte')}, beginning with {first[:8].hex(' ') or 'nothing'}"
-    raise InputError("MFC103", path, found=found, expected="safetensors, a MindSpore .ckpt or a torch file")
+    formats = known_formats()
+    is_marked = any(first.startswith(f.marks) for f in formats)
+    by_ending = [f for f in formats if f.by_ending and path.suffix in f.endings and not is_marked]
+    found = next((f for f in formats if f.looks_like(first, source.size) or f in by_ending), None)
+    if found is None:
+        seen = f"{how_many(source.size, 'byte')}, beginning with {first[:8].hex(' ') or 'nothing'}"
+        raise InputError("MFC103", path, found=seen, expected=titles())
+    return found
 
 
 def _hint_near(path: Path) -> str | None:

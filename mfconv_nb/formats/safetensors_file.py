@@ -15,13 +15,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mfconv_nb.core.checkpoint import TensorSpec
+from mfconv_nb.core.checkpoint import HF, MF, TensorSpec
 from mfconv_nb.core.dtypes import DTYPES, dtype_named, itemsize
 from mfconv_nb.core.errors import FormatError, OutputError, quoted
 from mfconv_nb.core.file_plan import FilePlan, Header, PlacedTensor
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sources import FileSource, StoredChecksum
 from mfconv_nb.formats.fields import JSON_SPACE, PADDING, TENSOR, Field, json_members, numbers_text
+from mfconv_nb.formats.format import Format, OpenedFile, file_with
 from mfconv_nb.formats.limits import MAX_AXES, MAX_AXIS, check_can_be_written
 
 METADATA = "__metadata__"
@@ -234,3 +235,29 @@ def _check_can_hold(spec: TensorSpec, file: str, metadata: Mapping[str, str]) ->
             expected="a dtype that MindSpore loads",
             hint=hint,
         )
+
+
+# ---- the format ------------------------------------------------------------------------------------------------------
+
+
+def _open(source: FileSource) -> OpenedFile:
+    header = read_header(source)
+    return file_with(header, source, {"ms": MF, "pt": HF}.get(header.metadata.get("format", "")))
+
+
+def _plan(name: str, specs: Sequence[TensorSpec], side: str | None) -> FilePlan:
+    return plan_file(name, specs, {"format": "ms" if side == MF else "pt"})
+
+
+FORMAT = Format(
+    name="safetensors",
+    title="safetensors",
+    endings=(".safetensors",),
+    order=1,
+    looks_like=looks_like,
+    open=_open,
+    annotate=annotate,
+    plan_file=_plan,
+    by_ending=True,
+    in_runs=True,
+)

@@ -24,24 +24,27 @@ from typing import Any
 
 import numpy as np
 
-from mfconv_nb.core.checkpoint import LazyTensor, OtherEntry, TensorSpec, strided_tensor
+from mfconv_nb.core.checkpoint import HF, LazyTensor, OtherEntry, TensorSpec, strided_tensor
 from mfconv_nb.core.dtypes import BY_TORCH, DTYPES, itemsize, short_name
 from mfconv_nb.core.errors import FormatError, quoted
 from mfconv_nb.core.file_plan import FilePlan
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sources import ArraySource, ByteSource, FileSource, StoredChecksum
 from mfconv_nb.formats.fields import HEADER, OTHER, PADDING, TENSOR, Field, numbers_text, tiled
+from mfconv_nb.formats.format import Format, OpenedFile
 from mfconv_nb.formats.limits import check_can_be_written, has_sound_shape, is_text
 from mfconv_nb.formats.pickle_words import MAX_PICKLE_BYTES, PickleWords, Storage, read_words
 
 WRAPPERS = ("model", "state_dict", "module", "model_state_dict")  # one entry that holds the tensors, as training scripts save
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # first pickle of the old form
+TORCH_BYTES = 130 << 20  # of importing torch 2.13
+ZIP = b"PK\x03\x04"
 HINT_PICKLE = "Load it where you trust it, and save its state dict as safetensors."
 
 
 def looks_like(first_bytes: bytes, size: int) -> bool:
     """True for a zip, and for the pickle that torch wrote before version 1.6."""
-    return first_bytes[:4] == b"PK\x03\x04" or first_bytes[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04")
+    return first_bytes[:4] == ZIP or first_bytes[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04")
 
 
 def _torch(path: object) -> Any:
@@ -74,7 +77,7 @@ def read_tensors(source: FileSource) -> tuple[tuple[LazyTensor, ...], tuple[Othe
 
 def _stored_members(source: FileSource) -> dict[int, int] | None:
     """Data offset and size of every zip member; None for a file of the old form, which is no zip."""
-    if source.read(0, 4) != b"PK\x03\x04":
+    if source.read(0, 4) != ZIP:
         return None
     members, checksums = {}, []
     try:
@@ -391,3 +394,27 @@ def _crc_fields(skeleton: Path, offsets: Mapping[str, int], nbytes: Mapping[str,
                 fields[by_offset[data]] = (entry + 16, *descriptor)
             entry += 46 + sum(struct.unpack("<HHH", head[28:34]))
     return fields
+
+
+# ---- the format ------------------------------------------------------------------------------------------------------
+
+
+def _open(source: FileSource) -> OpenedFile:
+    tensors, others = read_tensors(source)
+    return OpenedFile(tensors, HF, others)
+
+
+FORMAT = Format(
+    name="torch",
+    title="torch",
+    endings=(".bin", ".pt", ".pth"),
+    order=2,
+    looks_like=looks_like,
+    open=_open,
+    annotate=annotate,
+    plan_file=lambda name, specs, side: plan_file(name, specs),
+    marks=(ZIP,),
+    units=("member", "members"),
+    opening_takes=TORCH_BYTES,
+    opening_said="torch opens these files; those of the old form, before 1.6, whole",
+)

@@ -11,10 +11,8 @@ from mfconv_nb.core.errors import OutputError, UsageError, quoted
 from mfconv_nb.core.file_plan import FilePlan, OutputPlan
 from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.formats import index as index_files
-from mfconv_nb.formats import mindspore_ckpt, safetensors_file, torch_pickle
+from mfconv_nb.formats.known import format_with_ending, weight_endings
 
-TORCH_ENDINGS = (".bin", ".pt", ".pth")
-ENDINGS = (".safetensors", ".ckpt", *TORCH_ENDINGS)
 DEFAULT_SHARD_BYTES = 5_000_000_000
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
@@ -50,26 +48,25 @@ def plan_output(specs: Sequence[TensorSpec], target: Path, side: str | None, max
     ending = target.suffix.lower()
     if is_folder(target):
         return _plan_folder(specs, side, parse_bytes(DEFAULT_SHARD_BYTES if max_shard_size is None else max_shard_size))
-    if ending not in ENDINGS:
-        expected = f"{', '.join(ENDINGS)}, or a folder (no ending)"
+    chosen = format_with_ending(ending)
+    if chosen is None:
+        expected = f"{', '.join(weight_endings())}, or a folder (no ending)"
         raise OutputError("MFC407", target, found=f"ending {quoted(ending)}", expected=expected)
     if max_shard_size is None:
         return OutputPlan((plan_file(target.name, specs, side),), folder=False)
-    if ending == ".ckpt":
+    if not chosen.is_sharded:
         hint = f"Give a folder instead: {target.with_suffix('')}"
-        raise UsageError("MFC501", "max_shard_size", found="a .ckpt, which is one file", expected="a folder", hint=hint)
+        raise UsageError("MFC501", "max_shard_size", found=f"a {ending}, which is one file", expected="a folder", hint=hint)
     shards = _shards(specs, parse_bytes(max_shard_size))
     names = _numbered(target.stem, ending, len(shards))
     return _sharded(shards, names, f"{target.name}.index.json" if len(shards) > 1 else None, side, folder=False)
 
 
 def plan_file(name: str, specs: Sequence[TensorSpec], side: str | None) -> FilePlan:
-    """One file with these tensors; its ending chooses the format."""
-    if name.lower().endswith(".ckpt"):
-        return mindspore_ckpt.plan_file(name, specs)
-    if name.lower().endswith(TORCH_ENDINGS):
-        return torch_pickle.plan_file(name, specs)
-    return safetensors_file.plan_file(name, specs, {"format": "ms" if side == MF else "pt"})
+    """One file with these tensors; its ending, which a format must have, chooses the format."""
+    chosen = format_with_ending(Path(name).suffix)
+    assert chosen is not None, name
+    return chosen.plan_file(name, specs, side)
 
 
 def _plan_folder(specs: Sequence[TensorSpec], side: str | None, limit: int) -> OutputPlan:

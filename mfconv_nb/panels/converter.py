@@ -20,6 +20,7 @@ from mfconv_nb.core.progress import Progress
 from mfconv_nb.core.report import Result, box_html, bytes_text, how_many, note_html, seconds_text, table_html
 from mfconv_nb.families.registry import candidates_of, family_meant, family_named, installed_families, known_families
 from mfconv_nb.families.user_families import is_file_name
+from mfconv_nb.formats.known import weight_endings
 from mfconv_nb.mapping.rules import Family, Option
 from mfconv_nb.runs.part_of import part_of, whole_of
 from mfconv_nb.runs.run import TrainedRun
@@ -35,7 +36,6 @@ from mfconv_nb.views.row_table import LOOK
 NEWEST = ("the newest that is whole", "")
 ONE_OF = ("several lie here: choose one", "/")  # no file name holds a slash, and "" is a prefix too
 TOLD = "as told by the checkpoint"
-WEIGHTS = ("*.safetensors", "*.ckpt", "*.bin", "*.pt", "*.pth", "*.json")
 FIELD = W.Layout(width="auto")
 LABEL = {"description_width": "140px"}  # "num_routed_experts"
 UNDER = W.Layout(width="auto", margin="2px 2px 2px 150px")  # where the fields begin
@@ -82,7 +82,8 @@ class Panel(W.VBox):
 
     def _build(self) -> None:
         self.source = _text("from", "a folder, an index, or a file")
-        self.chooser = FileChooser(os.getcwd(), filter_pattern=list(WEIGHTS), title="", select_desc="Choose", change_desc="Choose")
+        shown = [f"*{ending}" for ending in (*weight_endings(), ".json")]
+        self.chooser = FileChooser(os.getcwd(), filter_pattern=shown, title="", select_desc="Choose", change_desc="Choose")
         self.chooser.register_callback(lambda chooser: self._chosen(chooser.selected))
         self.chooser.layout = UNDER
         self.chooser.add_class("mfconv-chooser")

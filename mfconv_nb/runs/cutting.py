@@ -18,13 +18,13 @@ from mfconv_nb.core.checkpoint import TensorSpec
 from mfconv_nb.core.errors import InputError, MappingError, UsageError, did_you_mean, on_one_line, quoted
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.report import how_many
+from mfconv_nb.formats.known import run_endings
 from mfconv_nb.formats.strategy_file import read_strategies, strategy_files
 from mfconv_nb.runs.slices import Box, Slicing, boxes_of
 from mfconv_nb.runs.strategies import slicing_of, stages_of
 
 RANK_FOLDERS, CHECKPOINT_2 = "rank folders", "checkpoint 2.0"
 FORMS = (RANK_FOLDERS, CHECKPOINT_2)
-ENDINGS = (".safetensors", ".ckpt")
 MAX_RANKS = 1 << 16
 MAX_STEP = 10**12 - 1  # twelve digits, as many as are read
 MAX_PREFIX_BYTES = 128
@@ -66,7 +66,7 @@ class RankLayout:
         if isinstance(self.form, str):
             object.__setattr__(self, "form", self.form.lower())  # "Checkpoint 2.0", as it is written elsewhere
         _one_of("form", self.form, FORMS)
-        _one_of("ending", self.ending, ENDINGS)
+        _one_of("ending", self.ending, run_endings())
         for name in ("epoch", "step"):
             _must(_is_count(getattr(self, name), MAX_STEP), name, getattr(self, name), f"a whole number from 0 to {MAX_STEP:,}")
         _must(_is_prefix(self.prefix), "prefix", self.prefix, "a beginning of file names, such as llama: no / in it, no . at its front")

@@ -15,6 +15,7 @@ from mfconv_nb.formats import index as index_files
 from mfconv_nb.formats.checkpoint_metadata import METADATA
 from mfconv_nb.formats.folders import checkpoint_files
 from mfconv_nb.formats.hub_cache import check_id, snapshot_in
+from mfconv_nb.formats.known import run_endings
 from mfconv_nb.formats.peft_folder import CONFIG as ADAPTER_CONFIG
 from mfconv_nb.formats.reading import RUN_STATE
 from mfconv_nb.formats.strategy_file import is_strategy
@@ -23,7 +24,6 @@ from mfconv_nb.runs.iteration_folders import TRACKER, looks_like_iteration_folde
 from mfconv_nb.runs.rank_files import home_of, rank_folders_in, rank_in_name
 
 CONFIG = "config.json"
-ENDINGS = (".ckpt", ".safetensors", ".json")  # of what could be weights, or say how they are cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,8 @@ def _strategy(place: Path) -> PartOf | None:
     folder = place if os.path.isdir(place) else place.parent
     if home_of(place) is not None or not os.path.exists(place):
         return None
-    files = [p for p in (sorted(place.iterdir()) if os.path.isdir(place) else [place]) if p.is_file() and p.suffix in ENDINGS]
+    endings = (*run_endings(), ".json")  # of what could be weights, or say how they are cut
+    files = [p for p in (sorted(place.iterdir()) if os.path.isdir(place) else [place]) if p.is_file() and p.suffix in endings]
     if not files or not all(is_strategy(p) for p in files):
         return None
     said = "strategy files: they say how the tensors of a run are cut, and hold no weights"

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from mfconv_nb.core.errors import InputError, on_one_line, quoted
 from mfconv_nb.core.sources import FileSource
+from mfconv_nb.formats.known import run_endings, weight_endings
 from mfconv_nb.formats.strategy_file import is_strategy, strategy_files
 from mfconv_nb.runs.run import Step
 
@@ -25,9 +26,7 @@ _STEP = r"-(?P<epoch>\d{1,12})_(?P<step>\d{1,12})(?P<breakpoint>_breakpoint)?"
 _NAME = re.compile(r"(?P<prefix>.*?)(?:_(?P<run>\d{1,6}))?" + _STEP, re.DOTALL)
 _AFTER_RANK = re.compile(r"(?:_(?P<run>\d{1,6}))?(?P<part>.*?)" + _STEP, re.DOTALL)
 _RANK_IN_NAME = re.compile(r"(.*)_rank_(\d{1,6})(?!\d)(.*)", re.DOTALL)  # the last: a prefix may speak of ranks itself
-ENDINGS = (".safetensors", ".ckpt")
 STRATEGIES = (".ckpt", ".json")  # endings of strategy files
-WEIGHTS = (*ENDINGS, ".bin", ".pt", ".pth")
 INNER = ("checkpoint", "checkpoint_network", "checkpoint_trainable")  # of a run's output folder: everything, weights, trained weights
 STRATEGY_FOLDERS = ("strategy", "src_strategy")
 RUN_STATE = ("hyper_param.safetensors", "hyper_param.ckpt")  # of a merged checkpoint
@@ -112,7 +111,7 @@ def home_of(folder: Path) -> Path | None:
 def holds_weights(folder: Path) -> bool:
     """Whether files with the ending of weights lie in a folder; strategy files, which have one too, do not count."""
     try:
-        files = files_in(folder, WEIGHTS)
+        files = files_in(folder, weight_endings())
     except InputError:
         return False
     return any(not is_strategy(p) for p in files)
@@ -126,7 +125,7 @@ def files_of(folders: Mapping[int, Path]) -> tuple[tuple[RankFile, ...], tuple[s
     found: list[RankFile] = []
     notes: list[str] = []
     for rank, folder in folders.items():
-        for path in files_in(folder, ENDINGS):
+        for path in files_in(folder, run_endings()):
             if path.name in RUN_STATE or is_strategy(path):
                 continue
             one = _rank_file(rank, path)
@@ -157,7 +156,7 @@ def _rank_file(rank: int, path: Path) -> RankFile | None:
 def rank_in_name(name: str) -> int | None:
     """The rank that the name of a file with weights gives: `llama_rank_3-1_1.ckpt`."""
     match = _RANK_IN_NAME.fullmatch(Path(name).stem)
-    is_step = match is not None and Path(name).suffix in ENDINGS and _AFTER_RANK.fullmatch(match[3])
+    is_step = match is not None and Path(name).suffix in run_endings() and _AFTER_RANK.fullmatch(match[3])
     return int(match[2]) if match is not None and is_step else None
 
 
@@ -214,7 +213,7 @@ def unused_strategies(home: Path) -> tuple[str, ...]:
 
 def beside(what: str, folder: Path) -> tuple[str, ...]:
     """A sentence on weights that lie in a run's folder, beside its ranks or its iterations."""
-    files = files_in(folder, ENDINGS)
+    files = files_in(folder, run_endings())
     others = [quoted(p.name) for p in files if not is_strategy(p)]
     listed = ", ".join(others[:4]) + (" ..." if len(others) > 4 else "")
     return (f"not read, beside the {what}: {listed}",) if others else ()

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from mfconv_nb.core.blocks import Shape
-from mfconv_nb.core.checkpoint import LazyTensor, OtherEntry, stored_tensor
+from mfconv_nb.core.checkpoint import LazyTensor, OtherEntry
 from mfconv_nb.core.errors import InputError, MfconvError, on_one_line, quoted
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sources import FileSource
-from mfconv_nb.formats import mindspore_ckpt, safetensors_file
-from mfconv_nb.formats.reading import CKPT, SAFETENSORS, format_of
+from mfconv_nb.formats.format import OpenedFile
+from mfconv_nb.formats.known import known_formats
+from mfconv_nb.formats.reading import format_of
 from mfconv_nb.formats.strategy_file import read_strategies
 from mfconv_nb.mapping.run_state import COUNTERS, run_state_of, weight_of
 from mfconv_nb.runs.rank_files import (
@@ -272,7 +273,7 @@ def _readable(candidates: Candidates) -> tuple[Candidates, dict[Path, dict[str, 
     for rank, files in candidates.items():
         for file in files:
             try:
-                headers[file.path] = {t.name: t for t in _open_file(file.path)[0]}
+                headers[file.path] = {t.name: t for t in _open_file(file.path).tensors}
             except MfconvError as error:
                 if error.code != "MFC202" or len(files) == 1:
                     raise
@@ -356,11 +357,11 @@ def _open_step(run: _Run, step: Step | None, paths: Mapping[int, Path]) -> Train
     reduced = 0
     allow_open_files(len(paths))
     for rank, path in sorted(paths.items()):
-        tensors, more, metadata = _open_file(path)
-        reduced += metadata.get("remove_redundancy") == "True"
-        for tensor in tensors:
+        file = _open_file(path)
+        reduced += file.metadata.get("remove_redundancy") == "True"
+        for tensor in file.tensors:
             held.setdefault(tensor.name, {})[rank] = tensor
-        others |= {o.name: o for o in more}
+        others |= {o.name: o for o in file.others}
     shapes, unknown_since = _shapes_of(run, held)
     state, disagreements = _counters(run, held)
     found = Found(problems=list(disagreements), opened=frozenset(paths))
@@ -421,13 +422,13 @@ def _shapes_of(run: _Run, held: Mapping[str, Held]) -> tuple[Mapping[str, Shape]
         return {}, error
 
 
-def _open_file(path: Path) -> tuple[list[LazyTensor], tuple[OtherEntry, ...], Mapping[str, str]]:
+def _open_file(path: Path) -> OpenedFile:
     source = FileSource(path)
     kind = format_of(source)
-    if kind not in (SAFETENSORS, CKPT):
-        raise InputError("MFC103", path, found=f"a {kind} file", expected="a MindSpore .ckpt or safetensors")
-    header = (safetensors_file if kind == SAFETENSORS else mindspore_ckpt).read_header(source)
-    return [stored_tensor(p.spec, source, p.extents) for p in header.tensors], header.others, header.metadata
+    if not kind.in_runs:
+        expected = " or ".join(f.title for f in known_formats() if f.in_runs)
+        raise InputError("MFC103", path, found=f"a {kind.name} file", expected=expected)
+    return kind.open(source)
 
 
 def _counters(run: _Run, held: Mapping[str, Held]) -> tuple[dict[str, Any], list[MfconvError]]:

@@ -40,14 +40,14 @@ from mfconv_nb.steps.converting.map_report import CoverageError, MapReport
 from mfconv_nb.steps.converting.mapped_tensors import TensorMaker, equal_when_narrow, equalities_of
 from mfconv_nb.steps.converting.order_of_original import told_by_original
 from mfconv_nb.steps.converting.twins import filled_in, tied_equalities, with_twins
-from mfconv_nb.steps.loading.load import load
+from mfconv_nb.steps.loading.load import Loadable, load
 from mfconv_nb.steps.loading.proven import proven
 from mfconv_nb.steps.loading.sides import side_of_names
 
 
 @makes_many_objects
 def map(
-    checkpoint: Checkpoint,
+    checkpoint: Loadable,
     family: str | Path | Family | None = None,
     *,
     to: str | None = None,
@@ -62,6 +62,7 @@ def map(
     Before what a manifest remembers is used, some tensors are read and compared with its checksums (see ``steps/proven.py``).
 
     Args:
+        checkpoint: what ``load`` gave, or anything that it takes.
         family: a key (``"llama"``), a file that defines ``FAMILY`` (``"my_model.py"``, or a path), or a ``Family``. Left out: told from
             the manifest, the config and the names.
         to: "mf" (MindFormers) or "hf" (Hugging Face). Left out: away from the side the checkpoint is on.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -19,19 +19,13 @@ from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.report import MAX_ROWS, Column, Result, Table, bytes_text, how_many, table_html
 from mfconv_nb.core.sources import FileSource
-from mfconv_nb.formats import index, mindspore_ckpt, safetensors_file, torch_pickle
+from mfconv_nb.formats import index
 from mfconv_nb.formats.fields import HEADER, PADDING, TENSOR, Field
-from mfconv_nb.formats.reading import CKPT, FOLDER, INDEX, SAFETENSORS, TORCH, kind_of
+from mfconv_nb.formats.format import Format
+from mfconv_nb.formats.known import format_named
+from mfconv_nb.formats.reading import FOLDER, INDEX, kind_of
 from mfconv_nb.steps.inspecting.anatomy_strip import Part, strip_svg
 
-ANNOTATE: Mapping[str, Callable[[FileSource], Iterator[Field]]] = {
-    SAFETENSORS: safetensors_file.annotate,
-    CKPT: mindspore_ckpt.annotate,
-    TORCH: torch_pickle.annotate,
-    INDEX: index.annotate,
-}
-CALLED = {SAFETENSORS: "safetensors", CKPT: "MindSpore .ckpt", TORCH: "torch", INDEX: "index"}
-UNITS = {SAFETENSORS: ("tensor", "tensors"), CKPT: ("entry", "entries"), TORCH: ("member", "members")}  # what is counted where left out
 FIELDS = ("field", "fields")
 MAX_FACTS = 8  # files of an index that are listed
 SHOWN_BYTES = 16
@@ -59,7 +53,12 @@ def anatomy(path: str | Path) -> Anatomy | FolderAnatomy:
 
 def _file(path: Path, kind: str) -> Anatomy:
     source = FileSource(path)
-    return Anatomy(source, kind, tuple(ANNOTATE[kind](source)))
+    annotate = index.annotate if kind == INDEX else format_named(kind).annotate
+    return Anatomy(source, kind, tuple(annotate(source)))
+
+
+def _title_of(kind: str) -> str:
+    return kind if kind == INDEX else format_named(kind).title
 
 
 def _folder(folder: Path) -> FolderAnatomy:
@@ -79,8 +78,8 @@ def _listed(path: Path) -> ListedFile:
     try:
         found = _file(path, kind)
     except MfconvError as error:
-        return ListedFile(path.name, size, CALLED[kind], f"refused: {error.code}, {error.found}")
-    return ListedFile(path.name, size, CALLED[kind], found.summary)
+        return ListedFile(path.name, size, _title_of(kind), f"refused: {error.code}, {error.found}")
+    return ListedFile(path.name, size, _title_of(kind), found.summary)
 
 
 # ---- one file --------------------------------------------------------------------------------------------------------
@@ -100,6 +99,11 @@ class Anatomy(Result):
     fields: tuple[Field, ...]
 
     @property
+    def format(self) -> Format | None:
+        """The format of the file; None for an index."""
+        return None if self.kind == INDEX else format_named(self.kind)
+
+    @property
     def numbers(self) -> tuple[Field, ...]:
         """The fields that hold tensors' numbers."""
         return tuple(f for f in self.fields if f.kind == TENSOR)
@@ -107,17 +111,17 @@ class Anatomy(Result):
     @property
     def summary(self) -> str:
         """What is in it, in a few words: "13 tensors, 1,240 bytes of headers"."""
-        if self.kind == INDEX:
+        if self.format is None:
             return f"names in {how_many(len({f.owner for f in self.fields if f.owner}), 'file')}"
-        tensors = len({f.owner.partition(", slice ")[0] if self.kind == CKPT else f.owner for f in self.numbers})
+        tensors = len({f.owner.partition(", slice ")[0] if self.format.cuts_tensors else f.owner for f in self.numbers})
         around = sum(f.length for f in self.fields if f.kind == HEADER)
         padding = sum(f.length for f in self.fields if f.kind == PADDING)
         said = f"{how_many(tensors, 'tensor')}, {bytes_text(around)} of headers"
         return f"{said}, {bytes_text(padding)} of padding" if padding else said
 
     def table(self) -> Table:
-        headline = f"{CALLED[self.kind]} · {bytes_text(self.source.size)} · {self.summary} · {self.source.label}"
-        rows = [self._line(each) for each in _shortened(self.fields, UNITS.get(self.kind))]
+        headline = f"{_title_of(self.kind)} · {bytes_text(self.source.size)} · {self.summary} · {self.source.label}"
+        rows = [self._line(each) for each in _shortened(self.fields, self.format.units if self.format is not None else None)]
         return Table("", headline, COLUMNS, rows, self._facts(), "anatomy.rows()", "rows")
 
     def rows(self) -> list[dict[str, Any]]:
@@ -140,7 +144,7 @@ class Anatomy(Result):
         if self.kind == INDEX:
             return ""
         parts = [Part(f.offset, f.length, f.kind, f.owner, f.what) for f in self.fields]
-        return strip_svg(parts, f"{CALLED[self.kind]}, {bytes_text(self.source.size)}")
+        return strip_svg(parts, f"{_title_of(self.kind)}, {bytes_text(self.source.size)}")
 
     def _repr_html_(self) -> str:
         table = re.sub(r"(?<=[0-9])\.<wbr>(?=[0-9])", ".", table_html(self.table()))  # names may break after a dot, numbers may not

@@ -16,9 +16,10 @@ from mfconv_nb.core.errors import MfconvError, NotListedError, SeveralFitError, 
 from mfconv_nb.core.folding import fold
 from mfconv_nb.core.report import bytes_text, how_many, how_many_in_short
 from mfconv_nb.core.run_yaml import RUN_CONFIG
+from mfconv_nb.core.sources import FileSource
 from mfconv_nb.families.registry import known_families
 from mfconv_nb.formats.index import MINDSPORE
-from mfconv_nb.formats.reading import FOLDER, INDEX, TORCH, kind_of
+from mfconv_nb.formats.reading import FOLDER, INDEX, format_of, kind_of
 from mfconv_nb.formats.writing import plan_output
 from mfconv_nb.mapping.adapters import is_adapter
 from mfconv_nb.mapping.plan import LEFT_OUT, TIED
@@ -34,7 +35,6 @@ from mfconv_nb.steps.inspecting.diagnosis import DECIDE, FINE, STOP, TOLD, Findi
 # What a conversion takes beside the interpreter and numpy: see docs/benchmarks.md. Measured: 11 MiB, 1.4 KiB
 # for each tensor that is planned, 2 KiB for each slice of a run.
 BUFFER_BYTES, BYTES_A_TENSOR = 24 << 20, 2 << 10
-TORCH_BYTES = 130 << 20  # of importing torch 2.13
 MCORE = re.compile(
     r"(^|\.)decoder\.layers\.\d+\.(self_attention|mlp)\.(linear_|experts\.|router\.|core_attention)|\.(linear_qkv|linear_fc1)\."
 )
@@ -414,14 +414,10 @@ def _needs(seen: Seen) -> Iterator[Finding]:
     merged = "; slices are merged on the way, no merged copy is written" if seen.run is not None else ""
     said = f"{bytes_text(nbytes)} for the result; {bytes_text(free)} free beside it{merged}"
     yield Finding(FINE if free > nbytes else DECIDE, "disk", said)
-    if any(kind_of(f) == TORCH for f in seen.checkpoint.files[:1]):
-        yield Finding(
-            FINE,
-            "memory",
-            f"about {bytes_text(_memory(seen) + TORCH_BYTES)}: torch opens these files; those of the old form, before 1.6, whole",
-        )
-    else:
-        yield Finding(FINE, "memory", f"about {bytes_text(_memory(seen))}, however large the tensors are")
+    opener = next((f for f in (format_of(FileSource(p)) for p in seen.checkpoint.files[:1]) if f.opening_takes), None)
+    taken = bytes_text(_memory(seen) + (opener.opening_takes if opener is not None else 0))
+    said = f": {opener.opening_said}" if opener is not None else ", however large the tensors are"
+    yield Finding(FINE, "memory", f"about {taken}{said}")
 
 
 def _memory(seen: Seen) -> int:

@@ -19,7 +19,7 @@ from mfconv_nb.formats.assets import scheme_beside
 from mfconv_nb.formats.peft_folder import CONFIG, read_adapter_config
 from mfconv_nb.formats.reading import Opened, open_files, open_path
 from mfconv_nb.mapping.adapters import is_adapter
-from mfconv_nb.networks.live import is_live, load_live
+from mfconv_nb.networks.live import HINT, is_live, load_live
 from mfconv_nb.runs.categories import categories_asked, category_of
 from mfconv_nb.runs.merged_by_mindspore import notes_on_run_state
 from mfconv_nb.runs.opening import merged, open_run
@@ -30,7 +30,7 @@ from mfconv_nb.steps.loading.sides import side_of_names
 from mfconv_nb.streaming.manifest import CARRIED, read_manifest
 from mfconv_nb.streaming.publish import check_not_half_replaced, side_folders
 
-Loadable = Any  # a path, several paths, a torch Module or state dict, a MindSpore Cell or parameter dict, a dict of arrays
+Loadable = Any  # a Checkpoint, a path, several paths, a torch Module or state dict, a MindSpore Cell or parameter dict, a dict of arrays
 
 
 @makes_many_objects
@@ -69,9 +69,9 @@ def load(
         live = replace(live, side=side_of_names(live.tensors) or live.side)
         return _taken(_described(live, config, lora_alpha), only)
     said: tuple[str, ...] = ()
-    if isinstance(source, Sequence) and not isinstance(source, str):
+    if isinstance(source, Sequence) and not isinstance(source, str | bytes):
         if odd := [p for p in source if not isinstance(p, str | Path)]:
-            raise InputError("MFC109", found=f"a list with a {type(odd[0]).__name__} in it", expected="paths")
+            raise InputError("MFC109", found=f"a list with a {type(odd[0]).__name__} in it", expected="paths", hint=HINT)
         paths = [local_path(p) for p in source]
         if not paths:
             raise InputError("MFC109", found="an empty list", expected="at least one path")
@@ -85,7 +85,7 @@ def load(
             return load_run(run, path, config=config, only=only, lora_alpha=lora_alpha)
         opened = open_path(path)
     else:
-        raise InputError("MFC109", found=f"a {type(source).__name__}", expected="a path or a live object")
+        raise InputError("MFC109", found=f"a {type(source).__name__}", expected="a path or a live object", hint=HINT)
     folder, manifest, notes = _fitting_manifest(path, opened.tensors)
     side = manifest.get("to") or side_of_names(opened.tensors) or opened.side
     if side in SIDE_NAMES and opened.side in SIDE_NAMES and side != opened.side:

@@ -12,6 +12,7 @@ from mfconv_nb.core.errors import OutputError
 from mfconv_nb.core.file_plan import OutputPlan
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.formats.checkpoint_metadata import METADATA, Chunk, DeviceLayout, Parameter, StoredIn, metadata_bytes
+from mfconv_nb.formats.known import format_with_ending
 from mfconv_nb.formats.strategy_file import write_strategy
 from mfconv_nb.formats.writing import plan_file
 from mfconv_nb.runs.cutting import CHECKPOINT_2, CutTensor, Cutting, RankLayout, as_plain_cuts, cut_tensors, read_rank_layout
@@ -37,7 +38,7 @@ def ranks_output(checkpoint: Checkpoint, target: Path, dtype: str | None, layout
     Raises:
         OutputError: MFC407 for a target with the ending of a file. UsageError, MappingError: as ``cut_tensors``.
     """
-    if target.suffix in (".ckpt", ".safetensors", ".bin", ".pt", ".pth"):
+    if format_with_ending(target.suffix) is not None:
         raise OutputError("MFC407", target, found=f"ending '{target.suffix}'", expected="a folder, for the files of the ranks")
     layout = layout if isinstance(layout, RankLayout) else read_rank_layout(local_path(layout))
     specs = output_specs(checkpoint, dtype)

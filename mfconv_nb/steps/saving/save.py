@@ -25,9 +25,10 @@ from mfconv_nb.core.report import Column, Result, Table, bytes_text, how_many, s
 from mfconv_nb.core.sources import FileSource
 from mfconv_nb.formats import index as index_files
 from mfconv_nb.formats.folders import checkpoint_files, read_instead
-from mfconv_nb.formats.writing import ENDINGS
+from mfconv_nb.formats.known import weight_endings
 from mfconv_nb.runs.cutting import RankLayout
 from mfconv_nb.runs.opening import looks_like_run
+from mfconv_nb.steps.loading.load import Loadable, load
 from mfconv_nb.steps.saving.output import Output, manifest_of, whole_output
 from mfconv_nb.steps.saving.ranks_output import ranks_output
 from mfconv_nb.steps.saving.way_back import way_back_of
@@ -51,7 +52,7 @@ ALL_BUT_DONE = "an earlier run had written everything and was stopped while file
 
 @makes_many_objects
 def save(
-    checkpoint: Checkpoint,
+    checkpoint: Loadable,
     target: str | Path,
     *,
     dtype: str | None = None,
@@ -67,6 +68,7 @@ def save(
     """Write ``checkpoint`` to ``target``, whose ending chooses the format. Memory: 2 to 4 MiB a thread, up to 16 for a transpose.
 
     Args:
+        checkpoint: what ``load`` or ``map`` gave, or anything that ``load`` takes.
         target: ``x.safetensors``, ``x.ckpt``, ``x.bin`` (``.pt``, ``.pth``), or a folder, which gets shards with an index.
         dtype: cast floating tensors to "fp32", "bf16" or "fp16" (round to nearest even). Left out: every tensor keeps its own.
         overwrite: replace an existing target.
@@ -82,11 +84,11 @@ def save(
         FormatError: MFC209 where a source does not fit the checksum that it carries.
     """
     begun = time.monotonic()
-    target = local_path(target)
+    target, source = local_path(target), load(checkpoint)
     if layout_of_ranks is None:
-        out = whole_output(checkpoint, target, requested_dtype(dtype), max_shard_size, assets)
+        out = whole_output(source, target, requested_dtype(dtype), max_shard_size, assets)
     else:
-        out = ranks_output(checkpoint, target, requested_dtype(dtype), layout_of_ranks)
+        out = ranks_output(source, target, requested_dtype(dtype), layout_of_ranks)
     staging = staging_of(target)
     out = _named_as(staging.target, out)
     about, fingerprint = _about(out, staging.target), out.fingerprint()
@@ -98,8 +100,8 @@ def save(
         return SaveReport(**about, seconds=time.monotonic() - begun, resumed=len(earlier.finished), infinite=infinite)
     check_target(out, staging, overwrite=overwrite)
     bar = progress_for(progress, out.plan.size, "writing")
-    check_stored_checksums((*checkpoint, *out.carried.values()), threads, bar)
-    about["notes"] += check_equalities(checkpoint, threads, bar)
+    check_stored_checksums((*source, *out.carried.values()), threads, bar)
+    about["notes"] += check_equalities(source, threads, bar)
     check_space(staging, out.plan.size)
     out.check_sources()
     if dry_run:
@@ -263,7 +265,7 @@ def _old_files(plan: OutputPlan, staging: Staging) -> list[str]:
             continue
         beside = f"{target.stem}-" if not plan.folder else ""
         names |= dict.fromkeys(
-            f.name for f in found if f.suffix.lower() in ENDINGS and f.parent == home and f.name.startswith(beside)
+            f.name for f in found if f.suffix.lower() in weight_endings() and f.parent == home and f.name.startswith(beside)
         )  # it may name anything
     names |= dict.fromkeys(f.name for f in (read_instead(home, plan.names) if plan.folder else ()))
     names |= dict.fromkeys(plan.names)

@@ -351,18 +351,6 @@ def _inputs(toy: Tensors) -> dict[str, dict[str, Any]]:
 NAMES = ("plain", "two words", 'it\'s "quoted" $HOME', "-begins as an option", "a\nline", "value head", "strange names")
 
 
-@pytest.mark.parametrize("kind", ["fp8", "complex"])
-def test_where_mindspore_cannot_load_a_dtype_doctor_proposes_no_format(kind: str, toy: Tensors) -> None:
-    arrays = {n: t.array() for n, t in toy.items() if isinstance(t, Raw)}
-    made = _as_fp8(toy) if kind == "fp8" else {n: a.astype(np.complex64) for n, a in arrays.items()}
-    Path("m").mkdir()
-    mc.save(mc.load(made), "m/model.safetensors")
-    Path("m/config.json").write_text(json.dumps(CONFIG))
-    found = doctor("m")
-    assert not found.commands
-    assert [f.seen.partition(":")[0] for f in found.findings if f.topic == "format"] == ["MFC405"]
-
-
 def _written(name: str, toy: Tensors) -> Path:
     folder = Path(name)
     folder.mkdir()
