@@ -28,7 +28,8 @@ def parse_bytes(text: str | int) -> int:
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?b?)\s*", str(text).lower())
     if match is None or match.group(2) not in _UNITS or (size := int(float(match.group(1)) * _UNITS[match.group(2)])) <= 0:
-        raise UsageError("MFC501", "max_shard_size", found=quoted(str(text)), expected="a size such as 5GB, 500MB or 2GiB")
+        hint = "Give --max_shard_size 5GB (max_shard_size='5GB' in Python), or leave it out."
+        raise UsageError("MFC501", "max_shard_size", found=quoted(str(text)), expected="a size such as 5GB, 500MB or 2GiB", hint=hint)
     return size
 
 
@@ -52,7 +53,8 @@ def plan_output(specs: Sequence[TensorSpec], target: Path, side: str | None, max
         return _plan_folder(specs, side, parse_bytes(DEFAULT_SHARD_BYTES if max_shard_size is None else max_shard_size))
     if ending not in ENDINGS:
         expected = f"{', '.join(ENDINGS)}, or a folder (no ending)"
-        raise OutputError("MFC407", target, found=f"ending {quoted(ending)}", expected=expected)
+        hint = "Change the ending of the target: it chooses the format."
+        raise OutputError("MFC407", target, found=f"ending {quoted(ending)}", expected=expected, hint=hint)
     if max_shard_size is None:
         return OutputPlan((plan_file(target.name, specs, side),), folder=False)
     if ending == ".ckpt":

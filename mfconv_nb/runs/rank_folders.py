@@ -425,7 +425,8 @@ def _open_file(path: Path) -> tuple[list[LazyTensor], tuple[OtherEntry, ...], Ma
     source = FileSource(path)
     kind = format_of(source)
     if kind not in (SAFETENSORS, CKPT):
-        raise InputError("MFC103", path, found=f"a {kind} file", expected="a MindSpore .ckpt or safetensors")
+        hint = "Move it out of the folder of the rank; by its own path it can be opened."
+        raise InputError("MFC103", path, found=f"a {kind} file", expected="a MindSpore .ckpt or safetensors", hint=hint)
     header = (safetensors_file if kind == SAFETENSORS else mindspore_ckpt).read_header(source)
     return [stored_tensor(p.spec, source, p.extents) for p in header.tensors], header.others, header.metadata
 

@@ -19,7 +19,7 @@ from mfconv_nb.formats.assets import scheme_beside
 from mfconv_nb.formats.peft_folder import CONFIG, read_adapter_config
 from mfconv_nb.formats.reading import Opened, open_files, open_path
 from mfconv_nb.mapping.adapters import is_adapter
-from mfconv_nb.networks.live import is_live, load_live
+from mfconv_nb.networks.live import HINT, is_live, load_live
 from mfconv_nb.runs.categories import categories_asked, category_of
 from mfconv_nb.runs.merged_by_mindspore import notes_on_run_state
 from mfconv_nb.runs.opening import merged, open_run
@@ -71,10 +71,12 @@ def load(
     said: tuple[str, ...] = ()
     if isinstance(source, Sequence) and not isinstance(source, str):
         if odd := [p for p in source if not isinstance(p, str | Path)]:
-            raise InputError("MFC109", found=f"a list with a {type(odd[0]).__name__} in it", expected="paths")
+            hint = "Give the paths of files, or one thing by itself."
+            raise InputError("MFC109", found=f"a list with a {type(odd[0]).__name__} in it", expected="paths", hint=hint)
         paths = [local_path(p) for p in source]
         if not paths:
-            raise InputError("MFC109", found="an empty list", expected="at least one path")
+            hint = "Give the paths of the files, or their folder."
+            raise InputError("MFC109", found="an empty list", expected="at least one path", hint=hint)
         opened, path = _open_several(paths), paths[0]
     elif isinstance(source, str | Path):
         given = local_path(source)
@@ -85,7 +87,7 @@ def load(
             return load_run(run, path, config=config, only=only, lora_alpha=lora_alpha)
         opened = open_path(path)
     else:
-        raise InputError("MFC109", found=f"a {type(source).__name__}", expected="a path or a live object")
+        raise InputError("MFC109", found=f"a {type(source).__name__}", expected="a path or a live object", hint=HINT)
     folder, manifest, notes = _fitting_manifest(path, opened.tensors)
     side = manifest.get("to") or side_of_names(opened.tensors) or opened.side
     if side in SIDE_NAMES and opened.side in SIDE_NAMES and side != opened.side:
