@@ -21,6 +21,7 @@ WIDTH = 140
 STEP = 4
 ENOUGH = 3  # names with one beginning, for the beginning to get a name of its own
 ENDING = ".py"
+HINT_ENDING = "Give it the ending .py: the family is a Python file."
 
 # what stands without its keyword, and what is not written: the place of the old text
 POSITIONAL = {Rule: ("hf", "mf", "layout"), Repeated: ("hf", "mf", "layout"), Tied: ("hf", "mf"), Drop: ("pattern", "why")}
@@ -38,9 +39,10 @@ def write_family(family: Family, path: str | Path, *, notes: Sequence[str] = (),
     """
     file = local_path(path)
     if file.suffix != ENDING:
-        raise OutputError("MFC407", file, found=f"ending '{file.suffix}'", expected=f"a Python file: my_model{ENDING}")
+        raise OutputError("MFC407", file, found=f"ending '{file.suffix}'", expected=f"a Python file: my_model{ENDING}", hint=HINT_ENDING)
     if file.exists() and not overwrite:
-        raise OutputError("MFC401", file, found="an existing file", expected="a new name", hint="Choose another name, or say overwrite.")
+        hint = "Choose another name, or say --force (overwrite=True in Python)."
+        raise OutputError("MFC401", file, found="an existing file", expected="a new name", hint=hint)
     part = file.with_name(f"{file.name}.partial")
     try:
         part.write_text(family_text(family, notes=notes), encoding="utf-8")

@@ -247,7 +247,8 @@ class Checkpoint(Result):
         for name, tensor in self.tensors.items():
             new = rename(name)
             if new in tensors:
-                raise UsageError("MFC501", "rename", found=f"two tensors that become {quoted(new)}", expected="a name of its own for each")
+                found, hint = f"two tensors that become {quoted(new)}", "Let the function keep what tells them apart."
+                raise UsageError("MFC501", "rename", found=found, expected="a name of its own for each", hint=hint)
             tensors[new] = tensor.renamed(new)
         return replace(self, tensors=tensors)
 

@@ -72,6 +72,30 @@ CODES = {
     "MFC501": "a value that cannot be used",
 }
 
+# What to do next, where the place that raises a code knows nothing better: true for all such places.
+NEXT_STEPS = {
+    "MFC101": "Check how it is spelled, whether it is there, and whether you may read it.",
+    "MFC102": "Give the folder in which the files of the weights lie; where they are missing, fetch them.",
+    "MFC103": "Give a file of weights; if this should be one, fetch it again.",
+    "MFC104": "Fetch it again together with the files of the weights: they have to be of one save.",
+    "MFC106": "Put the file that was published with the weights in its place.",
+    "MFC109": "Leave it out, or make it an array of such a kind first.",
+    "MFC114": "Give the strategy files of this run: --strategy DIR (strategy= in Python).",
+    "MFC201": "Fetch the file again, or save it again with what wrote it.",
+    "MFC205": "In the framework that wrote it, make it a dense tensor of one of these dtypes, and save again.",
+    "MFC301": "`mfconv families` lists the keys that are known (mc.known_families() in Python).",
+    "MFC305": "Leave it out; `mfconv families KEY` explains what a family takes.",
+    "MFC307": "Compare the layout with the shapes; with a built-in family, check that config.json is of these weights.",
+    "MFC309": "`mfconv inspect PATH --all` lists the names of a checkpoint (list(checkpoint.tensors) in Python).",
+    "MFC310": "Take a checkpoint that has its numbers: from files, or from a network that is not on the meta device.",
+    "MFC311": "Change the rule that is named here.",
+    "MFC313": "Mend the file; `mfconv prove FILE.py` checks it.",
+    "MFC315": "Give the file in which the rules stand, such as MindFormers' models/qwen3/utils.py, or the one list of it.",
+    "MFC317": "Change the converter's file to what is expected, or give another: --converter DIR (mc.run_converter(DIR, ...) in Python).",
+    "MFC404": "Choose a folder that is there, and that you may write to.",
+    "MFC405": "Leave the tensor out, or give it another name, shape or dtype before it is saved.",
+}
+
 
 class Lines(str):
     """Text whose line breaks were made here. In every other text a line break is a stranger's, and is shown as an escape."""
@@ -87,7 +111,7 @@ class MfconvError(Exception):
         code: one of ``CODES``; stable across versions.
         where: the file, tensor or option it is about.
         found, expected: what was there, and what would have been right.
-        hint: what to do next.
+        hint: what to do next. Left out: the one that ``NEXT_STEPS`` has for the code, if it has one.
         position: the character of a text that is to blame, where ``found`` shows one.
         choices: where the caller has to choose, for each choice what says that it is meant: options of a command and their values.
     """
@@ -104,7 +128,8 @@ class MfconvError(Exception):
         hint: str | None = None,
         position: int | None = None,
     ) -> None:
-        self.code, self.where, self.found, self.expected, self.hint, self.position = code, where, found, expected, hint, position
+        self.code, self.where, self.found, self.expected, self.position = code, where, found, expected, position
+        self.hint = hint or NEXT_STEPS.get(code)
         super().__init__(code, where)
 
     def __str__(self) -> str:

@@ -93,7 +93,8 @@ class Result:
         target = local_path(path)
         makers = {".html": self._page, ".csv": lambda: csv_text(self.rows()), ".json": self.to_json}
         if target.suffix.lower() not in makers:
-            raise UsageError("MFC501", target, found=quoted(target.suffix), expected=f"one of {', '.join(makers)}")
+            hint = "Change the ending of the file."
+            raise UsageError("MFC501", target, found=quoted(target.suffix), expected=f"one of {', '.join(makers)}", hint=hint)
         text = makers[target.suffix.lower()]()
         try:
             target.write_text(text, encoding="utf-8")

@@ -38,6 +38,7 @@ NAMES = {
 }
 EXPERTS = ("expert_num", "n_routed_experts", "num_experts", "num_moe_experts", "num_local_experts")  # all of them the routed experts
 BIASES = ("qkv_has_bias", "attn_proj_has_bias")  # config.json's attention_bias means both at once
+HINT_LORA = "Put the number there that the training had (model.model_config.pet_config in the YAML of a run)."
 HINT_YAML = "Give the YAML that the run was started with, or a config.json."
 
 
@@ -154,7 +155,7 @@ def lora_of(content: Mapping[str, Any], origin: str, *rank_keys: str) -> Lora:
     alpha, dropout = content.get("lora_alpha"), content.get("lora_dropout")
     rank = next((content[key] for key in rank_keys if content.get(key) is not None), None)
     if rank is not None and (not isinstance(rank, int) or isinstance(rank, bool) or not 0 < rank < 1 << 20):
-        raise MappingError("MFC319", origin, found=f"a rank of {quoted(str(rank))}", expected="a whole number above 0")
+        raise MappingError("MFC319", origin, found=f"a rank of {quoted(str(rank))}", expected="a whole number above 0", hint=HINT_LORA)
     fraction = float(dropout) if isinstance(dropout, int | float) and not isinstance(dropout, bool) and 0 <= dropout <= 1 else None
     return Lora(None if alpha is None else checked_alpha(alpha, origin), rank, origin if alpha is not None else "", fraction)
 
@@ -162,7 +163,7 @@ def lora_of(content: Mapping[str, Any], origin: str, *rank_keys: str) -> Lora:
 def checked_alpha(alpha: object, origin: str) -> float:
     """Raises MappingError (MFC319) for what is no number above zero."""
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < 1 << 40 or not math.isfinite(alpha):
-        raise MappingError("MFC319", origin, found=f"lora_alpha: {quoted(str(alpha)[:80])}", expected="a number above 0")
+        raise MappingError("MFC319", origin, found=f"lora_alpha: {quoted(str(alpha)[:80])}", expected="a number above 0", hint=HINT_LORA)
     return alpha
 
 

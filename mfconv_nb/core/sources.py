@@ -43,6 +43,7 @@ class ByteSource(Protocol):
         """What another run must find for its bytes to be proven the same, as JSON; None where nothing can prove it: a live object."""
 
 
+HINT_FILE = "Copy what it gives to a file, or give the file itself."
 EDGE_BYTES = 1 << 16  # of a file's beginning and end that its identity has a hash of: headers stand there
 
 
@@ -81,7 +82,7 @@ class FileSource:
         except (OSError, ValueError) as error:  # ValueError: a name with a null byte or a lone surrogate
             raise InputError("MFC101", path, found=getattr(error, "strerror", error), expected="a readable file") from None
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-            raise InputError("MFC101", path, found="a folder, a pipe or a device", expected="a readable file")
+            raise InputError("MFC101", path, found="a folder, a pipe or a device", expected="a readable file", hint=HINT_FILE)
         self.size = status.st_size
         self._modified_ns = status.st_mtime_ns
         self._inode = status.st_ino

@@ -62,7 +62,7 @@ def register(family: Family, *, replace: bool = False) -> Family:
     """
     given: object = family
     if not isinstance(given, Family):
-        hint = "A file is named where it is used: family='my_model.py'." if is_file_name(given) else None
+        hint = "A file is named where it is used: family='my_model.py'." if is_file_name(given) else "Make one: mc.rules.Family(...)."
         raise UsageError("MFC501", "family", found=f"a {type(given).__name__}", expected="a Family", hint=hint)
     check_family(family)
     taken = {name: f.key for f in built_in().values() for name in (f.key, *f.aliases)}
@@ -196,7 +196,7 @@ def _not_listed(best: Sequence[Family], otherwise: str, *, anybody: bool, whole:
 
 def _none_or_several(several: Sequence[Family], unknown: Mapping[str, int], count: int, model_type: Any) -> MappingError:
     """No family, or several ones, for the names of a checkpoint: ``unknown`` says how many of its patterns each does not know."""
-    hint = "Say which: --model KEY (model= in Python); `mfconv families` lists them."
+    hint = "Say which: --model KEY (family= in Python); `mfconv families` lists them."
     if several:
         found = f"{len(several)} that fit: {', '.join(f.key for f in several)}"
         error = SeveralFitError("MFC302", found=found, expected="one family that knows every name", hint=hint)

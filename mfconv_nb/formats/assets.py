@@ -61,7 +61,8 @@ def read_assets(folder: Path) -> dict[str, bytes]:
     names = {p.relative_to(folder).as_posix(): p for pattern in PATTERNS for p in sorted(folder.glob(pattern)) if p.is_file()}
     found = {n: p for n, p in names.items() if p.suffix not in (".py", *weight_endings()) and p.stat().st_size <= MAX_BYTES}
     if "config.json" not in found:
-        raise InputError("MFC101", folder / "config.json", expected="the config of a Hugging Face folder")
+        hint = "Put the config.json that was published with the weights there."
+        raise InputError("MFC101", folder / "config.json", expected="the config of a Hugging Face folder", hint=hint)
     return {name: path.read_bytes() for name, path in found.items()}
 
 

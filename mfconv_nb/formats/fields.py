@@ -61,7 +61,7 @@ def tiled(fields: Iterable[Field], source: FileSource) -> Iterator[Field]:
         if each.offset < at or each.end > source.size:
             found = f"{each.what} from byte {each.offset:,} to {each.end:,}"
             expected = f"from {at:,} on, inside the {how_many(source.size, 'byte')} of the file"
-            raise FormatError("MFC201", source.path, found=found, expected=expected, hint="The file is damaged.")
+            raise FormatError("MFC201", source.path, found=found, expected=expected, hint="The file is damaged: fetch or save it again.")
         if each.offset > at:
             yield _unnamed(at, each.offset)
         yield each

@@ -125,8 +125,8 @@ def read_header(source: FileSource) -> Header:
             tensors.append(_joined(source, open_slices))
             open_slices = []
         if not open_slices and entry.name in seen:
-            found = f"{quoted(entry.name)} a second time"
-            raise FormatError("MFC203", source.path, found=found, expected="each name once", hint="MindSpore would take the last.")
+            found, hint = f"{quoted(entry.name)} a second time", "Save it again with each name once: MindSpore would take the last."
+            raise FormatError("MFC203", source.path, found=found, expected="each name once", hint=hint)
         seen.add(entry.name)
         if other is not None:
             others.append(other)
@@ -350,7 +350,7 @@ def _check_can_hold(spec: TensorSpec, file: str) -> None:
         )
     if len(spec.name) > MAX_NAME_LENGTH:
         found, expected = f"a name of {len(spec.name):,} characters", f"at most {MAX_NAME_LENGTH:,}, as MindSpore takes"
-        raise OutputError("MFC405", f"{quoted(spec.name)} for {file}", found=found, expected=expected)
+        raise OutputError("MFC405", f"{quoted(spec.name)} for {file}", found=found, expected=expected, hint="Choose a .safetensors ending.")
     if max(spec.shape, default=0) > MAX_DIM:
         found, expected = f"an axis of {max(spec.shape):,}", f"at most {MAX_DIM:,}, as MindSpore's reader takes"
         raise OutputError("MFC405", f"{quoted(spec.name)} for {file}", found=found, expected=expected, hint="Choose a .safetensors ending.")

@@ -29,7 +29,7 @@ METADATA = "__metadata__"
 MAX_HEADER_BYTES = 100_000_000  # the reference reader's own limit
 WHOLE_NUMBERS = ("BOOL", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64")
 HINT_CUT = "The file is cut short: fetch it again."
-HINT_HEADER = "The file is damaged, or no safetensors file."
+HINT_HEADER = "The file is damaged, or no safetensors file: fetch or save it again."
 
 
 def looks_like(first_bytes: bytes, size: int) -> bool:

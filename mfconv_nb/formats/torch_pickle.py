@@ -166,7 +166,7 @@ def _lazy(torch: Any, name: str, t: Any, source: FileSource, members: dict[int, 
         available = members.get(start, -1)
         if storage.nbytes() > available:
             found, expected = f"a storage of {how_many(storage.nbytes(), 'byte')}", f"at most {max(0, available):,}, its zip member"
-            raise FormatError("MFC201", where, found=found, expected=expected, hint="The file is damaged.")
+            raise FormatError("MFC201", where, found=found, expected=expected, hint="The file is damaged: fetch or save it again.")
     _check_view(spec, t.storage_offset(), t.stride(), available, where)
     return strided_tensor(spec, data, start, t.storage_offset(), tuple(t.stride()))
 

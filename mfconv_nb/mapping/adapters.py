@@ -40,6 +40,7 @@ HINT_ALPHA = (
     "It is model.model_config.pet_config.lora_alpha in the YAML of the run: give that with --config run.yaml (config= in Python), "
     "or the number with --lora_alpha (lora_alpha=)."
 )
+HINT_HALVES = "Fetch the adapters again, or save them again with what trained them."
 HINT = (
     "Merge them into the weights first, on this side (mfconv merge; mc.merge_adapters), then convert. "
     "Or convert without them: --leave_out '*lora_*' (leave_out= in Python)."
@@ -123,7 +124,8 @@ def adapters_of(specs: Iterable[TensorSpec]) -> tuple[Adapter, ...]:
             embeddings |= {half.module} if half.embedding else set()
             if half.half in known:
                 found = f"{quoted(known[half.half].name)} and {quoted(spec.name)}"
-                raise MappingError("MFC319", quoted(half.module), found=found, expected="one adapter for a layer")
+                hint = "Save them apart, one adapter a folder (save_pretrained of PEFT does)."
+                raise MappingError("MFC319", quoted(half.module), found=found, expected="one adapter for a layer", hint=hint)
             known[half.half] = spec
     return tuple(_whole(module, pair, module in embeddings) for module, pair in halves.items())
 
@@ -132,11 +134,12 @@ def _whole(module: str, pair: dict[str, TensorSpec], embedding: bool) -> Adapter
     if len(pair) < 2:
         (half, spec), *_ = pair.items()
         other = "b" if half == "a" else "a"
-        raise MappingError("MFC319", quoted(spec.name), found=f"no half {other} of this adapter", expected="both halves in the checkpoint")
+        found, expected = f"no half {other} of this adapter", "both halves in the checkpoint"
+        raise MappingError("MFC319", quoted(spec.name), found=found, expected=expected, hint=HINT_HALVES)
     a, b = pair["a"], pair["b"]
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1] or 0 in (*a.shape, *b.shape):
         found = f"{list(a.shape)} and {list(b.shape)}"
-        raise MappingError("MFC319", quoted(module), found=found, expected="halves of rank x in and out x rank")
+        raise MappingError("MFC319", quoted(module), found=found, expected="halves of rank x in and out x rank", hint=HINT_HALVES)
     return Adapter(module, a, b, embedding)
 
 
@@ -151,7 +154,8 @@ def rank_of(adapters: Sequence[Adapter], lora: Lora | None) -> int:
     ranks = {adapter.rank: adapter.module for adapter in adapters}
     if len(ranks) != 1:
         found = ", ".join(f"{rank} ({quoted(module)})" for rank, module in sorted(ranks.items())[:3]) or "no adapters"
-        raise MappingError("MFC319", "rank", found=found, expected="one rank")
+        hint = "Several ranks are told apart by rank_pattern in adapter_config.json: put that file beside the adapters."
+        raise MappingError("MFC319", "rank", found=found, expected="one rank", hint=hint)
     (rank,) = ranks
     if lora is not None and lora.rank is not None and lora.rank != rank:
         hint = "The config belongs to another run: give the one of the run that made these adapters."

@@ -145,7 +145,8 @@ def explain_tensor(plan: MappingPlan, name: str, side: str | None = None) -> Exp
         MappingError: MFC309 for a name that neither side has. UsageError: MFC501 for another side.
     """
     if side not in (None, SOURCE, TARGET):
-        raise UsageError("MFC501", "side", found=quoted(str(side)), expected="'source' or 'target'")
+        hint = "Leave it out where only one side has the name."
+        raise UsageError("MFC501", "side", found=quoted(str(side)), expected="'source' or 'target'", hint=hint)
     for here in (TARGET, SOURCE) if side is None else (side,):
         rows = tuple(row for row in plan.rows if any(s.name == name for s in _specs_of(row, here)))
         if rows:
@@ -345,7 +346,8 @@ def _checked(index: int | Sequence[int], spec: TensorSpec) -> tuple[int, ...]:
         given = None
     if given is None or len(given) != len(spec.shape) or any(not -n <= i < n for i, n in zip(given, spec.shape, strict=True)):
         expected = f"{len(spec.shape)} whole numbers inside the shape {spec.shape}"
-        raise UsageError("MFC501", f"index of {quoted(spec.name)}", found=str(index), expected=expected)
+        hint = f"Such as {(0,) * len(spec.shape)}; numbers below 0 count from the end."
+        raise UsageError("MFC501", f"index of {quoted(spec.name)}", found=str(index), expected=expected, hint=hint)
     return tuple(i + n if i < 0 else i for i, n in zip(given, spec.shape, strict=True))
 
 

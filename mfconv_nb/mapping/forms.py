@@ -46,17 +46,24 @@ def checked_options(family: Family, given: Mapping[str, object]) -> dict[str, Op
     return found
 
 
+def _how_to_give(option: Option) -> str:
+    """How an option is given, with the first of its values."""
+    value = option.values[0] if option.values else 8
+    return f"Give --{option.name} {value} ({option.name}={value!r} in Python), say, or leave it out."
+
+
 def _checked(option: Option, value: object) -> OptionValue:
     by_word = {str(v).lower(): v for v in option.values}
     word = str(value).lower()
     if not option.values:
         if word.isdigit() and not isinstance(value, bool):
             return int(word)
-        raise UsageError("MFC501", option.name, found=quoted(str(value)), expected="a whole number")
+        raise UsageError("MFC501", option.name, found=quoted(str(value)), expected="a whole number", hint=_how_to_give(option))
     meant = by_word.get(word, WORDS.get(word))
     if meant is None or meant not in option.values or isinstance(meant, bool) not in {isinstance(v, bool) for v in option.values}:
         expected = " or ".join(str(v) or "(nothing)" for v in option.values)
-        raise UsageError("MFC501", option.name, found=quoted(str(value)), expected=expected, hint=did_you_mean(word, by_word))
+        hint = did_you_mean(word, by_word) or _how_to_give(option)
+        raise UsageError("MFC501", option.name, found=quoted(str(value)), expected=expected, hint=hint)
     return meant
 
 

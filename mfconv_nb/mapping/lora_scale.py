@@ -17,6 +17,7 @@ from mfconv_nb.core.run_yaml import Lora, checked_alpha
 from mfconv_nb.mapping.adapters import HINT_ALPHA, Adapter, rank_of
 
 MAX_PATTERNS, MAX_LENGTH = 20_000, 200
+HINT_RUN = "Give the adapter_config.json, or the YAML, of the run that made these adapters: --config PATH (config= in Python)."
 MAX_CHOICES = 3  # of how much to match, or of what; each multiplies the time
 _PATTERN = re.compile(r"\^?(?:[\w-]|\\\.|\.[*+]?|\\d\+?|\[0-9\]\+?|\((?:[\w.-]+\|)*[\w.-]+\))+\$?")
 
@@ -53,14 +54,14 @@ def _scaled(adapter: Adapter, lora: Lora, told: float | None, alpha: float, root
     rank = lora.rank if told is None else told
     if rank is not None and rank != adapter.rank:
         expected = f"{rank:g}, as {'the config' if told is None else 'rank_pattern'} says"
-        raise MappingError("MFC319", quoted(adapter.module), found=f"rank {adapter.rank} in the tensors", expected=expected)
+        raise MappingError("MFC319", quoted(adapter.module), found=f"rank {adapter.rank} in the tensors", expected=expected, hint=HINT_RUN)
     return ScaledAdapter(adapter, alpha, alpha / (math.sqrt(adapter.rank) if root else adapter.rank))
 
 
 def _by_pattern(patterns: object, key: str) -> Callable[[str], float | None]:
     """For a layer's name the number that the first matching pattern gives; None where there is none."""
     if not isinstance(patterns, Mapping) or len(patterns) > MAX_PATTERNS:
-        raise MappingError("MFC319", key, found=str(patterns)[:80], expected="patterns of names, each with a number")
+        raise MappingError("MFC319", key, found=str(patterns)[:80], expected="patterns of names, each with a number", hint=HINT_RUN)
     read = [(_compiled(pattern, key), checked_alpha(number, key)) for pattern, number in patterns.items()]
     by_name: dict[str, float | None] = {}
 
@@ -75,5 +76,6 @@ def _by_pattern(patterns: object, key: str) -> Callable[[str], float | None]:
 def _compiled(pattern: str, key: str) -> re.Pattern[str]:
     choices = sum(pattern.count(c) for c in (".*", ".+", "("))
     if len(pattern) > MAX_LENGTH or choices > MAX_CHOICES or not _PATTERN.fullmatch(pattern):
-        raise MappingError("MFC319", key, found=quoted(pattern), expected="a name, with .*, \\d+ or (a|b) in it")
+        hint = "Name the layers themselves in adapter_config.json, each with its number."
+        raise MappingError("MFC319", key, found=quoted(pattern), expected="a name, with .*, \\d+ or (a|b) in it", hint=hint)
     return re.compile(rf"(?:.*\.)?(?:{pattern})")

@@ -44,7 +44,7 @@ HINT_ZERO = (
     "zero_to_fp32.py, which lies in that folder, or save again with stage3_gather_16bit_weights_on_model_save."
 )
 HINT_FLAT = "FSDP keeps several weights in one flat parameter. Save a full state dict in the training (StateDictType.FULL_STATE_DICT)."
-HINT_FAMILY = "Is it another family? `mfconv families` lists those that are known; --model KEY (model= in Python) chooses one."
+HINT_FAMILY = "Is it another family? `mfconv families` lists those that are known; --model KEY (family= in Python) chooses one."
 
 
 @dataclass(frozen=True, slots=True)

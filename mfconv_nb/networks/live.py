@@ -22,6 +22,7 @@ from mfconv_nb.core.sources import ArraySource
 
 MAX_AXES = 32
 HINT = "Give a path, a torch Module or state dict, a MindSpore Cell or parameter dict, or a dict of arrays."
+HINT_NAME = "Give it another name in the dict."
 
 
 class LateSource:
@@ -96,9 +97,10 @@ def _checkpoint(state: Mapping[str, Any], origin: str, side: str | None, config:
     for key, value in state.items():
         name = str(key)
         if name in tensors:
-            raise InputError("MFC109", quoted(name), found="two keys that are the same text", expected="each name once")
+            raise InputError("MFC109", quoted(name), found="two keys that are the same text", expected="each name once", hint=HINT_NAME)
         if any("\ud800" <= c <= "\udfff" for c in name):
-            raise InputError("MFC109", quoted(name), found="half of a surrogate pair in the name", expected="a name that is text")
+            found = "half of a surrogate pair in the name"
+            raise InputError("MFC109", quoted(name), found=found, expected="a name that is text", hint=HINT_NAME)
         tensors[name] = _lazy(name, value)
     return checkpoint_of(tensors, origin=origin, side=side, config=config)
 

@@ -73,7 +73,8 @@ def network_of(thing: Any) -> Network:
 
 def _dtype(name: str, dtype: str, known: Mapping[Any, str]) -> str:
     if dtype not in known:
-        raise InputError("MFC109", quoted(name), found=f"dtype {dtype}", expected=", ".join(map(str, known)))
+        hint = "Make the network with a dtype of these (network.to(dtype) in torch)."
+        raise InputError("MFC109", quoted(name), found=f"dtype {dtype}", expected=", ".join(map(str, known)), hint=hint)
     return known[dtype]
 
 
@@ -157,7 +158,8 @@ def _compute_buffers(module: Any, lost: Mapping[str, tuple[Any, str]]) -> None:
         seen.append({name: getattr(*place).clone() for name, place in lost.items()})
     left = [name for name in lost if not torch.equal(seen[0][name], seen[1][name])]
     if left:
-        raise InputError("MFC109", quoted(left[0]), found="a buffer on the meta device that nothing computes", expected="a real one")
+        found, hint = "a buffer on the meta device that nothing computes", "Make the network on the CPU."
+        raise InputError("MFC109", quoted(left[0]), found=found, expected="a real one", hint=hint)
 
 
 # ---- MindSpore -----------------------------------------------------------------------------------------------------------

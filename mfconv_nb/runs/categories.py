@@ -54,5 +54,6 @@ def categories_asked(only: str | Iterable[str]) -> tuple[str, ...]:
     for word in words:
         if word not in CATEGORIES:
             expected = ", ".join(CATEGORIES)
-            raise UsageError("MFC501", "only", found=quoted(word), expected=expected, hint=did_you_mean(word, CATEGORIES))
+            hint = did_you_mean(word, CATEGORIES) or "Leave --only out (only= in Python) to take everything."
+            raise UsageError("MFC501", "only", found=quoted(word), expected=expected, hint=hint)
     return words

@@ -28,6 +28,8 @@ FORMS = (RANK_FOLDERS, CHECKPOINT_2)
 MAX_RANKS = 1 << 16
 MAX_STEP = 10**12 - 1  # twelve digits, as many as are read
 MAX_PREFIX_BYTES = 128
+HINT_ONE_RUN = "These are the strategy files of several runs, or of other stages: give a folder with those of one run."
+HINT_LAYOUT = 'Write such a file, and give it with --layout_of_ranks FILE.json (layout_of_ranks="FILE.json" in Python).'
 
 Cut = str | Sequence[str] | None  # of one axis: the device dimension that cuts it, several (the coarsest first), or none
 
@@ -99,7 +101,7 @@ class RankLayout:
             _must(isinstance(pattern, str) and _is_list(axes) and all(_is_cut(cut) for cut in axes), where, axes, form)
             unknown = [n for cut in axes for n in _dimensions(cut) if n not in self.devices]
             if unknown:
-                expected, hint = ", ".join(self.devices), did_you_mean(unknown[0], self.devices)
+                expected, hint = ", ".join(self.devices), did_you_mean(unknown[0], self.devices) or "Name it in devices too, with its size."
                 raise UsageError("MFC501", where, found=quoted(unknown[0]), expected=expected, hint=hint)
 
     @property
@@ -110,13 +112,13 @@ class RankLayout:
 
 def _one_of(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
-        hint = did_you_mean(str(value), known)
+        hint = did_you_mean(str(value), known) or f"Change {name} in the layout of the ranks, or leave it out."
         raise UsageError("MFC501", name, found=_shown(value), expected=" or ".join(known), hint=hint)
 
 
 def _must(holds: bool, name: str, value: object, expected: str) -> None:
     if not holds:
-        raise UsageError("MFC501", name, found=_shown(value), expected=expected)
+        raise UsageError("MFC501", name, found=_shown(value), expected=expected, hint=f"Change {name} in the layout of the ranks.")
 
 
 def _shown(value: object) -> str:
@@ -155,13 +157,14 @@ def read_rank_layout(path: Path) -> RankLayout:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError("MFC501", path, found=str(error), expected="a JSON file that says how to cut") from None
+        raise UsageError("MFC501", path, found=str(error), expected="a JSON file that says how to cut", hint=HINT_LAYOUT) from None
     known = [f.name for f in fields(RankLayout)]
     if not isinstance(content, dict) or not {"devices", "strategy"} & content.keys():
-        raise UsageError("MFC501", path, found="no devices", expected='{"devices": {"dp": 2, "tp": 4}, "cuts": {...}}')
+        raise UsageError("MFC501", path, found="no devices", expected='{"devices": {"dp": 2, "tp": 4}, "cuts": {...}}', hint=HINT_LAYOUT)
     unknown = [name for name in content if name not in known]
     if unknown:
-        raise UsageError("MFC501", path, found=quoted(unknown[0]), expected=", ".join(known), hint=did_you_mean(unknown[0], known))
+        hint = did_you_mean(unknown[0], known) or "Take it out of the file."
+        raise UsageError("MFC501", path, found=quoted(unknown[0]), expected=", ".join(known), hint=hint)
     return RankLayout(**content)
 
 
@@ -217,12 +220,13 @@ def _by_strategy(specs: Sequence[TensorSpec], path: Path) -> Cutting:
     """As the strategy files of another run say. What they do not name is whole on every rank."""
     files = strategy_files(path)
     if not files:
-        raise InputError("MFC114", path, found="no strategy file", expected="files such as ckpt_strategy_rank_0.ckpt")
+        hint = "Let strategy in the layout of the ranks name the folder in which they lie."
+        raise InputError("MFC114", path, found="no strategy file", expected="files such as ckpt_strategy_rank_0.ckpt", hint=hint)
     stages = stages_of(read_strategies(files), ())
     known = {name for stage in stages for name in stage.layouts}
     if len({stage.devices for stage in stages}) != 1:
         found = ", ".join(str(stage.devices) for stage in stages)
-        raise InputError("MFC114", path, found=f"stages of {found} devices", expected="stages of one size")
+        raise InputError("MFC114", path, found=f"stages of {found} devices", expected="stages of one size", hint=HINT_ONE_RUN)
     unknown = sorted(known - {s.name for s in specs})
     if unknown:
         found, expected = f"{how_many(len(unknown), 'tensor')} not there; first {quoted(unknown[0])}", "the tensors of this checkpoint"
@@ -236,7 +240,7 @@ def _by_strategy(specs: Sequence[TensorSpec], path: Path) -> Cutting:
         axes = len(spec.shape)
         told = {slicing_of(s.layouts[spec.name], axes, devices, f"{quoted(spec.name)} in {s.path}") for s in having}
         if len(told) > 1:
-            raise InputError("MFC114", quoted(spec.name), found="cut differently in two stages", expected="one way")
+            raise InputError("MFC114", quoted(spec.name), found="cut differently in two stages", expected="one way", hint=HINT_ONE_RUN)
         slicing = _checked(spec, told.pop() if told else Slicing((devices,), ((),) * axes))
         names = tuple(f"d{n}" for n in range(len(slicing.devices)))
         tensors.append(CutTensor(spec, slicing, names, tuple(s.number for s in having) or everywhere))
@@ -246,7 +250,7 @@ def _by_strategy(specs: Sequence[TensorSpec], path: Path) -> Cutting:
 def _check_patterns(where: str, patterns: Mapping[str, Any] | Sequence[str], specs: Sequence[TensorSpec]) -> None:
     for pattern in patterns:
         if not any(fnmatchcase(s.name, pattern) for s in specs):
-            hint = did_you_mean(pattern, [s.name for s in specs])
+            hint = did_you_mean(pattern, [s.name for s in specs]) or "Take it out: the names are those of the checkpoint that is saved."
             raise UsageError("MFC501", where, found=f"{quoted(pattern)}, which fits no tensor", expected="a pattern of names", hint=hint)
 
 
@@ -255,7 +259,8 @@ def _stages(spec: TensorSpec, layout: RankLayout) -> tuple[int, ...]:
         return (0,)
     found = tuple(n for n, patterns in enumerate(layout.stages) if any(fnmatchcase(spec.name, p) for p in patterns))
     if not found:
-        raise UsageError("MFC501", "stages", found=f"none that has {quoted(spec.name)}", expected="a pattern that fits it")
+        hint = "Add one to the stage that shall hold it: '*' in a stage takes every tensor."
+        raise UsageError("MFC501", "stages", found=f"none that has {quoted(spec.name)}", expected="a pattern that fits it", hint=hint)
     return found
 
 
@@ -264,12 +269,15 @@ def _slicing(spec: TensorSpec, layout: RankLayout) -> Slicing:
     axes = tuple(layout.cuts[pattern]) if pattern is not None else (None,) * len(spec.shape)
     if len(axes) != len(spec.shape):
         found = f"{how_many(len(axes), 'axis', 'axes')} in {quoted(pattern or '')}"
-        raise MappingError("MFC307", quoted(spec.name), found=found, expected=f"{len(spec.shape)}, one for each of {list(spec.shape)}")
+        expected = f"{len(spec.shape)}, one for each of {list(spec.shape)}"
+        hint = "Change cuts: null (None in Python) for an axis that stays whole."
+        raise MappingError("MFC307", quoted(spec.name), found=found, expected=expected, hint=hint)
     names = list(layout.devices)
     cuts = tuple(tuple(names.index(n) for n in _dimensions(cut)) for cut in axes)
     used = [n for cut in cuts for n in cut]
     if len(used) != len(set(used)):
-        raise MappingError("MFC307", quoted(spec.name), found="a device dimension that cuts twice", expected="each at most once")
+        found, hint = "a device dimension that cuts twice", "Change cuts: let each dimension of devices cut one axis of a tensor."
+        raise MappingError("MFC307", quoted(spec.name), found=found, expected="each at most once", hint=hint)
     slicing = Slicing(tuple(layout.devices.values()), cuts)
     return _checked(spec, _with_optimizer_shards(slicing, spec.shape, layout.optimizer_shards))
 

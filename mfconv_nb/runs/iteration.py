@@ -37,7 +37,7 @@ COMMON = "common.json"
 MAX_COMMON_BYTES = 1 << 20
 MAX_CELLS = 1 << 20  # of the grid that the edges of a tensor's slices make; slices of a run make a grid of their own number
 UNHEALTHY = 1  # ckpt_status
-HINT_RUN = "Nearly always a rank's file is of another run or another step."
+HINT_RUN = "Nearly always a rank's file is of another run or another step: fetch those of one step again."
 RANK_FILE = re.compile(r"(?:(?P<prefix>.+)-)?(?P<kind>model|opt)-(?P<number>\d{1,9})-(?P<total>\d{1,9})\.safetensors")
 
 
@@ -143,7 +143,9 @@ def _safetensors_in(folder: Path, file_prefix: str | None) -> tuple[str, ...]:
         return tuple(there)
     chosen = tuple(name for name in there if prefix_of(name) == file_prefix)
     if not chosen:
-        raise InputError("MFC102", folder, found=f"no file of the prefix {quoted(file_prefix)}", expected="the files of an iteration")
+        found, expected = f"no file of the prefix {quoted(file_prefix)}", "the files of an iteration"
+        hint = "Choose another with --file_prefix (file_prefix= in Python), or leave it out."
+        raise InputError("MFC102", folder, found=found, expected=expected, hint=hint)
     return chosen
 
 

@@ -48,7 +48,8 @@ def open_iteration_folder(folder: Path, *, step: Step | int | None = None, file_
             trusted. What makes the checkpoint incomplete is in ``problems``.
     """
     if isinstance(step, Step) and step.epoch is not None:
-        raise UsageError("MFC501", "step", found=str(step), expected=f"an iteration, such as {step.step}: they have no epoch")
+        expected, hint = f"an iteration, such as {step.step}: they have no epoch", f"Give --step {step.step} (step={step.step} in Python)."
+        raise UsageError("MFC501", "step", found=str(step), expected=expected, hint=hint)
     if _is_iteration(folder):
         return _chosen(folder, {_number_of(folder): folder}, step, file_prefix)
     iterations = _iterations(folder)
@@ -136,7 +137,9 @@ def _newest_complete(iterations: Mapping[int | None, Path], file_prefix: str | N
     described = {folder for folder in iterations.values() if os.path.isfile(folder / METADATA)}
     for number, folder in sorted(iterations.items(), key=lambda item: -(item[0] or 0)):
         if described and folder not in described:
-            skipped.append((number, InputError("MFC111", folder, found=f"no {METADATA}", expected=f"{METADATA}, as the others have")))
+            hint = f"Fetch {METADATA} too, or choose another step: --step (step= in Python)."
+            refused = InputError("MFC111", folder, found=f"no {METADATA}", expected=f"{METADATA}, as the others have", hint=hint)
+            skipped.append((number, refused))
             continue
         try:
             opened = open_iteration(folder, number, file_prefix)

@@ -132,7 +132,8 @@ def parse_step(text: int | str) -> Step:
     parts = str(text).split("_")
     if len(parts) in (1, 2) and all(p.isascii() and p.isdigit() for p in parts):
         return Step(int(parts[0]) if len(parts) == 2 else None, int(parts[-1]))
-    raise UsageError("MFC501", "step", found=quoted(str(text)), expected="a step (400), or epoch and step (2_400)")
+    hint = "Leave it out for the newest, or give one: --step 400 (step=400 in Python)."
+    raise UsageError("MFC501", "step", found=quoted(str(text)), expected="a step (400), or epoch and step (2_400)", hint=hint)
 
 
 def expected_shapes(names: Iterable[str], config: Mapping[str, Any] | None) -> dict[str, tuple[int, ...]]:

@@ -427,7 +427,8 @@ def _open_file(path: Path) -> OpenedFile:
     kind = format_of(source)
     if not kind.in_runs:
         expected = " or ".join(f.title for f in known_formats() if f.in_runs)
-        raise InputError("MFC103", path, found=f"a {kind.name} file", expected=expected)
+        hint = "Move it out of the folder of the rank; by its own path it can be opened."
+        raise InputError("MFC103", path, found=f"a {kind.name} file", expected=expected, hint=hint)
     return kind.open(source)
 
 

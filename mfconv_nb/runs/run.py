@@ -103,7 +103,7 @@ def check_prefix(prefix: str, known: Iterable[str], folder: Path) -> None:
     names = sorted(set(known))
     if prefix not in names:
         found, expected = f"no file of {quoted(prefix)} in {folder}", ", ".join(quoted(p) for p in names[:8]) or "none: no file has one"
-        raise UsageError("MFC501", "file_prefix", found=found, expected=expected, hint=did_you_mean(prefix, names))
+        raise UsageError("MFC501", "file_prefix", found=found, expected=expected, hint=did_you_mean(prefix, names) or HINT_PREFIX)
 
 
 def several_prefixes(code: str, folder: Path, prefixes: Iterable[str], *, found: str, expected: str) -> InputError:
@@ -120,6 +120,7 @@ def prefix_choices(prefixes: Iterable[str]) -> tuple[Mapping[str, str], ...]:
     return tuple({"file_prefix": prefix} for prefix in sorted(prefixes))
 
 
+HINT_PREFIX = "Give one of these, or leave --file_prefix out (file_prefix= in Python)."
 HINT_SLICES = "A rank's file is missing, or the strategy files are those of another run."
 
 

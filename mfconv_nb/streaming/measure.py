@@ -81,7 +81,8 @@ def measure_pair(
         UsageError: MFC501 for a sample of less than one element.
     """
     if first.shape != second.shape:
-        raise MappingError("MFC310", quoted(second.name), found=f"shapes {first.shape} and {second.shape}", expected="one shape")
+        found, hint = f"shapes {first.shape} and {second.shape}", "Map one side first, so that both have the same names and shapes."
+        raise MappingError("MFC310", quoted(second.name), found=found, expected="one shape", hint=hint)
     dtype = second.dtype
     scattered = first if any(not p.block.is_run for p in first.pieces) else second
     counted: list[PairAccumulator] = []
@@ -150,7 +151,7 @@ def _stream(
 def _sample(tensor: LazyTensor, dtype: str, sample: int | None) -> Iterator[Panel]:
     """All panels; or the beginnings of evenly spread ones, at most ``sample`` elements together."""
     if sample is not None and sample < 1:
-        raise UsageError("MFC501", "sample", found=sample, expected="at least 1 element, or None for all")
+        raise UsageError("MFC501", "sample", found=sample, expected="at least 1 element, or None for all", hint="Leave it out.")
     elements = tensor.spec.elements
     if sample is None or sample >= elements:
         return panels(tensor, dtype, 0, elements)

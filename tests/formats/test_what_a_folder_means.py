@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb.core.errors import FormatError, InputError, MfconvError
+from mfconv_nb.core.errors import NEXT_STEPS, FormatError, InputError, MfconvError
 from tests.support import numbered, write_safetensors
 
 INDEX, TORCH_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
@@ -251,7 +251,7 @@ def test_an_id_is_found_in_the_cache_or_told_how_to_fetch_it(tmp_path: Path, mon
     assert str(model / "snapshots" / "c0ffee") in str(refused(Path("org/net-1.5B")).hint)
     error = refused(Path("org/absent"))
     assert (error.code, "hf download org/absent" in str(error.hint)) == ("MFC101", True)
-    assert refused(Path("just_a_word")).hint is None
+    assert refused(Path("just_a_word")).hint == NEXT_STEPS["MFC101"]
 
 
 def test_links_to_nothing_are_called_so(tmp_path: Path) -> None:

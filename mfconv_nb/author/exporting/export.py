@@ -14,6 +14,7 @@ from mfconv_nb.core.errors import UsageError, did_you_mean, quoted
 from mfconv_nb.mapping.rules import Family
 from mfconv_nb.steps.loading.load import Loadable, config_of, load
 
+HINT_FORM = "Give --to mindformers for files that MindFormers runs (to='mindformers' in Python)."
 FORMS = ("mindformers", "weight_converters", "troubleshooter")
 
 
@@ -46,11 +47,13 @@ def export(
         UsageError: MFC501 for another form, or an argument that the form does not take.
     """
     if to not in FORMS:
-        raise UsageError("MFC501", "to", found=quoted(str(to)), expected=f"one of {', '.join(FORMS)}", hint=did_you_mean(str(to), FORMS))
+        hint = did_you_mean(str(to), FORMS) or HINT_FORM
+        raise UsageError("MFC501", "to", found=quoted(str(to)), expected=f"one of {', '.join(FORMS)}", hint=hint)
     unused = {"names": names if to != "troubleshooter" else None, "config": config if to == "mindformers" else None}
     for argument, value in unused.items():
         if value is not None:
-            raise UsageError("MFC501", argument, found=f"given with to={to!r}", expected="nothing: this form does not depend on it")
+            found, hint = f"given with to={to!r}", "Leave it out."
+            raise UsageError("MFC501", argument, found=found, expected="nothing: this form does not depend on it", hint=hint)
     if to == "mindformers":
         return export_mindformers(family, target, overwrite=overwrite, **options)
     content = config_of(config)

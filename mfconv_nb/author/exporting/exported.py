@@ -51,7 +51,8 @@ def form_meant(family: str | Path | Family, options: Mapping[str, object]) -> Fa
     given = checked_options(meant, options)
     sized = [name for name in given if options_of(meant)[name].size]
     if sized:
-        raise UsageError("MFC501", sized[0], found="a size", expected="none: the exported files read sizes when they run")
+        hint = "Leave it out."
+        raise UsageError("MFC501", sized[0], found="a size", expected="none: the exported files read sizes when they run", hint=hint)
     return default_form(meant, given)
 
 
@@ -68,7 +69,8 @@ def write_texts(texts: Mapping[Path, str], *, overwrite: bool) -> tuple[Path, ..
     """
     there = [path for path in texts if path.exists()]
     if there and not overwrite:
-        raise OutputError("MFC401", there[0], found="a file", expected="no file", hint="Choose another name, or say --force.")
+        hint = "Choose another name, or say --force (overwrite=True in Python)."
+        raise OutputError("MFC401", there[0], found="a file", expected="no file", hint=hint)
     for path, text in texts.items():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

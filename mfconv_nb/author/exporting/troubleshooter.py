@@ -53,7 +53,9 @@ def export_troubleshooter(
     if names is None:
         content = config if config is not None else form.toy
         if not content:
-            raise UsageError("MFC501", "names", found="none", expected="the names of a checkpoint, or a config: the map lists every name")
+            expected = "the names of a checkpoint, or a config: the map lists every name"
+            hint = "Give --names PATH or --config PATH (names=, config= in Python)."
+            raise UsageError("MFC501", "names", found="none", expected=expected, hint=hint)
         names = [spec.name for spec in expected_specs(form, read_sizes(content, form.sizes), HF)]
         origin = "those that the config promises" if config is not None else "those of the family's toy: names= or config= gives a model's"
     else:
@@ -94,6 +96,7 @@ def weight_map(form: Family, names: Sequence[str]) -> tuple[dict[str, str], dict
     if unknown:
         found = "; ".join(folded_names(unknown)[:5])
         hint = did_you_mean(unknown[0], (pattern.text for patterns in known.values() for pattern, _ in patterns))
+        hint = hint or "Give names of this family, or export the family that they are of."
         raise MappingError("MFC303", quoted(unknown[0]), found=found, expected=f"names of {form.key}", hint=hint)
     return renamed, values
 

@@ -93,7 +93,7 @@ def rules_of_transforms(transforms: Sequence[Transform], where: str, known: Know
 def check_form(form: str | None) -> None:
     """Raises UsageError (MFC501) for a form that is not known."""
     if form is not None and form not in FORMS:
-        hint = did_you_mean(str(form), FORMS)
+        hint = did_you_mean(str(form), FORMS) or "Leave --form out (form= in Python): the text says whose rules they are."
         raise UsageError("MFC501", "form", found=quoted(str(form)), expected=f"one of {', '.join(FORMS)}", hint=hint)
 
 

@@ -62,7 +62,8 @@ def import_rules(
         return rules_in_pairs(pairs, is_set=isinstance(source, set | frozenset), known=known)
     if not isinstance(source, str | Path):
         expected = "a file, a text, a model type, or pairs of texts"
-        raise UsageError("MFC501", "source", found=f"a {type(source).__name__}", expected=expected)
+        hint = "A path or a text can always be read."
+        raise UsageError("MFC501", "source", found=f"a {type(source).__name__}", expected=expected, hint=hint)
     if form == TRANSFORMERS and isinstance(source, str) and _MODEL_TYPE.fullmatch(source) and not Path(source).is_file():
         return _of_model_type(source, known)
     text, where = _text(source)

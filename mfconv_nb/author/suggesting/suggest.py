@@ -48,7 +48,8 @@ def side_of(thing: Any, side: str, config: Any) -> Checkpoint:
 
 def _spec(name: str, shape: Sequence[Any]) -> TensorSpec:
     if not _is_shape(list(shape)):
-        raise InputError("MFC109", quoted(name), found=f"the shape {shape}", expected="whole numbers, none below 0")
+        hint = "Such as [32, 64]."
+        raise InputError("MFC109", quoted(name), found=f"the shape {shape}", expected="whole numbers, none below 0", hint=hint)
     return TensorSpec(name, tuple(map(int, shape)), "F32")
 
 

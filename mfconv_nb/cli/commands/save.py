@@ -81,7 +81,8 @@ def save(
     checkpoint = load(source, config=config, only=only, **of_run)
     if only is not None and not checkpoint.tensors:
         there = ", ".join(amounts(load(source, config=config, **of_run).specs)) or "nothing at all"
-        raise UsageError("MFC501", "only", found=f"{quoted(only)}, of which there is nothing", expected=there)
+        hint = "Choose one that is there, or leave --only out."
+        raise UsageError("MFC501", "only", found=f"{quoted(only)}, of which there is nothing", expected=there, hint=hint)
     for note in checkpoint.notes:
         say(f"note: {note}")
     with progress_bar(checkpoint.nbytes, "writing", quiet=quiet) as progress:

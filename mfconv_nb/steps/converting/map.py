@@ -79,7 +79,7 @@ def map(
         MappingError: MFC301 to MFC305, MFC311 to MFC313. With MFC303 the error holds every problem, folded.
     """
     if layers is not None and layers < 1:
-        raise UsageError("MFC501", "layers", found=layers, expected="at least 1")
+        raise UsageError("MFC501", "layers", found=layers, expected="at least 1", hint="Leave it out to take all layers.")
     source = load(checkpoint, config=config)
     if source.lora is not None and any(half_of(n) for n in source.tensors):
         source.lora.check()
@@ -267,7 +267,7 @@ def _direction(source: Checkpoint, to: str | None, family: str | Path | Family |
         told = side_of_names(source.tensors, family) if isinstance(family, Family) else None
         return HF if (told or source.side) == MF else MF
     if to not in SIDE_NAMES:
-        hint = did_you_mean(to, SIDE_NAMES)
+        hint = did_you_mean(to, SIDE_NAMES) or "Leave it out to go to the side that the checkpoint is not on."
         raise UsageError("MFC501", "to", found=quoted(to), expected="'hf' or 'mf'", hint=hint)
     return to
 
@@ -278,7 +278,7 @@ def _style(source: Checkpoint, asked: str | None) -> str:
         before = (half_of(n) for n in source.original.names) if source.original is not None else ()
         return next((half.style for half in before if half is not None and half.style in STYLES), DEFAULT_STYLE)
     if asked not in STYLES:
-        hint = did_you_mean(asked, STYLES)
+        hint = did_you_mean(asked, STYLES) or "Leave --adapter_names out (adapters= in Python)."
         raise UsageError("MFC501", "adapters", found=quoted(str(asked)), expected=" or ".join(quoted(s) for s in STYLES), hint=hint)
     return asked
 

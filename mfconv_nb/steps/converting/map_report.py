@@ -154,6 +154,10 @@ class CoverageError(MappingError):
 
 
 EXPECTED = "every tensor matched by exactly one rule, shapes and layers as in config.json"
+HINT_OF_KIND = {
+    "dtype": "Give all tensors one dtype first: mfconv save IN BETWEEN --dtype bf16 (dtype= of mc.save in Python), and convert that.",
+    "missing": "Fetch the checkpoint again, or give all of its files: a part of it is not here.",
+}
 MAX_GROUPS = 6  # of problems that an error shows; table() of the error has all
 
 
@@ -167,7 +171,7 @@ def _hint(plan: MappingPlan) -> str | None:
     if any(p.kind == "unmatched" for p in plan.problems):
         return HINT_FAMILY
     hints = list(dict.fromkeys(p.hint for p in plan.problems if p.kind in ("shape", "missing", "surplus") and p.hint))
-    return hints[0] if hints else None
+    return hints[0] if hints else next((HINT_OF_KIND[p.kind] for p in plan.problems if p.kind in HINT_OF_KIND), None)
 
 
 def _is_other_side(plan: MappingPlan) -> bool:

@@ -25,7 +25,7 @@ from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.core.low_rank import ROUNDING
 from mfconv_nb.core.report import Column, Result, Table, how_many, how_many_in_short, shape_text
 from mfconv_nb.core.run_yaml import Lora
-from mfconv_nb.formats.peft_folder import HINT_MERGE
+from mfconv_nb.formats.peft_folder import HINT_MERGE, HINT_PEFT
 from mfconv_nb.mapping.adapters import CONV1D, CONV1D_LAYERS, PEFT, WEIGHT, Adapter, adapters_of, half_of, is_adapter
 from mfconv_nb.mapping.lora_scale import ScaledAdapter, scaled_adapters
 from mfconv_nb.mapping.rules import Family
@@ -188,7 +188,8 @@ def only_adapters(checkpoint: Checkpoint) -> Checkpoint:
 
 def _no_adapters(checkpoint: Checkpoint) -> MappingError:
     expected = "tensors such as ….lora_A.weight, ….mindpet_delta_lora_a"
-    return MappingError("MFC319", checkpoint.origin, found="no adapters", expected=expected)
+    hint = "Give the folder that PEFT wrote, or the checkpoint of the run that trained with LoRA."
+    return MappingError("MFC319", checkpoint.origin, found="no adapters", expected=expected, hint=hint)
 
 
 # ---- what lies beside the adapters ---------------------------------------------------------------------------------------------
@@ -208,15 +209,15 @@ def _unwrapped(checkpoint: Checkpoint) -> Checkpoint:
     tensors: dict[str, LazyTensor] = {}
     for name, tensor in checkpoint.tensors.items():
         if any(word in name for word in OF_ADAPTERS) and not is_adapter(name) and run_state_of(name) is None:
-            raise MappingError(
-                "MFC319", quoted(name), found="a tensor of an adapter, and neither of its halves", expected="pairs of A and B"
-            )
+            found = "a tensor of an adapter, and neither of its halves"
+            raise MappingError("MFC319", quoted(name), found=found, expected="pairs of A and B", hint=HINT_PEFT)
         if not name.startswith(PEFT) or is_adapter(name):
             tensors[name] = tensor
         elif not any(name.replace(ORIGINAL, copy) in checkpoint for copy in COPIES if ORIGINAL in name):
             place = place_of(name)
             if place in tensors:
-                raise MappingError("MFC319", quoted(name), found=f"a second {quoted(place)}", expected="one tensor for a weight")
+                hint = "Leave one of them out when it is saved."
+                raise MappingError("MFC319", quoted(name), found=f"a second {quoted(place)}", expected="one tensor for a weight", hint=hint)
             tensors[place] = tensor.renamed(place)
     return replace(checkpoint, tensors=tensors)
 
@@ -272,7 +273,8 @@ def _check_saved_modules(modules: object, replaced: Mapping[str, LazyTensor], tr
     lost = [m for m in named if not isinstance(m, str) or not _is_among(m, replaced)]
     if lost := [m for m in lost if len(lost) == len(named) or not isinstance(m, str) or _is_among(m, weights.tensors)]:
         found = f"modules_to_save names {quoted(str(lost[0]))}, of which no tensor is here"
-        raise MappingError("MFC319", trained.origin, found=found, expected="the tensors of every module that was trained")
+        hint = "Fetch the folder of the adapters again, or save it again with PEFT (save_pretrained)."
+        raise MappingError("MFC319", trained.origin, found=found, expected="the tensors of every module that was trained", hint=hint)
 
 
 def _is_among(module: str, names: Iterable[str]) -> bool:

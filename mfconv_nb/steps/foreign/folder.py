@@ -15,6 +15,7 @@ from mfconv_nb.core.checkpoint import HF, MF
 from mfconv_nb.core.errors import Lines, MappingError, did_you_mean, one_line
 from mfconv_nb.core.paths import local_path
 
+HINT_PYTHON = "Mend it until `python -m py_compile FILE` is silent."
 FILES = {MF: "convert_weight.py", HF: "convert_reversed.py"}
 FUNCTIONS = {MF: "convert_pt_to_ms", HF: "convert_ms_to_pt"}
 ROOTS = ("research", "mindformers")  # folders whose modules MindFormers imports by their dotted names
@@ -47,7 +48,7 @@ def find_converter(folder: str | Path, to: str) -> Converter:
     expected = f"a folder with {FILES[to]} that defines {function}"
     if not home.is_dir():
         found = "a file" if home.exists() else "no such folder"
-        hint = f"Give the folder: {home.parent}" if home.exists() else None
+        hint = f"Give the folder: {home.parent}" if home.exists() else "Check how it is spelled."
         raise MappingError("MFC317", home, found=found, expected=expected, hint=hint)
     files = [home / name for name in (FILES[to], FILES[HF if to == MF else MF]) if (home / name).is_file()]
     names = {file: _names_in(file) for file in files}
@@ -64,9 +65,11 @@ def _names_in(file: Path) -> set[str]:
         tree = ast.parse(file.read_bytes(), str(file))
     except SyntaxError as error:
         said = Lines(f"{type(error).__name__}: {error.msg}" + (f"\n            {one_line(error.text.strip())}" if error.text else ""))
-        raise MappingError("MFC317", f"{file}, line {error.lineno}", found=said, expected="Python that can be read") from None
+        where, expected = f"{file}, line {error.lineno}", "Python that can be read"
+        raise MappingError("MFC317", where, found=said, expected=expected, hint=HINT_PYTHON) from None
     except (OSError, ValueError, RecursionError, MemoryError) as error:
-        raise MappingError("MFC317", file, found=f"{type(error).__name__}: {error}", expected="Python that can be read") from None
+        told = f"{type(error).__name__}: {error}"
+        raise MappingError("MFC317", file, found=told, expected="Python that can be read", hint=HINT_PYTHON) from None
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):

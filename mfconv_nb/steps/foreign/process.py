@@ -29,6 +29,7 @@ KEPT_LINES = 40  # of what a converter prints, for a message
 SAY_SECONDS = 10  # between two lines about the time that passes
 GRACE_SECONDS = 3  # between asking a process to end and ending it
 
+HINT_FAILED = "Nothing was published. Mend the converter, or give it other input: some take a folder, others a file in it."
 PATHS = {"input_path", "output_path"}
 
 OnLine = Callable[[str], None]
@@ -53,7 +54,8 @@ def run_in_child(converter: Converter, keywords: Mapping[str, object], dtype: st
     try:
         (work / "job.json").write_text(json.dumps(job), encoding="utf-8")
     except TypeError as error:
-        raise MappingError("MFC317", converter.file, found=str(error), expected="texts, numbers and truth values as keywords") from None
+        expected, hint = "texts, numbers and truth values as keywords", "Leave the others out: the converter runs in a process of its own."
+        raise MappingError("MFC317", converter.file, found=str(error), expected=expected, hint=hint) from None
     alive, held = os.pipe()  # when this process is gone, however that came, the child ends itself
     program = [sys.executable, "-P", str(Path(__file__).with_name("child.py"))]
     arguments = [str(work / "job.json"), str(work / "told.json"), str(alive)]
@@ -196,5 +198,5 @@ def failed(
 ) -> MappingError:
     """MFC318, with the last lines that the converter printed; nothing was published."""
     printed = "".join(f"\n            | {one_line(line)}" for line in list(lines)[-6:])
-    found, hint = Lines(shown(found) + printed), hint or "Nothing was published."
+    found, hint = Lines(shown(found) + printed), hint or HINT_FAILED
     return MappingError("MFC318", where or converter.file, found=found, expected=expected, hint=hint)

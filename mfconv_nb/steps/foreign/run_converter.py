@@ -209,7 +209,8 @@ def _publish(work: Path, target: Path, *, overwrite: bool) -> None:
                 "MFC401", home / path.name, found="an existing file", expected="a new name", hint="The converter writes it too."
             )
     if target.exists() and not overwrite and not target.is_dir():
-        raise OutputError("MFC401", target, found="a file that was not there before", expected="a new name")
+        hint = "Something else wrote it meanwhile: choose another name, or say --force (overwrite=True in Python)."
+        raise OutputError("MFC401", target, found="a file that was not there before", expected="a new name", hint=hint)
     with refused_writes(target):
         if side_folder(target).is_dir():  # of the checkpoint that is replaced
             os.replace(side_folder(target), work / "old")

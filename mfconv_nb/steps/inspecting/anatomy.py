@@ -45,7 +45,7 @@ def anatomy(path: str | Path) -> Anatomy | FolderAnatomy:
             pickle would call foreign code. It is read as words, so nothing of it runs.
     """
     if not isinstance(path, str | Path):
-        raise InputError("MFC109", found=f"a {type(path).__name__}", expected="a path")
+        raise InputError("MFC109", found=f"a {type(path).__name__}", expected="a path", hint="Save it first: it shows the bytes of a file.")
     path = local_path(path)
     kind = kind_of(path)
     return _folder(path) if kind == FOLDER else _file(path, kind)

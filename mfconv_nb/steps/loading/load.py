@@ -71,10 +71,12 @@ def load(
     said: tuple[str, ...] = ()
     if isinstance(source, Sequence) and not isinstance(source, str | bytes):
         if odd := [p for p in source if not isinstance(p, str | Path)]:
-            raise InputError("MFC109", found=f"a list with a {type(odd[0]).__name__} in it", expected="paths", hint=HINT)
+            hint = "Give the paths of files, or one thing by itself."
+            raise InputError("MFC109", found=f"a list with a {type(odd[0]).__name__} in it", expected="paths", hint=hint)
         paths = [local_path(p) for p in source]
         if not paths:
-            raise InputError("MFC109", found="an empty list", expected="at least one path")
+            hint = "Give the paths of the files, or their folder."
+            raise InputError("MFC109", found="an empty list", expected="at least one path", hint=hint)
         opened, path = _open_several(paths), paths[0]
     elif isinstance(source, str | Path):
         given = local_path(source)

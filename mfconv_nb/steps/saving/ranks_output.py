@@ -39,7 +39,8 @@ def ranks_output(checkpoint: Checkpoint, target: Path, dtype: str | None, layout
         OutputError: MFC407 for a target with the ending of a file. UsageError, MappingError: as ``cut_tensors``.
     """
     if format_with_ending(target.suffix) is not None:
-        raise OutputError("MFC407", target, found=f"ending '{target.suffix}'", expected="a folder, for the files of the ranks")
+        found, hint = f"ending '{target.suffix}'", f"Give a folder instead: {target.with_suffix('')}"
+        raise OutputError("MFC407", target, found=found, expected="a folder, for the files of the ranks", hint=hint)
     layout = layout if isinstance(layout, RankLayout) else read_rank_layout(local_path(layout))
     specs = output_specs(checkpoint, dtype)
     cut = cut_tensors(specs, layout)

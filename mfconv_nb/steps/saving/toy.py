@@ -49,7 +49,8 @@ def toy(
     """
     chosen = _form(family, options or {})
     if not chosen.toy:
-        raise UsageError("MFC501", "family", found=chosen.key, expected="a family with a toy config")
+        hint = "Give the family a toy=, a small config.json."
+        raise UsageError("MFC501", "family", found=chosen.key, expected="a family with a toy config", hint=hint)
     wanted = requested_dtype(dtype) or "BF16"
     full = {**chosen.toy, **config, "dtype": {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}[wanted]}
     sizes = read_sizes(full, chosen.sizes)
