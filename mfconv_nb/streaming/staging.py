@@ -187,10 +187,13 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def check_names_are_free(staging: Staging, names: Iterable[str]) -> None:
-    """Raises OutputError (MFC401) where a name that is written to or cleared is a link, which leads out of the target, or not ours."""
+    """Raises OutputError (MFC401) where a name that is written to or cleared is a link, which leads out of the target, or not ours.
+
+    The target itself is one still where links lead in a circle.
+    """
     files = [staging.data / name for name in names]
     above = {folder for file in files for folder in file.parents if staging.data in folder.parents}
-    own = (staging.root, staging.data, staging.side, staging.old, staging.whole, staging.old_side, staging.journal)
+    own = (staging.target, staging.root, staging.data, staging.side, staging.old, staging.whole, staging.old_side, staging.journal)
     for path in (*own, *sorted(above), *files, *staging.sides):
         if os.path.islink(path):
             hint = "Remove it, or choose another target: nothing is written or removed where a link leads."

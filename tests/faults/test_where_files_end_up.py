@@ -241,6 +241,17 @@ def test_a_side_folder_that_is_a_link_is_refused_before_anything_is_written(over
     assert listing(tmp_path) == before
 
 
+def test_links_that_lead_in_a_circle_are_no_target(tmp_path: Path) -> None:
+    for name, to in (("a.ckpt", "b.ckpt"), ("b.ckpt", "a.ckpt"), ("folder", "folder")):
+        (tmp_path / name).symlink_to(to)
+    before = listing(tmp_path)
+    for name in before:
+        with pytest.raises(OutputError) as refused:
+            mc.save(mc.load(NEW), tmp_path / name, overwrite=True)
+        assert refused.value.code == "MFC401"
+    assert listing(tmp_path) == before
+
+
 def test_a_folder_of_the_staging_name_that_no_run_has_made_is_not_cleared(tmp_path: Path) -> None:
     (tmp_path / "out.ckpt.mfconv-partial" / "data").mkdir(parents=True)
     (tmp_path / "out.ckpt.mfconv-partial" / "data" / "thesis.txt").write_text("precious")
