@@ -19,8 +19,15 @@ SHARDED = re.compile(r"__\d+_\d+\.distcp")
 MOST_ENTRIES = 2000  # of a folder that are looked at
 
 
-def hint_of_foreign_run(path: Path) -> str | None:
-    """Which tool makes whole weights of what lies here; None where nothing tells. Looks at the path, its folder and the folder above."""
+def hint_of_foreign_run(path: Path, culprit: object = None) -> str | None:
+    """Which tool makes whole weights of what lies here; None where nothing tells. Looks at the path, its folder and the folder above.
+
+    Args:
+        culprit: what cannot be read. A file with a name of its own, such as a damaged `model.safetensors` beside them, is none of theirs.
+    """
+    file = Path(str(culprit))
+    if os.path.isfile(file) and not any(form.fullmatch(file.name) for form in (SHARDED, DEEPSPEED, MEGATRON)):
+        return None
     for folder in (path, *list(path.absolute().parents)[: 1 if os.path.isdir(path) else 2]):
         names = _names_in(folder) if os.path.isdir(folder) else [folder.name]
         if any(SHARDED.fullmatch(name) for name in names):

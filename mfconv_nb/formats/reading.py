@@ -76,7 +76,7 @@ def open_path(path: Path) -> Opened:
         note = f"{path.name} is one of {len(shards):,} shards by its name; the whole checkpoint is taken"
         return replace(open_files(shards), notes=(on_one_line(note),))
     except MfconvError as error:
-        error.hint = hint_of_foreign_run(path) or error.hint  # what another tool wrote is not mended file by file
+        error.hint = hint_of_foreign_run(path, error.where) or error.hint  # what another tool wrote is not mended file by file
         raise
 
 

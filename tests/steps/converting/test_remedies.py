@@ -233,6 +233,18 @@ def test_folders_of_other_trainers_name_the_tool_that_makes_weights_of_them(tool
     assert tool in " ".join(f.seen for f in doctor("a run").findings)
 
 
+def test_a_damaged_file_beside_the_folder_of_another_trainer_keeps_its_own_hint(toy: Tensors) -> None:
+    folder = write_hf(Path("checkpoint-500"), toy, CONFIG)
+    (folder / "global_step500").mkdir()
+    (folder / "zero_to_fp32.py").write_text("")
+    assert len(mc.load(folder)) == len(toy)
+    with open(folder / "model.safetensors", "r+b") as file:
+        file.truncate(100_000)
+    with pytest.raises(MfconvError) as caught:
+        mc.load(folder)
+    assert "zero_to_fp32" not in str(caught.value)
+
+
 @pytest.mark.real_frameworks
 def test_slices_of_fsdp_become_weights_by_the_command_of_the_hint(toy: Tensors) -> None:
     import torch
