@@ -1,8 +1,10 @@
-"""Paths of this machine, as callers give them."""
+"""Paths of this machine, as callers give them, and small files that strangers wrote."""
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from pathlib import Path
 
 from mfconv_nb.core.errors import InputError, UsageError, quoted
@@ -14,8 +16,11 @@ def local_path(path: str | Path) -> Path:
     """A path, with ``~`` as the home folder.
 
     Raises:
-        UsageError: MFC501 for an address, such as ``s3://bucket/model``. InputError: MFC101 for the home of a user who is not known.
+        UsageError: MFC501 for an address, such as ``s3://bucket/model``, and for an empty text, which pathlib takes for the folder one is
+            in. InputError: MFC101 for the home of a user who is not known.
     """
+    if path == "":
+        raise UsageError("MFC501", "path", found="an empty text", expected="a path", hint="Is a variable empty? Where one is: `.`")
     address = _ADDRESS.fullmatch(str(path))
     if address is not None:
         scheme, rest = address.groups()
@@ -25,3 +30,13 @@ def local_path(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise InputError("MFC101", path, found=error, expected="a path") from None
+
+
+def read_small(path: Path, limit: int) -> bytes | None:
+    """The bytes of a file; None where there are more than ``limit``: of a device that never ends no more are read."""
+    with path.open("rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raw = file.read(limit + 1)
+            return raw if len(raw) <= limit else None
+        return file.read() if status.st_size <= limit else None

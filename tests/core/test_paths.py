@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import mfconv_nb as mc
@@ -35,9 +36,32 @@ def test_an_address_is_no_path(address: str, kind: Any) -> None:
     assert ("/m" if address.startswith("file") else "Copy it") in str(refused.value.hint)
 
 
-@pytest.mark.parametrize("path", ["a/b", "/a:/b", "C:/models/x", "c:\\x", "a:b", "model:7b/x.ckpt", "", "1:/x", "~", "b/a:/c"])
+@pytest.mark.parametrize("path", ["a/b", "/a:/b", "C:/models/x", "c:\\x", "a:b", "model:7b/x.ckpt", ".", "1:/x", "~", "b/a:/c"])
 def test_what_only_looks_a_little_like_one_is_a_path(path: str) -> None:
     assert local_path(path) == Path(path).expanduser()
+
+
+@pytest.mark.parametrize("command", ["convert|toy|", "convert||x.ckpt", "doctor|", "inspect|", "convert|toy|x.ckpt|--config|"])
+def test_an_empty_text_is_not_the_folder_one_is_in(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    mc.toy("llama", "toy", num_hidden_layers=1, vocab_size=40)
+    assert run([*command.split("|")]) == 2
+    assert "an empty text" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["toy", "toy.mfconv"]
+
+
+SOURCE = mc.load({"a": np.ones(2, np.float32)})
+
+
+@pytest.mark.parametrize("name", ["config.json", "run.yaml", "layout.json"])
+def test_of_a_file_that_never_ends_no_more_is_read_than_it_may_hold(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).symlink_to("/dev/zero")
+    with pytest.raises(mc.MfconvError) as refused:
+        mc.save(SOURCE, "out", layout_of_ranks=name) if name == "layout.json" else mc.load(SOURCE, config=name)
+    assert "more than" in str(refused.value.found)
 
 
 def test_the_home_of_nobody_is_refused() -> None:
