@@ -1,8 +1,10 @@
-"""Paths of this machine, as callers give them."""
+"""Paths of this machine, as callers give them, and small files that strangers wrote."""
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from pathlib import Path
 
 from mfconv_nb.core.errors import InputError, UsageError, quoted
@@ -31,3 +33,13 @@ def local_path(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise InputError("MFC101", path, found=error, expected="a path") from None
+
+
+def read_small(path: Path, limit: int) -> bytes | None:
+    """The bytes of a file; None where there are more than ``limit``: of a device that never ends no more are read."""
+    with path.open("rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raw = file.read(limit + 1)
+            return raw if len(raw) <= limit else None
+        return file.read() if status.st_size <= limit else None

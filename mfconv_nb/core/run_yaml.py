@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mfconv_nb.core.errors import InputError, MappingError, quoted
+from mfconv_nb.core.paths import read_small
 
 ENDINGS = (".yaml", ".yml")
 MAX_BYTES = 1 << 20
@@ -174,9 +175,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     import yaml  # here: nothing else needs it, and most runs of the program read no YAML
 
     try:
-        if path.stat().st_size > MAX_BYTES:
+        if (raw := read_small(path, MAX_BYTES)) is None:
             raise InputError("MFC106", path, found="more than 1 MiB", expected="the YAML of a run", hint=HINT_YAML)
-        text = path.read_text(encoding="utf-8")
+        text = raw.decode("utf-8")
     except (OSError, ValueError) as error:
         raise InputError("MFC101", path, found=getattr(error, "strerror", None) or error, expected="a readable YAML file") from None
     try:

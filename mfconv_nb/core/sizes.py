@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mfconv_nb.core.errors import InputError, MappingError, quoted
+from mfconv_nb.core.paths import read_small
 
 MAX_CONFIG_BYTES = 16 << 20
 LFS_POINTER = b"version https://git-lfs"  # a small text that stands for a file which was not fetched
@@ -101,12 +102,12 @@ def read_config(path: Path) -> dict[str, Any]:
         InputError: MFC101 (no such file) or MFC106 (not a JSON object, too large, too deep).
     """
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise InputError("MFC106", path, found="more than 16 MiB", expected="a small JSON object")
-        raw = path.read_bytes()
+        raw = read_small(path, MAX_CONFIG_BYTES)
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte or a lone surrogate
         found = f"a link to nothing -> {quoted(os.readlink(path))}" if path.is_symlink() else getattr(error, "strerror", error)
         raise InputError("MFC101", path, found=found, expected="a readable config.json") from None
+    if raw is None:
+        raise InputError("MFC106", path, found="more than 16 MiB", expected="a small JSON object")
     if raw.startswith(LFS_POINTER):
         hint = "Fetch the file itself: git lfs pull."
         raise InputError("MFC106", path, found="a git-lfs pointer, not the file", expected="a JSON object", hint=hint)

@@ -16,7 +16,7 @@ from typing import Any
 from mfconv_nb.core.blocks import Shape
 from mfconv_nb.core.checkpoint import TensorSpec
 from mfconv_nb.core.errors import InputError, MappingError, UsageError, did_you_mean, on_one_line, quoted
-from mfconv_nb.core.paths import local_path
+from mfconv_nb.core.paths import local_path, read_small
 from mfconv_nb.core.report import how_many
 from mfconv_nb.formats.known import run_endings
 from mfconv_nb.formats.strategy_file import read_strategies, strategy_files
@@ -25,6 +25,7 @@ from mfconv_nb.runs.strategies import slicing_of, stages_of
 
 RANK_FOLDERS, CHECKPOINT_2 = "rank folders", "checkpoint 2.0"
 FORMS = (RANK_FOLDERS, CHECKPOINT_2)
+MAX_LAYOUT_BYTES = 64 << 20
 MAX_RANKS = 1 << 16
 MAX_STEP = 10**12 - 1  # twelve digits, as many as are read
 MAX_PREFIX_BYTES = 128
@@ -155,7 +156,9 @@ def read_rank_layout(path: Path) -> RankLayout:
         UsageError: MFC501.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        if (raw := read_small(path, MAX_LAYOUT_BYTES)) is None:
+            raise ValueError("more than 64 MiB")
+        content = json.loads(raw)
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError("MFC501", path, found=str(error), expected="a JSON file that says how to cut", hint=HINT_LAYOUT) from None
     known = [f.name for f in fields(RankLayout)]

@@ -35,7 +35,7 @@ def test_an_address_is_no_path(address: str, kind: Any) -> None:
     assert ("/m" if address.startswith("file") else "Copy it") in str(refused.value.hint)
 
 
-@pytest.mark.parametrize("path", ["a/b", "/a:/b", "C:/models/x", "c:\\x", "a:b", "model:7b/x.ckpt", "1:/x", "~", "b/a:/c"])
+@pytest.mark.parametrize("path", ["a/b", "/a:/b", "C:/models/x", "c:\\x", "a:b", "model:7b/x.ckpt", ".", "1:/x", "~", "b/a:/c"])
 def test_what_only_looks_a_little_like_one_is_a_path(path: str) -> None:
     assert local_path(path) == Path(path).expanduser()
 
