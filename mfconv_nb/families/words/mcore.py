@@ -10,6 +10,7 @@ Source: MindFormers 2.1.0, `weight_converters` of `models/qwen3` and `models/qwe
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -172,3 +173,12 @@ MTP_SIZES = {
     "further_layers": "num_nextn_predict_layers * (num_nextn_predict_layers - 1) | 0",
     "two_hidden": "2 * hidden_size",
 }
+
+_NAME = re.compile(
+    r"(^|\.)decoder\.layers\.\d+\.(self_attention|mlp)\.(linear_|experts\.|router\.|core_attention)|\.(linear_qkv|linear_fc1)\."
+)
+
+
+def is_mcore_name(name: str) -> bool:
+    """Whether a tensor is named as in this layout, also where no family knows the model."""
+    return _NAME.search(name) is not None

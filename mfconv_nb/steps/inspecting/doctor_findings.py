@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from mfconv_nb.core.report import bytes_text, how_many, how_many_in_short
 from mfconv_nb.core.run_yaml import RUN_CONFIG
 from mfconv_nb.core.sources import FileSource
 from mfconv_nb.families.registry import known_families
+from mfconv_nb.families.words.mcore import is_mcore_name
 from mfconv_nb.formats.index import MINDSPORE
 from mfconv_nb.formats.reading import FOLDER, INDEX, format_of, kind_of
 from mfconv_nb.formats.writing import plan_output
@@ -31,14 +31,11 @@ from mfconv_nb.steps.converting.map import map
 from mfconv_nb.steps.converting.map_report import CoverageError
 from mfconv_nb.steps.converting.twins import HINT_HEAD, differ_at_first
 from mfconv_nb.steps.inspecting.diagnosis import DECIDE, FINE, STOP, TOLD, Finding
+from mfconv_nb.steps.loading.sides import has_words_of_mindformers
 
 # What a conversion takes beside the interpreter and numpy: see docs/benchmarks.md. Measured: 11 MiB, 1.4 KiB
 # for each tensor that is planned, 2 KiB for each slice of a run.
 BUFFER_BYTES, BYTES_A_TENSOR = 24 << 20, 2 << 10
-MCORE = re.compile(
-    r"(^|\.)decoder\.layers\.\d+\.(self_attention|mlp)\.(linear_|experts\.|router\.|core_attention)|\.(linear_qkv|linear_fc1)\."
-)
-OF_MF = ("embedding_weight", "embedding_table", ".attention.wq.", ".attention_norm.", ".gamma", ".beta", "linear_qkv", "mindpet_delta")
 SHOWN_STEPS = 6
 
 
@@ -131,7 +128,7 @@ def look_at(path: Path, checkpoint: Checkpoint, run: TrainedRun | None, *, step_
     weights = tuple(s for s in checkpoint.specs if category_of(s.name) == WEIGHTS)
     names = [s.name for s in weights]
     adapters = tuple(s for s in weights if is_adapter(s.name))
-    told = checkpoint.side or (MF if any(word in name for name in names for word in OF_MF) or _is_mcore(names) else None)
+    told = checkpoint.side or (MF if has_words_of_mindformers(names) else None)
     quantised = quantisation_of(weights, checkpoint.config, checkpoint.quantised_by)
     side, mapped, refused = _try(checkpoint, told) if quantised is None else (told, None, None)
     if refused is not None and refused.code == "MFC312":
@@ -151,13 +148,9 @@ def _try(checkpoint: Checkpoint, side: str | None) -> tuple[str | None, Checkpoi
     return side, None, first
 
 
-def _is_mcore(names: Iterable[str]) -> bool:
-    return any(MCORE.search(name) for name in names)
-
-
 def _mcore_families() -> list[str]:
     """The keys of the families whose MindFormers side has mcore names."""
-    return [f.key for f in known_families() if _is_mcore(t.replace("#", "0") for t in f.templates(HF))]
+    return [f.key for f in known_families() if any(is_mcore_name(t.replace("#", "0")) for t in f.templates(HF))]
 
 
 # ---- what it is ----------------------------------------------------------------------------------------------------------------
@@ -233,7 +226,7 @@ def _names(seen: Seen) -> Iterator[Finding]:
         yield Finding(STOP, "quantised", f"{seen.quantised}. Take the original weights.")
         return
     if seen.side == MF and (name := _telling(seen)) is not None:
-        form = "mcore form (Megatron-like)" if _is_mcore([name]) else "legacy form"
+        form = "mcore form (Megatron-like)" if is_mcore_name(name) else "legacy form"
         yield Finding(TOLD, "names", f"MindFormers' {form}, such as {name}")
     if seen.mapped is not None:
         report = seen.mapped.report
@@ -253,7 +246,7 @@ def _names(seen: Seen) -> Iterator[Finding]:
 def _telling(seen: Seen) -> str | None:
     """A name that tells which of MindFormers' forms it is: one of a layer, where there is one."""
     names = [s.name for s in seen.weights if not is_adapter(s.name)]
-    return next((n for n in names if MCORE.search(n)), next((n for n in names if fold(n)[1]), next(iter(names), None)))
+    return next((n for n in names if is_mcore_name(n)), next((n for n in names if fold(n)[1]), next(iter(names), None)))
 
 
 def _refusal(seen: Seen, refused: MfconvError) -> Iterator[Finding]:
@@ -286,7 +279,7 @@ def _refusal(seen: Seen, refused: MfconvError) -> Iterator[Finding]:
         head = str(refused).partition("\n")[0]
         yield Finding(STOP, "mapping", f"{head}: {refused.found}" if refused.found is not None else head)
     if seen.unknown_family:
-        of_mcore = seen.side == MF and _is_mcore(s.name for s in seen.weights)
+        of_mcore = seen.side == MF and any(is_mcore_name(s.name) for s in seen.weights)
         meant = f"one with mcore names ({', '.join(_mcore_families())})" if of_mcore else "one of `mfconv families`"
         yield Finding(TOLD, "hint", f"Where {meant} is meant: --model KEY. Else rules can be drafted from both sides.")
     elif refused.hint:

@@ -11,11 +11,14 @@ from functools import lru_cache
 
 from mfconv_nb.core.checkpoint import HF, MF
 from mfconv_nb.families.registry import built_in, known_families
+from mfconv_nb.families.words.mcore import is_mcore_name
 from mfconv_nb.mapping.adapters import half_of
 from mfconv_nb.mapping.forms import templates_of
 from mfconv_nb.mapping.rules import Family, all_templates
 from mfconv_nb.mapping.run_state import run_state_of
 
+# parts of names that MindFormers alone has
+OF_MF = ("embedding_weight", "embedding_table", ".attention.wq.", ".attention_norm.", ".gamma", ".beta", "linear_qkv", "mindpet_delta")
 Known = tuple[frozenset[str], frozenset[str]]  # the name templates of Hugging Face's side, and of MindFormers'
 
 
@@ -32,6 +35,11 @@ def side_of_names(names: Iterable[str], family: Family | None = None) -> str | N
         if templates & here - there and not templates & there - here and 2 * len(templates & here) > len(templates):
             return side
     return None
+
+
+def has_words_of_mindformers(names: Iterable[str]) -> bool:
+    """Whether some name has a part that MindFormers alone uses: a hint, where no family knows enough of the names to tell the side."""
+    return any(is_mcore_name(name) or any(word in name for word in OF_MF) for name in names)
 
 
 def _known() -> Known:
