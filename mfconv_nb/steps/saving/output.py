@@ -191,7 +191,7 @@ def _adapter_folder(checkpoint: Checkpoint, specs: tuple[TensorSpec, ...]) -> tu
     if others:
         found = f"{how_many(len(others), 'tensor')} of the model beside adapters; first {others[0]!r}"
         hint = (
-            "For the adapters: --only_adapters (mfconv_nb.steps.converting.merge.only_adapters in Python). For the model: "
+            "For the adapters: --only_adapters (mc.only_adapters in Python). For the model: "
             "--leave_out '*lora_*' (leave_out= in Python). "
             "For both in one: mfconv merge (mc.merge_adapters)."
         )
