@@ -207,8 +207,8 @@ mc.diff(wrong, mc.map(toy, "llama", qkv_concat=True), values=True)
 # the fraction: it reaches as far, but is coarse. fp16 has 5 and 10: it is finer, but ends at 65,504, and below 0.00000003 there is
 # nothing but zero.
 #
-# NaN, "not a number", has a fraction too, its *payload*. Hardly anything reads it, but it is part of the bytes. In a cast to bf16 it
-# is lost, and of a cast to fp16 only its first bits remain. A copy keeps it: without `dtype=` it arrives as it was.
+# NaN, "not a number", has a fraction too, its *payload*. Hardly anything reads it, but it is part of the bytes. Of a cast to
+# bf16 or fp16 only its first bits remain. A copy keeps it: without `dtype=` it arrives as it was.
 
 # %%
 from mfconv_nb.core.dtypes import cast_into, numpy_dtype
