@@ -122,7 +122,8 @@ def test_an_unknown_key_is_refused_with_the_nearest() -> None:
 def test_where_several_families_share_the_names_the_class_of_the_model_decides(key: str, kind: str) -> None:
     family = default_form(family_named("llama"))
     names = [s.name for s in expected_specs(family, read_sizes(family.toy, family.sizes), MF)]
-    assert identify(names, {"architectures": [kind]}, HF).key == key
-    for unknown in (["MyForCausalLM"], "Llama", [3], None):
+    for said in ([kind], kind):  # of a list of one some leave the brackets out
+        assert identify(names, {"architectures": said}, HF).key == key
+    for unknown in (["MyForCausalLM"], "MyForCausalLM", [3], None):
         with pytest.raises(MappingError, match="MFC302"):
             identify(names, {"architectures": unknown}, HF)

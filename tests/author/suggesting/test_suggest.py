@@ -439,7 +439,7 @@ import mfconv_nb as mc
 hf = {{f"model.layers.{{n}}.self_attn.q_proj.weight": np.full((2, 3), n, np.float32) for n in range(2)}}
 mf = {{f"model.layers.{{n}}.attention.wq.weight": np.full((2, 3), n, np.float32) for n in range(2)}}
 print([(row["hf"], row["mf"], row["layout"], row["confidence"], row["reason"]) for row in mc.author.suggest(hf, mf).rows()])
-print("mfconv_nb.families.llama" in sys.modules)
+print("mfconv_nb.families.mixtral" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True)
     suggested, loaded = (ast.literal_eval(line) for line in done.stdout.splitlines())
