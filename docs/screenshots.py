@@ -47,7 +47,7 @@ EDITOR = """import mfconv_nb as mc
 hf = mc.toy("baichuan2")
 mf = mc.map(hf, "baichuan2")
 mc.author.edit(mc.author.suggest(hf, mf), hf, mf)"""
-PROOF = "import mfconv_nb as mc\nmc.prove('llama')"
+PROOF = "import mfconv_nb as mc\nmc.author.prove('llama')"
 RUN = """import mfconv_nb as mc
 layout = mc.RankLayout(
     devices={"dp": 2, "tp": 2},

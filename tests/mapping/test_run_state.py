@@ -205,6 +205,11 @@ def test_what_a_caller_leaves_out_is_listed_and_not_converted() -> None:
     assert "left out as asked" in str(mapped.report)
 
 
+def test_a_pattern_that_no_name_fits_is_told() -> None:
+    mapped = mc.map(mc.toy("llama"), "llama", leave_out=("lm_heads.*", "lm_head.*"))
+    assert [note for note in mapped.report.notes if "leave out" in note] == ["nothing to leave out: no name fits 'lm_heads.*'"]
+
+
 def test_one_pattern_may_be_given_as_a_word() -> None:
     assert "lm_head.weight" not in mc.map(mc.toy("llama"), "llama", leave_out="lm_*")
 

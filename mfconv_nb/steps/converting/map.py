@@ -356,6 +356,8 @@ def _notes(source: Checkpoint, plan: MappingPlan, original: Original | None) -> 
     said = said_otherwise(family, source.config or {}) if family.model_types else None
     if said is not None:
         notes.append(f"config.json says {said}; {family.key} is for {', '.join(listed_types(family))}")
+    idle = [p for p in plan.leave_out if not any(fnmatchcase(name, p) for name in source.tensors)]
+    notes += [f"nothing to leave out: no name fits {quoted(pattern)}" for pattern in idle]
     if (claim := claimed(source.config) or source.quantised_by) and plan.to == MF:  # the other way a save says it of its config.json
         notes.append(f"said to be quantised ({claim}), which these weights are not")
     if fp8 := [s for row in plan.rows if row.targets for s in row.targets if s.dtype in FP8]:
