@@ -106,7 +106,7 @@ def map(
     sizes = _sizes(source, chosen.form, given)
     completed = with_twins(source, chosen.form, sizes, to)
     notes = [*filled_in(source, completed), *assumed]
-    mapped = _mapped(_with_layers(completed, meant, chosen.form, layers), plan, decided, asked.original_for(chosen.form), notes)
+    mapped = _mapped(_with_layers(completed, meant, chosen.form, layers), meant, plan, decided, asked.original_for(chosen.form), notes)
     mapped = replace(mapped, equalities=(*mapped.equalities, *tied_equalities(completed, chosen.form, sizes, to)))
     if layers is None:
         return mapped
@@ -128,11 +128,11 @@ def plan_back(mapped: Checkpoint) -> MappingPlan:
     """The plan that takes a mapped checkpoint back to the side it came from, by what it remembers of it. Nothing is read.
 
     Raises:
-        MappingError: MFC106 or MFC107 where its config does not give a size.
+        MappingError: MFC106 or MFC107 where its config does not give a size, MFC302 where several forms fit.
     """
     assert mapped.original is not None
     asked = _Asked(mapped, mapped.original.side, None, (), _style(mapped, None))
-    return asked.plan(mapped.report.plan.family, {})
+    return decide(_choices(asked, mapped.report.family, {}), lambda form: asked.plan(form, {}))[1]
 
 
 @dataclass(frozen=True)
@@ -302,7 +302,7 @@ def _sizes(source: Checkpoint, form: Family, given: Mapping[str, OptionValue]) -
 
 
 def _mapped(
-    source: Checkpoint, plan: MappingPlan, decided: Mapping[str, str], original: Original | None, assumed: Sequence[str]
+    source: Checkpoint, meant: Family, plan: MappingPlan, decided: Mapping[str, str], original: Original | None, assumed: Sequence[str]
 ) -> Checkpoint:
     tensors: dict[str, LazyTensor] = {}
     carried: dict[str, LazyTensor] = {}
@@ -337,7 +337,7 @@ def _mapped(
         original=Original(here, frozenset(source.tensors), carried, dtypes, plan.layers, plan.leave_out),
         equalities=tuple(equalities),
         fixed_dtypes=frozenset(fixed),
-        report=MapReport(plan, source.origin, source.others, decided, (*_notes(source, plan, original), *assumed)),
+        report=MapReport(plan, meant, source.origin, source.others, decided, (*_notes(source, plan, original), *assumed)),
     )
 
 

@@ -15,7 +15,7 @@ from mfconv_nb.core.report import Column, Table, bytes_text, how_many, how_many_
 from mfconv_nb.mapping.explain import explain_tensor
 from mfconv_nb.mapping.plan import HINT_OTHER_SIDE, LEFT_OUT, MAPPED, MappingPlan, Problem, Row
 from mfconv_nb.mapping.remedies import HINT_FAMILY, remedy_of
-from mfconv_nb.mapping.rules import OptionValue
+from mfconv_nb.mapping.rules import Family, OptionValue
 from mfconv_nb.steps.converting.map_rows import counts_by_status, groups_of_rows
 from mfconv_nb.steps.converting.map_view import MappingExploration
 from mfconv_nb.views.drawing import Drawing
@@ -26,9 +26,16 @@ from mfconv_nb.views.showing import Explorable, show_view
 
 @dataclass(frozen=True, repr=False)
 class MapReport(Explorable):
-    """How a checkpoint was mapped: one row a rule, however many layers it has."""
+    """How a checkpoint was mapped: one row a rule, however many layers it has.
+
+    Attributes:
+        plan: by one form of a family.
+        family: that family, with all its forms.
+        decided: of each option how it was decided.
+    """
 
     plan: MappingPlan
+    family: Family
     origin: str = ""
     others: tuple[Any, ...] = ()
     decided: Mapping[str, str] = field(default_factory=dict)

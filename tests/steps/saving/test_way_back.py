@@ -77,6 +77,16 @@ def test_the_way_back_of_the_first_layers_is_exact_but_for_the_others(tmp_path: 
     assert len(mc.map(mc.load(tmp_path / "out.ckpt"))) > 0
 
 
+@pytest.mark.parametrize("key", ["deepseek3", "deepseekv3", "glm4-moe", "telechat3-moe"])
+def test_layers_behind_the_last_one_are_not_missed_on_the_way_back_of_the_first(key: str, tmp_path: Path) -> None:
+    toy = mc.toy(key)
+    report = mc.save(mc.map(toy, key, layers=1), tmp_path / "out.ckpt", progress=False)
+    back = mc.map(mc.load(tmp_path / "out.ckpt"))
+    counts = mc.diff(back, toy, values=True).counts
+    assert counts["equal"] == len(back)
+    assert report.way_back == f"exact, but for {len(toy) - len(back)} tensors left out"
+
+
 def test_no_one_dtype_gives_back_two(tmp_path: Path) -> None:
     report = mc.save(mc.load({"a": numbered(2, dtype=BF16), "b": numbered(2)}), tmp_path / "a.ckpt", dtype="fp32", progress=False)
     assert report.way_back == "every number, not every dtype: bf16 and fp32 became one"
