@@ -71,8 +71,7 @@ def load(
     said: tuple[str, ...] = ()
     if isinstance(source, Sequence) and not isinstance(source, str | bytes):
         if odd := [p for p in source if not isinstance(p, str | Path)]:
-            hint = "Give the paths of files, or one thing by itself."
-            raise InputError("MFC109", found=f"a list with a {type(odd[0]).__name__} in it", expected="paths", hint=hint)
+            raise InputError("MFC109", found=f"a list with a {type(odd[0]).__name__} in it", expected="paths", hint=HINT)
         paths = [local_path(p) for p in source]
         if not paths:
             hint = "Give the paths of the files, or their folder."
