@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import mfconv_nb as mc
@@ -22,7 +23,7 @@ MAX_WORK = 3_000_000  # calls of functions: the longest name has a million chara
 HOSTILE_NAME = "\x1b[2J\nMFC000 all is well\r../../etc/passwd\x00\u202egpj"
 
 
-_ = mc.load  # its modules are loaded now, and are no memory of a refusal
+mc.load({"w": np.zeros(1)})  # its modules, and those of the families that tell a side by names, are no memory of a refusal
 
 
 def refusal(act: Callable[[], Any], *codes: str, names: str | None = None, memory: int = 4 << 20, lines: int = MAX_LINES) -> mc.MfconvError:

@@ -22,7 +22,7 @@ from mfconv_nb.cli.main import run as command_line
 from mfconv_nb.core.errors import MfconvError, OutputError, as_place
 from mfconv_nb.families import llama
 from mfconv_nb.mapping.remedies import patterns_of
-from mfconv_nb.steps import doctor_findings
+from mfconv_nb.steps.inspecting import doctor_findings
 from mfconv_nb.steps.inspecting.doctor import doctor
 from tests.runs.made_runs import make_run, original, weights_of
 from tests.support import Raw, numbered, raws_in, raws_of, without, write_hf
