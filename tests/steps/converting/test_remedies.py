@@ -373,7 +373,12 @@ def _written(name: str, toy: Tensors) -> Path:
 
 @pytest.mark.parametrize("name", ["fp8", "complex"])
 def test_doctor_proposes_no_target_that_convert_refuses(name: str, toy: Tensors) -> None:
-    found = doctor(_written(name, toy))
+    arrays = {n: t.array() for n, t in toy.items() if isinstance(t, Raw)}
+    Path(name).mkdir()
+    made = _as_fp8(toy) if name == "fp8" else {n: a.astype(np.complex64) for n, a in arrays.items()}
+    mc.save(mc.load(made), f"{name}/model.safetensors")
+    (Path(name) / "config.json").write_text(json.dumps(CONFIG))
+    found = doctor(name)
     assert [(f.mark, f.seen.partition(":")[0]) for f in found.findings if f.topic == "format"] == [("✗", "MFC405")]
     assert (found.ready, found.commands) == (False, ())
     for target in ("OUT.ckpt", "OUT.safetensors", "OUT/"):
