@@ -17,14 +17,14 @@ __version__ = "0.1.0"
 
 _find, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
 
-_MOVED = {  # until 0.3
+_MOVED = {
     **dict.fromkeys(("Drop", "Family", "Option", "Repeated", "Rule", "Tied"), "rules"),
     **dict.fromkeys(("edit", "export", "import_rules", "probe", "prove", "suggest"), "author"),
 }
 
 
 def __getattr__(name: str) -> object:
-    """A public name on first use. Names of 0.1 that have moved still work, with a warning, until the next release."""
+    """A public name on first use. Names of 0.1 that have moved still work until 0.3, with a warning."""
     if name not in _MOVED:
         return _find(name)
     import warnings
