@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
 from mfconv_nb.core.blocks import Block, c_strides, make_block, whole
 from mfconv_nb.core.dtypes import itemsize, short_name
@@ -164,12 +164,89 @@ class Written:
     Attributes:
         label: the name of its folder.
         parts: of every tensor what lies in the files, whole or in slices, each with the checksum that is noted.
-        told: fields of a checkpoint that it gave, and what they are without it.
+        config, lora: what is known from the manifest alone; None where something else gave it.
     """
 
     label: str
     parts: Mapping[str, tuple[tuple[LazyTensor, object], ...]]
-    told: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    config: Mapping[str, Any] | None = None
+    lora: Lora | None = None
+
+
+class TrainingRun(Protocol):
+    """What a checkpoint says of the training run it was merged from. ``runs.run.TrainedRun`` is one."""
+
+    @property
+    def steps(self) -> Mapping[int, tuple[Any, ...]]:
+        """For every rank the steps it has."""
+
+    @property
+    def chosen(self) -> Any:
+        """The step that was read."""
+
+    def slices_in(self, folder: Path) -> Iterable[tuple[str, str, LazyTensor]]:
+        """Every slice: the name of its tensor, its file as seen from ``folder``, and its numbers."""
+
+    def slice_map(self, name: str) -> object:
+        """Which rank holds which part of a tensor."""
+
+
+class Merge(Protocol):
+    """What a checkpoint says of the adapters that were added to its weights. ``steps.converting.merge.MergeReport`` is one."""
+
+    @property
+    def changed(self) -> str:
+        """Which weights are computed, in a clause."""
+
+    def sentence(self) -> str:
+        """One line for notes and reports."""
+
+    def about(self) -> dict[str, Any]:
+        """For the manifest."""
+
+    def table(self) -> Table:
+        """One row per kind of weight."""
+
+
+@dataclass(frozen=True)
+class History:
+    """Where a checkpoint comes from and what was done to it: everything known of it besides its tensors, side and config.
+
+    Attributes:
+        files: the files it is read from.
+        others: entries of these files that are no tensors.
+        notes: sentences a reader should see.
+        config_folder: the folder that was given for its config, if one was: it may hold the weights that a training began with.
+        family: the key of its family, where it is known.
+        family_file: the name of the file that defined a user's own family; quoted in messages, never opened.
+        options: what was decided of the family's options, where it is known.
+        original: what is remembered of the side it was mapped from.
+        written: what the manifest says was written, where nothing has compared it with the numbers yet; else None.
+        equalities: tensors that a save must find equal before it writes.
+        fixed_dtypes: names of tensors whose dtype the family fixes, whatever dtype a caller asks for.
+        twins: names that its files leave out, since their tensor is there under another name, and that name.
+        quantised_by: the scheme by which it was quantised, where a file beside it names one.
+        run: the training run it was merged from; None for any other checkpoint.
+        lora: what is known of its LoRA adapters besides their numbers: alpha, and where it was read.
+        merged: which adapters were added to its weights: then those are computed, not copied.
+    """
+
+    files: tuple[Path, ...] = ()
+    others: tuple[OtherEntry, ...] = ()
+    notes: tuple[str, ...] = ()
+    config_folder: Path | None = None
+    family: str | None = None
+    family_file: str = ""
+    options: Mapping[str, str | bool | int] = field(default_factory=dict)
+    original: Original | None = None
+    written: Written | None = None
+    equalities: tuple[Equality, ...] = ()
+    fixed_dtypes: frozenset[str] = frozenset()
+    twins: Mapping[str, str] = field(default_factory=dict)
+    quantised_by: str = ""
+    run: TrainingRun | None = None
+    lora: Lora | None = None
+    merged: Merge | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -181,63 +258,45 @@ class Checkpoint(Result):
         origin: where it came from, in words: a path, "torch Module", "map(...)".
         side: "hf", "mf" or None where nothing tells.
         config: the model's config.json, or None.
-        config_folder: the folder that was given for it, if one was: it may hold the weights that a training began with.
-        files: the files it is read from.
-        others: entries that are no tensors.
-        original: what is remembered of the side it was mapped from.
-        written: what the manifest says was written, where nothing has compared it with the numbers yet; None else.
-        family: the key of its family, where it is known.
-        family_file: the name of the file that defined it, for one of one's own; said in messages, never opened.
-        options: what was decided of the family's options, where it is known.
-        notes: sentences a reader should see.
-        report: how it was mapped (a ``MapReport``); None for a loaded checkpoint.
-        equalities: tensors that a save must find equal before it writes.
-        fixed_dtypes: names of tensors whose dtype the family fixes, whatever is asked for.
-        run: the training run it was merged from (a ``TrainedRun``); None for any other checkpoint.
-        lora: what is known of its LoRA adapters besides their numbers: alpha, and where it was read.
-        merged: what was added to its weights (a ``MergeReport``): then those are computed, no copies.
-        twins: names that its files leave out, since their tensor is there under another name, and that name.
-        quantised_by: the scheme by which it was quantised, where a file beside it says one.
+        history: everything else that is known.
     """
 
     tensors: Mapping[str, LazyTensor]
     origin: str = "arrays"
     side: str | None = None
     config: Mapping[str, Any] | None = None
-    config_folder: Path | None = None
-    files: tuple[Path, ...] = ()
-    others: tuple[OtherEntry, ...] = ()
-    original: Original | None = None
-    written: Written | None = None
-    family: str | None = None
-    family_file: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    report: Any = None
-    equalities: tuple[Equality, ...] = ()
-    fixed_dtypes: frozenset[str] = frozenset()
-    run: Any = None
-    lora: Lora | None = None
-    merged: Any = None
-    twins: Mapping[str, str] = field(default_factory=dict)
-    quantised_by: str = ""
-
-    def table(self) -> Table:
-        """How it was mapped, or a summary of what is in it."""
-        return self.report.table() if isinstance(self.report, Result) else _summary(self)
-
-    def _ipython_display_(self) -> None:
-        """In a notebook a mapped checkpoint shows the view of its mapping. IPython takes NotImplementedError as: as HTML, please."""
-        if self.report is None:
-            raise NotImplementedError
-        self.report.show_for(self)
+    history: History = field(default_factory=History)
 
     @property
-    def carried_away(self) -> Mapping[str, LazyTensor]:
-        """Tensors of the other side that this side has no place for: a save keeps them in the folder beside the output."""
-        return self.original.carried if self.original is not None and self.report is not None else {}
+    def files(self) -> tuple[Path, ...]:
+        """The files it is read from."""
+        return self.history.files
 
-    def renamed(self, rename: Callable[[str], str]) -> Checkpoint:
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences a reader should see."""
+        return self.history.notes
+
+    @property
+    def family(self) -> str | None:
+        """The key of its family, where it is known."""
+        return self.history.family
+
+    @property
+    def options(self) -> Mapping[str, str | bool | int]:
+        """What was decided of the family's options, where it is known."""
+        return self.history.options
+
+    @property
+    def run(self) -> TrainingRun | None:
+        """The training run it was merged from; None for any other checkpoint."""
+        return self.history.run
+
+    def table(self) -> Table:
+        """A summary of what is in it."""
+        return _summary(self)
+
+    def renamed(self, rename: Callable[[str], str]) -> Self:
         """The same tensors under other names: ``renamed(lambda n: n.removeprefix("module."))``.
 
         Raises:
@@ -287,6 +346,7 @@ class Checkpoint(Result):
 
 def _summary(checkpoint: Checkpoint) -> Table:
     """One row a name pattern, shape and dtype: 48 layers fold to one."""
+    history = checkpoint.history
     groups: dict[tuple[str, tuple[int, ...], str], list[TensorSpec]] = {}
     for spec in checkpoint.specs:
         groups.setdefault((fold(spec.name)[0], spec.shape, spec.dtype), []).append(spec)
@@ -296,24 +356,31 @@ def _summary(checkpoint: Checkpoint) -> Table:
     ]
     dtypes = ", ".join(sorted({short_name(s.dtype) for s in checkpoint.specs})) or "empty"
     what = {HF: "Hugging Face checkpoint", MF: "MindFormers checkpoint"}.get(checkpoint.side or "", "Checkpoint")
-    files = f" · {how_many(len(checkpoint.files), 'file')}" if checkpoint.files else ""
-    model = checkpoint.family or (checkpoint.config or {}).get("model_type")
+    files = f" · {how_many(len(history.files), 'file')}" if history.files else ""
+    model = history.family or (checkpoint.config or {}).get("model_type")
     what += f" · {model}{files}" if model else files
     numbers = how_many_in_short(checkpoint.parameters, "parameter")
     headline = (
         f"{what} · {how_many(len(checkpoint), 'tensor')} · {numbers} · {dtypes} · {bytes_text(checkpoint.nbytes)} · {checkpoint.origin}"
     )
     others = (
-        f"beside the tensors, {how_many(len(checkpoint.others), 'other entry', 'other entries')}: "
-        + ", ".join(o.name for o in checkpoint.others[:4]),
+        f"beside the tensors, {how_many(len(history.others), 'other entry', 'other entries')}: "
+        + ", ".join(o.name for o in history.others[:4]),
     )
-    facts = checkpoint.notes + (others if checkpoint.others else ())
-    facts += (checkpoint.lora.sentence(),) if checkpoint.lora is not None else ()
+    facts = history.notes + (others if history.others else ())
+    facts += (history.lora.sentence(),) if history.lora is not None else ()
     columns = (Column("name"), Column("tensors", True), Column("shape", True), Column("dtype"), Column("bytes", True))
     return Table("", headline, columns, rows, facts, row_noun="name patterns")
 
 
-def checkpoint_of(tensors: Mapping[str, LazyTensor] | list[LazyTensor], **about: Any) -> Checkpoint:
-    """A checkpoint from lazy tensors; keyword arguments are the fields of ``Checkpoint``."""
+def checkpoint_of(
+    tensors: Mapping[str, LazyTensor] | Iterable[LazyTensor],
+    *,
+    origin: str = "arrays",
+    side: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    family: str | None = None,
+) -> Checkpoint:
+    """A checkpoint of lazy tensors that lie in no file."""
     named = tensors if isinstance(tensors, Mapping) else {t.name: t for t in tensors}
-    return Checkpoint(named, **about)
+    return Checkpoint(named, origin, side, config, History(family=family))

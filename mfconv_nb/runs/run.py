@@ -5,6 +5,7 @@ The kinds of folder are read by modules of their own (``rank_folders``, ``iterat
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -169,6 +170,13 @@ class TrainedRun(Result):
         boxes = {box: tuple(s.rank for s in copies) for box, copies in tensor.boxes.items()}
         stage = tensor.stage if self.has_stages else None
         return SliceMap(name, tensor.shape, tensor.dtype, boxes, stage)
+
+    def slices_in(self, folder: Path) -> Iterator[tuple[str, str, LazyTensor]]:
+        """Every slice: the name of its tensor, its file as seen from ``folder``, and its numbers."""
+        for tensor in self.tensors.values():
+            for part in tensor.slices:
+                source: Any = part.tensor.pieces[0].source
+                yield tensor.name, Path(os.path.relpath(source.path, folder)).as_posix(), part.tensor
 
     @property
     def has_stages(self) -> bool:

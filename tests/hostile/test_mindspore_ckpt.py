@@ -28,7 +28,7 @@ def test_the_sound_file_that_the_others_are_made_from_is_taken(tmp_path: Path) -
     (tmp_path / "x.ckpt").write_bytes(SOUND_CKPT)
     checkpoint = mc.load(tmp_path / "x.ckpt")
     assert [(t.name, t.shape, t.dtype) for t in checkpoint] == [("a", (2, 3), "F32"), ("b", (), "I64")]
-    assert [(o.name, o.text) for o in checkpoint.others] == [("text", "Zoë")]
+    assert [(o.name, o.text) for o in checkpoint.history.others] == [("text", "Zoë")]
 
 
 def test_a_file_cut_short_inside_an_entry_is_refused(tmp_path: Path) -> None:
@@ -190,5 +190,5 @@ def test_a_string_of_64_mib_is_listed_with_its_beginning_only(tmp_path: Path) ->
     path = tmp_path / "x.ckpt"
     path.write_bytes(SOUND_ENTRIES[0] + named("text", tensor(dims(0), "str", b"a\0\0\0" * (16 << 20))))
     checkpoint = mc.load(path)
-    assert len(checkpoint.others[0].text) <= 1024
+    assert len(checkpoint.history.others[0].text) <= 1024
     assert len(repr(checkpoint)) < 2000

@@ -158,7 +158,7 @@ def test_a_value_that_would_print_as_a_thousand_billion_billion_items_is_listed_
         path = tmp_path / f"{name}.bin"
         torch.save({**STATE, "extra": value}, path)
         checkpoint = mc.load(path)
-        assert [o.name for o in checkpoint.others] == ["extra"]
+        assert [o.name for o in checkpoint.history.others] == ["extra"]
         assert list(checkpoint.tensors) == ["a", "b"]
         assert len(repr(checkpoint)) < 2000
 

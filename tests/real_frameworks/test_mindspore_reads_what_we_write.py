@@ -101,7 +101,7 @@ def test_strings_and_numbers_beside_the_weights_are_listed_and_read(tmp_path: Pa
     tensors = [{"name": "w", "data": ms.Tensor(np.ones(3, np.float32))}]
     ms.save_checkpoint(tensors, str(tmp_path / "run.ckpt"), append_dict=extra)
     found = mc.load(tmp_path / "run.ckpt")
-    assert [(o.name, o.kind, o.text) for o in found.others] == [("note", "string", "warmed up")]
+    assert [(o.name, o.kind, o.text) for o in found.history.others] == [("note", "string", "warmed up")]
     assert (mc.read(found, "step"), mc.read(found, "rate"), mc.read(found, "done")) == (7, 0.5, True)
 
 

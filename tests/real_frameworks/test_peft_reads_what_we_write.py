@@ -198,7 +198,7 @@ def test_whatever_peft_trained_is_merged_as_peft_merges_it(settings: dict[str, A
     assert raws_of(merged).keys() == before.keys()
     for name in before:
         np.testing.assert_allclose(mc.read(merged, name), expected[name].numpy(), rtol=1e-5, atol=1e-6, err_msg=name)
-        whole = name in merged.merged.replaced and not any(s.adapter.weight == name for s in merged.merged.adapters)
+        whole = name in merged.history.merged.replaced and not any(s.adapter.weight == name for s in merged.history.merged.adapters)
         assert not whole or mc.read(merged, name).tobytes() == expected[name].numpy().tobytes()  # no arithmetic: every bit
     changed = {name for name, raw in raws_of(merged).items() if raw != before[name]}
     assert changed == {n for n, t in expected.items() if t.numpy().tobytes() != before[n].data}
@@ -209,7 +209,7 @@ def test_a_module_that_the_model_does_not_have_is_passed_over_as_peft_does(hf: P
     kept = {"modules_to_save": ["classifier", "lm_head"]}
     expected = trained_by_peft(hf, tmp_path / "peft", **kept).state_dict()
     merged = mc.merge_adapters(hf, tmp_path / "peft")
-    assert merged.merged.replaced == ("lm_head.weight",)
+    assert merged.history.merged.replaced == ("lm_head.weight",)
     assert mc.read(merged, "lm_head.weight").tobytes() == expected["lm_head.weight"].numpy().tobytes()
     for named in (["lm_head", "norm"], ["classifier"]):
         other = tmp_path / "-".join(named)
@@ -229,7 +229,9 @@ def test_biases_that_were_trained_take_the_place_of_those_of_the_base(tmp_path: 
     transformers.Qwen2ForCausalLM(config).save_pretrained(tmp_path / "hf")
     expected = trained_by_peft(tmp_path / "hf", tmp_path / "peft", bias="all").state_dict()
     merged = mc.merge_adapters(tmp_path / "hf", tmp_path / "peft")
-    assert [n for n in merged.merged.replaced if n.endswith("q_proj.bias")] == [f"model.layers.{n}.self_attn.q_proj.bias" for n in (0, 1)]
+    assert [n for n in merged.history.merged.replaced if n.endswith("q_proj.bias")] == [
+        f"model.layers.{n}.self_attn.q_proj.bias" for n in (0, 1)
+    ]
     for name in merged.tensors:
         np.testing.assert_allclose(mc.read(merged, name), expected[name].numpy(), rtol=1e-5, atol=1e-6, err_msg=name)
 
@@ -287,7 +289,7 @@ def test_eva_chooses_ranks_and_beginnings_and_leaves_the_base_as_it_is(hf: Path,
     wrapped.save_pretrained(tmp_path / "peft")
     expected = peft.PeftModel.from_pretrained(model_in(hf), tmp_path / "peft").merge_and_unload().state_dict()
     merged = mc.merge_adapters(hf, tmp_path / "peft")
-    assert len({s.adapter.rank for s in merged.merged.adapters}) > 1  # EVA gave them ranks of their own, so patterns are in use
+    assert len({s.adapter.rank for s in merged.history.merged.adapters}) > 1  # EVA gave them ranks of their own, so patterns are in use
     for name in merged.tensors:
         np.testing.assert_allclose(mc.read(merged, name), expected[name].numpy(), rtol=1e-5, atol=1e-6, err_msg=name)
 

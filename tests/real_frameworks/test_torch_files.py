@@ -122,7 +122,7 @@ def test_a_state_dict_that_a_training_script_wrapped_is_found(wrapper: str, form
     torch.save(saved, tmp_path / "run.pt", **FORMS[form])
     checkpoint = mc.load(tmp_path / "run.pt")
     assert read_bits(tmp_path / "run.pt") == bits_by_name(linear.state_dict())
-    assert {(o.name, o.kind) for o in checkpoint.others} == {("epoch", "int"), ("args", "dict"), ("optimizer", "dict")}
+    assert {(o.name, o.kind) for o in checkpoint.history.others} == {("epoch", "int"), ("args", "dict"), ("optimizer", "dict")}
 
 
 @pytest.mark.parametrize("form", FORMS)

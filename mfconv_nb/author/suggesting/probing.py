@@ -26,6 +26,7 @@ from mfconv_nb.core.folding import fold
 from mfconv_nb.core.report import Column, Result, Table, shape_text
 from mfconv_nb.core.sources import ArraySource
 from mfconv_nb.mapping.explain import explain_element
+from mfconv_nb.steps.converting.mapped_checkpoint import plan_of
 from mfconv_nb.streaming.gather import read_tensor
 
 EQUAL, VARIANT, DIFFERS, MISSING = "equal", "a variant", "differs", "missing"
@@ -277,7 +278,7 @@ def _first_difference(name: str, other: str, evidence: Evidence) -> Finding:
 
 def _source(found: Checkpoint, name: str, index: tuple[int, ...]) -> str:
     """Where an element comes from, in a checkpoint that was mapped."""
-    plan = getattr(found.report, "plan", None)
+    plan = plan_of(found)
     return f"; {explain_element(plan, name, index, 'target').sentence}" if plan is not None else ""
 
 

@@ -104,6 +104,6 @@ def merge(
             dry_run=dry_run,
             progress=progress,
         )
-    show(merged.merged)
+    show(merged.history.merged)
     show(report)
     return 0

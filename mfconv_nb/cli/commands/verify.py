@@ -59,7 +59,7 @@ def verify(
     is not compared: the manifest beside CONVERTED remembers it, else --layers and --leave_out say it again. Exit code 0: equal, or close
     where a cast was asked for; 1: not equal, or something could not be checked.
     """
-    from mfconv_nb.steps.comparing.verify import CLOSE, PASS
+    from mfconv_nb.steps.comparing.conditions import CLOSE, PASS
     from mfconv_nb.steps.comparing.verify import verify as prove
     from mfconv_nb.steps.loading.load import load
 

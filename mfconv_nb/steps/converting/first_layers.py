@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from mfconv_nb.core.sizes import Sizes
+from mfconv_nb.core.checkpoint import Checkpoint
+from mfconv_nb.core.sizes import Sizes, read_sizes
+from mfconv_nb.mapping.rules import Family
 
 # other names of the same count, which a config may have beside the one that a family reads
 COUNTS = frozenset({"num_hidden_layers", "num_layers", "n_layers", "n_layer"})
@@ -20,7 +23,16 @@ _NUMBERS_OF_LAYERS = re.compile(r"_layers$|layer_ids$|layer_indices$")  # such a
 Path = tuple[str, ...]
 
 
-def first_layers(config: Mapping[str, Any], sizes: Sizes, layers: int) -> dict[str, Any]:
+def with_first_layers(source: Checkpoint, family: Family, form: Family, layers: int | None) -> Checkpoint:
+    """The checkpoint with a config of the first ``layers`` layers; as it is where ``layers`` is None."""
+    if layers is None or source.config is None:
+        return source
+    counts = {axis: s for axis, s in {**family.sizes, **form.sizes}.items() if axis.endswith(("layer", "layers")) and "{" not in s}
+    sizes = read_sizes(source.config, {axis: f"{sentence} | ?" for axis, sentence in counts.items()})
+    return replace(source, config=config_of_first_layers(source.config, sizes, layers))
+
+
+def config_of_first_layers(config: Mapping[str, Any], sizes: Sizes, layers: int) -> dict[str, Any]:
     """``config`` for a checkpoint of the first ``layers`` layers.
 
     Args:
@@ -33,15 +45,15 @@ def first_layers(config: Mapping[str, Any], sizes: Sizes, layers: int) -> dict[s
     before_them = max(counts.values(), default=0)
     for path in behind:
         home, key = path[:-1], path[-1]
-        found = _with(found, home, {key: max(0, min(_at(found, home)[key], layers - before_them))})
+        found = _with_entries(found, home, {key: max(0, min(_level_at(found, home)[key], layers - before_them))})
     for home in {path[:-1] for path in counts}:
         before = {path[-1]: value for path, value in counts.items() if path[:-1] == home}
-        level = _at(found, home)
-        found = _with(found, home, {key: _cut(key, value, before, layers) for key, value in level.items()})
+        level = _level_at(found, home)
+        found = _with_entries(found, home, {key: _cut_entry(key, value, before, layers) for key, value in level.items()})
     return found
 
 
-def _cut(key: str, value: Any, counts: Mapping[str, int], layers: int) -> Any:
+def _cut_entry(key: str, value: Any, counts: Mapping[str, int], layers: int) -> Any:
     """One entry of a config, beside the counts of layers that are lowered."""
     if key in counts or (key in COUNTS and type(value) is int and value in counts.values()):
         return min(layers, value)
@@ -65,14 +77,14 @@ def _count(config: Mapping[str, Any], path: Path) -> int | None:
     return value if type(value) is int else None
 
 
-def _at(config: Mapping[str, Any], home: Path) -> Mapping[str, Any]:
+def _level_at(config: Mapping[str, Any], home: Path) -> Mapping[str, Any]:
     for key in home:
         config = config[key]
     return config
 
 
-def _with(config: Mapping[str, Any], home: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
+def _with_entries(config: Mapping[str, Any], home: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
     """``config`` with some entries of an inner object changed."""
     if not home:
         return {**config, **changes}
-    return {**config, home[0]: _with(config[home[0]], home[1:], changes)}
+    return {**config, home[0]: _with_entries(config[home[0]], home[1:], changes)}

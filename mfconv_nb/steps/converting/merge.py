@@ -30,7 +30,7 @@ from mfconv_nb.mapping.adapters import CONV1D, CONV1D_LAYERS, PEFT, WEIGHT, Adap
 from mfconv_nb.mapping.lora_scale import ScaledAdapter, scaled_adapters
 from mfconv_nb.mapping.rules import Family
 from mfconv_nb.mapping.run_state import run_state_of
-from mfconv_nb.steps.converting.map import map
+from mfconv_nb.steps.converting.map import map_checkpoint
 from mfconv_nb.steps.loading.load import Loadable, load
 from mfconv_nb.streaming.merged import merged_tensor
 
@@ -131,7 +131,7 @@ def merge_adapters(
         config: the YAML of the run, an adapter_config.json, or the model's config.
         family: as for ``map``; for adapters of the other side.
     Returns:
-        A checkpoint whose ``merged`` says which tensors were changed, by which scale, and where that was read.
+        A checkpoint whose ``history.merged`` says which tensors were changed, by which scale, and where that was read.
     Raises:
         MappingError: MFC319, and those of ``map``.
     """
@@ -143,25 +143,24 @@ def merge_adapters(
     if adapters is not None and weights.side in (HF, MF) and _is_of_the_other_side(trained, weights):
         _check_nothing_whole(trained, HINT_OTHER_SIDE)
         told = family or trained.family or weights.family or None
-        trained = map(replace(trained, config=trained.config or weights.config), told, to=weights.side)
-    lora = trained.lora or Lora()
+        trained = map_checkpoint(replace(trained, config=trained.config or weights.config), told, to=weights.side)
+    lora = trained.history.lora or Lora()
     found = scaled_adapters(adapters_of(trained.specs), lora, trained.origin)
     replaced, equalities = ({}, ()) if adapters is None else _whole_tensors(trained, weights, lora)
-    equalities += (*_check_tied(weights, found, replaced), *(trained.equalities if adapters is not None else ()))
+    equalities += (*_check_tied(weights, found, replaced), *(trained.history.equalities if adapters is not None else ()))
     kept = {name: replaced.get(name, tensor) for name, tensor in weights.tensors.items() if not is_adapter(name)}
     kept |= {s.adapter.weight: _merged(weights, kept, trained, s, lora) for s in found}
     report = MergeReport(found, tuple(name for name in replaced if name in kept), lora.origin, trained.origin)
     more = tuple(f for f in trained.files if f not in weights.files)
-    return replace(
-        weights,
-        tensors=kept,
-        origin=f"{weights.origin} with {how_many(len(found), 'adapter')} merged",
+    history = replace(
+        weights.history,
         files=weights.files + more,
         notes=(*weights.notes, report.sentence()),
-        equalities=weights.equalities + equalities,
+        equalities=weights.history.equalities + equalities,
         lora=None,
         merged=report,
     )
+    return replace(weights, tensors=kept, origin=f"{weights.origin} with {how_many(len(found), 'adapter')} merged", history=history)
 
 
 def _is_of_the_other_side(trained: Checkpoint, weights: Checkpoint) -> bool:
@@ -183,7 +182,7 @@ def only_adapters(checkpoint: Checkpoint) -> Checkpoint:
     _check_nothing_whole(checkpoint, HINT_MERGE)
     others = [n for n in checkpoint.tensors if n not in tensors and run_state_of(n) is None]
     note = (f"only adapters are taken; left out: {how_many(len(others), 'other tensor')}, first {others[0]}",) if others else ()
-    return replace(checkpoint, tensors=tensors, notes=(*checkpoint.notes, *note))
+    return replace(checkpoint, tensors=tensors, history=replace(checkpoint.history, notes=(*checkpoint.notes, *note)))
 
 
 def _no_adapters(checkpoint: Checkpoint) -> MappingError:

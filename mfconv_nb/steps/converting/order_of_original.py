@@ -38,7 +38,7 @@ def told_by_original(
         unseen: options that show in the numbers alone.
         sizes_of: the sizes of a form.
     """
-    folder = source.config_folder
+    folder = source.history.config_folder
     if not unseen or folder is None or not any(folder.glob("*.safetensors")):
         return {}
     try:

@@ -39,18 +39,22 @@ def with_twins(source: Checkpoint, form: Family, sizes: Sizes | None, to: str) -
         tensors |= {name: tensor.renamed(name) for name in names}
         if not names or fold(tensor.name)[0] not in heads:
             tensors[tensor.name] = tensor
-    return replace(source, tensors=tensors, twins=missing)
+    return replace(source, tensors=tensors, history=replace(source.history, twins=missing))
 
 
 def filled_in(source: Checkpoint, completed: Checkpoint) -> list[str]:
     """A note for each tensor that was found under its other name."""
-    return [f"{n} is not in the files: they hold it as {twin}" for n, twin in completed.twins.items() if n in completed and n not in source]
+    return [
+        f"{n} is not in the files: they hold it as {twin}"
+        for n, twin in completed.history.twins.items()
+        if n in completed and n not in source
+    ]
 
 
 def _twins(source: Checkpoint, form: Family, sizes: Sizes | None) -> Iterator[tuple[str, str]]:
     """Names that a checkpoint may lack, each with the one that its tensor may have instead."""
     needed = form.needed_templates(MF)
-    yield from ((name, twin) for name, twin in source.twins.items() if fold(name)[0] in needed)
+    yield from ((name, twin) for name, twin in source.history.twins.items() if fold(name)[0] in needed)
     yield from ((embedding, head) for head, embedding in tied_names(form, sizes, source.config))
 
 

@@ -143,7 +143,7 @@ def _with_dtype(checkpoint: Checkpoint, dtype: str | None) -> Checkpoint:
     """The dtypes that ``save`` would write."""
     tensors: dict[str, LazyTensor] = {}
     for tensor in checkpoint:
-        fixed = tensor.name in checkpoint.fixed_dtypes
+        fixed = tensor.name in checkpoint.history.fixed_dtypes
         after = tensor.dtype if fixed else dtype_after_cast(tensor.dtype, dtype)
         tensors[tensor.name] = replace(tensor, spec=TensorSpec(tensor.name, tensor.shape, after))
     return replace(checkpoint, tensors=tensors)

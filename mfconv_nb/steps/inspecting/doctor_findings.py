@@ -27,8 +27,9 @@ from mfconv_nb.mapping.quantised import quantisation_of
 from mfconv_nb.mapping.run_state import constant_of
 from mfconv_nb.runs.categories import WEIGHTS, amounts, category_of
 from mfconv_nb.runs.run import Step, TrainedRun
-from mfconv_nb.steps.converting.map import map
+from mfconv_nb.steps.converting.map import map_checkpoint
 from mfconv_nb.steps.converting.map_report import CoverageError
+from mfconv_nb.steps.converting.mapped_checkpoint import MappedCheckpoint
 from mfconv_nb.steps.converting.twins import HINT_HEAD, differ_at_first
 from mfconv_nb.steps.inspecting.diagnosis import DECIDE, FINE, STOP, TOLD, Finding
 from mfconv_nb.steps.loading.sides import has_words_of_mindformers
@@ -57,7 +58,7 @@ class Seen:
     adapters: tuple[TensorSpec, ...]
     quantised: str | None
     side: str | None
-    mapped: Checkpoint | None
+    mapped: MappedCheckpoint | None
     refused: MfconvError | None
     step_asked: bool = False
 
@@ -98,7 +99,7 @@ class Seen:
 
     @property
     def has_alpha(self) -> bool:
-        return self.checkpoint.lora is not None and self.checkpoint.lora.alpha is not None
+        return self.checkpoint.history.lora is not None and self.checkpoint.history.lora.alpha is not None
 
     @property
     def choices(self) -> tuple[Mapping[str, str], ...]:
@@ -109,7 +110,7 @@ class Seen:
     def _works(self, choice: Mapping[str, str]) -> bool:
         options: dict[str, Any] = dict(choice)
         try:
-            map(replace(self.checkpoint, side=self.side), options.pop("model", None), **options)
+            map_checkpoint(replace(self.checkpoint, side=self.side), options.pop("model", None), options=options)
         except MfconvError:
             return False
         return True
@@ -129,19 +130,19 @@ def look_at(path: Path, checkpoint: Checkpoint, run: TrainedRun | None, *, step_
     names = [s.name for s in weights]
     adapters = tuple(s for s in weights if is_adapter(s.name))
     told = checkpoint.side or (MF if has_words_of_mindformers(names) else None)
-    quantised = quantisation_of(weights, checkpoint.config, checkpoint.quantised_by)
+    quantised = quantisation_of(weights, checkpoint.config, checkpoint.history.quantised_by)
     side, mapped, refused = _try(checkpoint, told) if quantised is None else (told, None, None)
     if refused is not None and refused.code == "MFC312":
         quantised, refused = str(refused.found), None
     return Seen(path, checkpoint, run, weights, adapters, quantised, side, mapped, refused, step_asked)
 
 
-def _try(checkpoint: Checkpoint, side: str | None) -> tuple[str | None, Checkpoint | None, MfconvError | None]:
+def _try(checkpoint: Checkpoint, side: str | None) -> tuple[str | None, MappedCheckpoint | None, MfconvError | None]:
     """The side, and the mapped checkpoint or why there is none. Where nothing says the side, both are tried."""
     first: MfconvError | None = None
     for told in dict.fromkeys((side, *((HF, MF) if checkpoint.side is None else ()))):
         try:
-            mapped = map(replace(checkpoint, side=told))
+            mapped = map_checkpoint(replace(checkpoint, side=told))
             return HF if mapped.side == MF else MF, mapped, None
         except MfconvError as error:
             first = first or error
@@ -216,7 +217,7 @@ def _contents(seen: Seen) -> Iterator[Finding]:
     left = [c for c in found if c != WEIGHTS and c != "buffers"]
     if left:
         yield Finding(TOLD, "state of the run", f"{', '.join(left)}: left out of a Hugging Face folder")
-    yield from (Finding(TOLD, "no tensor", f"{o.name} ({o.kind})") for o in seen.checkpoint.others[:4])
+    yield from (Finding(TOLD, "no tensor", f"{o.name} ({o.kind})") for o in seen.checkpoint.history.others[:4])
     if seen.run is None:
         yield from (Finding(TOLD, "note", note) for note in seen.checkpoint.notes)
 
@@ -289,7 +290,7 @@ def _refusal(seen: Seen, refused: MfconvError) -> Iterator[Finding]:
 def _adapters(seen: Seen) -> Iterator[Finding]:
     if not seen.adapters:
         return
-    lora, others = seen.checkpoint.lora, len(seen.weights) - len(seen.adapters)
+    lora, others = seen.checkpoint.history.lora, len(seen.weights) - len(seen.adapters)
     said = how_many(len(seen.adapters), "adapter tensor") + (
         f" beside {how_many(others, 'other')}: a Hugging Face folder holds one of both" if others else ""
     )
@@ -344,7 +345,7 @@ def _special(seen: Seen) -> Iterator[Finding]:
 
 def _heads(seen: Seen) -> Iterator[Finding]:
     """Heads that the config ties to an embedding of other numbers; the first few MiB are compared."""
-    for equality in seen.mapped.equalities if seen.mapped is not None and seen.mapped.side == MF else ():
+    for equality in seen.mapped.history.equalities if seen.mapped is not None and seen.mapped.side == MF else ():
         if (equality.said or equality.hint == HINT_HEAD) and differ_at_first(equality.first, equality.second):
             yield Finding(DECIDE if equality.said else STOP, "tied head", equality.said or f"{equality.why}, but they hold other numbers")
 

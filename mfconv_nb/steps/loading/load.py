@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.core.checkpoint import MF, SIDE_NAMES, Checkpoint, LazyTensor, Original, Written, checkpoint_of
+from mfconv_nb.core.checkpoint import MF, SIDE_NAMES, Checkpoint, History, LazyTensor, Original, Written
 from mfconv_nb.core.errors import InputError, MappingError
 from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.core.paths import local_path
@@ -63,11 +63,11 @@ def load(
             places give different alphas.
     """
     if isinstance(source, Checkpoint):
-        return _taken(_described(source, config, lora_alpha), only)
+        return select_categories(with_caller_facts(source, config, lora_alpha), only)
     if is_live(source):
         live = load_live(source)
         live = replace(live, side=side_of_names(live.tensors) or live.side)
-        return _taken(_described(live, config, lora_alpha), only)
+        return select_categories(with_caller_facts(live, config, lora_alpha), only)
     said: tuple[str, ...] = ()
     if isinstance(source, Sequence) and not isinstance(source, str | bytes):
         if odd := [p for p in source if not isinstance(p, str | Path)]:
@@ -91,33 +91,37 @@ def load(
     side = manifest.get("to") or side_of_names(opened.tensors) or opened.side
     if side in SIDE_NAMES and opened.side in SIDE_NAMES and side != opened.side:
         notes += (f"the names are {SIDE_NAMES[side]}'s, which counts; files of this format are usually {SIDE_NAMES[opened.side]}'s",)
-    config_beside = _config_beside(path)
-    found = checkpoint_of(
-        opened.tensors,
-        origin=str(source) if isinstance(source, str | Path) else how_many(len(opened.files), "file"),
-        side=side,
-        config=None if config else _config_beside(path) or manifest.get("config"),
+    history = History(
         files=opened.files,
         others=opened.others,
-        original=_original(folder, manifest),
-        family=manifest.get("family"),
-        family_file=manifest.get("family_file") or "",
-        options=manifest.get("options") or {},
         notes=said + note_on_a_part(path) + opened.notes + notes_on_run_state(opened.run_state) + notes,
-        lora=_lora_beside(path, manifest),
+        lora=_lora_beside(path),
         twins=opened.twins,
         quantised_by=scheme_beside(path if os.path.isdir(path) else path.parent),
     )
-    return _taken(_described(_to_prove(found, path, folder, manifest, config_beside), config, lora_alpha), only)
+    origin = str(source) if isinstance(source, str | Path) else how_many(len(opened.files), "file")
+    found = Checkpoint(opened.tensors, origin, side, _config_beside(path), history)
+    return select_categories(with_caller_facts(_with_manifest(found, path, folder, manifest), config, lora_alpha), only)
 
 
-def _to_prove(found: Checkpoint, path: Path, side: Path, manifest: Mapping[str, Any], config: Mapping[str, Any] | None) -> Checkpoint:
-    """With what its manifest says was written, for whoever uses what that remembers; ``config`` is the one beside the files."""
+def _with_manifest(found: Checkpoint, path: Path, side_folder: Path, manifest: Mapping[str, Any]) -> Checkpoint:
+    """The checkpoint with what its manifest remembers. What lies beside the files counts before it."""
     if not manifest:
         return found
-    remembered = _lora_remembered(manifest)
-    told = {"config": (found.config, config), **({"lora": (found.lora, None)} if found.lora == remembered else {})}
-    return replace(found, written=Written(side.name, written_parts(manifest, found.tensors, found.run, path), told))
+    remembered = manifest.get("lora")
+    config = manifest.get("config") if found.config is None else None
+    lora = lora_of(remembered, "the manifest", "rank") if found.history.lora is None and isinstance(remembered, dict) else None
+    parts = written_parts(manifest, found.tensors, found.history.run, path)
+    history = replace(
+        found.history,
+        family=manifest.get("family"),
+        family_file=manifest.get("family_file") or "",
+        options=manifest.get("options") or {},
+        original=_read_original(side_folder, manifest),
+        written=Written(side_folder.name, parts, config, lora),
+        lora=found.history.lora or lora,
+    )
+    return replace(found, config=found.config or config, history=history)
 
 
 def _open_several(paths: Sequence[Path]) -> Opened:
@@ -131,8 +135,8 @@ def _open_several(paths: Sequence[Path]) -> Opened:
         raise InputError(error.code, error.where, found=error.found, expected="whole tensors", hint=hint) from None
 
 
-def _taken(checkpoint: Checkpoint, only: str | Sequence[str] | None) -> Checkpoint:
-    """The tensors of the categories that are asked for."""
+def select_categories(checkpoint: Checkpoint, only: str | Sequence[str] | None) -> Checkpoint:
+    """The checkpoint with the tensors of the given categories alone; all of them where none is given."""
     if only is None:
         return checkpoint
     wanted = categories_asked(only)
@@ -150,44 +154,45 @@ def load_run(
     """The checkpoint of a run that was opened: its whole tensors, and what must hold of its copies before anything is written."""
     whole = merged(run, only)
     folder, manifest, notes = _fitting_manifest(path, whole.tensors)
-    config_beside = _config_beside(path)
-    found = checkpoint_of(
-        whole.tensors,
-        origin=f"{path}, {run.kind}" + (f", step {run.chosen}" if run.chosen is not None else ""),
-        side=MF,
-        config=config_beside or manifest.get("config"),
+    has_adapters = any(map(is_adapter, whole.tensors))
+    history = History(
         files=run.files,
         others=run.others,
-        original=_original(folder, manifest),
-        family=manifest.get("family"),
-        family_file=manifest.get("family_file") or "",
-        options=manifest.get("options") or {},
         notes=whole.notes + notes,
         equalities=whole.equalities,
         run=run,
-        lora=_lora_of_run(path, manifest) if any(map(is_adapter, whole.tensors)) else None,
+        lora=_lora_of_run(path) if has_adapters else None,
     )
-    return _described(_to_prove(found, path, folder, manifest, config_beside), config, lora_alpha)
+    origin = f"{path}, {run.kind}" + (f", step {run.chosen}" if run.chosen is not None else "")
+    found = Checkpoint(whole.tensors, origin, MF, _config_beside(path), history)
+    return with_caller_facts(_with_manifest(found, path, folder, manifest), config, lora_alpha)
 
 
-def _described(checkpoint: Checkpoint, config: str | Path | Mapping[str, Any] | None, alpha: float | None) -> Checkpoint:
-    """With what the caller says of it; what two places say of adapters must agree."""
-    given = _given(config)
-    told = Lora(checked_alpha(alpha, "lora_alpha"), origin="the call") if alpha is not None else None
-    lora = checkpoint.lora
-    for more in (given.lora if given is not None else None, told):
-        lora = _agreed(lora, more)
-    if given is None and lora is checkpoint.lora:
+def with_caller_facts(checkpoint: Checkpoint, config: str | Path | Mapping[str, Any] | None, alpha: float | None) -> Checkpoint:
+    """The checkpoint with the config and the alpha that the caller gave.
+
+    Raises:
+        MappingError: MFC319 where the caller and a file give different numbers for the same adapters.
+    """
+    given = _read_given_config(config)
+    lora = checkpoint.history.lora
+    lora = _join_lora(lora, given.lora if given is not None else None)
+    lora = _join_lora(lora, Lora(checked_alpha(alpha, "lora_alpha"), origin="the call") if alpha is not None else None)
+    if given is None and lora is checkpoint.history.lora:
         return checkpoint
     says_sizes = given is not None and (given.config or given.lora is None)  # an adapter_config.json alone says none
     known = given.config if given is not None and says_sizes else checkpoint.config
     folder = local_path(config) if isinstance(config, str | Path) else None
-    given_from = folder if folder is not None and folder.is_dir() else checkpoint.config_folder
-    return replace(checkpoint, config=known, config_folder=given_from, lora=lora)
+    config_folder = folder if folder is not None and folder.is_dir() else checkpoint.history.config_folder
+    return replace(checkpoint, config=known, history=replace(checkpoint.history, config_folder=config_folder, lora=lora))
 
 
-def _agreed(first: Lora | None, second: Lora | None) -> Lora | None:
-    """Raises MappingError (MFC319) where two descriptions of the same adapters give different numbers."""
+def _join_lora(first: Lora | None, second: Lora | None) -> Lora | None:
+    """What two places say of the same adapters.
+
+    Raises:
+        MappingError: MFC319 where they give different numbers.
+    """
     if first is None or second is None:
         return first or second
     for word, a, b in (("lora_alpha", first.alpha, second.alpha), ("rank", first.rank, second.rank)):
@@ -203,29 +208,21 @@ def _agreed(first: Lora | None, second: Lora | None) -> Lora | None:
     return Lora(known.alpha, first.rank or second.rank, known.origin, dropout, content, problem, only_merged)
 
 
-def _lora_beside(path: Path, manifest: Mapping[str, Any]) -> Lora | None:
-    """What is said of adapters beside them, or in the manifest."""
+def _lora_beside(path: Path) -> Lora | None:
+    """What the adapter_config.json beside adapters says."""
     beside = (path if os.path.isdir(path) else path.parent) / CONFIG
-    if beside.is_file():
-        return read_adapter_config(beside)
-    return _lora_remembered(manifest)
+    return read_adapter_config(beside) if beside.is_file() else None
 
 
-def _lora_remembered(manifest: Mapping[str, Any]) -> Lora | None:
-    remembered = manifest.get("lora")
-    return lora_of(remembered, "the manifest", "rank") if isinstance(remembered, dict) else None
-
-
-def _lora_of_run(path: Path, manifest: Mapping[str, Any]) -> Lora | None:
-    """What is said of the adapters of a run: MindFormers writes its adapter_config.json above the checkpoint's folder."""
+def _lora_of_run(path: Path) -> Lora | None:
+    """What the adapter_config.json of a run says: MindFormers writes it above the checkpoint's folder."""
     folder = Path(os.path.abspath(path))
-    home = next((place for place in (folder, *list(folder.parents)[:2]) if os.path.isfile(place / CONFIG)), folder)
-    return _lora_beside(home, manifest)
+    return next((_lora_beside(place) for place in (folder, *list(folder.parents)[:2]) if os.path.isfile(place / CONFIG)), None)
 
 
 def config_of(config: str | Path | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """What a caller gave as config: its content, with the names of config.json."""
-    given = _given(config)
+    given = _read_given_config(config)
     return None if given is None else given.config
 
 
@@ -234,7 +231,7 @@ def config_near(path: Path, config: str | Path | Mapping[str, Any] | None) -> Ma
     return config_of(config) if config is not None else _config_beside(path)
 
 
-def _given(config: str | Path | Mapping[str, Any] | None) -> RunConfig | None:
+def _read_given_config(config: str | Path | Mapping[str, Any] | None) -> RunConfig | None:
     if config is None or isinstance(config, Mapping):
         return None if config is None else RunConfig(config, None)
     path = local_path(config)
@@ -276,7 +273,7 @@ def _fitting_manifest(path: Path, tensors: Mapping[str, LazyTensor]) -> tuple[Pa
     return (side, manifest, ()) if fits else (side, {}, (f"{side.name} describes other tensors and is not used",))
 
 
-def _original(side: Path, manifest: Mapping[str, Any]) -> Original | None:
+def _read_original(side: Path, manifest: Mapping[str, Any]) -> Original | None:
     if manifest.get("from_side") is None:
         return None
     carried = side / CARRIED

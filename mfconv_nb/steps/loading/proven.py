@@ -7,19 +7,17 @@ large; and of the others a hundredth, with one matrix. Another model, a trained 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.core.checkpoint import HF, MF, Checkpoint, LazyTensor, Written
+from mfconv_nb.core.checkpoint import HF, MF, Checkpoint, LazyTensor, TrainingRun, Written
 from mfconv_nb.core.errors import quoted
 from mfconv_nb.core.folding import fold
 from mfconv_nb.mapping.names import Pattern
 from mfconv_nb.mapping.rules import NUMBERS, Family, OptionValue, form_of, sides_of
-from mfconv_nb.runs.run import TrainedRun
 from mfconv_nb.streaming.fill import tensor_checksums
 
 MOST_BYTES = 64 << 20  # some 30 ms; only what an option lays out may be more
@@ -31,15 +29,17 @@ def proven(checkpoint: Checkpoint, family: Family, to: str) -> tuple[Checkpoint,
     Args:
         family: that it is read as, in the direction ``to``.
     """
-    written = checkpoint.written
+    history = replace(checkpoint.history, written=None)
+    written = checkpoint.history.written
     if written is None:
         return checkpoint, ""
-    changed = _changed(written, _unseen(family, checkpoint.options, to))
+    changed = _find_changed(written, _unseen(family, checkpoint.options, to))
     if changed is None:
-        return replace(checkpoint, written=None), ""
-    alone = {field: value for field, (told, value) in written.told.items() if getattr(checkpoint, field) is told}
+        return replace(checkpoint, history=history), ""
     note = f"{written.label} is of other numbers than these ({quoted(changed)} is not what was written) and is not used"
-    return replace(checkpoint, written=None, original=None, family=None, family_file="", options={}, **alone), note
+    lora = None if history.lora is written.lora else history.lora
+    history = replace(history, original=None, family=None, family_file="", options={}, lora=lora)
+    return replace(checkpoint, config=None if checkpoint.config is written.config else checkpoint.config, history=history), note
 
 
 def _unseen(family: Family, remembered: Mapping[str, Any], to: str) -> dict[str, Pattern]:
@@ -56,7 +56,7 @@ def _unseen(family: Family, remembered: Mapping[str, Any], to: str) -> dict[str,
     return found
 
 
-def _changed(written: Written, unseen: Mapping[str, Pattern]) -> str | None:
+def _find_changed(written: Written, unseen: Mapping[str, Pattern]) -> str | None:
     """The first tensor of a sample that is not what was written; None where all are."""
     names = _sample(written, unseen)
     parts = {f"{n} {name}": (name, part, noted) for name in names for n, (part, noted) in enumerate(written.parts[name])}
@@ -94,22 +94,14 @@ def _nbytes(written: Written, name: str) -> int:
 
 
 def written_parts(
-    manifest: Mapping[str, Any], tensors: Mapping[str, LazyTensor], run: TrainedRun | None, folder: Path
+    manifest: Mapping[str, Any], tensors: Mapping[str, LazyTensor], run: TrainingRun | None, folder: Path
 ) -> dict[str, tuple[tuple[LazyTensor, object], ...]]:
     """Of every tensor what was written of it, whole or in slices, each with the checksum that a manifest notes."""
     if "slices" not in manifest:
         return {t["name"]: ((tensors[t["name"]], t.get("xxh3_128")),) for t in manifest["tensors"]}
     noted = {(s["name"], s["file"]): s["xxh3_128"] for s in manifest["slices"]}
     found: dict[str, list[tuple[LazyTensor, object]]] = {name: [] for name in tensors}
-    for name, file, part in slices_of(run, folder):
+    for name, file, part in run.slices_in(folder) if run is not None else ():
         if name in found:
             found[name].append((part, noted.get((name, file))))
     return {name: tuple(parts) for name, parts in found.items()}
-
-
-def slices_of(run: TrainedRun | None, folder: Path) -> Iterable[tuple[str, str, LazyTensor]]:
-    """Every slice of a run: the name of its tensor, its file as a manifest names it, and its numbers."""
-    for tensor in run.tensors.values() if run is not None else ():
-        for part in tensor.slices:
-            source: Any = part.tensor.pieces[0].source
-            yield tensor.name, Path(os.path.relpath(source.path, folder)).as_posix(), part.tensor

@@ -126,7 +126,7 @@ def _matched(source: Checkpoint, target: Network, dtype: str | None) -> Matched:
             misfits.append(Misfit(MISSING, slot.names[0], "not in the checkpoint", _slot_text(slot)))
             continue
         doubled += [(given[0], other) for other in given[1:] if other.pieces != given[0].pieces]
-        asked = slot.dtype if given[0].name in source.fixed_dtypes else dtype_after_cast(slot.dtype, dtype)
+        asked = slot.dtype if given[0].name in source.history.fixed_dtypes else dtype_after_cast(slot.dtype, dtype)
         misfits += _misfits_of(given, slot, asked)
         puts.append(Put(given[0], slot, asked))
     return Matched(tuple(puts), tuple(misfits), tuple(doubled))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,9 @@ from mfconv_nb.formats import peft_folder, safetensors_file
 from mfconv_nb.formats.assets import code_named, config_bytes, read_assets
 from mfconv_nb.formats.writing import is_folder, plan_output
 from mfconv_nb.mapping.adapters import CONV1D, HINT_ALPHA, adapters_of, is_adapter, rank_of
+from mfconv_nb.mapping.plan import MappingPlan, Row
 from mfconv_nb.mapping.quantised import FP8, claimed, codes_among
+from mfconv_nb.steps.converting.mapped_checkpoint import carried_by, plan_of
 from mfconv_nb.steps.saving.true_config import true_config
 from mfconv_nb.streaming.fill import FillJob
 from mfconv_nb.streaming.manifest import CARRIED
@@ -53,7 +55,7 @@ class Output:
 
     @property
     def carried(self) -> Mapping[str, LazyTensor]:
-        return self.checkpoint.carried_away
+        return carried_by(self.checkpoint)
 
     @cached_property
     def carried_plan(self) -> FilePlan:
@@ -136,14 +138,14 @@ def output_specs(checkpoint: Checkpoint, dtype: str | None) -> tuple[TensorSpec,
     """
     if dtype is not None:
         _check_castable(checkpoint)
-    return tuple(_output_spec(s, None if s.name in checkpoint.fixed_dtypes else dtype) for s in checkpoint.specs)
+    return tuple(_output_spec(s, None if s.name in checkpoint.history.fixed_dtypes else dtype) for s in checkpoint.specs)
 
 
 def _check_castable(checkpoint: Checkpoint) -> None:
-    fp8 = next(
-        (f"fp8 numbers: {quoted(s.name)}" for s in checkpoint.specs if s.dtype in FP8 and s.name not in checkpoint.fixed_dtypes), None
-    )
-    if found := fp8 or codes_among(checkpoint.specs, claimed(checkpoint.config) or checkpoint.quantised_by):
+    history = checkpoint.history
+    fp8 = next((s.name for s in checkpoint.specs if s.dtype in FP8 and s.name not in history.fixed_dtypes), None)
+    codes = codes_among(checkpoint.specs, claimed(checkpoint.config) or history.quantised_by)
+    if found := codes if fp8 is None else f"fp8 numbers: {quoted(fp8)}":
         hint = "Without --dtype (dtype=) they stay as they are."
         raise MappingError("MFC312", checkpoint.origin, found=found, expected="tensors that become what --dtype says", hint=hint)
 
@@ -197,7 +199,7 @@ def _adapter_folder(checkpoint: Checkpoint, specs: tuple[TensorSpec, ...]) -> tu
         )
         expected = "adapters only, since a folder of Hugging Face holds adapters or a model"
         raise MappingError("MFC319", checkpoint.origin, found=found, expected=expected, hint=hint)
-    lora = checkpoint.lora or Lora()
+    lora = checkpoint.history.lora or Lora()
     adapters = adapters_of(specs)
     rank = rank_of(adapters, lora)
     if lora.alpha is None:
@@ -224,19 +226,19 @@ def manifest_of(out: Output, checksums: Mapping[tuple[int, str], str]) -> dict[s
     Args:
         checksums: of what lies in the files, by (file number, name).
     """
-    checkpoint, report = out.checkpoint, out.checkpoint.report
+    checkpoint, history, plan = out.checkpoint, out.checkpoint.history, plan_of(out.checkpoint)
     return {
         "family": checkpoint.family,
-        **({"family_file": checkpoint.family_file} if checkpoint.family_file else {}),
+        **({"family_file": history.family_file} if history.family_file else {}),
         "options": dict(checkpoint.options),
-        "from_side": checkpoint.original.side if checkpoint.original else None,
+        "from_side": history.original.side if history.original else None,
         "to": checkpoint.side,
         "sources": [{"file": s.label, "bytes": s.size} for s in out.sources()],
         "files": [{"file": f.name, "bytes": f.size} for f in out.plan.files],
         "carried": list(out.carried),
-        "left_out": [{"name": s.name, "why": row.why} for row in _rows(report) if not row.targets for s in row.sources],
-        **_asked_of(report),
-        "no_tensors": [{"name": o.name, "kind": o.kind, "text": o.text} for o in checkpoint.others],
+        "left_out": [{"name": s.name, "why": row.why} for row in _rows(plan) if not row.targets for s in row.sources],
+        **_asked_of(plan),
+        "no_tensors": [{"name": o.name, "kind": o.kind, "text": o.text} for o in history.others],
         "checksum": f"xxh3_128 of a tensor's bytes; above {64 << 20} bytes, of the digests of its runs of that length",
         "config": checkpoint.config,
         **_about_adapters(checkpoint),
@@ -247,7 +249,7 @@ def manifest_of(out: Output, checksums: Mapping[tuple[int, str], str]) -> dict[s
 
 def _tensors(out: Output, checksums: Mapping[tuple[int, str], str]) -> list[dict[str, Any]]:
     """One entry a tensor, in the order of the files; with its checksum where it is written whole."""
-    checkpoint, made, entries = out.checkpoint, _how_made(out.checkpoint.report), {}
+    checkpoint, made, entries = out.checkpoint, _how_made(plan_of(out.checkpoint)), {}
     for number, file in enumerate(out.plan.files):
         for name in file.places:
             if name in entries:
@@ -258,7 +260,7 @@ def _tensors(out: Output, checksums: Mapping[tuple[int, str], str]) -> list[dict
             entry |= {**({} if out.offsets else {"xxh3_128": checksums[number, name]}), **made.get(name, {"from": [name]})}
             entry |= _computed(checkpoint.tensors[name])
             cast = {} if before == after else {"cast_from": before}
-            entries[name] = {**entry, **cast, **({"dtype_fixed": True} if cast and name in checkpoint.fixed_dtypes else {})}
+            entries[name] = {**entry, **cast, **({"dtype_fixed": True} if cast and name in checkpoint.history.fixed_dtypes else {})}
     return list(entries.values())
 
 
@@ -270,7 +272,7 @@ def _computed(tensor: LazyTensor) -> dict[str, str]:
 
 def _about_adapters(checkpoint: Checkpoint) -> dict[str, Any]:
     """What is known of the adapters in it, and what was merged into it."""
-    lora, merged = checkpoint.lora, checkpoint.merged
+    lora, merged = checkpoint.history.lora, checkpoint.history.merged
     has = lora is not None and lora.alpha is not None and any(is_adapter(n) for n in checkpoint.tensors)
     about = {"lora": {"lora_alpha": lora.alpha, "read_from": lora.origin}} if lora is not None and has else {}
     return {**about, **({"merged": merged.about()} if merged is not None else {})}
@@ -285,20 +287,19 @@ def _slices(out: Output, checksums: Mapping[tuple[int, str], str]) -> list[dict[
     ]
 
 
-def _asked_of(report: Any) -> dict[str, Any]:
+def _asked_of(plan: MappingPlan | None) -> dict[str, Any]:
     """What of the source was not asked for, so that a comparison asks for the same."""
-    plan = getattr(report, "plan", None)
     asked = {"layers": plan.layers, "leave_out": list(plan.leave_out)} if plan is not None else {}
     return {"asked": asked} if any(asked.values()) else {}
 
 
-def _rows(report: Any) -> Any:
-    return report.plan.rows if report is not None else ()
+def _rows(plan: MappingPlan | None) -> Sequence[Row]:
+    return plan.rows if plan is not None else ()
 
 
-def _how_made(report: Any) -> dict[str, dict[str, Any]]:
+def _how_made(plan: MappingPlan | None) -> dict[str, dict[str, Any]]:
     made = {}
-    for row in _rows(report):
+    for row in _rows(plan):
         layout = getattr(row.rule, "layout", None)
         for target in row.targets:
             entry: dict[str, Any] = {"from": [s.name for s in row.sources], "how": row.status}

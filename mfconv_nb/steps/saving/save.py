@@ -7,30 +7,24 @@ source is a live object: what it held then cannot be known, so all of it is writ
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mfconv_nb.core.checkpoint import HF, Checkpoint, TensorSpec
-from mfconv_nb.core.dtypes import requested_dtype, short_name
-from mfconv_nb.core.errors import InputError, MappingError, OutputError, quoted
-from mfconv_nb.core.file_plan import OutputPlan
+from mfconv_nb.core.dtypes import requested_dtype
+from mfconv_nb.core.errors import MappingError, quoted
 from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.progress import NoProgress, OnProgress, Progress, progress_for
-from mfconv_nb.core.report import Column, Result, Table, bytes_text, how_many, seconds_text
-from mfconv_nb.core.sources import FileSource
-from mfconv_nb.formats import index as index_files
-from mfconv_nb.formats.folders import checkpoint_files, read_instead
-from mfconv_nb.formats.known import weight_endings
 from mfconv_nb.runs.cutting import RankLayout
-from mfconv_nb.runs.opening import looks_like_run
 from mfconv_nb.steps.loading.load import Loadable, load
 from mfconv_nb.steps.saving.output import Output, manifest_of, whole_output
 from mfconv_nb.steps.saving.ranks_output import ranks_output
+from mfconv_nb.steps.saving.save_report import SaveReport
+from mfconv_nb.steps.saving.target import check_target, files_to_replace
 from mfconv_nb.steps.saving.way_back import way_back_of
 from mfconv_nb.streaming.compare import compare_tensors
 from mfconv_nb.streaming.fill import DEFAULT_THREADS, fill_files, infinite_among
@@ -42,7 +36,6 @@ from mfconv_nb.streaming.stored_checksums import check_stored_checksums
 from mfconv_nb.streaming.zeros import notes_on_zeros
 
 _CONFIGS = {"config.json", "adapter_config.json"}
-_FOLDER_INDEXES = (index_files.HF_SAFETENSORS, index_files.HF_TORCH, index_files.MINDSPORE)
 NO_CONFIG = "no config.json is written, which from_pretrained needs: give the original's folder (--config HF_DIR, assets= in Python)"
 
 NOT_OF_A_RUN = "these are names of Hugging Face: a run of MindFormers knows its own (mfconv convert first, mc.map in Python)"
@@ -115,7 +108,7 @@ def save(
             about["notes"] += notes_on_zeros(_written(out, filled.checksums))
             _write_small_files(staging, out, filled.checksums)
         check_target(out, staging, overwrite=overwrite)  # someone else may have been quicker
-        old = _old_files(out.plan, staging)
+        old = files_to_replace(out.plan, staging)
         publish(staging, journal, out.plan.names, old, folder=out.plan.folder, durable=durable)
     finally:
         journal.close()  # not earlier: until the last file has its name no other run may touch them
@@ -134,7 +127,7 @@ def _named_as(target: Path, out: Output) -> Output:
 def _about(out: Output, target: Path) -> dict[str, Any]:
     """What the report says whatever happens."""
     lacks_config = out.checkpoint.side == HF and out.plan.folder and not _CONFIGS & set(out.plan.names)
-    carried, merged = len(out.checkpoint.carried_away), out.checkpoint.merged
+    carried, merged = len(out.carried), out.checkpoint.history.merged
     notes = ((NOT_OF_A_RUN if out.offsets else NO_CONFIG,) if lacks_config else ()) + out.notes
     back = way_back_of(out)
     return {"target": str(target), "plan": out.plan, "casts": out.casts, "back": back, "carried": carried, "merged": merged, "notes": notes}
@@ -162,67 +155,6 @@ def _write_small_files(staging: Staging, out: Output, checksums: Mapping[tuple[i
     (staging.side / MANIFEST).write_bytes(manifest_bytes(manifest_of(out, checksums)))
 
 
-# ---- checks before the first byte ----------------------------------------------------------------------------------------
-
-
-def check_target(out: Output, staging: Staging, *, overwrite: bool) -> None:
-    """Raises OutputError when the target is a source (MFC402), exists (MFC401) or cannot be (MFC404)."""
-    plan, target, home = out.plan, staging.target, home_of(out.plan, staging)
-    sources = {p.resolve() for p in out.checkpoint.files} | {s.path.resolve() for s in out.sources() if isinstance(s, FileSource)}
-    for name in plan.names:
-        if (home / name).resolve() in sources:
-            hint = "Choose another target: nothing is ever written into the source."
-            raise OutputError("MFC402", home / name, found="a file that is being read", expected="another name", hint=hint)
-    if plan.folder and any(p.parent == target.resolve() for p in sources):
-        hint = "Choose another target: a checkpoint is never replaced by what is made from it."
-        raise OutputError("MFC402", target, found="the folder that is being read", expected="another folder", hint=hint)
-    if any("/" in file.name for file in plan.files):
-        _check_no_other_run(plan, target)
-    elif plan.folder and looks_like_run(target):
-        code = "MFC402" if any(target.resolve() in p.parents for p in sources) else "MFC401"
-        hint = "Choose a new folder, which may lie in it: nothing is ever written beside the slices of a run."
-        raise OutputError(code, target, found="the folder of a training run", expected="another folder", hint=hint)
-    if plan.folder and target.exists() and not target.is_dir():
-        raise OutputError("MFC401", target, found="a file", expected="a folder, or nothing", hint="Choose another name.")
-    _check_is_new(plan, staging, sources, overwrite=overwrite)
-    if target.parent.exists() and not target.parent.is_dir():
-        raise OutputError("MFC404", target.parent, found="a file", expected="a folder", hint="Choose another target.")
-
-
-def home_of(plan: OutputPlan, staging: Staging) -> Path:
-    """The folder that the files go into."""
-    return staging.target if plan.folder else staging.target.parent
-
-
-def _check_is_new(plan: OutputPlan, staging: Staging, sources: Collection[Path], *, overwrite: bool) -> None:
-    """Raises OutputError where something would be replaced unasked (MFC401), or a file that is being read (MFC402)."""
-    old = [home_of(plan, staging) / name for name in _old_files(plan, staging)]
-    if read := next((p for p in old if p.resolve() in sources), None):
-        hint = "Choose another target: a checkpoint is never replaced by what is made from it."
-        raise OutputError("MFC402", read, found="a file that is being read", expected="another name", hint=hint)
-    if overwrite:
-        return
-    hint = "Use --force (overwrite=True in Python), or choose another name."
-    if plan.folder and staging.target.is_dir():
-        old += checkpoint_files(staging.target)
-    if old:
-        raise OutputError("MFC401", old[0], found="an existing file", expected="a new name", hint=hint)
-    if side := next((s for s in staging.sides if s.is_dir() and any(s.iterdir())), None):
-        found = "the side folder of a checkpoint that is no longer here"
-        hint = "Move it to where that checkpoint is; or use --force (overwrite=True in Python), or choose another name."
-        raise OutputError("MFC401", side, found=found, expected="a new name", hint=hint)
-
-
-def _check_no_other_run(plan: OutputPlan, target: Path) -> None:
-    """Raises OutputError (MFC401) where something else lies in the folder that gets the slices of a run: ranks or steps would mix."""
-    own = set(plan.names)
-    there = (p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file()) if target.is_dir() else ()
-    others = sorted(name for name in there if name not in own)
-    if others:
-        found, hint = f"{quoted(others[0])} in it", "Choose a new folder: ranks and steps of two runs never lie in one."
-        raise OutputError("MFC401", target, found=found, expected="a new folder", hint=hint)
-
-
 def check_equalities(checkpoint: Checkpoint, threads: int = DEFAULT_THREADS, progress: Progress | None = None) -> tuple[str, ...]:
     """Raises MappingError (MFC308) when tensors that are left out as copies hold other numbers than what they copy.
 
@@ -231,12 +163,12 @@ def check_equalities(checkpoint: Checkpoint, threads: int = DEFAULT_THREADS, pro
     Returns:
         What is to be said of tensors that should be equal, are not, and are both kept.
     """
-    if not checkpoint.equalities:
+    if not checkpoint.history.equalities:
         return ()
-    pairs = [(e.first, e.second) for e in checkpoint.equalities]
+    pairs = [(e.first, e.second) for e in checkpoint.history.equalities]
     with (progress or NoProgress()).another(sum(b.spec.nbytes for _, b in pairs), "comparing copies") as bar:
         found = compare_tensors(pairs, threads, bar)
-    for equality, comparison in zip(checkpoint.equalities, found, strict=True):
+    for equality, comparison in zip(checkpoint.history.equalities, found, strict=True):
         if not comparison.equal_bytes and not equality.said:
             raise MappingError(
                 "MFC308",
@@ -245,93 +177,4 @@ def check_equalities(checkpoint: Checkpoint, threads: int = DEFAULT_THREADS, pro
                 expected=f"equal bytes, since {equality.why}",
                 hint=equality.hint or None,
             )
-    return tuple(e.said for e, c in zip(checkpoint.equalities, found, strict=True) if e.said and not c.equal_bytes)
-
-
-def _old_files(plan: OutputPlan, staging: Staging) -> list[str]:
-    """What is replaced, by name: files of the plan that are there, and the weights of an earlier output that have no successor; indexes
-    first. In a folder those are its indexes, the shards that they name, and whatever would be read rather than what is written; for a
-    file they are that file, or the shards that were written beside each other under its name.
-    """
-    target, home = staging.target, home_of(plan, staging)
-    if not home.is_dir():
-        return []
-    indexes = _FOLDER_INDEXES if plan.folder else (f"{target.name}.index.json",)
-    names = dict.fromkeys([*indexes, *reversed(list(plan.indexes)), *(() if plan.folder else (target.name,))])
-    for name in indexes:
-        try:
-            found = index_files.read_index(home / name).files
-        except InputError:
-            continue
-        beside = f"{target.stem}-" if not plan.folder else ""
-        names |= dict.fromkeys(
-            f.name for f in found if f.suffix.lower() in weight_endings() and f.parent == home and f.name.startswith(beside)
-        )  # it may name anything
-    names |= dict.fromkeys(f.name for f in (read_instead(home, plan.names) if plan.folder else ()))
-    names |= dict.fromkeys(plan.names)
-    return [name for name in names if os.path.lexists(home / name) and not (home / name).is_dir()]
-
-
-# ---- the result --------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, repr=False)
-class SaveReport(Result):
-    """What was written, or with ``dry_run`` what would be.
-
-    Attributes:
-        back: what converting back would give, as planned before anything was written.
-        infinite: of the tensors where a cast made finite numbers infinite, how many.
-    """
-
-    target: str
-    plan: OutputPlan
-    casts: Mapping[tuple[str, str], int]
-    back: str
-    carried: int
-    seconds: float
-    resumed: int = 0
-    dry_run: bool = False
-    merged: Any = None
-    notes: tuple[str, ...] = ()
-    infinite: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files with weights, and the small ones beside them."""
-        home = Path(self.target) if self.plan.folder else Path(self.target).parent
-        return tuple(home / n for n in self.plan.names)
-
-    @property
-    def manifest(self) -> Path:
-        """The manifest beside the output."""
-        return staging_of(Path(self.target)).side_folder / MANIFEST
-
-    @property
-    def way_back(self) -> str:
-        """What converting back would give: "exact", or what it would lack, and what a cast has cost."""
-        return f"{self._became_infinite()}; {self.back}" if self.infinite else self.back
-
-    def _became_infinite(self) -> str:
-        return f"{how_many(sum(self.infinite.values()), 'number')} in {how_many(len(self.infinite), 'tensor')} became infinite"
-
-    def table(self) -> Table:
-        tensors = sum(len(f.places) for f in self.plan.files)
-        size = bytes_text(self.plan.size)
-        files = how_many(len(self.plan.files), "file")
-        rows = [(f.name, len(f.places), bytes_text(f.size)) for f in self.plan.files]
-        columns = (Column("file"), Column("tensors", True), Column("bytes", True))
-        casts: tuple[str, ...] = (self.merged.sentence(),) if self.merged is not None else ()
-        casts += tuple(f"cast: {how_many(n, 'tensor')} from {short_name(a)} to {short_name(b)}" for (a, b), n in self.casts.items())
-        if self.dry_run:
-            facts = (*casts, *self.notes, "Nothing was written (dry run).")
-            return Table("", f"Would write {how_many(tensors, 'tensor')}, {size}, {files} to {self.target}", columns, rows, facts)
-        rate = f", {bytes_text(int(self.plan.size / self.seconds))}/s" if self.seconds > 0.5 else ""
-        facts = (*casts, *(("Resumed: an earlier run had finished part of it.",) if self.resumed else ()))
-        facts += (f"beside the target, which cannot carry everything: {how_many(self.carried, 'tensor')}",) if self.carried else ()
-        facts += (*self.notes, f"manifest: {self.manifest}")
-        headline = f"{how_many(tensors, 'tensor')}, {size}, {files}, {seconds_text(self.seconds)}{rate}. Way back: {self.way_back}."
-        if self.infinite:
-            first = next(iter(self.infinite))
-            facts = (f"{self._became_infinite()}, too large for the dtype that was asked for; first in {first}", *facts)
-        return Table("! Converted." if self.infinite else "✓ Converted.", headline, columns, rows if len(rows) > 1 else (), facts)
+    return tuple(e.said for e, c in zip(checkpoint.history.equalities, found, strict=True) if e.said and not c.equal_bytes)

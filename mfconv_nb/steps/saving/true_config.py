@@ -13,6 +13,7 @@ from mfconv_nb.core.sizes import read_sizes
 from mfconv_nb.mapping.plan import TIED
 from mfconv_nb.mapping.quantised import claimed, quantisation_of, without_claims
 from mfconv_nb.mapping.rules import Tied
+from mfconv_nb.steps.converting.mapped_checkpoint import plan_of
 from mfconv_nb.streaming.compare import compare_tensors
 
 DTYPE_KEYS = ("dtype", "torch_dtype")
@@ -58,18 +59,19 @@ def _part_with_dtype(part: Mapping[str, Any], most: str, occurring: set[str]) ->
 def _layers_of(checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers of layers by which the tensors were mapped, under the keys that give them."""
     mapped_by = checkpoint.config
-    if checkpoint.report is None or mapped_by is None or RUN_CONFIG in mapped_by:
+    plan = plan_of(checkpoint)
+    if plan is None or mapped_by is None or RUN_CONFIG in mapped_by:
         return {}
-    sizes = read_sizes(mapped_by, checkpoint.report.plan.family.sizes)
+    sizes = read_sizes(mapped_by, plan.family.sizes)
     keys = {size.origin for axis, size in sizes.items() if axis.endswith("layer")}
     return {key: mapped_by[key] for key in keys if key in mapped_by and key in config}
 
 
 def _ties(checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[bool, str] | None:
     """Whether head and embedding are one in what is written, and why, where the config says otherwise."""
-    if checkpoint.report is None:
+    plan = plan_of(checkpoint)
+    if plan is None:
         return None
-    plan = checkpoint.report.plan
     sizes = read_sizes(config, plan.family.sizes)
     left_out = {row.rule for row in plan.rows if row.status == TIED and not row.targets}
     for rule in (r for r in plan.family.rules if isinstance(r, Tied)):

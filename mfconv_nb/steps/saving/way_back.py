@@ -16,6 +16,7 @@ from mfconv_nb.core.errors import MfconvError, one_line
 from mfconv_nb.core.report import how_many
 from mfconv_nb.mapping.plan import LEFT_OUT
 from mfconv_nb.steps.converting.map import plan_back
+from mfconv_nb.steps.converting.mapped_checkpoint import MappedCheckpoint
 from mfconv_nb.steps.saving.output import Output, stored_dtype
 
 EXACT = frozenset({("F16", "F32"), ("BF16", "F32"), ("F16", "F64"), ("BF16", "F64"), ("F32", "F64")})
@@ -28,12 +29,12 @@ def way_back_of(out: Output) -> str:
 
 
 def _computed(checkpoint: Checkpoint) -> str:
-    return checkpoint.merged.changed if checkpoint.merged is not None else ""
+    return checkpoint.history.merged.changed if checkpoint.history.merged is not None else ""
 
 
 def _rounded(out: Output) -> list[str]:
     """Casts to narrower dtypes; but what Hugging Face's side had before, as a manifest remembers, is compared before it is written."""
-    remembered = out.checkpoint.fixed_dtypes if out.checkpoint.side == HF else frozenset()
+    remembered = out.checkpoint.history.fixed_dtypes if out.checkpoint.side == HF else frozenset()
     casts = Counter((stored_dtype(t), out.dtypes[t.name]) for t in out.checkpoint if t.name not in remembered)
     found = [(pair, n) for pair, n in casts.items() if pair[0] != pair[1] and pair not in EXACT]
     return [f"{how_many(n, 'tensor')} rounded from {short_name(a)} to {short_name(b)}" for (a, b), n in found]
@@ -41,7 +42,7 @@ def _rounded(out: Output) -> list[str]:
 
 def _with_dtype(out: Output) -> str:
     """Every number is kept; the dtypes are too, where one ``--dtype`` gives them back."""
-    asked = [t for t in out.checkpoint if t.name not in out.checkpoint.fixed_dtypes and stored_dtype(t) in CASTABLE]
+    asked = [t for t in out.checkpoint if t.name not in out.checkpoint.history.fixed_dtypes and stored_dtype(t) in CASTABLE]
     before = sorted({short_name(stored_dtype(t)) for t in asked})
     if all(stored_dtype(t) == out.dtypes[t.name] for t in asked):
         return "exact"
@@ -53,11 +54,11 @@ def _with_dtype(out: Output) -> str:
 def _not_whole(out: Output) -> str:
     """What would not come back of a mapped checkpoint, or why nothing would; empty where all does."""
     checkpoint = out.checkpoint
-    if checkpoint.report is None or checkpoint.original is None:
+    if not isinstance(checkpoint, MappedCheckpoint) or checkpoint.history.original is None:
         return ""
-    there = SIDE_NAMES[checkpoint.original.side]
+    there = SIDE_NAMES[checkpoint.history.original.side]
     try:
-        back = plan_back(_as_written(out))
+        back = plan_back(_as_written(checkpoint, out))
     except MfconvError as error:
         return f"refused: {error.code}, {one_line(str(error.found))}"
     if back.problems:
@@ -75,9 +76,9 @@ def _not_whole(out: Output) -> str:
     return f"exact, but for {how_many(len(left_out), 'tensor')} left out" if left_out else ""
 
 
-def _as_written(out: Output) -> Checkpoint:
+def _as_written(checkpoint: MappedCheckpoint, out: Output) -> MappedCheckpoint:
     """The checkpoint as it would be loaded from its files: names, shapes and dtypes, and the config that lies beside them."""
-    specs = (replace(spec, dtype=out.dtypes[spec.name]) for spec in out.checkpoint.specs)
+    specs = (replace(spec, dtype=out.dtypes[spec.name]) for spec in checkpoint.specs)
     config: Any = out.plan.indexes.get("config.json")
-    config = json.loads(config) if config is not None else out.checkpoint.config
-    return replace(out.checkpoint, tensors={spec.name: LazyTensor(spec, ()) for spec in specs}, config=config)
+    config = json.loads(config) if config is not None else checkpoint.config
+    return replace(checkpoint, tensors={spec.name: LazyTensor(spec, ()) for spec in specs}, config=config)

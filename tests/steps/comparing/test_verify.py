@@ -20,7 +20,7 @@ import mfconv_nb as mc
 from mfconv_nb.core.checkpoint import Checkpoint
 from mfconv_nb.core.errors import MfconvError
 from mfconv_nb.families import llama
-from mfconv_nb.steps.comparing.verify import VerifyReport
+from mfconv_nb.steps.comparing.verify_report import VerifyReport
 from mfconv_nb.streaming import fill
 from tests.mapping import mixed
 from tests.support import flip_bit, numbered, place_of, raws_in, raws_of, without, write_hf, write_safetensors
@@ -269,7 +269,7 @@ def test_a_stale_manifest_is_not_used_and_a_note_says_so(pair: tuple[Path, Path]
     write_safetensors(pair[1], changed, {"format": "ms"})
     loaded = mc.load(pair[1])
     assert loaded.notes == ("out.ckpt.mfconv describes other tensors and is not used",)
-    assert (loaded.original, loaded.family, loaded.config) == (None, None, None)
+    assert (loaded.history.original, loaded.family, loaded.config) == (None, None, None)
     assert "describes other tensors" in repr(loaded)
 
 

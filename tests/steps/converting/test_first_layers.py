@@ -9,7 +9,7 @@ import pytest
 
 import mfconv_nb as mc
 from mfconv_nb.core.sizes import read_sizes
-from mfconv_nb.steps.converting.first_layers import first_layers
+from mfconv_nb.steps.converting.first_layers import config_of_first_layers
 
 WITH_TOYS = [f.key for f in mc.known_families() if f.toy]
 
@@ -46,7 +46,7 @@ def cut(layers: int, **config: Any) -> dict[str, Any]:
         "next_layers": "more | 0",
         "all_layer": "num_hidden_layers + 1",
     }
-    return first_layers(full, read_sizes(full, sentences), layers)
+    return config_of_first_layers(full, read_sizes(full, sentences), layers)
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_the_manifest_remembers_alpha_and_how_the_run_named_its_adapters(base: P
     mapped = mc.map(mc.load(source, config=base, lora_alpha=ALPHA), "llama", to="hf")
     mc.save(mapped, tmp_path / "peft.safetensors")
     again = mc.load(tmp_path / "peft.safetensors")
-    assert (again.lora.alpha, again.lora.origin) == (ALPHA, "the manifest")
+    assert (again.history.lora.alpha, again.history.lora.origin) == (ALPHA, "the manifest")
     assert "LoRA: alpha 12, from the manifest" in repr(again)
     assert set(mc.map(again, "llama").tensors) == set(trained(base, "tk"))
     assert mc.verify(source, tmp_path / "peft.safetensors").equal
@@ -395,7 +395,7 @@ def test_merged_weights_are_those_of_the_definition_and_the_others_keep_their_by
             changed += 1
         else:
             assert after[name] == before, name
-    assert changed == LAYERS * len(MODULES) == len(merged.merged.adapters)
+    assert changed == LAYERS * len(MODULES) == len(merged.history.merged.adapters)
     assert after.keys() == raws_of(weights).keys()
 
 
@@ -403,7 +403,7 @@ def test_the_report_and_the_manifest_say_what_was_changed_and_do_not_call_it_exa
     source, yaml = saved_run(base, tmp_path / "run.ckpt"), run_yaml(tmp_path / "run.yaml", config_in(base))
     merged = mc.merge_adapters(base, source, config=yaml)
     report = mc.save(merged, tmp_path / "merged", assets=base)
-    assert (merged.merged.scale, merged.merged.read_from) == (1.5, "run.yaml")
+    assert (merged.history.merged.scale, merged.history.merged.read_from) == (1.5, "run.yaml")
     assert "16 weights changed by 1.5 * B A (alpha 12 from run.yaml, rank 8 from the tensors)" in repr(report)
     assert "exact" not in report.way_back
     manifest = json.loads(report.manifest.read_text())
@@ -446,7 +446,7 @@ def test_the_frozen_weights_of_a_run_must_be_those_of_the_base(side: str, base: 
 def test_copies_of_an_adapter_that_a_run_must_hold_equal_are_compared_before_it_is_merged(base: Path, tmp_path: Path) -> None:
     run = mc.load(trained(base))
     one, other = (run[f"model.layers.{n}.attention.wq.mindpet_delta_lora_a"] for n in (0, 1))
-    copies = replace(run, equalities=(Equality(one, other, "two ranks hold it"),))
+    copies = replace(run, history=replace(run.history, equalities=(Equality(one, other, "two ranks hold it"),)))
     with pytest.raises(mc.MfconvError, match="two ranks hold it") as refused:
         mc.save(mc.merge_adapters(base, copies, alpha=ALPHA, family="llama"), tmp_path / "out.safetensors")
     assert refused.value.code == "MFC308"

@@ -383,5 +383,5 @@ def test_what_is_no_tensor_is_named_in_the_report(toy: Checkpoint) -> None:
 
     from mfconv_nb.core.checkpoint import OtherEntry
 
-    mapped = mc.map(replace(toy, others=(OtherEntry("step", "int", "7"),)))
+    mapped = mc.map(replace(toy, history=replace(toy.history, others=(OtherEntry("step", "int", "7"),))))
     assert "step" in repr(mapped)

@@ -332,7 +332,7 @@ def test_a_run_with_adapters_finds_its_alpha_above_and_is_merged_or_parted(hf: P
     run_printed(replace(earlier, commands=(earlier.commands[0].replace("OUT.ckpt", "earlier.ckpt"),)))
     assert raws_in(Path("earlier.ckpt")) == raws_in(Path("OUT.ckpt"))
     plain = make_run(Path("output/plain"), weights_of(hf), optimizer=False)
-    assert mc.load(plain).lora is None  # no adapters: nothing is said of them
+    assert mc.load(plain).history.lora is None  # no adapters: nothing is said of them
 
 
 @pytest.mark.real_frameworks

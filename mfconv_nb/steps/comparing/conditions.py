@@ -1,0 +1,103 @@
+"""What verify checks: conditions that can fail, each with the sentence, the outcome and what was seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mfconv_nb.core.checkpoint import Checkpoint
+from mfconv_nb.core.dtypes import short_name
+from mfconv_nb.core.errors import MappingError, one_line
+from mfconv_nb.core.report import bytes_text, how_many
+from mfconv_nb.steps.comparing.diff import diff_checkpoints
+from mfconv_nb.steps.comparing.diff_report import DiffReport
+from mfconv_nb.steps.comparing.diff_rows import AGREE, DTYPE
+from mfconv_nb.steps.converting.map_report import CoverageError
+from mfconv_nb.steps.converting.mapped_checkpoint import MappedCheckpoint
+from mfconv_nb.streaming.compare import compare_tensors, differences_in_words
+
+PASS, CLOSE, FAIL, UNSURE = "pass", "close", "fail", "unsure"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A sentence that was checked, its outcome, and what was seen."""
+
+    sentence: str
+    outcome: str
+    seen: str
+
+
+def headers_condition(headers: DiffReport, there: str) -> Condition:
+    sentence = f"Every {there} tensor is there, with its shape, and none is left over."
+    bad = [r for r in headers.entries if r.status not in (AGREE, DTYPE)]
+    if bad:
+        first = bad[0]
+        return Condition(sentence, FAIL, f"{how_many(len(bad), 'tensor')}; first {first.name}: {first.status}")
+    return Condition(sentence, PASS, how_many(len(headers.entries), "tensor"))
+
+
+def cast_condition(forward: Checkpoint, b: Checkpoint, threads: int) -> Condition:
+    """Where dtypes differ: the converted numbers are exactly the original ones, rounded to the new dtype."""
+    pairs = sorted({(forward[t.name].dtype, t.dtype) for t in b if forward[t.name].dtype != t.dtype})
+    names = ", ".join(f"{short_name(x)} to {short_name(y)}" for x, y in pairs)
+    values = diff_checkpoints(forward, b, values=True, threads=threads, progress=True)  # casts the first side to the second's dtype
+    wrong = [r for r in values.entries if r.comparison is not None and not r.comparison.equal_bytes]
+    sentence = f"Every cast ({names}) is rounded to nearest even."
+    if wrong:
+        return Condition(sentence, FAIL, f"{how_many(len(wrong), 'tensor')} unlike the rounded original; first {wrong[0].name}")
+    return Condition(sentence, PASS, f"{how_many(len(values.entries), 'tensor')} equal to the rounded original")
+
+
+def copies_condition(back: MappedCheckpoint, threads: int) -> Condition:
+    """What is left out on the way back because it is a copy would come back as that copy: so it must be one."""
+    found = compare_tensors([(e.first, e.second) for e in back.history.equalities], threads)
+    wrong = [e for e, comparison in zip(back.history.equalities, found, strict=True) if not comparison.equal_bytes]
+    sentence = "Every tensor that is left out as a copy is one."
+    if wrong:
+        return Condition(sentence, FAIL, f"{wrong[0].first.name} holds other numbers, but {wrong[0].why}")
+    return Condition(sentence, PASS, how_many(len(found), "tensor"))
+
+
+def one_way_condition(differences: DiffReport, there: str) -> Condition:
+    """What was written is what a conversion of the original gives, cast where a cast was asked for."""
+    sentence = f"Every {there} tensor holds the bytes that the original gives."
+    wrong = [r for r in differences.entries if r.comparison is not None and not r.comparison.equal_bytes]
+    if wrong:
+        return Condition(sentence, FAIL, f"{how_many(len(wrong), 'tensor')} changed; first {wrong[0].name}")
+    return Condition(sentence, PASS, how_many(len(differences.entries), "tensor"))
+
+
+def no_way_condition(error: MappingError, way: str) -> Condition:
+    first = error.problems[0] if isinstance(error, CoverageError) else None
+    why = f"{first.kind} {first.name}: {first.found}" if first is not None else one_line(str(error.found))
+    return Condition(BACK.format(way), UNSURE, f"refused: {error.code}, {why}")
+
+
+BACK = "{} gives back every name, shape and byte."
+
+
+def back_condition(differences: DiffReport, cast: bool, way: str) -> Condition:
+    sentence = BACK.format(way)
+    counts, total = differences.counts, len(differences.entries)
+    compared = [r for r in differences.entries if r.comparison is not None]
+    changed = [r for r in compared if r.comparison is not None and not r.comparison.equal_bytes]
+    lost = [r for r in differences.entries if r.comparison is None]
+    if lost:
+        seen = f"lost on the way: {len(lost):,} of {how_many(total, 'tensor')}; first {lost[0].name}: {lost[0].status}"
+        dropped = all(r.status == "unexpected" for r in lost) and not changed
+        return Condition(sentence, UNSURE if dropped else FAIL, seen)
+    if not changed:
+        nbytes = sum(r.second.nbytes for r in compared if r.second)
+        rest = f", {counts[DTYPE]:,} of them after casting back" if counts[DTYPE] else ""
+        return Condition(sentence, PASS, f"{total:,} of {how_many(total, 'tensor')} bitwise equal{rest} ({bytes_text(nbytes)} compared)")
+    endless = [(r.name, r.comparison.inf[0] - r.comparison.inf[1]) for r in changed if r.comparison is not None]
+    endless = [(name, n) for name, n in endless if n > 0]
+    if endless:
+        counted = f"{how_many(sum(n for _, n in endless), 'number')} in {how_many(len(endless), 'tensor')}"
+        seen = f"{counted} became infinite, too large for the dtype; first in {endless[0][0]}"
+        return Condition(sentence, FAIL, seen)
+    far = ", ".join(differences_in_words((r.comparison for r in changed if r.comparison is not None), "at most {}"))
+    seen = f"changed: {len(changed):,} of {how_many(total, 'tensor')}, {far}"
+    if cast and all(r.status == DTYPE for r in changed):
+        return Condition(sentence, CLOSE, f"{seen}: the cast rounded them")
+    return Condition(sentence, FAIL, f"{seen}; first {changed[0].name}")

@@ -1,0 +1,90 @@
+"""Which family, and which of its forms, a checkpoint is mapped by; and the refusal of quantised weights, which no family maps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from mfconv_nb.core.checkpoint import Checkpoint
+from mfconv_nb.core.errors import MappingError, SeveralFitError, WrappedNamesError
+from mfconv_nb.core.folding import fold
+from mfconv_nb.families.registry import candidates_of, family_remembered, identify, known_families
+from mfconv_nb.mapping.flaws import check_family
+from mfconv_nb.mapping.forms import Choice, configured_options, fitting_forms, templates_of
+from mfconv_nb.mapping.plan import DROPPED, LEFT_OUT, MappingPlan
+from mfconv_nb.mapping.quantised import claimed, codes_among, quantisation_of, scheme_by_names
+from mfconv_nb.mapping.remedies import wrapped_names
+from mfconv_nb.mapping.rules import Family, OptionValue, form_of
+from mfconv_nb.mapping.run_state import run_state_of
+from mfconv_nb.steps.converting.map_request import MapRequest
+
+
+def resolve_family(request: MapRequest, family: str | Path | Family | None) -> Family:
+    """The family of a call: given, remembered by the manifest, or detected. Of several with one key, the one that fits the names."""
+    if isinstance(family, Family):
+        if not family.chosen and not any(family is known for known in known_families()):  # a form has lost the options of its rules
+            check_family(family)
+        return family
+    remembered = request.source.family
+    if not family and remembered is None:
+        return _detect_family(request)
+    if not family and remembered is not None:
+        family_remembered(remembered, request.source.history.family_file)  # known, or refused with what is missing
+    candidates = candidates_of(str(family or remembered))
+    if len(candidates) == 1:
+        return candidates[0]
+    templates = templates_of(request.names())
+    best = {f.key: fitting_forms(f, templates, request.to, {}, {})[0].form.templates(request.to) for f in candidates}
+    return max(candidates, key=lambda f: len(templates & best[f.key]))  # the one that was named comes first among equals
+
+
+def choices_of(request: MapRequest, family: Family, given: Mapping[str, OptionValue]) -> list[Choice]:
+    """The forms of a family that the checkpoint may have."""
+    if not any(o.values for o in family.options):
+        return [Choice(form_of(family, family.chosen), {})]
+    source = request.source
+    remembered = {n: v for n, v in source.options.items() if n not in given} if source.family == family.key else {}
+    configured = configured_options(family, source.config or {})
+    return fitting_forms(family, templates_of(request.names()), request.to, given, remembered, configured)
+
+
+def _detect_family(request: MapRequest) -> Family:
+    """The family that config and names show. Quantised weights are refused as such, whatever model they belong to."""
+    source = request.source
+    try:
+        return identify(request.names(), source.config, request.to)
+    except MappingError as error:
+        _refuse_scheme(source, quantisation_of(source.specs, source.config, source.history.quantised_by))
+        hint = None if isinstance(error, SeveralFitError) else _wrapper_hint(request)
+        if hint is None:
+            raise
+        raise WrappedNamesError(error.code, error.where, found=error.found, expected=error.expected, hint=hint) from None
+
+
+def _wrapper_hint(request: MapRequest) -> str | None:
+    """The hint for names with a prefix or an insertion, where some family knows them without it."""
+    counts = Counter(fold(n)[0] for n in request.names())
+    for family in known_families():
+        form = fitting_forms(family, (), request.to, {}, {})[0].form
+        wrapped = wrapped_names(counts, form.templates(request.to))
+        if wrapped is not None:
+            return wrapped.hint(request.source.origin if request.source.files else None, request.to, request.source.config)
+    return None
+
+
+def check_no_codes(plan: MappingPlan, source: Checkpoint) -> None:
+    """Raises MappingError (MFC312) for names beside codes that no rule knows, left out or not, and for weights in a dtype of codes."""
+    claim = claimed(source.config) or source.history.quantised_by
+    known = {s.name for row in plan.rows if row.status != LEFT_OUT for s in row.sources}
+    weights = [s for row in plan.rows if row.status not in (LEFT_OUT, DROPPED) for s in row.sources]
+    unknown = [s for s in source.specs if s.name not in known and run_state_of(s.name) is None]
+    found = scheme_by_names(unknown, claim) or codes_among(weights, claim, all_weights=True)
+    _refuse_scheme(source, found or codes_among((*weights, *unknown), claim))
+
+
+def _refuse_scheme(source: Checkpoint, found: str | None) -> None:
+    """Raises MappingError (MFC312) where the weights are codes: no family would help."""
+    if found is not None:
+        hint = "Take the original weights, or dequantise them first and save them as bf16 or fp16."
+        raise MappingError("MFC312", source.origin, found=found, expected="weights as numbers, not as codes", hint=hint)

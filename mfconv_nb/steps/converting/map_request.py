@@ -1,0 +1,103 @@
+"""What a call of ``map`` asks for: direction, sizes, what is left out; and the plan of one form of a family for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from mfconv_nb.core.checkpoint import HF, MF, SIDE_NAMES, Checkpoint, Original
+from mfconv_nb.core.errors import MappingError, UsageError, did_you_mean, quoted
+from mfconv_nb.core.sizes import Size, Sizes, read_sizes
+from mfconv_nb.mapping.adapters import DEFAULT_STYLE, STYLES, half_of
+from mfconv_nb.mapping.forms import options_of, templates_of
+from mfconv_nb.mapping.plan import MappingPlan, plan_mapping
+from mfconv_nb.mapping.rules import Family, OptionValue
+from mfconv_nb.mapping.run_state import run_state_of
+from mfconv_nb.steps.converting.twins import with_twins
+from mfconv_nb.steps.loading.sides import side_of_names
+
+
+@dataclass(frozen=True)
+class MapRequest:
+    """What a call of ``map`` is about: the source, the direction, and what is left out."""
+
+    source: Checkpoint
+    to: str
+    layers: int | None
+    leave_out: tuple[str, ...]
+    adapters: str
+
+    def names(self) -> list[str]:
+        """The names that need a rule; of an adapter that of its weight."""
+        names = [n for n in self.source.tensors if not any(fnmatchcase(n, p) for p in self.leave_out)]
+        names = names if self.to == MF else [n for n in names if run_state_of(n) is None]
+        return [*dict.fromkeys(n if (half := half_of(n)) is None else half.weight for n in names)]
+
+    def plan(self, form: Family, given: Mapping[str, OptionValue]) -> MappingPlan:
+        try:
+            return self._plan(form, sizes_of(self.source, form, given))
+        except MappingError as error:
+            plan = self._plan(form, None) if error.code == "MFC107" else None
+            if plan is None or not any(p.kind == "unmatched" for p in plan.problems):
+                raise
+            return plan  # a size is missing since it is another model: the names say so
+
+    def _plan(self, form: Family, sizes: Sizes | None) -> MappingPlan:
+        return plan_mapping(
+            with_twins(self.source, form, sizes, self.to).specs,
+            form,
+            self.to,
+            sizes=sizes,
+            original=self.original_for(form),
+            layers=self.layers,
+            leave_out=self.leave_out,
+            adapters=self.adapters,
+        )
+
+    def original_for(self, form: Family) -> Original | None:
+        """What is remembered of the target side, where it was of this form."""
+        original = self.source.history.original
+        if original is None or original.side != self.to:
+            return None
+        names = templates_of(original.names)
+        is_of_this_form = 2 * len(names & form.templates(HF if self.to == MF else MF)) > len(names)
+        return original if is_of_this_form else None
+
+
+def direction_of(source: Checkpoint, to: str | None, family: str | Path | Family | None) -> str:
+    """The given side; else the one that the checkpoint is not on. A user's own family may tell that side by its names."""
+    if to is None:
+        told = side_of_names(source.tensors, family) if isinstance(family, Family) else None
+        return HF if (told or source.side) == MF else MF
+    if to not in SIDE_NAMES:
+        hint = did_you_mean(to, SIDE_NAMES) or "Leave it out to go to the side that the checkpoint is not on."
+        raise UsageError("MFC501", "to", found=quoted(to), expected="'hf' or 'mf'", hint=hint)
+    return to
+
+
+def adapter_style_of(source: Checkpoint, given: str | None) -> str:
+    """How to name MindFormers' adapters: as given, else as the original had them, else as MindFormers names them today."""
+    if given is None:
+        before = (half_of(n) for n in source.history.original.names) if source.history.original is not None else ()
+        return next((half.style for half in before if half is not None and half.style in STYLES), DEFAULT_STYLE)
+    if given not in STYLES:
+        hint = did_you_mean(given, STYLES) or "Leave --adapter_names out (adapters= in Python)."
+        raise UsageError("MFC501", "adapters", found=quoted(str(given)), expected=" or ".join(quoted(s) for s in STYLES), hint=hint)
+    return given
+
+
+def sizes_of(source: Checkpoint, form: Family, given: Mapping[str, OptionValue]) -> Sizes | None:
+    """The sizes from the config; what the caller gave is checked against it, or used where there is no config."""
+    known = options_of(form)
+    told = {known[n].size: Size(int(value), "the call") for n, value in given.items() if n in known and known[n].size}
+    if source.config is None:
+        return Sizes(told) if told else None
+    sizes = read_sizes(source.config, form.sizes)
+    for axis, size in told.items():
+        if axis in sizes and sizes[axis].value != size.value:
+            expected = f"{sizes[axis].value}, from {sizes[axis].origin} in config.json"
+            hint = "Leave the option out: the config says it."
+            raise MappingError("MFC304", axis, found=size.value, expected=expected, hint=hint)
+    return sizes.with_more(told)
