@@ -8,7 +8,11 @@ from typing import Any
 
 import click
 
-from mfconv_nb.cli.options import FamilyCommand, say, show
+import mfconv_nb as mc
+from mfconv_nb.cli.family_options import FamilyCommand
+from mfconv_nb.cli.options import say, show
+from mfconv_nb.families.registry import family_meant
+from mfconv_nb.mapping.forms import options_of
 
 EXTRA = "mfconv_nb.converter_options"
 ONLY_OURS = {  # options of convert that a stranger's code knows nothing of
@@ -66,10 +70,6 @@ def run(ctx: click.Context, converter: Path, source: Path, target: Path) -> int:
     Args:
         source: handed to the converter as it was given. To most of them the name of a file stands for its folder, be it there or not.
     """
-    from mfconv_nb.steps.converting.map import map as map_names
-    from mfconv_nb.steps.foreign.run_converter import run_converter
-    from mfconv_nb.steps.loading.load import load
-
     given = ctx.params
     for name, why in ONLY_OURS.items():
         if given[name]:
@@ -82,8 +82,8 @@ def run(ctx: click.Context, converter: Path, source: Path, target: Path) -> int:
     expected = None
     if against is not None:
         checkpoint = source if source.exists() else source.parent
-        expected = map_names(load(checkpoint, config=given["config"]), against, to=to, **_for_family(against, extra))
-    report = run_converter(
+        expected = mc.map(mc.load(checkpoint, config=given["config"]), against, to=to, **_options_of_family(against, extra))
+    report = mc.run_converter(
         converter,
         source,
         target,
@@ -101,9 +101,6 @@ def run(ctx: click.Context, converter: Path, source: Path, target: Path) -> int:
     return 1 if report.equal is False else 0
 
 
-def _for_family(against: str, extra: Mapping[str, Any]) -> dict[str, Any]:
+def _options_of_family(against: str, extra: Mapping[str, Any]) -> dict[str, Any]:
     """Of the converter's keywords those that the family takes too."""
-    from mfconv_nb.families.registry import family_meant
-    from mfconv_nb.mapping.forms import options_of
-
     return {name: value for name, value in extra.items() if name in options_of(family_meant(against))}

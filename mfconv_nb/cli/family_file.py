@@ -10,7 +10,10 @@ from typing import Any
 
 import click
 
+from mfconv_nb.author.family_text import write_family
 from mfconv_nb.cli.options import CHECKPOINT
+from mfconv_nb.core.errors import shown
+from mfconv_nb.mapping.flaws import check_family
 
 out = click.option("--out", type=CHECKPOINT, metavar="FILE.py", help="Write the drafts as a family file.")
 key = click.option("--key", help="What the family is called. Left out: as the file.")
@@ -25,10 +28,6 @@ def write_drafts(drafted: Any, notes: Sequence[str], file: Path, key: str | None
     Raises:
         MappingError: MFC311 for a key that cannot be one. OutputError: MFC401, MFC404, MFC407.
     """
-    from mfconv_nb.author.family_text import write_family
-    from mfconv_nb.core.errors import shown
-    from mfconv_nb.mapping.flaws import check_family
-
     family = drafted.family(re.sub(r"[^\w.-]", "_", file.stem) if key is None else key)
     check_family(replace(family, rules=()))
     written = write_family(family, file, notes=notes, overwrite=force)

@@ -12,14 +12,15 @@ import sys
 import traceback
 from importlib import import_module
 from keyword import iskeyword
-from types import ModuleType
 from typing import Any
 
 import click
 
 from mfconv_nb import __version__
 from mfconv_nb.cli import commands
-from mfconv_nb.cli.sections import SECTIONS
+from mfconv_nb.cli.sections import SECTIONS, read_listing
+from mfconv_nb.core.errors import MfconvError, nearest, on_one_line, one_line, printable
+from mfconv_nb.core.report import plain_marks
 
 EPILOG = """\b
 Examples:
@@ -42,29 +43,27 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in self.list_commands(ctx):
             return None
-        return next(c for c in vars(_module_of(name)).values() if isinstance(c, click.Command) and c.name == name)
+        return next(c for c in vars(import_module(_module_name(name))).values() if isinstance(c, click.Command) and c.name == name)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """An unknown word gets the nearest command; MindFormers' flags without a command mean `convert`."""
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError:
-            from mfconv_nb.core.errors import nearest
-
             best = nearest(args[0], self.list_commands(ctx))
             hint = f" Did you mean '{best}'?" if best else " See mfconv --help."
             raise click.UsageError(f"No such command '{args[0]}'.{hint}", ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        modules = {name: _module_of(name) for name in self.list_commands(ctx)}
+        listed = {name: read_listing(_module_name(name)) for name in self.list_commands(ctx)}
         for section in SECTIONS:
             with formatter.section(section):
-                formatter.write_dl([(name, module.SUMMARY) for name, module in modules.items() if section == module.SECTION])
+                formatter.write_dl([(name, summary) for name, (of, summary) in listed.items() if section == of])
 
 
-def _module_of(command: str) -> ModuleType:
+def _module_name(command: str) -> str:
     """The module of a command; one whose name Python keeps for itself has an underscore behind it."""
-    return import_module(f"{commands.__name__}.{command}{'_' if iskeyword(command) else ''}")
+    return f"{commands.__name__}.{command}{'_' if iskeyword(command) else ''}"
 
 
 @click.group(cls=_Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -93,8 +92,6 @@ def run(arguments: list[str]) -> int:
 
     1 is the code of a check that found a difference, and of nothing else: whatever goes wrong is 2.
     """
-    from mfconv_nb.core.errors import MfconvError
-
     if arguments and arguments[0].partition("=")[0] in ("--model", "--family", "--input_path", "--output_path", "--reversed"):
         arguments = ["convert", *arguments]  # MindFormers' script has no commands
     try:
@@ -102,7 +99,7 @@ def run(arguments: list[str]) -> int:
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
-        _say(_usage(error))
+        _say(_usage_text(error))
         return 2
     except (KeyboardInterrupt, click.Abort):
         writes = bool({"convert", "merge", "save"} & {*arguments})
@@ -115,26 +112,22 @@ def run(arguments: list[str]) -> int:
     except SystemExit:  # click's answer to a pipe that is closed, which is the code of a difference
         return _cannot_print(BrokenPipeError())
     except Exception as error:
-        _say(_failed(error))
+        _say(_failure_text(error))
         _trace(arguments)
         return 2
     return code if isinstance(code, int) else 0
 
 
-def _usage(error: click.ClickException) -> str:
+def _usage_text(error: click.ClickException) -> str:
     """What click says of a wrong call, in which a word of the call, such as the name of a file, is one line."""
-    from mfconv_nb.core.errors import one_line
-
     out = io.StringIO()
     error.show(out)
     usage, mark, said = out.getvalue().rstrip("\n").partition("Error: ")
     return usage + mark + (said if isinstance(error, click.MissingParameter) else one_line(said))
 
 
-def _failed(error: Exception) -> str:
+def _failure_text(error: Exception) -> str:
     """What nothing in the package refuses: the system did, or there is a fault to be reported."""
-    from mfconv_nb.core.errors import on_one_line
-
     if isinstance(error, MemoryError):
         return "✗ Failed.  There is not enough memory."
     if isinstance(error, OSError) and error.strerror:
@@ -144,8 +137,6 @@ def _failed(error: Exception) -> str:
 
 
 def _trace(arguments: list[str]) -> None:
-    from mfconv_nb.core.errors import printable
-
     if "--debug" in arguments:
         _say(printable(traceback.format_exc()))
 
@@ -154,11 +145,9 @@ def _cannot_print(error: OSError) -> int:
     """Where nobody reads on, as before `head`, or the disk behind a redirection is full. What is still to be printed goes nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if not isinstance(error, BrokenPipeError):
-        _say(_failed(error))
+        _say(_failure_text(error))
     return 2
 
 
 def _say(text: str) -> None:
-    from mfconv_nb.core.report import plain_marks
-
     click.echo(plain_marks(text), err=True)

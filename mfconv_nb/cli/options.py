@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import click
 
+from mfconv_nb.core.errors import shown
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.progress import NoProgress, Progress
-from mfconv_nb.core.report import bytes_text
+from mfconv_nb.core.report import MAX_ROWS, bytes_text, json_text, plain_marks, table_text
 
 
 class _LocalPath(click.Path):
@@ -63,15 +63,11 @@ no_fsync = click.option("--no_fsync", "--no-fsync", is_flag=True, help="Do not w
 
 def say(text: str) -> None:
     """A line beside the result, on stderr: names in it are a stranger's."""
-    from mfconv_nb.core.errors import shown
-
     click.echo(shown(text), err=True)
 
 
 def show(result: Any, *, show_all: bool = False, as_json: bool = False) -> None:
     """Print a result: the same text that its repr gives."""
-    from mfconv_nb.core.report import MAX_ROWS, json_text, plain_marks, table_text
-
     if as_json:
         text = result.to_json()
         click.echo(text if plain_marks(text) == text else json_text(json.loads(text), ascii_only=True))
@@ -99,62 +95,3 @@ def with_options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return command
 
     return decorate
-
-
-class FamilyCommand(click.Command):
-    """A command that also takes the options of the model families, as MindFormers' converters do: `--qkv_concat False`.
-
-    The options of every family are known; `--help` with `--model KEY` lists those of that family. Whether an option belongs to the
-    family is decided where the family is known, in ``map``. The values arrive as one dict, ``options``.
-    """
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        from mfconv_nb.families.registry import known_families
-        from mfconv_nb.mapping.forms import options_of
-
-        own = {name for param in self.params for name in (param.name, *param.opts)}
-        named = self.named_family(args)
-        found: dict[str, click.Option] = {}
-        for family in ([named] if named else []) + known_families():
-            for option in options_of(family).values():
-                shown = family is named
-                if option.name not in own and option.name not in found:
-                    found[option.name] = _family_option(option, hidden=not shown)
-        self._found = found
-        return super().parse_args(ctx, args)
-
-    def named_family(self, args: list[str]) -> Any:
-        """The family whose options ``--help`` lists; None where the words name none."""
-        return _named_family(args)
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        params = super().get_params(ctx)
-        return [*params[:-1], *getattr(self, "_found", {}).values(), params[-1]]
-
-    def invoke(self, ctx: click.Context) -> Any:
-        names = self._found.keys()
-        ctx.params["options"] = {n: v for n in names if (v := ctx.params.pop(n, None)) is not None}
-        return super().invoke(ctx)
-
-
-def _named_family(args: list[str]) -> Any:
-    """The family that `--model` or `--family` names, for --help and its options; None where there is none or it is not known."""
-    from mfconv_nb.core.errors import MfconvError
-    from mfconv_nb.families.registry import family_meant
-
-    following = {flag: word for flag, word in pairwise(args) if flag in ("--model", "--family")}
-    joined = [a.partition("=")[2] for a in args if a.startswith(("--model=", "--family="))]
-    key = next((word for word in (*following.values(), *joined) if word), None)
-    try:
-        return family_meant(key) if key else None
-    except MfconvError:
-        return None  # said again, and better, when the command runs
-
-
-def _family_option(option: Any, *, hidden: bool) -> click.Option:
-    flags = [f"--{option.name}", *([f"--{option.name.replace('_', '-')}"] if "_" in option.name else [])]
-    words = [str(v) or "''" for v in option.values]
-    values = " or ".join(words)
-    teller = "the YAML of a run says" if option.side == "numbers" else "the names say"
-    text = option.help + (f" {values}; left out, {words[0]} or what {teller}." if words else "")
-    return click.Option([*flags, option.name], metavar=values or "N", help=text.strip(), hidden=hidden)

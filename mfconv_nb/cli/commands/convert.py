@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+import mfconv_nb as mc
 from mfconv_nb.cli.converter import ConvertCommand
 from mfconv_nb.cli.converter import run as run_foreign
 from mfconv_nb.cli.options import (
@@ -105,26 +106,21 @@ def convert(
     DIR holds convert_weight.py (with --reversed: convert_reversed.py) in MindFormers' own form. Its code is run, with any further
     --name VALUE; no other command or option ever runs such code. Exit code 1 where --against finds a difference.
     """
-    from mfconv_nb.steps.converting.map import map as map_names
-    from mfconv_nb.steps.converting.merge import only_adapters as select_adapters
-    from mfconv_nb.steps.loading.load import load
-    from mfconv_nb.steps.saving.save import save
-
     source, target = _two_paths(paths, input_path, output_path)
     if converter is not None:
         return run_foreign(ctx, converter, source, target)
     if against is not None:
         raise click.UsageError("--against goes with --converter DIR. To convert with a family, say --model; to compare files, mfconv diff.")
-    checkpoint = load(source, config=config, step=step, strategy=strategy, file_prefix=file_prefix, lora_alpha=lora_alpha)
-    checkpoint = select_adapters(checkpoint) if only_adapters else checkpoint
+    checkpoint = mc.load(source, config=config, step=step, strategy=strategy, file_prefix=file_prefix, lora_alpha=lora_alpha)
+    checkpoint = mc.only_adapters(checkpoint) if only_adapters else checkpoint
     for note in checkpoint.notes:  # before the names are mapped: where that is refused, they may say why
         say(f"note: {note}")
     to = "hf" if to_hf else None
-    mapped = map_names(checkpoint, model, to=to, layers=layers, leave_out=leave_out, adapters=adapter_names, **options)
+    mapped = mc.map(checkpoint, model, to=to, layers=layers, leave_out=leave_out, adapters=adapter_names, **options)
     for note in (*mapped.report.notes, *mapped.report.left_out):
         say(f"note: {note}")
     with progress_bar(mapped.nbytes, "converting", quiet=quiet) as progress:
-        report = save(
+        report = mc.save(
             mapped,
             target,
             dtype=dtype,

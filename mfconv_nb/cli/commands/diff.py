@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+import mfconv_nb as mc
 from mfconv_nb.cli.options import CHECKPOINT, all_rows, as_json, progress_bar, quiet, show, threads, with_options
 from mfconv_nb.cli.sections import CHECK
 
@@ -23,11 +24,8 @@ def diff(first: Path, second: Path, values: bool, show_all: bool, as_json: bool,
 
     Exit code 0 when they agree, 1 when they differ. To compare across sides, use `mfconv verify`.
     """
-    from mfconv_nb.steps.comparing.diff import diff as compare
-    from mfconv_nb.steps.loading.load import load
-
-    a, b = load(first), load(second)
+    a, b = mc.load(first), mc.load(second)
     with progress_bar(b.nbytes, "comparing", quiet=quiet) as progress:
-        report = compare(a, b, values=values, threads=threads, progress=progress)
+        report = mc.diff(a, b, values=values, threads=threads, progress=progress)
     show(report, show_all=show_all, as_json=as_json)
     return 0 if report.equal else 1

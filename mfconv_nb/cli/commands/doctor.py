@@ -6,8 +6,10 @@ from pathlib import Path
 
 import click
 
+import mfconv_nb as mc
 from mfconv_nb.cli.options import CHECKPOINT, as_json, config, file_prefix, show, step, strategy
 from mfconv_nb.cli.sections import LOOK
+from mfconv_nb.core.report import plain_marks, table_text
 
 SECTION = LOOK
 SUMMARY = "What a path holds, what stands in the way, and what to run next."
@@ -32,10 +34,7 @@ def doctor(
     PATH is a checkpoint of either side, or the folder of a training run: then a table shows which rank has which step. Exit code 0 when
     it can be converted as it is, 1 when something is to be decided or stands in the way.
     """
-    from mfconv_nb.core.report import plain_marks, table_text
-    from mfconv_nb.steps.inspecting.doctor import doctor as look
-
-    found = look(path, config=config, step=step, strategy=strategy, file_prefix=file_prefix, checksums=checksums)
+    found = mc.doctor(path, config=config, step=step, strategy=strategy, file_prefix=file_prefix, checksums=checksums)
     show(found, show_all=True, as_json=as_json)
     steps = found.steps_table()
     if steps is not None and not as_json:

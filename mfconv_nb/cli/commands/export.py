@@ -7,8 +7,11 @@ from typing import Any
 
 import click
 
-from mfconv_nb.cli.options import CHECKPOINT, FamilyCommand, config
+import mfconv_nb as mc
+from mfconv_nb.cli.family_options import FamilyCommand
+from mfconv_nb.cli.options import CHECKPOINT, config
 from mfconv_nb.cli.sections import RULES
+from mfconv_nb.core.report import plain_marks
 
 SECTION = RULES
 SUMMARY = "Write a family as files that run without mfconv."
@@ -19,10 +22,10 @@ FORMS = ("mindformers", "weight_converters", "troubleshooter")
 class _ModelFirst(FamilyCommand):
     """The family stands where others have a path: `mfconv export llama --help` lists its options."""
 
-    def named_family(self, args: list[str]) -> Any:
+    def find_family(self, args: list[str]) -> Any:
         values = {flag for param in self.params if isinstance(param, click.Option) and not param.is_flag for flag in param.opts}
         words = [word for before, word in zip(["", *args], args, strict=False) if before not in values and not word.startswith("-")]
-        return super().named_family(["--model", *words[:1]]) if words else None
+        return super().find_family(["--model", *words[:1]]) if words else None
 
 
 @click.command(cls=_ModelFirst)
@@ -45,7 +48,4 @@ def export(model: str, target: Path, to: str, names: Path | None, config: Path |
     of MindFormers declares, to be pasted. troubleshooter: a weight map. What a form cannot say is refused, rule by rule.
     The options of a family (`mfconv export MODEL --help`) are decided here; left out, each has its default.
     """
-    from mfconv_nb.author.exporting.export import export as export_family
-    from mfconv_nb.core.report import plain_marks
-
-    click.echo(plain_marks(repr(export_family(model, target, to=to, names=names, config=config, overwrite=force, **options))))
+    click.echo(plain_marks(repr(mc.author.export(model, target, to=to, names=names, config=config, overwrite=force, **options))))

@@ -6,6 +6,7 @@ import click
 
 from mfconv_nb.cli.options import all_rows, as_json, show
 from mfconv_nb.cli.sections import LOOK
+from mfconv_nb.steps.inspecting.families import families_report, family_report
 
 SECTION = LOOK
 SUMMARY = "The model families that are known."
@@ -23,8 +24,6 @@ def families(key: str | None, show_all: bool, as_json: bool) -> None:
     mfconv families internlm2
     mfconv families my_model.py
     """
-    from mfconv_nb.steps.inspecting.families import families_report, family_report
-
     if key is None:
         show(families_report(), show_all=True, as_json=as_json)
     else:

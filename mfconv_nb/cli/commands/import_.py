@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+import mfconv_nb as mc
 from mfconv_nb.cli.family_file import force, key, out, write_drafts
 from mfconv_nb.cli.options import CHECKPOINT, all_rows, as_json, config, show, with_options
 from mfconv_nb.cli.sections import RULES
@@ -44,9 +45,7 @@ def import_rules(
     of TroubleShooter; or a model type, with --form transformers. Nothing in it is run. The findings name rules that overlap, never match,
     or cannot be inverted. Exit code 0 when there are none, 1 when there are some.
     """
-    from mfconv_nb.author.importing.import_rules import import_rules as rules_from
-
-    found = rules_from(source, form=form, names=names, config=config)
+    found = mc.author.import_rules(source, form=form, names=names, config=config)
     show(found, show_all=show_all, as_json=as_json)
     if out is not None:
         notes = [f"{f'line {d.line}: ' if d.line else ''}{d.theirs}" for d in found.drafted]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+import mfconv_nb as mc
 from mfconv_nb.cli.options import CHECKPOINT, all_rows, as_json, show
 from mfconv_nb.cli.sections import LOOK
 
@@ -22,6 +23,4 @@ def inspect(path: Path, show_all: bool, as_json: bool) -> None:
 
     PATH is a folder, an index, or a single file: safetensors, MindSpore .ckpt, torch .bin, .pt or .pth.
     """
-    from mfconv_nb.steps.loading.load import load
-
-    show(load(path), show_all=show_all, as_json=as_json)
+    show(mc.load(path), show_all=show_all, as_json=as_json)

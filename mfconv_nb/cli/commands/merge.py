@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+import mfconv_nb as mc
 from mfconv_nb.cli.options import (
     CHECKPOINT,
     config,
@@ -74,10 +75,6 @@ def merge(
     assumed. Values change; the report and the manifest say which tensors, and by which scale. --step, --strategy and --file_prefix are
     for the folder of a training run, which ADAPTERS may be, or BASE without them.
     """
-    from mfconv_nb.steps.converting.merge import merge_adapters
-    from mfconv_nb.steps.loading.load import load
-    from mfconv_nb.steps.saving.save import save
-
     if not 2 <= len(paths) <= 3:
         raise click.UsageError("Give BASE, ADAPTERS and OUT; or BASE and OUT, where BASE holds the adapters too.")
     base, target = paths[0], paths[-1]
@@ -85,14 +82,14 @@ def merge(
     of_run: dict[str, Any] = {"step": step, "strategy": strategy, "file_prefix": file_prefix}
     trained: Any = adapters or base
     if any(value is not None for value in of_run.values()):
-        trained = load(trained, config=config, lora_alpha=lora_alpha, **of_run)
+        trained = mc.load(trained, config=config, lora_alpha=lora_alpha, **of_run)
     sources = (trained, None) if adapters is None else (base, trained)
-    merged = merge_adapters(*sources, alpha=lora_alpha, config=config, family=model)
+    merged = mc.merge_adapters(*sources, alpha=lora_alpha, config=config, family=model)
     for note in merged.notes:
         say(f"note: {note}")
     with progress_bar(merged.nbytes, "merging", quiet=quiet) as progress:
         assets = base if merged.side == "hf" and base.is_dir() and (base / "config.json").is_file() else None
-        report = save(
+        report = mc.save(
             merged,
             target,
             dtype=dtype,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+import mfconv_nb as mc
 from mfconv_nb.cli.options import CHECKPOINT, all_rows, as_json, config, show, with_options
 from mfconv_nb.cli.sections import RULES
 
@@ -28,8 +29,6 @@ def probe(found: Path, reference: Path, names: tuple[str, ...], config: Path | N
     Tried are q, k and v (gate and up) in another order, in blocks or interleaved, rotary rows in halves or in pairs, transposes, axes of
     size one, stacked experts. Exit code 0 when all are equal, as they are or after such a change; 1 when one is not.
     """
-    from mfconv_nb.author.suggesting.probe import probe as probe_tensors
-
-    report = probe_tensors(found, reference, names, config=config)
+    report = mc.author.probe(found, reference, names, config=config)
     show(report, show_all=show_all, as_json=as_json)
     return 0 if report.explained else 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+import mfconv_nb as mc
 from mfconv_nb.cli.options import all_rows, as_json, show
 from mfconv_nb.cli.sections import RULES
 
@@ -21,12 +22,9 @@ def prove(keys: tuple[str, ...], show_all: bool, as_json: bool) -> int:
     Patterns must not overlap, every number must come back to its place, and every small mistake that is made in the rules on purpose
     must be noticed. Exit code 0 when all of it holds, 1 when something does not.
     """
-    from mfconv_nb.author.proving.proof import prove as prove_family
-    from mfconv_nb.families.registry import known_families
-
     passed = True
-    for key in keys or [f.key for f in known_families()]:
-        report = prove_family(key)
+    for key in keys or [f.key for f in mc.known_families()]:
+        report = mc.author.prove(key)
         show(report if keys or not report.passed else report.verdict(), show_all=show_all, as_json=as_json)
         passed = passed and report.passed
     return 0 if passed else 1

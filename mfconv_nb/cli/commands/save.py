@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+import mfconv_nb as mc
 from mfconv_nb.cli.options import (
     CHECKPOINT,
     config,
@@ -27,6 +28,8 @@ from mfconv_nb.cli.options import (
     with_options,
 )
 from mfconv_nb.cli.sections import CONVERT
+from mfconv_nb.core.errors import UsageError, quoted
+from mfconv_nb.runs.categories import amounts
 
 SECTION = CONVERT
 SUMMARY = "The same checkpoint in another form: merged slices, another format, slices for ranks."
@@ -72,21 +75,16 @@ def save(
     \b
     {"devices": {"dp": 2, "tp": 4}, "cuts": {"*.wq.weight": ["tp", null]}, "form": "rank folders", "step": 0}
     """
-    from mfconv_nb.core.errors import UsageError, quoted
-    from mfconv_nb.runs.categories import amounts
-    from mfconv_nb.steps.loading.load import load
-    from mfconv_nb.steps.saving.save import save as write
-
     of_run: dict[str, Any] = {"step": step, "strategy": strategy, "file_prefix": file_prefix}
-    checkpoint = load(source, config=config, only=only, **of_run)
+    checkpoint = mc.load(source, config=config, only=only, **of_run)
     if only is not None and not checkpoint.tensors:
-        there = ", ".join(amounts(load(source, config=config, **of_run).specs)) or "nothing at all"
+        there = ", ".join(amounts(mc.load(source, config=config, **of_run).specs)) or "nothing at all"
         hint = "Choose one that is there, or leave --only out."
         raise UsageError("MFC501", "only", found=f"{quoted(only)}, of which there is nothing", expected=there, hint=hint)
     for note in checkpoint.notes:
         say(f"note: {note}")
     with progress_bar(checkpoint.nbytes, "writing", quiet=quiet) as progress:
-        report = write(
+        report = mc.save(
             checkpoint,
             target,
             dtype=dtype,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+import mfconv_nb as mc
 from mfconv_nb.cli.family_file import force, key, out, write_drafts
 from mfconv_nb.cli.options import CHECKPOINT, all_rows, as_json, config, show, with_options
 from mfconv_nb.cli.sections import RULES
@@ -30,9 +31,7 @@ def suggest(hf: Path, mf: Path, out: Path | None, key: str | None, force: bool, 
     equal bytes decide, and a rule is "certain"; else it is "likely", or a "guess". Exit code 0 when every name has a rule, 1 when names
     are left over.
     """
-    from mfconv_nb.author.suggesting.suggest import suggest as suggestion_for
-
-    found = suggestion_for(hf, mf, config=config)
+    found = mc.author.suggest(hf, mf, config=config)
     show(found, show_all=show_all, as_json=as_json)
     if out is not None:
         write_drafts(found, [f"{each.confidence}: {each.reason}" for each in found.suggested], out, key, force=force, as_json=as_json)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+import mfconv_nb as mc
 from mfconv_nb.cli.options import CHECKPOINT, show
 from mfconv_nb.cli.sections import CONVERT
 
@@ -23,6 +24,4 @@ def toy(family: str, target: Path, dtype: str, force: bool) -> None:
 
     TARGET is a folder (shards, index and config.json) or a file whose ending chooses the format.
     """
-    from mfconv_nb.steps.saving.toy import toy as make_toy
-
-    show(make_toy(family, target, dtype=dtype, overwrite=force))
+    show(mc.toy(family, target, dtype=dtype, overwrite=force))

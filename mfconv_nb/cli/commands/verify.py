@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
+import mfconv_nb as mc
+from mfconv_nb.cli.family_options import FamilyCommand
 from mfconv_nb.cli.options import (
     CHECKPOINT,
-    FamilyCommand,
     all_rows,
     as_json,
     config,
@@ -59,16 +60,12 @@ def verify(
     is not compared: the manifest beside CONVERTED remembers it, else --layers and --leave_out say it again. Exit code 0: equal, or close
     where a cast was asked for; 1: not equal, or something could not be checked.
     """
-    from mfconv_nb.steps.comparing.conditions import CLOSE, PASS
-    from mfconv_nb.steps.comparing.verify import verify as prove
-    from mfconv_nb.steps.loading.load import load
-
-    first = load(original, config=config, step=step, strategy=strategy, file_prefix=file_prefix, only=only)
+    first = mc.load(original, config=config, step=step, strategy=strategy, file_prefix=file_prefix, only=only)
     with progress_bar(first.nbytes, "comparing", quiet=quiet) as progress:
         if converted is None:
-            report = prove(original, threads=threads, progress=progress)
+            report = mc.verify(original, threads=threads, progress=progress)
         else:
             asked: dict[str, Any] = {"layers": layers, "leave_out": leave_out or None, **options}
-            report = prove(first, converted, model, threads=threads, progress=progress, **asked)
+            report = mc.verify(first, converted, model, threads=threads, progress=progress, **asked)
     show(report, show_all=show_all, as_json=as_json)
-    return 0 if report.outcome in (PASS, CLOSE) else 1
+    return 0 if report.passed else 1

@@ -43,6 +43,11 @@ class VerifyReport(Explorable):
         """True when every condition passed, bit for bit."""
         return self.outcome == PASS
 
+    @property
+    def passed(self) -> bool:
+        """True when every condition passed, or was close where a cast was asked for."""
+        return self.outcome in (PASS, CLOSE)
+
     def exploration(self) -> Exploration:
         """What a notebook's view of the round trip shows: the conditions, and every tensor that came back.
 
