@@ -11,6 +11,8 @@
 first use, so that importing the package costs next to nothing; ``__init__.pyi`` lists them.
 """
 
+import warnings as _warnings
+
 import lazy_loader as _lazy
 
 __version__ = "0.1.0"
@@ -27,7 +29,5 @@ def __getattr__(name: str) -> object:
     """A public name on first use. Names of 0.1 that have moved still work until 0.3, with a warning."""
     if name not in _MOVED:
         return _find(name)
-    import warnings
-
-    warnings.warn(f"mc.{name} has moved: mc.{_MOVED[name]}.{name}", DeprecationWarning, stacklevel=2)
+    _warnings.warn(f"mc.{name} has moved: mc.{_MOVED[name]}.{name}", DeprecationWarning, stacklevel=2)
     return getattr(_find(_MOVED[name]), name)

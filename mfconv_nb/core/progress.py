@@ -50,7 +50,7 @@ class Progress:
 
     def _show_bar(self, done: int) -> None:
         if self._bar is None:
-            from tqdm.auto import tqdm
+            from tqdm.auto import tqdm  # 50 ms, and only a step that takes half a second shows a bar
 
             self._bar = tqdm(total=self.total, desc=self.what, unit="B", unit_scale=True, unit_divisor=1024, leave=False, mininterval=0.2)
         self._bar.update(done - self._bar.n)

@@ -74,7 +74,7 @@ class Result:
 
     def to_frame(self) -> pandas.DataFrame:
         """The rows as a pandas DataFrame."""
-        import pandas
+        import pandas  # 0.3 s, for a table that somebody computes with
 
         return pandas.DataFrame(self.rows())
 
@@ -235,10 +235,10 @@ def _more_rows(rest: int, noun: str) -> str:
 
 def _grid(columns: Sequence[Column], rows: Sequence[tuple[Any, ...]], width: int) -> str:
     """The rows in columns. Optional columns go first where the width is short; then names are broken after dots."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table as Grid
-    from rich.text import Text
+    from rich.box import SIMPLE_HEAD  # rich takes 25 ms: only where a table is printed
+    from rich.console import Console  # the same
+    from rich.table import Table as Grid  # the same
+    from rich.text import Text  # the same
 
     cells = [[shown(cell) for cell in row] for row in rows]
     kept = _fitting_columns(columns, cells, width - 4)

@@ -58,7 +58,7 @@ def copies_condition(back: MappedCheckpoint, threads: int) -> Condition:
     return Condition(sentence, PASS, how_many(len(found), "tensor"))
 
 
-def one_way_condition(differences: DiffReport, there: str) -> Condition:
+def conversion_condition(differences: DiffReport, there: str) -> Condition:
     """What was written is what a conversion of the original gives, cast where a cast was asked for."""
     sentence = f"Every {there} tensor holds the bytes that the original gives."
     wrong = [r for r in differences.entries if r.comparison is not None and not r.comparison.equal_bytes]

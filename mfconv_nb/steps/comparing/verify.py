@@ -30,10 +30,10 @@ from mfconv_nb.steps.comparing.conditions import (
     Condition,
     back_condition,
     cast_condition,
+    conversion_condition,
     copies_condition,
     headers_condition,
     no_way_condition,
-    one_way_condition,
 )
 from mfconv_nb.steps.comparing.diff import diff_checkpoints
 from mfconv_nb.steps.comparing.diff_report import DiffReport
@@ -43,7 +43,7 @@ from mfconv_nb.steps.converting.map import map_checkpoint
 from mfconv_nb.steps.converting.mapped_checkpoint import MappedCheckpoint
 from mfconv_nb.steps.converting.twins import with_twins
 from mfconv_nb.steps.loading.load import Loadable, load
-from mfconv_nb.steps.loading.proven import proven
+from mfconv_nb.steps.loading.manifest_proof import prove_manifest
 
 
 def verify(
@@ -138,7 +138,7 @@ class RoundTrip:
             back = map_checkpoint(_with_config(b, forward.config), form, to=a.side, options=sized)
         except MappingError as error:  # as where something was left out that the way back needs: then there is one way to compare
             differences = self._compare(forward, b)
-            return [*conditions, one_way_condition(differences, there), no_way_condition(error, way)], differences, changes
+            return [*conditions, conversion_condition(differences, there), no_way_condition(error, way)], differences, changes
         if back.history.equalities:
             conditions.append(copies_condition(back, self.threads))
         kept = replace(a, tensors={name: tensor for name, tensor in a.tensors.items() if name not in left})
@@ -153,7 +153,7 @@ class RoundTrip:
         known = family or _remembered_family(self.converted)
         if known is None or self.original.side is None:
             return self.converted, ()
-        b, stale = proven(self.converted, family_meant(known), self.original.side)
+        b, stale = prove_manifest(self.converted, family_meant(known), self.original.side)
         return b, (stale,) if stale else ()
 
     def _convert(self, b: Checkpoint, family: str | Path | Family | None) -> MappedCheckpoint:

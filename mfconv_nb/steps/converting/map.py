@@ -25,10 +25,10 @@ from mfconv_nb.steps.converting.first_layers import with_first_layers
 from mfconv_nb.steps.converting.map_report import CoverageError
 from mfconv_nb.steps.converting.map_request import MapRequest, adapter_style_of, direction_of, sizes_of
 from mfconv_nb.steps.converting.mapped_checkpoint import MappedCheckpoint, assumptions_of, make_mapped
-from mfconv_nb.steps.converting.order_of_original import told_by_original
-from mfconv_nb.steps.converting.twins import filled_in, tied_equalities, with_twins
+from mfconv_nb.steps.converting.order_of_original import find_orders
+from mfconv_nb.steps.converting.twins import notes_on_twins, tied_equalities, with_twins
 from mfconv_nb.steps.loading.load import Loadable, load
-from mfconv_nb.steps.loading.proven import proven
+from mfconv_nb.steps.loading.manifest_proof import prove_manifest
 
 
 @makes_many_objects
@@ -45,7 +45,8 @@ def map(
 ) -> MappedCheckpoint:
     """Give a checkpoint the names and shapes of the other side. The result is lazy; its ``report`` says what goes where.
 
-    Before what a manifest remembers is used, some tensors are read and compared with its checksums (see ``steps/loading/proven.py``).
+    Before it uses what a manifest remembers, it reads some tensors and compares them with the manifest's checksums (see
+    ``steps/loading/manifest_proof.py``).
 
     Args:
         checkpoint: what ``load`` gave, or anything that it takes.
@@ -89,7 +90,7 @@ def map_checkpoint(
     request = MapRequest(source, to, layers, patterns, adapter_style_of(source, adapters))
     resolved = resolve_family(request, family)
     given = checked_options(resolved, options)
-    source, stale = proven(source, resolved, to)
+    source, stale = prove_manifest(source, resolved, to)
     request = replace(request, source=source)
     return _map_without_manifest(request, stale, family, adapters, options) if stale else _map_by_family(request, resolved, given)
 
@@ -116,13 +117,13 @@ def _map_by_family(request: MapRequest, family: Family, given: Mapping[str, Opti
     decided = that_matter(family, chosen)
     if to == HF:
         unseen = [o for o in family.options if o.side == NUMBERS and decided.get(o.name) == "default"]
-        if told := told_by_original(family, plan, unseen, source, lambda form: sizes_of(source, form, given)):
+        if told := find_orders(family, plan, unseen, source, lambda form: sizes_of(source, form, given)):
             chosen = Choice(form_of(family, {**chosen.form.chosen, **told}), chosen.decided)
             plan = request.plan(chosen.form, given)
             decided |= dict.fromkeys(told, "told from the original's numbers")
     sizes = sizes_of(source, chosen.form, given)
     completed = with_twins(source, chosen.form, sizes, to)
-    notes = [*filled_in(source, completed), *(assumptions_of(family, plan, decided) if to == HF else [])]
+    notes = [*notes_on_twins(source, completed), *(assumptions_of(family, plan, decided) if to == HF else [])]
     tied = tied_equalities(completed, chosen.form, sizes, to)
     whole = with_first_layers(completed, family, chosen.form, request.layers)
     mapped = make_mapped(whole, family, plan, decided, request.original_for(chosen.form), notes, tied)

@@ -193,7 +193,7 @@ def _problem_lines(plan: MappingPlan) -> str:
     if _is_other_side(plan):
         return f"{said}: the names are of the {SIDE_NAMES[plan.to]} side already"
     causes: dict[tuple[Any, ...], list[list[Problem]]] = {}
-    for group in _grouped(problems):
+    for group in _group_problems(problems):
         indices = frozenset(fold(p.name)[1] for p in group)
         by_layer = group[0].kind in ("missing", "surplus") and indices != {()}
         causes.setdefault((group[0].kind, group[0].expected, indices) if by_layer else (len(causes),), []).append(group)
@@ -203,7 +203,7 @@ def _problem_lines(plan: MappingPlan) -> str:
     return Lines("\n            ".join(lines))
 
 
-def _grouped(problems: tuple[Problem, ...]) -> list[list[Problem]]:
+def _group_problems(problems: tuple[Problem, ...]) -> list[list[Problem]]:
     groups: dict[tuple[str, str, str, str], list[Problem]] = {}
     for p in problems:
         groups.setdefault((p.kind, fold(p.name)[0], fold(p.found)[0], p.expected), []).append(p)

@@ -46,10 +46,10 @@ class TensorMaker:
                 dtype = row.sources[0].dtype
                 pieces.append(Piece(zeros_source(part.block.elements * itemsize(dtype)), 0, dtype, part.block))
             else:
-                pieces += self.seen_through(part.source, part.block)
+                pieces += self.pieces_of_block(part.source, part.block)
         return LazyTensor(spec, tuple(pieces))
 
-    def seen_through(self, name: str, block: Block) -> list[Piece]:
+    def pieces_of_block(self, name: str, block: Block) -> list[Piece]:
         """The pieces of a block of a source tensor."""
         tensor = self.made.get(name) or self.source.tensors[name]
         found: list[Piece] = []
@@ -57,7 +57,7 @@ class TensorMaker:
             blocks = compose(block, piece.block) if piece.dtype == tensor.dtype else None
             if blocks is None:
                 self.made[name] = made_whole(tensor)
-                return self.seen_through(name, block)
+                return self.pieces_of_block(name, block)
             found += [Piece(piece.source, piece.start, piece.dtype, b) for b in blocks]
         return found
 
@@ -66,7 +66,7 @@ class TensorMaker:
             return tensor.pieces
         if name not in self._pieces:
             self._pieces[name] = _Pieces(tensor)
-        return self._pieces[name].around(block)
+        return self._pieces[name].find_meeting(block)
 
 
 class _Pieces:
@@ -79,7 +79,7 @@ class _Pieces:
         self._starts = [ranges[n][0] for n in order]
         self._stops = list(accumulate((ranges[n][1] for n in order), max))  # pieces may interlace: of all so far the last one
 
-    def around(self, block: Block) -> Iterator[Piece]:
+    def find_meeting(self, block: Block) -> Iterator[Piece]:
         """The pieces that may hold numbers of a block which reads the tensor, in their own order."""
         start, stop = source_range(block)
         first, last = bisect_right(self._stops, start), bisect_left(self._starts, stop)
@@ -113,7 +113,7 @@ def equalities_of(row: Row, source: Checkpoint, tensors: Mapping[str, LazyTensor
     for part in row.zeros:
         tensor = source.tensors[str(part.source)]
         spec = TensorSpec(tensor.name, (part.block.elements,), tensor.dtype)
-        pieces = TensorMaker(source).seen_through(tensor.name, part.block)
+        pieces = TensorMaker(source).pieces_of_block(tensor.name, part.block)
         zeros = Piece(zeros_source(spec.nbytes), 0, spec.dtype, whole(spec.elements))
         why = f"a part of {how_many(part.block.elements, 'number')} is filled with zeros on the {SIDE_NAMES[MF]} side"
         found.append(Equality(LazyTensor(spec, tuple(pieces)), LazyTensor(spec, (zeros,)), why, HINT_ZEROS))

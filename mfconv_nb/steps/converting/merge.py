@@ -136,8 +136,8 @@ def merge_adapters(
         MappingError: MFC319, and those of ``map``.
     """
     weights = load(base, config=None if adapters is not None else config, lora_alpha=None if adapters is not None else alpha)
-    weights = _unwrapped(weights) if adapters is None else weights
-    trained = weights if adapters is None else _without_run_state(load(adapters, config=config, lora_alpha=alpha))
+    weights = unwrap_names(weights) if adapters is None else weights
+    trained = weights if adapters is None else _drop_run_state(load(adapters, config=config, lora_alpha=alpha))
     if not adapters_of(trained.specs):  # refuses halves under the names that the caller knows
         raise _no_adapters(trained)
     if adapters is not None and weights.side in (HF, MF) and _is_of_the_other_side(trained, weights):
@@ -149,7 +149,7 @@ def merge_adapters(
     replaced, equalities = ({}, ()) if adapters is None else _whole_tensors(trained, weights, lora)
     equalities += (*_check_tied(weights, found, replaced), *(trained.history.equalities if adapters is not None else ()))
     kept = {name: replaced.get(name, tensor) for name, tensor in weights.tensors.items() if not is_adapter(name)}
-    kept |= {s.adapter.weight: _merged(weights, kept, trained, s, lora) for s in found}
+    kept |= {s.adapter.weight: _merge_tensor(weights, kept, trained, s, lora) for s in found}
     report = MergeReport(found, tuple(name for name in replaced if name in kept), lora.origin, trained.origin)
     more = tuple(f for f in trained.files if f not in weights.files)
     history = replace(
@@ -199,7 +199,7 @@ def place_of(name: str) -> str:
     return _WRAPPERS.sub(".", name.removeprefix(PEFT))
 
 
-def _unwrapped(checkpoint: Checkpoint) -> Checkpoint:
+def unwrap_names(checkpoint: Checkpoint) -> Checkpoint:
     """A whole dump of a PEFT model with the names of the model; of what was trained as a copy, the copy.
 
     Raises:
@@ -221,7 +221,7 @@ def _unwrapped(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, tensors=tensors)
 
 
-def _without_run_state(checkpoint: Checkpoint) -> Checkpoint:
+def _drop_run_state(checkpoint: Checkpoint) -> Checkpoint:
     tensors = {n: t for n, t in checkpoint.tensors.items() if run_state_of(n) is None and not n.endswith(TRAINING_ONLY)}
     return replace(checkpoint, tensors=tensors)
 
@@ -334,7 +334,9 @@ def _no_weight(name: str, weights: Checkpoint, expected: str) -> MappingError:
     return MappingError("MFC319", quoted(name), found=found, expected=expected, hint=HINT_BASE)
 
 
-def _merged(weights: Checkpoint, kept: Mapping[str, LazyTensor], trained: Checkpoint, scaled: ScaledAdapter, lora: Lora) -> LazyTensor:
+def _merge_tensor(
+    weights: Checkpoint, kept: Mapping[str, LazyTensor], trained: Checkpoint, scaled: ScaledAdapter, lora: Lora
+) -> LazyTensor:
     adapter = scaled.adapter
     name = adapter.weight
     if name not in kept:

@@ -28,7 +28,7 @@ LEAST_LEAD = 0.1
 Numbers = np.ndarray[Any, np.dtype[np.float32]]
 
 
-def told_by_original(
+def find_orders(
     family: Family, plan: MappingPlan, unseen: Sequence[Option], source: Checkpoint, sizes_of: Callable[[Family], Sizes | None]
 ) -> dict[str, OptionValue]:
     """The value of each option that the original's numbers tell; nothing without an original, or where it resembles no order.
@@ -43,13 +43,13 @@ def told_by_original(
         return {}
     try:
         original = load(folder)
-        told = ((o.name, _told(family, plan, o, source, sizes_of, original)) for o in unseen)
+        told = ((o.name, _choose_value(family, plan, o, source, sizes_of, original)) for o in unseen)
         return {name: value for name, value in told if value is not None}
     except MfconvError:  # it is only asked for help: what is wrong with it is told where it is used
         return {}
 
 
-def _told(
+def _choose_value(
     family: Family,
     plan: MappingPlan,
     option: Option,

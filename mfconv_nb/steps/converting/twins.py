@@ -42,7 +42,7 @@ def with_twins(source: Checkpoint, form: Family, sizes: Sizes | None, to: str) -
     return replace(source, tensors=tensors, history=replace(source.history, twins=missing))
 
 
-def filled_in(source: Checkpoint, completed: Checkpoint) -> list[str]:
+def notes_on_twins(source: Checkpoint, completed: Checkpoint) -> list[str]:
     """A note for each tensor that was found under its other name."""
     return [
         f"{n} is not in the files: they hold it as {twin}"

@@ -24,7 +24,7 @@ VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 def main(job_file: str, told_file: str, alive: str) -> None:
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
     threading.Thread(target=_end_with_parent, args=(int(alive),), daemon=True).start()
-    told = _told(job)
+    told = _run_job(job)
     sys.stdout.flush()
     Path(told_file).write_text(json.dumps(told), encoding="utf-8")
 
@@ -35,7 +35,7 @@ def _end_with_parent(alive: int) -> None:
     os.killpg(os.getpgid(0), signal.SIGKILL)
 
 
-def _told(job: dict[str, Any]) -> dict[str, Any]:
+def _run_job(job: dict[str, Any]) -> dict[str, Any]:
     """How it ended: ``{"step": "done"}``, or the step that failed, with what Python says and the line of the converter."""
     sys.argv = [job["file"]]
     sys.path[:0] = job["first"]

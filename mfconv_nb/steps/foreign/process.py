@@ -72,7 +72,7 @@ def run_in_child(converter: Converter, keywords: Mapping[str, object], dtype: st
     os.close(alive)
     lines: deque[str] = deque(maxlen=KEPT_LINES)
     try:
-        status = _watched(child, lines, say, work / "out")
+        status = _wait_for(child, lines, say, work / "out")
     finally:
         _end(child)
         os.close(held)
@@ -80,7 +80,7 @@ def run_in_child(converter: Converter, keywords: Mapping[str, object], dtype: st
     return list(lines)
 
 
-def _watched(child: subprocess.Popen[bytes], lines: deque[str], say: OnLine, out: Path) -> int:
+def _wait_for(child: subprocess.Popen[bytes], lines: deque[str], say: OnLine, out: Path) -> int:
     """Wait for the child, showing what it prints and, where it is silent, that time passes."""
     assert child.stdout is not None
     reader = threading.Thread(target=_read_lines, args=(child.stdout, lines, say), daemon=True)
@@ -147,17 +147,17 @@ def _read_told(file: Path, say: OnLine) -> dict[str, Any]:
 
 def _check_told(converter: Converter, told: Mapping[str, Any], status: int, lines: Sequence[str]) -> None:
     if not told:
-        raise failed(converter, _status_text(status), f"{converter.function} to return", lines)
+        raise failure_error(converter, _status_text(status), f"{converter.function} to return", lines)
     step = told["step"]
     if step == "done":
         return
     where = f"{told.get('file') or converter.file}" + (f", line {told['line']}" if told.get("line") else "")
     if step == "returned False":
         look = "MindFormers' converters return False where they could not read the source: see what it printed."
-        raise failed(converter, f"{converter.function} returned False", "a conversion", lines, hint=look)
+        raise failure_error(converter, f"{converter.function} returned False", "a conversion", lines, hint=look)
     found = Lines(one_line(str(told["said"])) + (f"\n            {one_line(told['text'].strip())}" if told.get("text") else ""))
     if step == "run":
-        raise failed(converter, found, f"{converter.function} to return", lines, where=where)
+        raise failure_error(converter, found, f"{converter.function} to return", lines, where=where)
     expected = "a file that can be imported" if step == "import" else _call_text(converter)
     hint = _import_hint(told) if step == "import" else _arguments_hint(told)
     raise MappingError("MFC317", where, found=found, expected=expected, hint=hint)
@@ -193,7 +193,7 @@ def _status_text(status: int) -> str:
     return f"the process ended with status {status} before the function returned"
 
 
-def failed(
+def failure_error(
     converter: Converter, found: str, expected: str, lines: Sequence[str], *, where: str = "", hint: str | None = None
 ) -> MappingError:
     """MFC318, with the last lines that the converter printed; nothing was published."""

@@ -33,7 +33,7 @@ from mfconv_nb.steps.comparing.diff_report import DiffReport
 from mfconv_nb.steps.comparing.diff_view import DifferenceExploration
 from mfconv_nb.steps.converting.map import map as map_names
 from mfconv_nb.steps.foreign.folder import Converter, absolute, find_converter
-from mfconv_nb.steps.foreign.process import OnLine, failed, run_in_child
+from mfconv_nb.steps.foreign.process import OnLine, failure_error, run_in_child
 from mfconv_nb.steps.loading.load import load
 from mfconv_nb.streaming.journal import NO_LOCK, hold_lock
 from mfconv_nb.streaming.manifest import side_folder
@@ -84,8 +84,8 @@ def run_converter(
     _check_target(origin, final, overwrite=overwrite)
     wanted = requested_dtype(dtype)
     told = {"config": str(absolute(config))} if config is not None else {}
-    expected = _expected(against, origin, to, wanted, config, kwargs) if against is not None else None
-    say = show if callable(show) else _print if show else _nothing
+    expected = _expected_checkpoint(against, origin, to, wanted, config, kwargs) if against is not None else None
+    say = show if callable(show) else _print if show else _print_nothing
     with _working_folder(final, say) as work:
         keywords = {**kwargs, **told, "input_path": str(origin), "output_path": str(work / "out" / final.name)}
         lines = run_in_child(converter, keywords, wanted, work, say)
@@ -102,7 +102,7 @@ def _print(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _nothing(line: str) -> None:
+def _print_nothing(line: str) -> None:
     pass
 
 
@@ -129,7 +129,7 @@ def _check_target(source: Path, target: Path, *, overwrite: bool) -> None:
         raise OutputError("MFC401", there[0], found="an existing file", expected="a new name", hint=hint)
 
 
-def _expected(against: Any, source: Path, to: str, dtype: str | None, config: Any, kwargs: Mapping[str, object]) -> Checkpoint:
+def _expected_checkpoint(against: Any, source: Path, to: str, dtype: str | None, config: Any, kwargs: Mapping[str, object]) -> Checkpoint:
     """What the family gives from the same source; a plan, nothing is read."""
     if isinstance(against, Checkpoint):
         return _with_dtype(against, dtype)
@@ -185,17 +185,17 @@ def _check_written(converter: Converter, out: Path, target: Path, lines: Sequenc
     if target.name not in names:
         like = next((n for n in names if n.startswith(target.name)), None)
         hint = f"The converter adds an ending: give {quoted(like)} as the target." if like else None
-        raise failed(converter, f"it returned, and wrote {', '.join(names) or 'nothing'}", f"{target.name}", lines, hint=hint)
+        raise failure_error(converter, f"it returned, and wrote {', '.join(names) or 'nothing'}", f"{target.name}", lines, hint=hint)
     try:
         checkpoint = load(out / target.name)
     except (InputError, FormatError) as error:
-        raise failed(converter, _of(error), f"a checkpoint that can be read, {target.name}", lines) from None
+        raise failure_error(converter, _error_text(error), f"a checkpoint that can be read, {target.name}", lines) from None
     if not checkpoint.tensors:
-        raise failed(converter, "a checkpoint without tensors", "tensors", lines)
+        raise failure_error(converter, "a checkpoint without tensors", "tensors", lines)
     return len(checkpoint.tensors), checkpoint.nbytes
 
 
-def _of(error: MfconvError) -> str:
+def _error_text(error: MfconvError) -> str:
     return one_line(f"{error.code}: {error.found}" if error.found is not None else error.code)
 
 

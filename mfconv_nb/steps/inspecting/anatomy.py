@@ -48,10 +48,10 @@ def anatomy(path: str | Path) -> Anatomy | FolderAnatomy:
         raise InputError("MFC109", found=f"a {type(path).__name__}", expected="a path", hint="Save it first: it shows the bytes of a file.")
     path = local_path(path)
     kind = kind_of(path)
-    return _folder(path) if kind == FOLDER else _file(path, kind)
+    return _folder_anatomy(path) if kind == FOLDER else _file_anatomy(path, kind)
 
 
-def _file(path: Path, kind: str) -> Anatomy:
+def _file_anatomy(path: Path, kind: str) -> Anatomy:
     source = FileSource(path)
     annotate = index.annotate if kind == INDEX else format_named(kind).annotate
     return Anatomy(source, kind, tuple(annotate(source)))
@@ -61,22 +61,22 @@ def _title_of(kind: str) -> str:
     return kind if kind == INDEX else format_named(kind).title
 
 
-def _folder(folder: Path) -> FolderAnatomy:
+def _folder_anatomy(folder: Path) -> FolderAnatomy:
     try:
         files = [p for p in sorted(folder.iterdir()) if p.is_file()]
     except OSError as error:
         raise InputError("MFC101", folder, found=error.strerror, expected="a readable folder") from None
-    return FolderAnatomy(folder, tuple(_listed(p) for p in files))
+    return FolderAnatomy(folder, tuple(_describe_file(p) for p in files))
 
 
-def _listed(path: Path) -> ListedFile:
+def _describe_file(path: Path) -> ListedFile:
     size = path.stat().st_size
     try:
         kind = kind_of(path)
     except MfconvError as error:
         return ListedFile(path.name, size, "", "no weights" if error.code == "MFC103" else f"refused: {error.code}, {error.found}")
     try:
-        found = _file(path, kind)
+        found = _file_anatomy(path, kind)
     except MfconvError as error:
         return ListedFile(path.name, size, _title_of(kind), f"refused: {error.code}, {error.found}")
     return ListedFile(path.name, size, _title_of(kind), found.summary)
@@ -121,7 +121,7 @@ class Anatomy(Result):
 
     def table(self) -> Table:
         headline = f"{_title_of(self.kind)} · {bytes_text(self.source.size)} · {self.summary} · {self.source.label}"
-        rows = [self._line(each) for each in _shortened(self.fields, self.format.units if self.format is not None else None)]
+        rows = [self._line(each) for each in _shorten_fields(self.fields, self.format.units if self.format is not None else None)]
         return Table("", headline, COLUMNS, rows, self._facts(), "anatomy.rows()", "rows")
 
     def rows(self) -> list[dict[str, Any]]:
@@ -159,7 +159,7 @@ class Anatomy(Result):
         numbers = [f for f in self.numbers if f.length]
         if not numbers:
             return ()
-        said = [f"{_at_multiple(numbers, 64)} at a multiple of 64 bytes"]
+        said = [f"{_alignment_count(numbers, 64)} at a multiple of 64 bytes"]
         if all(f.dtype for f in numbers):
             said.append(f"{sum(f.offset % itemsize(f.dtype) == 0 for f in numbers):,} at a multiple of the size of their own numbers")
         return (f"Alignment: {', '.join(said)}.", "Byte order: little-endian, the lowest byte of a number first.")
@@ -174,8 +174,8 @@ class Anatomy(Result):
         first = np.frombuffer(self.source.read(each.offset, size), numpy_dtype(each.dtype))[0]
         return f"{each.meaning}; the first is {first}; {_alignment(each.offset)}"
 
-    def _line(self, each: Field | _LeftOut) -> tuple[Any, ...]:
-        if isinstance(each, _LeftOut):
+    def _line(self, each: Field | HiddenFields) -> tuple[Any, ...]:
+        if isinstance(each, HiddenFields):
             return (f"{each.offset:,}", hex(each.offset), "", f"{each.length:,}", f"… {each.count:,} more {each.unit}", each.meaning)
         meaning = f"{quoted(each.owner)}: {self._meaning(each)}" if each.kind == TENSOR else self._meaning(each)
         return (f"{each.offset:,}", hex(each.offset), _hex(self._bytes(each), each.length), f"{each.length:,}", each.what, meaning)
@@ -205,7 +205,7 @@ def _alignment(offset: int) -> str:
     return "starts at an odd byte" if step == 1 else f"starts at a multiple of {step:,}"
 
 
-def _at_multiple(fields: Sequence[Field], size: int) -> str:
+def _alignment_count(fields: Sequence[Field], size: int) -> str:
     noun = "slice" if any(", slice " in f.meaning for f in fields) else "tensor"
     return f"{sum(f.offset % size == 0 for f in fields):,} of {how_many(len(fields), noun)}"
 
@@ -220,7 +220,7 @@ def _hex(data: bytes, length: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _LeftOut:
+class HiddenFields:
     """Fields that are not shown, as one row."""
 
     offset: int
@@ -230,7 +230,7 @@ class _LeftOut:
     meaning: str
 
 
-def _shortened(fields: Sequence[Field], unit: tuple[str, str] | None) -> list[Field | _LeftOut]:
+def _shorten_fields(fields: Sequence[Field], unit: tuple[str, str] | None) -> list[Field | HiddenFields]:
     """At most ``MAX_ROWS`` rows: as many owners in full as fit, the fields of the others counted. Without a unit, the first fields."""
     for shown in SHOWN_UNITS if unit is not None else ():
         rows = _with_first_owners(fields, shown, unit or FIELDS)
@@ -239,27 +239,27 @@ def _shortened(fields: Sequence[Field], unit: tuple[str, str] | None) -> list[Fi
     if len(fields) <= MAX_ROWS:
         return list(fields)
     rest = fields[MAX_ROWS - 1 :]
-    return [*fields[: MAX_ROWS - 1], _left_out(rest, len(rest), FIELDS, "")]
+    return [*fields[: MAX_ROWS - 1], _hidden_row(rest, len(rest), FIELDS, "")]
 
 
-def _with_first_owners(fields: Sequence[Field], shown: int, unit: tuple[str, str]) -> list[Field | _LeftOut]:
+def _with_first_owners(fields: Sequence[Field], shown: int, unit: tuple[str, str]) -> list[Field | HiddenFields]:
     order: dict[str, int] = {}
     for each in fields:
         order.setdefault(each.owner, len(order)) if each.owner else None
-    rows: list[Field | _LeftOut] = []
+    rows: list[Field | HiddenFields] = []
     for hidden, group in groupby(fields, key=lambda f: bool(f.owner) and order[f.owner] >= shown):
         run = list(group)
         if hidden:
             owners = list(dict.fromkeys(f.owner for f in run))
             names = quoted(owners[0]) if len(owners) == 1 else f"{quoted(owners[0])} to {quoted(owners[-1])}"
-            rows.append(_left_out(run, len(owners), unit, names))
+            rows.append(_hidden_row(run, len(owners), unit, names))
         else:
             rows += run
     return rows
 
 
-def _left_out(run: Sequence[Field], count: int, unit: tuple[str, str], meaning: str) -> _LeftOut:
-    return _LeftOut(run[0].offset, run[-1].end - run[0].offset, count, unit[count != 1], meaning)
+def _hidden_row(run: Sequence[Field], count: int, unit: tuple[str, str], meaning: str) -> HiddenFields:
+    return HiddenFields(run[0].offset, run[-1].end - run[0].offset, count, unit[count != 1], meaning)
 
 
 # ---- a folder --------------------------------------------------------------------------------------------------------

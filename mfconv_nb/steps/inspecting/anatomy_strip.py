@@ -36,7 +36,7 @@ class Part:
 
 def strip_svg(parts: Sequence[Part], label: str) -> str:
     """The bar of a file whose parts are these, in order. Under 15 KB, however many there are."""
-    pieces = _few([p for p in parts if p.length])
+    pieces = _limit_parts([p for p in parts if p.length])
     if not pieces:
         return ""
     widths = _widths([p.length for p in pieces])
@@ -54,18 +54,18 @@ def strip_svg(parts: Sequence[Part], label: str) -> str:
     )
 
 
-def _few(parts: Sequence[Part]) -> list[Part]:
+def _limit_parts(parts: Sequence[Part]) -> list[Part]:
     """At most ``MAX_PIECES``: neighbours of one kind and tensor as one; in larger files several tensors with what lies between them."""
     runs = groupby(parts, key=lambda p: (p.kind, p.owner if p.kind == TENSOR else ""))
-    pieces = [_one(list(run)) for _, run in runs]
+    pieces = [_join_parts(list(run)) for _, run in runs]
     if len(pieces) <= MAX_PIECES:
         return pieces
     first, inner, last = pieces[:2], pieces[2:-1], pieces[-1:]
     size = -(-len(inner) // (MAX_PIECES - 3))
-    return [*first, *(_one(inner[n : n + size]) for n in range(0, len(inner), size)), *last]
+    return [*first, *(_join_parts(inner[n : n + size]) for n in range(0, len(inner), size)), *last]
 
 
-def _one(run: Sequence[Part]) -> Part:
+def _join_parts(run: Sequence[Part]) -> Part:
     """Neighbours as one part. It counts as numbers of tensors where any of them does."""
     tensors = [p for p in run if p.kind == TENSOR]
     first, length, owners = run[0], sum(p.length for p in run), len({p.owner for p in tensors})

@@ -24,7 +24,7 @@ from mfconv_nb.streaming.zeros import ZEROS, is_matrix
 
 QUICK_BYTES = 256 << 20  # so much is read without being asked: less than half a second
 LOOKED_AT = 512  # matrices, evenly over the checkpoint
-PLACES, RUN = 5, 64  # of a matrix: so many runs of so many numbers
+PLACES, SPAN = 5, 64  # of a matrix: so many runs of so many numbers
 CONFIRMED_BYTES = 4 << 20
 
 
@@ -47,13 +47,13 @@ def _findings(checkpoint: Checkpoint, *, asked: bool) -> Iterator[Finding]:
     if nbytes > QUICK_BYTES and not asked:
         yield Finding(TOLD, "checksums", f"not compared, {bytes_text(nbytes)} to read: mfconv doctor --checksums, a save and a proof do")
     elif blobs or carried:
-        yield from _compared(checkpoint, blobs)
+        yield from _checksum_findings(checkpoint, blobs)
     zeros = zero_matrices([t for t in checkpoint if not is_adapter(t.name)])
     if zeros:
         yield Finding(DECIDE, "zeros", f"{how_many(len(zeros), 'matrix', 'matrices')} of zeros, such as {zeros[0]}: {ZEROS}")
 
 
-def _compared(checkpoint: Checkpoint, blobs: Mapping[Path, str]) -> Iterator[Finding]:
+def _checksum_findings(checkpoint: Checkpoint, blobs: Mapping[Path, str]) -> Iterator[Finding]:
     wrong = next((path for path, told in blobs.items() if _sha256(path) != told), None)
     if wrong is not None:
         yield Finding(
@@ -89,15 +89,15 @@ def zero_matrices(tensors: Sequence[LazyTensor]) -> list[str]:
 
 
 def _looks_zero(tensor: LazyTensor) -> bool:
-    last = max(0, tensor.spec.elements - RUN)
+    last = max(0, tensor.spec.elements - SPAN)
     places = dict.fromkeys(last * n // (PLACES - 1) for n in range(PLACES))
-    if any(_any(tensor, at, min(tensor.spec.elements, at + RUN)) for at in places):
+    if any(_has_nonzero(tensor, at, min(tensor.spec.elements, at + SPAN)) for at in places):
         return False
     most = min(tensor.spec.elements, CONFIRMED_BYTES // itemsize(tensor.dtype))
-    return not any(_any(tensor, start, stop) for start, stop in panels(tensor, tensor.dtype, 0, most))
+    return not any(_has_nonzero(tensor, start, stop) for start, stop in panels(tensor, tensor.dtype, 0, most))
 
 
-def _any(tensor: LazyTensor, start: int, stop: int) -> bool:
+def _has_nonzero(tensor: LazyTensor, start: int, stop: int) -> bool:
     buffer = np.empty((stop - start) * itemsize(tensor.dtype), np.uint8)
     Gatherer().fill(tensor, tensor.dtype, start, stop, buffer)
     return bool(buffer.any())

@@ -1,17 +1,16 @@
-"""What is seen of a checkpoint that could be opened: contents, names, config, what is special, what a conversion needs."""
+"""What doctor says of a checkpoint that could be opened: contents, names, config, what is special, what a conversion needs."""
 
 from __future__ import annotations
 
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.core.checkpoint import HF, MF, SIDE_NAMES, Checkpoint, TensorSpec
+from mfconv_nb.core.checkpoint import HF, MF, SIDE_NAMES
 from mfconv_nb.core.dtypes import short_name
-from mfconv_nb.core.errors import MfconvError, NotListedError, SeveralFitError, WrappedNamesError, as_flags
+from mfconv_nb.core.errors import MfconvError, NotListedError, SeveralFitError, as_flags
 from mfconv_nb.core.folding import fold
 from mfconv_nb.core.report import bytes_text, how_many, how_many_in_short
 from mfconv_nb.core.run_yaml import RUN_CONFIG
@@ -23,130 +22,18 @@ from mfconv_nb.formats.reading import FOLDER, INDEX, format_of, kind_of
 from mfconv_nb.formats.writing import plan_output
 from mfconv_nb.mapping.adapters import is_adapter
 from mfconv_nb.mapping.plan import LEFT_OUT, TIED
-from mfconv_nb.mapping.quantised import quantisation_of
 from mfconv_nb.mapping.run_state import constant_of
 from mfconv_nb.runs.categories import WEIGHTS, amounts, category_of
 from mfconv_nb.runs.run import Step, TrainedRun
-from mfconv_nb.steps.converting.map import map_checkpoint
 from mfconv_nb.steps.converting.map_report import CoverageError
-from mfconv_nb.steps.converting.mapped_checkpoint import MappedCheckpoint
 from mfconv_nb.steps.converting.twins import HINT_HEAD, differ_at_first
 from mfconv_nb.steps.inspecting.diagnosis import DECIDE, FINE, STOP, TOLD, Finding
-from mfconv_nb.steps.loading.sides import has_words_of_mindformers
+from mfconv_nb.steps.inspecting.seen import Seen
 
 # What a conversion takes beside the interpreter and numpy: see docs/benchmarks.md. Measured: 11 MiB, 1.4 KiB
 # for each tensor that is planned, 2 KiB for each slice of a run.
 BUFFER_BYTES, BYTES_A_TENSOR = 24 << 20, 2 << 10
 SHOWN_STEPS = 6
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A checkpoint that could be opened, and what came of mapping it.
-
-    Attributes:
-        weights: all that is neither state of a run nor a buffer.
-        side: told by the file, else by the names.
-        mapped, refused: one of them.
-        step_asked: whether the caller named the step of a run.
-    """
-
-    path: Path
-    checkpoint: Checkpoint
-    run: TrainedRun | None
-    weights: tuple[TensorSpec, ...]
-    adapters: tuple[TensorSpec, ...]
-    quantised: str | None
-    side: str | None
-    mapped: MappedCheckpoint | None
-    refused: MfconvError | None
-    step_asked: bool = False
-
-    @property
-    def lacks_config(self) -> bool:
-        """Whether what was refused is only what a config would tell."""
-        if self.checkpoint.config is not None or self.refused is None:
-            return False
-        if isinstance(self.refused, CoverageError):
-            return all(p.kind == "shape" or "--config" in p.hint for p in self.refused.problems)
-        return isinstance(self.refused, SeveralFitError)
-
-    @property
-    def can_be_decided(self) -> bool:
-        """Whether a word of the caller is all that is missing."""
-        return self.lacks_config or self.lacks_alpha or isinstance(self.refused, SeveralFitError) or bool(self.leave_out)
-
-    @property
-    def leave_out(self) -> tuple[str, ...]:
-        """Patterns of a few names without which everything has its place."""
-        return self.refused.leave_out if isinstance(self.refused, CoverageError) else ()
-
-    @property
-    def unknown_family(self) -> bool:
-        return (
-            self.refused is not None and self.refused.code == "MFC302" and not isinstance(self.refused, SeveralFitError | WrappedNamesError)
-        )
-
-    @property
-    def wants_config(self) -> bool:
-        """Whether a config has to come from elsewhere: a Hugging Face folder is nothing without it, and sizes may follow from it."""
-        return self.side == MF or self.lacks_config or bool(self.adapters)
-
-    @property
-    def lacks_alpha(self) -> bool:
-        """Whether the scale of adapters is asked for and not said: in a PEFT folder, or merged."""
-        return bool(self.adapters) and self.side == MF and not self.has_alpha
-
-    @property
-    def has_alpha(self) -> bool:
-        return self.checkpoint.history.lora is not None and self.checkpoint.history.lora.alpha is not None
-
-    @property
-    def choices(self) -> tuple[Mapping[str, str], ...]:
-        """Where several families or forms fit, those with which every tensor has its place."""
-        choices = self.refused.choices if isinstance(self.refused, SeveralFitError) else ()
-        return tuple(choice for choice in choices if self._works(choice))
-
-    def _works(self, choice: Mapping[str, str]) -> bool:
-        options: dict[str, Any] = dict(choice)
-        try:
-            map_checkpoint(replace(self.checkpoint, side=self.side), options.pop("model", None), options=options)
-        except MfconvError:
-            return False
-        return True
-
-    @property
-    def skipped_steps(self) -> tuple[Step, ...]:
-        """Steps of a run that are newer than the one that is read, where nobody asked for that."""
-        if self.run is None or self.run.chosen is None or self.step_asked:
-            return ()
-        chosen = self.run.chosen
-        return tuple(sorted({step for had in self.run.steps.values() for step in had if step > chosen}))
-
-
-def look_at(path: Path, checkpoint: Checkpoint, run: TrainedRun | None, *, step_asked: bool = False) -> Seen:
-    """See what a checkpoint holds, and try to map it."""
-    weights = tuple(s for s in checkpoint.specs if category_of(s.name) == WEIGHTS)
-    names = [s.name for s in weights]
-    adapters = tuple(s for s in weights if is_adapter(s.name))
-    told = checkpoint.side or (MF if has_words_of_mindformers(names) else None)
-    quantised = quantisation_of(weights, checkpoint.config, checkpoint.history.quantised_by)
-    side, mapped, refused = _try(checkpoint, told) if quantised is None else (told, None, None)
-    if refused is not None and refused.code == "MFC312":
-        quantised, refused = str(refused.found), None
-    return Seen(path, checkpoint, run, weights, adapters, quantised, side, mapped, refused, step_asked)
-
-
-def _try(checkpoint: Checkpoint, side: str | None) -> tuple[str | None, MappedCheckpoint | None, MfconvError | None]:
-    """The side, and the mapped checkpoint or why there is none. Where nothing says the side, both are tried."""
-    first: MfconvError | None = None
-    for told in dict.fromkeys((side, *((HF, MF) if checkpoint.side is None else ()))):
-        try:
-            mapped = map_checkpoint(replace(checkpoint, side=told))
-            return HF if mapped.side == MF else MF, mapped, None
-        except MfconvError as error:
-            first = first or error
-    return side, None, first
 
 
 def _mcore_families() -> list[str]:
@@ -157,18 +44,18 @@ def _mcore_families() -> list[str]:
 # ---- what it is ----------------------------------------------------------------------------------------------------------------
 
 
-def what_it_is(seen: Seen) -> str:
+def describe(seen: Seen) -> str:
     """What a path holds, in a clause."""
     if seen.run is not None:
         return f"MindFormers training run: {seen.run.kind}"
     side = SIDE_NAMES.get(seen.side or "", "")
     if seen.adapters and len(seen.adapters) == len(seen.weights):
-        return f"LoRA adapters, {side or 'of a side that nothing tells'}: {_form(seen)}"
+        return f"LoRA adapters, {side or 'of a side that nothing tells'}: {_form_text(seen)}"
     kind = "quantised checkpoint" if seen.quantised is not None else "checkpoint"
-    return f"{side + ' ' if side else ''}{kind}: {_form(seen)}"
+    return f"{side + ' ' if side else ''}{kind}: {_form_text(seen)}"
 
 
-def _form(seen: Seen) -> str:
+def _form_text(seen: Seen) -> str:
     count = len(seen.checkpoint.files)
     files = how_many(count, "file")
     kind = kind_of(seen.path)
@@ -185,13 +72,13 @@ def findings_of(seen: Seen) -> Iterator[Finding]:
     """Everything that is worth a line, in the order in which one asks."""
     if seen.run is not None:
         yield from run_findings(seen.run, skipped=seen.skipped_steps)
-    yield from _contents(seen)
-    yield from _names(seen)
-    yield from _adapters(seen)
-    yield from _config(seen)
-    yield from _special(seen)
-    yield from _held(seen)
-    yield from _needs(seen)
+    yield from _content_findings(seen)
+    yield from _name_findings(seen)
+    yield from _adapter_findings(seen)
+    yield from _config_findings(seen)
+    yield from _special_findings(seen)
+    yield from _format_findings(seen)
+    yield from _need_findings(seen)
 
 
 def run_findings(run: TrainedRun, *, skipped: Sequence[Step] = ()) -> Iterator[Finding]:
@@ -206,7 +93,7 @@ def run_findings(run: TrainedRun, *, skipped: Sequence[Step] = ()) -> Iterator[F
     yield from (Finding(TOLD, "note", note) for note in run.notes)
 
 
-def _contents(seen: Seen) -> Iterator[Finding]:
+def _content_findings(seen: Seen) -> Iterator[Finding]:
     found = amounts(seen.checkpoint.specs)
     said = ", ".join(f"{category} {how_many(a.tensors, 'tensor')} ({bytes_text(a.nbytes)})" for category, a in found.items())
     count = sum(s.elements for s in seen.weights)
@@ -222,11 +109,11 @@ def _contents(seen: Seen) -> Iterator[Finding]:
         yield from (Finding(TOLD, "note", note) for note in seen.checkpoint.notes)
 
 
-def _names(seen: Seen) -> Iterator[Finding]:
+def _name_findings(seen: Seen) -> Iterator[Finding]:
     if seen.quantised is not None:
         yield Finding(STOP, "quantised", f"{seen.quantised}. Take the original weights.")
         return
-    if seen.side == MF and (name := _telling(seen)) is not None:
+    if seen.side == MF and (name := _telling_name(seen)) is not None:
         form = "mcore form (Megatron-like)" if is_mcore_name(name) else "legacy form"
         yield Finding(TOLD, "names", f"MindFormers' {form}, such as {name}")
     if seen.mapped is not None:
@@ -241,16 +128,16 @@ def _names(seen: Seen) -> Iterator[Finding]:
         if left:
             yield Finding(DECIDE, "left out", f"{how_many(len(left), 'tensor')}; first {left[0]}")
     elif seen.refused is not None:
-        yield from _refusal(seen, seen.refused)
+        yield from _refusal_findings(seen, seen.refused)
 
 
-def _telling(seen: Seen) -> str | None:
+def _telling_name(seen: Seen) -> str | None:
     """A name that tells which of MindFormers' forms it is: one of a layer, where there is one."""
     names = [s.name for s in seen.weights if not is_adapter(s.name)]
     return next((n for n in names if is_mcore_name(n)), next((n for n in names if fold(n)[1]), next(iter(names), None)))
 
 
-def _refusal(seen: Seen, refused: MfconvError) -> Iterator[Finding]:
+def _refusal_findings(seen: Seen, refused: MfconvError) -> Iterator[Finding]:
     if isinstance(refused, NotListedError):
         fitting = " or ".join(as_flags(choice) for choice in seen.choices)
         said = f"if you know better: {fitting}" if fitting else "and not every tensor would have its place"
@@ -287,7 +174,7 @@ def _refusal(seen: Seen, refused: MfconvError) -> Iterator[Finding]:
         yield Finding(TOLD, "hint", refused.hint)
 
 
-def _adapters(seen: Seen) -> Iterator[Finding]:
+def _adapter_findings(seen: Seen) -> Iterator[Finding]:
     if not seen.adapters:
         return
     lora, others = seen.checkpoint.history.lora, len(seen.weights) - len(seen.adapters)
@@ -302,7 +189,7 @@ def _adapters(seen: Seen) -> Iterator[Finding]:
         yield Finding(DECIDE, "LoRA", "nothing says alpha: --config RUN.yaml (the YAML of the run), or --lora_alpha N")
 
 
-def _config(seen: Seen) -> Iterator[Finding]:
+def _config_findings(seen: Seen) -> Iterator[Finding]:
     config = seen.checkpoint.config
     if config is None:
         where = "the original's Hugging Face folder has one: --config HF_DIR" if seen.wants_config else "it belongs beside the weights"
@@ -311,12 +198,12 @@ def _config(seen: Seen) -> Iterator[Finding]:
     if RUN_CONFIG in config:
         yield Finding(TOLD, "config", "the YAML of a run: it gives the sizes; config.json and tokenizer files are those of the original")
         return
-    yield from _code(seen, config)
-    kind = config.get("model_type") or ", ".join(_texts(config.get("architectures"))) or "no model_type"
+    yield from _code_findings(seen, config)
+    kind = config.get("model_type") or ", ".join(_texts_in(config.get("architectures"))) or "no model_type"
     yield Finding(TOLD, "config", f"{kind}") if seen.mapped is None else Finding(FINE, "config", f"{kind}; shapes and layers agree with it")
 
 
-def _code(seen: Seen, config: Mapping[str, Any]) -> Iterator[Finding]:
+def _code_findings(seen: Seen, config: Mapping[str, Any]) -> Iterator[Finding]:
     """Python files that the config names (`auto_map`): no conversion carries them, and from_pretrained needs them."""
     named = config.get("auto_map")
     places = (
@@ -333,17 +220,17 @@ def _code(seen: Seen, config: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(TOLD, "code", f"config.json names {listed}: a conversion leaves code behind, and from_pretrained needs it")
 
 
-def _special(seen: Seen) -> Iterator[Finding]:
+def _special_findings(seen: Seen) -> Iterator[Finding]:
     for row in seen.mapped.report.plan.rows if seen.mapped is not None else ():
         if row.status == TIED:
             name = (row.targets or row.sources)[0].name
             said = f"{name} is written, {row.why}" if row.targets else f"{name} is left out: {row.why}"
             yield Finding(TOLD, "tied head", said)
-    yield from _heads(seen)
-    yield from _layers(seen)
+    yield from _head_findings(seen)
+    yield from _layer_findings(seen)
 
 
-def _heads(seen: Seen) -> Iterator[Finding]:
+def _head_findings(seen: Seen) -> Iterator[Finding]:
     """Heads that the config ties to an embedding of other numbers; the first few MiB are compared."""
     for equality in seen.mapped.history.equalities if seen.mapped is not None and seen.mapped.side == MF else ():
         if (equality.said or equality.hint == HINT_HEAD) and differ_at_first(equality.first, equality.second):
@@ -365,7 +252,7 @@ def why_not_held(seen: Seen, target: str) -> MfconvError | None:
     return None
 
 
-def _held(seen: Seen) -> Iterator[Finding]:
+def _format_findings(seen: Seen) -> Iterator[Finding]:
     """Tensors that the usual format of the other side cannot hold."""
     if seen.mapped is None:
         return
@@ -375,20 +262,20 @@ def _held(seen: Seen) -> Iterator[Finding]:
         yield Finding(mark, "format", f"{refusals[0].code}: {refusals[0].where}: {refusals[0].found}; expected {refusals[0].expected}")
 
 
-def _layers(seen: Seen) -> Iterator[Finding]:
+def _layer_findings(seen: Seen) -> Iterator[Finding]:
     """Layers beyond those of the config: that predict further tokens (MTP), or that nobody promised."""
     config = seen.checkpoint.config or {}
     said, extra = config.get("num_hidden_layers"), config.get("num_nextn_predict_layers")
     if not isinstance(said, int) or not said:
         return
-    counted = _counted(s.name for s in seen.weights)
+    counted = _layer_counts(s.name for s in seen.weights)
     if isinstance(extra, int) and extra and said + extra in counted:
         yield Finding(TOLD, "layers", f"{said}, and {extra} that predict{'s' * (extra == 1)} further tokens (MTP)")
     elif seen.mapped is None and not seen.unknown_family and counted and said not in counted:
         yield Finding(DECIDE, "layers", f"{max(counted)} in the names; the config says {said}")
 
 
-def _counted(names: Iterable[str]) -> set[int]:
+def _layer_counts(names: Iterable[str]) -> set[int]:
     """How many layers there are under each beginning of names: one more than the largest first index."""
     largest: dict[str, int] = {}
     for name in names:
@@ -399,7 +286,7 @@ def _counted(names: Iterable[str]) -> set[int]:
     return set(largest.values())
 
 
-def _needs(seen: Seen) -> Iterator[Finding]:
+def _need_findings(seen: Seen) -> Iterator[Finding]:
     if seen.mapped is None and not seen.can_be_decided:
         return
     nbytes = seen.mapped.nbytes if seen.mapped is not None else sum(s.nbytes for s in seen.weights)
@@ -409,16 +296,16 @@ def _needs(seen: Seen) -> Iterator[Finding]:
     said = f"{bytes_text(nbytes)} for the result; {bytes_text(free)} free beside it{merged}"
     yield Finding(FINE if free > nbytes else DECIDE, "disk", said)
     opener = next((f for f in (format_of(FileSource(p)) for p in seen.checkpoint.files[:1]) if f.opening_takes), None)
-    taken = bytes_text(_memory(seen) + (opener.opening_takes if opener is not None else 0))
+    taken = bytes_text(_memory_needed(seen) + (opener.opening_takes if opener is not None else 0))
     said = f": {opener.opening_said}" if opener is not None else ", however large the tensors are"
     yield Finding(FINE, "memory", f"about {taken}{said}")
 
 
-def _memory(seen: Seen) -> int:
+def _memory_needed(seen: Seen) -> int:
     slices = sum(len(t.slices) for t in seen.run.tensors.values()) if seen.run is not None else len(seen.checkpoint)
     return BUFFER_BYTES + BYTES_A_TENSOR * slices
 
 
-def _texts(value: Any) -> list[str]:
+def _texts_in(value: Any) -> list[str]:
     """The texts of a list in a config; nothing where it is none."""
     return [str(v) for v in value] if isinstance(value, list) else []

@@ -52,14 +52,14 @@ class Evidence:
 
 
 @lru_cache(maxsize=1)
-def _recorded() -> Mapping[str, Mapping[str, int]]:
+def _read_evidence() -> Mapping[str, Mapping[str, int]]:
     found: Mapping[str, Mapping[str, int]] = json.loads((files("mfconv_nb.families") / "evidence.json").read_text(encoding="utf-8"))
     return found
 
 
 def evidence_of(key: str) -> Evidence:
     """The evidence for a built-in family; none for a key that is not."""
-    return Evidence(**_recorded().get(key, {}))
+    return Evidence(**_read_evidence().get(key, {}))
 
 
 def _evidence_of(family: Family) -> Evidence:
@@ -151,9 +151,9 @@ class FamilyReport(Result):
     family: Family
 
     def table(self) -> Table:
-        rows = [_rule_row(rule, conditions) for rule, conditions in _folded(self.family.rules)]
+        rows = [_rule_row(rule, conditions) for rule, conditions in _fold_rules(self.family.rules)]
         left, right = (_commonest_beginning(row[side] for row in rows) for side in (1, 2))
-        short = [(kind, _shortened(hf, left), _shortened(mf, right), layout) for kind, hf, mf, layout in rows]
+        short = [(kind, _shorten_names(hf, left), _shorten_names(mf, right), layout) for kind, hf, mf, layout in rows]
         facts = [*_facts(self.family), *_option_facts(self.family)]
         facts += [f"… below: {left or 'nothing'} on the Hugging Face side, {right or 'nothing'} on the other"] if left or right else []
         headline = f"{self.family.key}: {self.family.covers} · {how_many(len(rows), 'rule')}"
@@ -161,7 +161,7 @@ class FamilyReport(Result):
         return Table("", headline, columns, short, tuple(facts), row_noun="rules")
 
     def rows(self) -> list[dict[str, Any]]:
-        rows = (_rule_row(rule, conditions) for rule, conditions in _folded(self.family.rules))
+        rows = (_rule_row(rule, conditions) for rule, conditions in _fold_rules(self.family.rules))
         return [dict(zip((title.replace(" ", "_") for title in TITLES), row, strict=True)) for row in rows]
 
     def to_json(self) -> str:
@@ -180,14 +180,14 @@ def _facts(family: Family) -> list[str]:
         "model_type of parts": "; ".join(f"{part}: {', '.join(kinds)}" for part, kinds in family.part_types.items()),
         "aliases": ", ".join(family.aliases),
         "this key also means": ", ".join(family.also) and f"{', '.join(family.also)}, told apart by the names",
-        "without --model": _told_as(family),
+        "without --model": _told_as_text(family),
         "source": family.source,
         "evidence": f"{how_many(found.cases, 'golden case')}, {how_many(found.repositories, 'real repository', 'real repositories')}",
     }
     return [f"{title}: {text}" for title, text in listed.items() if text]
 
 
-def _told_as(family: Family) -> str:
+def _told_as_text(family: Family) -> str:
     if not family.told_as:
         return ""
     there = default_form(family_named(family.told_as)).templates(HF) == default_form(family).templates(HF)
@@ -206,15 +206,15 @@ def _option_facts(family: Family) -> list[str]:
 def _values_text(option: Option) -> str:
     if not option.values:
         return "N (a whole number)"
-    default, *others = (_shown(value) for value in option.values)
+    default, *others = (_value_text(value) for value in option.values)
     return f"{default} (default), {', '.join(others)}; shows {SIDES[option.side]}"
 
 
-def _shown(value: OptionValue) -> str:
+def _value_text(value: OptionValue) -> str:
     return str(value) or "''"
 
 
-def _folded(rules: Iterable[AnyRule]) -> list[tuple[AnyRule, list[Mapping[str, OptionValue]]]]:
+def _fold_rules(rules: Iterable[AnyRule]) -> list[tuple[AnyRule, list[Mapping[str, OptionValue]]]]:
     """The rules without the options they belong to, each with all that it stands with."""
     folded: dict[AnyRule, list[Mapping[str, OptionValue]]] = {}
     for rule in rules:
@@ -224,7 +224,7 @@ def _folded(rules: Iterable[AnyRule]) -> list[tuple[AnyRule, list[Mapping[str, O
 
 def _rule_row(rule: AnyRule, conditions: list[Mapping[str, OptionValue]]) -> tuple[str, str, str, str]:
     """A rule as a row; several names, and several things to say of it, stand on lines of their own."""
-    what = [_kind(rule), *_when(conditions)]
+    what = [_kind_text(rule), *_condition_lines(conditions)]
     if isinstance(rule, Drop):
         names = (rule.pattern, "-") if rule.side == HF else ("-", rule.pattern)
         return (Lines("\n".join(what)), *names, rule.why)
@@ -235,22 +235,22 @@ def _rule_row(rule: AnyRule, conditions: list[Mapping[str, OptionValue]]) -> tup
     return (Lines("\n".join(what)), Lines("\n".join(hf)), Lines("\n".join(mf)), rule.layout or "")
 
 
-def _kind(rule: AnyRule) -> str:
+def _kind_text(rule: AnyRule) -> str:
     if isinstance(rule, Tied | Drop):
         return "tied" if isinstance(rule, Tied) else "beside"
     words = "copies" if isinstance(rule, Repeated) else "rule"
     return f"{words}, {OPTIONAL[rule.optional]}" if rule.optional else words
 
 
-def _when(conditions: list[Mapping[str, OptionValue]]) -> list[str]:
+def _condition_lines(conditions: list[Mapping[str, OptionValue]]) -> list[str]:
     """``qkv_concat=True``, one line an option; of several values, ``mp=2 or 4``. What is longer than a column has lines of its own."""
     values: dict[str, dict[str, None]] = {}
     for name, value in (item for condition in conditions for item in condition.items()):
-        values.setdefault(name, {})[_shown(value)] = None
+        values.setdefault(name, {})[_value_text(value)] = None
     if math.prod(len(found) for found in values.values()) == len(conditions):
         lines = [(f"{name}={' or '.join(found)}", [f"{name}=", *(f"  {value}" for value in found)]) for name, found in values.items()]
         return [part for line, parts in lines for part in ([line] if len(line) <= 24 else parts)]
-    return [" or ".join(", ".join(f"{name}={_shown(value)}" for name, value in c.items()) for c in conditions)]
+    return [" or ".join(", ".join(f"{name}={_value_text(value)}" for name, value in c.items()) for c in conditions)]
 
 
 def _commonest_beginning(cells: Iterable[str]) -> str:
@@ -261,6 +261,6 @@ def _commonest_beginning(cells: Iterable[str]) -> str:
     return max(shared, key=lambda beginning: shared[beginning], default="")
 
 
-def _shortened(cell: str, beginning: str) -> str:
+def _shorten_names(cell: str, beginning: str) -> str:
     names = cell.split("\n")
     return Lines("\n".join("…" + name.removeprefix(beginning) if beginning and name.startswith(beginning) else name for name in names))

@@ -25,7 +25,7 @@ from mfconv_nb.runs.merged_by_mindspore import notes_on_run_state
 from mfconv_nb.runs.opening import merged, open_run
 from mfconv_nb.runs.part_of import note_on_a_part, part_of, whole_of
 from mfconv_nb.runs.run import TrainedRun
-from mfconv_nb.steps.loading.proven import written_parts
+from mfconv_nb.steps.loading.manifest_proof import written_parts
 from mfconv_nb.steps.loading.sides import side_of_names
 from mfconv_nb.streaming.manifest import CARRIED, read_manifest
 from mfconv_nb.streaming.publish import check_not_half_replaced, side_folders

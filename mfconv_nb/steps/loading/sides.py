@@ -19,7 +19,7 @@ from mfconv_nb.mapping.run_state import run_state_of
 
 # parts of names that MindFormers alone has
 OF_MF = ("embedding_weight", "embedding_table", ".attention.wq.", ".attention_norm.", ".gamma", ".beta", "linear_qkv", "mindpet_delta")
-Known = tuple[frozenset[str], frozenset[str]]  # the name templates of Hugging Face's side, and of MindFormers'
+Templates = tuple[frozenset[str], frozenset[str]]  # the name templates of Hugging Face's side, and of MindFormers'
 
 
 def side_of_names(names: Iterable[str], family: Family | None = None) -> str | None:
@@ -30,7 +30,7 @@ def side_of_names(names: Iterable[str], family: Family | None = None) -> str | N
     """
     weights = (n if (half := half_of(n)) is None else half.weight for n in names if run_state_of(n) is None)
     templates = templates_of(weights)
-    hf, mf = _known() if family is None else _templates((family,))
+    hf, mf = _known_templates() if family is None else _templates_of((family,))
     for side, here, there in ((HF, hf, mf), (MF, mf, hf)):
         if templates & here - there and not templates & there - here and 2 * len(templates & here) > len(templates):
             return side
@@ -42,18 +42,18 @@ def has_words_of_mindformers(names: Iterable[str]) -> bool:
     return any(is_mcore_name(name) or any(word in name for word in OF_MF) for name in names)
 
 
-def _known() -> Known:
-    hf, mf = _built_in()
+def _known_templates() -> Templates:
+    hf, mf = _built_in_templates()
     own = [f for f in known_families() if built_in().get(f.key) is not f]  # those that were registered
-    more = _templates(own)
+    more = _templates_of(own)
     return hf | more[0], mf | more[1]
 
 
 @lru_cache(maxsize=1)
-def _built_in() -> Known:
-    return _templates(built_in().values())
+def _built_in_templates() -> Templates:
+    return _templates_of(built_in().values())
 
 
-def _templates(families: Iterable[Family]) -> Known:
+def _templates_of(families: Iterable[Family]) -> Templates:
     known = [(all_templates(f, MF), all_templates(f, HF)) for f in families]
     return frozenset().union(*(hf for hf, _ in known)), frozenset().union(*(mf for _, mf in known))

@@ -53,7 +53,7 @@ def assign(
     """
     begun = time.monotonic()
     source, target = load(checkpoint), network_of(network)
-    matched = _matched(source, target, requested_dtype(dtype))
+    matched = match_slots(source, target, requested_dtype(dtype))
     _check_fit(matched, source, target, strict=strict)
     _check_values(matched, source)
     target.finish()  # before the weights: it may refuse
@@ -61,7 +61,7 @@ def assign(
         check_stored_checksums((m.tensor for m in matched.puts), progress=bar)
         done = 0
         for put in matched.puts:
-            put.slot.put(put.dtype, _filler(put, bar, done))
+            put.slot.put(put.dtype, _fill_with(put, bar, done))
             done += put.nbytes
     _check_sources(m.tensor for m in matched.puts)
     return AssignReport(matched, source.origin, target.label, time.monotonic() - begun)
@@ -115,10 +115,10 @@ class AssignError(OutputError):
 # ---- what goes where ---------------------------------------------------------------------------------------------------
 
 
-def _matched(source: Checkpoint, target: Network, dtype: str | None) -> Matched:
+def match_slots(source: Checkpoint, target: Network, dtype: str | None) -> Matched:
     by_name = target.by_name
     puts: list[Put] = []
-    misfits = [Misfit(UNEXPECTED, t.name, _spec_text(t.spec), "nothing in the network") for t in _left_over(source, by_name)]
+    misfits = [Misfit(UNEXPECTED, t.name, _spec_text(t.spec), "nothing in the network") for t in _unexpected_tensors(source, by_name)]
     doubled: list[tuple[LazyTensor, LazyTensor]] = []
     for slot in target.slots:
         given = [source.tensors[name] for name in slot.names if name in source.tensors]
@@ -132,7 +132,7 @@ def _matched(source: Checkpoint, target: Network, dtype: str | None) -> Matched:
     return Matched(tuple(puts), tuple(misfits), tuple(doubled))
 
 
-def _left_over(source: Checkpoint, by_name: Mapping[str, Slot]) -> list[LazyTensor]:
+def _unexpected_tensors(source: Checkpoint, by_name: Mapping[str, Slot]) -> list[LazyTensor]:
     """Tensors without a place, except those that are the same numbers of the same source as one that has a place: a tied head."""
     placed = {(t.shape, t.pieces) for t in source if t.name in by_name and t.pieces}
     return [t for t in source if t.name not in by_name and (t.shape, t.pieces) not in placed]
@@ -222,7 +222,7 @@ def _check_sources(tensors: Iterable[LazyTensor]) -> None:
         source.check_unchanged()
 
 
-def _filler(put: Put, bar: Callable[[int], None], done: int) -> Callable[[Bytes], None]:
+def _fill_with(put: Put, bar: Callable[[int], None], done: int) -> Callable[[Bytes], None]:
     return lambda buffer: read_whole(put.tensor, put.dtype, buffer, lambda filled: bar(done + filled))
 
 
@@ -284,9 +284,9 @@ class AssignReport(Result):
         facts += [line for kind in (MISSING, UNEXPECTED) for line in _lines(self.matched.misfits, kind)]
         columns = (Column("name"), Column("tensors", True), Column("shape", True), Column("dtype"), Column("bytes", True))
         verdict = "✓ Assigned." if self.complete else "! Assigned in part."
-        return Table(verdict, headline, columns, self._folded(), tuple(facts), row_noun="name patterns")
+        return Table(verdict, headline, columns, self._fold_rows(), tuple(facts), row_noun="name patterns")
 
-    def _folded(self) -> list[tuple[Any, ...]]:
+    def _fold_rows(self) -> list[tuple[Any, ...]]:
         groups: dict[tuple[str, tuple[int, ...], str], list[Put]] = {}
         for put in self.matched.puts:
             groups.setdefault((fold(put.slot.names[0])[0], put.slot.shape, put.dtype), []).append(put)

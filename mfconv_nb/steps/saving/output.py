@@ -237,11 +237,11 @@ def manifest_of(out: Output, checksums: Mapping[tuple[int, str], str]) -> dict[s
         "files": [{"file": f.name, "bytes": f.size} for f in out.plan.files],
         "carried": list(out.carried),
         "left_out": [{"name": s.name, "why": row.why} for row in _rows(plan) if not row.targets for s in row.sources],
-        **_asked_of(plan),
+        **_request_entry(plan),
         "no_tensors": [{"name": o.name, "kind": o.kind, "text": o.text} for o in history.others],
         "checksum": f"xxh3_128 of a tensor's bytes; above {64 << 20} bytes, of the digests of its runs of that length",
         "config": checkpoint.config,
-        **_about_adapters(checkpoint),
+        **_adapters_entry(checkpoint),
         **({"slices": _slices(out, checksums)} if out.offsets else {}),
         "tensors": _tensors(out, checksums),
     }
@@ -249,7 +249,7 @@ def manifest_of(out: Output, checksums: Mapping[tuple[int, str], str]) -> dict[s
 
 def _tensors(out: Output, checksums: Mapping[tuple[int, str], str]) -> list[dict[str, Any]]:
     """One entry a tensor, in the order of the files; with its checksum where it is written whole."""
-    checkpoint, made, entries = out.checkpoint, _how_made(plan_of(out.checkpoint)), {}
+    checkpoint, made, entries = out.checkpoint, _origins_of(plan_of(out.checkpoint)), {}
     for number, file in enumerate(out.plan.files):
         for name in file.places:
             if name in entries:
@@ -258,19 +258,19 @@ def _tensors(out: Output, checksums: Mapping[tuple[int, str], str]) -> list[dict
             place = {} if out.offsets else {"file": file.name}
             entry = {"name": name, **place, "shape": list(checkpoint.tensors[name].shape), "dtype": after}
             entry |= {**({} if out.offsets else {"xxh3_128": checksums[number, name]}), **made.get(name, {"from": [name]})}
-            entry |= _computed(checkpoint.tensors[name])
+            entry |= _computation_of(checkpoint.tensors[name])
             cast = {} if before == after else {"cast_from": before}
             entries[name] = {**entry, **cast, **({"dtype_fixed": True} if cast and name in checkpoint.history.fixed_dtypes else {})}
     return list(entries.values())
 
 
-def _computed(tensor: LazyTensor) -> dict[str, str]:
+def _computation_of(tensor: LazyTensor) -> dict[str, str]:
     """Of a tensor whose numbers are no copies: how they were computed."""
     how = next((said for p in tensor.pieces if (said := getattr(p.source, "computed", None)) is not None), None)
     return {} if how is None else {"computed": how}
 
 
-def _about_adapters(checkpoint: Checkpoint) -> dict[str, Any]:
+def _adapters_entry(checkpoint: Checkpoint) -> dict[str, Any]:
     """What is known of the adapters in it, and what was merged into it."""
     lora, merged = checkpoint.history.lora, checkpoint.history.merged
     has = lora is not None and lora.alpha is not None and any(is_adapter(n) for n in checkpoint.tensors)
@@ -287,7 +287,7 @@ def _slices(out: Output, checksums: Mapping[tuple[int, str], str]) -> list[dict[
     ]
 
 
-def _asked_of(plan: MappingPlan | None) -> dict[str, Any]:
+def _request_entry(plan: MappingPlan | None) -> dict[str, Any]:
     """What of the source was not asked for, so that a comparison asks for the same."""
     asked = {"layers": plan.layers, "leave_out": list(plan.leave_out)} if plan is not None else {}
     return {"asked": asked} if any(asked.values()) else {}
@@ -297,7 +297,7 @@ def _rows(plan: MappingPlan | None) -> Sequence[Row]:
     return plan.rows if plan is not None else ()
 
 
-def _how_made(plan: MappingPlan | None) -> dict[str, dict[str, Any]]:
+def _origins_of(plan: MappingPlan | None) -> dict[str, dict[str, Any]]:
     made = {}
     for row in _rows(plan):
         layout = getattr(row.rule, "layout", None)

@@ -83,13 +83,13 @@ def save(
     else:
         out = ranks_output(source, target, requested_dtype(dtype), layout_of_ranks)
     staging = staging_of(target)
-    out = _named_as(staging.target, out)
-    about, fingerprint = _about(out, staging.target), out.fingerprint()
+    out = _with_target_name(staging.target, out)
+    about, fingerprint = _report_facts(out, staging.target), out.fingerprint()
     check_names_are_free(staging, out.plan.names)
     earlier = None if dry_run else finish_earlier(staging)
     if earlier is not None and earlier.fingerprint == fingerprint:
         about["notes"] += (ALL_BUT_DONE,)
-        infinite = _infinite(out, infinite_among(earlier.finished))
+        infinite = _infinite_by_tensor(out, infinite_among(earlier.finished))
         return SaveReport(**about, seconds=time.monotonic() - begun, resumed=len(earlier.finished), infinite=infinite)
     check_target(out, staging, overwrite=overwrite)
     bar = progress_for(progress, out.plan.size, "writing")
@@ -105,7 +105,7 @@ def save(
         with refused_writes(target), bar:
             filled = fill_files(out.jobs(staging), journal, threads, bar)
             out.check_sources()
-            about["notes"] += notes_on_zeros(_written(out, filled.checksums))
+            about["notes"] += notes_on_zeros(_written_specs(out, filled.checksums))
             _write_small_files(staging, out, filled.checksums)
         check_target(out, staging, overwrite=overwrite)  # someone else may have been quicker
         old = files_to_replace(out.plan, staging)
@@ -114,17 +114,17 @@ def save(
         journal.close()  # not earlier: until the last file has its name no other run may touch them
     about["notes"] += () if journal.is_locked else (NO_LOCK,)
     seconds, resumed = time.monotonic() - begun, len(journal.finished)
-    return SaveReport(**about, seconds=seconds, resumed=resumed, infinite=_infinite(out, filled.infinite))
+    return SaveReport(**about, seconds=seconds, resumed=resumed, infinite=_infinite_by_tensor(out, filled.infinite))
 
 
-def _named_as(target: Path, out: Output) -> Output:
+def _with_target_name(target: Path, out: Output) -> Output:
     """With the name that a link leads to, for a file: its ending may be another than that of the link, which chose the format."""
     if out.plan.folder or len(out.plan.files) > 1 or out.plan.files[0].name == target.name:
         return out
     return replace(out, plan=replace(out.plan, files=(replace(out.plan.files[0], name=target.name),)))
 
 
-def _about(out: Output, target: Path) -> dict[str, Any]:
+def _report_facts(out: Output, target: Path) -> dict[str, Any]:
     """What the report says whatever happens."""
     lacks_config = out.checkpoint.side == HF and out.plan.folder and not _CONFIGS & set(out.plan.names)
     carried, merged = len(out.carried), out.checkpoint.history.merged
@@ -133,7 +133,7 @@ def _about(out: Output, target: Path) -> dict[str, Any]:
     return {"target": str(target), "plan": out.plan, "casts": out.casts, "back": back, "carried": carried, "merged": merged, "notes": notes}
 
 
-def _infinite(out: Output, counted: Mapping[tuple[int, str], int]) -> dict[str, int]:
+def _infinite_by_tensor(out: Output, counted: Mapping[tuple[int, str], int]) -> dict[str, int]:
     """The numbers that a cast made infinite, by tensor; of a slice that several ranks hold once."""
     slices = {(name, out.offsets[file].get(name) if file < len(out.offsets) else None): n for (file, name), n in counted.items()}
     found: dict[str, int] = {}
@@ -142,7 +142,7 @@ def _infinite(out: Output, counted: Mapping[tuple[int, str], int]) -> dict[str, 
     return {name: found[name] for name in out.checkpoint.tensors if name in found}
 
 
-def _written(out: Output, checksums: Mapping[tuple[int, str], str]) -> dict[str, tuple[TensorSpec, str]]:
+def _written_specs(out: Output, checksums: Mapping[tuple[int, str], str]) -> dict[str, tuple[TensorSpec, str]]:
     """What was written under each name, with its checksum."""
     held = ((number, name, out.held[number][name]) for number, file in enumerate(out.plan.files) for name in file.places)
     return {name: (TensorSpec(name, tensor.shape, out.dtypes[name]), checksums[number, name]) for number, name, tensor in held}

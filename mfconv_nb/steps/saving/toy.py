@@ -55,9 +55,9 @@ def toy(
     full = {**chosen.toy, **config, "dtype": {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}[wanted]}
     sizes = read_sizes(full, chosen.sizes)
     chosen = chosen.with_rules(tuple(rule for rule, _ in numbered_rules(chosen.rules, sizes.values_by_axis)))
-    specs = _as_in_checkpoints(chosen, expected_specs(chosen, sizes, HF, wanted))
+    specs = _with_fixed_dtypes(chosen, expected_specs(chosen, sizes, HF, wanted))
     copies = [(p, rule.mf) for rule in chosen.rules if isinstance(rule, Repeated) for p in sides_of(rule, MF)[0]]
-    arrays = {s.name: _random(s, _said_of(s.name, copies) or s.name) for s in specs}  # copies have the same numbers
+    arrays = {s.name: _random_array(s, _value_for_name(s.name, copies) or s.name) for s in specs}  # copies have the same numbers
     made = load_live(arrays)
     checkpoint = checkpoint_of(made.tensors, origin=f"toy {chosen.key}", side=HF, config=full, family=chosen.key)
     if target is None:
@@ -88,19 +88,19 @@ def _form(family: str | Path | Family, options: Mapping[str, object]) -> Family:
     return default_form(chosen, checked_options(chosen, options))
 
 
-def _said_of(name: str, rules: Sequence[tuple[Pattern, str]]) -> str | None:
+def _value_for_name(name: str, rules: Sequence[tuple[Pattern, str]]) -> str | None:
     """What the first rule that knows a name says of it."""
     template, numbers = fold(name)
     return next((said for p, said in rules if p.template == template and p.match(numbers) is not None), None)
 
 
-def _as_in_checkpoints(family: Family, specs: Sequence[TensorSpec]) -> list[TensorSpec]:
+def _with_fixed_dtypes(family: Family, specs: Sequence[TensorSpec]) -> list[TensorSpec]:
     """With the dtype that real checkpoints have where a rule fixes one: a router's correction bias is float32."""
     fixed = [(p, rule.dtype) for rule in family.rules if isinstance(rule, Rule) and rule.dtype for p in sides_of(rule, MF)[0]]
-    return [TensorSpec(s.name, s.shape, _said_of(s.name, fixed) or s.dtype) for s in specs]
+    return [TensorSpec(s.name, s.shape, _value_for_name(s.name, fixed) or s.dtype) for s in specs]
 
 
-def _random(spec: TensorSpec, seed_name: str) -> np.ndarray[Any, Any]:
+def _random_array(spec: TensorSpec, seed_name: str) -> np.ndarray[Any, Any]:
     """Numbers of about the size weights have, seeded by the tensor's name."""
     seed = int.from_bytes(hashlib.sha256(seed_name.encode()).digest()[:8], "little")
     numbers = np.random.default_rng(seed).standard_normal(spec.shape, dtype=np.float32) * np.float32(0.02)

@@ -24,15 +24,15 @@ EXACT = frozenset({("F16", "F32"), ("BF16", "F32"), ("F16", "F64"), ("BF16", "F6
 
 def way_back_of(out: Output) -> str:
     """What converting back would give: "exact", or what it would lack and what a cast has cost."""
-    lost = [text for text in (_computed(out.checkpoint), *_rounded(out), _not_whole(out)) if text]
-    return "; ".join(lost) or _with_dtype(out)
+    lost = [text for text in (_computed_text(out.checkpoint), *_rounding_texts(out), _losses_text(out)) if text]
+    return "; ".join(lost) or _dtype_text(out)
 
 
-def _computed(checkpoint: Checkpoint) -> str:
+def _computed_text(checkpoint: Checkpoint) -> str:
     return checkpoint.history.merged.changed if checkpoint.history.merged is not None else ""
 
 
-def _rounded(out: Output) -> list[str]:
+def _rounding_texts(out: Output) -> list[str]:
     """Casts to narrower dtypes; but what Hugging Face's side had before, as a manifest remembers, is compared before it is written."""
     remembered = out.checkpoint.history.fixed_dtypes if out.checkpoint.side == HF else frozenset()
     casts = Counter((stored_dtype(t), out.dtypes[t.name]) for t in out.checkpoint if t.name not in remembered)
@@ -40,7 +40,7 @@ def _rounded(out: Output) -> list[str]:
     return [f"{how_many(n, 'tensor')} rounded from {short_name(a)} to {short_name(b)}" for (a, b), n in found]
 
 
-def _with_dtype(out: Output) -> str:
+def _dtype_text(out: Output) -> str:
     """Every number is kept; the dtypes are too, where one ``--dtype`` gives them back."""
     asked = [t for t in out.checkpoint if t.name not in out.checkpoint.history.fixed_dtypes and stored_dtype(t) in CASTABLE]
     before = sorted({short_name(stored_dtype(t)) for t in asked})
@@ -51,14 +51,14 @@ def _with_dtype(out: Output) -> str:
     return f"every number, not every dtype: {' and '.join(before)} became one"
 
 
-def _not_whole(out: Output) -> str:
+def _losses_text(out: Output) -> str:
     """What would not come back of a mapped checkpoint, or why nothing would; empty where all does."""
     checkpoint = out.checkpoint
     if not isinstance(checkpoint, MappedCheckpoint) or checkpoint.history.original is None:
         return ""
     there = SIDE_NAMES[checkpoint.history.original.side]
     try:
-        back = plan_back(_as_written(checkpoint, out))
+        back = plan_back(_reload_as_written(checkpoint, out))
     except MfconvError as error:
         return f"refused: {error.code}, {one_line(str(error.found))}"
     if back.problems:
@@ -76,7 +76,7 @@ def _not_whole(out: Output) -> str:
     return f"exact, but for {how_many(len(left_out), 'tensor')} left out" if left_out else ""
 
 
-def _as_written(checkpoint: MappedCheckpoint, out: Output) -> MappedCheckpoint:
+def _reload_as_written(checkpoint: MappedCheckpoint, out: Output) -> MappedCheckpoint:
     """The checkpoint as it would be loaded from its files: names, shapes and dtypes, and the config that lies beside them."""
     specs = (replace(spec, dtype=out.dtypes[spec.name]) for spec in checkpoint.specs)
     config: Any = out.plan.indexes.get("config.json")

@@ -14,7 +14,7 @@ import mfconv_nb as mc
 from mfconv_nb.cli.main import run as mfconv
 from mfconv_nb.core.errors import MappingError
 from mfconv_nb.runs.cutting import RankLayout
-from mfconv_nb.steps.loading import proven
+from mfconv_nb.steps.loading import manifest_proof
 from tests.support import raws_in, raws_of, write_safetensors
 
 LAYOUT = RankLayout({"tp": 2}, {"*linear_fc1.weight": ("tp", None)})
@@ -153,7 +153,7 @@ def test_convert_says_that_a_manifest_is_stale_and_what_is_assumed(folder: Path,
 def test_a_true_manifest_is_read_no_further_than_a_sample(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a Llama nothing is laid out unseen: a hundredth of its bytes, and one matrix."""
     read: list[int] = []
-    real = proven.tensor_checksums
+    real = manifest_proof.tensor_checksums
 
     def counted(tensors: Any, threads: int) -> Any:
         read.append(sum(t.spec.nbytes for t in tensors))

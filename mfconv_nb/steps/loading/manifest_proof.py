@@ -23,7 +23,7 @@ from mfconv_nb.streaming.fill import tensor_checksums
 MOST_BYTES = 64 << 20  # some 30 ms; only what an option lays out may be more
 
 
-def proven(checkpoint: Checkpoint, family: Family, to: str) -> tuple[Checkpoint, str]:
+def prove_manifest(checkpoint: Checkpoint, family: Family, to: str) -> tuple[Checkpoint, str]:
     """The checkpoint, if its manifest is of its numbers; else without what that remembers, and a sentence that says so.
 
     Args:
@@ -33,7 +33,7 @@ def proven(checkpoint: Checkpoint, family: Family, to: str) -> tuple[Checkpoint,
     written = checkpoint.history.written
     if written is None:
         return checkpoint, ""
-    changed = _find_changed(written, _unseen(family, checkpoint.options, to))
+    changed = _find_changed(written, _unseen_patterns(family, checkpoint.options, to))
     if changed is None:
         return replace(checkpoint, history=history), ""
     note = f"{written.label} is of other numbers than these ({quoted(changed)} is not what was written) and is not used"
@@ -42,7 +42,7 @@ def proven(checkpoint: Checkpoint, family: Family, to: str) -> tuple[Checkpoint,
     return replace(checkpoint, config=None if checkpoint.config is written.config else checkpoint.config, history=history), note
 
 
-def _unseen(family: Family, remembered: Mapping[str, Any], to: str) -> dict[str, Pattern]:
+def _unseen_patterns(family: Family, remembered: Mapping[str, Any], to: str) -> dict[str, Pattern]:
     """The name patterns, by their text, that options lay out without a trace: with another value the names are the same."""
     choosing = [o for o in family.options if o.values]
     chosen: dict[str, OptionValue] = {o.name: next((v for v in o.values if v == remembered.get(o.name)), o.default) for o in choosing}
