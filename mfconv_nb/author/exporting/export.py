@@ -12,7 +12,8 @@ from mfconv_nb.author.exporting.troubleshooter import export_troubleshooter
 from mfconv_nb.author.exporting.weight_converters import export_weight_converters
 from mfconv_nb.core.errors import UsageError, did_you_mean, quoted
 from mfconv_nb.mapping.rules import Family
-from mfconv_nb.steps.loading.load import Loadable, config_of, load
+from mfconv_nb.steps.loading.caller_facts import read_caller_facts
+from mfconv_nb.steps.loading.load import Loadable, load
 
 HINT_FORM = "Give --to mindformers for files that MindFormers runs (to='mindformers' in Python)."
 FORMS = ("mindformers", "weight_converters", "troubleshooter")
@@ -56,7 +57,7 @@ def export(
             raise UsageError("MFC501", argument, found=found, expected="nothing: this form does not depend on it", hint=hint)
     if to == "mindformers":
         return export_mindformers(family, target, overwrite=overwrite, **options)
-    content = config_of(config)
+    content = read_caller_facts(config).config
     if to == "weight_converters":
         return export_weight_converters(family, target, config=content, overwrite=overwrite, **options)
     return export_troubleshooter(family, target, names=names_in(names), config=content, overwrite=overwrite, **options)

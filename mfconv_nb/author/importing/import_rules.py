@@ -25,7 +25,8 @@ from mfconv_nb.author.importing.troubleshooter import MAX_JSON
 from mfconv_nb.author.importing.weight_mapping import pairs_from
 from mfconv_nb.core.errors import InputError, UsageError, one_line, quoted
 from mfconv_nb.core.paths import local_path
-from mfconv_nb.steps.loading.load import Loadable, config_of, load
+from mfconv_nb.steps.loading.caller_facts import read_caller_facts
+from mfconv_nb.steps.loading.load import Loadable, load
 
 _MODEL_TYPE = re.compile(r"[A-Za-z0-9_]+")
 
@@ -71,7 +72,7 @@ def import_rules(
 
 
 def _known(names: Any, config: Any) -> Known:
-    content = config_of(config)
+    content = read_caller_facts(config).config
     if names is None:
         return Known((), None, content)
     if is_list_of_names(names):
