@@ -26,7 +26,7 @@ from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sources import FileSource
 from mfconv_nb.formats.checkpoint_metadata import METADATA, CheckpointMetadata, Chunk, DeviceLayout, Parameter, read_metadata
 from mfconv_nb.formats.safetensors_file import read_header
-from mfconv_nb.mapping.run_state import prefixes_before_names, run_state_of
+from mfconv_nb.mapping.kinds import is_run_state, prefixes_before_names
 from mfconv_nb.runs.rank_files import files_in
 from mfconv_nb.runs.run import Slice, SlicedTensor, Step, TrainedRun, prefix_choices, several_prefixes
 from mfconv_nb.runs.slices import Box, Slicing, boxes_of
@@ -127,7 +127,7 @@ def open_iteration(folder: Path, number: int | None, file_prefix: str | None = N
         chosen=None if number is None else Step(None, number),
         tensors=tensors,
         files=tuple(folder / name for name in files),
-        absent=tuple(n for n in metadata.undescribed if n not in tensors and run_state_of(n) is None) if metadata is not None else (),
+        absent=tuple(n for n in metadata.undescribed if n not in tensors and not is_run_state(n)) if metadata is not None else (),
         problems=tuple(findings.problems),
         assumed=tuple(findings.assumed),
         notes=tuple(findings.notes),
@@ -339,7 +339,7 @@ def _is_never_saved(parameter: Parameter, before: Callable[[], Collection[str]],
     """
     files = {s.file for chunk in parameter.chunks for s in chunk.files}
     for_optimizer = bool(files) and all(_is_optimizer_file(f) for f in files)
-    if run_state_of(parameter.name) is None and not (for_optimizer and parameter.name.startswith(tuple(before()))):
+    if not is_run_state(parameter.name) and not (for_optimizer and parameter.name.startswith(tuple(before()))):
         return False
     return not files or any(f in headers for f in files) or (for_optimizer and not any_optimizer_file)
 

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from mfconv_nb.core.errors import quoted
 from mfconv_nb.core.report import how_many
 from mfconv_nb.formats.reading import RUN_STATE
-from mfconv_nb.mapping.run_state import run_state_of
+from mfconv_nb.mapping.kinds import is_run_state
 
 
 def notes_on_run_state(names: Iterable[str]) -> tuple[str, ...]:
     """A note that names what lies in `hyper_param.safetensors` and is no run state that is known; nothing where there is none."""
-    unknown = [name for name in names if run_state_of(name) is None]
+    unknown = [name for name in names if not is_run_state(name)]
     if not unknown:
         return ()
     listed = ", ".join(quoted(n) for n in unknown[:6]) + (f" and {len(unknown) - 6:,} more" if len(unknown) > 6 else "")

@@ -18,9 +18,8 @@ from mfconv_nb.families.registry import family_named, identify
 from mfconv_nb.mapping.adapters import half_of
 from mfconv_nb.mapping.expected import expected_specs
 from mfconv_nb.mapping.forms import fitting_forms, templates_of
+from mfconv_nb.mapping.kinds import CATEGORIES, WEIGHT, WEIGHTS, amounts_by_category, category_of, kind_of, parse_categories
 from mfconv_nb.mapping.rules import Family
-from mfconv_nb.mapping.run_state import run_state_of
-from mfconv_nb.runs.categories import CATEGORIES, WEIGHTS, amounts, categories_asked, category_of
 from mfconv_nb.runs.duplicates import copies_for_parts
 from mfconv_nb.runs.iteration_folders import looks_like_iteration_folder, open_iteration_folder
 from mfconv_nb.runs.rank_folders import looks_like_rank_folders, open_rank_folders
@@ -146,7 +145,7 @@ def expected_shapes(names: Iterable[str], config: Mapping[str, Any] | None) -> d
     """
     if config is None:
         return {}
-    halves = ((name, half_of(name)) for name in names if category_of(name) == WEIGHTS and run_state_of(name) is None)
+    halves = ((name, half_of(name)) for name in names if kind_of(name) is WEIGHT)
     weights = list(dict.fromkeys(name if half is None else half.weight for name, half in halves))  # of an adapter that of its weight
     try:
         return _shapes_by(identify(weights, config, to="hf"), weights, config)
@@ -182,7 +181,7 @@ def merged(run: TrainedRun, only: str | Iterable[str] | None = None) -> Merged:
     """
     if run.problems:
         raise run.problems[0]
-    wanted = CATEGORIES if only is None else categories_asked(only)
+    wanted = CATEGORIES if only is None else parse_categories(only)
     if only is not None and WEIGHTS in wanted:
         _check_all_weights(run)
     taken = {name: tensor for name, tensor in run.tensors.items() if category_of(name) in wanted}
@@ -219,7 +218,7 @@ def layers_without(names: Iterable[str]) -> list[str]:
 
 
 def _amounts_note(tensors: Mapping[str, LazyTensor]) -> str:
-    found = amounts(t.spec for t in tensors.values())
+    found = amounts_by_category(t.spec for t in tensors.values())
     return (
         ", ".join(f"{category}: {how_many(a.tensors, 'tensor')}, {bytes_text(a.nbytes)}" for category, a in found.items()) or "no tensors"
     )

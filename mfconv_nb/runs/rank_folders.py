@@ -25,7 +25,7 @@ from mfconv_nb.formats.format import OpenedFile
 from mfconv_nb.formats.known import known_formats
 from mfconv_nb.formats.reading import format_of
 from mfconv_nb.formats.strategy_file import read_strategies
-from mfconv_nb.mapping.run_state import COUNTERS, run_state_of, weight_of
+from mfconv_nb.mapping.kinds import COUNTERS, is_run_state, weight_of
 from mfconv_nb.runs.rank_files import (
     RankFile,
     Series,
@@ -124,7 +124,7 @@ class _Run:
         """Groups of ranks of which one is needed each: copies by the strategy; without one, every rank."""
         if not self.stages:
             return [(rank,) for rank in range(min(MAX_RANK_GAP, max(self.folders) + 1))]
-        return needed_groups(self.stages, [n for s in self.stages for n in s.layouts if run_state_of(n) is None])
+        return needed_groups(self.stages, [n for s in self.stages for n in s.layouts if not is_run_state(n)])
 
     @property
     def steps(self) -> dict[int, tuple[Step, ...]]:
@@ -400,7 +400,7 @@ def _open_step(run: _Run, step: Step | None, paths: Mapping[int, Path]) -> Train
 
 def _silent(run: _Run, held: Mapping[str, Held]) -> tuple[str, ...]:
     """Weights of the strategy that no file holds."""
-    silent = dict.fromkeys(n for s in run.stages for n in s.layouts if n not in held and run_state_of(n) is None)
+    silent = dict.fromkeys(n for s in run.stages for n in s.layouts if n not in held and not is_run_state(n))
     return tuple(n for n in silent if not any(part in n for part in NOT_SAVED))
 
 

@@ -24,7 +24,7 @@ from mfconv_nb.core.checkpoint import LazyTensor
 from mfconv_nb.core.errors import InputError, on_one_line, quoted
 from mfconv_nb.core.folding import fold
 from mfconv_nb.core.sources import FileSource
-from mfconv_nb.runs.categories import OPTIMIZER_STATE, WEIGHTS, category_of
+from mfconv_nb.mapping.kinds import OPTIMIZER_STATE, WEIGHTS, category_of
 from mfconv_nb.runs.rank_files import RankFile
 from mfconv_nb.runs.run import SlicedTensor, Step
 from mfconv_nb.streaming.gather import read_tensor

@@ -13,7 +13,7 @@ from mfconv_nb.core.blocks import Shape
 from mfconv_nb.core.checkpoint import LazyTensor
 from mfconv_nb.core.errors import InputError, MfconvError, on_one_line, quoted
 from mfconv_nb.core.report import how_many
-from mfconv_nb.mapping.run_state import run_state_of, weight_of
+from mfconv_nb.mapping.kinds import is_run_state, weight_of
 from mfconv_nb.runs.run import HINT_SLICES, Slice, SlicedTensor
 from mfconv_nb.runs.slices import Box, boxes_of, whole_shape
 from mfconv_nb.runs.strategies import Stage, slicing_of
@@ -90,9 +90,9 @@ def by_strategy(home: Path, stages: Stages, held: Mapping[str, Held], found: Fou
             _as_weight(stages, name, weight, ranks, held.get(weight, {}), found)
         elif _same_shapes(ranks):
             found.tensors[name] = held_whole(name, ranks)
-            if run_state_of(name) is None:
+            if not is_run_state(name):
                 found.unknown.append(name)
-        elif run_state_of(name) is not None:
+        elif is_run_state(name):
             found.unexplained.append(name)
         else:
             found.problems.append(_unknown_and_cut(home, name, ranks))
@@ -217,7 +217,7 @@ def _join_stages(name: str, parts: Sequence[tuple[Stage, SlicedTensor, tuple[Box
             shown, expected = f"nothing for {box.text()}", f"a slice of it on {ranks_text([ranks])}"
             found.problems.append(InputError("MFC113", quoted(name), found=shown, expected=expected, hint=HINT_SLICES))
             return
-        if run_state_of(name) is not None:
+        if is_run_state(name):
             found.left_out += [(name, g) for g in groups]
             return
         found.absent.update(dict.fromkeys(groups))

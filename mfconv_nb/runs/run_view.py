@@ -13,7 +13,7 @@ from mfconv_nb.core.checkpoint import LazyTensor
 from mfconv_nb.core.folding import fold, folded_name, index_ranges
 from mfconv_nb.core.progress import OnProgress
 from mfconv_nb.core.report import Column, Table, grid_html, note_html, shape_text
-from mfconv_nb.runs.categories import CATEGORIES, category_of
+from mfconv_nb.mapping.kinds import CATEGORIES, category_of
 from mfconv_nb.runs.run import SlicedTensor, TrainedRun
 from mfconv_nb.runs.slices import Box
 from mfconv_nb.views.exploration import Exploration

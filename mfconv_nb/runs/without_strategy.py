@@ -22,7 +22,7 @@ from mfconv_nb.core.errors import InputError, MfconvError, on_one_line, quoted
 from mfconv_nb.core.folding import fold
 from mfconv_nb.core.report import how_many
 from mfconv_nb.mapping.adapters import half_of, is_adapter
-from mfconv_nb.mapping.run_state import COUNTERS, constant_of, run_state_of, weight_of
+from mfconv_nb.mapping.kinds import COUNTERS, is_run_state, kind_of, weight_of
 from mfconv_nb.runs.rank_tensors import held_whole
 from mfconv_nb.runs.run import Slice, SlicedTensor
 from mfconv_nb.runs.slices import Box
@@ -94,8 +94,8 @@ def guess_slicings(
         hint = f"{HINT_STRATEGY[:-1]}, or the config of this model with --config."
         return Guess(problems=(InputError("MFC114", where, found=found, expected="how the tensors were cut", hint=hint),))
     untold = [n for n in held if _whole_shape(n, held[n], shapes) is None]
-    state = [n for n in untold if run_state_of(n) is not None]
-    unknown = [n for n in untold if run_state_of(n) is None]
+    state = [n for n in untold if is_run_state(n)]
+    unknown = [n for n in untold if not is_run_state(n)]
     if unknown:
         found = f"{how_many(len(unknown), 'tensor')} whose whole shape is not known; first {quoted(unknown[0])}"
         problems.append(InputError("MFC114", where, found=found, expected="a strategy file, or the shape of each", hint=HINT_SHAPES))
@@ -134,7 +134,7 @@ def _whole_shape(name: str, ranks: Mapping[int, LazyTensor], shapes: Mapping[str
     if name in shapes:
         return tuple(shapes[name])
     held = next(iter(ranks.values())).shape
-    if name in COUNTERS or constant_of(name):
+    if name in COUNTERS or kind_of(weight_of(name) or name).numbers:
         return held
     of_weight = weight_of(name) or name
     if of_weight in shapes:

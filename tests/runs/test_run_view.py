@@ -13,7 +13,7 @@ import pytest
 
 import mfconv_nb as mc
 from mfconv_nb.core.report import Column, Table
-from mfconv_nb.runs.categories import category_of
+from mfconv_nb.mapping.kinds import category_of
 from mfconv_nb.runs.run import TrainedRun
 from mfconv_nb.runs.run_view import MOST_RANKS, RunExploration, ranks_and_steps
 from mfconv_nb.views.explorer import Explorer

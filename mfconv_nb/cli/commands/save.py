@@ -73,14 +73,14 @@ def save(
     {"devices": {"dp": 2, "tp": 4}, "cuts": {"*.wq.weight": ["tp", null]}, "form": "rank folders", "step": 0}
     """
     from mfconv_nb.core.errors import UsageError, quoted
-    from mfconv_nb.runs.categories import amounts
+    from mfconv_nb.mapping.kinds import amounts_by_category
     from mfconv_nb.steps.loading.load import load
     from mfconv_nb.steps.saving.save import save as write
 
     of_run: dict[str, Any] = {"step": step, "strategy": strategy, "file_prefix": file_prefix}
     checkpoint = load(source, config=config, only=only, **of_run)
     if only is not None and not checkpoint.tensors:
-        there = ", ".join(amounts(load(source, config=config, **of_run).specs)) or "nothing at all"
+        there = ", ".join(amounts_by_category(load(source, config=config, **of_run).specs)) or "nothing at all"
         hint = "Choose one that is there, or leave --only out."
         raise UsageError("MFC501", "only", found=f"{quoted(only)}, of which there is nothing", expected=there, hint=hint)
     for note in checkpoint.notes:

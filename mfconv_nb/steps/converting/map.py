@@ -30,11 +30,11 @@ from mfconv_nb.mapping.forms import (
     templates_of,
     that_matter,
 )
+from mfconv_nb.mapping.kinds import is_run_state
 from mfconv_nb.mapping.plan import DROPPED, LEFT_OUT, RESTORED, MappingPlan, plan_mapping
 from mfconv_nb.mapping.quantised import FP8, claimed, codes_among, quantisation_of, scheme_by_names
 from mfconv_nb.mapping.remedies import wrapped_names
 from mfconv_nb.mapping.rules import NUMBERS, Drop, Family, OptionValue, form_of
-from mfconv_nb.mapping.run_state import run_state_of
 from mfconv_nb.steps.converting.first_layers import first_layers
 from mfconv_nb.steps.converting.map_report import CoverageError, MapReport
 from mfconv_nb.steps.converting.mapped_tensors import TensorMaker, equal_when_narrow, equalities_of
@@ -148,7 +148,7 @@ class _Asked:
     def names(self) -> list[str]:
         """The names that need a rule; of an adapter that of its weight."""
         names = [n for n in self.source.tensors if not any(fnmatchcase(n, p) for p in self.leave_out)]
-        names = names if self.to == MF else [n for n in names if run_state_of(n) is None]
+        names = names if self.to == MF else [n for n in names if not is_run_state(n)]
         return [*dict.fromkeys(n if (half := half_of(n)) is None else half.weight for n in names)]
 
     def plan(self, form: Family, given: Mapping[str, OptionValue]) -> MappingPlan:
@@ -240,7 +240,7 @@ def _refuse_codes(plan: MappingPlan, source: Checkpoint) -> None:
     claim = claimed(source.config) or source.quantised_by
     known = {s.name for row in plan.rows if row.status != LEFT_OUT for s in row.sources}
     weights = [s for row in plan.rows if row.status not in (LEFT_OUT, DROPPED) for s in row.sources]
-    unknown = [s for s in source.specs if s.name not in known and run_state_of(s.name) is None]
+    unknown = [s for s in source.specs if s.name not in known and not is_run_state(s.name)]
     found = scheme_by_names(unknown, claim) or codes_among(weights, claim, all_weights=True)
     _refuse_quantised(source, found or codes_among((*weights, *unknown), claim))
 

@@ -17,8 +17,8 @@ from mfconv_nb.core.errors import InputError, MfconvError, SeveralFitError, as_f
 from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.run_yaml import ENDINGS as YAML_ENDINGS
+from mfconv_nb.mapping.kinds import BUFFERS, WEIGHTS, amounts_by_category
 from mfconv_nb.mapping.remedies import leave_out_flags
-from mfconv_nb.runs.categories import BUFFERS, WEIGHTS, amounts
 from mfconv_nb.runs.opening import looks_like_run, open_run
 from mfconv_nb.runs.part_of import PartOf, part_of, whole_of
 from mfconv_nb.runs.run import TrainedRun
@@ -184,7 +184,7 @@ class _Asked:
 
     def _only(self, seen: Seen) -> str:
         """What the other side can have, where there is more: weights and buffers, without the state of the run."""
-        found = amounts(seen.checkpoint.specs)
+        found = amounts_by_category(seen.checkpoint.specs)
         kept = [category for category in (WEIGHTS, BUFFERS) if category in found]
         return f" --only {','.join(kept)}" if len(kept) < len(found) else ""
 

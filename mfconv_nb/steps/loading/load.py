@@ -19,8 +19,8 @@ from mfconv_nb.formats.assets import scheme_beside
 from mfconv_nb.formats.peft_folder import CONFIG, read_adapter_config
 from mfconv_nb.formats.reading import Opened, open_files, open_path
 from mfconv_nb.mapping.adapters import is_adapter
+from mfconv_nb.mapping.kinds import category_of, parse_categories
 from mfconv_nb.networks.live import HINT, is_live, load_live
-from mfconv_nb.runs.categories import categories_asked, category_of
 from mfconv_nb.runs.merged_by_mindspore import notes_on_run_state
 from mfconv_nb.runs.opening import merged, open_run
 from mfconv_nb.runs.part_of import note_on_a_part, part_of, whole_of
@@ -135,7 +135,7 @@ def _taken(checkpoint: Checkpoint, only: str | Sequence[str] | None) -> Checkpoi
     """The tensors of the categories that are asked for."""
     if only is None:
         return checkpoint
-    wanted = categories_asked(only)
+    wanted = parse_categories(only)
     return replace(checkpoint, tensors={n: t for n, t in checkpoint.tensors.items() if category_of(n) in wanted})
 
 
