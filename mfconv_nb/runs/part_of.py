@@ -19,7 +19,7 @@ from mfconv_nb.formats.known import run_endings
 from mfconv_nb.formats.peft_folder import CONFIG as ADAPTER_CONFIG
 from mfconv_nb.formats.reading import RUN_STATE
 from mfconv_nb.formats.strategy_file import is_strategy
-from mfconv_nb.runs.iteration import COMMON, RANK_FILE, file_names
+from mfconv_nb.runs.iteration_files import COMMON, RANK_FILE, file_names
 from mfconv_nb.runs.iteration_folders import TRACKER, looks_like_iteration_folder
 from mfconv_nb.runs.rank_files import home_of, rank_folders_in, rank_in_name
 

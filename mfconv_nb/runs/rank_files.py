@@ -211,7 +211,7 @@ def unused_strategies(home: Path) -> tuple[str, ...]:
     return (f"not read: {head} no strategy file",)
 
 
-def beside(what: str, folder: Path) -> tuple[str, ...]:
+def note_weights_beside(what: str, folder: Path) -> tuple[str, ...]:
     """A sentence on weights that lie in a run's folder, beside its ranks or its iterations."""
     files = files_in(folder, run_endings())
     others = [quoted(p.name) for p in files if not is_strategy(p)]

@@ -71,7 +71,7 @@ def names_text(names: Sequence[str]) -> str:
     return ", ".join(quoted(n) for n in names[:4]) + (" ..." if len(names) > 4 else "")
 
 
-def by_strategy(home: Path, stages: Stages, held: Mapping[str, Held], found: Found, shapes: Mapping[str, Shape]) -> None:
+def join_by_strategy(home: Path, stages: Stages, held: Mapping[str, Held], found: Found, shapes: Mapping[str, Shape]) -> None:
     """Put every tensor that some rank holds together, as the strategy files say.
 
     Raises:

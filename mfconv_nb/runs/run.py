@@ -106,7 +106,7 @@ def check_prefix(prefix: str, known: Iterable[str], folder: Path) -> None:
         raise UsageError("MFC501", "file_prefix", found=found, expected=expected, hint=did_you_mean(prefix, names) or HINT_PREFIX)
 
 
-def several_prefixes(code: str, folder: Path, prefixes: Iterable[str], *, found: str, expected: str) -> InputError:
+def several_prefixes_error(code: str, folder: Path, prefixes: Iterable[str], *, found: str, expected: str) -> InputError:
     """The error where the files of several checkpoints lie in one folder, with what says which one is meant."""
     choices = prefix_choices(prefixes)
     said = " or ".join(map(as_flags, choices))
