@@ -1,6 +1,6 @@
-"""Cutting a checkpoint for the devices of a run: which rank gets which box of every tensor. Pure; the files are written by ``save``.
+"""Cut a checkpoint for the devices of a run: which rank gets which box of every tensor. Pure; ``save`` writes the files.
 
-A layout is given in words, ``{"*.wq.weight": ("tp", None)}``, or taken from the strategy files of the run that is to start.
+The caller writes the layout, ``{"*.wq.weight": ("tp", None)}``, or gives the strategy files of the run that will start.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ RANK_FOLDERS, CHECKPOINT_2 = "rank folders", "checkpoint 2.0"
 FORMS = (RANK_FOLDERS, CHECKPOINT_2)
 MAX_LAYOUT_BYTES = 64 << 20
 MAX_RANKS = 1 << 16
-MAX_STEP = 10**12 - 1  # twelve digits, as many as are read
+MAX_STEP = 10**12 - 1  # twelve digits: names with more are not read back
 MAX_PREFIX_BYTES = 128
 HINT_ONE_RUN = "These are the strategy files of several runs, or of other stages: give a folder with those of one run."
 HINT_LAYOUT = 'Write such a file, and give it with --layout_of_ranks FILE.json (layout_of_ranks="FILE.json" in Python).'
 
-Cut = str | Sequence[str] | None  # of one axis: the device dimension that cuts it, several (the coarsest first), or none
+Cut = str | Sequence[str] | None  # what cuts one axis: a device dimension, several (the coarsest first), or none
 
 
 @dataclass(frozen=True)
@@ -40,18 +40,17 @@ class RankLayout:
     """How a checkpoint is cut for the devices of a run.
 
     Attributes:
-        devices: the dimensions of the device matrix of a pipeline stage, the slowest first: ``{"dp": 2, "tp": 4}`` are 8 ranks, of which
-            0 to 3 are the first data-parallel group.
+        devices: the dimensions of the device matrix of a pipeline stage, the slowest first: ``{"dp": 2, "tp": 4}`` are 8 ranks; ranks 0
+            to 3 are the first data-parallel group.
         cuts: for patterns of names (``*`` stands for anything) what cuts each axis: ``{"*.wq.weight": ("tp", None)}``. The first
-            pattern that fits counts; a tensor that none fits is whole on every rank.
-        stages: for each pipeline stage the patterns of what it has; left out, there is one stage. A tensor may be in several stages.
-        optimizer_shards: into how many parts slices that several ranks would hold alike are cut again, along their first axis, where
-            it divides.
+            pattern that fits counts; a tensor that no pattern fits is whole on every rank.
+        stages: for each pipeline stage the patterns of its tensors; left out, there is one stage. A tensor may be in several stages.
+        optimizer_shards: where several ranks would hold the same slice, its first axis is cut into so many parts, if it divides.
         form: "rank folders" (Checkpoint 1.0: `rank_N/` and `strategy/`), or "checkpoint 2.0" (`iteration_N/` with `metadata.json`).
         ending: of the files of rank folders, ".safetensors" or ".ckpt".
-        epoch, step: what the names of the files say.
+        epoch, step: for the names of the files.
         prefix: of the files of rank folders.
-        strategy: instead of devices, cuts, stages and shards: the strategy files of the run that is to start, a file or a folder.
+        strategy: instead of devices, cuts, stages and shards: the strategy files of the run that will start, a file or a folder.
     """
 
     devices: Mapping[str, int] = field(default_factory=dict)
@@ -67,13 +66,13 @@ class RankLayout:
 
     def __post_init__(self) -> None:
         if isinstance(self.form, str):
-            object.__setattr__(self, "form", self.form.lower())  # "Checkpoint 2.0", as it is written elsewhere
-        _one_of("form", self.form, FORMS)
-        _one_of("ending", self.ending, run_endings())
+            object.__setattr__(self, "form", self.form.lower())  # messages write "Checkpoint 2.0"
+        _check_one_of("form", self.form, FORMS)
+        _check_one_of("ending", self.ending, run_endings())
         for name in ("epoch", "step"):
-            _must(_is_count(getattr(self, name), MAX_STEP), name, getattr(self, name), f"a whole number from 0 to {MAX_STEP:,}")
-        _must(_is_prefix(self.prefix), "prefix", self.prefix, "a beginning of file names, such as llama: no / in it, no . at its front")
-        _must(isinstance(self.strategy, str | Path), "strategy", self.strategy, "a path")
+            _check(_is_count(getattr(self, name), MAX_STEP), name, getattr(self, name), f"a whole number from 0 to {MAX_STEP:,}")
+        _check(_is_prefix(self.prefix), "prefix", self.prefix, "a beginning of file names, such as llama: no / in it, no . at its front")
+        _check(isinstance(self.strategy, str | Path), "strategy", self.strategy, "a path")
         if self.strategy:
             if self.devices or self.cuts or self.stages or self.optimizer_shards != 1:
                 found = "strategy, and devices, cuts, stages or shards"
@@ -82,47 +81,47 @@ class RankLayout:
         self._check_devices()
         self._check_cuts()
         shards, most = self.optimizer_shards, math.prod(self.devices.values())
-        _must(_is_count(shards, most) and shards > 0, "optimizer_shards", shards, f"a number from 1 to {most:,}, the ranks of a stage")
+        _check(_is_count(shards, most) and shards > 0, "optimizer_shards", shards, f"a number from 1 to {most:,}, the ranks of a stage")
         stages = self.stages
         of_texts = _is_list(stages) and all(_is_list(stage) and all(isinstance(p, str) for p in stage) for stage in stages)
-        _must(of_texts, "stages", stages, 'for each stage a list of patterns: [["*.layers.0.*"], ["*.layers.1.*"]]')
+        _check(of_texts, "stages", stages, 'for each stage a list of patterns: [["*.layers.0.*"], ["*.layers.1.*"]]')
 
     def _check_devices(self) -> None:
         sizes = self.devices.values() if isinstance(self.devices, Mapping) else ()
         are_counts = bool(sizes) and all(_is_count(n, MAX_RANKS) and n > 0 for n in sizes)
         if not are_counts or self.ranks > MAX_RANKS:
             hint = 'Such as {"dp": 2, "tp": 4}: at most 65,536 ranks.'
-            raise UsageError("MFC501", "devices", found=_shown(self.devices), expected="dimensions with their sizes", hint=hint)
+            raise UsageError("MFC501", "devices", found=_value_text(self.devices), expected="dimensions with their sizes", hint=hint)
 
     def _check_cuts(self) -> None:
         form = 'patterns of names, and for every axis what cuts it: {"*.wq.weight": ["tp", null]}'
-        _must(isinstance(self.cuts, Mapping), "cuts", self.cuts, form)
+        _check(isinstance(self.cuts, Mapping), "cuts", self.cuts, form)
         for pattern, axes in self.cuts.items():
             where = f"cuts[{quoted(str(pattern))}]"
-            _must(isinstance(pattern, str) and _is_list(axes) and all(_is_cut(cut) for cut in axes), where, axes, form)
-            unknown = [n for cut in axes for n in _dimensions(cut) if n not in self.devices]
+            _check(isinstance(pattern, str) and _is_list(axes) and all(_is_cut(cut) for cut in axes), where, axes, form)
+            unknown = [n for cut in axes for n in _dimensions_of(cut) if n not in self.devices]
             if unknown:
                 expected, hint = ", ".join(self.devices), did_you_mean(unknown[0], self.devices) or "Name it in devices too, with its size."
                 raise UsageError("MFC501", where, found=quoted(unknown[0]), expected=expected, hint=hint)
 
     @property
     def ranks(self) -> int:
-        """The number of ranks of all stages, where no strategy files say it."""
+        """The number of ranks of all stages; not for a layout by strategy files."""
         return math.prod(self.devices.values()) * max(1, len(self.stages))
 
 
-def _one_of(name: str, value: str, known: Sequence[str]) -> None:
+def _check_one_of(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         hint = did_you_mean(str(value), known) or f"Change {name} in the layout of the ranks, or leave it out."
-        raise UsageError("MFC501", name, found=_shown(value), expected=" or ".join(known), hint=hint)
+        raise UsageError("MFC501", name, found=_value_text(value), expected=" or ".join(known), hint=hint)
 
 
-def _must(holds: bool, name: str, value: object, expected: str) -> None:
+def _check(holds: bool, name: str, value: object, expected: str) -> None:
     if not holds:
-        raise UsageError("MFC501", name, found=_shown(value), expected=expected, hint=f"Change {name} in the layout of the ranks.")
+        raise UsageError("MFC501", name, found=_value_text(value), expected=expected, hint=f"Change {name} in the layout of the ranks.")
 
 
-def _shown(value: object) -> str:
+def _value_text(value: object) -> str:
     return quoted(value) if isinstance(value, str) else on_one_line(str(value))[:200]
 
 
@@ -139,18 +138,18 @@ def _is_cut(cut: object) -> bool:
 
 
 def _is_prefix(prefix: object) -> bool:
-    """A beginning of file names that stay in their folder, can be shown, and leave room for rank and step in 255 bytes."""
+    """Whether names that begin so stay in their folder, can be printed, and leave room for rank and step in 255 bytes."""
     if not isinstance(prefix, str) or not prefix or prefix[0] == "." or set("/\\") & set(prefix):
         return False
     return prefix.isprintable() and len(prefix.encode()) <= MAX_PREFIX_BYTES
 
 
-def _dimensions(cut: Cut) -> tuple[str, ...]:
+def _dimensions_of(cut: Cut) -> tuple[str, ...]:
     return () if cut is None else (cut,) if isinstance(cut, str) else tuple(cut)
 
 
 def read_rank_layout(path: Path) -> RankLayout:
-    """A layout from a JSON file with the fields of ``RankLayout``.
+    """Read a layout from a JSON file with the fields of ``RankLayout``.
 
     Raises:
         UsageError: MFC501.
@@ -176,7 +175,7 @@ def read_rank_layout(path: Path) -> RankLayout:
 
 @dataclass(frozen=True)
 class CutTensor:
-    """A tensor, how it is cut, what the dimensions of its device matrix are called, and in which stages it is."""
+    """A tensor, its slicing, the names of the dimensions of its device matrix, and its stages."""
 
     spec: TensorSpec
     slicing: Slicing
@@ -203,24 +202,24 @@ class Cutting:
 
 
 def cut_tensors(specs: Sequence[TensorSpec], layout: RankLayout) -> Cutting:
-    """How every tensor is cut.
+    """Cut every tensor as the layout says.
 
     Raises:
         UsageError: MFC501 for a pattern that fits no tensor, and a tensor that no stage has. MappingError: MFC307 for an axis that does
-            not divide, or a pattern with another number of axes than its tensor has. InputError: MFC114 for strategy files that are of
-            another model.
+            not divide, or a pattern with another number of axes than its tensor. InputError: MFC114 for strategy files of another
+            model.
     """
     if layout.strategy:
-        return _by_strategy(specs, local_path(layout.strategy))
+        return _cut_by_strategy(specs, local_path(layout.strategy))
     _check_patterns("cuts", layout.cuts, specs)
     _check_patterns("stages", [p for stage in layout.stages for p in stage], specs)
     names, stages = tuple(layout.devices), max(1, len(layout.stages))
-    tensors = tuple(CutTensor(spec, _slicing(spec, layout), names, _stages(spec, layout)) for spec in specs)
+    tensors = tuple(CutTensor(spec, _slicing_of(spec, layout), names, _stages_of(spec, layout)) for spec in specs)
     return Cutting(tensors, layout.ranks // stages, stages)
 
 
-def _by_strategy(specs: Sequence[TensorSpec], path: Path) -> Cutting:
-    """As the strategy files of another run say. What they do not name is whole on every rank."""
+def _cut_by_strategy(specs: Sequence[TensorSpec], path: Path) -> Cutting:
+    """Cut as the strategy files of another run say. Tensors that they do not name are whole on every rank."""
     files = strategy_files(path)
     if not files:
         hint = "Let strategy in the layout of the ranks name the folder in which they lie."
@@ -241,10 +240,11 @@ def _by_strategy(specs: Sequence[TensorSpec], path: Path) -> Cutting:
     for spec in specs:
         having = [stage for stage in stages if spec.name in stage.layouts]
         axes = len(spec.shape)
-        told = {slicing_of(s.layouts[spec.name], axes, devices, f"{quoted(spec.name)} in {s.path}") for s in having}
-        if len(told) > 1:
+        slicings = {slicing_of(s.layouts[spec.name], axes, devices, f"{quoted(spec.name)} in {s.path}") for s in having}
+        if len(slicings) > 1:
             raise InputError("MFC114", quoted(spec.name), found="cut differently in two stages", expected="one way", hint=HINT_ONE_RUN)
-        slicing = _checked(spec, told.pop() if told else Slicing((devices,), ((),) * axes))
+        slicing = slicings.pop() if slicings else Slicing((devices,), ((),) * axes)
+        _check_divides(spec, slicing)
         names = tuple(f"d{n}" for n in range(len(slicing.devices)))
         tensors.append(CutTensor(spec, slicing, names, tuple(s.number for s in having) or everywhere))
     return Cutting(tuple(tensors), devices, len(stages))
@@ -257,7 +257,7 @@ def _check_patterns(where: str, patterns: Mapping[str, Any] | Sequence[str], spe
             raise UsageError("MFC501", where, found=f"{quoted(pattern)}, which fits no tensor", expected="a pattern of names", hint=hint)
 
 
-def _stages(spec: TensorSpec, layout: RankLayout) -> tuple[int, ...]:
+def _stages_of(spec: TensorSpec, layout: RankLayout) -> tuple[int, ...]:
     if not layout.stages:
         return (0,)
     found = tuple(n for n, patterns in enumerate(layout.stages) if any(fnmatchcase(spec.name, p) for p in patterns))
@@ -267,7 +267,7 @@ def _stages(spec: TensorSpec, layout: RankLayout) -> tuple[int, ...]:
     return found
 
 
-def _slicing(spec: TensorSpec, layout: RankLayout) -> Slicing:
+def _slicing_of(spec: TensorSpec, layout: RankLayout) -> Slicing:
     pattern = next((p for p in layout.cuts if fnmatchcase(spec.name, p)), None)
     axes = tuple(layout.cuts[pattern]) if pattern is not None else (None,) * len(spec.shape)
     if len(axes) != len(spec.shape):
@@ -276,16 +276,18 @@ def _slicing(spec: TensorSpec, layout: RankLayout) -> Slicing:
         hint = "Change cuts: null (None in Python) for an axis that stays whole."
         raise MappingError("MFC307", quoted(spec.name), found=found, expected=expected, hint=hint)
     names = list(layout.devices)
-    cuts = tuple(tuple(names.index(n) for n in _dimensions(cut)) for cut in axes)
+    cuts = tuple(tuple(names.index(n) for n in _dimensions_of(cut)) for cut in axes)
     used = [n for cut in cuts for n in cut]
     if len(used) != len(set(used)):
         found, hint = "a device dimension that cuts twice", "Change cuts: let each dimension of devices cut one axis of a tensor."
         raise MappingError("MFC307", quoted(spec.name), found=found, expected="each at most once", hint=hint)
     slicing = Slicing(tuple(layout.devices.values()), cuts)
-    return _checked(spec, _with_optimizer_shards(slicing, spec.shape, layout.optimizer_shards))
+    slicing = _with_optimizer_shards(slicing, spec.shape, layout.optimizer_shards)
+    _check_divides(spec, slicing)
+    return slicing
 
 
-def _checked(spec: TensorSpec, slicing: Slicing) -> Slicing:
+def _check_divides(spec: TensorSpec, slicing: Slicing) -> None:
     """Raises MappingError (MFC307) where an axis does not divide."""
     try:
         boxes_of(slicing, spec.shape)
@@ -295,14 +297,13 @@ def _checked(spec: TensorSpec, slicing: Slicing) -> Slicing:
         raise MappingError(
             "MFC307", quoted(spec.name), found=found, expected=expected, hint="Cut another axis, or leave it whole."
         ) from None
-    return slicing
 
 
 def _with_optimizer_shards(slicing: Slicing, shape: Shape, shards: int) -> Slicing:
-    """Cut again where there are enough equal slices and the first axis divides, as MindSpore's optimizer parallel does."""
+    """Cut the first axis again where there are enough equal slices and it divides, as MindSpore's optimizer parallel does."""
     used, left = {d for cut in slicing.cuts for d in cut}, shards
     for dimension in reversed([d for d in range(len(slicing.devices)) if d not in used]):
-        taken = _taken(slicing.devices[dimension], left)
+        taken = _shards_along(slicing.devices[dimension], left)
         if left > 1 and slicing.devices[dimension] > 1 and taken == 1:
             return slicing  # the shards would not be a box of devices
         left //= taken
@@ -311,22 +312,22 @@ def _with_optimizer_shards(slicing: Slicing, shape: Shape, shards: int) -> Slici
     return Slicing(slicing.devices, slicing.cuts, shards)
 
 
-def _taken(size: int, shards: int) -> int:
-    """How many of so many optimizer shards a device dimension takes: all that are left, or as many as it has devices; else none."""
+def _shards_along(size: int, shards: int) -> int:
+    """How many of the shards that are left lie along a device dimension of this size: all, or as many as it has devices; else 1."""
     return shards if size % shards == 0 else size if shards % size == 0 else 1
 
 
 def as_plain_cuts(slicing: Slicing, names: Sequence[str]) -> tuple[Slicing, tuple[str, ...]]:
-    """The same boxes without optimizer shards: the device dimensions that the optimizer cuts by cut the first axis, after the others.
+    """The same boxes without optimizer shards: the device dimensions that the shards use cut the first axis, after its other cuts.
 
-    A dimension of which it takes a part becomes two. The names of the dimensions come along.
+    A dimension that they use in part becomes two. Returns the names of the dimensions too.
     """
     shards, used = slicing.optimizer_shards, {d for cut in slicing.cuts for d in cut}
-    devices: list[tuple[str, int, bool]] = []  # of every new dimension its name, its size, and whether the optimizer cuts by it
+    devices: list[tuple[str, int, bool]] = []  # of every new dimension its name, its size, and whether shards lie along it
     places: dict[int, int] = {}  # of every old dimension its place, counted from the last one
     for old in reversed(range(len(slicing.devices))):
         size = slicing.devices[old]
-        taken = 1 if old in used else _taken(size, shards)
+        taken = 1 if old in used else _shards_along(size, shards)
         shards //= taken
         if taken > 1:
             devices.append((names[old], taken, True))

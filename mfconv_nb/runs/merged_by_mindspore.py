@@ -1,6 +1,7 @@
 """Folders that `mindspore.unified_safetensors` merged: weights by `param_name_map.json`, run state in `hyper_param.safetensors`.
 
-Whatever no strategy file knew ends up among the run state, a weight too. Such a weight was not merged: it is what rank 0 held of it.
+MindSpore puts everything that no strategy file names among the run state, even weights. It does not merge such a weight: it copies the
+slice of rank 0.
 Source: mindspore 2.10, `parallel/transform_safetensors.py`.
 """
 
@@ -15,7 +16,7 @@ from mfconv_nb.mapping.kinds import is_run_state
 
 
 def notes_on_run_state(names: Iterable[str]) -> tuple[str, ...]:
-    """A note that names what lies in `hyper_param.safetensors` and is no run state that is known; nothing where there is none."""
+    """A note that lists the tensors in `hyper_param.safetensors` that are not known as run state; nothing where there are none."""
     unknown = [name for name in names if not is_run_state(name)]
     if not unknown:
         return ()

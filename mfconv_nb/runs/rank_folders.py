@@ -30,7 +30,7 @@ from mfconv_nb.runs.rank_refusals import (
 )
 from mfconv_nb.runs.rank_runs import Candidates, RunFiles, choose_files_of_one_run, evidence_of, needs_no_proof
 from mfconv_nb.runs.rank_step import KIND, SAME_ON_ALL_RANKS, open_rank_file, open_step
-from mfconv_nb.runs.rank_tensors import Groups, some_of
+from mfconv_nb.runs.rank_tensors import Groups, numbers_text
 from mfconv_nb.runs.run import Step, TrainedRun, several_prefixes_error
 from mfconv_nb.runs.without_strategy import Digest
 
@@ -148,7 +148,7 @@ def _with_step_notes(listing: RankListing, opened: TrainedRun, skipped: Sequence
     chosen = opened.chosen
     without = [rank for rank, had in listing.steps.items() if chosen is not None and chosen not in had]
     if without and not opened.problems:
-        notes.append(f"ranks without step {chosen}: {some_of(without)}; every slice has a copy on another rank")
+        notes.append(f"ranks without step {chosen}: {numbers_text(without)}; every slice has a copy on another rank")
     broken = sorted({f.step for f in listing.files if f.step is not None and f.series.at_exception}) if chosen is not None else []
     if chosen in broken and not any(f.step == chosen and not f.series.at_exception for f in listing.files):
         notes.append(f"step {chosen} was saved at an exception")

@@ -14,13 +14,13 @@ from mfconv_nb.mapping.kinds import is_run_state
 from mfconv_nb.runs.rank_files import (
     RankFile,
     check_each_once,
-    files_of,
     find_strategy,
     home_of,
+    list_rank_files,
+    note_unused_strategies,
     note_weights_beside,
     rank_folders_in,
     steps_by_rank,
-    unused_strategies,
 )
 from mfconv_nb.runs.rank_tensors import Groups
 from mfconv_nb.runs.run import Step, check_prefix
@@ -74,7 +74,7 @@ def list_rank_folders(
         raise InputError("MFC102", folder, found="no rank_N folder", expected="rank_0, rank_1 and so on")
     check_each_once(home)
     folders = rank_folders_in(home)
-    files, notes = files_of(folders)
+    files, notes = list_rank_files(folders)
     if not files:
         found = f"{how_many(len(folders), 'rank folder')} without weights"
         raise InputError("MFC102", home, found=found, expected="*.safetensors or *.ckpt in each")
@@ -82,7 +82,7 @@ def list_rank_folders(
         check_prefix(file_prefix, (f.series.prefix for f in files), home)
         files = tuple(f for f in files if f.series.prefix == file_prefix)
     strategies = find_strategy(home, strategy, folders.values())
-    notes += (unused_strategies(home) if strategy is None else ()) + note_weights_beside("ranks", home)
+    notes += (note_unused_strategies(home) if strategy is None else ()) + note_weights_beside("ranks", home)
     stages = stages_of(read_strategies(strategies), list(folders)) if strategies else ()
     return RankListing(folder, home, folders, files, stages, tuple(strategies), shapes or {}, digest, notes)
 

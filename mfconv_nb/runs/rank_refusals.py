@@ -9,7 +9,7 @@ from mfconv_nb.core.report import how_many
 from mfconv_nb.runs.rank_files import RankFile, Series
 from mfconv_nb.runs.rank_listing import RankListing, groups_without
 from mfconv_nb.runs.rank_runs import RANKS_SHOWN, Candidates
-from mfconv_nb.runs.rank_tensors import Groups, names_text, ranks_text, some_of
+from mfconv_nb.runs.rank_tensors import Groups, names_text, numbers_text, ranks_text
 from mfconv_nb.runs.run import Step
 
 
@@ -45,7 +45,7 @@ def missing_step_error(listing: RankListing, step: Step | None, absent: Groups) 
     listed = "; ".join(f"rank {r} has {', '.join(str(s) for s in steps[r][-4:]) or 'no step'}" for r in behind[:6])
     if len(behind) > 6:
         ahead = [rank for rank in steps if step in steps[rank]]
-        listed = f"only rank{'s' * (len(ahead) > 1)} {some_of(ahead)} of {how_many(len(with_files), 'rank')}"
+        listed = f"only rank{'s' * (len(ahead) > 1)} {numbers_text(ahead)} of {how_many(len(with_files), 'rank')}"
         listed += f": {len(with_files) - len(ahead):,} do not have it"
     hint = "Choose a step that all ranks have, or fetch the rest of this one."
     return InputError("MFC112", listing.home, found=listed, expected=f"step {step} on {ranks_text(absent)}", hint=hint)

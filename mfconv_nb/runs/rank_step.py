@@ -17,7 +17,7 @@ from mfconv_nb.formats.reading import format_of
 from mfconv_nb.mapping.kinds import COUNTERS, is_run_state, weight_of
 from mfconv_nb.runs.rank_listing import RankListing
 from mfconv_nb.runs.rank_refusals import missing_ranks_error
-from mfconv_nb.runs.rank_tensors import Found, Held, held_whole, join_by_strategy, names_text, some_of
+from mfconv_nb.runs.rank_tensors import Found, Held, held_whole, join_by_strategy, names_text, numbers_text
 from mfconv_nb.runs.run import Step, TrainedRun
 from mfconv_nb.runs.without_strategy import guess_slicings
 from mfconv_nb.streaming.gather import read_tensor
@@ -159,7 +159,7 @@ def _step_notes(
         ranks = sorted({rank for _, group in found.left_out for rank in group})
         names = sorted({name for name, _ in found.left_out})
         count = how_many(len(names), "tensor")
-        notes.append(f"left out: {count} of the optimizer's state, with parts on absent ranks: {some_of(ranks)}")
+        notes.append(f"left out: {count} of the optimizer's state, with parts on absent ranks: {numbers_text(ranks)}")
     if found.unexplained:
         whose = "optimizer" if all(map(weight_of, found.unexplained)) else "run"
         what = f"left out: {how_many(len(found.unexplained), 'tensor')} of the {whose}'s state"

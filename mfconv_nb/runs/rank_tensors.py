@@ -1,6 +1,6 @@
-"""The tensors of rank folders, put together as the strategy files say: from every rank that holds a slice, over all pipeline stages.
+"""Join the slices of rank folders to whole tensors, as the strategy files say, over all ranks and pipeline stages.
 
-Nothing is raised for what one tensor lacks: it is collected, so that a reader sees all of it at once.
+Raises nothing for what one tensor lacks: problems are collected in ``Found``, so that a reader sees all of them at once.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from mfconv_nb.runs.slices import Box, boxes_of, whole_shape
 from mfconv_nb.runs.strategies import Stage, slicing_of
 
 Held = Mapping[int, LazyTensor]  # by rank
-Groups = Sequence[tuple[int, ...]]  # of ranks of which one is needed
+Groups = Sequence[tuple[int, ...]]  # groups of ranks: a checkpoint needs one rank of each
 Stages = Sequence[Stage]
 
 
 @dataclass
 class Found:
-    """What is collected while the tensors of a step are put together.
+    """Collects what is found while the tensors of a step are joined.
 
     Attributes:
-        absent: groups of ranks of which one is needed and none is there.
+        absent: groups of ranks without a rank that is there.
         left_out: optimizer state that is not all there, with the ranks that would have it.
-        as_weights, unexplained: state that no strategy names: of the optimizer, taken as cut like its weight; or left out.
+        as_weights, unexplained: state that no strategy names: taken as cut like its weight; or left out.
         foreign: by rank the tensors that the strategy gives to other stages.
         unknown: weights that no strategy names.
         stages_differ: tensors that two stages cut differently.
@@ -56,12 +56,12 @@ def ranks_text(groups: Groups) -> str:
     """``rank 3 (or its copy 7)``; eight of them at most."""
     texts = []
     for first, *others in list(groups)[:8]:
-        instead = f" (or its copy {others[0]})" if len(others) == 1 else f" (or a copy of it: {some_of(others)})" if others else ""
+        instead = f" (or its copy {others[0]})" if len(others) == 1 else f" (or a copy of it: {numbers_text(others)})" if others else ""
         texts.append(f"rank {first}{instead}")
     return ", ".join(texts) + (f" and {len(groups) - 8} more" if len(groups) > 8 else "")
 
 
-def some_of(numbers: Sequence[int]) -> str:
+def numbers_text(numbers: Sequence[int]) -> str:
     """``0, 1, 2``; six of them at most."""
     return ", ".join(str(n) for n in numbers[:6]) + (" ..." if len(numbers) > 6 else "")
 
@@ -72,7 +72,7 @@ def names_text(names: Sequence[str]) -> str:
 
 
 def join_by_strategy(home: Path, stages: Stages, held: Mapping[str, Held], found: Found, shapes: Mapping[str, Shape]) -> None:
-    """Put every tensor that some rank holds together, as the strategy files say.
+    """Join every tensor that some rank holds, as the strategy files say, into ``found``.
 
     Raises:
         InputError: MFC114 where they name none of these tensors. What else does not fit is in ``found.problems``.
@@ -85,17 +85,17 @@ def join_by_strategy(home: Path, stages: Stages, held: Mapping[str, Held], found
         raise InputError("MFC114", stages[0].path, found=some, expected=expected, hint=hint)
     for name, ranks in held.items():
         if name in known:
-            _from_stages(stages, name, ranks, found)
+            _join_named(stages, name, ranks, found)
         elif (weight := weight_of(name)) in known:
-            _as_weight(stages, name, weight, ranks, held.get(weight, {}), found)
-        elif _same_shapes(ranks):
+            _join_as_weight(stages, name, weight, ranks, held.get(weight, {}), found)
+        elif _have_same_shapes(ranks):
             found.tensors[name] = held_whole(name, ranks)
             if not is_run_state(name):
                 found.unknown.append(name)
         elif is_run_state(name):
             found.unexplained.append(name)
         else:
-            found.problems.append(_unknown_and_cut(home, name, ranks))
+            found.problems.append(_unnamed_slices_error(home, name, ranks))
     for name, tensor in found.tensors.items():
         if name in shapes and tuple(shapes[name]) != tensor.shape:
             said = f"as {on_one_line(str(stages[0].path))} says, from slices of {list(tensor.slices[0].tensor.shape)}"
@@ -107,20 +107,20 @@ def join_by_strategy(home: Path, stages: Stages, held: Mapping[str, Held], found
 # ---- optimizer state and other tensors that no strategy names --------------------------------------------------------------------
 
 
-def _as_weight(stages: Stages, name: str, weight: str, ranks: Held, of_weight: Held, found: Found) -> None:
-    """State of the optimizer that no strategy names: cut as its weight where it has the same shape on every rank; else it is left out."""
+def _join_as_weight(stages: Stages, name: str, weight: str, ranks: Held, of_weight: Held, found: Found) -> None:
+    """Join optimizer state that no strategy names: cut as its weight where it has the weight's shape on every rank; else left out."""
     if all(r in of_weight and of_weight[r].shape == t.shape for r, t in ranks.items()):
-        told = Found(opened=found.opened)
+        joined = Found(opened=found.opened)
         alike = tuple(replace(s, layouts={name: s.layouts[weight]}) for s in stages if weight in s.layouts)
-        _from_stages(alike, name, ranks, told)
-        if name in told.tensors:
-            found.tensors[name] = told.tensors[name]
-            found.as_weights += [name] if len(told.tensors[name].boxes) > 1 else []
+        _join_named(alike, name, ranks, joined)
+        if name in joined.tensors:
+            found.tensors[name] = joined.tensors[name]
+            found.as_weights += [name] if len(joined.tensors[name].boxes) > 1 else []
             return
     found.unexplained.append(name)
 
 
-def _unknown_and_cut(home: Path, name: str, ranks: Held) -> InputError:
+def _unnamed_slices_error(home: Path, name: str, ranks: Held) -> InputError:
     (a, first), *others = ranks.items()
     b, other = next((r, t) for r, t in others if (t.shape, t.dtype) != (first.shape, first.dtype))
     each = (f"{list(t.shape)} of {t.dtype} on rank {rank}" for rank, t in ((a, first), (b, other)))
@@ -129,12 +129,12 @@ def _unknown_and_cut(home: Path, name: str, ranks: Held) -> InputError:
     return InputError("MFC114", f"{quoted(name)} in {home}", found=shown, expected=expected, hint="Give the strategy files of this run.")
 
 
-def _same_shapes(ranks: Held) -> bool:
+def _have_same_shapes(ranks: Held) -> bool:
     return len({(t.shape, t.dtype) for t in ranks.values()}) == 1
 
 
 def held_whole(name: str, ranks: Held) -> SlicedTensor:
-    """A tensor that every rank which has it holds whole."""
+    """A tensor that is whole on every rank that has it."""
     first = next(iter(ranks.values()))
     box = Box((0,) * len(first.shape), first.shape)
     return SlicedTensor(name, first.shape, first.dtype, tuple(Slice(r, box, t) for r, t in sorted(ranks.items())))
@@ -143,38 +143,38 @@ def held_whole(name: str, ranks: Held) -> SlicedTensor:
 # ---- tensors of the strategy -------------------------------------------------------------------------------------------------
 
 
-def _from_stages(stages: Stages, name: str, ranks: Held, found: Found) -> None:
+def _join_named(stages: Stages, name: str, ranks: Held, found: Found) -> None:
     first = next(iter(ranks.values()))
     for rank, tensor in ranks.items():
-        if (tensor.shape, tensor.dtype) != (first.shape, first.dtype) and len(_with(stages, name)) == 1:
+        if (tensor.shape, tensor.dtype) != (first.shape, first.dtype) and len(_stages_with(stages, name)) == 1:
             a = next(iter(ranks))
             shown = f"{list(first.shape)} of {first.dtype} on rank {a}, {list(tensor.shape)} of {tensor.dtype} on rank {rank}"
             found.problems.append(InputError("MFC113", quoted(name), found=shown, expected="slices of one shape", hint=HINT_SLICES))
             return
     parts: list[tuple[Stage, SlicedTensor, tuple[Box, ...]]] = []
     for rank in ranks:
-        if not any(rank in stage.ranks for stage in _with(stages, name)):
+        if not any(rank in stage.ranks for stage in _stages_with(stages, name)):
             found.foreign.setdefault(rank, []).append(name)
-    for stage in _with(stages, name):
+    for stage in _stages_with(stages, name):
         mine = {r: t for r, t in ranks.items() if r in stage.ranks}
         if mine:
-            sliced = _in_stage(stage, name, mine, found)
+            sliced = _join_in_stage(stage, name, mine, found)
             if sliced is None:
                 return
             parts.append((stage, *sliced))
     if not parts:
-        numbers, a = ", ".join(str(s.number) for s in _with(stages, name)), next(iter(ranks))
-        shown, expected = f"on rank {a}", f"on the ranks of stage {numbers}, as {quoted(_with(stages, name)[0].path.name)} says"
+        numbers, a = ", ".join(str(s.number) for s in _stages_with(stages, name)), next(iter(ranks))
+        shown, expected = f"on rank {a}", f"on the ranks of stage {numbers}, as {quoted(_stages_with(stages, name)[0].path.name)} says"
         found.problems.append(InputError("MFC114", quoted(name), found=shown, expected=expected, hint=HINT_SLICES))
         return
     _join_stages(name, parts, found)
 
 
-def _with(stages: Sequence[Stage], name: str) -> list[Stage]:
+def _stages_with(stages: Sequence[Stage], name: str) -> list[Stage]:
     return [s for s in stages if name in s.layouts]
 
 
-def _in_stage(stage: Stage, name: str, ranks: Held, found: Found) -> tuple[SlicedTensor, tuple[Box, ...]] | None:
+def _join_in_stage(stage: Stage, name: str, ranks: Held, found: Found) -> tuple[SlicedTensor, tuple[Box, ...]] | None:
     """The slices of one stage, and the box of each of its ranks."""
     layout = stage.layouts[name]
     (a, first), *rest = ranks.items()
@@ -196,7 +196,7 @@ def _in_stage(stage: Stage, name: str, ranks: Held, found: Found) -> tuple[Slice
 
 
 def _join_stages(name: str, parts: Sequence[tuple[Stage, SlicedTensor, tuple[Box, ...]]], found: Found) -> None:
-    """One tensor from the stages that have it: all its copies where they cut it alike, else from the first that is complete."""
+    """Join one tensor from its stages: all copies where they cut it alike, else those of the first complete stage."""
     _, tensor, boxes = parts[0]
     if any(p[1].shape != tensor.shape or p[1].dtype != tensor.dtype for p in parts):
         shown = " and ".join(f"{list(t.shape)} of {t.dtype} in stage {s.number}" for s, t, _ in parts[:4])
@@ -204,11 +204,11 @@ def _join_stages(name: str, parts: Sequence[tuple[Stage, SlicedTensor, tuple[Box
         return
     if any(set(p[2]) != set(boxes) for p in parts):
         found.stages_differ.append(name)
-        parts = [p for p in parts if _held(p[1]) == set(p[2])][:1] or parts[:1]
+        parts = [p for p in parts if _boxes_held(p[1]) == set(p[2])][:1] or parts[:1]
         _, tensor, boxes = parts[0]
     slices = tuple(s for _, t, _ in parts for s in t.slices)
     joined = SlicedTensor(name, tensor.shape, tensor.dtype, slices, tensor.slicing, tensor.stage)
-    lacking = set(boxes) - _held(joined)
+    lacking = set(boxes) - _boxes_held(joined)
     if lacking:
         holders = [tuple(s.first + n for s, _, bs in parts for n, b in enumerate(bs) if b == box) for box in sorted(lacking)]
         groups = [tuple(rank for rank in group if rank not in found.opened) for group in holders]
@@ -224,5 +224,5 @@ def _join_stages(name: str, parts: Sequence[tuple[Stage, SlicedTensor, tuple[Box
     found.tensors[name] = joined
 
 
-def _held(tensor: SlicedTensor) -> set[Box]:
+def _boxes_held(tensor: SlicedTensor) -> set[Box]:
     return {s.box for s in tensor.slices}

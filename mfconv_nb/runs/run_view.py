@@ -1,4 +1,4 @@
-"""What a notebook's view of a training run shows: which rank has which step, every kind of tensor with how it is cut, and its slice map."""
+"""The view of a training run in a notebook: which rank has which step, how every kind of tensor is cut, and its slice map."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from mfconv_nb.runs.slices import Box
 from mfconv_nb.views.exploration import Exploration
 from mfconv_nb.views.values import bytes_to_read, values_html
 
-MOST_RANKS = 12  # rows of the table of ranks and steps; more are folded where they have the same steps, and then counted
+MOST_RANKS = 12  # rows of the table of ranks and steps; of more, neighbours with the same steps share a row
 
 
 class RunExploration(Exploration):
-    """The tensors of a run, those of all layers that are cut alike and lie on the same ranks in one row."""
+    """The tensors of a run; those of all layers that are cut alike and lie on the same ranks share a row."""
 
     def __init__(self, run: TrainedRun, asked: Mapping[str, str]) -> None:
         self.run, self.asked = run, asked
@@ -78,7 +78,7 @@ class RunExploration(Exploration):
 
 
 def ranks_and_steps(run: TrainedRun) -> Table:
-    """The table of a run; where it has many ranks, neighbours that have the same steps are one row."""
+    """The table of a run; of many ranks, neighbours with the same steps share a row."""
     table = run.table()
     if len(table.rows) <= MOST_RANKS:
         return table

@@ -19,7 +19,6 @@ from mfconv_nb.runs.run_view import MOST_RANKS, RunExploration, ranks_and_steps
 from mfconv_nb.views.explorer import Explorer
 from tests.runs.made import Cut, make_rank_folders, numbered_tensors
 
-pytestmark = pytest.mark.real_frameworks
 DEVICES = (2, 2)
 STATE = {"epoch_num": np.array(1, np.int32), "global_step": np.array(7, np.int32)}
 

@@ -22,7 +22,7 @@ from mfconv_nb.mapping.adapters import is_adapter
 from mfconv_nb.mapping.kinds import category_of, parse_categories
 from mfconv_nb.networks.live import HINT, is_live, load_live
 from mfconv_nb.runs.merged_by_mindspore import notes_on_run_state
-from mfconv_nb.runs.opening import merged, open_run
+from mfconv_nb.runs.opening import join_slices, open_run
 from mfconv_nb.runs.part_of import note_on_a_part, part_of, whole_of
 from mfconv_nb.runs.run import TrainedRun
 from mfconv_nb.steps.loading.proven import written_parts
@@ -148,7 +148,7 @@ def load_run(
     lora_alpha: float | None = None,
 ) -> Checkpoint:
     """The checkpoint of a run that was opened: its whole tensors, and what must hold of its copies before anything is written."""
-    whole = merged(run, only)
+    whole = join_slices(run, only)
     folder, manifest, notes = _fitting_manifest(path, whole.tensors)
     config_beside = _config_beside(path)
     found = checkpoint_of(
