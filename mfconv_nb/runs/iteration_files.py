@@ -16,6 +16,7 @@ from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sources import FileSource
 from mfconv_nb.formats.checkpoint_metadata import METADATA, CheckpointMetadata
 from mfconv_nb.formats.safetensors_file import read_header
+from mfconv_nb.runs.message_text import names_text
 from mfconv_nb.runs.rank_files import files_in
 from mfconv_nb.runs.run import prefix_choices, several_prefixes_error
 
@@ -45,7 +46,7 @@ class Findings:
 
 
 def file_names(folder: Path) -> frozenset[str]:
-    """The names of the files in a folder, but for those that begin with a dot; none where it cannot be listed."""
+    """The names of the files in a folder, without those that begin with a dot; empty where it cannot be listed."""
     try:
         return frozenset(p.name for p in folder.iterdir() if not p.name.startswith(".") and p.is_file())
     except OSError:
@@ -84,12 +85,6 @@ def is_optimizer_file(name: str) -> bool:
     return match is not None and match["kind"] == "opt"
 
 
-def names_in_short(names: Iterable[str], most: int = 4) -> str:
-    """``'a', 'b' and 12 more``"""
-    found = list(names)
-    return ", ".join(quoted(n) for n in found[:most]) + (f" and {len(found) - most:,} more" if len(found) > most else "")
-
-
 # ---- which files belong to the checkpoint ------------------------------------------------------------------------------------
 
 
@@ -119,7 +114,7 @@ def choose_files(folder: Path, there: tuple[str, ...], metadata: CheckpointMetad
     _check_one_checkpoint(folder, there)
     absent = _absent_names(there)
     if absent:
-        found = f"{how_many(len(absent), 'file')} absent, as the names count: {names_in_short(absent)}"
+        found = f"{how_many(len(absent), 'file')} absent, as the names count: {names_text(absent)}"
         findings.problems.append(InputError("MFC111", folder, found=found, expected="every file", hint="Fetch the missing files."))
     return there
 
@@ -131,7 +126,7 @@ def _choose_by_metadata(folder: Path, there: tuple[str, ...], metadata: Checkpoi
     chosen = tuple(n for n in there if n in named or _series_of(n) in series)
     others = [n for n in there if n not in chosen and _holds_tensors(folder / n)]
     if others:
-        note = f"not read, {METADATA} does not name them: {names_in_short(others)}"
+        note = f"not read, {METADATA} does not name them: {names_text(others)}"
         prefixes = {p for p in map(prefix_of, others) if p is not None} - {prefix_of(name) for name in named}
         if prefixes:
             note += f"; of another prefix: {' or '.join(map(as_flags, prefix_choices(prefixes)))}"
@@ -157,7 +152,7 @@ def _check_one_checkpoint(folder: Path, names: Iterable[str]) -> None:
     several = [firsts for firsts in of_kind.values() if len(firsts) > 1]
     if len(prefixes) > 1 or several:
         firsts = several[0].values() if several else [name for kind in of_kind.values() for name in kind.values()]
-        found, expected = f"files of several checkpoints and no {METADATA}: {names_in_short(firsts)}", "the files of one"
+        found, expected = f"files of several checkpoints and no {METADATA}: {names_text(firsts)}", "the files of one"
         if len(prefixes) > 1:
             raise several_prefixes_error("MFC105", folder, prefixes, found=found, expected=expected)
         raise InputError("MFC105", folder, found=found, expected=expected, hint="Move the files of each into a folder of its own.")

@@ -20,6 +20,7 @@ from mfconv_nb.core.sources import FileSource
 from mfconv_nb.formats.checkpoint_metadata import METADATA, looks_like_metadata
 from mfconv_nb.runs.iteration import OpenedIteration, open_iteration
 from mfconv_nb.runs.iteration_files import COMMON, RANK_FILE, file_names, iteration_in_common, prefix_of
+from mfconv_nb.runs.message_text import names_text
 from mfconv_nb.runs.rank_files import holds_weights, note_weights_beside
 from mfconv_nb.runs.run import Step, TrainedRun, check_prefix
 
@@ -59,8 +60,8 @@ def open_iteration_folder(folder: Path, *, step: Step | int | None = None, file_
         if not inner:
             raise InputError("MFC102", folder, found="no iteration", expected="iteration_00000010/ and so on")
         if len(inner) > 1:
-            listed = ", ".join(quoted(p.name) for p in inner[:6])
-            raise UsageError("MFC501", folder, found=f"several folders of iterations: {listed}", expected="one", hint="Give one of them.")
+            found = f"several folders of iterations: {names_text((p.name for p in inner), 6)}"
+            raise UsageError("MFC501", folder, found=found, expected="one", hint="Give one of them.")
         folder = inner[0]
         iterations = _iterations(folder)
     _check_each_once(folder)

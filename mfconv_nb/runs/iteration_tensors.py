@@ -14,11 +14,12 @@ from mfconv_nb.core.errors import InputError, MfconvError, quoted
 from mfconv_nb.core.report import how_many
 from mfconv_nb.formats.checkpoint_metadata import METADATA, CheckpointMetadata, Chunk, DeviceLayout, Parameter
 from mfconv_nb.mapping.kinds import is_run_state, prefixes_before_names
-from mfconv_nb.runs.iteration_files import HINT_RUN, Findings, Headers, is_optimizer_file, names_in_short, rank_of, twin_of
+from mfconv_nb.runs.iteration_files import HINT_RUN, Findings, Headers, is_optimizer_file, rank_of, twin_of
+from mfconv_nb.runs.message_text import names_text
 from mfconv_nb.runs.run import Slice, SlicedTensor
 from mfconv_nb.runs.slices import Box, Slicing, boxes_of
 
-MAX_CELLS = 1 << 20  # of the grid that the edges of a tensor's slices make; slices of a run make a grid of their own number
+MAX_CELLS = 1 << 20  # cells that the edges of a tensor's slices make; the slices of a real run make as many cells as they are
 
 # ---- tensors that the metadata describe ----------------------------------------------------------------------------------------
 
@@ -53,9 +54,9 @@ def described_tensors(metadata: CheckpointMetadata, headers: Headers, findings: 
             _check_tensor(tensor, parameter, findings)
     if never_saved:
         what = f"in {METADATA}, but never saved: {how_many(len(never_saved), 'entry', 'entries')} of optimizer state"
-        findings.notes.append(f"{what}: {names_in_short(never_saved)}")
+        findings.notes.append(f"{what}: {names_text(never_saved)}")
     if absent and not lost:
-        findings.notes.append(f"files that are absent, of whose slices other ranks hold copies: {names_in_short(sorted(absent))}")
+        findings.notes.append(f"files that are absent, of whose slices other ranks hold copies: {names_text(sorted(absent))}")
     findings.problems += _errors_on_lost_slices(metadata.path.parent, lost, headers, holders)
     return tensors
 
@@ -163,7 +164,7 @@ def _errors_on_lost_slices(
         parameter, chunk = absent[0]
         first = f"{quoted(parameter.name)} {Box(chunk.offset, chunk.shape).text()}"
         listed = ", ".join(map(str, ranks[:16])) + (" ..." if len(ranks) > 16 else "")
-        whose = f"rank{'s' * (len(ranks) != 1)} {listed}: {names_in_short(files)}" if files else "no file is named for them"
+        whose = f"rank{'s' * (len(ranks) != 1)} {listed}: {names_text(files)}" if files else "no file is named for them"
         found = f"{how_many(len(absent), 'slice')} in no file that is there; first {first} ({whose})"
         yield InputError("MFC111", folder, found=found, expected="one copy of every slice", hint="Fetch the missing files.")
     elsewhere = [(p, c) for p, c in lost if any(s.file in headers for s in c.files)]
@@ -172,7 +173,7 @@ def _errors_on_lost_slices(
         file, box = next(s.file for s in chunk.files if s.file in headers), Box(chunk.offset, chunk.shape)
         found = f"{how_many(len(elsewhere), 'slice')} not in the files that {METADATA} names; this one {box.text()}"
         if parameter.name in holders:
-            found += f"; a tensor of this name is in {names_in_short(holders[parameter.name])}"
+            found += f"; a tensor of this name is in {names_text(holders[parameter.name])}"
         yield InputError("MFC113", quoted(parameter.name), found=found, expected=f"a slice in {quoted(file)}", hint=HINT_RUN)
 
 
@@ -187,11 +188,11 @@ def undescribed_tensors(
     tensors = whole_tensors(rest, findings, {file: min(ranks) for file, ranks in writers.items()})
     if tensors:
         what = f"taken as whole: {how_many(len(tensors), 'tensor')} that {METADATA} does not describe"
-        findings.notes.append(f"{what}: {names_in_short(tensors)}")
+        findings.notes.append(f"{what}: {names_text(tensors)}")
     unfound = [n for n in metadata.undescribed if n not in tensors]
     if unfound:
         what = f"without description or tensor: {how_many(len(unfound), 'name')} of storage_data"
-        findings.notes.append(f"{what}: {names_in_short(unfound)}")
+        findings.notes.append(f"{what}: {names_text(unfound)}")
     return tensors
 
 

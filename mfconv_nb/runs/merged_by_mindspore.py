@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mfconv_nb.core.errors import quoted
 from mfconv_nb.core.report import how_many
 from mfconv_nb.formats.reading import RUN_STATE
 from mfconv_nb.mapping.kinds import is_run_state
+from mfconv_nb.runs.message_text import names_text
 
 
 def notes_on_run_state(names: Iterable[str]) -> tuple[str, ...]:
@@ -20,7 +20,6 @@ def notes_on_run_state(names: Iterable[str]) -> tuple[str, ...]:
     unknown = [name for name in names if not is_run_state(name)]
     if not unknown:
         return ()
-    listed = ", ".join(quoted(n) for n in unknown[:6]) + (f" and {len(unknown) - 6:,} more" if len(unknown) > 6 else "")
     what = f"{how_many(len(unknown), 'tensor')} not known as run state"
     why = "a parameter that was in no strategy file is not merged, but copied from rank 0"
-    return (f"{RUN_STATE} holds {what}: {listed}; {why}",)
+    return (f"{RUN_STATE} holds {what}: {names_text(unknown, 6)}; {why}",)

@@ -22,8 +22,8 @@ from mfconv_nb.mapping.kinds import CATEGORIES, WEIGHT, WEIGHTS, amounts_by_cate
 from mfconv_nb.mapping.rules import Family
 from mfconv_nb.runs.duplicates import note_equal_parts
 from mfconv_nb.runs.iteration_folders import looks_like_iteration_folder, open_iteration_folder
+from mfconv_nb.runs.message_text import names_text
 from mfconv_nb.runs.rank_folders import looks_like_rank_folders, open_rank_folders
-from mfconv_nb.runs.rank_tensors import names_text
 from mfconv_nb.runs.run import Step, TrainedRun
 from mfconv_nb.runs.run_view import RunExploration
 from mfconv_nb.streaming.fill import tensor_checksums

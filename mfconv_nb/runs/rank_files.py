@@ -19,6 +19,7 @@ from mfconv_nb.core.errors import InputError, on_one_line, quoted
 from mfconv_nb.core.sources import FileSource
 from mfconv_nb.formats.known import run_endings, weight_endings
 from mfconv_nb.formats.strategy_file import is_strategy, strategy_files
+from mfconv_nb.runs.message_text import names_text
 from mfconv_nb.runs.run import Step
 
 _RANK = re.compile(r"rank_?(\d{1,6})", re.ASCII)
@@ -214,6 +215,5 @@ def note_unused_strategies(home: Path) -> tuple[str, ...]:
 def note_weights_beside(what: str, folder: Path) -> tuple[str, ...]:
     """A sentence on weights that lie in a run's folder, beside its ranks or its iterations."""
     files = files_in(folder, run_endings())
-    others = [quoted(p.name) for p in files if not is_strategy(p)]
-    listed = ", ".join(others[:4]) + (" ..." if len(others) > 4 else "")
-    return (f"not read, beside the {what}: {listed}",) if others else ()
+    others = [p.name for p in files if not is_strategy(p)]
+    return (f"not read, beside the {what}: {names_text(others)}",) if others else ()

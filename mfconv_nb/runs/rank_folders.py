@@ -19,6 +19,7 @@ from pathlib import Path
 
 from mfconv_nb.core.checkpoint import LazyTensor
 from mfconv_nb.core.errors import InputError, MfconvError, on_one_line, quoted
+from mfconv_nb.runs.message_text import numbers_text
 from mfconv_nb.runs.rank_files import RankFile, Series, home_of
 from mfconv_nb.runs.rank_listing import RankListing, WholeShapes, groups_without, list_rank_folders
 from mfconv_nb.runs.rank_refusals import (
@@ -30,7 +31,7 @@ from mfconv_nb.runs.rank_refusals import (
 )
 from mfconv_nb.runs.rank_runs import Candidates, RunFiles, choose_files_of_one_run, evidence_of, needs_no_proof
 from mfconv_nb.runs.rank_step import KIND, SAME_ON_ALL_RANKS, open_rank_file, open_step
-from mfconv_nb.runs.rank_tensors import Groups, numbers_text
+from mfconv_nb.runs.rank_tensors import Groups
 from mfconv_nb.runs.run import Step, TrainedRun, several_prefixes_error
 from mfconv_nb.runs.without_strategy import Digest
 
@@ -183,7 +184,7 @@ def _choose_files(listing: RankListing, step: Step | None, groups: Groups) -> Ru
         raise StepRefusedError(error, is_undecided=True)
     by_ending = sorted(in_time.items(), key=lambda item: item[0].ending == "ckpt")
     found_runs = [_choose_run(listing, step, candidates, groups) for _, candidates in by_ending]
-    return max(found_runs, key=lambda one: min(file.run for file in one.files.values()))  # of the same run the safetensors
+    return max(found_runs, key=lambda one: min(file.run for file in one.files.values()))  # of one run in both formats: safetensors
 
 
 def _files_by_series(listing: RankListing, step: Step | None) -> dict[Series, dict[int, list[RankFile]]]:

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from mfconv_nb.core.errors import InputError, quoted
 from mfconv_nb.core.report import how_many
+from mfconv_nb.runs.message_text import groups_text, names_text, numbers_text
 from mfconv_nb.runs.rank_files import RankFile, Series
 from mfconv_nb.runs.rank_listing import RankListing, groups_without
 from mfconv_nb.runs.rank_runs import RANKS_SHOWN, Candidates
-from mfconv_nb.runs.rank_tensors import Groups, names_text, numbers_text, ranks_text
+from mfconv_nb.runs.rank_tensors import Groups
 from mfconv_nb.runs.run import Step
 
 
@@ -48,12 +49,12 @@ def missing_step_error(listing: RankListing, step: Step | None, absent: Groups) 
         listed = f"only rank{'s' * (len(ahead) > 1)} {numbers_text(ahead)} of {how_many(len(with_files), 'rank')}"
         listed += f": {len(with_files) - len(ahead):,} do not have it"
     hint = "Choose a step that all ranks have, or fetch the rest of this one."
-    return InputError("MFC112", listing.home, found=listed, expected=f"step {step} on {ranks_text(absent)}", hint=hint)
+    return InputError("MFC112", listing.home, found=listed, expected=f"step {step} on {groups_text(absent)}", hint=hint)
 
 
 def missing_ranks_error(listing: RankListing, step: Step | None, absent: Groups) -> InputError:
     """MFC111: no rank of these groups is there."""
-    found = f"no file of {ranks_text(absent)}"
+    found = f"no file of {groups_text(absent)}"
     expected = "one copy of every slice" + (f" at step {step}" if step is not None else "")
     hint = "Fetch the missing folders" + ("." if listing.stages else ", or give the strategy files: then copies may be missing.")
     return InputError("MFC111", listing.home, found=found, expected=expected, hint=hint)

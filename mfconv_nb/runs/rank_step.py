@@ -15,9 +15,10 @@ from mfconv_nb.formats.format import OpenedFile
 from mfconv_nb.formats.known import known_formats
 from mfconv_nb.formats.reading import format_of
 from mfconv_nb.mapping.kinds import COUNTERS, is_run_state, weight_of
+from mfconv_nb.runs.message_text import names_text, numbers_text
 from mfconv_nb.runs.rank_listing import RankListing
 from mfconv_nb.runs.rank_refusals import missing_ranks_error
-from mfconv_nb.runs.rank_tensors import Found, Held, held_whole, join_by_strategy, names_text, numbers_text
+from mfconv_nb.runs.rank_tensors import Found, Held, join_by_strategy, whole_on_ranks
 from mfconv_nb.runs.run import Step, TrainedRun
 from mfconv_nb.runs.without_strategy import guess_slicings
 from mfconv_nb.streaming.gather import read_tensor
@@ -53,7 +54,7 @@ def open_step(listing: RankListing, step: Step | None, paths: Mapping[int, Path]
     if listing.stages:
         join_by_strategy(listing.home, listing.stages, held, found, shapes)
     elif len(paths) == 1:
-        found.tensors.update({n: held_whole(n, h) for n, h in held.items()})
+        found.tensors.update({n: whole_on_ranks(n, h) for n, h in held.items()})
         assumed = ("there is one rank and no strategy file: its tensors are taken as whole",)
     else:
         guess = guess_slicings(held, shapes, listing.home, listing.digest, unknown_since)

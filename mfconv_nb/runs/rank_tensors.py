@@ -14,6 +14,7 @@ from mfconv_nb.core.checkpoint import LazyTensor
 from mfconv_nb.core.errors import InputError, MfconvError, on_one_line, quoted
 from mfconv_nb.core.report import how_many
 from mfconv_nb.mapping.kinds import is_run_state, weight_of
+from mfconv_nb.runs.message_text import groups_text, names_text
 from mfconv_nb.runs.run import HINT_SLICES, Slice, SlicedTensor
 from mfconv_nb.runs.slices import Box, boxes_of, whole_shape
 from mfconv_nb.runs.strategies import Stage, slicing_of
@@ -49,28 +50,6 @@ class Found:
     opened: frozenset[int] = frozenset()
 
 
-# ---- words for messages ------------------------------------------------------------------------------------------------------
-
-
-def ranks_text(groups: Groups) -> str:
-    """``rank 3 (or its copy 7)``; eight of them at most."""
-    texts = []
-    for first, *others in list(groups)[:8]:
-        instead = f" (or its copy {others[0]})" if len(others) == 1 else f" (or a copy of it: {numbers_text(others)})" if others else ""
-        texts.append(f"rank {first}{instead}")
-    return ", ".join(texts) + (f" and {len(groups) - 8} more" if len(groups) > 8 else "")
-
-
-def numbers_text(numbers: Sequence[int]) -> str:
-    """``0, 1, 2``; six of them at most."""
-    return ", ".join(str(n) for n in numbers[:6]) + (" ..." if len(numbers) > 6 else "")
-
-
-def names_text(names: Sequence[str]) -> str:
-    """``'a', 'b'``; four of them at most."""
-    return ", ".join(quoted(n) for n in names[:4]) + (" ..." if len(names) > 4 else "")
-
-
 def join_by_strategy(home: Path, stages: Stages, held: Mapping[str, Held], found: Found, shapes: Mapping[str, Shape]) -> None:
     """Join every tensor that some rank holds, as the strategy files say, into ``found``.
 
@@ -81,7 +60,7 @@ def join_by_strategy(home: Path, stages: Stages, held: Mapping[str, Held], found
     if not known & held.keys():
         hint = "They are of another run: give the right ones with --strategy."
         expected = f"tensors such as {quoted(next(iter(held), ''))}"
-        some = ", ".join(quoted(n) for n in sorted(known)[:3]) or "no tensor"
+        some = names_text(sorted(known), 3) or "no tensor"
         raise InputError("MFC114", stages[0].path, found=some, expected=expected, hint=hint)
     for name, ranks in held.items():
         if name in known:
@@ -89,7 +68,7 @@ def join_by_strategy(home: Path, stages: Stages, held: Mapping[str, Held], found
         elif (weight := weight_of(name)) in known:
             _join_as_weight(stages, name, weight, ranks, held.get(weight, {}), found)
         elif _have_same_shapes(ranks):
-            found.tensors[name] = held_whole(name, ranks)
+            found.tensors[name] = whole_on_ranks(name, ranks)
             if not is_run_state(name):
                 found.unknown.append(name)
         elif is_run_state(name):
@@ -133,7 +112,7 @@ def _have_same_shapes(ranks: Held) -> bool:
     return len({(t.shape, t.dtype) for t in ranks.values()}) == 1
 
 
-def held_whole(name: str, ranks: Held) -> SlicedTensor:
+def whole_on_ranks(name: str, ranks: Held) -> SlicedTensor:
     """A tensor that is whole on every rank that has it."""
     first = next(iter(ranks.values()))
     box = Box((0,) * len(first.shape), first.shape)
@@ -214,7 +193,7 @@ def _join_stages(name: str, parts: Sequence[tuple[Stage, SlicedTensor, tuple[Box
         groups = [tuple(rank for rank in group if rank not in found.opened) for group in holders]
         if not all(groups):
             box, ranks = next((b, h) for b, h, g in zip(sorted(lacking), holders, groups, strict=True) if not g)
-            shown, expected = f"nothing for {box.text()}", f"a slice of it on {ranks_text([ranks])}"
+            shown, expected = f"nothing for {box.text()}", f"a slice of it on {groups_text([ranks])}"
             found.problems.append(InputError("MFC113", quoted(name), found=shown, expected=expected, hint=HINT_SLICES))
             return
         if is_run_state(name):

@@ -20,6 +20,9 @@ from mfconv_nb.core.report import Column, Result, Table, how_many
 from mfconv_nb.runs.slice_map import SliceMap
 from mfconv_nb.runs.slices import Box, Slicing, tiling_of
 
+MAX_ROWS_OF_RANKS = 16  # of more ranks neighbours with the same steps share a row
+MAX_STEPS = 12
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Step:
@@ -176,23 +179,20 @@ class TrainedRun(Result):
         """True when the run has several pipeline stages."""
         return any(tensor.stage for tensor in self.tensors.values())
 
-    def table(self) -> Table:
+    def table(self, most_ranks: int = MAX_ROWS_OF_RANKS) -> Table:
         """Which rank has which step: a row a rank, a column a step, the chosen one marked.
 
-        Of many ranks, neighbours with the same steps share a row; of many steps the newest are shown.
+        Of more than ``most_ranks``, neighbours with the same steps share a row; of many steps the newest are shown.
         """
         steps = _shown_steps(self)
         columns = (Column("rank", numeric=True), *(Column(f"{step}{' ←' * (step == self.chosen)}") for step in steps))
-        rows = [(ranks, *("✓" if step in had else "–" for step in steps)) for ranks, had in _rank_rows(self.steps)]
+        rows = [(ranks, *("✓" if step in had else "–" for step in steps)) for ranks, had in _rank_rows(self.steps, most_ranks)]
         verdict = "✗ Not a whole checkpoint." if self.problems else ""
         chosen = f" · step {self.chosen}" if self.chosen is not None else ""
         headline = f"{self.kind} · {how_many(len(self.steps), 'rank')} · {how_many(len(self.tensors), 'tensor')}{chosen} · {self.folder}"
         facts = tuple(str(p).replace("\n", " ") for p in self.problems[:6]) + tuple(f"assumed: {a}" for a in self.assumed) + self.notes
-        return Table(verdict, headline, columns, rows, facts, row_noun="ranks")
-
-
-MAX_ROWS_OF_RANKS = 16  # more of them are folded
-MAX_STEPS = 12
+        noun = "ranks" if len(rows) == len(self.steps) else "groups of ranks"
+        return Table(verdict, headline, columns, rows, facts, row_noun=noun)
 
 
 def _shown_steps(run: TrainedRun) -> list[Step]:
@@ -201,9 +201,9 @@ def _shown_steps(run: TrainedRun) -> list[Step]:
     return shown if run.chosen is None or run.chosen in shown else [run.chosen, *shown[1:]]
 
 
-def _rank_rows(steps: Mapping[int, tuple[Step, ...]]) -> list[tuple[int | str, tuple[Step, ...]]]:
+def _rank_rows(steps: Mapping[int, tuple[Step, ...]], most: int) -> list[tuple[int | str, tuple[Step, ...]]]:
     """A row a rank; of many ranks a row for neighbours with the same steps."""
-    if len(steps) <= MAX_ROWS_OF_RANKS:
+    if len(steps) <= most:
         return [(rank, had) for rank, had in sorted(steps.items())]
     rows: list[tuple[int | str, tuple[Step, ...]]] = []
     for (_, had), group in groupby(enumerate(sorted(steps.items())), key=lambda item: (item[1][0] - item[0], item[1][1])):

@@ -23,7 +23,7 @@ from mfconv_nb.core.folding import fold
 from mfconv_nb.core.report import how_many
 from mfconv_nb.mapping.adapters import half_of, is_adapter
 from mfconv_nb.mapping.kinds import COUNTERS, is_run_state, kind_of, weight_of
-from mfconv_nb.runs.rank_tensors import held_whole
+from mfconv_nb.runs.rank_tensors import whole_on_ranks
 from mfconv_nb.runs.run import Slice, SlicedTensor
 from mfconv_nb.runs.slices import Box
 
@@ -116,7 +116,7 @@ def guess_slicings(
     tensors: dict[str, SlicedTensor] = {}
     for name, cut in cuts.items():
         if cut is None:
-            tensors[name] = held_whole(name, held[name])
+            tensors[name] = whole_on_ranks(name, held[name])
             continue
         copies = proofs.get(name) or chosen.get(cut.spread)
         key = cut.spread, copies
