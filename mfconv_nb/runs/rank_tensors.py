@@ -49,6 +49,10 @@ class Found:
     stages_differ: list[str] = field(default_factory=list)
     opened: frozenset[int] = frozenset()
 
+    def add_contradiction(self, name: str, found: str, expected: str, code: str = "MFC113") -> None:
+        """Add a problem of one tensor."""
+        self.problems.append(InputError(code, quoted(name), found=found, expected=expected, hint=HINT_SLICES))
+
 
 def join_by_strategy(home: Path, stages: Stages, held: Mapping[str, Held], found: Found, shapes: Mapping[str, Shape]) -> None:
     """Join every tensor that some rank holds, as the strategy files say, into ``found``.
@@ -67,7 +71,7 @@ def join_by_strategy(home: Path, stages: Stages, held: Mapping[str, Held], found
             _join_named(stages, name, ranks, found)
         elif (weight := weight_of(name)) in known:
             _join_as_weight(stages, name, weight, ranks, held.get(weight, {}), found)
-        elif _have_same_shapes(ranks):
+        elif not _two_that_differ(ranks):
             found.tensors[name] = whole_on_ranks(name, ranks)
             if not is_run_state(name):
                 found.unknown.append(name)
@@ -78,9 +82,7 @@ def join_by_strategy(home: Path, stages: Stages, held: Mapping[str, Held], found
     for name, tensor in found.tensors.items():
         if name in shapes and tuple(shapes[name]) != tensor.shape:
             said = f"as {on_one_line(str(stages[0].path))} says, from slices of {list(tensor.slices[0].tensor.shape)}"
-            shown = f"{list(tensor.shape)}, {said}"
-            expected = f"{list(shapes[name])}, as the config says"
-            found.problems.append(InputError("MFC113", quoted(name), found=shown, expected=expected, hint=HINT_SLICES))
+            found.add_contradiction(name, f"{list(tensor.shape)}, {said}", f"{list(shapes[name])}, as the config says")
 
 
 # ---- optimizer state and other tensors that no strategy names --------------------------------------------------------------------
@@ -100,16 +102,16 @@ def _join_as_weight(stages: Stages, name: str, weight: str, ranks: Held, of_weig
 
 
 def _unnamed_slices_error(home: Path, name: str, ranks: Held) -> InputError:
-    (a, first), *others = ranks.items()
-    b, other = next((r, t) for r, t in others if (t.shape, t.dtype) != (first.shape, first.dtype))
-    each = (f"{list(t.shape)} of {t.dtype} on rank {rank}" for rank, t in ((a, first), (b, other)))
-    shown = f"{' and '.join(each)}, and no strategy file names it"
+    shown = f"{' and '.join(_two_that_differ(ranks))}, and no strategy file names it"
     expected = "a strategy file that says how it was cut"
     return InputError("MFC114", f"{quoted(name)} in {home}", found=shown, expected=expected, hint="Give the strategy files of this run.")
 
 
-def _have_same_shapes(ranks: Held) -> bool:
-    return len({(t.shape, t.dtype) for t in ranks.values()}) == 1
+def _two_that_differ(ranks: Held) -> list[str]:
+    """The first slice and the first one of another shape or dtype, as text: ``[4, 8] of F32 on rank 0``; empty where all are alike."""
+    (a, first), *others = ranks.items()
+    other = next(((r, t) for r, t in others if (t.shape, t.dtype) != (first.shape, first.dtype)), None)
+    return [f"{list(t.shape)} of {t.dtype} on rank {rank}" for rank, t in ((a, first), other)] if other is not None else []
 
 
 def whole_on_ranks(name: str, ranks: Held) -> SlicedTensor:
@@ -123,50 +125,40 @@ def whole_on_ranks(name: str, ranks: Held) -> SlicedTensor:
 
 
 def _join_named(stages: Stages, name: str, ranks: Held, found: Found) -> None:
-    first = next(iter(ranks.values()))
-    for rank, tensor in ranks.items():
-        if (tensor.shape, tensor.dtype) != (first.shape, first.dtype) and len(_stages_with(stages, name)) == 1:
-            a = next(iter(ranks))
-            shown = f"{list(first.shape)} of {first.dtype} on rank {a}, {list(tensor.shape)} of {tensor.dtype} on rank {rank}"
-            found.problems.append(InputError("MFC113", quoted(name), found=shown, expected="slices of one shape", hint=HINT_SLICES))
-            return
-    parts: list[tuple[Stage, SlicedTensor, tuple[Box, ...]]] = []
+    """Join a tensor that the strategy names, from the slices of all stages that have it."""
+    having = [s for s in stages if name in s.layouts]
+    if len(having) == 1 and (differing := _two_that_differ(ranks)):
+        found.add_contradiction(name, ", ".join(differing), "slices of one shape")
+        return
     for rank in ranks:
-        if not any(rank in stage.ranks for stage in _stages_with(stages, name)):
+        if not any(rank in stage.ranks for stage in having):
             found.foreign.setdefault(rank, []).append(name)
-    for stage in _stages_with(stages, name):
+    parts: list[tuple[Stage, SlicedTensor, tuple[Box, ...]]] = []
+    for stage in having:
         mine = {r: t for r, t in ranks.items() if r in stage.ranks}
         if mine:
             sliced = _join_in_stage(stage, name, mine, found)
             if sliced is None:
                 return
             parts.append((stage, *sliced))
-    if not parts:
-        numbers, a = ", ".join(str(s.number) for s in _stages_with(stages, name)), next(iter(ranks))
-        shown, expected = f"on rank {a}", f"on the ranks of stage {numbers}, as {quoted(_stages_with(stages, name)[0].path.name)} says"
-        found.problems.append(InputError("MFC114", quoted(name), found=shown, expected=expected, hint=HINT_SLICES))
+    if parts:
+        _join_stages(name, parts, found)
         return
-    _join_stages(name, parts, found)
-
-
-def _stages_with(stages: Sequence[Stage], name: str) -> list[Stage]:
-    return [s for s in stages if name in s.layouts]
+    expected = f"on the ranks of stage {', '.join(str(s.number) for s in having)}, as {quoted(having[0].path.name)} says"
+    found.add_contradiction(name, f"on rank {next(iter(ranks))}", expected, "MFC114")
 
 
 def _join_in_stage(stage: Stage, name: str, ranks: Held, found: Found) -> tuple[SlicedTensor, tuple[Box, ...]] | None:
-    """The slices of one stage, and the box of each of its ranks."""
+    """The slices of one stage, and the box of each of its ranks; None, and a problem, where they contradict the strategy."""
+    if differing := _two_that_differ(ranks):
+        found.add_contradiction(name, ", ".join(differing), "slices of one shape")
+        return None
     layout = stage.layouts[name]
-    (a, first), *rest = ranks.items()
-    for rank, tensor in rest:
-        if (tensor.shape, tensor.dtype) != (first.shape, first.dtype):
-            shown = f"{list(first.shape)} of {first.dtype} on rank {a}, {list(tensor.shape)} of {tensor.dtype} on rank {rank}"
-            found.problems.append(InputError("MFC113", quoted(name), found=shown, expected="slices of one shape", hint=HINT_SLICES))
-            return None
+    a, first = next(iter(ranks.items()))
     slicing = slicing_of(layout, len(first.shape), stage.devices, f"{quoted(name)} in {stage.path}")
     if layout.split and first.shape[:1] != layout.split[:1]:
         shown = f"slices of {list(first.shape)} in the file of rank {a}"
-        expected = f"{how_many(layout.split[0], 'row')}, as {quoted(stage.path.name)} says"
-        found.problems.append(InputError("MFC113", quoted(name), found=shown, expected=expected, hint=HINT_SLICES))
+        found.add_contradiction(name, shown, f"{how_many(layout.split[0], 'row')}, as {quoted(stage.path.name)} says")
         return None
     whole = whole_shape(slicing, first.shape)
     boxes = boxes_of(slicing, whole)
@@ -179,7 +171,7 @@ def _join_stages(name: str, parts: Sequence[tuple[Stage, SlicedTensor, tuple[Box
     _, tensor, boxes = parts[0]
     if any(p[1].shape != tensor.shape or p[1].dtype != tensor.dtype for p in parts):
         shown = " and ".join(f"{list(t.shape)} of {t.dtype} in stage {s.number}" for s, t, _ in parts[:4])
-        found.problems.append(InputError("MFC113", quoted(name), found=shown, expected="the same in all stages", hint=HINT_SLICES))
+        found.add_contradiction(name, shown, "the same in all stages")
         return
     if any(set(p[2]) != set(boxes) for p in parts):
         found.stages_differ.append(name)
@@ -193,8 +185,7 @@ def _join_stages(name: str, parts: Sequence[tuple[Stage, SlicedTensor, tuple[Box
         groups = [tuple(rank for rank in group if rank not in found.opened) for group in holders]
         if not all(groups):
             box, ranks = next((b, h) for b, h, g in zip(sorted(lacking), holders, groups, strict=True) if not g)
-            shown, expected = f"nothing for {box.text()}", f"a slice of it on {groups_text([ranks])}"
-            found.problems.append(InputError("MFC113", quoted(name), found=shown, expected=expected, hint=HINT_SLICES))
+            found.add_contradiction(name, f"nothing for {box.text()}", f"a slice of it on {groups_text([ranks])}")
             return
         if is_run_state(name):
             found.left_out += [(name, g) for g in groups]

@@ -26,8 +26,8 @@ from mfconv_nb.core.sources import FileSource
 from mfconv_nb.formats import index as index_files
 from mfconv_nb.formats.folders import checkpoint_files, read_instead
 from mfconv_nb.formats.known import weight_endings
-from mfconv_nb.runs.cutting import RankLayout
 from mfconv_nb.runs.opening import looks_like_run
+from mfconv_nb.runs.rank_layout import RankLayout
 from mfconv_nb.steps.loading.load import Loadable, load
 from mfconv_nb.steps.saving.output import Output, manifest_of, whole_output
 from mfconv_nb.steps.saving.ranks_output import ranks_output
