@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from mfconv_nb.formats.strategy_file import (
     strategy_files,
     write_strategy,
 )
-from tests.runs.made import Cut, numbered_tensors, write_strategy_file
+from tests.runs.made import Cut, numbered_tensors, strategy_by_mindspore, strategy_bytes, write_strategy_file
 from tests.support import write_safetensors
 
 CUTS = {
@@ -40,12 +41,37 @@ LAYOUTS = {
 @pytest.mark.parametrize("ending", ["ckpt", "json"])
 @pytest.mark.parametrize("merged", [False, True])
 def test_what_mindspores_classes_write(tmp_path: Path, ending: str, merged: bool) -> None:
-    path = write_strategy_file(tmp_path / f"s.{ending}", CUTS, [0, 1] if merged else [0], merged=merged)
+    path = write_strategy_file(tmp_path / f"s.{ending}", CUTS, [0, 1] if merged else [0], merged=merged, with_mindspore=True)
     found = read_strategy(path)
     assert (len(found.stages) > 1) is merged
     expected = {0: LAYOUTS, 1: {"model.w-2.weight": LAYOUTS["model.w-2.weight"]}} if merged else {0: LAYOUTS}
     assert found.stages == expected
     assert is_strategy(path)
+
+
+@st.composite
+def cuts(draw: st.DrawFn) -> Cut:
+    """Any cut that the tests can make: matrices, maps of one or several dimensions an axis, shards, stages."""
+    devices = tuple(draw(st.lists(st.integers(1, 300), min_size=1, max_size=4)))
+    dims = draw(st.permutations(range(len(devices))))
+    axes = draw(st.integers(0, 3))
+    maps = tuple(dims[n] if n < len(dims) and draw(st.booleans()) else -1 for n in range(axes))
+    if maps and draw(st.booleans()):
+        maps = ((*dims,), *(-1 for _ in maps[1:]))
+    cut = Cut(devices, maps)
+    may_shard = draw(st.booleans()) and math.prod(devices) < 1000 and len(cut.group) > 1
+    return Cut(devices, maps, shards=draw(st.integers(2, 400)) if may_shard else 1)
+
+
+@pytest.mark.real_frameworks
+@settings(max_examples=100, deadline=None)  # the first one imports mindspore
+@given(
+    layouts=st.dictionaries(st.text(st.characters(exclude_categories=("Cs",)), max_size=200), cuts(), max_size=4),
+    stages=st.lists(st.integers(0, 300), min_size=1, max_size=3),
+    current=st.integers(0, 300),
+)
+def test_the_writer_of_the_tests_makes_the_bytes_of_mindspores_classes(layouts: dict[str, Cut], stages: list[int], current: int) -> None:
+    assert strategy_bytes(layouts, stages, current) == strategy_by_mindspore(layouts, stages, current)
 
 
 @pytest.mark.real_frameworks

@@ -26,10 +26,10 @@ from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sizes import Size, Sizes, read_sizes
 from mfconv_nb.mapping.flaws import Flaw, early_flaws_of, flaws_of
 from mfconv_nb.mapping.forms import MAX_FORMS, all_forms
+from mfconv_nb.mapping.kinds import is_run_state
 from mfconv_nb.mapping.matching import MAPPED, Matcher, Problem, Row
 from mfconv_nb.mapping.names import Pattern
 from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Repeated, Rule, Tied, default_form, layouts_of, numbered_rules, sides_of
-from mfconv_nb.mapping.run_state import run_state_of
 
 GOOD, DOUBT, BAD, QUIET = "✓", "!", "✗", "–"
 PLACEHOLDER = re.compile(r"\{[a-z_][a-z0-9_]*\}")
@@ -46,7 +46,7 @@ class Side:
         self.groups: dict[str, list[tuple[tuple[int, ...], TensorSpec]]] = {}
         self.by_name: dict[str, TensorSpec] = {}
         for spec in specs:
-            if side == MF and run_state_of(spec.name) is not None:
+            if side == MF and is_run_state(spec.name):
                 continue
             template, numbers = fold(spec.name)
             self.groups.setdefault(template, []).append((numbers, spec))

@@ -22,9 +22,9 @@ from mfconv_nb.core.checkpoint import HF, MF
 from mfconv_nb.core.errors import MappingError, one_line
 from mfconv_nb.core.layout import Axis, TensorLayout, describe_tensor
 from mfconv_nb.core.paths import local_path
+from mfconv_nb.mapping.kinds import COUNTERS, GRADIENT_PREFIXES, LAYER_STATE_ENDINGS, OPTIMIZER_PREFIXES
 from mfconv_nb.mapping.names import Pattern
 from mfconv_nb.mapping.rules import COMMON_OPTIONS, AnyRule, Drop, Family, OptionValue, Repeated, Rule, Tied, is_needed, numbers_of
-from mfconv_nb.mapping.run_state import COUNTERS, GRADIENTS, IN_LAYERS, OPTIMIZER
 from mfconv_nb.mapping.solve import Directed, directed_rule, structural_sizes
 
 FILES = {MF: "convert_weight.py", HF: "convert_reversed.py"}
@@ -91,7 +91,8 @@ def module_text(form: Family, to: str) -> str:
         "LAYOUTS": "\n".join(f"    {json.dumps(layout)}: {name}," for layout, (name, _) in functions.items()),
         "OR_RUN_STATE": "" if from_hf else " or is_run_state(name)",
     }
-    state = {"RUN_STATE": _tuple_of(OPTIMIZER + GRADIENTS), "COUNTERS": _tuple_of(sorted(COUNTERS)), "IN_LAYERS": _tuple_of(IN_LAYERS)}
+    prefixes, endings = _tuple_of(OPTIMIZER_PREFIXES + GRADIENT_PREFIXES), _tuple_of(LAYER_STATE_ENDINGS)
+    state = {"RUN_STATE": prefixes, "COUNTERS": _tuple_of(sorted(COUNTERS)), "IN_LAYERS": endings}
     text = HEAD + (FORWARD if from_hf else RUN_STATE + "\n" + BACK)
     return re.sub(r"\n{4,}", "\n\n\n", _filled(text, {**words, **state}))
 

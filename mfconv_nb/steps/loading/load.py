@@ -17,10 +17,10 @@ from mfconv_nb.core.run_yaml import lora_of
 from mfconv_nb.formats.assets import scheme_beside
 from mfconv_nb.formats.reading import Opened, open_files, open_path
 from mfconv_nb.mapping.adapters import is_adapter
+from mfconv_nb.mapping.kinds import category_of, parse_categories
 from mfconv_nb.networks.live import HINT, is_live, load_live
-from mfconv_nb.runs.categories import categories_asked, category_of
 from mfconv_nb.runs.merged_by_mindspore import notes_on_run_state
-from mfconv_nb.runs.opening import merged, open_run
+from mfconv_nb.runs.opening import join_slices, open_run
 from mfconv_nb.runs.part_of import note_on_a_part, part_of, whole_of
 from mfconv_nb.runs.run import TrainedRun
 from mfconv_nb.steps.loading.beside import fitting_manifest, lora_beside, lora_of_run, read_original
@@ -140,13 +140,13 @@ def select_categories(checkpoint: Checkpoint, only: str | Sequence[str] | None) 
     """The checkpoint with the tensors of the given categories alone; all of them where none is given."""
     if only is None:
         return checkpoint
-    wanted = categories_asked(only)
+    wanted = parse_categories(only)
     return replace(checkpoint, tensors={n: t for n, t in checkpoint.tensors.items() if category_of(n) in wanted})
 
 
 def load_run(run: TrainedRun, path: Path, facts: CallerFacts, only: str | Sequence[str] | None = None) -> Checkpoint:
     """The checkpoint of a run that was opened: its whole tensors, and what must hold of its copies before anything is written."""
-    whole = merged(run, only)
+    whole = join_slices(run, only)
     folder, manifest, notes = fitting_manifest(path, whole.tensors)
     has_adapters = any(map(is_adapter, whole.tensors))
     history = History(
