@@ -104,7 +104,7 @@ class _Names:
         known = [b for b, constant in self.constants.items() if name.startswith(b) and constant != besides]
         longest = max(known, key=len, default="")
         rest = name[len(longest) :]
-        return " + ".join(([self.constants[longest]] if longest else []) + ([_atom(rest)] if rest or not longest else []))
+        return " + ".join(([self.constants[longest]] if longest else []) + ([atom_text(rest)] if rest or not longest else []))
 
 
 def _names_of(rule: AnyRule) -> Iterator[tuple[str, str]]:
@@ -131,7 +131,7 @@ def _family(family: Family, names: _Names, notes: Sequence[str]) -> str:
         if name == "rules":
             lines += [" " * STEP + "rules=(", *_rules(family.rules, names, notes), " " * STEP + "),"]
         elif value or name in ("key", "covers", "sizes"):
-            lines.append(_laid_out(_node(value), STEP, f"{name}=", ","))
+            lines.append(laid_out(node_of(value), STEP, f"{name}=", ","))
     return "\n".join([*lines, ")"])
 
 
@@ -139,7 +139,7 @@ def _rules(rules: Sequence[AnyRule], names: _Names, notes: Sequence[str]) -> Ite
     for n, rule in enumerate(rules):
         if n < len(notes) and notes[n]:
             yield from _comment(notes[n], 2 * STEP)
-        yield _laid_out(_call(rule, names), 2 * STEP, "", ",")
+        yield laid_out(_call(rule, names), 2 * STEP, "", ",")
 
 
 def _comment(text: str, indent: int) -> Iterator[str]:
@@ -157,6 +157,10 @@ def _comment(text: str, indent: int) -> Iterator[str]:
 Node = str | tuple[str, list[tuple[str, Any]], str]  # an expression on one line, or what can be opened: parts with their keywords
 
 
+class Code(str):
+    """A text that stands in an expression as it is, without quotes."""
+
+
 def _call(part: AnyRule | Option, names: _Names | None) -> Node:
     """A rule or an option as the call that makes it; what has its default is left out."""
     arguments = []
@@ -167,7 +171,7 @@ def _call(part: AnyRule | Option, names: _Names | None) -> Node:
         if field.name in UNWRITTEN or is_default or (field.name == "layout" and value is None):
             continue
         is_name = names is not None and field.name in ("hf", "mf", "same_as", "pattern", "may_be")
-        node = _name_node(value, names) if is_name and names is not None else _node(value)
+        node = _name_node(value, names) if is_name and names is not None else node_of(value)
         arguments.append(("" if field.name in positional else f"{field.name}=", node))
     return f"{type(part).__name__}(", arguments, ")"
 
@@ -184,18 +188,21 @@ def _name_node(value: str | tuple[str, ...], names: _Names) -> Node:
     return "(", [("", names.expression(name)) for name in value], ")"
 
 
-def _node(value: Any) -> Node:
+def node_of(value: Any) -> Node:
+    """A value as the expression that makes it."""
+    if isinstance(value, Code):
+        return value
     if isinstance(value, Mapping):
-        return "{", [(f"{_atom(key)}: ", _node(each)) for key, each in value.items()], "}"
+        return "{", [(f"{atom_text(key)}: ", node_of(each)) for key, each in value.items()], "}"
     if isinstance(value, tuple | list):
         opening, closing = "()" if isinstance(value, tuple) else "[]"
-        return opening, [("", _node(each)) for each in value], closing
+        return opening, [("", node_of(each)) for each in value], closing
     if isinstance(value, Option):
         return _call(value, None)
-    return _atom(value)
+    return atom_text(value)
 
 
-def _atom(value: Any) -> str:
+def atom_text(value: Any) -> str:
     """``repr``, with the quotes that the project's formatter puts; what no literal says, as a config of Python may hold, as its text."""
     if isinstance(value, float) and not math.isfinite(value):
         return f'float("{value}")'
@@ -205,13 +212,13 @@ def _atom(value: Any) -> str:
     return text
 
 
-def _laid_out(node: Node, indent: int, before: str, after: str) -> str:
-    """On one line where it fits, else a part a line."""
+def laid_out(node: Node, indent: int = 0, before: str = "", after: str = "", *, width: int = WIDTH) -> str:
+    """An expression on one line where it fits, else one part a line."""
     flat = f"{' ' * indent}{before}{_flat(node)}{after}"
-    if len(flat) <= WIDTH or isinstance(node, str) or not node[1]:
+    if len(flat) <= width or isinstance(node, str) or not node[1]:
         return flat
     opening, parts, closing = node
-    inner = [_laid_out(part, indent + STEP, keyword, ",") for keyword, part in parts]
+    inner = [laid_out(part, indent + STEP, keyword, ",", width=width) for keyword, part in parts]
     return "\n".join([f"{' ' * indent}{before}{opening}", *inner, f"{' ' * indent}{closing}{after}"])
 
 

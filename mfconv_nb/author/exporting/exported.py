@@ -12,6 +12,7 @@ from mfconv_nb.families.registry import family_meant
 from mfconv_nb.mapping.flaws import INDENT
 from mfconv_nb.mapping.forms import checked_options, options_of
 from mfconv_nb.mapping.rules import Family, default_form
+from mfconv_nb.mapping.solve import Directed
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +81,21 @@ def write_texts(texts: Mapping[Path, str], *, overwrite: bool) -> tuple[Path, ..
     return tuple(texts)
 
 
+def rule_text(directed: Directed) -> str:
+    """A rule in one line: the names it reads, and the names it makes."""
+    source, target = (", ".join(p.text for p in patterns) for patterns in (directed.source, directed.target))
+    return f"{source} -> {target or 'nothing'}"
+
+
+def cannot_say(where: str, found: str, expected: str) -> MappingError:
+    """The refusal of rules that the other tool has no words for."""
+    return MappingError("MFC314", where, found=found, expected=expected, hint="Convert it with mfconv itself: mfconv convert.")
+
+
 def refuse(unsayable: Sequence[Unsayable], key: str, expected: str) -> None:
     """Raises MappingError (MFC314) with every rule that cannot be said; nothing where there is none."""
-    if not unsayable:
-        return
     if len(unsayable) == 1:
-        where, found = unsayable[0].rule, unsayable[0].lacking
-    else:
-        where = f"family {key}"
-        found = f"\n{INDENT}".join([f"{how_many(len(unsayable), 'rule')}:", *(f"{u.rule}: {u.lacking}" for u in unsayable)])
-    raise MappingError("MFC314", where, found=found, expected=expected, hint="Convert it with mfconv itself: mfconv convert.")
+        raise cannot_say(unsayable[0].rule, unsayable[0].lacking, expected)
+    if unsayable:
+        lines = [f"{how_many(len(unsayable), 'rule')}:", *(f"{u.rule}: {u.lacking}" for u in unsayable)]
+        raise cannot_say(f"family {key}", f"\n{INDENT}".join(lines), expected)

@@ -23,7 +23,7 @@ def alternatives_of(sentence: str) -> list[tuple[str, str]]:
     return found
 
 
-def always_told(sentence: str) -> bool:
+def is_always_known(sentence: str) -> bool:
     """Whether a config without this size is refused."""
     return UNKNOWN not in sentence
 

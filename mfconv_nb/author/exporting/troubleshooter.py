@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.author.exporting.exported import Exported, Unsayable, form_meant, refuse, write_texts
+from mfconv_nb.author.exporting.exported import Exported, Unsayable, form_meant, refuse, rule_text, write_texts
 from mfconv_nb.core.checkpoint import HF, MF
 from mfconv_nb.core.errors import MappingError, UsageError, did_you_mean, quoted
 from mfconv_nb.core.folding import fold, folded_names
@@ -88,7 +88,7 @@ def weight_map(form: Family, names: Sequence[str]) -> tuple[dict[str, str], dict
             continue
         directed, at = hits[0]
         if lacking := _lacking(directed):
-            unsayable.setdefault(directed.rule, Unsayable(_where(directed), lacking))
+            unsayable.setdefault(directed.rule, Unsayable(rule_text(directed), lacking))
         else:
             renamed[name] = directed.target[0].fill(at)
             values |= {name: CONV1D} if _is_conv1d(directed) else {}
@@ -99,11 +99,6 @@ def weight_map(form: Family, names: Sequence[str]) -> tuple[dict[str, str], dict
         hint = hint or "Give names of this family, or export the family that they are of."
         raise MappingError("MFC303", quoted(unknown[0]), found=found, expected=f"names of {form.key}", hint=hint)
     return renamed, values
-
-
-def _where(directed: Directed) -> str:
-    target = ", ".join(p.text for p in directed.target) or "nothing"
-    return f"{', '.join(p.text for p in directed.source)} -> {target}"
 
 
 def _lacking(directed: Directed) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mfconv_nb.author.exporting.converter_ops import EXPERTS, Op, op_of
-from mfconv_nb.author.exporting.exported import Exported, Unsayable, form_meant, form_words, refuse, write_texts
+from mfconv_nb.author.exporting.exported import Exported, Unsayable, form_meant, form_words, refuse, rule_text, write_texts
 from mfconv_nb.core.checkpoint import MF
 from mfconv_nb.core.errors import MappingError, one_line
 from mfconv_nb.core.paths import local_path
@@ -69,7 +69,7 @@ def converters_of(form: Family, config: Mapping[str, Any] | None = None) -> tupl
             notes += [f"{rule.pattern} has no operation: {rule.why}."] if rule.side == "hf" else []
             continue
         directed = directed_rule(rule, MF)
-        where = f"{', '.join(p.text for p in directed.source)} -> {', '.join(p.text for p in directed.target)}"
+        where = rule_text(directed)
         if isinstance(rule, Tied):
             if given.get(rule.only_if):
                 unsayable.append(Unsayable(where, "an operation that writes one tensor twice: the config ties the head to the embedding"))
