@@ -6,25 +6,25 @@ Refuses: every rule that their operations do not do, or that their way of matchi
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.author.exporting.converter_ops import EXPERTS, Op, op_of
+from mfconv_nb.author.exporting.converter_ops import EQUAL_PARTS, EXPERTS, QKV_LAYOUTS, Op, lost_names, op_of
 from mfconv_nb.author.exporting.exported import Exported, Unsayable, form_meant, form_words, refuse, rule_text, write_texts
+from mfconv_nb.author.family_text import Node, laid_out, node_of
 from mfconv_nb.core.checkpoint import MF
 from mfconv_nb.core.errors import MappingError, one_line
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sizes import read_sizes
 from mfconv_nb.mapping.expected import is_expected
-from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Tied
+from mfconv_nb.mapping.rules import Drop, Family, Tied
 from mfconv_nb.mapping.solve import directed_rule
 
 WIDTH = 120  # of a line in MindFormers' own files
 EXPECTED = "renames, and joins, splits and stacks as MindFormers' operations have them"
-SAMPLES = (0, 3, 12)  # indices for which names are tried
 
 
 def export_weight_converters(
@@ -61,7 +61,7 @@ def converters_of(form: Family, config: Mapping[str, Any] | None = None) -> tupl
     """
     given = _sizes_of(form, config)
     proportions = given if config is not None else _sizes_of(form, form.toy)
-    ops: dict[AnyRule, Op] = {}
+    ops: list[Op] = []
     unsayable: list[Unsayable] = []
     notes: list[str] = []
     for rule in form.rules:
@@ -81,15 +81,17 @@ def converters_of(form: Family, config: Mapping[str, Any] | None = None) -> tupl
         if isinstance(op, str):
             unsayable.append(Unsayable(where, op))
         else:
-            ops[rule] = _without_guessed_sizes(op) if config is None else op
-    unsayable += [] if unsayable else _taken_by_others(ops)
+            ops.append(op if config is not None else _without_guessed_sizes(op))
+    if not unsayable:
+        for op, name, _, taker in lost_names(ops, "hf"):
+            unsayable.append(Unsayable(f"{', '.join(op.hf)} -> {', '.join(op.mf)}", f"{name} would go to {', '.join(taker.hf)}"))
     refuse(unsayable, form.key, EXPECTED)
-    found = tuple(ops.values())
-    notes += [f"No way back: {op.name} to {op.mf[0]}: {op.one_way}." for op in found if op.one_way]
-    notes += [f"No way back: {name}: {why}." for name, why in _lost_on_the_way_back(found)]
-    if config is None and any(op.name.startswith("QKV") for op in found):
+    notes += [f"No way back: {op.name} to {op.mf[0]}: {op.one_way}." for op in ops if op.one_way]
+    given_away = "their matching gives this name to the operation for"
+    notes += [f"No way back: {name}: {given_away} {', '.join(taker.mf)}." for _, name, _, taker in lost_names(ops, "mf")]
+    if config is None and any(op.name in QKV_LAYOUTS for op in ops):
         notes.append("q, k and v by group: kv_channels must be the head size, as config.json has it.")
-    return found, tuple(dict.fromkeys(notes))
+    return tuple(ops), tuple(dict.fromkeys(notes))
 
 
 def _sizes_of(form: Family, config: Mapping[str, Any] | None) -> dict[str, int]:
@@ -106,47 +108,7 @@ def _without_guessed_sizes(op: Op) -> Op:
     """An operation without the sizes of the toy: parts that are unequal there have other sizes in a model."""
     if "split_sizes" not in op.more:
         return op
-    more = {k: v for k, v in op.more.items() if k != "split_sizes"}
-    return Op(op.name, op.hf, op.mf, more, "it cuts into equal parts, unless split_sizes says their sizes (config=... writes them)")
-
-
-# ---- their way of matching ------------------------------------------------------------------------------------------------
-
-
-def _taken_by_others(ops: Mapping[AnyRule, Op]) -> list[Unsayable]:
-    """Rules whose names their matching, which does not look at the end of a name, would give to another one."""
-    by_name = {name: op for op in ops.values() for name in op.hf}
-    found = []
-    for op in ops.values():
-        for name in op.hf:
-            taker = next((t for sample in _filled(name) if (t := op_for(sample, by_name)) is not op), None)
-            if taker is not None:
-                found.append(Unsayable(f"{', '.join(op.hf)} -> {', '.join(op.mf)}", f"{name} would go to {', '.join(taker.hf)}"))
-                break
-    return found
-
-
-def _lost_on_the_way_back(ops: Sequence[Op]) -> Iterator[tuple[str, str]]:
-    by_name = {name: op for op in ops for name in op.mf}
-    for op in ops:
-        for name in op.mf:
-            taker = next((t for sample in _filled(name) if (t := op_for(sample, by_name)) is not op), None)
-            if taker is not None:
-                yield name, f"their matching gives this name to the operation for {', '.join(taker.mf)}"
-
-
-def _filled(name: str) -> Iterable[str]:
-    return [name.replace("{}", str(index)) for index in SAMPLES]
-
-
-def op_for(name: str, by_name: Mapping[str, Op]) -> Op | None:
-    """The operation that their template takes for a name: an equal name, else the longest pattern that it begins with."""
-    if name in by_name:
-        return by_name[name]
-    for pattern in sorted(by_name, key=len, reverse=True):
-        if re.match(pattern.replace(".", r"\.").replace("{}", "(.*)"), name):
-            return by_name[pattern]
-    return None
+    return replace(op, more={k: v for k, v in op.more.items() if k != "split_sizes"}, one_way=EQUAL_PARTS)
 
 
 # ---- the text ---------------------------------------------------------------------------------------------------------------
@@ -154,7 +116,7 @@ def op_for(name: str, by_name: Mapping[str, Op]) -> Op | None:
 
 def converters_text(form: Family, ops: Sequence[Op], notes: Sequence[str]) -> str:
     """The list as a text that can be pasted into a model class."""
-    classes = ", ".join(sorted({op.name for op in ops}))
+    classes = sorted({op.name for op in ops})
     head = [
         f"# {one_line(form.covers)}: from Hugging Face to MindFormers. Form: {form_words(form)}.",
         f"# Written by `mfconv export {one_line(form.key)} --to weight_converters`, for mindformers 2.1.0 (convert_op.py).",
@@ -165,22 +127,13 @@ def converters_text(form: Family, ops: Sequence[Op], notes: Sequence[str]) -> st
     head += (
         ["# Every operation has a way back, except where a line above says otherwise."] if any("No way back" in n for n in notes) else []
     )
-    lines = [f"from mindformers.checkpoint.converter.convert_op import {classes}"] if ops else []
+    lines = [f"from mindformers.checkpoint.converter.convert_op import {', '.join(classes)}"] if ops else []
     if ops and len(lines[0]) > WIDTH:
-        names = sorted({op.name for op in ops})
-        lines = ["from mindformers.checkpoint.converter.convert_op import (", *(f"    {name}," for name in names), ")"]
-    return "\n".join([*head, "", *lines, "", "weight_converters = [", *(_op_text(op) for op in ops), "]", ""])
+        lines = ["from mindformers.checkpoint.converter.convert_op import (", *(f"    {name}," for name in classes), ")"]
+    listed: Node = ("[", [("", _op_node(op)) for op in ops], "]")
+    return "\n".join([*head, "", *lines, "", laid_out(listed, before="weight_converters = ", width=WIDTH), ""])
 
 
-def _op_text(op: Op) -> str:
-    arguments = [f"hf_names={_names_text(op.hf)}", f"mf_names={_names_text(op.mf)}", *(f"{k}={v}" for k, v in op.more.items())]
-    line = f"    {op.name}({', '.join(arguments)}),"
-    if len(line) <= WIDTH and len(op.hf) == len(op.mf) == 1:
-        return line
-    return "\n".join([f"    {op.name}(", *(f"        {a}," for a in arguments), "    ),"])
-
-
-def _names_text(names: Sequence[str]) -> str:
-    if len(names) == 1:
-        return f'"{names[0]}"'
-    return "\n".join(["[", *(f'            "{name}",' for name in names), "        ]"])
+def _op_node(op: Op) -> Node:
+    names = {f"{side}_names": list(own) if len(own) > 1 else own[0] for side, own in (("hf", op.hf), ("mf", op.mf))}
+    return f"{op.name}(", [(f"{keyword}=", node_of(value)) for keyword, value in {**names, **op.more}.items()], ")"

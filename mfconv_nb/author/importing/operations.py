@@ -13,7 +13,7 @@ from typing import Any
 from mfconv_nb.core.report import how_many
 
 Sizes = Mapping[str, int | str]
-PART_WORDS = {"gate": "gate", "w1": "gate", "up": "up", "w3": "up", "q": "q", "k": "k", "v": "v"}
+PART_WORDS = {"w1": "gate", "w3": "up", "query": "q", "key": "k", "value": "v", **{word: word for word in ("gate", "up", "q", "k", "v")}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,13 +170,14 @@ def _rope(state: Followed, operation: Operation) -> None:
     state.sizes["pair"] = 2
 
 
-def part_names(patterns: Sequence[str]) -> tuple[str, ...]:
-    """What the parts of a tensor are called: by the words of their names that differ."""
-    split = [pattern.replace("\\", "").replace("*", "").split(".") for pattern in patterns]
+def part_names(names: Sequence[str]) -> tuple[str, ...]:
+    """What the parts of a tensor are called: by the first word in which their names differ, or by their number."""
+    split = [name.replace("\\", "").replace("*", "").split(".") for name in names]
     for words in zip(*split, strict=False):
-        if len(set(words)) == len(words):
-            short = [word.removesuffix("_proj").removesuffix("_layer") for word in words]
-            known = tuple(PART_WORDS.get(word, "") for word in short)
-            if all(known) and len(set(known)) == len(known):
-                return known
-    return tuple(f"part_{n}" for n in range(1, len(patterns) + 1))
+        short = [word.removesuffix("_proj").removesuffix("_layer") for word in words]
+        known = tuple(PART_WORDS.get(word, "") for word in short)
+        if all(known) and len(set(known)) == len(known):
+            return known
+        if len(set(short)) == len(short) and all(word.isascii() and word.isidentifier() and word.islower() for word in short):
+            return tuple(f"{word}_part" for word in short)
+    return tuple(f"part_{n}" for n in range(1, len(names) + 1))
