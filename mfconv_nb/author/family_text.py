@@ -9,6 +9,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -40,17 +41,31 @@ def write_family(family: Family, path: str | Path, *, notes: Sequence[str] = (),
     file = local_path(path)
     if file.suffix != ENDING:
         raise OutputError("MFC407", file, found=f"ending '{file.suffix}'", expected=f"a Python file: my_model{ENDING}", hint=HINT_ENDING)
-    if file.exists() and not overwrite:
+    return write_texts({file: family_text(family, notes=notes)}, overwrite=overwrite)[0]
+
+
+def write_texts(texts: Mapping[Path, str], *, overwrite: bool, make_folders: bool = False) -> tuple[Path, ...]:
+    """Write files; none where one of them exists already.
+
+    Raises:
+        OutputError: MFC401, MFC404.
+    """
+    existing = [file for file in texts if file.exists()]
+    if existing and not overwrite:
         hint = "Choose another name, or say --force (overwrite=True in Python)."
-        raise OutputError("MFC401", file, found="an existing file", expected="a new name", hint=hint)
-    part = file.with_name(f"{file.name}.partial")
-    try:
-        part.write_text(family_text(family, notes=notes), encoding="utf-8")
-        part.replace(file)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutputError("MFC404", file, found=error.strerror or str(error), expected="a folder that can be written to") from None
-    return file
+        raise OutputError("MFC401", existing[0], found="an existing file", expected="a new name", hint=hint)
+    for file, text in texts.items():
+        part = file.with_name(f"{file.name}.partial")
+        try:
+            if make_folders:
+                file.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(text, encoding="utf-8")
+            part.replace(file)
+        except OSError as error:
+            with suppress(OSError):
+                part.unlink()
+            raise OutputError("MFC404", file, found=error.strerror or str(error), expected="a folder that can be written to") from None
+    return tuple(texts)
 
 
 def family_text(family: Family, *, notes: Sequence[str] = ()) -> str:

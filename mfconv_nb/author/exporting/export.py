@@ -1,4 +1,4 @@
-"""export: a family in the form of another tool, as files that run without this package."""
+"""export: write a family in the form of another tool, as files that run without this package."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.author.exporting.exported import Exported
-from mfconv_nb.author.exporting.mindformers import export_mindformers
-from mfconv_nb.author.exporting.troubleshooter import export_troubleshooter
-from mfconv_nb.author.exporting.weight_converters import export_weight_converters
+from mfconv_nb.author.exporting.exported import Exported, form_meant
+from mfconv_nb.author.exporting.mindformers import mindformers_files
+from mfconv_nb.author.exporting.troubleshooter import weight_map_file
+from mfconv_nb.author.exporting.weight_converters import converters_file
+from mfconv_nb.author.family_text import write_texts
 from mfconv_nb.core.errors import UsageError, did_you_mean, quoted
+from mfconv_nb.core.paths import local_path
 from mfconv_nb.mapping.rules import Family
 from mfconv_nb.steps.loading.load import Loadable, config_of, load
 
@@ -54,12 +56,15 @@ def export(
         if value is not None:
             found, hint = f"given with to={to!r}", "Leave it out."
             raise UsageError("MFC501", argument, found=found, expected="nothing: this form does not depend on it", hint=hint)
-    if to == "mindformers":
-        return export_mindformers(family, target, overwrite=overwrite, **options)
     content = config_of(config)
-    if to == "weight_converters":
-        return export_weight_converters(family, target, config=content, overwrite=overwrite, **options)
-    return export_troubleshooter(family, target, names=names_in(names), config=content, overwrite=overwrite, **options)
+    form, path = form_meant(family, options), local_path(target)
+    if to == "mindformers":
+        texts, notes = mindformers_files(form, path)
+    elif to == "weight_converters":
+        texts, notes = converters_file(form, path, content)
+    else:
+        texts, notes = weight_map_file(form, path, names_in(names), content)
+    return Exported(form.key, write_texts(texts, overwrite=overwrite, make_folders=True), notes)
 
 
 def names_in(thing: Loadable | Sequence[str] | None) -> Sequence[str] | None:

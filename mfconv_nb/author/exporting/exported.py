@@ -1,4 +1,4 @@
-"""What every export has in common: the form of a family that is meant, files that appear all or not at all, and the result."""
+"""What all exports share: the form of a family that is exported, the result, and the refusal of rules."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mfconv_nb.core.errors import MappingError, OutputError, UsageError
+from mfconv_nb.core.errors import MappingError, UsageError
 from mfconv_nb.core.report import how_many
 from mfconv_nb.families.registry import family_meant
 from mfconv_nb.mapping.flaws import INDENT
@@ -14,10 +14,12 @@ from mfconv_nb.mapping.forms import checked_options, options_of
 from mfconv_nb.mapping.rules import Family, default_form
 from mfconv_nb.mapping.solve import Directed
 
+Files = tuple[dict[Path, str], tuple[str, ...]]  # texts by their files, and notes for the reader
+
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What an export wrote: its files, and what is to be known or done next.
+    """What an export wrote, and what the reader must know or do next.
 
     Attributes:
         family: the family's key.
@@ -60,25 +62,6 @@ def form_meant(family: str | Path | Family, options: Mapping[str, object]) -> Fa
 def form_words(form: Family) -> str:
     """The options of a form in words."""
     return ", ".join(f"{name} = {value}" for name, value in form.chosen.items()) or "the only one"
-
-
-def write_texts(texts: Mapping[Path, str], *, overwrite: bool) -> tuple[Path, ...]:
-    """Write files, and the folders they lie in; none where one of them is there already.
-
-    Raises:
-        OutputError: MFC401, MFC404.
-    """
-    there = [path for path in texts if path.exists()]
-    if there and not overwrite:
-        hint = "Choose another name, or say --force (overwrite=True in Python)."
-        raise OutputError("MFC401", there[0], found="a file", expected="no file", hint=hint)
-    for path, text in texts.items():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise OutputError("MFC404", path, found=error.strerror, expected="a place that can be written") from None
-    return tuple(texts)
 
 
 def rule_text(directed: Directed) -> str:

@@ -1,10 +1,10 @@
-"""export_mindformers: a family as the pair of files of MindFormers' extension form, which run without this package.
+"""A family as the two files of MindFormers' extension form, which run without this package.
 
 `convert_weight.py` defines ``convert_pt_to_ms`` and `convert_reversed.py` ``convert_ms_to_pt``: a table of names and layouts, explicit
-numpy operations for every layout, and a small function that applies them. One form of the family: its options are decided here.
+numpy operations for every layout, and the program of `standalone.py` that applies them. The options of the family are decided here.
 
-Refuses: rules that cannot be said in such a file (two axes in the names of one side, tensors cut over several files, sizes that nothing
-tells), naming the rule; files that are there already.
+Refuses, naming the rule: two axes in the names of one side, tensors that are cut over several files, sizes that neither a shape nor the
+config gives.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.author.exporting.exported import Exported, cannot_say, form_meant, form_words, rule_text, write_texts
+from mfconv_nb.author.exporting.exported import Files, cannot_say, form_words, rule_text
 from mfconv_nb.author.exporting.mindformers_layouts import Sentence, function_text
 from mfconv_nb.author.exporting.mindformers_sizes import alternatives_of, is_always_known
 from mfconv_nb.author.exporting.program_text import program_text
@@ -22,7 +22,6 @@ from mfconv_nb.author.family_text import Code, Node, node_of
 from mfconv_nb.core.checkpoint import HF, MF
 from mfconv_nb.core.errors import MappingError, one_line
 from mfconv_nb.core.layout import Axis, TensorLayout, describe_tensor
-from mfconv_nb.core.paths import local_path
 from mfconv_nb.mapping.names import Pattern
 from mfconv_nb.mapping.rules import COMMON_OPTIONS, Drop, Family, Repeated, Rule, Tied, is_needed, numbers_of
 from mfconv_nb.mapping.run_state import COUNTERS, GRADIENTS, IN_LAYERS, OPTIMIZER
@@ -61,25 +60,20 @@ EXPECTED = "renames, and reshapes, transposes, splits and joins whose sizes are 
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 
 
-def export_mindformers(family: str | Path | Family, folder: str | Path, *, overwrite: bool = False, **options: object) -> Exported:
-    """Write `convert_weight.py`, `convert_reversed.py` and a README for one form of a family.
+def mindformers_files(form: Family, folder: Path) -> Files:
+    """`convert_weight.py`, `convert_reversed.py` and a README, and the two lines that make MindFormers know them.
 
-    Args:
-        family: a key, a file that defines ``FAMILY``, or a ``Family``.
-        folder: where the files go; made where it is not there.
-        overwrite: replace files of these names.
-        options: what the family takes, such as ``qkv_concat=False``; left out, the defaults.
     Raises:
-        MappingError: MFC314 for a rule that such a file cannot say; MFC301, MFC305. OutputError: MFC401, MFC404.
+        MappingError: MFC314 for a rule that such a file cannot say.
     """
-    form = form_meant(family, options)
-    target = local_path(folder)
-    texts = {target / FILES[to]: module_text(form, to) for to in (MF, HF)}
-    module = re.sub(r"\W", "_", target.resolve().name)
-    texts[target / README_NAME] = README.format(key=form.key, module=module, form=form_words(form))
-    files = write_texts(texts, overwrite=overwrite)
-    lines = re.findall(r"^\w+\[.*$", texts[target / README_NAME], flags=re.M)
-    return Exported(form.key, files, ("Add to the two tables in MindFormers' convert_weight.py:", *(f"  {line}" for line in lines)))
+    texts = {folder / FILES[to]: module_text(form, to) for to in (MF, HF)}
+    module = re.sub(r"\W", "_", folder.resolve().name)
+    readme = README.format(key=form.key, module=module, form=form_words(form))
+    lines = re.findall(r"^\w+\[.*$", readme, flags=re.M)
+    return {**texts, folder / README_NAME: readme}, (
+        "Add to the two tables in MindFormers' convert_weight.py:",
+        *(f"  {line}" for line in lines),
+    )
 
 
 # ---- one file ----------------------------------------------------------------------------------------------------------------

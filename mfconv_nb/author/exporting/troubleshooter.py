@@ -1,4 +1,4 @@
-"""export_troubleshooter: a family as TroubleShooter's weight map, the JSON that its ``convert_weight(weight_map_path=...)`` reads.
+"""A family as TroubleShooter's weight map, the JSON that its ``convert_weight(weight_map_path=...)`` reads.
 
 The file is a list of two objects: every name of the torch side with its MindSpore name, and for special tensors the function that
 changes them. There is one such function, an extra axis for the weight of a one-dimensional convolution.
@@ -14,12 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.author.exporting.exported import Exported, Unsayable, form_meant, refuse, rule_text, write_texts
+from mfconv_nb.author.exporting.exported import Files, Unsayable, refuse, rule_text
 from mfconv_nb.core.checkpoint import HF, MF
 from mfconv_nb.core.errors import MappingError, UsageError, did_you_mean, quoted
 from mfconv_nb.core.folding import fold, folded_names
 from mfconv_nb.core.layout import One, TensorLayout
-from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sizes import read_sizes
 from mfconv_nb.mapping.expected import expected_specs
@@ -31,25 +30,16 @@ CONV1D = "troubleshooter.migrator.mapping_relation.weight_adapter.trans_conv1d_w
 EXPECTED = "renames, and the extra axis of a Conv1d weight (out in width -> out in 1 width)"
 
 
-def export_troubleshooter(
-    family: str | Path | Family,
-    target: str | Path,
-    *,
-    names: Sequence[str] | None = None,
-    config: Mapping[str, Any] | None = None,
-    overwrite: bool = False,
-    **options: object,
-) -> Exported:
-    """Write one form of a family as TroubleShooter's weight map, which lists every name of a model.
+def weight_map_file(form: Family, file: Path, names: Sequence[str] | None, config: Mapping[str, Any] | None) -> Files:
+    """A weight map, which lists every name of a model.
 
     Args:
-        names: the names of the torch side: those of the state dict that is to be converted, in its order.
+        names: the names of the state dict that is to be converted, in its order.
         config: the content of a config.json, for the names that it promises. Without either, those of the family's toy.
     Raises:
-        MappingError: MFC314 with every rule that cannot be said, MFC303 with names that no rule knows; MFC301, MFC305.
-        OutputError: MFC401, MFC404.
+        MappingError: MFC314 with every rule that cannot be said, MFC303 with names that no rule knows. UsageError: MFC501 without names.
     """
-    form = form_meant(family, options)
+    origin = "those of the checkpoint"
     if names is None:
         content = config if config is not None else form.toy
         if not content:
@@ -58,12 +48,9 @@ def export_troubleshooter(
             raise UsageError("MFC501", "names", found="none", expected=expected, hint=hint)
         names = [spec.name for spec in expected_specs(form, read_sizes(content, form.sizes), HF)]
         origin = "those that the config promises" if config is not None else "those of the family's toy: names= or config= gives a model's"
-    else:
-        origin = "those of the checkpoint"
-    renamed, values = weight_map(form, names)
-    text = json.dumps([renamed, values], indent=1, ensure_ascii=False) + "\n"
-    files = write_texts({local_path(target): text}, overwrite=overwrite)
-    return Exported(form.key, files, (f"{how_many(len(renamed), 'name')}, {origin}.",))
+    renamed, functions = weight_map(form, names)
+    text = json.dumps([renamed, functions], indent=1, ensure_ascii=False) + "\n"
+    return {file: text}, (f"{how_many(len(renamed), 'name')}, {origin}.",)
 
 
 def weight_map(form: Family, names: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:

@@ -1,7 +1,6 @@
-"""export_weight_converters: a family as the `weight_converters` list that a model class of MindFormers declares, as a text to paste.
+"""A family as the `weight_converters` list that a model class of MindFormers declares: a text to paste. MindFormers is not needed.
 
-Refuses: every rule that their operations do not do, or that their way of matching names would give to another rule, all at once
-(MFC314). Nothing is written then. MindFormers is not needed.
+Refuses every rule that their operations cannot do, or whose names their matching would give to another rule, all at once (MFC314).
 """
 
 from __future__ import annotations
@@ -12,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mfconv_nb.author.exporting.converter_ops import EQUAL_PARTS, EXPERTS, QKV_LAYOUTS, Op, lost_names, op_of
-from mfconv_nb.author.exporting.exported import Exported, Unsayable, form_meant, form_words, refuse, rule_text, write_texts
+from mfconv_nb.author.exporting.exported import Files, Unsayable, form_words, refuse, rule_text
 from mfconv_nb.author.family_text import Node, laid_out, node_of
 from mfconv_nb.core.checkpoint import MF
 from mfconv_nb.core.errors import MappingError, one_line
-from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sizes import read_sizes
 from mfconv_nb.mapping.expected import is_expected
@@ -27,30 +25,18 @@ WIDTH = 120  # of a line in MindFormers' own files
 EXPECTED = "renames, and joins, splits and stacks as MindFormers' operations have them"
 
 
-def export_weight_converters(
-    family: str | Path | Family,
-    target: str | Path,
-    *,
-    config: Mapping[str, Any] | None = None,
-    overwrite: bool = False,
-    **options: object,
-) -> Exported:
-    """Write one form of a family as the text of a `weight_converters` list.
+def converters_file(form: Family, file: Path, config: Mapping[str, Any] | None) -> Files:
+    """The text of a `weight_converters` list.
 
     Args:
-        family: a key, a file that defines ``FAMILY``, or a ``Family``.
-        target: a text file, such as ``weight_converters.py``.
         config: the content of a config.json: rules that it does not promise are left out, and unequal parts get their sizes. Left out:
             every rule of the form, and the proportions of the family's toy.
-        overwrite: replace a file of this name.
-        options: what the family takes; left out, the defaults.
     Raises:
-        MappingError: MFC314 with every rule that cannot be said; MFC301, MFC305. OutputError: MFC401, MFC404.
+        MappingError: MFC314 with every rule that cannot be said.
     """
-    form = form_meant(family, options)
     ops, notes = converters_of(form, config)
-    files = write_texts({local_path(target): converters_text(form, ops, notes)}, overwrite=overwrite)
-    return Exported(form.key, files, (f"{how_many(len(ops), 'operation')}. Paste the list into the model class in its utils.py.", *notes))
+    head = f"{how_many(len(ops), 'operation')}. Paste the list into the model class in its utils.py."
+    return {file: converters_text(form, ops, notes)}, (head, *notes)
 
 
 def converters_of(form: Family, config: Mapping[str, Any] | None = None) -> tuple[tuple[Op, ...], tuple[str, ...]]:
