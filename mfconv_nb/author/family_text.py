@@ -72,12 +72,12 @@ def family_text(family: Family, *, notes: Sequence[str] = ()) -> str:
     """The file that defines ``family``, as a text."""
     names = _Names(family.rules)
     used = [kind.__name__ for kind in (Drop, Family, Option, Repeated, Rule, Tied) if kind is Family or _uses(family, kind)]
-    head = [_docstring(family), f"from mfconv_nb.rules import {', '.join(used)}"]
+    head = [_docstring_of(family), f"from mfconv_nb.rules import {', '.join(used)}"]
     constants = "\n".join(f"{name} = {names.expression(beginning, besides=name)}" for beginning, name in names.constants.items())
-    return "\n\n".join([*head, *([constants] if constants else []), _family(family, names, notes)]) + "\n"
+    return "\n\n".join([*head, *([constants] if constants else []), _family_lines(family, names, notes)]) + "\n"
 
 
-def _docstring(family: Family) -> str:
+def _docstring_of(family: Family) -> str:
     parts = [family.covers or family.key, *([f"Source: {family.source}"] if family.source else [])]
     text = "\n\n".join(part if part[-1] in ".!?" else f"{part}." for part in parts)
     text = text.replace("\\", "\\\\").replace('"""', "'''")
@@ -98,7 +98,7 @@ class _Names:
         sides: dict[str, Counter[str]] = {"HF": Counter(), "MF": Counter()}
         for rule in rules:
             for side, name in _names_of(rule):
-                sides[side].update(_beginnings(name))
+                sides[side].update(_beginnings_of(name))
         frequent = {side: [b for b, n in found.items() if n >= ENOUGH] for side, found in sides.items()}
         self.constants: dict[str, str] = {}
         for beginning in sorted({b for found in frequent.values() for b in found}, key=lambda b: (b.count("{"), b)):
@@ -131,7 +131,7 @@ def _names_of(rule: AnyRule) -> Iterator[tuple[str, str]]:
         yield from ((side, name) for name in ((names,) if isinstance(names, str) else names))
 
 
-def _beginnings(name: str) -> Iterator[str]:
+def _beginnings_of(name: str) -> Iterator[str]:
     """The beginnings of a name that end behind a placeholder: ``model.layers.{layer}.``"""
     yield from (name[: found.end()] for found in re.finditer(r"\{[a-z_][a-z0-9_]*\}\.", name) if found.end() < len(name))
 
@@ -139,25 +139,25 @@ def _beginnings(name: str) -> Iterator[str]:
 # ---- the table -------------------------------------------------------------------------------------------------------------
 
 
-def _family(family: Family, names: _Names, notes: Sequence[str]) -> str:
+def _family_lines(family: Family, names: _Names, notes: Sequence[str]) -> str:
     lines = ["FAMILY = Family("]
     for name in ORDER:
         value = getattr(family, name)
         if name == "rules":
-            lines += [" " * STEP + "rules=(", *_rules(family.rules, names, notes), " " * STEP + "),"]
+            lines += [" " * STEP + "rules=(", *_rule_lines(family.rules, names, notes), " " * STEP + "),"]
         elif value or name in ("key", "covers", "sizes"):
-            lines.append(laid_out(node_of(value), STEP, f"{name}=", ","))
+            lines.append(lay_out(node_of(value), STEP, f"{name}=", ","))
     return "\n".join([*lines, ")"])
 
 
-def _rules(rules: Sequence[AnyRule], names: _Names, notes: Sequence[str]) -> Iterator[str]:
+def _rule_lines(rules: Sequence[AnyRule], names: _Names, notes: Sequence[str]) -> Iterator[str]:
     for n, rule in enumerate(rules):
         if n < len(notes) and notes[n]:
-            yield from _comment(notes[n], 2 * STEP)
-        yield laid_out(_call(rule, names), 2 * STEP, "", ",")
+            yield from _comment_lines(notes[n], 2 * STEP)
+        yield lay_out(_call(rule, names), 2 * STEP, "", ",")
 
 
-def _comment(text: str, indent: int) -> Iterator[str]:
+def _comment_lines(text: str, indent: int) -> Iterator[str]:
     line = ""
     for word in one_line(text).split():
         if line and indent + 3 + len(line) + len(word) > WIDTH:
@@ -182,7 +182,7 @@ def _call(part: AnyRule | Option, names: _Names | None) -> Node:
     positional = POSITIONAL.get(type(part), ())
     for field in fields(part):
         value = getattr(part, field.name)
-        is_default = value == _default(field) and field.name not in positional
+        is_default = value == _default_of(field) and field.name not in positional
         if field.name in UNWRITTEN or is_default or (field.name == "layout" and value is None):
             continue
         is_name = names is not None and field.name in ("hf", "mf", "same_as", "pattern", "may_be")
@@ -191,7 +191,7 @@ def _call(part: AnyRule | Option, names: _Names | None) -> Node:
     return f"{type(part).__name__}(", arguments, ")"
 
 
-def _default(field: Any) -> Any:
+def _default_of(field: Any) -> Any:
     if field.default is not MISSING:
         return field.default
     return field.default_factory() if field.default_factory is not MISSING and field.name not in UNWRITTEN else MISSING
@@ -227,19 +227,19 @@ def atom_text(value: Any) -> str:
     return text
 
 
-def laid_out(node: Node, indent: int = 0, before: str = "", after: str = "", *, width: int = WIDTH) -> str:
+def lay_out(node: Node, indent: int = 0, before: str = "", after: str = "", *, width: int = WIDTH) -> str:
     """An expression on one line where it fits, else one part a line."""
-    flat = f"{' ' * indent}{before}{_flat(node)}{after}"
+    flat = f"{' ' * indent}{before}{_flat_text(node)}{after}"
     if len(flat) <= width or isinstance(node, str) or not node[1]:
         return flat
     opening, parts, closing = node
-    inner = [laid_out(part, indent + STEP, keyword, ",", width=width) for keyword, part in parts]
+    inner = [lay_out(part, indent + STEP, keyword, ",", width=width) for keyword, part in parts]
     return "\n".join([f"{' ' * indent}{before}{opening}", *inner, f"{' ' * indent}{closing}{after}"])
 
 
-def _flat(node: Node) -> str:
+def _flat_text(node: Node) -> str:
     if isinstance(node, str):
         return node
     opening, parts, closing = node
-    inner = ", ".join(f"{keyword}{_flat(part)}" for keyword, part in parts)
+    inner = ", ".join(f"{keyword}{_flat_text(part)}" for keyword, part in parts)
     return f"{opening}{inner}{',' if opening == '(' and len(parts) == 1 else ''}{closing}"

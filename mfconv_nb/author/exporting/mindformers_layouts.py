@@ -63,11 +63,11 @@ def function_text(name: str, sentence: Sentence, title: str) -> str:
     for variable, tensor in zip(variables, sentence.source, strict=True):
         _take_apart(writer, variable, tensor, False, blocks)
     results = [_put_together(writer, tensor, False, blocks, variables[0]) for tensor in sentence.target]
-    body = [f'"""{title}"""', *_used([*writer.lines, f"return [{', '.join(results)}]"])]
+    body = [f'"""{title}"""', *_without_unused([*writer.lines, f"return [{', '.join(results)}]"])]
     return "\n".join([f"def {name}(size, {', '.join(variables)}):", *(f"    {line}" for line in body)])
 
 
-def _used(lines: Sequence[str]) -> list[str]:
+def _without_unused(lines: Sequence[str]) -> list[str]:
     """The lines without those that set a variable no later line looks at."""
     kept: list[str] = []
     for line in reversed(lines):
@@ -101,7 +101,7 @@ def _size_lines(sentence: Sentence, variables: Sequence[str]) -> list[str]:
     for axis in sorted(wanted & sentence.from_config - known):
         learn(axis, f'size("{axis}")')
     while wanted - known:
-        found = next((f for e, text in places if (f := _solved(e, text, known, sentence.same))), None)
+        found = next((f for e, text in places if (f := _solve_axis(e, text, known, sentence.same))), None)
         asked = sorted(wanted & sentence.perhaps - known)
         if found is None and not asked:
             missing = ", ".join(sorted(wanted - known))
@@ -110,7 +110,7 @@ def _size_lines(sentence: Sentence, variables: Sequence[str]) -> list[str]:
     return lines
 
 
-def _solved(e: Expression, text: str, known: set[str], same: Mapping[str, str]) -> tuple[str, str] | None:
+def _solve_axis(e: Expression, text: str, known: set[str], same: Mapping[str, str]) -> tuple[str, str] | None:
     """The one axis of an expression that is not known, and its size as a text; None where there is none or several."""
     if isinstance(e, Axis):
         return None if e.name in known else (e.name, text)
@@ -129,7 +129,7 @@ def _solved(e: Expression, text: str, known: set[str], same: Mapping[str, str]) 
         ones = [size_text(p) for p in parts if isinstance(p, One | Zero)]
         rest = " - ".join([text, *given, *ones])
         rest = f"({rest}) // {len(unknown)}" if len(unknown) > 1 else f"({rest})"
-    return _solved(unknown[0], rest, known, same)
+    return _solve_axis(unknown[0], rest, known, same)
 
 
 def variable_of(axis: str) -> str:
@@ -157,12 +157,12 @@ def _shape_text(dims: Iterable[Expression]) -> str:
 # ---- arrays --------------------------------------------------------------------------------------------------------------
 
 
-def _flat(dims: Iterable[Expression]) -> Dims:
+def _flatten(dims: Iterable[Expression]) -> Dims:
     """The axes with products taken apart and axes of size one left away."""
     found: list[Expression] = []
     for e in dims:
         if isinstance(e, Product):
-            found += _flat(e.factors)
+            found += _flatten(e.factors)
         elif not isinstance(e, One | Zero):
             found.append(e)
     return tuple(found)
@@ -183,7 +183,7 @@ def _with_part(dims: Dims, place: int, part: Expression) -> Dims:
 
 def _take_apart(writer: _Writer, variable: str, dims: Dims, zeros: bool, blocks: Blocks) -> None:
     """Lines that cut a tensor into its blocks, each with one axis a name; the blocks by their names."""
-    flat, zeros = _flat(dims), zeros or _has_zeros(dims)
+    flat, zeros = _flatten(dims), zeros or _has_zeros(dims)
     if flat != dims:
         variable = writer.assign(f"{variable}.reshape({_shape_text(flat)})")
     place = _first_sum(flat)
@@ -204,7 +204,7 @@ def _take_apart(writer: _Writer, variable: str, dims: Dims, zeros: bool, blocks:
 
 def _put_together(writer: _Writer, dims: Dims, zeros: bool, blocks: Blocks, like: str) -> str:
     """Lines that make a tensor of its blocks; the variable that holds it."""
-    flat, zeros = _flat(dims), zeros or _has_zeros(dims)
+    flat, zeros = _flatten(dims), zeros or _has_zeros(dims)
     place = _first_sum(flat)
     if place is not None:
         e = flat[place]
@@ -214,11 +214,11 @@ def _put_together(writer: _Writer, dims: Dims, zeros: bool, blocks: Blocks, like
     elif zeros:
         return writer.assign(f"np.zeros({_shape_text(dims)}, {like}.dtype)")
     else:
-        variable = _in_order(writer, [e.name for e in flat if isinstance(e, Axis)], blocks)
+        variable = _arrange_block(writer, [e.name for e in flat if isinstance(e, Axis)], blocks)
     return variable if flat == dims else writer.assign(f"{variable}.reshape({_shape_text(dims)})")
 
 
-def _in_order(writer: _Writer, names: Sequence[str], blocks: Blocks) -> str:
+def _arrange_block(writer: _Writer, names: Sequence[str], blocks: Blocks) -> str:
     """The block of these axes, transposed where they stand in another order."""
     if frozenset(names) not in blocks:
         raise MappingError("MFC314", found=f"a block {' '.join(names)} on one side only", expected="the same blocks on both sides")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from mfconv_nb.author.family_text import Node, laid_out
+from mfconv_nb.author.family_text import Node, lay_out
 
 PROGRAM = Path(__file__).with_name("standalone.py")
 NO_FUNCTIONS = "# no layout changes: every tensor keeps its numbers where they are"
@@ -33,11 +33,11 @@ def program_text(title: str, entry: str, tables: Mapping[str, Node], functions: 
             above = [line for line in above if not line]  # a comment there is for those who check the program
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id in tables:
             start = f"{node.target.id}: {ast.unparse(node.annotation)} = "
-            own = [laid_out(tables[node.target.id], before=start)]
+            own = [lay_out(tables[node.target.id], before=start)]
             if node.target.id == "LAYOUTS":
                 above = ["\n\n" + "\n\n\n".join(functions or [NO_FUNCTIONS]), "", *above]
         texts[node] = "\n".join([*above, *own])
-    needed = _needed(entry, texts)
+    needed = _statements_needed(entry, texts)
     return "\n".join([f'"""{title}"""', *(text for node, text in texts.items() if node in needed), ""])
 
 
@@ -50,7 +50,7 @@ def _names_made(node: ast.stmt) -> set[str]:
     return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store)}
 
 
-def _needed(entry: str, texts: Mapping[ast.stmt, str]) -> set[ast.stmt]:
+def _statements_needed(entry: str, texts: Mapping[ast.stmt, str]) -> set[ast.stmt]:
     """The statements that a function needs, itself among them."""
     makers = {name: node for node in texts for name in _names_made(node)}
     needed: set[ast.stmt] = set()

@@ -12,7 +12,7 @@ from typing import Any
 
 from mfconv_nb.author.exporting.converter_ops import EQUAL_PARTS, EXPERTS, QKV_LAYOUTS, Op, lost_names, op_of
 from mfconv_nb.author.exporting.exported import Files, Unsayable, form_words, refuse, rule_text
-from mfconv_nb.author.family_text import Node, laid_out, node_of
+from mfconv_nb.author.family_text import Node, lay_out, node_of
 from mfconv_nb.core.checkpoint import MF
 from mfconv_nb.core.errors import MappingError, one_line
 from mfconv_nb.core.report import how_many
@@ -117,7 +117,7 @@ def converters_text(form: Family, ops: Sequence[Op], notes: Sequence[str]) -> st
     if ops and len(lines[0]) > WIDTH:
         lines = ["from mindformers.checkpoint.converter.convert_op import (", *(f"    {name}," for name in classes), ")"]
     listed: Node = ("[", [("", _op_node(op)) for op in ops], "]")
-    return "\n".join([*head, "", *lines, "", laid_out(listed, before="weight_converters = ", width=WIDTH), ""])
+    return "\n".join([*head, "", *lines, "", lay_out(listed, before="weight_converters = ", width=WIDTH), ""])
 
 
 def _op_node(op: Op) -> Node:

@@ -10,14 +10,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mfconv_nb.author.importing.imported import NEVER_MATCHES, NO_WAY_BACK, NOT_UNDERSTOOD, OVERLAPS, Drafted, Finding, ImportedRules
-from mfconv_nb.author.importing.names import as_seen, by_template, taken_by, told_apart
-from mfconv_nb.author.importing.rule_texts import MOST_RULES, Listed, lists_in, parsed, unreadable
+from mfconv_nb.author.importing.imported import (
+    NEVER_MATCHES,
+    NO_WAY_BACK,
+    NOT_UNDERSTOOD,
+    OVERLAPS,
+    Drafted,
+    Finding,
+    Found,
+    ImportedRules,
+    finding_of,
+)
+from mfconv_nb.author.importing.names import group_by_template, mark_optional_rules, names_taken_by, with_loops_told_apart
+from mfconv_nb.author.importing.rule_texts import MOST_RULES, Listed, lists_in, parse_text, unreadable
 from mfconv_nb.author.importing.sizes import sizes_for
-from mfconv_nb.author.importing.transformers_rules import KINDS, Transform, drafts_of_transforms, transforms_of
-from mfconv_nb.author.importing.troubleshooter import drafts_of_weight_map, is_weight_map
-from mfconv_nb.author.importing.weight_converters import OPERATIONS, accepted_by_others, drafts_of_converters
-from mfconv_nb.author.importing.weight_mapping import drafts_of_mapping, replaces_of
+from mfconv_nb.author.importing.transformers_rules import KINDS, Transform, draft_transforms, transforms_of
+from mfconv_nb.author.importing.troubleshooter import draft_weight_map, is_weight_map
+from mfconv_nb.author.importing.weight_converters import OPERATIONS, accepted_by_others, draft_converters
+from mfconv_nb.author.importing.weight_mapping import draft_mapping, replacements_in
 from mfconv_nb.core.checkpoint import HF, MF
 from mfconv_nb.core.errors import UsageError, did_you_mean, quoted
 from mfconv_nb.core.report import how_many
@@ -30,7 +40,7 @@ MOST_DRAFTS = 5_000
 
 
 @dataclass(frozen=True)
-class Known:
+class Given:
     """What a caller gave beside the rules: names, the shapes of those that have one, and a config."""
 
     names: tuple[str, ...] = ()
@@ -47,10 +57,7 @@ class Known:
         return found
 
 
-Found = tuple[list[Drafted], list[Finding], tuple[str, ...]]
-
-
-def rules_in_text(text: str, where: str, form: str | None, known: Known) -> ImportedRules:
+def rules_in_text(text: str, where: str, form: str | None, given: Given) -> ImportedRules:
     """The rules that a text holds.
 
     Args:
@@ -62,36 +69,39 @@ def rules_in_text(text: str, where: str, form: str | None, known: Known) -> Impo
     """
     check_form(form)
     if form == TROUBLESHOOTER or (form is None and is_weight_map(text)):
-        return _checked(TROUBLESHOOTER, where, drafts_of_weight_map(text, where), known)
-    tree = parsed(text, where)
+        return _imported_rules(TROUBLESHOOTER, where, draft_weight_map(text, where), given)
+    tree = parse_text(text, where)
     lists = {
         CONVERTERS: lists_in(tree, frozenset({CONVERTERS}), frozenset(OPERATIONS)),
         MAPPING: lists_in(tree, frozenset({MAPPING}), frozenset()),
         TRANSFORMERS: lists_in(tree, frozenset(), KINDS),
     }
-    chosen = form or _told(lists, where)
-    listed = _the_one(lists[chosen], chosen, where)
-    found = _drafted(listed, chosen, where, known)
-    others = [other for other in (CONVERTERS, MAPPING) if form is None and other != chosen and _named(lists[other], other)]
-    notes = tuple(f"The text holds a {other} too: form={other!r} (--form {other}) reads it." for other in others)
-    return _checked(chosen, where, (found[0], found[1], (*found[2], *notes)), known)
+    chosen = form or _recognise_form(lists, where)
+    listed = _choose_list(lists[chosen], chosen, where)
+    found = _draft_rules(listed, chosen, where, given)
+    others = [other for other in (CONVERTERS, MAPPING) if form is None and other != chosen and _lists_named(lists[other], other)]
+    found.notes += tuple(f"The text holds a {other} too: form={other!r} (--form {other}) reads it." for other in others)
+    return _imported_rules(chosen, where, found, given)
 
 
-def rules_in_pairs(pairs: Sequence[tuple[int, Any]], *, is_set: bool, known: Known) -> ImportedRules:
+def rules_in_pairs(pairs: Sequence[tuple[int, Any]], *, is_set: bool, given: Given) -> ImportedRules:
     """The rules of a list of pairs that a caller holds in Python."""
     listed = Listed(MAPPING, "", 0, is_set, tuple(pairs)[: MOST_RULES + 1])
-    return _checked(MAPPING, "the list", _drafted(listed, MAPPING, "the list", known), known)
+    return _imported_rules(MAPPING, "the list", _draft_rules(listed, MAPPING, "the list", given), given)
 
 
-def rules_of_transforms(transforms: Sequence[Transform], where: str, known: Known) -> ImportedRules:
+def rules_of_transforms(transforms: Sequence[Transform], where: str, given: Given) -> ImportedRules:
     """The rules of transforms that were read already."""
-    odd = [Finding(NOT_UNDERSTOOD, str(t), t.line, f"a {t.kind}, which is not known") for t in transforms if t.kind not in KINDS]
-    drafted, findings, notes = drafts_of_transforms([t for t in transforms if t.kind in KINDS], known.names, known.folded_shapes, where)
-    return _checked(TRANSFORMERS, where, (drafted, odd + findings, notes), known)
+    found = Found()
+    for transform in transforms:
+        if transform.kind not in KINDS:
+            found.add(finding_of(NOT_UNDERSTOOD, transform, f"a {transform.kind}, which is not known"))
+    draft_transforms([t for t in transforms if t.kind in KINDS], given.names, given.folded_shapes, where, found)
+    return _imported_rules(TRANSFORMERS, where, found, given)
 
 
 def check_form(form: str | None) -> None:
-    """Raises UsageError (MFC501) for a form that is not known."""
+    """Raises UsageError (MFC501) for an unknown form."""
     if form is not None and form not in FORMS:
         hint = did_you_mean(str(form), FORMS) or "Leave --form out (form= in Python): the text says whose rules they are."
         raise UsageError("MFC501", "form", found=quoted(str(form)), expected=f"one of {', '.join(FORMS)}", hint=hint)
@@ -100,14 +110,14 @@ def check_form(form: str | None) -> None:
 # ---- which list -----------------------------------------------------------------------------------------------------------------
 
 
-def _named(lists: Iterable[Listed], name: str) -> list[Listed]:
+def _lists_named(lists: Iterable[Listed], name: str) -> list[Listed]:
     return [listed for listed in lists if listed.name == name]
 
 
-def _told(lists: Mapping[str, Sequence[Listed]], where: str) -> str:
+def _recognise_form(lists: Mapping[str, Sequence[Listed]], where: str) -> str:
     """The form of a text: by the name of a list, then by what is called in one, then by pairs that stand alone."""
     for form in (CONVERTERS, MAPPING):
-        if _named(lists[form], form):
+        if _lists_named(lists[form], form):
             return form
     for form, calls in ((CONVERTERS, frozenset(OPERATIONS)), (TRANSFORMERS, KINDS)):
         if any(listed.called & calls for listed in lists[form]):
@@ -122,9 +132,9 @@ def _is_pair(element: Any) -> bool:
     return isinstance(element, list) and len(element) == 2 and all(isinstance(text, str) for text in element)
 
 
-def _the_one(lists: Sequence[Listed], form: str, where: str) -> Listed:
+def _choose_list(lists: Sequence[Listed], form: str, where: str) -> Listed:
     """The list of a form; the one with its name, where there are others."""
-    candidates = _named(lists, form) or [listed for listed in lists if listed.elements]
+    candidates = _lists_named(lists, form) or [listed for listed in lists if listed.elements]
     if len(candidates) == 1:
         return candidates[0]
     if not candidates:
@@ -133,39 +143,37 @@ def _the_one(lists: Sequence[Listed], form: str, where: str) -> Listed:
     raise unreadable(where, f"{len(candidates)} lists: {told}", "one", "Give the text of one of them.")
 
 
-def _drafted(listed: Listed, form: str, where: str, known: Known) -> Found:
+def _draft_rules(listed: Listed, form: str, where: str, given: Given) -> Found:
     if len(listed.elements) > MOST_RULES:
         raise unreadable(where, "a list of very many rules", f"at most {MOST_RULES:,}")
     if form == CONVERTERS:
-        return drafts_of_converters(listed, where, known.folded_shapes, known.config)
+        return draft_converters(listed, where, given.folded_shapes, given.config)
+    found = Found()
     if form == TRANSFORMERS:
-        transforms, findings = transforms_of(listed)
-        drafted, more, notes = drafts_of_transforms(transforms, known.names, known.folded_shapes, where)
-        return drafted, [*findings, *more], notes
-    replaces, findings = replaces_of(listed)
-    if not known.names:
-        found = f"{how_many(len(replaces), 'pair')} replaced one after the other"
-        raise UsageError("MFC501", "names", found=found, expected="names that they are applied to", hint=HINT_NAMES)
-    drafted, more, notes = drafts_of_mapping(replaces, known.names, where, is_set=listed.is_set)
-    return drafted, [*findings, *more], notes
+        draft_transforms(transforms_of(listed, found), given.names, given.folded_shapes, where, found)
+        return found
+    replaces = replacements_in(listed, found)
+    if not given.names:
+        pairs = f"{how_many(len(replaces), 'pair')} replaced one after the other"
+        raise UsageError("MFC501", "names", found=pairs, expected="names that they are applied to", hint=HINT_NAMES)
+    draft_mapping(replaces, given.names, where, found, is_set=listed.is_set)
+    return found
 
 
 # ---- what drafts must be --------------------------------------------------------------------------------------------------------
 
 
-def _checked(form: str, where: str, found: Found, known: Known) -> ImportedRules:
-    drafted, findings, notes = found
-    if len(drafted) > MOST_DRAFTS:
-        raise unreadable(where, f"{len(drafted):,} rules", f"at most {MOST_DRAFTS:,}")
-    config = known.config
-    drafted = [replace(d, rule=rule) for d, rule in zip(drafted, told_apart([d.rule for d in drafted]), strict=True)]
+def _imported_rules(form: str, where: str, found: Found, given: Given) -> ImportedRules:
+    if len(found.drafted) > MOST_DRAFTS:
+        raise unreadable(where, f"{len(found.drafted):,} rules", f"at most {MOST_DRAFTS:,}")
+    drafted = [replace(d, rule=rule) for d, rule in zip(found.drafted, with_loops_told_apart([d.rule for d in found.drafted]), strict=True)]
     kept, clashes = _without_clashes(drafted, form, where)
-    seen = as_seen([d.rule for d in kept], known.names) if known.names else [d.rule for d in kept]
+    seen = mark_optional_rules([d.rule for d in kept], given.names) if given.names else [d.rule for d in kept]
     kept = [replace(d, rule=rule) for d, rule in zip(kept, seen, strict=True)]
-    unmatched, more = _against_names(kept, form, known)
-    ordered = list(dict.fromkeys([*findings, *clashes, *more]))
+    unmatched, more = _compare_with_names(kept, form, given)
+    ordered = list(dict.fromkeys([*found.findings, *clashes, *more]))
     ordered.sort(key=lambda finding: finding.line)
-    return ImportedRules(form, where, tuple(kept), tuple(ordered), sizes_for(seen, config), notes, unmatched, config)
+    return ImportedRules(form, where, tuple(kept), tuple(ordered), sizes_for(seen, given.config), found.notes, unmatched, given.config)
 
 
 def _without_clashes(drafted: Sequence[Drafted], form: str, where: str) -> tuple[list[Drafted], list[Finding]]:
@@ -182,7 +190,7 @@ def _without_clashes(drafted: Sequence[Drafted], form: str, where: str) -> tuple
             bad.add(id(second))
             draft, before = by_rule[id(second)], by_rule[id(first)]
             what = "takes the same names as" if to == MF else "makes the same names as"
-            findings.append(Finding(kind, draft.theirs, draft.line, f"{other.text} {what} {one.text} ({_place(before)}); not drafted"))
+            findings.append(Finding(kind, draft.theirs, draft.line, f"{other.text} {what} {one.text} ({_place_text(before)}); not drafted"))
         kept = [d for d in kept if id(d.rule) not in bad]
     kept, more = _without_flaws(kept, flaws_of(family.with_rules(tuple(d.rule for d in kept))))
     return kept, findings + more
@@ -195,23 +203,23 @@ def _without_flaws(drafted: list[Drafted], flaws: Iterable[Flaw]) -> tuple[list[
     return [d for d in drafted if d.rule not in why], findings
 
 
-def _place(draft: Drafted) -> str:
+def _place_text(draft: Drafted) -> str:
     return f"line {draft.line}" if draft.line else draft.theirs
 
 
-def _against_names(drafted: Sequence[Drafted], form: str, known: Known) -> tuple[tuple[str, ...], list[Finding]]:
+def _compare_with_names(drafted: Sequence[Drafted], form: str, given: Given) -> tuple[tuple[str, ...], list[Finding]]:
     """Names that no draft takes, and what the names say of theirs: one that matches none, one that takes more than it says."""
-    if not known.names:
+    if not given.names:
         return (), []
-    names = by_template(known.names)
+    names = group_by_template(given.names)
     findings: list[Finding] = []
     matched: set[str] = set()
     for d in drafted:
-        own = {name for name, _ in taken_by(d.rule, names)}
+        own = {name for name, _ in names_taken_by(d.rule, names)}
         matched |= own
         if not own and form == CONVERTERS:
-            findings.append(Finding(NEVER_MATCHES, d.theirs, d.line, f"none of the names that were given ({len(known.names):,})"))
-    unmatched = tuple(name for name in known.names if name not in matched)
+            findings.append(Finding(NEVER_MATCHES, d.theirs, d.line, f"none of the names that were given ({len(given.names):,})"))
+    unmatched = tuple(name for name in given.names if name not in matched)
     if form == CONVERTERS:
         findings += accepted_by_others(unmatched, drafted)
     return unmatched, findings

@@ -12,7 +12,7 @@ from mfconv_nb.author.exporting.export import is_list_of_names
 from mfconv_nb.author.importing.drafts import (
     MAPPING,
     TRANSFORMERS,
-    Known,
+    Given,
     check_form,
     rules_in_pairs,
     rules_in_text,
@@ -20,7 +20,7 @@ from mfconv_nb.author.importing.drafts import (
 )
 from mfconv_nb.author.importing.imported import ImportedRules
 from mfconv_nb.author.importing.rule_texts import unreadable
-from mfconv_nb.author.importing.transformers_rules import registered
+from mfconv_nb.author.importing.transformers_rules import read_registered_transforms
 from mfconv_nb.author.importing.troubleshooter import MAX_JSON
 from mfconv_nb.author.importing.weight_mapping import pairs_from
 from mfconv_nb.core.errors import InputError, UsageError, one_line, quoted
@@ -56,34 +56,34 @@ def import_rules(
         MappingError: MFC315 for a text that cannot be read. UsageError: MFC501. InputError: MFC1xx.
     """
     check_form(form)
-    known = _known(names, config)
+    given = _read_given(names, config)
     pairs = pairs_from(source)
     if pairs is not None and form in (None, MAPPING):
-        return rules_in_pairs(pairs, is_set=isinstance(source, set | frozenset), known=known)
+        return rules_in_pairs(pairs, is_set=isinstance(source, set | frozenset), given=given)
     if not isinstance(source, str | Path):
         expected = "a file, a text, a model type, or pairs of texts"
         hint = "A path or a text can always be read."
         raise UsageError("MFC501", "source", found=f"a {type(source).__name__}", expected=expected, hint=hint)
     if form == TRANSFORMERS and isinstance(source, str) and _MODEL_TYPE.fullmatch(source) and not Path(source).is_file():
-        return _of_model_type(source, known)
-    text, where = _text(source)
-    return rules_in_text(text, where, form, known)
+        return _import_model_type(source, given)
+    text, where = _read_text(source)
+    return rules_in_text(text, where, form, given)
 
 
-def _known(names: Any, config: Any) -> Known:
+def _read_given(names: Any, config: Any) -> Given:
     content = config_of(config)
     if names is None:
-        return Known((), None, content)
+        return Given((), None, content)
     if is_list_of_names(names):
-        return Known(tuple(dict.fromkeys(names)), None, content)
+        return Given(tuple(dict.fromkeys(names)), None, content)
     checkpoint = load(names)
-    known = Known(tuple(t.name for t in checkpoint), {t.name: t.shape for t in checkpoint}, content)
-    return replace(known, config=checkpoint.config) if content is None else known
+    given = Given(tuple(t.name for t in checkpoint), {t.name: t.shape for t in checkpoint}, content)
+    return replace(given, config=checkpoint.config) if content is None else given
 
 
-def _of_model_type(model_type: str, known: Known) -> ImportedRules:
+def _import_model_type(model_type: str, given: Given) -> ImportedRules:
     try:
-        found = registered(model_type)
+        found = read_registered_transforms(model_type)
     except ImportError as error:
         told, wanted = one_line(str(error))[:200], "transformers, to ask for a model type"
         raise UsageError("MFC501", "form", found=told, expected=wanted, hint="pip install transformers") from None
@@ -92,10 +92,10 @@ def _of_model_type(model_type: str, known: Known) -> ImportedRules:
         hint = "Models that keep their names have none. A Python text with a list of WeightRenaming can be read too."
         raise UsageError("MFC501", "source", found=quoted(model_type), expected=expected, hint=hint)
     transforms, version = found
-    return rules_of_transforms(transforms, f"transformers {version}, {model_type}", known)
+    return rules_of_transforms(transforms, f"transformers {version}, {model_type}", given)
 
 
-def _text(source: str | Path) -> tuple[str, str]:
+def _read_text(source: str | Path) -> tuple[str, str]:
     """A text, and what it is called: a file is read, anything with a bracket or a line break is the text itself."""
     if isinstance(source, str) and re.search(r"[\n(\[{]", source) and not _is_file(source):
         return source, "the text"

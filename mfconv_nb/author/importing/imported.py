@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mfconv_nb.core.errors import one_line
 from mfconv_nb.core.folding import folded_names
@@ -49,6 +49,18 @@ class Finding:
         return one_line(f"{where}{self.rule}: {self.kind}: {self.why}")
 
 
+class Theirs(Protocol):
+    """A rule of another tool, read; its ``str`` is how it is written there."""
+
+    @property
+    def line(self) -> int: ...
+
+
+def finding_of(kind: str, theirs: Theirs, why: str) -> Finding:
+    """What the lint says of one rule of theirs."""
+    return Finding(kind, str(theirs), theirs.line, why)
+
+
 @dataclass(frozen=True, slots=True)
 class Drafted:
     """One drafted rule, and the rule of theirs that it was made from."""
@@ -75,6 +87,21 @@ class Drafted:
 
 def text_of(names: str | Sequence[str]) -> str:
     return names if isinstance(names, str) else ", ".join(names)
+
+
+@dataclass(slots=True)
+class Found:
+    """What the rules of one source give: drafts, findings, and sentences about their form."""
+
+    drafted: list[Drafted] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
+
+    def add(self, each: Drafted | Finding) -> None:
+        if isinstance(each, Drafted):
+            self.drafted.append(each)
+        else:
+            self.findings.append(each)
 
 
 @dataclass(frozen=True, repr=False)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from mfconv_nb.author.importing.imported import NOT_UNDERSTOOD, Drafted, Finding
 from mfconv_nb.core.folding import fold
 from mfconv_nb.mapping.names import parse_pattern
-from mfconv_nb.mapping.rules import ANYWHERE, AnyRule, Repeated, Rule, sides_of
+from mfconv_nb.mapping.rules import ANYWHERE, AnyRule, Place, Repeated, Rule, sides_of
 
 KNOWN_WORDS = {"h": "layer", "layers": "layer", "layer": "layer", "experts": "expert", "blocks": "block"}
 PLAIN = re.compile(r"[A-Za-z0-9_.{}/-]+")  # what a name may be made of
@@ -30,7 +30,7 @@ def placeholder_words(name: str) -> tuple[str, ...]:
     before = ""
     for part in name.split("."):
         for _ in range(part.count("{}")):
-            found.append(_free(word_of(part.partition("{}")[0].rstrip("_") or before), found))
+            found.append(_free_word(word_of(part.partition("{}")[0].rstrip("_") or before), found))
         before = part
     return tuple(found)
 
@@ -45,11 +45,11 @@ def word_of(text: str) -> str:
     return (word[:-1] if word.endswith("s") and len(word) > 3 else word) or "index"
 
 
-def _free(word: str, taken: Sequence[str]) -> str:
+def _free_word(word: str, taken: Sequence[str]) -> str:
     return next(w for w in (word, *(f"{word}_{n}" for n in range(2, 99))) if w not in taken)
 
 
-def filled(name: str, words: Iterable[str]) -> str:
+def fill_braces(name: str, words: Iterable[str]) -> str:
     """``{}`` after ``{}`` filled with placeholders."""
     parts = name.split("{}")
     return parts[0] + "".join(f"{{{word}}}{part}" for word, part in zip(words, parts[1:], strict=False))
@@ -82,11 +82,11 @@ def fold_pairs(pairs: Iterable[Pair]) -> list[Folded]:
     where names of one form go to different places, the number that decides is written out."""
     groups: dict[NumberSlots, list[Pair]] = {}
     for pair in pairs:
-        groups.setdefault(_slots(pair.old), []).append(pair)
-    return [folded for group in groups.values() for folded in _folded(group, frozenset())]
+        groups.setdefault(_slots_of(pair.old), []).append(pair)
+    return [folded for group in groups.values() for folded in _fold_group(group, frozenset())]
 
 
-def _slots(name: str) -> NumberSlots:
+def _slots_of(name: str) -> NumberSlots:
     return tuple(None if _is_number(part) else part for part in name.split("."))
 
 
@@ -94,36 +94,38 @@ def _is_number(part: str) -> bool:
     return part.isascii() and part.isdigit() and len(part) <= 9 and (part == "0" or part[0] != "0")
 
 
-def _numbers(name: str) -> tuple[int, ...]:
+def _numbers_in(name: str) -> tuple[int, ...]:
     return tuple(int(part) for part in name.split(".") if _is_number(part))
 
 
-def _folded(group: Sequence[Pair], written: frozenset[int]) -> Iterator[Folded]:
+def _fold_group(group: Sequence[Pair], written: frozenset[int]) -> Iterator[Folded]:
     """The patterns of names of one form. ``written`` are the numbers, by place, that are the same in all of them and stay as they are."""
-    olds = [_numbers(p.old) for p in group]
-    if len({(_slots(p.new), p.about) for p in group}) == 1:
-        partner = _partners(olds, [_numbers(p.new) for p in group], written)
+    olds = [_numbers_in(p.old) for p in group]
+    if len({(_slots_of(p.new), p.about) for p in group}) == 1:
+        partner = _partners_of(olds, [_numbers_in(p.new) for p in group], written)
         if partner is not None:
             yield _pattern_of(group, partner)
             return
     places = [n for n in range(len(olds[0])) if n not in written]
-    deciding = next((n for n in places if _decides(group, olds, n)), places[0] if places else None)
+    deciding = next((n for n in places if _decides_alone(group, olds, n)), places[0] if places else None)
     if deciding is None:  # one old name, several new ones
         yield from (Folded(p.old, p.new, p.about, (p,)) for p in group)
         return
     for value in dict.fromkeys(numbers[deciding] for numbers in olds):
         own = [p for p, numbers in zip(group, olds, strict=True) if numbers[deciding] == value]
-        yield from _folded(own, written | {deciding})
+        yield from _fold_group(own, written | {deciding})
 
 
-def _decides(group: Sequence[Pair], olds: Sequence[tuple[int, ...]], place: int) -> bool:
+def _decides_alone(group: Sequence[Pair], olds: Sequence[tuple[int, ...]], place: int) -> bool:
     found: dict[int, tuple[NumberSlots, object]] = {}
     values = {numbers[place] for numbers in olds}
-    same = all(found.setdefault(n[place], (_slots(p.new), p.about)) == (_slots(p.new), p.about) for p, n in zip(group, olds, strict=True))
+    same = all(
+        found.setdefault(n[place], (_slots_of(p.new), p.about)) == (_slots_of(p.new), p.about) for p, n in zip(group, olds, strict=True)
+    )
     return same and len(values) > 1
 
 
-def _partners(olds: Sequence[tuple[int, ...]], news: Sequence[tuple[int, ...]], written: frozenset[int]) -> dict[int, int] | None:
+def _partners_of(olds: Sequence[tuple[int, ...]], news: Sequence[tuple[int, ...]], written: frozenset[int]) -> dict[int, int] | None:
     """For each number of the new name the one of the old name that it is; None where the numbers do not say the same in every pair.
 
     A number of the new name that never changes needs no partner.
@@ -147,15 +149,15 @@ def _pattern_of(group: Sequence[Pair], partners: Mapping[int, int]) -> Folded:
     for part in first.old.split("."):
         if _is_number(part):
             if place in partners.values():
-                words[place] = _free(word_of(before), list(words.values()))
+                words[place] = _free_word(word_of(before), list(words.values()))
             place += 1
         before = part
-    old = _spelled(first.old, words)
-    new = _spelled(first.new, {n: words[partner] for n, partner in partners.items()})
+    old = _with_placeholders(first.old, words)
+    new = _with_placeholders(first.new, {n: words[partner] for n, partner in partners.items()})
     return Folded(old, new, first.about, tuple(group))
 
 
-def _spelled(name: str, words: Mapping[int, str]) -> str:
+def _with_placeholders(name: str, words: Mapping[int, str]) -> str:
     parts, place = [], 0
     for part in name.split("."):
         if _is_number(part):
@@ -166,10 +168,26 @@ def _spelled(name: str, words: Mapping[int, str]) -> str:
     return ".".join(parts)
 
 
+def draft_of(folded: Folded, theirs: str, place: Place, layout: str | None = None) -> Drafted | Finding:
+    """The rule of some folded pairs; a finding where braces or odd numbers in a name keep its own pattern from taking it."""
+    first = folded.pairs[0]
+    for pattern, name in ((folded.old, first.old), (folded.new, first.new)):
+        template, numbers = fold(name)
+        read = parse_pattern(pattern)
+        if read.template != template or read.match(numbers) is None:
+            return Finding(NOT_UNDERSTOOD, theirs, place[1], f"{first.old}: a name that no pattern can say")
+    return Drafted(Rule(folded.old, folded.new, layout, written_at=place), theirs)
+
+
+def begins_inside_word(name: str, at: int) -> bool:
+    """Whether a text that stands at a place of a name begins inside a word: `norm.` in `q_norm.`."""
+    return at > 0 and re.fullmatch(r"\w\w", name[at - 1 : at + 1]) is not None
+
+
 # ---- rules against names --------------------------------------------------------------------------------------------------------
 
 
-def taken_by(rule: AnyRule, names: Mapping[str, Sequence[tuple[str, tuple[int, ...]]]]) -> list[tuple[str, dict[str, int]]]:
+def names_taken_by(rule: AnyRule, names: Mapping[str, Sequence[tuple[str, tuple[int, ...]]]]) -> list[tuple[str, dict[str, int]]]:
     """The names that the Hugging Face side of a rule matches, each with the values of its placeholders."""
     found = []
     for pattern in sides_of(rule, "mf")[0]:
@@ -180,7 +198,7 @@ def taken_by(rule: AnyRule, names: Mapping[str, Sequence[tuple[str, tuple[int, .
     return found
 
 
-def by_template(names: Iterable[str]) -> dict[str, list[tuple[str, tuple[int, ...]]]]:
+def group_by_template(names: Iterable[str]) -> dict[str, list[tuple[str, tuple[int, ...]]]]:
     """Names by their template, each with its numbers."""
     found: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
     for name in names:
@@ -189,23 +207,23 @@ def by_template(names: Iterable[str]) -> dict[str, list[tuple[str, tuple[int, ..
     return found
 
 
-def as_seen(rules: Sequence[AnyRule], names: Sequence[str]) -> list[AnyRule]:
+def mark_optional_rules(rules: Sequence[AnyRule], names: Sequence[str]) -> list[AnyRule]:
     """Rules that only some layers of these names have are marked so: a checkpoint need not have them everywhere."""
-    known = by_template(names)
+    known = group_by_template(names)
     seen: list[set[tuple[int, ...]]] = []
     loops: list[tuple[str, ...]] = []
     for rule in rules:
         hf, mf = sides_of(rule, "mf")
         shared = tuple(p for p in (hf[0].placeholders if hf else ()) if any(p in t.placeholders for t in mf))
-        seen.append({tuple(at[p] for p in shared) for _, at in taken_by(rule, known)})
+        seen.append({tuple(at[p] for p in shared) for _, at in names_taken_by(rule, known)})
         loops.append(shared)
     every: dict[tuple[str, ...], set[tuple[int, ...]]] = {}
     for shared, keys in zip(loops, seen, strict=True):
         every.setdefault(shared, set()).update(keys)
-    return [_marked(rule, keys, every[shared]) for rule, shared, keys in zip(rules, loops, seen, strict=True)]
+    return [_mark_optional(rule, keys, every[shared]) for rule, shared, keys in zip(rules, loops, seen, strict=True)]
 
 
-def _marked(rule: AnyRule, keys: set[tuple[int, ...]], every: set[tuple[int, ...]]) -> AnyRule:
+def _mark_optional(rule: AnyRule, keys: set[tuple[int, ...]], every: set[tuple[int, ...]]) -> AnyRule:
     single = sorted(key[0] for key in every if len(key) == 1)
     has_gaps = bool(single) and single != list(range(single[-1] + 1))
     if not isinstance(rule, Rule | Repeated) or (keys == every and not has_gaps):
@@ -213,24 +231,17 @@ def _marked(rule: AnyRule, keys: set[tuple[int, ...]], every: set[tuple[int, ...
     return replace(rule, optional=ANYWHERE)
 
 
-def fits(pattern: str, name: str) -> bool:
-    """Whether a drafted pattern takes the name that it was made from: braces and odd numbers in a name would keep it from that."""
-    template, numbers = fold(name)
-    read = parse_pattern(pattern)
-    return read.template == template and read.match(numbers) is not None
-
-
-def told_apart(rules: Sequence[AnyRule]) -> list[AnyRule]:
+def with_loops_told_apart(rules: Sequence[AnyRule]) -> list[AnyRule]:
     """Rules whose loops under different words have different names: the layers of a vision tower are not those of the text model."""
     scopes: dict[str, dict[str, None]] = {}
     for rule in rules:
-        for loop, scope in _loops(rule):
+        for loop, scope in _scoped_loops(rule):
             scopes.setdefault(loop, {})[scope] = None
     names = {(loop, scope): name for loop, own in scopes.items() for scope, name in _names_of(loop, list(own)).items()}
-    return [_renamed(rule, {loop: names[loop, scope] for loop, scope in _loops(rule)}) for rule in rules]
+    return [_rename_loops(rule, {loop: names[loop, scope] for loop, scope in _scoped_loops(rule)}) for rule in rules]
 
 
-def _loops(rule: AnyRule) -> Iterator[tuple[str, str]]:
+def _scoped_loops(rule: AnyRule) -> Iterator[tuple[str, str]]:
     """The placeholders that both sides of a rule have, each with the text before it on the Hugging Face side."""
     hf, mf = sides_of(rule, "mf")
     shared = {p for t in mf for p in t.placeholders}
@@ -248,21 +259,16 @@ def _names_of(loop: str, scopes: Sequence[str]) -> dict[str, str]:
         others = {word for other, theirs in words.items() if other != scope for word in theirs}
         first = next((word for word in own if word not in others), "")
         name = f"{first}_{loop}" if first else loop
-        found[scope] = _free(name, list(found.values()))
+        found[scope] = _free_word(name, list(found.values()))
     return found
 
 
-def _renamed(rule: AnyRule, names: Mapping[str, str]) -> AnyRule:
+def _rename_loops(rule: AnyRule, names: Mapping[str, str]) -> AnyRule:
     if not isinstance(rule, Rule) or all(old == new for old, new in names.items()):
         return rule
 
-    def spelled(text: str) -> str:
+    def rename(text: str) -> str:
         return _PLACEHOLDER.sub(lambda m: f"{{{names.get(m[1], m[1])}}}", text)
 
-    hf, mf = (spelled(side) if isinstance(side, str) else tuple(map(spelled, side)) for side in (rule.hf, rule.mf))
+    hf, mf = (rename(side) if isinstance(side, str) else tuple(map(rename, side)) for side in (rule.hf, rule.mf))
     return replace(rule, hf=hf, mf=mf)
-
-
-def twice(names: Iterable[str]) -> list[str]:
-    """Names that stand more than once."""
-    return [name for name, count in Counter(names).items() if count > 1]

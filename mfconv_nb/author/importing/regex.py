@@ -59,7 +59,7 @@ def objection_to(pattern: str) -> str:
     return ""
 
 
-def searched(pattern: str) -> str:
+def to_search_pattern(pattern: str) -> str:
     """What transformers searches for: ``*.`` is anything, and a pattern ends where a word ends."""
     text = pattern.replace("*.", r".*\.")
     return text + r"(?!\w)" if re.search(r"[a-zA-Z0-9]$", text) else text

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from mfconv_nb.author.importing.imported import NOT_UNDERSTOOD, Finding, Found
 from mfconv_nb.core.errors import MappingError, one_line
 
 MAX_TEXT = 1 << 19  # characters; the largest text of this kind has 120,000
@@ -62,6 +63,15 @@ class Listed:
     called: frozenset[str] = frozenset()
 
 
+def read_elements(listed: Listed, found: Found) -> Iterator[tuple[int, Any]]:
+    """The elements of a list that were read, with their lines; each other one is a finding."""
+    for line, element in listed.elements:
+        if isinstance(element, Unread):
+            found.add(Finding(NOT_UNDERSTOOD, element.text or "this", element.line, element.what))
+        else:
+            yield line, element
+
+
 class _NotConstant(Exception):
     """Inside this module only: a part of a text that is no constant."""
 
@@ -70,7 +80,7 @@ class _NotConstant(Exception):
         self.line, self.what = getattr(node, "lineno", 0), what
 
 
-def parsed(text: str, where: object) -> ast.Module:
+def parse_text(text: str, where: object) -> ast.Module:
     """The text as a tree.
 
     Raises:
@@ -117,28 +127,28 @@ def lists_in(tree: ast.Module, names: frozenset[str], calls: frozenset[str]) -> 
     An expression alone, with no assignment around it, counts as a list of any of the names.
     """
     found: list[Listed] = []
-    reader = _Reader({})
+    reader = _ConstantReader({})
     taken: set[int] = set()
-    for scope, node in _statements(tree):
-        target, value = _assigned(node)
+    for scope, node in _statements_of(tree):
+        target, value = _assignment_in(node)
         if value is None:
             continue
         if target:
             reader.constants[target] = value
         is_alone = isinstance(node, ast.Expr) and isinstance(value, ast.List | ast.Tuple | ast.Set)
         if target in names or is_alone:
-            found.append(_listed(target, scope, value, reader))
+            found.append(_read_list(target, scope, value, reader))
             taken |= {id(inner) for inner in ast.walk(value)}
-    for scope, node in _statements(tree):
+    for scope, node in _statements_of(tree):
         for inner in ast.walk(node):
             is_list = isinstance(inner, ast.List | ast.Tuple) and id(inner) not in taken
-            if is_list and any(_called(each) in calls for each in inner.elts):  # type: ignore[attr-defined]
+            if is_list and any(_callee_of(each) in calls for each in inner.elts):  # type: ignore[attr-defined]
                 taken |= {id(each) for each in ast.walk(inner)}
-                found.append(_listed("", scope, inner, reader))  # type: ignore[arg-type]
+                found.append(_read_list("", scope, inner, reader))  # type: ignore[arg-type]
     return tuple(found)
 
 
-def _statements(tree: ast.Module) -> Iterator[tuple[str, ast.stmt]]:
+def _statements_of(tree: ast.Module) -> Iterator[tuple[str, ast.stmt]]:
     """The statements of a module and of the classes in it, each with the name of the class."""
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
@@ -147,7 +157,7 @@ def _statements(tree: ast.Module) -> Iterator[tuple[str, ast.stmt]]:
             yield getattr(node, "name", ""), node
 
 
-def _assigned(node: ast.stmt) -> tuple[str, ast.expr | None]:
+def _assignment_in(node: ast.stmt) -> tuple[str, ast.expr | None]:
     if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
         return node.targets[0].id, node.value
     if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
@@ -157,21 +167,21 @@ def _assigned(node: ast.stmt) -> tuple[str, ast.expr | None]:
     return "", None
 
 
-def _called(node: ast.AST) -> str:
+def _callee_of(node: ast.AST) -> str:
     """The last word of what is called: ``convert_op.RenameConvertOp(...)`` is RenameConvertOp."""
     if not isinstance(node, ast.Call):
         return ""
     return node.func.id if isinstance(node.func, ast.Name) else node.func.attr if isinstance(node.func, ast.Attribute) else ""
 
 
-def _listed(name: str, scope: str, node: ast.expr, reader: _Reader) -> Listed:
+def _read_list(name: str, scope: str, node: ast.expr, reader: _ConstantReader) -> Listed:
     elements = tuple(islice(reader.elements(node, 0), MOST_RULES + 1))
-    called = frozenset(map(_called, getattr(node, "elts", ()))) - {""}
+    called = frozenset(map(_callee_of, getattr(node, "elts", ()))) - {""}
     return Listed(name, scope, node.lineno, isinstance(node, ast.Set), elements, called)
 
 
 @dataclass
-class _Reader:
+class _ConstantReader:
     """Reads constants; counts the parts it looks at."""
 
     constants: dict[str, ast.expr]
@@ -198,14 +208,14 @@ class _Reader:
                 both = ast.copy_location(ast.Tuple([key, value], ast.Load()), value) if key is not None else None
                 yield value.lineno, Unread(value.lineno, "a dict laid out with stars", "") if both is None else self.read(both)
         else:
-            yield node.lineno, Unread(node.lineno, _kind(node), _shown(node))
+            yield node.lineno, Unread(node.lineno, _kind_of(node), _source_of(node))
 
     def read(self, node: ast.expr) -> Any:
         """A constant or a call; ``Unread`` where it is neither."""
         try:
             return self._value(node, 0)
         except _NotConstant as found:
-            return Unread(found.line or node.lineno, found.what, _shown(node))
+            return Unread(found.line or node.lineno, found.what, _source_of(node))
 
     def _value(self, node: ast.expr, depth: int) -> Any:
         self.steps += 1
@@ -227,22 +237,22 @@ class _Reader:
                 return left + right
         if isinstance(node, ast.Name) and node.id in self.constants:
             return self._value(self.constants[node.id], depth + 1)
-        if isinstance(node, ast.Call) and _called(node)[:1].isupper():
+        if isinstance(node, ast.Call) and _callee_of(node)[:1].isupper():
             return self._call(node, depth)
-        raise _NotConstant(node, _kind(node))
+        raise _NotConstant(node, _kind_of(node))
 
     def _call(self, node: ast.Call, depth: int) -> Call:
         if any(isinstance(each, ast.Starred) for each in node.args) or any(k.arg is None for k in node.keywords):
             raise _NotConstant(node, "arguments laid out with a star")
         positional = tuple(self._value(each, depth + 1) for each in node.args)
         keywords = {k.arg: self._value(k.value, depth + 1) for k in node.keywords if k.arg is not None}
-        return Call(_called(node), positional, keywords, node.lineno)
+        return Call(_callee_of(node), positional, keywords, node.lineno)
 
 
-def _kind(node: ast.AST) -> str:
+def _kind_of(node: ast.AST) -> str:
     """What a part of a text is, for one who reads the message."""
     if isinstance(node, ast.Call):
-        return f"a call of {_called(node) or 'something'}, which is not run"
+        return f"a call of {_callee_of(node) or 'something'}, which is not run"
     words = {
         ast.JoinedStr: "an f-string",
         ast.ListComp: "a comprehension",
@@ -258,7 +268,7 @@ def _kind(node: ast.AST) -> str:
     return words.get(type(node), f"a {type(node).__name__}")
 
 
-def _shown(node: ast.AST) -> str:
+def _source_of(node: ast.AST) -> str:
     try:
         text = one_line(ast.unparse(node))
     except (RecursionError, ValueError, AttributeError):

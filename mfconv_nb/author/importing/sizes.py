@@ -34,10 +34,10 @@ def sizes_for(rules: Iterable[AnyRule], config: Mapping[str, Any] | None) -> dic
     facts = facts_of(config)
     vision = [axis for axis in spoken_of if axis.endswith("_heads")]
     inside = {axis: f"{axis.removesuffix('_heads')}_config.num_attention_heads | {UNKNOWN}" for axis in vision}
-    return inside | {axis: told for axis in SENTENCES if axis in spoken_of and (told := _told(axis, facts, config))}
+    return inside | {axis: told for axis in SENTENCES if axis in spoken_of and (told := _sentence_for(axis, facts, config))}
 
 
-def _told(axis: str, facts: Facts, config: Mapping[str, Any] | None) -> str:
+def _sentence_for(axis: str, facts: Facts, config: Mapping[str, Any] | None) -> str:
     """The sentence of an axis; every usual one, and "may be unknown", where no config is at hand."""
     sentences = SENTENCES[axis]
     if not config:

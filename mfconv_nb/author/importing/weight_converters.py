@@ -39,13 +39,15 @@ from mfconv_nb.author.importing.imported import (
     OVERLAPS,
     Drafted,
     Finding,
+    Found,
+    finding_of,
 )
-from mfconv_nb.author.importing.names import filled, is_plain, placeholder_words
+from mfconv_nb.author.importing.names import fill_braces, is_plain, placeholder_words
 from mfconv_nb.author.importing.operations import part_names
-from mfconv_nb.author.importing.rule_texts import Call, Listed, Unread, unreadable
+from mfconv_nb.author.importing.rule_texts import Call, Listed, read_elements, unreadable
 from mfconv_nb.core.folding import fold
 from mfconv_nb.core.report import how_many
-from mfconv_nb.mapping.rules import Place, Rule
+from mfconv_nb.mapping.rules import Rule
 
 OPERATIONS: Mapping[str, tuple[str, ...]] = {  # and what follows hf_names, mf_names and mf_config
     RENAME: (),
@@ -63,47 +65,37 @@ NOTE_BIAS = "QKVBiasConvertOp cuts q, k and v in equal parts: it runs only where
 MOST_NAMES = 4_000  # of all operations of a list: each is tried against all others
 
 
-def drafts_of_converters(
-    listed: Listed, file: str, shapes: Shapes, config: Mapping[str, Any] | None
-) -> tuple[list[Drafted], list[Finding], tuple[str, ...]]:
-    """The drafts of a list, what the lint finds in it, and notes.
+def draft_converters(listed: Listed, file: str, shapes: Shapes, config: Mapping[str, Any] | None) -> Found:
+    """The drafts of a list, and what the lint finds in it.
 
     Args:
         shapes: of the names given, as far as they have some, by names with ``{}`` for each number between dots.
         config: the content of a config.json.
     """
-    drafted: list[Drafted] = []
-    findings: list[Finding] = []
-    ops: list[Op] = []
-    for line, element in listed.elements:
-        op = _read(line, element)
+    found, ops = Found(), []
+    for line, element in read_elements(listed, found):
+        op = _read_op(line, element)
         if isinstance(op, Finding):
-            findings.append(op)
-            continue
-        ops.append(op)
-        layout = _layout(op, shapes)
-        if isinstance(layout, Finding):
-            findings.append(layout)
+            found.add(op)
         else:
-            drafted.append(Drafted(_rule(op, layout, (file, op.line)), str(op)))
+            ops.append(op)
+            found.add(_draft_op(op, shapes, file))
     if sum(len(op.hf) + len(op.mf) for op in ops) > MOST_NAMES:
         raise unreadable(file, "a list of very many names", f"at most {MOST_NAMES:,}")
-    findings += _matching(ops)
-    findings += _unequal_heads(ops, facts_of(config))
+    found.findings += [*_lint_matching(ops), *_find_unequal_heads(ops, facts_of(config))]
     gated = any(op.name == CONCAT and op.more.get("interleaved", True) and "linear_fc1" in op.mf[0] for op in ops)
     biases = any(op.name == QKV_BIAS for op in ops)
-    return drafted, findings, (NOTE, *([NOTE_GATED] if gated else []), *([NOTE_BIAS] if biases else []))
+    found.notes = (NOTE, *([NOTE_GATED] if gated else []), *([NOTE_BIAS] if biases else []))
+    return found
 
 
-def _read(line: int, element: Any) -> Op | Finding:
-    if isinstance(element, Unread):
-        return Finding(NOT_UNDERSTOOD, element.text or "this", element.line, element.what)
+def _read_op(line: int, element: Any) -> Op | Finding:
     if not isinstance(element, Call) or element.name not in OPERATIONS:
         shown = element.name if isinstance(element, Call) else repr(element)[:60]
         return Finding(NOT_UNDERSTOOD, shown, line, f"none of {', '.join(OPERATIONS)}")
     fields = ("hf_names", "mf_names", "mf_config", *OPERATIONS[element.name])
     values = {**dict(zip(fields, element.positional, strict=False)), **element.keywords}
-    names = [_names(values.get(key)) for key in ("hf_names", "mf_names")]
+    names = [_read_names(values.get(key)) for key in ("hf_names", "mf_names")]
     more = {k: v for k, v in values.items() if k not in ("hf_names", "mf_names", "mf_config")}
     odd = [key for key in more if key not in OPERATIONS[element.name]]
     if len(element.positional) > len(fields) or not all(names) or odd:
@@ -114,7 +106,7 @@ def _read(line: int, element: Any) -> Op | Finding:
     return Finding(NOT_UNDERSTOOD, str(op), line, why) if why else op
 
 
-def _names(value: Any) -> tuple[str, ...]:
+def _read_names(value: Any) -> tuple[str, ...]:
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not all(isinstance(n, str) and n for n in names) or len(names) > 64:
         return ()
@@ -145,24 +137,24 @@ def _wrong_arguments(op: Op) -> str:
 Sentence = tuple[str | None, Mapping[str, int | str]]  # a layout, and the rule's own sizes
 
 
-def _rule(op: Op, sentence: Sentence, place: Place) -> Rule:
-    words = placeholder_words(op.hf[0])
-    if op.name == EXPERTS and "expert" not in words:
-        words = (*words[:-1], "expert")
-    hf, mf = (tuple(filled(name, words) for name in names) for names in (op.hf, op.mf))
-    return Rule(hf if len(hf) > 1 else hf[0], mf if len(mf) > 1 else mf[0], sentence[0], sizes=sentence[1], written_at=place)
-
-
-def _layout(op: Op, shapes: Shapes) -> Sentence | Finding:
-    """The sentence of an operation; a finding where it can never run, or where its names lose an index."""
+def _draft_op(op: Op, shapes: Shapes, file: str) -> Drafted | Finding:
+    """The rule of an operation; a finding where it can never run, or where its names lose an index."""
     own = 1 if op.name == EXPERTS else 0
     there, here = op.hf[0].count("{}"), op.mf[0].count("{}")
     if here > there:
-        return Finding(NEVER_MATCHES, str(op), op.line, "a {} on the MindFormers side has no index on the other: it cannot be filled in")
+        return finding_of(NEVER_MATCHES, op, "a {} on the MindFormers side has no index on the other: it cannot be filled in")
     if there - here > own:
-        return Finding(NO_WAY_BACK, str(op), op.line, "every index goes to the same name: the last one overwrites the others")
-    found = _sentence_of(op, shapes)
-    return Finding(NEVER_MATCHES, str(op), op.line, found) if isinstance(found, str) else found
+        return finding_of(NO_WAY_BACK, op, "every index goes to the same name: the last one overwrites the others")
+    sentence = _sentence_of(op, shapes)
+    if isinstance(sentence, str):
+        return finding_of(NEVER_MATCHES, op, sentence)
+    words = placeholder_words(op.hf[0])
+    if op.name == EXPERTS and "expert" not in words:
+        words = (*words[:-1], "expert")
+    hf, mf = (tuple(fill_braces(name, words) for name in names) for names in (op.hf, op.mf))
+    layout, sizes = sentence
+    place = (file, op.line)
+    return Drafted(Rule(hf if len(hf) > 1 else hf[0], mf if len(mf) > 1 else mf[0], layout, sizes=sizes, written_at=place), str(op))
 
 
 def _sentence_of(op: Op, shapes: Shapes) -> Sentence | str:
@@ -205,25 +197,26 @@ def _part_sizes(op: Op, parts: Sequence[str], shapes: Shapes, dim: int) -> Mappi
 # ---- their matching -------------------------------------------------------------------------------------------------------------
 
 
-def _matching(ops: Sequence[Op]) -> Iterator[Finding]:
+def _lint_matching(ops: Sequence[Op]) -> Iterator[Finding]:
     for op in ops:
         held = next((name for name in op.hf if "qkv" in name), None)
         if held is not None:
-            yield Finding(NEVER_MATCHES, str(op), op.line, f"their template hands {held} on as it is: 'qkv' stands in the name")
+            yield finding_of(NEVER_MATCHES, op, f"their template hands {held} on as it is: 'qkv' stands in the name")
     for side in ("hf", "mf"):
-        yield from _lost(ops, side)
+        yield from _find_lost_names(ops, side)
 
 
-def _unequal_heads(ops: Sequence[Op], facts: Facts) -> Iterator[Finding]:
+def _find_unequal_heads(ops: Sequence[Op], facts: Facts) -> Iterator[Finding]:
     heads, groups = facts.values(HEADS)[:1], facts.values(GROUPS)[:1]
     for op in ops if groups and heads != groups else ():
         if op.name == QKV_BIAS:
             few = how_many(groups[0], "group")
-            why = f"it fails in both directions where heads share keys: {heads[0] if heads else '?'} heads, {few}"
-            yield Finding(NO_WAY_BACK, str(op), op.line, why)
+            yield finding_of(
+                NO_WAY_BACK, op, f"it fails in both directions where heads share keys: {heads[0] if heads else '?'} heads, {few}"
+            )
 
 
-def _lost(ops: Sequence[Op], side: str) -> Iterator[Finding]:
+def _find_lost_names(ops: Sequence[Op], side: str) -> Iterator[Finding]:
     """The first name of each operation that their matching gives to another one."""
     kind = OVERLAPS if side == "hf" else NO_WAY_BACK
     told: set[int] = set()
@@ -232,8 +225,11 @@ def _lost(ops: Sequence[Op], side: str) -> Iterator[Finding]:
             told.add(id(op))
             is_equal = name in getattr(taker, side)
             at = f"line {taker.line}"
-            why = f"{name} stands in {at} too: the last one counts" if is_equal else f"{sample} goes to the operation of {at}, {taker}"
-            yield Finding(kind, str(op), op.line, why)
+            yield finding_of(
+                kind,
+                op,
+                f"{name} stands in {at} too: the last one counts" if is_equal else f"{sample} goes to the operation of {at}, {taker}",
+            )
 
 
 def accepted_by_others(names: Sequence[str], drafted: Sequence[Drafted]) -> list[Finding]:
