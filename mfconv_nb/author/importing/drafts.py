@@ -1,7 +1,6 @@
-"""Rules of other tools as drafts, with a lint: from a text to ``ImportedRules``. One module a form (``import_*.py``); nothing is run.
+"""From a text with rules of another tool to ``ImportedRules``: finds the list, lets the module of its format draft it, checks the drafts.
 
-What the drafts must be is checked here, whatever form they came from: no two of them take or make the same name, and every one can be
-true as the rule of a family. A draft that cannot is left away, and that is a finding.
+No two drafts may take or make the same name, and each must be valid as a rule of a family. One that is not is left out, with a finding.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ MOST_DRAFTS = 5_000
 
 @dataclass(frozen=True)
 class Given:
-    """What a caller gave beside the rules: names, the shapes of those that have one, and a config."""
+    """What a caller gave beside the rules: names, their shapes as far as known, and a config."""
 
     names: tuple[str, ...] = ()
     shapes: Mapping[str, tuple[int, ...]] | None = None
@@ -61,8 +60,8 @@ def rules_in_text(text: str, where: str, form: str | None, given: Given) -> Impo
     """The rules that a text holds.
 
     Args:
-        where: what the text is called in messages.
-        form: one of ``FORMS``; left out, told from the content.
+        where: the name of the text in messages.
+        form: one of ``FORMS``; left out, the content decides.
     Raises:
         MappingError: MFC315 for a text that cannot be read, or that holds no such rules.
         UsageError: MFC501 for `weight_mapping` without names.
@@ -85,7 +84,7 @@ def rules_in_text(text: str, where: str, form: str | None, given: Given) -> Impo
 
 
 def rules_in_pairs(pairs: Sequence[tuple[int, Any]], *, is_set: bool, given: Given) -> ImportedRules:
-    """The rules of a list of pairs that a caller holds in Python."""
+    """The rules of a list of pairs that a caller gives in Python."""
     listed = Listed(MAPPING, "", 0, is_set, tuple(pairs)[: MOST_RULES + 1])
     return _imported_rules(MAPPING, "the list", _draft_rules(listed, MAPPING, "the list", given), given)
 
@@ -115,7 +114,7 @@ def _lists_named(lists: Iterable[Listed], name: str) -> list[Listed]:
 
 
 def _recognise_form(lists: Mapping[str, Sequence[Listed]], where: str) -> str:
-    """The form of a text: by the name of a list, then by what is called in one, then by pairs that stand alone."""
+    """The format of a text: from the name of a list, else from the calls in one, else from pairs that stand alone."""
     for form in (CONVERTERS, MAPPING):
         if _lists_named(lists[form], form):
             return form
@@ -133,14 +132,14 @@ def _is_pair(element: Any) -> bool:
 
 
 def _choose_list(lists: Sequence[Listed], form: str, where: str) -> Listed:
-    """The list of a form; the one with its name, where there are others."""
+    """The one list of a format: the list with its name, else the only list with elements."""
     candidates = _lists_named(lists, form) or [listed for listed in lists if listed.elements]
     if len(candidates) == 1:
         return candidates[0]
     if not candidates:
         raise unreadable(where, f"no {form}", f"a list of {form}")
-    told = "; ".join(f"line {each.line}{f' in {each.scope}' if each.scope else ''}" for each in candidates[:5])
-    raise unreadable(where, f"{len(candidates)} lists: {told}", "one", "Give the text of one of them.")
+    places = "; ".join(f"line {each.line}{f' in {each.scope}' if each.scope else ''}" for each in candidates[:5])
+    raise unreadable(where, f"{len(candidates)} lists: {places}", "one", "Give the text of one of them.")
 
 
 def _draft_rules(listed: Listed, form: str, where: str, given: Given) -> Found:
@@ -177,7 +176,7 @@ def _imported_rules(form: str, where: str, found: Found, given: Given) -> Import
 
 
 def _without_clashes(drafted: Sequence[Drafted], form: str, where: str) -> tuple[list[Drafted], list[Finding]]:
-    """Drafts that can stand in one family: of two that take or make one name only the first."""
+    """The drafts that can stand in one family. Of two that take or make the same name only the first stays."""
     sizes = sizes_for([d.rule for d in drafted], None)
     family = ImportedRules(form, where, tuple(drafted), (), sizes).family("draft")
     kept, findings = _without_flaws(list(drafted), early_flaws_of(family))
@@ -190,16 +189,16 @@ def _without_clashes(drafted: Sequence[Drafted], form: str, where: str) -> tuple
             bad.add(id(second))
             draft, before = by_rule[id(second)], by_rule[id(first)]
             what = "takes the same names as" if to == MF else "makes the same names as"
-            findings.append(Finding(kind, draft.theirs, draft.line, f"{other.text} {what} {one.text} ({_place_text(before)}); not drafted"))
+            findings.append(finding_of(kind, draft, f"{other.text} {what} {one.text} ({_place_text(before)}); not drafted"))
         kept = [d for d in kept if id(d.rule) not in bad]
     kept, more = _without_flaws(kept, flaws_of(family.with_rules(tuple(d.rule for d in kept))))
     return kept, findings + more
 
 
 def _without_flaws(drafted: list[Drafted], flaws: Iterable[Flaw]) -> tuple[list[Drafted], list[Finding]]:
-    """Drafts without those that a flaw is about; compared by value, for a form of a family has rules of its own."""
+    """The drafts without those that have a flaw. Rules are compared by value: each form of a family has its own copies."""
     why = {rule: flaw.found for flaw in flaws for rule in flaw.rules}
-    findings = [Finding(NOT_UNDERSTOOD, d.theirs, d.line, f"not drafted: {why[d.rule]}") for d in drafted if d.rule in why]
+    findings = [finding_of(NOT_UNDERSTOOD, d, f"not drafted: {why[d.rule]}") for d in drafted if d.rule in why]
     return [d for d in drafted if d.rule not in why], findings
 
 
@@ -208,7 +207,7 @@ def _place_text(draft: Drafted) -> str:
 
 
 def _compare_with_names(drafted: Sequence[Drafted], form: str, given: Given) -> tuple[tuple[str, ...], list[Finding]]:
-    """Names that no draft takes, and what the names say of theirs: one that matches none, one that takes more than it says."""
+    """Names that no draft takes; and findings about rules that match no name, or more names than their draft."""
     if not given.names:
         return (), []
     names = group_by_template(given.names)
@@ -218,7 +217,7 @@ def _compare_with_names(drafted: Sequence[Drafted], form: str, given: Given) -> 
         own = {name for name, _ in names_taken_by(d.rule, names)}
         matched |= own
         if not own and form == CONVERTERS:
-            findings.append(Finding(NEVER_MATCHES, d.theirs, d.line, f"none of the names that were given ({len(given.names):,})"))
+            findings.append(finding_of(NEVER_MATCHES, d, f"none of the names that were given ({len(given.names):,})"))
     unmatched = tuple(name for name in given.names if name not in matched)
     if form == CONVERTERS:
         findings += accepted_by_others(unmatched, drafted)

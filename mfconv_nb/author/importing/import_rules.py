@@ -37,17 +37,17 @@ def import_rules(
     names: Loadable | Sequence[str] | None = None,
     config: str | Path | Mapping[str, Any] | None = None,
 ) -> ImportedRules:
-    """Read the rules of another tool as drafts, and say what is wrong with them. No text is run, and nothing that it names is imported.
+    """Read the rules of another tool as drafts, and say what is wrong with them. Runs no text, and imports nothing that it names.
 
     - ``"weight_converters"``: the list that a model class of MindFormers declares, in a Python text (its `utils.py`).
-    - ``"weight_mapping"``: the pairs of texts of static inference. What they do depends on their order, so ``names`` are needed.
-    - ``"transformers"``: a Python text with `WeightRenaming` and `WeightConverter`, or a model type such as ``"mixtral"``, for which the
-      installed transformers is asked. Most of these patterns are parts of names, so ``names`` are needed.
+    - ``"weight_mapping"``: the pairs of texts of static inference. Their result depends on their order, so ``names`` are needed.
+    - ``"transformers"``: a Python text with `WeightRenaming` and `WeightConverter`, or a model type such as ``"mixtral"``, whose mapping
+      the installed transformers has. Most of these patterns are parts of names, so ``names`` are needed.
     - ``"troubleshooter"``: TroubleShooter's weight map, a JSON.
 
     Args:
         source: a file, a text, a model type, or pairs of texts.
-        form: one of the above; left out, told from the content. A model type needs ``form="transformers"``.
+        form: one of the above; left out, the content decides. A model type needs ``form="transformers"``.
         names: a checkpoint of the side that the rules read (anything ``load`` takes), or its names.
         config: a config.json, its folder, or its content: sizes are read from it. Left out: that of ``names``, if it has one.
     Returns:
@@ -83,20 +83,20 @@ def _read_given(names: Any, config: Any) -> Given:
 
 def _import_model_type(model_type: str, given: Given) -> ImportedRules:
     try:
-        found = read_registered_transforms(model_type)
+        mapping = read_registered_transforms(model_type)
     except ImportError as error:
-        told, wanted = one_line(str(error))[:200], "transformers, to ask for a model type"
-        raise UsageError("MFC501", "form", found=told, expected=wanted, hint="pip install transformers") from None
-    if found is None:
+        found, expected = one_line(str(error))[:200], "transformers, to look up a model type"
+        raise UsageError("MFC501", "form", found=found, expected=expected, hint="pip install transformers") from None
+    if mapping is None:
         expected = "a model type that transformers has a conversion mapping for"
         hint = "Models that keep their names have none. A Python text with a list of WeightRenaming can be read too."
         raise UsageError("MFC501", "source", found=quoted(model_type), expected=expected, hint=hint)
-    transforms, version = found
+    transforms, version = mapping
     return rules_of_transforms(transforms, f"transformers {version}, {model_type}", given)
 
 
 def _read_text(source: str | Path) -> tuple[str, str]:
-    """A text, and what it is called: a file is read, anything with a bracket or a line break is the text itself."""
+    """A text, and its name in messages. Anything with a bracket or a line break is the text itself; else it is a file."""
     if isinstance(source, str) and re.search(r"[\n(\[{]", source) and not _is_file(source):
         return source, "the text"
     try:

@@ -1,4 +1,4 @@
-"""What an import of another tool's rules gives: drafted rules, each with the line it was made from, and what is wrong with theirs. Pure."""
+"""The result of an import: drafted rules, each with the line it was made from, and findings about the other tool's rules. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mfconv_nb.core.folding import folded_names
 from mfconv_nb.core.report import Column, Result, Table, how_many, json_text
 from mfconv_nb.mapping.rules import AnyRule, Drop, Family
 
-# what a finding may say of a rule of theirs
+# the kinds of findings
 OVERLAPS = "overlaps another"
 NEVER_MATCHES = "never matches"
 SHADOWED = "shadowed by an earlier one"
@@ -25,12 +25,14 @@ NO_ORDER = "has no order"
 NOT_UNDERSTOOD = "not understood"
 NEEDS_NAMES = "needs names"
 
-MOST_TOLD = 40  # findings that the printed form lists; all of them are in ``findings``
+Shapes = Mapping[str, tuple[int, ...]]  # shapes of the given names, by names with {} for each number between dots
+
+MOST_TOLD = 40  # findings in the printed result; ``findings`` has all of them
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What the lint says of one rule of theirs.
+    """What the lint says about one rule of the other tool.
 
     Attributes:
         kind: one of the words above.
@@ -50,23 +52,26 @@ class Finding:
 
 
 class Theirs(Protocol):
-    """A rule of another tool, read; its ``str`` is how it is written there."""
+    """A rule of the other tool; its ``str`` is how it is written there."""
 
     @property
     def line(self) -> int: ...
 
 
 def finding_of(kind: str, theirs: Theirs, why: str) -> Finding:
-    """What the lint says of one rule of theirs."""
+    """A finding about one rule of the other tool."""
     return Finding(kind, str(theirs), theirs.line, why)
 
 
 @dataclass(frozen=True, slots=True)
 class Drafted:
-    """One drafted rule, and the rule of theirs that it was made from."""
+    """One drafted rule, and the rule of the other tool that it was made from."""
 
     rule: AnyRule
     theirs: str
+
+    def __str__(self) -> str:
+        return self.theirs
 
     @property
     def line(self) -> int:
@@ -91,7 +96,7 @@ def text_of(names: str | Sequence[str]) -> str:
 
 @dataclass(slots=True)
 class Found:
-    """What the rules of one source give: drafts, findings, and sentences about their form."""
+    """Drafts and findings while a source is read, and notes about its format."""
 
     drafted: list[Drafted] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -109,13 +114,13 @@ class ImportedRules(Result):
     """Rules of another tool as drafts, and what a lint finds in them.
 
     Attributes:
-        form: whose form they were in.
+        form: the format they were in, such as "weight_converters".
         source: the file, the model type, or "the text".
         drafted: the rules, in their order; ``rule.written_at`` is the file and the line.
-        findings: what is wrong with rules of theirs. One that has a finding may still be drafted: the draft matches whole names.
-        sizes: for axes of the sentences, where config.json has them.
-        notes: sentences about the form.
-        unmatched: names, of those that were given, that no drafted rule takes.
+        findings: what is wrong with the other tool's rules. A rule with a finding may still be drafted: the draft matches whole names.
+        sizes: for each axis of a layout where its size stands in config.json.
+        notes: sentences about the format.
+        unmatched: those of the given names that no drafted rule takes.
     """
 
     form: str

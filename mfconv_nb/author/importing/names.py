@@ -1,4 +1,4 @@
-"""Names of theirs as anchored patterns: what ``{}`` counts, and pairs of names (old, new) folded to patterns with placeholders. Pure."""
+"""Names of other tools as patterns for whole names: words for each ``{}``, and pairs of names (old, new) folded to patterns. Pure."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from mfconv_nb.mapping.rules import ANYWHERE, AnyRule, Place, Repeated, Rule, si
 KNOWN_WORDS = {"h": "layer", "layers": "layer", "layer": "layer", "experts": "expert", "blocks": "block"}
 PLAIN = re.compile(r"[A-Za-z0-9_.{}/-]+")  # what a name may be made of
 _PLACEHOLDER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
-NumberSlots = tuple[str | None, ...]  # a name between its dots; None where a number stands
+NumberSlots = tuple[str | None, ...]  # the parts of a name between its dots; None for a number
 
 
 def is_plain(name: str) -> bool:
-    """Whether a name can be a pattern: no braces but ``{}``, no characters with a meaning, no number that would be written otherwise."""
+    """Whether a name can be a pattern: no braces but ``{}``, no special characters, no number such as 007 that reads back differently."""
     if not PLAIN.fullmatch(name) or re.search(r"[{}]", name.replace("{}", "")):
         return False
     return all(len(n) <= 9 and (n == "0" or n[0] != "0") for n in re.findall(r"\d+", name))
 
 
 def placeholder_words(name: str) -> tuple[str, ...]:
-    """What each ``{}`` of a name counts, by the word before it: ``layers`` is layer; a second one of a word gets a number."""
+    """A word for each ``{}`` of a name, from the word before it: ``layers`` gives layer, a second ``layers`` gives layer_2."""
     found: list[str] = []
     before = ""
     for part in name.split("."):
@@ -36,7 +36,7 @@ def placeholder_words(name: str) -> tuple[str, ...]:
 
 
 def word_of(text: str) -> str:
-    """The name of an index behind a word."""
+    """A word for the index that follows a word of a name."""
     word = re.sub(r"[^a-z]+", "_", text.lower()).strip("_")
     if word in KNOWN_WORDS:
         return KNOWN_WORDS[word]
@@ -50,7 +50,7 @@ def _free_word(word: str, taken: Sequence[str]) -> str:
 
 
 def fill_braces(name: str, words: Iterable[str]) -> str:
-    """``{}`` after ``{}`` filled with placeholders."""
+    """A name with a placeholder in place of each ``{}``."""
     parts = name.split("{}")
     return parts[0] + "".join(f"{{{word}}}{part}" for word, part in zip(words, parts[1:], strict=False))
 
@@ -60,7 +60,7 @@ def fill_braces(name: str, words: Iterable[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One name and what becomes of it; ``about`` is what the pairs of one pattern have in common beside the names."""
+    """One name and its new name. Pairs become one pattern only if ``about`` is equal too."""
 
     old: str
     new: str
@@ -69,7 +69,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """Pairs as one pattern a side."""
+    """Pairs, and the one pattern for each side that says all of them."""
 
     old: str
     new: str
@@ -78,8 +78,8 @@ class Folded:
 
 
 def fold_pairs(pairs: Iterable[Pair]) -> list[Folded]:
-    """Pairs of names as patterns. A number between dots that both names have is a placeholder, as long as every such name agrees;
-    where names of one form go to different places, the number that decides is written out."""
+    """Pairs of names as patterns. A number between dots that both names have becomes a placeholder if all names of the same shape agree.
+    Where such names get different new names, the number that decides stays in the pattern."""
     groups: dict[NumberSlots, list[Pair]] = {}
     for pair in pairs:
         groups.setdefault(_slots_of(pair.old), []).append(pair)
@@ -99,7 +99,7 @@ def _numbers_in(name: str) -> tuple[int, ...]:
 
 
 def _fold_group(group: Sequence[Pair], written: frozenset[int]) -> Iterator[Folded]:
-    """The patterns of names of one form. ``written`` are the numbers, by place, that are the same in all of them and stay as they are."""
+    """The patterns of names that differ in their numbers only. Numbers at the places ``written`` are equal in all of them and stay."""
     olds = [_numbers_in(p.old) for p in group]
     if len({(_slots_of(p.new), p.about) for p in group}) == 1:
         partner = _partners_of(olds, [_numbers_in(p.new) for p in group], written)
@@ -117,16 +117,17 @@ def _fold_group(group: Sequence[Pair], written: frozenset[int]) -> Iterator[Fold
 
 
 def _decides_alone(group: Sequence[Pair], olds: Sequence[tuple[int, ...]], place: int) -> bool:
+    """Whether the number at one place of the old name decides the form of the new one."""
     found: dict[int, tuple[NumberSlots, object]] = {}
-    values = {numbers[place] for numbers in olds}
-    same = all(
-        found.setdefault(n[place], (_slots_of(p.new), p.about)) == (_slots_of(p.new), p.about) for p, n in zip(group, olds, strict=True)
-    )
-    return same and len(values) > 1
+    for pair, numbers in zip(group, olds, strict=True):
+        new = (_slots_of(pair.new), pair.about)
+        if found.setdefault(numbers[place], new) != new:
+            return False
+    return len(found) > 1
 
 
 def _partners_of(olds: Sequence[tuple[int, ...]], news: Sequence[tuple[int, ...]], written: frozenset[int]) -> dict[int, int] | None:
-    """For each number of the new name the one of the old name that it is; None where the numbers do not say the same in every pair.
+    """For each place of a number in the new name the place in the old name with the same number in every pair; None where there is none.
 
     A number of the new name that never changes needs no partner.
     """
@@ -208,7 +209,7 @@ def group_by_template(names: Iterable[str]) -> dict[str, list[tuple[str, tuple[i
 
 
 def mark_optional_rules(rules: Sequence[AnyRule], names: Sequence[str]) -> list[AnyRule]:
-    """Rules that only some layers of these names have are marked so: a checkpoint need not have them everywhere."""
+    """The rules, with those marked optional that only some layers have among these names."""
     known = group_by_template(names)
     seen: list[set[tuple[int, ...]]] = []
     loops: list[tuple[str, ...]] = []
@@ -232,7 +233,7 @@ def _mark_optional(rule: AnyRule, keys: set[tuple[int, ...]], every: set[tuple[i
 
 
 def with_loops_told_apart(rules: Sequence[AnyRule]) -> list[AnyRule]:
-    """Rules whose loops under different words have different names: the layers of a vision tower are not those of the text model."""
+    """The rules, with loops under different words named differently: layers of a vision tower are not those of the text model."""
     scopes: dict[str, dict[str, None]] = {}
     for rule in rules:
         for loop, scope in _scoped_loops(rule):
@@ -242,7 +243,7 @@ def with_loops_told_apart(rules: Sequence[AnyRule]) -> list[AnyRule]:
 
 
 def _scoped_loops(rule: AnyRule) -> Iterator[tuple[str, str]]:
-    """The placeholders that both sides of a rule have, each with the text before it on the Hugging Face side."""
+    """The placeholders that both sides of a rule share, each with the text before it on the Hugging Face side."""
     hf, mf = sides_of(rule, "mf")
     shared = {p for t in mf for p in t.placeholders}
     for found in _PLACEHOLDER.finditer(hf[0].text) if hf else ():

@@ -1,7 +1,7 @@
 """A chain of transformers' operations (`Concatenate`, `MergeModulelist`, `Chunk`, ...) as one layout sentence. Pure.
 
-The chain is followed on the names of axes: each operation moves, joins or splits names, and what stands at the end is the right side.
-Refuses, with a reason: an operation that decides by shape, one that asks the model, and what has no words in the notation.
+The chain is applied to names of axes instead of tensors: each operation moves, joins or splits names, and the result is the right side.
+Refuses, with a reason: an operation that decides by shape or asks the model, and what the notation has no words for.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ PART_WORDS = {"w1": "gate", "w3": "up", "query": "q", "key": "k", "value": "v", 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One operation: the class, and its arguments."""
+    """One operation: its class and its arguments."""
 
     name: str
     more: Mapping[str, Any] = field(hash=False)
 
     def number(self, key: str, default: int) -> int | None:
+        """An argument that counts an axis; None where it is no small number."""
         value = self.more.get(key, default)
         return value if type(value) is int and 0 <= value < 8 else None
 
 
 @dataclass
 class Followed:
-    """Where a chain stands: the axes that each tensor had at first, and those it has now."""
+    """The state of a chain: the axes that each tensor had at first, and those it has now."""
 
     first: list[list[str]]
     now: list[list[str]]
@@ -38,7 +39,7 @@ class Followed:
 
 
 class CannotSay(Exception):
-    """Inside the import only: why a chain is no sentence."""
+    """Why a chain is no sentence. Stays inside the import."""
 
 
 def sentence_of(
@@ -47,9 +48,9 @@ def sentence_of(
     """The sentence of a chain, and the rule's own sizes.
 
     Args:
-        sources, targets: patterns of the two sides, for the names of parts.
+        sources, targets: patterns of the two sides; parts get their names from them.
         axes: how many axes a source tensor has.
-        own: the placeholder that counts the tensors that are merged.
+        own: the placeholder that counts the merged tensors.
     Raises:
         CannotSay: with the reason.
     """
@@ -90,7 +91,7 @@ def _axis_at(state: Followed, dim: int | None, tensor: int = 0) -> str:
 
 
 def _replace_axis(state: Followed, tensor: int, name: str, first: str, now: str) -> None:
-    """Another expression for an axis that has been moved only."""
+    """Write an axis as another expression on both sides. It must not have been joined or split before."""
     if name not in state.first[tensor]:
         raise CannotSay("an axis that was joined or split before")
     state.first[tensor] = [first if axis == name else axis for axis in state.first[tensor]]
@@ -171,7 +172,7 @@ def _permute_for_rope(state: Followed, operation: Operation) -> None:
 
 
 def part_names(names: Sequence[str]) -> tuple[str, ...]:
-    """What the parts of a tensor are called: by the first word in which their names differ, or by their number."""
+    """Names for the parts of a tensor: the first word in which their tensors' names differ, else numbers."""
     split = [name.replace("\\", "").replace("*", "").split(".") for name in names]
     for words in zip(*split, strict=False):
         short = [word.removesuffix("_proj").removesuffix("_layer") for word in words]

@@ -1,7 +1,7 @@
-"""A Python text that holds rules of another tool, read as data. Nothing in it is run: it is parsed, and constants are picked out.
+"""Reads the lists in a Python text with rules of another tool. Runs nothing: it parses the text and picks out constants.
 
 Refuses (MFC315): a text of more than 524,288 characters, or 100,000 in a line; brackets that are nested too deep; what Python itself cannot
-parse. What is no constant (a call of something else, an f-string, a comprehension) is told with its line, and the rest is read.
+parse. What is no constant (a call of something else, an f-string, a comprehension) becomes ``Unread`` with its line; the rest is read.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ MOST_IN_A_LINE = 100_000  # a sum of 100,000 ones is nested as deep as it is lon
 MOST_NESTED = 60  # brackets inside each other
 MOST_RULES = 2_000  # of one list
 MOST_CHARACTERS = 300  # of one name or pattern
-MOST_STEPS = 200_000  # parts of a text that are looked at: names may stand for each other
+MOST_STEPS = 200_000  # nodes that are read of one text: constants may stand for each other
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call that stands in a text: ``RenameConvertOp(hf_names="a", mf_names="b")``."""
+    """A call in a text: ``RenameConvertOp(hf_names="a", mf_names="b")``."""
 
     name: str
     positional: tuple[Any, ...]
@@ -36,7 +36,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """An element of a list that is no constant, and what it is."""
+    """An element of a list that is no constant, and what it is instead."""
 
     line: int
     what: str
@@ -45,14 +45,14 @@ class Unread:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A list that stands in a text.
+    """A list in a text.
 
     Attributes:
-        name: what it is assigned to; empty where it is not.
+        name: the variable it is assigned to; empty where there is none.
         scope: the class or function around it.
         is_set: whether it is written as a set, which has no order.
-        elements: constants, calls, and what could not be read, each with its line.
-        called: what is called in it.
+        elements: constants, calls and ``Unread``, each with its line.
+        called: the names that it calls.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Listed:
 
 
 def read_elements(listed: Listed, found: Found) -> Iterator[tuple[int, Any]]:
-    """The elements of a list that were read, with their lines; each other one is a finding."""
+    """The elements that could be read, with their lines; every other element is a finding."""
     for line, element in listed.elements:
         if isinstance(element, Unread):
             found.add(Finding(NOT_UNDERSTOOD, element.text or "this", element.line, element.what))
@@ -73,7 +73,7 @@ def read_elements(listed: Listed, found: Found) -> Iterator[tuple[int, Any]]:
 
 
 class _NotConstant(Exception):
-    """Inside this module only: a part of a text that is no constant."""
+    """A part of a text that is no constant. Stays inside this module."""
 
     def __init__(self, node: ast.AST, what: str) -> None:
         super().__init__(what)
@@ -81,7 +81,7 @@ class _NotConstant(Exception):
 
 
 def parse_text(text: str, where: object) -> ast.Module:
-    """The text as a tree.
+    """The syntax tree of a text.
 
     Raises:
         MappingError: MFC315.
@@ -105,7 +105,7 @@ def parse_text(text: str, where: object) -> ast.Module:
 
 
 def unreadable(where: object, found: str, expected: str, hint: str | None = None) -> MappingError:
-    """The refusal of a text of rules."""
+    """The error for a text of rules that cannot be read."""
     return MappingError("MFC315", where, found=found, expected=expected, hint=hint)
 
 
@@ -122,9 +122,9 @@ def _check_depth(text: str, where: object) -> None:
 
 
 def lists_in(tree: ast.Module, names: frozenset[str], calls: frozenset[str]) -> tuple[Listed, ...]:
-    """The lists of a text that are assigned to one of ``names``, or that hold calls of one of ``calls``.
+    """The lists of a text that are assigned to one of ``names``, or that call one of ``calls``.
 
-    An expression alone, with no assignment around it, counts as a list of any of the names.
+    A list that stands alone, without an assignment, counts too.
     """
     found: list[Listed] = []
     reader = _ConstantReader({})
@@ -168,7 +168,7 @@ def _assignment_in(node: ast.stmt) -> tuple[str, ast.expr | None]:
 
 
 def _callee_of(node: ast.AST) -> str:
-    """The last word of what is called: ``convert_op.RenameConvertOp(...)`` is RenameConvertOp."""
+    """The last word of the function in a call: ``convert_op.RenameConvertOp(...)`` gives RenameConvertOp."""
     if not isinstance(node, ast.Call):
         return ""
     return node.func.id if isinstance(node.func, ast.Name) else node.func.attr if isinstance(node.func, ast.Attribute) else ""
@@ -182,13 +182,13 @@ def _read_list(name: str, scope: str, node: ast.expr, reader: _ConstantReader) -
 
 @dataclass
 class _ConstantReader:
-    """Reads constants; counts the parts it looks at."""
+    """Reads constants, and counts the nodes it visits."""
 
     constants: dict[str, ast.expr]
     steps: int = 0
 
     def elements(self, node: ast.expr, depth: int) -> Iterator[tuple[int, Any]]:
-        """The elements of a list, of lists that are added, and of lists that are laid out with a star."""
+        """The elements of a list, of a sum of lists, and of lists behind a star."""
         self.steps += 1
         if depth > MOST_NESTED or self.steps > MOST_STEPS:
             yield node.lineno, Unread(node.lineno, "names that stand for each other", "")
@@ -250,7 +250,7 @@ class _ConstantReader:
 
 
 def _kind_of(node: ast.AST) -> str:
-    """What a part of a text is, for one who reads the message."""
+    """What a part of a text is, in the words of a message."""
     if isinstance(node, ast.Call):
         return f"a call of {_callee_of(node) or 'something'}, which is not run"
     words = {

@@ -1,8 +1,8 @@
 """transformers' conversion mappings as drafts: `WeightRenaming` and `WeightConverter`, from a Python text or from its own table.
 
-The left side is then the checkpoint, the right side the module of transformers. Their patterns are searched anywhere in a name, all
-renamings after one another, then one converter. They are applied to the names of a checkpoint, and what comes out is folded to patterns
-that match whole names. Without names, those that say a whole name are translated, and the others are told. Source: transformers 5.23.
+The left side of a draft is the checkpoint, the right side the module of transformers. Their patterns are searched anywhere in a name:
+all renamings, one after the other, then one converter. This module does the same with the names of a checkpoint and folds the results to
+patterns for whole names. Without names it drafts only the patterns that say a whole name, and lists the others. Source: transformers 5.23.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from mfconv_nb.author.importing.imported import (
     Drafted,
     Finding,
     Found,
+    Shapes,
     finding_of,
 )
 from mfconv_nb.author.importing.names import Folded, Pair, begins_inside_word, draft_of, fill_braces, fold_pairs, placeholder_words, word_of
@@ -41,15 +42,18 @@ RENAMING, CONVERTER, GROUP, PREFIX, OFFSET = (
 )
 KINDS = frozenset((RENAMING, CONVERTER, GROUP, PREFIX, OFFSET))
 NOTE = "Their patterns match anywhere in a name; the drafts match whole names. The right side is transformers' module."
-OWN = "*"  # stands in a name for the number that counts the tensors of a list
+OWN = "*"  # in a name: the number that counts the tensors of a list
 ARGUMENTS = {"Transpose": ("dim0", "dim1", "check_dims"), "PermuteForRope": ("subconfig_key", "permute_layer_names", "inverse")}
-Shapes = Mapping[str, tuple[int, ...]]  # of the names given, by names with {} for each number
 MOST_DIGITS = re.compile(r"\d{20}")
 
 
 @dataclass(frozen=True, slots=True)
 class Transform:
-    """One of their transforms, read."""
+    """One of their transforms.
+
+    Attributes:
+        more: the offset of an `Inkling2IndexOffsetWeightRename`, or whether a `PrefixChange` removes its prefix.
+    """
 
     kind: str
     sources: tuple[str, ...]
@@ -57,6 +61,11 @@ class Transform:
     operations: tuple[Operation, ...]
     line: int
     more: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def merges(self) -> bool:
+        """Whether it makes one tensor of a list of tensors."""
+        return any(op.name == "MergeModulelist" for op in self.operations)
 
     def __str__(self) -> str:
         return f"{self.kind}({', '.join(self.sources)} -> {', '.join(self.targets)})"
@@ -126,7 +135,7 @@ def _read_prefix_change(values: Mapping[str, Any], line: int) -> Transform | Non
 
 
 def processed_target(pattern: str) -> str:
-    """What takes the place of a match: theirs strip the beginning's mark, look-arounds and escapes from a target."""
+    """What replaces a match. transformers strips ``^``, look-arounds and escapes from a target, and makes its first group ``\\1``."""
     text = re.sub(r"\(\?[^()]*\)", "", pattern.removeprefix("^"))
     return re.sub(r"\([^()]+\)", r"\\1", text, count=1).replace(r"\.", ".")
 
@@ -136,38 +145,50 @@ def processed_target(pattern: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """One name, what becomes of it, the transforms that changed it, and the converter and the pattern of it that took it last."""
+    """What becomes of one name.
+
+    Attributes:
+        by: the transforms that changed it.
+        renamed: what the converter saw.
+        converter: the converter that took it, if one did; ``source`` is the pattern that matched.
+    """
 
     old: str
     new: str
     by: tuple[int, ...]
+    renamed: str
     converter: int | None = None
     source: int = 0
 
 
 class Engine:
-    """Their way with a name, for transforms whose patterns are admitted."""
+    """Applies transforms to names as transformers does. Their patterns must be admitted."""
 
     def __init__(self, transforms: Sequence[Transform], names: Sequence[str]) -> None:
         self.transforms = transforms
         self.compiled = [_compile_patterns(t) for t in transforms]
         groups = {n for n, t in enumerate(transforms) if t.kind == GROUP}
-        seen = {n for n in groups if any(_takes_first(self.compiled[n], name) for name in names)}  # theirs wait for their first pattern
+        seen = {n for n in groups if any(self._takes_first(n, name) for name in names)}  # a group waits for its first pattern
         self.active = {*range(len(transforms))} - groups | seen
 
+    def _takes_first(self, n: int, name: str) -> bool:
+        match = self.compiled[n].search(name) if len(name) <= MOST_CHARACTERS else None
+        return match is not None and match.group("g0") is not None
+
     def apply(self, name: str) -> Applied:
-        new, by = name, []
+        """What all renamings, one after the other, and then one converter make of a name."""
+        renamed, by = name, []
         for n, transform in enumerate(self.transforms):
-            if transform.kind != CONVERTER and (changed := self.rename_by(n, new)) is not None:
-                by += [n] if changed[0] != new else []
-                new = changed[0]
+            if transform.kind != CONVERTER and (changed := self.rename_by(n, renamed)) is not None:
+                by += [n] if changed[0] != renamed else []
+                renamed = changed[0]
         for n, transform in enumerate(self.transforms):
-            if transform.kind == CONVERTER and (changed := self.rename_by(n, new)) is not None:
-                return Applied(name, changed[0], (*by, n), n, changed[1])
-        return Applied(name, new, tuple(by))
+            if transform.kind == CONVERTER and (changed := self.rename_by(n, renamed)) is not None:
+                return Applied(name, changed[0], (*by, n), renamed, n, changed[1])
+        return Applied(name, renamed, tuple(by), renamed)
 
     def rename_by(self, n: int, name: str) -> tuple[str, int] | None:
-        """What one transform makes of a name, and which of its patterns matched; None where none does."""
+        """What one transform makes of a name, and which of its patterns matched; None where none matches."""
         match = self.compiled[n].search(name) if n in self.active and len(name) <= MOST_CHARACTERS else None
         if match is None:
             return None
@@ -188,13 +209,8 @@ def _compile_patterns(transform: Transform) -> re.Pattern[str]:
     return re.compile("|".join(f"(?P<g{n}>{to_search_pattern(pattern)})" for n, pattern in longest_first))
 
 
-def _takes_first(compiled: re.Pattern[str], name: str) -> bool:
-    match = compiled.search(name) if len(name) <= MOST_CHARACTERS else None
-    return match is not None and match.group("g0") is not None
-
-
 def draft_transforms(transforms: Sequence[Transform], names: Sequence[str], shapes: Shapes, file: str, found: Found) -> None:
-    """Add the drafts of some transforms for some names (without names: of those that say whole names), and what the lint finds."""
+    """Add the drafts of some transforms for some names, and what the lint finds. Without names only whole-name patterns are drafted."""
     found.notes = (NOTE,)
     admitted = [transform for transform in transforms if _is_admitted(transform, found)]
     found.findings += _lint_patterns(admitted)
@@ -234,12 +250,11 @@ def _is_admitted(transform: Transform, found: Found) -> bool:
 
 
 def _draft_converter(transform: Transform, applied: Sequence[Applied], shapes: Shapes, file: str) -> Iterator[Drafted | Finding]:
-    """One rule for each set of patterns that a converter takes, of all its sources together."""
-    merges = any(op.name == "MergeModulelist" for op in transform.operations)
+    """The rules of one converter: one for each target name, made of all its sources."""
     by_source: list[list[Folded]] = []
     for place in range(len(transform.sources)):
         own = [a for a in applied if a.source == place]
-        by_source.append(fold_pairs(_pairs_of(own, merges=merges)))
+        by_source.append(fold_pairs(_pairs_of(own, merges=transform.merges)))
     if not all(by_source):
         lacking = ", ".join(p for p, found in zip(transform.sources, by_source, strict=True) if not found)
         yield finding_of(NEVER_MATCHES, transform, f"{lacking}: no name, and the converter needs all of its patterns")
@@ -258,7 +273,7 @@ def _draft_converter(transform: Transform, applied: Sequence[Applied], shapes: S
 
 
 def _pairs_of(applied: Sequence[Applied], *, merges: bool) -> Iterator[Pair]:
-    """Old and new names; of a list that is merged, one with a mark in place of the number that counts it."""
+    """Old and new names. Where the converter merges a list, ``*`` stands for the number that counts its tensors."""
     if not merges:
         yield from (Pair(a.old, a.new) for a in applied)
         return
@@ -277,12 +292,13 @@ def _pairs_of(applied: Sequence[Applied], *, merges: bool) -> Iterator[Pair]:
 
 
 def _counting_place(parts: Sequence[str], new: str) -> int | None:
-    """The last number of a name, where a list has one tensor only."""
+    """Where the counting number stands in the one name of a list with a single tensor: its last number, if the new name has fewer."""
     numbers = [n for n, part in enumerate(parts) if part.isdigit()]
     return numbers[-1] if len(numbers) > sum(part.isdigit() for part in new.split(".")) else None
 
 
 def _draft_joined(transform: Transform, new: str, sources: Sequence[Folded], shapes: Shapes, file: str) -> Drafted | Finding:
+    """The rule that makes one target name of its sources."""
     own = None
     olds = []
     for folded in sources:
@@ -294,10 +310,9 @@ def _draft_joined(transform: Transform, new: str, sources: Sequence[Folded], sha
     first = transform.targets[0]
     news = [new, *(new.replace(first, target) for target in transform.targets[1:])]
     needed = max((n for op in transform.operations for key in ("dim", "dim0", "dim1") if type(n := op.more.get(key, 0)) is int), default=0)
-    merged = any(op.name == "MergeModulelist" for op in transform.operations)
     known = shapes.get(".".join("{}" if p.isdigit() or p == OWN else p for p in sources[0].pairs[0].old.split(".")))
     guess = 1 if olds[0].endswith("bias") else 2
-    axes = len(known) if known is not None else max(guess, needed + 1 - merged)
+    axes = len(known) if known is not None else max(guess, needed + 1 - transform.merges)
     try:
         layout, sizes = sentence_of(transform.operations, olds, news, axes, own)
     except CannotSay as why:
@@ -307,7 +322,7 @@ def _draft_joined(transform: Transform, new: str, sources: Sequence[Folded], sha
 
 
 def _draft_whole_name(transform: Transform, file: str) -> Drafted | Finding:
-    """A renaming that says a whole name, as patterns; any other needs the names of a checkpoint."""
+    """The rule of a renaming whose pattern says a whole name; every other transform needs the names of a checkpoint."""
     source, target = transform.sources[0], transform.targets[0]
     is_renaming = transform.kind == RENAMING and len(transform.sources) == 1
     if not is_renaming or not is_whole(source) or target.count("\\1") != source.count("("):
@@ -322,7 +337,7 @@ def _draft_whole_name(transform: Transform, file: str) -> Drafted | Finding:
 
 
 def _lint_patterns(transforms: Sequence[Transform]) -> Iterator[Finding]:
-    """What can be said without names."""
+    """Findings that need no names."""
     for transform in transforms:
         if transform.more.get("removes"):
             yield finding_of(
@@ -338,7 +353,7 @@ def _lint_patterns(transforms: Sequence[Transform]) -> Iterator[Finding]:
 
 
 def _lint_names(engine: Engine, applied: Sequence[Applied], count: int) -> Iterator[Finding]:
-    """What shows in the names that were given."""
+    """Findings that the names show: transforms that match none of them, and names that become one."""
     transforms = engine.transforms
     used = {n for a in applied for n in a.by}
     for n, transform in enumerate(transforms):
@@ -355,26 +370,20 @@ def _lint_names(engine: Engine, applied: Sequence[Applied], count: int) -> Itera
 
 
 def _find_overlaps(engine: Engine, applied: Iterable[Applied]) -> Iterator[Finding]:
-    told: set[tuple[int, int]] = set()
+    """Converters that would take a name too, were it not for an earlier one."""
+    reported: set[tuple[int, int]] = set()
     for a in applied:
         for n, transform in enumerate(engine.transforms):
-            if a.converter is None or transform.kind != CONVERTER or n <= a.converter or (a.converter, n) in told:
+            if a.converter is None or transform.kind != CONVERTER or n <= a.converter or (a.converter, n) in reported:
                 continue
-            renamed = _apply_renamings(engine, a.old)
-            if engine.rename_by(n, renamed) is not None:
-                told.add((a.converter, n))
+            if engine.rename_by(n, a.renamed) is not None:
+                reported.add((a.converter, n))
                 taker = engine.transforms[a.converter]
                 yield finding_of(OVERLAPS, transform, f"{a.old} is taken by line {taker.line}, {taker}, before")
 
 
-def _apply_renamings(engine: Engine, name: str) -> str:
-    for n, transform in enumerate(engine.transforms):
-        if transform.kind != CONVERTER:
-            name = (engine.rename_by(n, name) or (name, 0))[0]
-    return name
-
-
 def _find_parts_of_words(engine: Engine, applied: Sequence[Applied]) -> Iterator[Finding]:
+    """Patterns that match from the middle of a word on."""
     for n, transform in enumerate(engine.transforms):
         for a in applied:
             match = engine.compiled[n].search(a.old) if a.by[:1] == (n,) else None
@@ -384,12 +393,13 @@ def _find_parts_of_words(engine: Engine, applied: Sequence[Applied]) -> Iterator
 
 
 def _find_repeated_changes(engine: Engine, applied: Sequence[Applied]) -> Iterator[Finding]:
-    told: set[int] = set()
+    """Transforms that would change a converted name again."""
+    reported: set[int] = set()
     olds = {a.old for a in applied}
     for a in applied:
         again = engine.apply(a.new) if a.new not in olds and a.new != a.old else None
-        if again is not None and again.new != a.new and again.by[0] not in told:
-            told.add(again.by[0])
+        if again is not None and again.new != a.new and again.by[0] not in reported:
+            reported.add(again.by[0])
             transform = engine.transforms[again.by[0]]
             yield finding_of(NOT_IDEMPOTENT, transform, f"{a.old} becomes {a.new}, and when converted again {again.new}")
 
@@ -398,12 +408,9 @@ def _find_repeated_changes(engine: Engine, applied: Sequence[Applied]) -> Iterat
 
 
 def read_registered_transforms(model_type: str) -> tuple[list[Transform], str] | None:
-    """The transforms that the installed transformers has for a model type, and its version; None where it has none.
-
-    transformers is imported here, and nowhere else in the import.
-    """
-    import transformers
-    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+    """The transforms that the installed transformers has for a model type, and its version; None where it has none."""
+    import transformers  # takes seconds to load, and is needed for model types only
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping  # as above
 
     found = get_checkpoint_conversion_mapping(model_type)
     if found is None:

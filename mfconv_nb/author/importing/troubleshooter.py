@@ -1,7 +1,7 @@
-"""TroubleShooter's weight map as drafts: a JSON list of two objects, every name with its new one, and a function for special tensors.
+"""TroubleShooter's weight map as drafts: a JSON list of two objects, every name with its new name, and special tensors with a function.
 
-The function stands there as a dotted name, which TroubleShooter imports and calls. Nothing is imported here: one name is known, that of
-the extra axis of a Conv1d weight, and every other is a finding. Source: troubleshooter 1.0.18.
+TroubleShooter imports the function by its dotted name. Nothing is imported here: this module knows the function for the extra axis of a
+Conv1d weight, and every other function is a finding. Source: troubleshooter 1.0.18.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ EXPECTED = "a list of two objects: names with their new names, and names with fu
 
 
 def is_weight_map(text: str) -> bool:
-    """Whether a text begins like a weight map, and not like a list in Python."""
+    """Whether a text begins like a weight map; a list of rules in Python begins differently."""
     return "".join(text[:200].split()).startswith("[{")
 
 
 def draft_weight_map(text: str, where: str) -> Found:
-    """The drafts of a weight map, and what is wrong in it.
+    """The drafts of a weight map, and the findings about it.
 
     Raises:
         MappingError: MFC315.

@@ -1,10 +1,8 @@
-"""MindFormers' `weight_converters` lists as drafts. MindFormers is not needed.
+"""MindFormers' `weight_converters` lists as drafts, one rule for each operation. MindFormers is not needed.
 
-One operation is one rule. How many axes a tensor has is not said there: it is taken from the names given, where they come with shapes;
-else a bias has one axis, and everything else that is joined has two.
-
-Their matching: an equal name first, else the longest pattern whose text the name begins with, where ``{}`` is anything. What that
-gives to another operation than the drafts would is a finding. Source: mindformers 2.1.0, `checkpoint/converter`.
+Such a list does not say how many axes a tensor has. Shapes of the given names say it; without them a bias has one axis, and every other
+joined tensor has two. A name that MindFormers' matching gives to another operation than the drafts do is a finding.
+Source: mindformers 2.1.0, `checkpoint/converter`.
 """
 
 from __future__ import annotations
@@ -40,6 +38,7 @@ from mfconv_nb.author.importing.imported import (
     Drafted,
     Finding,
     Found,
+    Shapes,
     finding_of,
 )
 from mfconv_nb.author.importing.names import fill_braces, is_plain, placeholder_words
@@ -49,7 +48,7 @@ from mfconv_nb.core.folding import fold
 from mfconv_nb.core.report import how_many
 from mfconv_nb.mapping.rules import Rule
 
-OPERATIONS: Mapping[str, tuple[str, ...]] = {  # and what follows hf_names, mf_names and mf_config
+OPERATIONS: Mapping[str, tuple[str, ...]] = {  # with the arguments behind hf_names, mf_names and mf_config
     RENAME: (),
     CONCAT: ("dim", "split_sizes", "interleaved"),
     STACK: ("dim",),
@@ -58,20 +57,14 @@ OPERATIONS: Mapping[str, tuple[str, ...]] = {  # and what follows hf_names, mf_n
     EXPERTS: (),
     SCALE_SPLIT: (),
 }
-Shapes = Mapping[str, tuple[int, ...]]  # of the names given, by names with {} for each number
 NOTE = "Their names match from the beginning and take anything behind; the drafts match whole names, and numbers for {}."
 NOTE_GATED = "Gate and up in turns, as it is written here; a model's config may say otherwise (use_interleaved_weight_layout_mlp)."
 NOTE_BIAS = "QKVBiasConvertOp cuts q, k and v in equal parts: it runs only where every head has a group of its own."
-MOST_NAMES = 4_000  # of all operations of a list: each is tried against all others
+MOST_NAMES = 4_000  # in a list: each is tried against all others
 
 
 def draft_converters(listed: Listed, file: str, shapes: Shapes, config: Mapping[str, Any] | None) -> Found:
-    """The drafts of a list, and what the lint finds in it.
-
-    Args:
-        shapes: of the names given, as far as they have some, by names with ``{}`` for each number between dots.
-        config: the content of a config.json.
-    """
+    """The drafts of a list, and what the lint finds in it. ``config`` is the content of a config.json."""
     found, ops = Found(), []
     for line, element in read_elements(listed, found):
         op = _read_op(line, element)
@@ -114,6 +107,7 @@ def _read_names(value: Any) -> tuple[str, ...]:
 
 
 def _wrong_names(op: Op) -> str:
+    """What is wrong with the names of an operation; empty where they are right."""
     odd = next((n for n in (*op.hf, *op.mf) if not is_plain(n)), None)
     if odd is not None:
         return f"{odd!r} has more in it than letters, digits, '_', '-', '/', '.' and {{}}"
@@ -124,6 +118,7 @@ def _wrong_names(op: Op) -> str:
 
 
 def _wrong_arguments(op: Op) -> str:
+    """What is wrong with the other arguments of an operation; empty where they are right."""
     dim, cut = op.more.get("dim", 0), op.more.get("split_sizes")
     if type(dim) is not int or not 0 <= dim < 8:
         return f"dim={dim!r}"
@@ -138,7 +133,7 @@ Sentence = tuple[str | None, Mapping[str, int | str]]  # a layout, and the rule'
 
 
 def _draft_op(op: Op, shapes: Shapes, file: str) -> Drafted | Finding:
-    """The rule of an operation; a finding where it can never run, or where its names lose an index."""
+    """The rule of an operation; a finding where the operation can never run, or where its names lose an index."""
     own = 1 if op.name == EXPERTS else 0
     there, here = op.hf[0].count("{}"), op.mf[0].count("{}")
     if here > there:
@@ -158,7 +153,7 @@ def _draft_op(op: Op, shapes: Shapes, file: str) -> Drafted | Finding:
 
 
 def _sentence_of(op: Op, shapes: Shapes) -> Sentence | str:
-    """The sentence of an operation; why it fails where it does not take so many names."""
+    """The layout sentence of an operation; or why it fails, where it has the wrong number of names."""
     hf, mf, dim = len(op.hf), len(op.mf), op.more.get("dim", 0)
     if op.name == RENAME:
         return (None, {}) if hf == mf == 1 else "it takes one name on each side"
@@ -185,7 +180,7 @@ def _sentence_of(op: Op, shapes: Shapes) -> Sentence | str:
 
 
 def _part_sizes(op: Op, parts: Sequence[str], shapes: Shapes, dim: int) -> Mapping[str, int | str]:
-    """The parts in their way back: sizes that are written there, else equal ones where shapes agree; q, k and v stand in configs."""
+    """The sizes of joined parts: those of split_sizes, else equal ones where shapes agree. For q, k and v a config has them."""
     cut = op.more.get("split_sizes")
     if cut:
         return dict(zip(parts, cut, strict=True))
@@ -198,6 +193,7 @@ def _part_sizes(op: Op, parts: Sequence[str], shapes: Shapes, dim: int) -> Mappi
 
 
 def _lint_matching(ops: Sequence[Op]) -> Iterator[Finding]:
+    """Operations that never run, and names that go to another operation."""
     for op in ops:
         held = next((name for name in op.hf if "qkv" in name), None)
         if held is not None:
@@ -207,6 +203,7 @@ def _lint_matching(ops: Sequence[Op]) -> Iterator[Finding]:
 
 
 def _find_unequal_heads(ops: Sequence[Op], facts: Facts) -> Iterator[Finding]:
+    """Operations that fail where the config has fewer key/value heads than heads."""
     heads, groups = facts.values(HEADS)[:1], facts.values(GROUPS)[:1]
     for op in ops if groups and heads != groups else ():
         if op.name == QKV_BIAS:
@@ -217,12 +214,12 @@ def _find_unequal_heads(ops: Sequence[Op], facts: Facts) -> Iterator[Finding]:
 
 
 def _find_lost_names(ops: Sequence[Op], side: str) -> Iterator[Finding]:
-    """The first name of each operation that their matching gives to another one."""
+    """For each operation the first name that MindFormers' matching gives to another one."""
     kind = OVERLAPS if side == "hf" else NO_WAY_BACK
-    told: set[int] = set()
+    reported: set[int] = set()
     for op, name, sample, taker in lost_names(ops, side):
-        if id(op) not in told:
-            told.add(id(op))
+        if id(op) not in reported:
+            reported.add(id(op))
             is_equal = name in getattr(taker, side)
             at = f"line {taker.line}"
             yield finding_of(
@@ -233,7 +230,7 @@ def _find_lost_names(ops: Sequence[Op], side: str) -> Iterator[Finding]:
 
 
 def accepted_by_others(names: Sequence[str], drafted: Sequence[Drafted]) -> list[Finding]:
-    """Names that no draft takes, but an operation of theirs does: its pattern has no end."""
+    """Names that no draft takes and an operation does, since its pattern has no end."""
     patterns: dict[str, Drafted] = {}
     for d in drafted:
         for name in (d.rule.hf,) if isinstance(d.rule.hf, str) else d.rule.hf:  # type: ignore[union-attr]
@@ -245,10 +242,9 @@ def accepted_by_others(names: Sequence[str], drafted: Sequence[Drafted]) -> list
         if taker is not None:
             accepted.setdefault(id(taker), (taker, []))[1].append(name)
     return [
-        Finding(
+        finding_of(
             NOT_ANCHORED,
-            d.theirs,
-            d.line,
+            d,
             f"it also accepts {found[0]}" + (f" and {how_many(len(found) - 1, 'more form')}" if found[1:] else ""),
         )
         for d, found in accepted.values()
