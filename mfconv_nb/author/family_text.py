@@ -1,6 +1,6 @@
-"""A family as the text of a file, laid out like those in ``families/``: what is made in a notebook can be kept, read and edited.
+"""A family as the text of a file like those in ``families/``: what a notebook makes can be kept, read and edited.
 
-Beginnings that several names share (``model.layers.{layer}.``) are constants above the table. The text reads back as an equal family.
+Beginnings that several names share (``model.layers.{layer}.``) become constants above the table. The text reads back as an equal family.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ENOUGH = 3  # names with one beginning, for the beginning to get a name of its o
 ENDING = ".py"
 HINT_ENDING = "Give it the ending .py: the family is a Python file."
 
-# what stands without its keyword, and what is not written: the place of the old text
+# arguments without their keyword; and fields that are not written: they say where the old text stood
 POSITIONAL = {Rule: ("hf", "mf", "layout"), Repeated: ("hf", "mf", "layout"), Tied: ("hf", "mf"), Drop: ("pattern", "why")}
 UNWRITTEN = {"written_at", "file"}
 ORDER = ("key", "covers", "model_types", "part_types", "aliases", "also", "told_as", "sizes", "options", "rules", "toy", "source", "chosen")
@@ -36,7 +36,7 @@ def write_family(family: Family, path: str | Path, *, notes: Sequence[str] = (),
     Args:
         notes: for each rule a comment above it, or nothing.
     Raises:
-        OutputError: MFC407 for a name that does not end in ``.py``; MFC401 where there is one and ``overwrite`` is not said; MFC404.
+        OutputError: MFC407 for a name that does not end in ``.py``; MFC401 for a file that exists, without ``overwrite``; MFC404.
     """
     file = local_path(path)
     if file.suffix != ENDING:
@@ -69,7 +69,7 @@ def write_texts(texts: Mapping[Path, str], *, overwrite: bool, make_folders: boo
 
 
 def family_text(family: Family, *, notes: Sequence[str] = ()) -> str:
-    """The file that defines ``family``, as a text."""
+    """The text of a file that defines ``family``."""
     names = _Names(family.rules)
     used = [kind.__name__ for kind in (Drop, Family, Option, Repeated, Rule, Tied) if kind is Family or _uses(family, kind)]
     head = [_docstring_of(family), f"from mfconv_nb.rules import {', '.join(used)}"]
@@ -92,7 +92,7 @@ def _uses(family: Family, kind: type) -> bool:
 
 
 class _Names:
-    """Which beginnings of names are constants, and a name as an expression over them."""
+    """Decides which beginnings of names become constants, and writes names with them."""
 
     def __init__(self, rules: Iterable[AnyRule]) -> None:
         sides: dict[str, Counter[str]] = {"HF": Counter(), "MF": Counter()}
@@ -103,10 +103,10 @@ class _Names:
         self.constants: dict[str, str] = {}
         for beginning in sorted({b for found in frequent.values() for b in found}, key=lambda b: (b.count("{"), b)):
             own = [side for side, found in frequent.items() if beginning in found]
-            self.constants[beginning] = self._free(own[0] if len(own) == 1 else "", beginning)
+            self.constants[beginning] = self._free_name(own[0] if len(own) == 1 else "", beginning)
 
-    def _free(self, side: str, beginning: str) -> str:
-        """`LAYER`, or `HF_LAYER` where only one side has it; with more words of the name where that is taken."""
+    def _free_name(self, side: str, beginning: str) -> str:
+        """A free name: `LAYER`, or `HF_LAYER` where only one side has the beginning; with more of its words where that is taken."""
         words = [w.upper() for w in re.findall(r"[A-Za-z_][A-Za-z0-9_]*", beginning)]
         for count in range(1, len(words) + 1):
             name = "_".join([*([side] if side else []), *words[-count:]])
@@ -132,7 +132,7 @@ def _names_of(rule: AnyRule) -> Iterator[tuple[str, str]]:
 
 
 def _beginnings_of(name: str) -> Iterator[str]:
-    """The beginnings of a name that end behind a placeholder: ``model.layers.{layer}.``"""
+    """The beginnings of a name that end with a placeholder: ``model.layers.{layer}.``"""
     yield from (name[: found.end()] for found in re.finditer(r"\{[a-z_][a-z0-9_]*\}\.", name) if found.end() < len(name))
 
 
@@ -169,7 +169,7 @@ def _comment_lines(text: str, indent: int) -> Iterator[str]:
 
 # ---- laid out --------------------------------------------------------------------------------------------------------------
 
-Node = str | tuple[str, list[tuple[str, Any]], str]  # an expression on one line, or what can be opened: parts with their keywords
+Node = str | tuple[str, list[tuple[str, Any]], str]  # an expression: a text, or brackets around parts with their keywords
 
 
 class Code(str):
@@ -177,7 +177,7 @@ class Code(str):
 
 
 def _call(part: AnyRule | Option, names: _Names | None) -> Node:
-    """A rule or an option as the call that makes it; what has its default is left out."""
+    """A rule or an option as the call that makes it, without arguments that have their default."""
     arguments = []
     positional = POSITIONAL.get(type(part), ())
     for field in fields(part):
@@ -218,7 +218,7 @@ def node_of(value: Any) -> Node:
 
 
 def atom_text(value: Any) -> str:
-    """``repr``, with the quotes that the project's formatter puts; what no literal says, as a config of Python may hold, as its text."""
+    """``repr`` with the formatter's quotes. A value without a literal, as a config made in Python may hold, is written as its text."""
     if isinstance(value, float) and not math.isfinite(value):
         return f'float("{value}")'
     text = repr(value if value is None or isinstance(value, str | int | float | bytes) else str(value))

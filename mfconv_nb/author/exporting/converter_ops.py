@@ -1,8 +1,7 @@
-"""MindFormers' conversion operations: what each does as a layout sentence, which one a name goes to, and which one does what a rule says.
+"""MindFormers' conversion operations: the layout sentence of each, the names that each takes, and the one that does what a rule says.
 
-Refuses: what none of them does, with the words for what is missing. Pure; MindFormers is not imported.
-Source: mindformers 2.1.0, ``checkpoint/converter`` (`convert_op.py`, `template.py`). Its operations read sizes from the model's config when
-they run.
+Refuses a rule that no operation does, and says what is missing. Pure; MindFormers is not imported.
+Source: mindformers 2.1.0, ``checkpoint/converter`` (`convert_op.py`, `template.py`). They read sizes from the model's config when they run.
 """
 
 from __future__ import annotations
@@ -42,11 +41,11 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.{}/-]*")  # their names become regular express
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """One operation of theirs.
+    """One operation of MindFormers.
 
     Attributes:
-        name: the class.
-        hf, mf: its names, with ``{}`` for an index.
+        name: its class.
+        hf, mf: its tensor names, with ``{}`` for an index.
         more: its other arguments.
         one_way: why it has no way back; empty where it has one.
         line: where it stands in a text.
@@ -93,7 +92,7 @@ def split_layout(parts: Sequence[str], axes: int) -> str:
 
 
 def takes(pattern: str, name: str) -> bool:
-    """Whether a pattern of theirs takes a name: the name begins like it, with anything for each ``{}``, and anything may follow."""
+    """Whether a pattern takes a name as in MindFormers: ``{}`` is anything, and anything may follow."""
     first, *rest = pattern.split("{}")
     if not name.startswith(first):
         return False
@@ -107,9 +106,9 @@ def takes(pattern: str, name: str) -> bool:
 
 
 def lost_names(ops: Sequence[Op], side: str) -> Iterator[tuple[Op, str, str, Op]]:
-    """Names of an operation that their matching gives to another one: the operation, its name, an example, the taker.
+    """Names that MindFormers gives to another operation: the operation, its name, an example, the operation that takes it.
 
-    Their template takes an equal name first, else the longest pattern; of two equal ones the last counts.
+    Its template looks for an equal name first, then for the longest pattern; of two equal ones the last counts.
     """
     by_name: dict[str, Op] = {name: op for op in ops for name in getattr(op, side)}
     longest_first = sorted(by_name, key=len, reverse=True)
@@ -126,11 +125,11 @@ def lost_names(ops: Sequence[Op], side: str) -> Iterator[tuple[Op, str, str, Op]
 
 
 def op_of(directed: Directed, sizes: Mapping[str, int]) -> Op | str:
-    """The operation that does what a rule does from Hugging Face to MindFormers, or what their operations lack for it.
+    """The operation that does what a rule does from Hugging Face to MindFormers, or in words the operation that is missing.
 
     Args:
         directed: the rule, read towards MindFormers.
-        sizes: the sizes of axes, from a config; only the proportions of q, k and v are judged by them.
+        sizes: the sizes of axes, from a config; they decide only about parts of unequal size and the proportions of q, k and v.
     """
     lacking = _why_no_names(directed)
     if lacking:
@@ -151,7 +150,7 @@ def _op(name: str, directed: Directed, more: Mapping[str, Any] | None = None, on
 
 
 def _why_no_names(directed: Directed) -> str:
-    """What their names cannot say of a rule; empty where they can."""
+    """Why their names cannot say a rule; empty where they can."""
     rule = directed.rule
     if isinstance(rule, Repeated):
         return "an operation that keeps one of several equal tensors"
@@ -171,12 +170,12 @@ def _why_no_names(directed: Directed) -> str:
 
 
 def _ordered_placeholders(pattern: Pattern) -> tuple[str, ...]:
-    """The placeholders of a pattern in their order, one that stands twice twice."""
+    """The placeholders of a pattern in their order, with repetitions."""
     return tuple(slot for slot in pattern.slots if isinstance(slot, str))
 
 
 def _bind_axes(layout: str, directed: Directed) -> dict[str, Expression] | None:
-    """What each axis of a sentence stands for in the rule; None where the rule says something else."""
+    """What each axis of a sentence is in a rule's layouts; None where the rule says something else."""
     bound: dict[str, Expression] = {}
 
     def binds(e: Expression, theirs: Expression) -> bool:
@@ -215,7 +214,7 @@ def _joining_op(directed: Directed, sizes: Mapping[str, int]) -> Op | str:
             if parts and not interleaved:
                 return _end_to_end(directed, dim, parts, sizes)
             if parts and _have_one_row(parts, directed):
-                return _op(CONCAT, directed, {"dim": dim})  # interleaved unless they are told otherwise
+                return _op(CONCAT, directed, {"dim": dim})  # interleaved is their default
     for name, layout in QKV_LAYOUTS.items():
         bound = _bind_axes(layout, directed)
         if bound is not None:
@@ -224,7 +223,7 @@ def _joining_op(directed: Directed, sizes: Mapping[str, int]) -> Op | str:
 
 
 def _end_to_end(directed: Directed, dim: int, parts: Sequence[Expression], sizes: Mapping[str, int]) -> Op:
-    """The way back of their operation cuts into equal parts, or into sizes that are written down."""
+    """Tensors joined end to end. The way back of their operation cuts into equal parts, or into the sizes of split_sizes."""
     more: dict[str, Any] = {"dim": dim, "interleaved": False}
     constants, same = structural_sizes(directed.rule)
     names = [p.name if isinstance(p, Axis) else "" for p in parts]
@@ -237,7 +236,7 @@ def _end_to_end(directed: Directed, dim: int, parts: Sequence[Expression], sizes
 
 
 def _qkv_op(name: str, directed: Directed, bound: Mapping[str, Expression], sizes: Mapping[str, int]) -> Op | str:
-    """q, k and v of a group together, as their operations for q, k and v have them."""
+    """q, k and v of each group together."""
     axes = [bound[axis] for axis in ("groups", "group_q", "group_k", "group_v")]
     count, q, k, v = (sizes.get(e.name, 0) if isinstance(e, Axis) else 0 for e in axes)
     heads = sizes.get("heads", 0)
@@ -251,7 +250,7 @@ def _qkv_op(name: str, directed: Directed, bound: Mapping[str, Expression], size
 
 
 def _experts_op(directed: Directed, own: set[str]) -> Op | str:
-    """One index is an axis of the other side: the experts of a layer, as their operation stacks them."""
+    """The experts of a layer stacked: one index in the names is an axis of the other side."""
     layout = EXPERTS_LAYOUTS.get(len(directed.source), "").format(each="")
     if own == {"expert"} and layout and directed.layouts and all(_ordered_placeholders(p)[-1] == "expert" for p in directed.source):
         bound = _bind_axes(layout, directed)
@@ -261,7 +260,7 @@ def _experts_op(directed: Directed, own: set[str]) -> Op | str:
 
 
 def _split_op(directed: Directed) -> Op | str:
-    """The one split of theirs: along the first axis, in parts of one row."""
+    """Their only split: along the first axis, into parts of one row."""
     names = _part_names(len(directed.target))
     if len(directed.source) == 1 and directed.layouts and directed.layouts[0][0]:
         bound = _bind_axes(split_layout(names, len(directed.layouts[0][0])), directed)

@@ -30,7 +30,7 @@ def export(
     overwrite: bool = False,
     **options: object,
 ) -> Exported:
-    """Write one form of a family as another tool has it.
+    """Write one form of a family in the format of another tool.
 
     - ``to="mindformers"``: a folder with `convert_weight.py`, `convert_reversed.py` and a README, MindFormers' extension form.
     - ``to="weight_converters"``: a text with the `weight_converters` list of a MindFormers model class.
@@ -38,15 +38,15 @@ def export(
 
     Args:
         family: a key, a file that defines ``FAMILY``, or a ``Family``.
-        target: the folder or the file.
-        names: for a weight map: the checkpoint that is to be converted (anything ``load`` takes), or its names.
-        config: a config.json, its folder, or its content: for a weight map, the names that it promises; for `weight_converters`, rules
-            that it does not promise are left out, and unequal parts get their sizes.
+        target: the folder or the file to write.
+        names: for a weight map: the checkpoint to be converted (anything ``load`` takes), or its names.
+        config: a config.json, its folder, or its content. A weight map lists the names that it promises. `weight_converters` gets the sizes
+            of unequal parts, and leaves out rules that it does not promise.
         overwrite: replace files of these names.
         options: what the family takes, such as ``qkv_concat=False``; left out, the defaults.
     Raises:
-        MappingError: MFC314 with every rule that the form cannot say; MFC301, MFC303, MFC305. OutputError: MFC401, MFC404.
-        UsageError: MFC501 for another form, or an argument that the form does not take.
+        MappingError: MFC314 with every rule that the format cannot say; MFC301, MFC303, MFC305. OutputError: MFC401, MFC404.
+        UsageError: MFC501 for another format, or an argument that the format does not take.
     """
     if to not in FORMS:
         hint = did_you_mean(str(to), FORMS) or HINT_FORM
@@ -68,7 +68,7 @@ def export(
 
 
 def names_in(thing: Loadable | Sequence[str] | None) -> Sequence[str] | None:
-    """The names of a checkpoint, or a list of names as it is; a list of paths of files that are there is a checkpoint."""
+    """The names of a checkpoint, or a list of names as it is. A list of files that exist is a checkpoint."""
     if thing is None:
         return None
     if is_list_of_names(thing):
@@ -77,7 +77,7 @@ def names_in(thing: Loadable | Sequence[str] | None) -> Sequence[str] | None:
 
 
 def is_list_of_names(thing: Any) -> bool:
-    """Whether this is a list of names, and not of files."""
+    """Whether this is a list of names, not of files."""
     is_list = isinstance(thing, list | tuple | set | frozenset) and bool(thing)
     return is_list and all(isinstance(name, str) and not _is_there(name) for name in thing)
 

@@ -19,12 +19,11 @@ Files = tuple[dict[Path, str], tuple[str, ...]]  # texts by their files, and not
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What an export wrote, and what the reader must know or do next.
+    """The files that an export wrote, and notes for the reader.
 
     Attributes:
         family: the family's key.
-        files: what was written.
-        notes: sentences and lines for the reader, such as the two lines that make MindFormers know the files.
+        notes: sentences and lines, such as the two lines that make MindFormers know the files.
     """
 
     family: str
@@ -38,14 +37,14 @@ class Exported:
 
 @dataclass(frozen=True, slots=True)
 class Unsayable:
-    """A rule that the other tool has no words for, and what is missing."""
+    """A rule that the other tool has no words for, and what it lacks."""
 
     rule: str
     lacking: str
 
 
 def form_meant(family: str | Path | Family, options: Mapping[str, object]) -> Family:
-    """The one form of a family that is exported: its options as given, else their defaults.
+    """The form of a family to export: its options as given, else their defaults.
 
     Raises:
         MappingError: MFC301, MFC305. UsageError: MFC501 for an option that gives a size: exported files read sizes when they run.
@@ -71,7 +70,7 @@ def rule_text(directed: Directed) -> str:
 
 
 def cannot_say(where: str, found: str, expected: str) -> MappingError:
-    """The refusal of rules that the other tool has no words for."""
+    """The error for rules that the other tool has no words for."""
     return MappingError("MFC314", where, found=found, expected=expected, hint="Convert it with mfconv itself: mfconv convert.")
 
 

@@ -1,4 +1,4 @@
-"""The sentences by which a family reads its sizes from config.json, as Python expressions. Pure."""
+"""Translates the sentences by which a family reads sizes from config.json into Python expressions. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SIGNS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Mod: "%", ast.Pow: "**"
 
 
 def alternatives_of(sentence: str) -> list[tuple[str, str]]:
-    """For every alternative of a sentence where it begins to count and where it ends, as expressions over ``config`` and ``at``."""
+    """For every alternative of a sentence its first index and its size, as expressions over ``config`` and ``at``."""
     found = []
     for alternative in (text.strip() for text in sentence.split("|")):
         if alternative == UNKNOWN:
@@ -24,7 +24,7 @@ def alternatives_of(sentence: str) -> list[tuple[str, str]]:
 
 
 def is_always_known(sentence: str) -> bool:
-    """Whether a config without this size is refused."""
+    """Whether every config has this size: one without it is refused."""
     return UNKNOWN not in sentence
 
 

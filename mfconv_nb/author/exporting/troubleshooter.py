@@ -1,7 +1,7 @@
 """A family as TroubleShooter's weight map, the JSON that its ``convert_weight(weight_map_path=...)`` reads.
 
-The file is a list of two objects: every name of the torch side with its MindSpore name, and for special tensors the function that
-changes them. There is one such function, an extra axis for the weight of a one-dimensional convolution.
+The file is a list of two objects: every torch name with its MindSpore name, and special tensors with the function that changes them.
+There is one such function: it adds an axis to the weight of a one-dimensional convolution.
 
 Refuses: every rule that needs more than a rename or that axis, all at once (MFC314); names that no rule knows (MFC303).
 Source: troubleshooter 1.0.18, ``migrator/weight_migrator.py``.
@@ -89,7 +89,7 @@ def weight_map(form: Family, names: Sequence[str]) -> tuple[dict[str, str], dict
 
 
 def _lacking(directed: Directed) -> str:
-    """What the map cannot say of a rule; empty where it can."""
+    """Why the map cannot say a rule; empty where it can."""
     if isinstance(directed.rule, Drop):
         return "a place for a tensor that MindFormers does not have: the map must give every name a new one"
     if not isinstance(directed.rule, Rule | Tied) or len(directed.source) != 1 or len(directed.target) != 1 or any(directed.own):

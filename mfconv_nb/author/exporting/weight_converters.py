@@ -40,7 +40,7 @@ def converters_file(form: Family, file: Path, config: Mapping[str, Any] | None) 
 
 
 def converters_of(form: Family, config: Mapping[str, Any] | None = None) -> tuple[tuple[Op, ...], tuple[str, ...]]:
-    """The operations of a form, and what a reader must know of them.
+    """The operations of a form, and notes for the reader.
 
     Raises:
         MappingError: MFC314 with every rule that cannot be said.
@@ -81,7 +81,7 @@ def converters_of(form: Family, config: Mapping[str, Any] | None = None) -> tupl
 
 
 def _sizes_of(form: Family, config: Mapping[str, Any] | None) -> dict[str, int]:
-    """The sizes that a config tells; none where it lacks some."""
+    """The sizes in a config; none where it lacks some."""
     if not config:
         return {}
     try:
@@ -91,7 +91,7 @@ def _sizes_of(form: Family, config: Mapping[str, Any] | None) -> dict[str, int]:
 
 
 def _without_guessed_sizes(op: Op) -> Op:
-    """An operation without the sizes of the toy: parts that are unequal there have other sizes in a model."""
+    """An operation without the toy's sizes: unequal parts have other sizes in a model."""
     if "split_sizes" not in op.more:
         return op
     return replace(op, more={k: v for k, v in op.more.items() if k != "split_sizes"}, one_way=EQUAL_PARTS)
