@@ -25,7 +25,7 @@ from mfconv_nb.core.layout import Axis, TensorLayout, describe_tensor
 from mfconv_nb.mapping.names import Pattern
 from mfconv_nb.mapping.rules import COMMON_OPTIONS, Drop, Family, Repeated, Rule, Tied, is_needed, numbers_of
 from mfconv_nb.mapping.run_state import COUNTERS, GRADIENTS, IN_LAYERS, OPTIMIZER
-from mfconv_nb.mapping.solve import Directed, directed_rule, structural_sizes
+from mfconv_nb.mapping.solve import Directed, directed_rule, needs_sizes, structural_sizes
 
 FILES = {MF: "convert_weight.py", HF: "convert_reversed.py"}
 FUNCTIONS = {MF: "convert_pt_to_ms", HF: "convert_ms_to_pt"}
@@ -70,10 +70,8 @@ def mindformers_files(form: Family, folder: Path) -> Files:
     module = re.sub(r"\W", "_", folder.resolve().name)
     readme = README.format(key=form.key, module=module, form=form_words(form))
     lines = re.findall(r"^\w+\[.*$", readme, flags=re.M)
-    return {**texts, folder / README_NAME: readme}, (
-        "Add to the two tables in MindFormers' convert_weight.py:",
-        *(f"  {line}" for line in lines),
-    )
+    notes = ("Add to the two tables in MindFormers' convert_weight.py:", *(f"  {line}" for line in lines))
+    return {**texts, folder / README_NAME: readme}, notes
 
 
 # ---- one file ----------------------------------------------------------------------------------------------------------------
@@ -97,7 +95,10 @@ def module_text(form: Family, to: str) -> str:
         "FORM": form.chosen,
         "TIED": tuple(((r.hf, r.mf) if to == MF else (r.mf, r.hf)) + (r.same_as, r.only_if) for r in heads),
         "LEFT_OUT": tuple((r.pattern, r.why) for r in form.rules if isinstance(r, Drop) and r.side != to),
-        "SIZES": {axis: _alternatives(sentence) for axis, sentence in form.sizes.items()},
+        "SIZES": {
+            axis: tuple(Code(f"lambda config, at: ({first}, {last})") for first, last in alternatives_of(sentence))
+            for axis, sentence in form.sizes.items()
+        },
         "KEYWORDS": {o.name: o.size for o in (*COMMON_OPTIONS, *form.options) if o.size},
         "LAYOUTS": layouts,
     }
@@ -107,10 +108,6 @@ def module_text(form: Family, to: str) -> str:
     title = TITLE.format(covers=covers, direction=DIRECTIONS[to], key=key, memory=MEMORY[to])
     nodes = {"RULES": ("(", [("", row) for row in rows], ")"), **{name: node_of(content) for name, content in tables.items()}}
     return program_text(title, FUNCTIONS[to], nodes, functions)
-
-
-def _alternatives(sentence: str) -> tuple[Code, ...]:
-    return tuple(Code(f"lambda config, at: ({first}, {last})") for first, last in alternatives_of(sentence))
 
 
 # ---- one rule ----------------------------------------------------------------------------------------------------------------
@@ -140,12 +137,10 @@ def _own_placeholders(pattern: Pattern, directed: Directed) -> tuple[str, ...]:
 
 def _add_layout(directed: Directed, form: Family, layouts: dict[str, Code], functions: list[str]) -> str:
     """The layout of a rule as it stands in the table, with its function added; empty where only names change."""
-    sides = directed.layouts
-    own = [name for p in (*directed.source, *directed.target) for name in _own_placeholders(p, directed)]
-    if sides is None or isinstance(directed.rule, Repeated) or (sides[0] == sides[1] and len(sides[0]) == 1 and not own):
+    if directed.layouts is None or not needs_sizes(directed):
         return ""
     constants, same = structural_sizes(directed.rule)
-    pairs = ((directed.source, sides[0]), (directed.target, sides[1]))
+    pairs = tuple(zip((directed.source, directed.target), directed.layouts, strict=True))
     text = " -> ".join(_side_text(patterns, side, directed) for patterns, side in pairs)
     known = ", ".join(f"{a} = {b}" for a, b in (*constants.items(), *same.items()))
     layout = f"{text}; {known}" if known else text

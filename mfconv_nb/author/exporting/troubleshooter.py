@@ -18,7 +18,7 @@ from mfconv_nb.author.exporting.exported import Files, Unsayable, refuse, rule_t
 from mfconv_nb.core.checkpoint import HF, MF
 from mfconv_nb.core.errors import MappingError, UsageError, did_you_mean, quoted
 from mfconv_nb.core.folding import fold, folded_names
-from mfconv_nb.core.layout import One, TensorLayout
+from mfconv_nb.core.layout import One
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sizes import read_sizes
 from mfconv_nb.mapping.expected import expected_specs
@@ -107,8 +107,4 @@ def _is_conv1d(directed: Directed) -> bool:
     if directed.layouts is None:
         return False
     source, target = directed.layouts[0][0], directed.layouts[1][0]
-    return len(source) == 3 and target == _with_extra_axis(source)
-
-
-def _with_extra_axis(tensor: TensorLayout) -> TensorLayout:
-    return (*tensor[:2], One(), *tensor[2:])
+    return len(source) == 3 and target == (*source[:2], One(), *source[2:])

@@ -5,7 +5,7 @@ No two drafts may take or make the same name, and each must be valid as a rule o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +14,6 @@ from mfconv_nb.author.importing.imported import (
     NO_WAY_BACK,
     NOT_UNDERSTOOD,
     OVERLAPS,
-    Drafted,
-    Finding,
     Found,
     ImportedRules,
     finding_of,
@@ -31,6 +29,7 @@ from mfconv_nb.core.checkpoint import HF, MF
 from mfconv_nb.core.errors import UsageError, did_you_mean, quoted
 from mfconv_nb.core.report import how_many
 from mfconv_nb.mapping.flaws import Flaw, early_flaws_of, flaws_of, overlaps
+from mfconv_nb.mapping.rules import AnyRule, Family
 
 CONVERTERS, MAPPING, TRANSFORMERS, TROUBLESHOOTER = "weight_converters", "weight_mapping", "transformers", "troubleshooter"
 FORMS = (CONVERTERS, MAPPING, TRANSFORMERS, TROUBLESHOOTER)
@@ -121,14 +120,11 @@ def _recognise_form(lists: Mapping[str, Sequence[Listed]], where: str) -> str:
     for form, calls in ((CONVERTERS, frozenset(OPERATIONS)), (TRANSFORMERS, KINDS)):
         if any(listed.called & calls for listed in lists[form]):
             return form
-    if any(_is_pair(element) for listed in lists[MAPPING] for _, element in listed.elements):
+    elements = [element for listed in lists[MAPPING] for _, element in listed.elements]
+    if any(isinstance(each, list) and len(each) == 2 and all(isinstance(text, str) for text in each) for each in elements):
         return MAPPING
     expected = "a weight_converters list, a weight_mapping list, a list of WeightRenaming and WeightConverter, or a weight map"
     raise unreadable(where, "none of these", expected, "A file of a model's rules, such as MindFormers' models/qwen3/utils.py.")
-
-
-def _is_pair(element: Any) -> bool:
-    return isinstance(element, list) and len(element) == 2 and all(isinstance(text, str) for text in element)
 
 
 def _choose_list(lists: Sequence[Listed], form: str, where: str) -> Listed:
@@ -163,62 +159,60 @@ def _draft_rules(listed: Listed, form: str, where: str, given: Given) -> Found:
 
 
 def _imported_rules(form: str, where: str, found: Found, given: Given) -> ImportedRules:
+    """The result: the drafts that can stand in one family, and all findings in the order of their lines."""
     if len(found.drafted) > MOST_DRAFTS:
         raise unreadable(where, f"{len(found.drafted):,} rules", f"at most {MOST_DRAFTS:,}")
-    drafted = [replace(d, rule=rule) for d, rule in zip(found.drafted, with_loops_told_apart([d.rule for d in found.drafted]), strict=True)]
-    kept, clashes = _without_clashes(drafted, form, where)
-    seen = mark_optional_rules([d.rule for d in kept], given.names) if given.names else [d.rule for d in kept]
-    kept = [replace(d, rule=rule) for d, rule in zip(kept, seen, strict=True)]
-    unmatched, more = _compare_with_names(kept, form, given)
-    ordered = list(dict.fromkeys([*found.findings, *clashes, *more]))
-    ordered.sort(key=lambda finding: finding.line)
-    return ImportedRules(form, where, tuple(kept), tuple(ordered), sizes_for(seen, given.config), found.notes, unmatched, given.config)
+    _change_rules(found, with_loops_told_apart)
+    sizes = sizes_for([d.rule for d in found.drafted], None)
+    _leave_out_clashes(found, ImportedRules(form, where, tuple(found.drafted), (), sizes).family("draft"))
+    if given.names:
+        _change_rules(found, lambda rules: mark_optional_rules(rules, given.names))
+    unmatched = _compare_with_names(found, form, given) if given.names else ()
+    findings = sorted(dict.fromkeys(found.findings), key=lambda finding: finding.line)
+    sizes = sizes_for([d.rule for d in found.drafted], given.config)
+    return ImportedRules(form, where, tuple(found.drafted), tuple(findings), sizes, found.notes, unmatched, given.config)
 
 
-def _without_clashes(drafted: Sequence[Drafted], form: str, where: str) -> tuple[list[Drafted], list[Finding]]:
-    """The drafts that can stand in one family. Of two that take or make the same name only the first stays."""
-    sizes = sizes_for([d.rule for d in drafted], None)
-    family = ImportedRules(form, where, tuple(drafted), (), sizes).family("draft")
-    kept, findings = _without_flaws(list(drafted), early_flaws_of(family))
+def _change_rules(found: Found, change: Callable[[Sequence[AnyRule]], Sequence[AnyRule]]) -> None:
+    rules = change([d.rule for d in found.drafted])
+    found.drafted = [replace(d, rule=rule) for d, rule in zip(found.drafted, rules, strict=True)]
+
+
+def _leave_out_clashes(found: Found, family: Family) -> None:
+    """Keep the drafts that can stand in one family. Of two that take or make the same name only the first stays."""
+    _leave_out_flaws(found, early_flaws_of(family))
     for to, kind in ((MF, OVERLAPS), (HF, NO_WAY_BACK)):
-        by_rule = {id(d.rule): d for d in kept}
+        by_rule = {id(d.rule): d for d in found.drafted}
         bad: set[int] = set()
-        for (first, one), (second, other) in overlaps(family.with_rules(tuple(d.rule for d in kept)), to):
+        for (first, one), (second, other) in overlaps(family.with_rules(tuple(d.rule for d in found.drafted)), to):
             if first is second or id(first) in bad or id(second) in bad:
                 continue
             bad.add(id(second))
-            draft, before = by_rule[id(second)], by_rule[id(first)]
-            what = "takes the same names as" if to == MF else "makes the same names as"
-            findings.append(finding_of(kind, draft, f"{other.text} {what} {one.text} ({_place_text(before)}); not drafted"))
-        kept = [d for d in kept if id(d.rule) not in bad]
-    kept, more = _without_flaws(kept, flaws_of(family.with_rules(tuple(d.rule for d in kept))))
-    return kept, findings + more
+            before = by_rule[id(first)]
+            what = f"{'takes' if to == MF else 'makes'} the same names as"
+            place = f"line {before.line}" if before.line else before.theirs
+            found.add(finding_of(kind, by_rule[id(second)], f"{other.text} {what} {one.text} ({place}); not drafted"))
+        found.drafted = [d for d in found.drafted if id(d.rule) not in bad]
+    _leave_out_flaws(found, flaws_of(family.with_rules(tuple(d.rule for d in found.drafted))))
 
 
-def _without_flaws(drafted: list[Drafted], flaws: Iterable[Flaw]) -> tuple[list[Drafted], list[Finding]]:
-    """The drafts without those that have a flaw. Rules are compared by value: each form of a family has its own copies."""
+def _leave_out_flaws(found: Found, flaws: Iterable[Flaw]) -> None:
+    """Keep the drafts without a flaw. Rules are compared by value: each form of a family has its own copies."""
     why = {rule: flaw.found for flaw in flaws for rule in flaw.rules}
-    findings = [finding_of(NOT_UNDERSTOOD, d, f"not drafted: {why[d.rule]}") for d in drafted if d.rule in why]
-    return [d for d in drafted if d.rule not in why], findings
+    found.findings += [finding_of(NOT_UNDERSTOOD, d, f"not drafted: {why[d.rule]}") for d in found.drafted if d.rule in why]
+    found.drafted = [d for d in found.drafted if d.rule not in why]
 
 
-def _place_text(draft: Drafted) -> str:
-    return f"line {draft.line}" if draft.line else draft.theirs
-
-
-def _compare_with_names(drafted: Sequence[Drafted], form: str, given: Given) -> tuple[tuple[str, ...], list[Finding]]:
-    """Names that no draft takes; and findings about rules that match no name, or more names than their draft."""
-    if not given.names:
-        return (), []
+def _compare_with_names(found: Found, form: str, given: Given) -> tuple[str, ...]:
+    """Names that no draft takes. Adds findings about operations that match no name, or more names than their draft."""
     names = group_by_template(given.names)
-    findings: list[Finding] = []
     matched: set[str] = set()
-    for d in drafted:
+    for d in found.drafted:
         own = {name for name, _ in names_taken_by(d.rule, names)}
         matched |= own
         if not own and form == CONVERTERS:
-            findings.append(finding_of(NEVER_MATCHES, d, f"none of the names that were given ({len(given.names):,})"))
+            found.add(finding_of(NEVER_MATCHES, d, f"none of the names that were given ({len(given.names):,})"))
     unmatched = tuple(name for name in given.names if name not in matched)
     if form == CONVERTERS:
-        findings += accepted_by_others(unmatched, drafted)
-    return unmatched, findings
+        found.findings += accepted_by_others(unmatched, found.drafted)
+    return unmatched

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mfconv_nb.author.importing.imported import NOT_UNDERSTOOD, Drafted, Finding
+from mfconv_nb.core.checkpoint import MF
 from mfconv_nb.core.folding import fold
 from mfconv_nb.mapping.names import parse_pattern
 from mfconv_nb.mapping.rules import ANYWHERE, AnyRule, Place, Repeated, Rule, sides_of
+from mfconv_nb.mapping.solve import directed_rule
 
 KNOWN_WORDS = {"h": "layer", "layers": "layer", "layer": "layer", "experts": "expert", "blocks": "block"}
 PLAIN = re.compile(r"[A-Za-z0-9_.{}/-]+")  # what a name may be made of
@@ -144,38 +146,26 @@ def _partners_of(olds: Sequence[tuple[int, ...]], news: Sequence[tuple[int, ...]
 
 
 def _pattern_of(group: Sequence[Pair], partners: Mapping[int, int]) -> Folded:
-    first = group[0]
+    """The two patterns of some pairs: numbers with a partner on the other side become placeholders."""
+    old, new = group[0].old.split("."), group[0].new.split(".")
     words: dict[int, str] = {}
-    before, place = "", 0
-    for part in first.old.split("."):
-        if _is_number(part):
-            if place in partners.values():
-                words[place] = _free_word(word_of(before), list(words.values()))
-            place += 1
-        before = part
-    old = _with_placeholders(first.old, words)
-    new = _with_placeholders(first.new, {n: words[partner] for n, partner in partners.items()})
-    return Folded(old, new, first.about, tuple(group))
-
-
-def _with_placeholders(name: str, words: Mapping[int, str]) -> str:
-    parts, place = [], 0
-    for part in name.split("."):
-        if _is_number(part):
-            parts.append(f"{{{words[place]}}}" if place in words else part)
-            place += 1
-        else:
-            parts.append(part)
-    return ".".join(parts)
+    for place, at in enumerate([at for at, part in enumerate(old) if _is_number(part)]):
+        if place in partners.values():
+            words[place] = _free_word(word_of(group[0].old.split(".")[at - 1] if at else ""), list(words.values()))
+            old[at] = f"{{{words[place]}}}"
+    for place, at in enumerate([at for at, part in enumerate(new) if _is_number(part)]):
+        if place in partners:
+            new[at] = f"{{{words[partners[place]]}}}"
+    return Folded(".".join(old), ".".join(new), group[0].about, tuple(group))
 
 
 def draft_of(folded: Folded, theirs: str, place: Place, layout: str | None = None) -> Drafted | Finding:
     """The rule of some folded pairs; a finding where braces or odd numbers in a name keep its own pattern from taking it."""
     first = folded.pairs[0]
-    for pattern, name in ((folded.old, first.old), (folded.new, first.new)):
+    for text, name in ((folded.old, first.old), (folded.new, first.new)):
         template, numbers = fold(name)
-        read = parse_pattern(pattern)
-        if read.template != template or read.match(numbers) is None:
+        pattern = parse_pattern(text)
+        if pattern.template != template or pattern.match(numbers) is None:
             return Finding(NOT_UNDERSTOOD, theirs, place[1], f"{first.old}: a name that no pattern can say")
     return Drafted(Rule(folded.old, folded.new, layout, written_at=place), theirs)
 
@@ -191,7 +181,7 @@ def begins_inside_word(name: str, at: int) -> bool:
 def names_taken_by(rule: AnyRule, names: Mapping[str, Sequence[tuple[str, tuple[int, ...]]]]) -> list[tuple[str, dict[str, int]]]:
     """The names that the Hugging Face side of a rule matches, each with the values of its placeholders."""
     found = []
-    for pattern in sides_of(rule, "mf")[0]:
+    for pattern in sides_of(rule, MF)[0]:
         for name, numbers in names.get(pattern.template, ()):
             at = pattern.match(numbers)
             if at is not None:
@@ -211,13 +201,8 @@ def group_by_template(names: Iterable[str]) -> dict[str, list[tuple[str, tuple[i
 def mark_optional_rules(rules: Sequence[AnyRule], names: Sequence[str]) -> list[AnyRule]:
     """The rules, with those marked optional that only some layers have among these names."""
     known = group_by_template(names)
-    seen: list[set[tuple[int, ...]]] = []
-    loops: list[tuple[str, ...]] = []
-    for rule in rules:
-        hf, mf = sides_of(rule, "mf")
-        shared = tuple(p for p in (hf[0].placeholders if hf else ()) if any(p in t.placeholders for t in mf))
-        seen.append({tuple(at[p] for p in shared) for _, at in names_taken_by(rule, known)})
-        loops.append(shared)
+    loops = [directed_rule(rule, MF).loops for rule in rules]
+    seen = [{tuple(at[p] for p in shared) for _, at in names_taken_by(rule, known)} for rule, shared in zip(rules, loops, strict=True)]
     every: dict[tuple[str, ...], set[tuple[int, ...]]] = {}
     for shared, keys in zip(loops, seen, strict=True):
         every.setdefault(shared, set()).update(keys)
@@ -225,6 +210,7 @@ def mark_optional_rules(rules: Sequence[AnyRule], names: Sequence[str]) -> list[
 
 
 def _mark_optional(rule: AnyRule, keys: set[tuple[int, ...]], every: set[tuple[int, ...]]) -> AnyRule:
+    """The rule, optional if it lacks some indices that other rules of its loops have, or if there are gaps among these."""
     single = sorted(key[0] for key in every if len(key) == 1)
     has_gaps = bool(single) and single != list(range(single[-1] + 1))
     if not isinstance(rule, Rule | Repeated) or (keys == every and not has_gaps):
@@ -244,14 +230,14 @@ def with_loops_told_apart(rules: Sequence[AnyRule]) -> list[AnyRule]:
 
 def _scoped_loops(rule: AnyRule) -> Iterator[tuple[str, str]]:
     """The placeholders that both sides of a rule share, each with the text before it on the Hugging Face side."""
-    hf, mf = sides_of(rule, "mf")
-    shared = {p for t in mf for p in t.placeholders}
-    for found in _PLACEHOLDER.finditer(hf[0].text) if hf else ():
-        if found[1] in shared:
-            yield found[1], re.sub(r"\b\d+\b", "#", _PLACEHOLDER.sub("#", hf[0].text[: found.start()]))
+    directed = directed_rule(rule, MF)
+    for found in _PLACEHOLDER.finditer(directed.source[0].text) if directed.source else ():
+        if found[1] in directed.loops:
+            yield found[1], re.sub(r"\b\d+\b", "#", _PLACEHOLDER.sub("#", directed.source[0].text[: found.start()]))
 
 
 def _names_of(loop: str, scopes: Sequence[str]) -> dict[str, str]:
+    """A name for a loop under each of several texts before it: with the first word that only this text has."""
     if len(scopes) == 1:
         return {scopes[0]: loop}
     words = {scope: re.findall(r"[a-z][a-z0-9_]*", scope.lower()) for scope in scopes}
