@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -32,6 +32,10 @@ class Call:
     positional: tuple[Any, ...]
     keywords: Mapping[str, Any] = field(hash=False)
     line: int = 0
+
+    def arguments(self, names: Sequence[str]) -> dict[str, Any]:
+        """All arguments by name; ``names`` are those of the positional ones."""
+        return {**dict(zip(names, self.positional, strict=False)), **self.keywords}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,13 @@ class Listed:
     is_set: bool
     elements: tuple[tuple[int, Any], ...]
     called: frozenset[str] = frozenset()
+
+
+def texts_of(value: Any, most: int) -> tuple[str, ...]:
+    """One text or a list of texts, at most so many; nothing where it is something else."""
+    texts = [value] if isinstance(value, str) else value
+    is_read = isinstance(texts, list) and len(texts) <= most and all(isinstance(text, str) and text for text in texts)
+    return tuple(texts) if is_read else ()
 
 
 def read_elements(listed: Listed, found: Found) -> Iterator[tuple[int, Any]]:

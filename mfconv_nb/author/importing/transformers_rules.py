@@ -29,7 +29,7 @@ from mfconv_nb.author.importing.imported import (
 from mfconv_nb.author.importing.names import Folded, Pair, begins_inside_word, draft_of, fill_braces, fold_pairs, placeholder_words, word_of
 from mfconv_nb.author.importing.operations import CannotSay, Operation, sentence_of
 from mfconv_nb.author.importing.regex import is_whole, objection_to, to_search_pattern
-from mfconv_nb.author.importing.rule_texts import MOST_CHARACTERS, Call, Listed, read_elements
+from mfconv_nb.author.importing.rule_texts import MOST_CHARACTERS, Call, Listed, read_elements, texts_of
 from mfconv_nb.core.report import how_many
 from mfconv_nb.mapping.rules import Rule
 
@@ -44,7 +44,8 @@ KINDS = frozenset((RENAMING, CONVERTER, GROUP, PREFIX, OFFSET))
 NOTE = "Their patterns match anywhere in a name; the drafts match whole names. The right side is transformers' module."
 OWN = "*"  # in a name: the number that counts the tensors of a list
 ARGUMENTS = {"Transpose": ("dim0", "dim1", "check_dims"), "PermuteForRope": ("subconfig_key", "permute_layer_names", "inverse")}
-MOST_DIGITS = re.compile(r"\d{20}")
+MOST_PATTERNS = 16  # of one transform
+MOST_DIGITS = re.compile(r"\d{20}")  # names with such a number are left out: it is no index
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,33 +94,23 @@ def _read_transform(call: Call) -> Transform | None:
         PREFIX: ("prefix_to_add", "prefix_to_remove", "model_prefix"),
         OFFSET: ("source_patterns", "target_patterns", "offset"),
     }.get(call.name, ("source_patterns", "target_patterns"))
-    values = {**dict(zip(fields, call.positional, strict=False)), **call.keywords}
+    values = call.arguments(fields)
     if call.name == PREFIX:
         return _read_prefix_change(values, call.line)
-    sources, targets = (_read_patterns(values.get(key)) for key in ("source_patterns", "target_patterns"))
+    sources, targets = (texts_of(values.get(key), MOST_PATTERNS) for key in ("source_patterns", "target_patterns"))
     operations = _read_operations(values.get("operations", []))
     if not sources or not targets or operations is None or (call.name == CONVERTER) != bool(operations):
         return None
     if (call.name == GROUP and len(sources) != len(targets)) or (call.name == OFFSET and type(values.get("offset")) is not int):
         return None
     more = {"offset": values["offset"]} if call.name == OFFSET else {}
-    return Transform(call.name, sources, tuple(map(processed_target, targets)), operations, call.line, more)
-
-
-def _read_patterns(value: Any) -> tuple[str, ...]:
-    texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list) or not 0 < len(texts) <= 16:
-        return ()
-    return tuple(texts) if all(isinstance(t, str) and 0 < len(t) <= MOST_CHARACTERS for t in texts) else ()
+    return Transform(call.name, sources, tuple(map(to_replacement, targets)), operations, call.line, more)
 
 
 def _read_operations(value: Any) -> tuple[Operation, ...] | None:
     if not isinstance(value, list) or len(value) > 8 or not all(isinstance(each, Call) for each in value):
         return None
-    return tuple(
-        Operation(each.name, {**dict(zip(ARGUMENTS.get(each.name, ("dim",)), each.positional, strict=False)), **each.keywords})
-        for each in value
-    )
+    return tuple(Operation(each.name, each.arguments(ARGUMENTS.get(each.name, ("dim",)))) for each in value)
 
 
 def _read_prefix_change(values: Mapping[str, Any], line: int) -> Transform | None:
@@ -131,10 +122,10 @@ def _read_prefix_change(values: Mapping[str, Any], line: int) -> Transform | Non
     prefix = f"{model}\\." if model else ""
     source = f"^{prefix}(?:(?!{add}\\.))(.+)" if add is not None else f"^{prefix}{remove}\\.(.+)"
     target = f"{prefix}{add}\\.\\1" if add is not None else f"{prefix}\\1"
-    return Transform(PREFIX, (source,), (processed_target(target),), (), line, {"removes": remove is not None})
+    return Transform(PREFIX, (source,), (to_replacement(target),), (), line, {"removes": remove is not None})
 
 
-def processed_target(pattern: str) -> str:
+def to_replacement(pattern: str) -> str:
     """What replaces a match. transformers strips ``^``, look-arounds and escapes from a target, and makes its first group ``\\1``."""
     text = re.sub(r"\(\?[^()]*\)", "", pattern.removeprefix("^"))
     return re.sub(r"\([^()]+\)", r"\\1", text, count=1).replace(r"\.", ".")

@@ -43,7 +43,7 @@ from mfconv_nb.author.importing.imported import (
 )
 from mfconv_nb.author.importing.names import fill_braces, is_plain, placeholder_words
 from mfconv_nb.author.importing.operations import part_names
-from mfconv_nb.author.importing.rule_texts import Call, Listed, read_elements, unreadable
+from mfconv_nb.author.importing.rule_texts import Call, Listed, read_elements, texts_of, unreadable
 from mfconv_nb.core.folding import fold
 from mfconv_nb.core.report import how_many
 from mfconv_nb.mapping.rules import Rule
@@ -60,6 +60,7 @@ OPERATIONS: Mapping[str, tuple[str, ...]] = {  # with the arguments behind hf_na
 NOTE = "Their names match from the beginning and take anything behind; the drafts match whole names, and numbers for {}."
 NOTE_GATED = "Gate and up in turns, as it is written here; a model's config may say otherwise (use_interleaved_weight_layout_mlp)."
 NOTE_BIAS = "QKVBiasConvertOp cuts q, k and v in equal parts: it runs only where every head has a group of its own."
+MOST_TENSORS = 64  # of one operation
 MOST_NAMES = 4_000  # in a list: each is tried against all others
 
 
@@ -87,8 +88,8 @@ def _read_op(line: int, element: Any) -> Op | Finding:
         shown = element.name if isinstance(element, Call) else repr(element)[:60]
         return Finding(NOT_UNDERSTOOD, shown, line, f"none of {', '.join(OPERATIONS)}")
     fields = ("hf_names", "mf_names", "mf_config", *OPERATIONS[element.name])
-    values = {**dict(zip(fields, element.positional, strict=False)), **element.keywords}
-    names = [_read_names(values.get(key)) for key in ("hf_names", "mf_names")]
+    values = element.arguments(fields)
+    names = [texts_of(values.get(key), MOST_TENSORS) for key in ("hf_names", "mf_names")]
     more = {k: v for k, v in values.items() if k not in ("hf_names", "mf_names", "mf_config")}
     odd = [key for key in more if key not in OPERATIONS[element.name]]
     if len(element.positional) > len(fields) or not all(names) or odd:
@@ -97,13 +98,6 @@ def _read_op(line: int, element: Any) -> Op | Finding:
     op = Op(element.name, names[0], names[1], more, line=line)
     why = _wrong_names(op) or _wrong_arguments(op)
     return Finding(NOT_UNDERSTOOD, str(op), line, why) if why else op
-
-
-def _read_names(value: Any) -> tuple[str, ...]:
-    names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list) or not all(isinstance(n, str) and n for n in names) or len(names) > 64:
-        return ()
-    return tuple(names)
 
 
 def _wrong_names(op: Op) -> str:
