@@ -91,6 +91,11 @@ def split_layout(parts: Sequence[str], axes: int) -> str:
 # ---- which of them takes a name ----------------------------------------------------------------------------------------------
 
 
+def their_name(pattern: Pattern) -> str:
+    """A pattern as MindFormers writes it, with ``{}`` for each placeholder."""
+    return _PLACEHOLDER.sub("{}", pattern.text)
+
+
 def takes(pattern: str, name: str) -> bool:
     """Whether a pattern takes a name as in MindFormers: ``{}`` is anything, and anything may follow."""
     first, *rest = pattern.split("{}")
@@ -145,7 +150,7 @@ def op_of(directed: Directed, sizes: Mapping[str, int]) -> Op | str:
 
 
 def _op(name: str, directed: Directed, more: Mapping[str, Any] | None = None, one_way: str = "") -> Op:
-    hf, mf = (tuple(_PLACEHOLDER.sub("{}", p.text) for p in patterns) for patterns in (directed.source, directed.target))
+    hf, mf = (tuple(map(their_name, patterns)) for patterns in (directed.source, directed.target))
     return Op(name, hf, mf, more or {}, one_way)
 
 

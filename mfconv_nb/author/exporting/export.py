@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.author.exporting.exported import Exported, form_meant
+from mfconv_nb.author.exporting.exported import Exported, resolve_form
 from mfconv_nb.author.exporting.mindformers import mindformers_files
 from mfconv_nb.author.exporting.troubleshooter import weight_map_file
 from mfconv_nb.author.exporting.weight_converters import converters_file
@@ -57,7 +57,7 @@ def export(
             found, hint = f"given with to={to!r}", "Leave it out."
             raise UsageError("MFC501", argument, found=found, expected="nothing: this form does not depend on it", hint=hint)
     content = config_of(config)
-    form, path = form_meant(family, options), local_path(target)
+    form, path = resolve_form(family, options), local_path(target)
     if to == "mindformers":
         texts, notes = mindformers_files(form, path)
     elif to == "weight_converters":

@@ -43,7 +43,7 @@ class Unsayable:
     lacking: str
 
 
-def form_meant(family: str | Path | Family, options: Mapping[str, object]) -> Family:
+def resolve_form(family: str | Path | Family, options: Mapping[str, object]) -> Family:
     """The form of a family to export: its options as given, else their defaults.
 
     Raises:

@@ -29,7 +29,7 @@ def is_always_known(sentence: str) -> bool:
 
 
 def expression_text(sentence: str) -> str:
-    """``hidden_size / num_attention_heads`` as ``exactly(config["hidden_size"], config["num_attention_heads"])``."""
+    """``hidden_size / num_attention_heads`` as ``divide(config["hidden_size"], config["num_attention_heads"])``."""
     return _text(ast.parse(_PLACEHOLDER.sub(lambda m: _AT + m[1], sentence), mode="eval").body)
 
 
@@ -43,7 +43,7 @@ def _text(node: ast.expr) -> str:
     if isinstance(node, ast.Subscript):
         return f"{_text(node.value)}[{_text(node.slice)}]"
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
-        return f"exactly({_text(node.left)}, {_text(node.right)})"
+        return f"divide({_text(node.left)}, {_text(node.right)})"
     if isinstance(node, ast.BinOp):
         return f"({_text(node.left)} {_SIGNS[type(node.op)]} {_text(node.right)})"
     if isinstance(node, ast.UnaryOp) and isinstance(node.operand, ast.Name):

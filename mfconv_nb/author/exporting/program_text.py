@@ -1,6 +1,6 @@
-"""The text of an exported converter: what it needs of `standalone.py`, with the tables of a family in place of the empty ones. Pure.
+"""The text of an exported converter: what it needs of `standalone.py`, with the tables of a family in place of the empty ones.
 
-The program is read as text, never imported: it loads torch and mindspore.
+The program is read as text and never imported here, since it imports torch and mindspore.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The program of an exported converter: read all tensors, apply the table of rules, write all tensors.
 
 `program_text.py` copies what a converter needs of this module into it, and puts the tables of a family in place of the empty ones.
-Therefore nothing of this package is imported here, and annotations stay within Python 3.9. The package itself never imports this module.
+Therefore this module imports nothing of the package, and its annotations stay within Python 3.9 and numpy 1.22. Only tests import it.
 """
 
 # ruff: noqa: B905 (zip(strict=...) needs Python 3.10)
@@ -61,7 +61,7 @@ LAYOUTS: dict[str, Any] = {}
 # ---- sizes ----------------------------------------------------------------------------------------------------------------
 
 
-def exactly(a: int, b: int) -> int:
+def divide(a: int, b: int) -> int:
     """A division without remainder."""
     if a % b:
         raise ValueError(f"{a} / {b} in config.json: expected a division without remainder")

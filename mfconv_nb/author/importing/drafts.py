@@ -14,11 +14,11 @@ from mfconv_nb.author.importing.imported import (
     NO_WAY_BACK,
     NOT_UNDERSTOOD,
     OVERLAPS,
-    Found,
+    Drafts,
     ImportedRules,
     finding_of,
 )
-from mfconv_nb.author.importing.names import group_by_template, mark_optional_rules, names_taken_by, with_loops_told_apart
+from mfconv_nb.author.importing.names import group_by_template, mark_optional_rules, names_taken_by, with_distinct_loops
 from mfconv_nb.author.importing.rule_texts import MOST_RULES, Listed, lists_in, parse_text, unreadable
 from mfconv_nb.author.importing.sizes import sizes_for
 from mfconv_nb.author.importing.transformers_rules import KINDS, Transform, draft_transforms, transforms_of
@@ -38,7 +38,7 @@ MOST_DRAFTS = 5_000
 
 
 @dataclass(frozen=True)
-class Given:
+class Context:
     """What a caller gave beside the rules: names, their shapes as far as known, and a config."""
 
     names: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ class Given:
         return found
 
 
-def rules_in_text(text: str, where: str, form: str | None, given: Given) -> ImportedRules:
+def rules_in_text(text: str, where: str, form: str | None, given: Context) -> ImportedRules:
     """The rules that a text holds.
 
     Args:
@@ -82,15 +82,15 @@ def rules_in_text(text: str, where: str, form: str | None, given: Given) -> Impo
     return _imported_rules(chosen, where, found, given)
 
 
-def rules_in_pairs(pairs: Sequence[tuple[int, Any]], *, is_set: bool, given: Given) -> ImportedRules:
+def rules_in_pairs(pairs: Sequence[tuple[int, Any]], *, is_set: bool, given: Context) -> ImportedRules:
     """The rules of a list of pairs that a caller gives in Python."""
     listed = Listed(MAPPING, "", 0, is_set, tuple(pairs)[: MOST_RULES + 1])
     return _imported_rules(MAPPING, "the list", _draft_rules(listed, MAPPING, "the list", given), given)
 
 
-def rules_of_transforms(transforms: Sequence[Transform], where: str, given: Given) -> ImportedRules:
+def rules_of_transforms(transforms: Sequence[Transform], where: str, given: Context) -> ImportedRules:
     """The rules of transforms that were read already."""
-    found = Found()
+    found = Drafts()
     for transform in transforms:
         if transform.kind not in KINDS:
             found.add(finding_of(NOT_UNDERSTOOD, transform, f"a {transform.kind}, which is not known"))
@@ -138,12 +138,12 @@ def _choose_list(lists: Sequence[Listed], form: str, where: str) -> Listed:
     raise unreadable(where, f"{len(candidates)} lists: {places}", "one", "Give the text of one of them.")
 
 
-def _draft_rules(listed: Listed, form: str, where: str, given: Given) -> Found:
+def _draft_rules(listed: Listed, form: str, where: str, given: Context) -> Drafts:
     if len(listed.elements) > MOST_RULES:
         raise unreadable(where, "a list of very many rules", f"at most {MOST_RULES:,}")
     if form == CONVERTERS:
         return draft_converters(listed, where, given.folded_shapes, given.config)
-    found = Found()
+    found = Drafts()
     if form == TRANSFORMERS:
         draft_transforms(transforms_of(listed, found), given.names, given.folded_shapes, where, found)
         return found
@@ -158,11 +158,11 @@ def _draft_rules(listed: Listed, form: str, where: str, given: Given) -> Found:
 # ---- what drafts must be --------------------------------------------------------------------------------------------------------
 
 
-def _imported_rules(form: str, where: str, found: Found, given: Given) -> ImportedRules:
+def _imported_rules(form: str, where: str, found: Drafts, given: Context) -> ImportedRules:
     """The result: the drafts that can stand in one family, and all findings in the order of their lines."""
     if len(found.drafted) > MOST_DRAFTS:
         raise unreadable(where, f"{len(found.drafted):,} rules", f"at most {MOST_DRAFTS:,}")
-    _change_rules(found, with_loops_told_apart)
+    _change_rules(found, with_distinct_loops)
     sizes = sizes_for([d.rule for d in found.drafted], None)
     _leave_out_clashes(found, ImportedRules(form, where, tuple(found.drafted), (), sizes).family("draft"))
     if given.names:
@@ -173,12 +173,12 @@ def _imported_rules(form: str, where: str, found: Found, given: Given) -> Import
     return ImportedRules(form, where, tuple(found.drafted), tuple(findings), sizes, found.notes, unmatched, given.config)
 
 
-def _change_rules(found: Found, change: Callable[[Sequence[AnyRule]], Sequence[AnyRule]]) -> None:
+def _change_rules(found: Drafts, change: Callable[[Sequence[AnyRule]], Sequence[AnyRule]]) -> None:
     rules = change([d.rule for d in found.drafted])
     found.drafted = [replace(d, rule=rule) for d, rule in zip(found.drafted, rules, strict=True)]
 
 
-def _leave_out_clashes(found: Found, family: Family) -> None:
+def _leave_out_clashes(found: Drafts, family: Family) -> None:
     """Keep the drafts that can stand in one family. Of two that take or make the same name only the first stays."""
     _leave_out_flaws(found, early_flaws_of(family))
     for to, kind in ((MF, OVERLAPS), (HF, NO_WAY_BACK)):
@@ -196,14 +196,14 @@ def _leave_out_clashes(found: Found, family: Family) -> None:
     _leave_out_flaws(found, flaws_of(family.with_rules(tuple(d.rule for d in found.drafted))))
 
 
-def _leave_out_flaws(found: Found, flaws: Iterable[Flaw]) -> None:
+def _leave_out_flaws(found: Drafts, flaws: Iterable[Flaw]) -> None:
     """Keep the drafts without a flaw. Rules are compared by value: each form of a family has its own copies."""
     why = {rule: flaw.found for flaw in flaws for rule in flaw.rules}
     found.findings += [finding_of(NOT_UNDERSTOOD, d, f"not drafted: {why[d.rule]}") for d in found.drafted if d.rule in why]
     found.drafted = [d for d in found.drafted if d.rule not in why]
 
 
-def _compare_with_names(found: Found, form: str, given: Given) -> tuple[str, ...]:
+def _compare_with_names(found: Drafts, form: str, given: Context) -> tuple[str, ...]:
     """Names that no draft takes. Adds findings about operations that match no name, or more names than their draft."""
     names = group_by_template(given.names)
     matched: set[str] = set()

@@ -12,7 +12,7 @@ from mfconv_nb.author.exporting.export import is_list_of_names
 from mfconv_nb.author.importing.drafts import (
     MAPPING,
     TRANSFORMERS,
-    Given,
+    Context,
     check_form,
     rules_in_pairs,
     rules_in_text,
@@ -70,18 +70,18 @@ def import_rules(
     return rules_in_text(text, where, form, given)
 
 
-def _read_given(names: Any, config: Any) -> Given:
+def _read_given(names: Any, config: Any) -> Context:
     content = config_of(config)
     if names is None:
-        return Given((), None, content)
+        return Context((), None, content)
     if is_list_of_names(names):
-        return Given(tuple(dict.fromkeys(names)), None, content)
+        return Context(tuple(dict.fromkeys(names)), None, content)
     checkpoint = load(names)
-    given = Given(tuple(t.name for t in checkpoint), {t.name: t.shape for t in checkpoint}, content)
+    given = Context(tuple(t.name for t in checkpoint), {t.name: t.shape for t in checkpoint}, content)
     return replace(given, config=checkpoint.config) if content is None else given
 
 
-def _import_model_type(model_type: str, given: Given) -> ImportedRules:
+def _import_model_type(model_type: str, given: Context) -> ImportedRules:
     try:
         mapping = read_registered_transforms(model_type)
     except ImportError as error:

@@ -95,7 +95,7 @@ def text_of(names: str | Sequence[str]) -> str:
 
 
 @dataclass(slots=True)
-class Found:
+class Drafts:
     """Drafts and findings while a source is read, and notes about its format."""
 
     drafted: list[Drafted] = field(default_factory=list)

@@ -218,7 +218,7 @@ def _mark_optional(rule: AnyRule, keys: set[tuple[int, ...]], every: set[tuple[i
     return replace(rule, optional=ANYWHERE)
 
 
-def with_loops_told_apart(rules: Sequence[AnyRule]) -> list[AnyRule]:
+def with_distinct_loops(rules: Sequence[AnyRule]) -> list[AnyRule]:
     """The rules, with loops under different words named differently: layers of a vision tower are not those of the text model."""
     scopes: dict[str, dict[str, None]] = {}
     for rule in rules:

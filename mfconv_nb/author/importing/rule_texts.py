@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from mfconv_nb.author.importing.imported import NOT_UNDERSTOOD, Finding, Found
+from mfconv_nb.author.importing.imported import NOT_UNDERSTOOD, Drafts, Finding
 from mfconv_nb.core.errors import MappingError, one_line
 
 MAX_TEXT = 1 << 19  # characters; the largest text of this kind has 120,000
@@ -74,7 +74,7 @@ def texts_of(value: Any, most: int) -> tuple[str, ...]:
     return tuple(texts) if is_read else ()
 
 
-def read_elements(listed: Listed, found: Found) -> Iterator[tuple[int, Any]]:
+def read_elements(listed: Listed, found: Drafts) -> Iterator[tuple[int, Any]]:
     """The elements that could be read, with their lines; every other element is a finding."""
     for line, element in listed.elements:
         if isinstance(element, Unread):
@@ -152,10 +152,11 @@ def lists_in(tree: ast.Module, names: frozenset[str], calls: frozenset[str]) -> 
             taken |= {id(inner) for inner in ast.walk(value)}
     for scope, node in _statements_of(tree):
         for inner in ast.walk(node):
-            is_list = isinstance(inner, ast.List | ast.Tuple) and id(inner) not in taken
-            if is_list and any(_callee_of(each) in calls for each in inner.elts):  # type: ignore[attr-defined]
+            if not isinstance(inner, ast.List | ast.Tuple) or id(inner) in taken:
+                continue
+            if any(_callee_of(each) in calls for each in inner.elts):
                 taken |= {id(each) for each in ast.walk(inner)}
-                found.append(_read_list("", scope, inner, reader))  # type: ignore[arg-type]
+                found.append(_read_list("", scope, inner, reader))
     return tuple(found)
 
 
@@ -169,6 +170,7 @@ def _statements_of(tree: ast.Module) -> Iterator[tuple[str, ast.stmt]]:
 
 
 def _assignment_in(node: ast.stmt) -> tuple[str, ast.expr | None]:
+    """The variable that a statement sets, and its value; no variable for an expression alone, nothing for other statements."""
     if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
         return node.targets[0].id, node.value
     if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):

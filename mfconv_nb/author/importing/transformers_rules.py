@@ -21,8 +21,8 @@ from mfconv_nb.author.importing.imported import (
     NOT_UNDERSTOOD,
     OVERLAPS,
     Drafted,
+    Drafts,
     Finding,
-    Found,
     Shapes,
     finding_of,
 )
@@ -75,7 +75,7 @@ class Transform:
 # ---- reading --------------------------------------------------------------------------------------------------------------------
 
 
-def transforms_of(listed: Listed, found: Found) -> list[Transform]:
+def transforms_of(listed: Listed, found: Drafts) -> list[Transform]:
     """The transforms of a list in a text; what cannot be read is a finding."""
     transforms = []
     for line, element in read_elements(listed, found):
@@ -200,7 +200,7 @@ def _compile_patterns(transform: Transform) -> re.Pattern[str]:
     return re.compile("|".join(f"(?P<g{n}>{to_search_pattern(pattern)})" for n, pattern in longest_first))
 
 
-def draft_transforms(transforms: Sequence[Transform], names: Sequence[str], shapes: Shapes, file: str, found: Found) -> None:
+def draft_transforms(transforms: Sequence[Transform], names: Sequence[str], shapes: Shapes, file: str, found: Drafts) -> None:
     """Add the drafts of some transforms for some names, and what the lint finds. Without names only whole-name patterns are drafted."""
     found.notes = (NOTE,)
     admitted = [transform for transform in transforms if _is_admitted(transform, found)]
@@ -224,7 +224,7 @@ def draft_transforms(transforms: Sequence[Transform], names: Sequence[str], shap
             found.add(each)
 
 
-def _is_admitted(transform: Transform, found: Found) -> bool:
+def _is_admitted(transform: Transform, found: Drafts) -> bool:
     """Whether a search for the patterns of a transform ends soon; if not, that is a finding."""
     why = next((f"{p}: {why}" for p in transform.sources if (why := objection_to(to_search_pattern(p)))), "")
     if not why:

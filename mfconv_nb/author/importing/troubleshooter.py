@@ -11,7 +11,7 @@ from collections import Counter
 from typing import Any
 
 from mfconv_nb.author.exporting.troubleshooter import CONV1D
-from mfconv_nb.author.importing.imported import NO_WAY_BACK, NOT_UNDERSTOOD, OVERLAPS, Finding, Found
+from mfconv_nb.author.importing.imported import NO_WAY_BACK, NOT_UNDERSTOOD, OVERLAPS, Drafts, Finding
 from mfconv_nb.author.importing.names import Pair, draft_of, fold_pairs
 from mfconv_nb.author.importing.rule_texts import unreadable
 from mfconv_nb.core.report import how_many
@@ -28,14 +28,14 @@ def is_weight_map(text: str) -> bool:
     return "".join(text[:200].split()).startswith("[{")
 
 
-def draft_weight_map(text: str, where: str) -> Found:
+def draft_weight_map(text: str, where: str) -> Drafts:
     """The drafts of a weight map, and the findings about it.
 
     Raises:
         MappingError: MFC315.
     """
     names, values, repeated = _content(text, where)
-    found = Found(notes=(NOTE,))
+    found = Drafts(notes=(NOTE,))
     for name in repeated[:20]:
         found.add(Finding(OVERLAPS, name, 0, "the name stands in the map twice; the last one counts"))
     for name, function in values.items():

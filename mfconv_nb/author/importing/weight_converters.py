@@ -7,7 +7,6 @@ Source: mindformers 2.1.0, `checkpoint/converter`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -28,6 +27,7 @@ from mfconv_nb.author.exporting.converter_ops import (
     split_layout,
     stack_layout,
     takes,
+    their_name,
 )
 from mfconv_nb.author.importing.imported import (
     NEVER_MATCHES,
@@ -36,17 +36,18 @@ from mfconv_nb.author.importing.imported import (
     NOT_UNDERSTOOD,
     OVERLAPS,
     Drafted,
+    Drafts,
     Finding,
-    Found,
     Shapes,
     finding_of,
 )
 from mfconv_nb.author.importing.names import fill_braces, is_plain, placeholder_words
 from mfconv_nb.author.importing.operations import part_names
 from mfconv_nb.author.importing.rule_texts import Call, Listed, read_elements, texts_of, unreadable
+from mfconv_nb.core.checkpoint import MF
 from mfconv_nb.core.folding import fold
 from mfconv_nb.core.report import how_many
-from mfconv_nb.mapping.rules import Rule
+from mfconv_nb.mapping.rules import Rule, sides_of
 
 OPERATIONS: Mapping[str, tuple[str, ...]] = {  # with the arguments behind hf_names, mf_names and mf_config
     RENAME: (),
@@ -64,9 +65,9 @@ MOST_TENSORS = 64  # of one operation
 MOST_NAMES = 4_000  # in a list: each is tried against all others
 
 
-def draft_converters(listed: Listed, file: str, shapes: Shapes, config: Mapping[str, Any] | None) -> Found:
+def draft_converters(listed: Listed, file: str, shapes: Shapes, config: Mapping[str, Any] | None) -> Drafts:
     """The drafts of a list, and what the lint finds in it. ``config`` is the content of a config.json."""
-    found, ops = Found(), []
+    found, ops = Drafts(), []
     for line, element in read_elements(listed, found):
         op = _read_op(line, element)
         if isinstance(op, Finding):
@@ -227,8 +228,7 @@ def accepted_by_others(names: Sequence[str], drafted: Sequence[Drafted]) -> list
     """Names that no draft takes and an operation does, since its pattern has no end."""
     patterns: dict[str, Drafted] = {}
     for d in drafted:
-        for name in (d.rule.hf,) if isinstance(d.rule.hf, str) else d.rule.hf:  # type: ignore[union-attr]
-            patterns[re.sub(r"\{[a-z_][a-z0-9_]*\}", "{}", name)] = d
+        patterns |= {their_name(pattern): d for pattern in sides_of(d.rule, MF)[0]}
     longest_first = sorted(patterns, key=len, reverse=True)
     accepted: dict[int, tuple[Drafted, list[str]]] = {}
     for name in {fold(name)[0]: name for name in names}.values():

@@ -20,8 +20,8 @@ from mfconv_nb.author.importing.imported import (
     NOT_UNDERSTOOD,
     OVERLAPS,
     SHADOWED,
+    Drafts,
     Finding,
-    Found,
     finding_of,
 )
 from mfconv_nb.author.importing.names import Pair, begins_inside_word, draft_of, fold_pairs
@@ -44,7 +44,7 @@ class Replacement:
         return f"({self.old!r}, {self.new!r})"
 
 
-def replacements_in(listed: Listed, found: Found) -> list[Replacement]:
+def replacements_in(listed: Listed, found: Drafts) -> list[Replacement]:
     """The pairs of a list; anything else in it is a finding."""
     pairs = []
     for line, element in read_elements(listed, found):
@@ -57,7 +57,7 @@ def replacements_in(listed: Listed, found: Found) -> list[Replacement]:
     return pairs
 
 
-def draft_mapping(pairs: Sequence[Replacement], names: Sequence[str], file: str, found: Found, *, is_set: bool) -> None:
+def draft_mapping(pairs: Sequence[Replacement], names: Sequence[str], file: str, found: Drafts, *, is_set: bool) -> None:
     """Add the drafts of a list for some names, and what the lint finds in it."""
     found.notes = (NOTE,)
     found.findings += [*_lint_pairs(pairs), *(_find_dependence_on_order(pairs) if is_set else ())]
@@ -150,7 +150,8 @@ def _first_changed_by_order(names: Sequence[str], pairs: Sequence[Replacement]) 
     for name in names:
         one, other = replace_texts(name, pairs)[0], replace_texts(name, pairs[::-1])[0]
         if one != other:
-            return (*(folded_names([text])[0] for text in (name, one, other)),)  # type: ignore[return-value]
+            old, new, reversed_new = (folded_names([text])[0] for text in (name, one, other))
+            return old, new, reversed_new
     return None
 
 

@@ -177,6 +177,16 @@ def test_the_program_of_the_files_is_a_module_that_refuses_what_its_tables_do_no
     assert (dtype, bits.tolist()) == ("bfloat16", [0, 0x3F80, 0x4000, 0x4040])
 
 
+def test_a_file_holds_what_its_direction_needs_and_no_more(tmp_path: Path) -> None:
+    there, back, _ = mc.author.export("llama", tmp_path, to="mindformers").files
+    defined = [{node.name for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef)} for file in (there, back)]
+    assert defined[0] - defined[1] >= {"convert_pt_to_ms", "read_huggingface", "add_tied", "to_mindspore"}
+    assert defined[1] - defined[0] >= {"convert_ms_to_pt", "read_mindspore", "remove_tied"}
+    assert "safe_open" not in back.read_text()
+    assert '"adam_m."' in back.read_text()
+    assert '"adam_m."' not in there.read_text()
+
+
 def numbered(form: Family) -> bool:
     """Whether names of a form have a number of the config."""
     return any(numbers_of(rule) for rule in form.rules)
@@ -288,7 +298,7 @@ def test_a_sentence_becomes_numpy_operations() -> None:
 @pytest.mark.parametrize(
     "sentence, text",
     [
-        ("hidden_size / heads", 'exactly(config["hidden_size"], config["heads"])'),
+        ("hidden_size / heads", 'divide(config["hidden_size"], config["heads"])'),
         ("4 * vision_config.width", '(4 * config["vision_config"]["width"])'),
         ("depths[{stage}]", 'config["depths"][at["stage"]]'),
         ("int(width * 2 ** {stage})", 'int((config["width"] * (2 ** at["stage"])))'),
