@@ -204,6 +204,7 @@ def _part_names(count: int) -> list[str]:
 
 
 def _have_one_row(parts: Sequence[Expression], directed: Directed) -> bool:
+    """Whether each part has one row: MindFormers then takes the parts in turns."""
     constants, _ = structural_sizes(directed.rule)
     return all(isinstance(part, Axis) and constants.get(part.name) == 1 for part in parts)
 

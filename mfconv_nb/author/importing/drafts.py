@@ -139,6 +139,7 @@ def _choose_list(lists: Sequence[Listed], form: str, where: str) -> Listed:
 
 
 def _draft_rules(listed: Listed, form: str, where: str, given: Context) -> Drafts:
+    """The drafts of a list, made by the module of its format."""
     if len(listed.elements) > MOST_RULES:
         raise unreadable(where, "a list of very many rules", f"at most {MOST_RULES:,}")
     if form == CONVERTERS:

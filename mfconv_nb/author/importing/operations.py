@@ -12,7 +12,7 @@ from typing import Any
 
 from mfconv_nb.core.report import how_many
 
-Sizes = Mapping[str, int | str]
+OwnSizes = Mapping[str, int | str]  # the sizes of a rule's own axes: a number, or the axis with the same size
 PART_WORDS = {"w1": "gate", "w3": "up", "query": "q", "key": "k", "value": "v", **{word: word for word in ("gate", "up", "q", "k", "v")}}
 
 
@@ -44,7 +44,7 @@ class CannotSay(Exception):
 
 def sentence_of(
     chain: Sequence[Operation], sources: Sequence[str], targets: Sequence[str], axes: int, own: str | None
-) -> tuple[str, Sizes]:
+) -> tuple[str, OwnSizes]:
     """The sentence of a chain, and the rule's own sizes.
 
     Args:

@@ -34,7 +34,7 @@ def draft_weight_map(text: str, where: str) -> Drafts:
     Raises:
         MappingError: MFC315.
     """
-    names, values, repeated = _content(text, where)
+    names, values, repeated = _read_content(text, where)
     found = Drafts(notes=(NOTE,))
     for name in repeated[:20]:
         found.add(Finding(OVERLAPS, name, 0, "the name stands in the map twice; the last one counts"))
@@ -61,12 +61,12 @@ def draft_weight_map(text: str, where: str) -> Drafts:
     return found
 
 
-def _content(text: str, where: str) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+def _read_content(text: str, where: str) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     if len(text) > MAX_JSON:
         raise unreadable(where, f"a text of {len(text):,} characters", f"at most {MAX_JSON:,}")
     repeated: list[str] = []
 
-    def held(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    def check_names(items: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(items) > MOST_NAMES:
             raise unreadable(where, f"an object of {len(items):,} names", f"at most {MOST_NAMES:,}")
         content = dict(items)
@@ -75,7 +75,7 @@ def _content(text: str, where: str) -> tuple[dict[str, Any], dict[str, Any], lis
         return content
 
     try:
-        content = json.loads(text, object_pairs_hook=held)
+        content = json.loads(text, object_pairs_hook=check_names)
     except (ValueError, RecursionError, MemoryError) as error:
         raise unreadable(where, f"broken JSON: {error}"[:200], EXPECTED) from None
     if not isinstance(content, list) or len(content) != 2 or not isinstance(content[0], dict) or not isinstance(content[1], dict | None):

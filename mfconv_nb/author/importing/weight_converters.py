@@ -42,7 +42,7 @@ from mfconv_nb.author.importing.imported import (
     finding_of,
 )
 from mfconv_nb.author.importing.names import fill_braces, is_plain, placeholder_words
-from mfconv_nb.author.importing.operations import part_names
+from mfconv_nb.author.importing.operations import OwnSizes, part_names
 from mfconv_nb.author.importing.rule_texts import Call, Listed, read_elements, texts_of, unreadable
 from mfconv_nb.core.checkpoint import MF
 from mfconv_nb.core.folding import fold
@@ -124,8 +124,6 @@ def _wrong_arguments(op: Op) -> str:
 
 # ---- one operation as a sentence ------------------------------------------------------------------------------------------------
 
-Sentence = tuple[str | None, Mapping[str, int | str]]  # a layout, and the rule's own sizes
-
 
 def _draft_op(op: Op, shapes: Shapes, file: str) -> Drafted | Finding:
     """The rule of an operation; a finding where the operation can never run, or where its names lose an index."""
@@ -147,8 +145,8 @@ def _draft_op(op: Op, shapes: Shapes, file: str) -> Drafted | Finding:
     return Drafted(Rule(hf if len(hf) > 1 else hf[0], mf if len(mf) > 1 else mf[0], layout, sizes=sizes, written_at=place), str(op))
 
 
-def _sentence_of(op: Op, shapes: Shapes) -> Sentence | str:
-    """The layout sentence of an operation; or why it fails, where it has the wrong number of names."""
+def _sentence_of(op: Op, shapes: Shapes) -> tuple[str | None, OwnSizes] | str:
+    """The layout sentence of an operation and the rule's own sizes; or why it fails, where it has the wrong number of names."""
     hf, mf, dim = len(op.hf), len(op.mf), op.more.get("dim", 0)
     if op.name == RENAME:
         return (None, {}) if hf == mf == 1 else "it takes one name on each side"
@@ -174,7 +172,7 @@ def _sentence_of(op: Op, shapes: Shapes) -> Sentence | str:
     return concat_layout(parts, max(axes, dim + 1), dim, interleaved=interleaved), sizes
 
 
-def _part_sizes(op: Op, parts: Sequence[str], shapes: Shapes, dim: int) -> Mapping[str, int | str]:
+def _part_sizes(op: Op, parts: Sequence[str], shapes: Shapes, dim: int) -> OwnSizes:
     """The sizes of joined parts: those of split_sizes, else equal ones where shapes agree. For q, k and v a config has them."""
     cut = op.more.get("split_sizes")
     if cut:
