@@ -10,7 +10,7 @@ config gives.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,16 +123,17 @@ def _check_sayable(directed: Directed) -> None:
     if isinstance(rule, Repeated):
         return
     for pattern in (*directed.source, *directed.target):
-        if len(_own_placeholders(pattern, directed)) > 1:
-            raise _cannot(directed, f"several axes in one name: {', '.join(_own_placeholders(pattern, directed))}")
+        own = _own_placeholders(pattern, directed.loops)
+        if len(own) > 1:
+            raise _cannot(directed, f"several axes in one name: {', '.join(own)}")
 
 
 def _cannot(directed: Directed, found: str) -> MappingError:
     return cannot_say(rule_text(directed), found, EXPECTED)
 
 
-def _own_placeholders(pattern: Pattern, directed: Directed) -> tuple[str, ...]:
-    return tuple(p for p in pattern.placeholders if p not in directed.loops)
+def _own_placeholders(pattern: Pattern, loops: Sequence[str]) -> list[str]:
+    return [p for p in pattern.placeholders if p not in loops]
 
 
 def _add_layout(directed: Directed, form: Family, layouts: dict[str, Code], functions: list[str]) -> str:
@@ -140,14 +141,13 @@ def _add_layout(directed: Directed, form: Family, layouts: dict[str, Code], func
     if directed.layouts is None or not needs_sizes(directed):
         return ""
     constants, same = structural_sizes(directed.rule)
-    pairs = tuple(zip((directed.source, directed.target), directed.layouts, strict=True))
-    text = " -> ".join(_side_text(patterns, side, directed) for patterns, side in pairs)
+    source_text, source = _stacked_side(directed.source, directed.layouts[0], directed.loops)
+    target_text, target = _stacked_side(directed.target, directed.layouts[1], directed.loops)
     known = ", ".join(f"{a} = {b}" for a, b in (*constants.items(), *same.items()))
-    layout = f"{text}; {known}" if known else text
+    layout = f"{source_text} -> {target_text}" + (f"; {known}" if known else "")
     if layout not in layouts:
         name = _function_name(directed, layouts.values())
         always = frozenset(axis for axis, sentence in form.sizes.items() if is_always_known(sentence))
-        source, target = (_with_own_axes(patterns, side, directed) for patterns, side in pairs)
         sentence = Sentence(source, target, constants, same, always, frozenset(form.sizes))
         try:
             functions.append(function_text(name, sentence, f"{layout}."))
@@ -157,20 +157,11 @@ def _add_layout(directed: Directed, form: Family, layouts: dict[str, Code], func
     return layout
 
 
-def _with_own_axes(patterns: tuple[Pattern, ...], side: tuple[TensorLayout, ...], directed: Directed) -> tuple[TensorLayout, ...]:
-    """The tensors of a side, with the axis that stands in their names before the others."""
-    return tuple(
-        (*(Axis(p) for p in _own_placeholders(pattern, directed)), *tensor) for pattern, tensor in zip(patterns, side, strict=True)
-    )
-
-
-def _side_text(patterns: tuple[Pattern, ...], side: tuple[TensorLayout, ...], directed: Directed) -> str:
-    """A side of a layout as text; ``[expert] ffn hidden`` for tensors that are stacked along an axis in their names."""
-    tensors = []
-    for pattern, tensor in zip(patterns, side, strict=True):
-        own = "".join(f"[{p}] " for p in _own_placeholders(pattern, directed))
-        tensors.append(own + describe_tensor(tensor))
-    return ", ".join(tensors)
+def _stacked_side(patterns: Sequence[Pattern], side: Sequence[TensorLayout], loops: Sequence[str]) -> tuple[str, tuple[TensorLayout, ...]]:
+    """A side of a layout, as text and as tensors. Tensors that their names count are stacked, the count first: ``[expert] ffn hidden``."""
+    counts = [_own_placeholders(pattern, loops) for pattern in patterns]
+    texts = ["".join(f"[{p}] " for p in own) + describe_tensor(tensor) for own, tensor in zip(counts, side, strict=True)]
+    return ", ".join(texts), tuple((*map(Axis, own), *tensor) for own, tensor in zip(counts, side, strict=True))
 
 
 def _function_name(directed: Directed, taken: Collection[str]) -> str:

@@ -29,7 +29,7 @@ from mfconv_nb.core.checkpoint import HF, MF
 from mfconv_nb.core.errors import UsageError, did_you_mean, quoted
 from mfconv_nb.core.report import how_many
 from mfconv_nb.mapping.flaws import Flaw, early_flaws_of, flaws_of, overlaps
-from mfconv_nb.mapping.rules import AnyRule, Family
+from mfconv_nb.mapping.rules import Family, Rule
 
 CONVERTERS, MAPPING, TRANSFORMERS, TROUBLESHOOTER = "weight_converters", "weight_mapping", "transformers", "troubleshooter"
 FORMS = (CONVERTERS, MAPPING, TRANSFORMERS, TROUBLESHOOTER)
@@ -174,7 +174,7 @@ def _imported_rules(form: str, where: str, found: Drafts, given: Context) -> Imp
     return ImportedRules(form, where, tuple(found.drafted), tuple(findings), sizes, found.notes, unmatched, given.config)
 
 
-def _change_rules(found: Drafts, change: Callable[[Sequence[AnyRule]], Sequence[AnyRule]]) -> None:
+def _change_rules(found: Drafts, change: Callable[[Sequence[Rule]], Sequence[Rule]]) -> None:
     rules = change([d.rule for d in found.drafted])
     found.drafted = [replace(d, rule=rule) for d, rule in zip(found.drafted, rules, strict=True)]
 

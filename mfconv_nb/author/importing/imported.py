@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from mfconv_nb.core.errors import one_line
 from mfconv_nb.core.folding import folded_names
 from mfconv_nb.core.report import Column, Result, Table, how_many, json_text
-from mfconv_nb.mapping.rules import AnyRule, Drop, Family
+from mfconv_nb.mapping.rules import Family, Rule
 
 # the kinds of findings
 OVERLAPS = "overlaps another"
@@ -67,7 +67,7 @@ def finding_of(kind: str, theirs: Theirs, why: str) -> Finding:
 class Drafted:
     """One drafted rule, and the rule of the other tool that it was made from."""
 
-    rule: AnyRule
+    rule: Rule
     theirs: str
 
     def __str__(self) -> str:
@@ -79,18 +79,18 @@ class Drafted:
 
     @property
     def hf(self) -> str:
-        return self.rule.pattern if isinstance(self.rule, Drop) else text_of(self.rule.hf)
+        return _names_text(self.rule.hf)
 
     @property
     def mf(self) -> str:
-        return "" if isinstance(self.rule, Drop) else text_of(self.rule.mf)
+        return _names_text(self.rule.mf)
 
     @property
     def layout(self) -> str:
-        return "" if isinstance(self.rule, Drop) else self.rule.layout or ""
+        return self.rule.layout or ""
 
 
-def text_of(names: str | Sequence[str]) -> str:
+def _names_text(names: str | Sequence[str]) -> str:
     return names if isinstance(names, str) else ", ".join(names)
 
 
@@ -133,7 +133,7 @@ class ImportedRules(Result):
     config: Mapping[str, Any] | None = None
 
     @property
-    def rules(self) -> tuple[AnyRule, ...]:
+    def rules(self) -> tuple[Rule, ...]:
         """The drafted rules alone."""
         return tuple(d.rule for d in self.drafted)
 

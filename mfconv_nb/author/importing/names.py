@@ -10,7 +10,7 @@ from mfconv_nb.author.importing.imported import NOT_UNDERSTOOD, Drafted, Finding
 from mfconv_nb.core.checkpoint import MF
 from mfconv_nb.core.folding import fold
 from mfconv_nb.mapping.names import parse_pattern
-from mfconv_nb.mapping.rules import ANYWHERE, AnyRule, Place, Repeated, Rule, sides_of
+from mfconv_nb.mapping.rules import ANYWHERE, Place, Rule, sides_of
 from mfconv_nb.mapping.solve import directed_rule
 
 KNOWN_WORDS = {"h": "layer", "layers": "layer", "layer": "layer", "experts": "expert", "blocks": "block"}
@@ -178,7 +178,7 @@ def begins_inside_word(name: str, at: int) -> bool:
 # ---- rules against names --------------------------------------------------------------------------------------------------------
 
 
-def names_taken_by(rule: AnyRule, names: Mapping[str, Sequence[tuple[str, tuple[int, ...]]]]) -> list[tuple[str, dict[str, int]]]:
+def names_taken_by(rule: Rule, names: Mapping[str, Sequence[tuple[str, tuple[int, ...]]]]) -> list[tuple[str, dict[str, int]]]:
     """The names that the Hugging Face side of a rule matches, each with the values of its placeholders."""
     found = []
     for pattern in sides_of(rule, MF)[0]:
@@ -198,7 +198,7 @@ def group_by_template(names: Iterable[str]) -> dict[str, list[tuple[str, tuple[i
     return found
 
 
-def mark_optional_rules(rules: Sequence[AnyRule], names: Sequence[str]) -> list[AnyRule]:
+def mark_optional_rules(rules: Sequence[Rule], names: Sequence[str]) -> list[Rule]:
     """The rules, with those marked optional that only some layers have among these names."""
     known = group_by_template(names)
     loops = [directed_rule(rule, MF).loops for rule in rules]
@@ -209,16 +209,14 @@ def mark_optional_rules(rules: Sequence[AnyRule], names: Sequence[str]) -> list[
     return [_mark_optional(rule, keys, every[shared]) for rule, shared, keys in zip(rules, loops, seen, strict=True)]
 
 
-def _mark_optional(rule: AnyRule, keys: set[tuple[int, ...]], every: set[tuple[int, ...]]) -> AnyRule:
+def _mark_optional(rule: Rule, keys: set[tuple[int, ...]], every: set[tuple[int, ...]]) -> Rule:
     """The rule, optional if it lacks some indices that other rules of its loops have, or if there are gaps among these."""
     single = sorted(key[0] for key in every if len(key) == 1)
     has_gaps = bool(single) and single != list(range(single[-1] + 1))
-    if not isinstance(rule, Rule | Repeated) or (keys == every and not has_gaps):
-        return rule
-    return replace(rule, optional=ANYWHERE)
+    return rule if keys == every and not has_gaps else replace(rule, optional=ANYWHERE)
 
 
-def with_distinct_loops(rules: Sequence[AnyRule]) -> list[AnyRule]:
+def with_distinct_loops(rules: Sequence[Rule]) -> list[Rule]:
     """The rules, with loops under different words named differently: layers of a vision tower are not those of the text model."""
     scopes: dict[str, dict[str, None]] = {}
     for rule in rules:
@@ -228,10 +226,10 @@ def with_distinct_loops(rules: Sequence[AnyRule]) -> list[AnyRule]:
     return [_rename_loops(rule, {loop: names[loop, scope] for loop, scope in _scoped_loops(rule)}) for rule in rules]
 
 
-def _scoped_loops(rule: AnyRule) -> Iterator[tuple[str, str]]:
+def _scoped_loops(rule: Rule) -> Iterator[tuple[str, str]]:
     """The placeholders that both sides of a rule share, each with the text before it on the Hugging Face side."""
     directed = directed_rule(rule, MF)
-    for found in _PLACEHOLDER.finditer(directed.source[0].text) if directed.source else ():
+    for found in _PLACEHOLDER.finditer(directed.source[0].text):
         if found[1] in directed.loops:
             yield found[1], re.sub(r"\b\d+\b", "#", _PLACEHOLDER.sub("#", directed.source[0].text[: found.start()]))
 
@@ -250,8 +248,8 @@ def _names_of(loop: str, scopes: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _rename_loops(rule: AnyRule, names: Mapping[str, str]) -> AnyRule:
-    if not isinstance(rule, Rule) or all(old == new for old, new in names.items()):
+def _rename_loops(rule: Rule, names: Mapping[str, str]) -> Rule:
+    if all(old == new for old, new in names.items()):
         return rule
 
     def rename(text: str) -> str:

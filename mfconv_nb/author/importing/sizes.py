@@ -8,7 +8,7 @@ from typing import Any
 from mfconv_nb.author.axes import GROUPS, HEAD, HEADS, PARTS, WHOLE_AXES, Facts, facts_of
 from mfconv_nb.core.layout import axis_names, parse_layout
 from mfconv_nb.core.sizes import UNKNOWN
-from mfconv_nb.mapping.rules import AnyRule, Drop
+from mfconv_nb.mapping.rules import Rule
 
 # axis -> sentences over config keys; where a config lacks the number of groups, each head is a group
 SENTENCES: Mapping[str, tuple[str, ...]] = {
@@ -24,11 +24,11 @@ SENTENCES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def sizes_for(rules: Iterable[AnyRule], config: Mapping[str, Any] | None) -> dict[str, str]:
+def sizes_for(rules: Iterable[Rule], config: Mapping[str, Any] | None) -> dict[str, str]:
     """The sentence for each axis of some rules whose size a config can give. Other sizes follow from shapes."""
     axes: set[str] = set()
     for rule in rules:
-        if not isinstance(rule, Drop) and rule.layout:
+        if rule.layout:
             layout = parse_layout(rule.layout)
             axes |= axis_names(e for side in (layout.left, layout.right) for tensor in side for e in tensor)
     facts = facts_of(config)
