@@ -165,7 +165,7 @@ def _stacked_side(patterns: Sequence[Pattern], side: Sequence[TensorLayout], loo
 
 
 def _function_name(directed: Directed, taken: Collection[str]) -> str:
-    """A name that says what the function makes: `to_dense1_weight`."""
+    """A name that says what the function makes: `to_dense1_weight`. No function of the program begins with ``to_``."""
     words = [w for w in re.sub(r"\{[^}]*\}", "", directed.target[0].text).split(".") if w and not w.isdigit()]
     name = re.sub(r"\W", "_", "to_" + "_".join(words[-2:]))
     return next(free for free in (name, *(f"{name}_{n}" for n in range(2, len(taken) + 3))) if free not in taken)

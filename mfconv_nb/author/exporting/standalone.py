@@ -273,7 +273,7 @@ def dtype_name(dtype: Any) -> str:
     return {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}.get(text, text)
 
 
-def to_torch(dtype: str, array: Array) -> Any:
+def as_torch(dtype: str, array: Array) -> Any:
     """A torch tensor of the bits in an array."""
     tensor = torch.from_numpy(np.array(array, order="C"))
     return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
@@ -295,7 +295,7 @@ def cast_tensors(tensors: Tensors, fixed: dict[str, str], dtype: Any) -> Tensors
     for name, (old, array) in tensors.items():
         new = fixed.get(name, old if dtype is None else dtype_name(dtype))
         is_kept = new == old or old not in floats
-        cast[name] = (old, array) if is_kept else from_torch(to_torch(old, array).to(getattr(torch, new)))
+        cast[name] = (old, array) if is_kept else from_torch(as_torch(old, array).to(getattr(torch, new)))
     return cast
 
 
@@ -347,7 +347,7 @@ def read_mindspore(input_path: Any) -> Tensors:
     return tensors
 
 
-def to_mindspore(dtype: str, array: Array) -> Any:
+def as_mindspore(dtype: str, array: Array) -> Any:
     """A mindspore tensor of these bits."""
     if dtype != "bfloat16":
         return mindspore.Tensor(np.array(array, order="C"))
@@ -371,7 +371,7 @@ def convert_pt_to_ms(input_path: Any, output_path: Any, dtype: Any = None, **kwa
     add_tied(tensors, written, config)
     cast = cast_tensors(written, fixed, dtype)
     Path(output_path).parent.mkdir(parents=True, exist_ok=True)
-    mindspore.save_checkpoint([{"name": name, "data": to_mindspore(*tensor)} for name, tensor in cast.items()], str(output_path))
+    mindspore.save_checkpoint([{"name": name, "data": as_mindspore(*tensor)} for name, tensor in cast.items()], str(output_path))
     print(f"{len(tensors)} tensors read, {len(cast)} written to {output_path}")
     return True
 
@@ -392,6 +392,6 @@ def convert_ms_to_pt(input_path: Any, output_path: Any, dtype: Any = None, **kwa
     remove_tied(tensors, written, config)
     cast = cast_tensors(written, fixed, dtype)
     Path(output_path).parent.mkdir(parents=True, exist_ok=True)
-    torch.save({name: to_torch(*tensor) for name, tensor in cast.items()}, str(output_path))
+    torch.save({name: as_torch(*tensor) for name, tensor in cast.items()}, str(output_path))
     print(f"{len(tensors)} tensors read, {len(cast)} written to {output_path}")
     return True

@@ -180,9 +180,10 @@ def test_the_program_of_the_files_is_a_module_that_refuses_what_its_tables_do_no
 def test_a_file_holds_what_its_direction_needs_and_no_more(tmp_path: Path) -> None:
     there, back, _ = mc.author.export("llama", tmp_path, to="mindformers").files
     defined = [{node.name for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef)} for file in (there, back)]
-    assert defined[0] - defined[1] >= {"convert_pt_to_ms", "read_huggingface", "add_tied", "to_mindspore"}
+    assert defined[0] - defined[1] >= {"convert_pt_to_ms", "read_huggingface", "add_tied", "as_mindspore"}
     assert defined[1] - defined[0] >= {"convert_ms_to_pt", "read_mindspore", "remove_tied"}
     assert "safe_open" not in back.read_text()
+    assert not [name for name in defined[0] | defined[1] if name.startswith("to_")]  # the functions of layouts do, and must not meet them
     assert '"adam_m."' in back.read_text()
     assert '"adam_m."' not in there.read_text()
 
