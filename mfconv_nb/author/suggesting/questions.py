@@ -147,7 +147,7 @@ def question_of(hf: Groups, mf: Groups) -> Question | None:
 def variants_of(question: Question, facts: Facts) -> list[Variant]:
     """Every variant that fits all shapes, the most usual first."""
     shapes = sorted(question.shapes())
-    facts = facts.seen_from(VISION in read_name(question.hf[0].template).places)
+    facts = facts.with_vision_axes(first=VISION in read_name(question.hf[0].template).places)
     if len(shapes) == 1:
         return list(_variants(question, *shapes[0], facts))
     plain = [

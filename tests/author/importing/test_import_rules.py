@@ -29,7 +29,7 @@ from mfconv_nb.author.importing.imported import (
     SHADOWED,
     ImportedRules,
 )
-from mfconv_nb.author.importing.transformers_rules import Engine, registered
+from mfconv_nb.author.importing.transformers_rules import Engine, read_registered_transforms
 from mfconv_nb.cli.main import run
 from mfconv_nb.core.errors import MappingError, UsageError
 from mfconv_nb.rules import Family
@@ -289,7 +289,7 @@ def test_every_registered_mapping_renames_as_transformers_itself_does() -> None:
     for model_type, theirs in mapping.items():
         if any(type(t).__name__ == "GroupWeightRename" for t in theirs):
             continue  # keeps a state of its own
-        found = registered(model_type)
+        found = read_registered_transforms(model_type)
         assert found is not None
         names = list(dict.fromkeys(names_for([p for t in theirs for p in t._original_source_patterns])))
         engine = Engine(found[0], names)
