@@ -458,7 +458,7 @@ def _verdict(
     if not sides.has_mf:
         return GOOD, f"matches {how_many(len(hf), 'tensor')} on the Hugging Face side"
     if not mf:
-        return DOUBT, _one_sided_words(SIDE_NAMES[HF], len(hf), SIDE_NAMES[MF])
+        return DOUBT, _words_for_one_side(SIDE_NAMES[HF], len(hf), SIDE_NAMES[MF])
     made = {target.name for row in rows for target in row.targets}
     lacking = [name for name in made if name not in sides.mf.by_name]
     if lacking:
@@ -476,14 +476,14 @@ def _without_hf(rule: Rule | Repeated | Tied, mf: int, sizes: Sizes, sides: Side
     if isinstance(rule, Tied) and flag is not None and flag.value and (mf or not sides.has_mf):
         return RowJudgement(GOOD, f"tied to {rule.same_as}: absent on the Hugging Face side, as {rule.only_if} says", mf=mf)
     if mf:
-        return RowJudgement(DOUBT, _one_sided_words(SIDE_NAMES[MF], mf, SIDE_NAMES[HF]), mf=mf)
+        return RowJudgement(DOUBT, _words_for_one_side(SIDE_NAMES[MF], mf, SIDE_NAMES[HF]), mf=mf)
     if not isinstance(rule, Tied) and (rule.optional or (flag is not None and not flag.value)):
         why = f"{rule.only_if} is 0" if flag is not None and not flag.value else "it is optional"
         return RowJudgement(QUIET, f"matches nothing here, and need not: {why}")
     return RowJudgement(DOUBT, "matches nothing")
 
 
-def _one_sided_words(here: str, count: int, there: str) -> str:
+def _words_for_one_side(here: str, count: int, there: str) -> str:
     return f"matches {how_many(count, 'tensor')} on the {here} side, and none on the {there} side"
 
 

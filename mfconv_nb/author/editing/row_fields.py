@@ -45,15 +45,15 @@ class RowFields(W.VBox):
             "same_as": text_field("same as", "the Hugging Face name of the embedding"),
             "why": text_field("why", "a clause: the model computes it from rope_theta"),
         }
-        self.forms = {option.name: _option_field(option) for option in options if option.values}
+        self.options = {option.name: _option_field(option) for option in options if option.values}
         self.parts: dict[str, Any] = {"hf": self.hf, "mf": self.mf, "layout": self.layout_field, "sizes": self.sizes}
-        super().__init__([self.kind, *self.parts.values(), *self.more.values(), *self.forms.values()])
+        super().__init__([self.kind, *self.parts.values(), *self.more.values(), *self.options.values()])
         self.add_class("mfconv-fields")
         for field in (self.layout_field, self.more["only_if"], self.more["same_as"]):
             field.add_class("mfconv-code")
         for name, field in {"kind": self.kind, **self.parts, **self.more}.items():
             field.observe(lambda change, name=name: self._take_value(name, change["new"]), "value")
-        for name, field in self.forms.items():
+        for name, field in self.options.items():
             field.observe(lambda change, name=name: self._take_option(name, change["new"]), "value")
 
     def show(self, row: DraftRow | None) -> None:
@@ -70,7 +70,7 @@ class RowFields(W.VBox):
                     _offer(field, str(value), value)
                 field.value = names_text(value) if name == "may_be" and value else value or ""
             when = values.more.get("when", {})
-            for name, field in self.forms.items():
+            for name, field in self.options.items():
                 chosen = (when[name],) if name in when else ()
                 _offer(field, f"{name} = {when.get(name)!r}", chosen)
                 field.value = chosen

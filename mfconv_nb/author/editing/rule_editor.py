@@ -128,7 +128,7 @@ class RuleEditor(W.VBox):
         self.add, self.duplicate, self.delete, self.up, self.down, self.undo = (W.Button(description=w, layout=auto_width()) for w in words)
         self.unmatched = W.VBox([])
         self.fields = fields = RowFields(self.draft.base.options, self._change_row)
-        self.kind, self.hf, self.mf, self.more, self.forms = fields.kind, fields.hf, fields.mf, fields.more, fields.forms
+        self.kind, self.hf, self.mf, self.more, self.options = fields.kind, fields.hf, fields.mf, fields.more, fields.options
         self.layout_field, self.row_sizes = fields.layout_field, fields.sizes  # these names are for users who set fields from Python
         family = self.draft.base
         self.key = text_field("key", "what --model takes", family.key)

@@ -19,7 +19,7 @@ from mfconv_nb.author.axes import Facts, facts_of
 from mfconv_nb.author.suggesting.evidence import Numbers, cast_to, common_dtype
 from mfconv_nb.author.suggesting.groups import Group
 from mfconv_nb.author.suggesting.questions import Meeting, Question, part_names, question_of, variants_of
-from mfconv_nb.author.suggesting.variants import PLAIN, Variant, several_to_one_variants
+from mfconv_nb.author.suggesting.variants import PLAIN, Variant, variants_of_several
 from mfconv_nb.core.checkpoint import HF, MF, Checkpoint, LazyTensor, TensorSpec, checkpoint_of, stored_tensor
 from mfconv_nb.core.errors import MappingError, quoted
 from mfconv_nb.core.folding import fold
@@ -241,7 +241,7 @@ def _find_cut(names: Sequence[str], one: Checkpoint, other: Checkpoint, facts: F
         whole = checkpoint_of([_tensor_of("whole", np.concatenate(arrays, axis=axis), one.tensors[names[0]].dtype)])
         question = Question(_groups(whole.specs), parts, Meeting(()))
         pair = Numbers(whole, other).read_instance(question.instance(HF), question.instance(MF))
-        for variant in several_to_one_variants([g.shape for g in parts], question.hf[0].shape, part_names(parts), facts):
+        for variant in variants_of_several([g.shape for g in parts], question.hf[0].shape, part_names(parts), facts):
             cut = variant.with_sides_exchanged()
             if pair is not None and pair.shows(question.rule(cut, ()), cut):
                 return cut

@@ -15,10 +15,10 @@ from mfconv_nb.author.suggesting.variants import (
     BY_ROWS,
     COPIES,
     Variant,
-    one_to_one_variants,
-    several_stacked_variants,
-    several_to_one_variants,
-    stacked_variants,
+    variants_of_one,
+    variants_of_several,
+    variants_of_several_stacked,
+    variants_of_stack,
 )
 from mfconv_nb.author.suggesting.words import BY_HEAD, BY_ROW, FUSED, HEAD, TOKEN, VISION, read_name
 from mfconv_nb.core.checkpoint import HF, TensorSpec
@@ -173,22 +173,22 @@ def _variants(question: Question, hf: Sequence[tuple[int, ...]], mf: Sequence[tu
     elif len(mf) == 1 and meeting.mf_extra is None:
         names = part_names(question.hf)
         if meeting.hf_extra is not None:
-            yield from several_stacked_variants(hf, mf[0], names, meeting.count, meeting.word, facts)
+            yield from variants_of_several_stacked(hf, mf[0], names, meeting.count, meeting.word, facts)
         else:
-            yield from several_to_one_variants(hf, mf[0], names, facts, by_turns=_turns_of(question.mf[0]))
+            yield from variants_of_several(hf, mf[0], names, facts, by_turns=_turns_of(question.mf[0]))
     elif len(hf) == 1 and meeting.hf_extra is None and meeting.mf_extra is None:
         names = part_names(question.mf)
-        yield from (v.with_sides_exchanged() for v in several_to_one_variants(mf, hf[0], names, facts, by_turns=_turns_of(question.hf[0])))
+        yield from (v.with_sides_exchanged() for v in variants_of_several(mf, hf[0], names, facts, by_turns=_turns_of(question.hf[0])))
 
 
 @lru_cache(maxsize=4096)  # names with glued numbers give one rule a layer, and some hundred thousand pairs of few shapes
 def _single_variants(hf: tuple[int, ...], mf: tuple[int, ...], meeting: Meeting, may_pad: bool, facts: Facts) -> tuple[Variant, ...]:
     """How one tensor, or every one of a loop, may become one other."""
     if meeting.hf_extra is not None:
-        return tuple(stacked_variants(hf, mf, meeting.count, meeting.word, facts))
+        return tuple(variants_of_stack(hf, mf, meeting.count, meeting.word, facts))
     if meeting.mf_extra is not None:
-        return tuple(v.with_sides_exchanged() for v in stacked_variants(mf, hf, meeting.count, meeting.word, facts) if v.words != COPIES)
-    return tuple(one_to_one_variants(hf, mf, facts, may_pad=may_pad))
+        return tuple(v.with_sides_exchanged() for v in variants_of_stack(mf, hf, meeting.count, meeting.word, facts) if v.words != COPIES)
+    return tuple(variants_of_one(hf, mf, facts, may_pad=may_pad))
 
 
 def _turns_of(group: Group) -> str:
@@ -232,10 +232,10 @@ def siblings(groups: Sequence[Group]) -> Iterator[Groups]:
     for members in beside.values():
         for count in range(2, MOST_PARTS + 1) if len(members) <= MOST_SIBLINGS else ():
             for chosen in combinations(members, count):
-                yield _in_usual_order(chosen)
+                yield _sort_by_role(chosen)
 
 
-def _in_usual_order(groups: Groups) -> Groups:
+def _sort_by_role(groups: Groups) -> Groups:
     """The groups in the order of their roles in a fused tensor; unchanged if they are not exactly its parts."""
     roles = [read_name(g.template).role for g in groups]
     order = next((order for order in FUSED.values() if set(order) == set(roles)), None)

@@ -77,7 +77,7 @@ def named_axes(shape: Shape, facts: Facts) -> tuple[list[str], dict[str, int]]:
 # ---- one to one ----------------------------------------------------------------------------------------------------------
 
 
-def one_to_one_variants(source: Shape, target: Shape, facts: Facts, *, may_pad: bool = False) -> Iterator[Variant]:
+def variants_of_one(source: Shape, target: Shape, facts: Facts, *, may_pad: bool = False) -> Iterator[Variant]:
     """How one tensor may become one other.
 
     Args:
@@ -238,7 +238,7 @@ def turns_of(size: int, facts: Facts, *, most: int | None = None) -> list[int]:
 # ---- several to one --------------------------------------------------------------------------------------------------------
 
 
-def several_to_one_variants(
+def variants_of_several(
     parts: Sequence[Shape], whole: Shape, names: Sequence[str], facts: Facts, *, by_turns: str = ""
 ) -> Iterator[Variant]:
     """How several tensors may become one: along one axis, end to end or by turns. With the sides exchanged: how one becomes several.
@@ -351,7 +351,7 @@ def _equal(names: Sequence[str], sizes: Sequence[int]) -> dict[str, int | str]:
 # ---- a loop of one side as an axis of the other ----------------------------------------------------------------------------
 
 
-def stacked_variants(source: Shape, target: Shape, count: int, loop: str, facts: Facts) -> Iterator[Variant]:
+def variants_of_stack(source: Shape, target: Shape, count: int, loop: str, facts: Facts) -> Iterator[Variant]:
     """How ``count`` tensors of one shape may become one: along a new axis in front, along an old one, or as equal copies."""
     names, sizes = named_axes(source, facts)
     names = [f"one_{n}" if n == loop else n for n in names]
@@ -392,16 +392,16 @@ def _sliced_rotary(source: Shape, axis: int, loop: str, names: Sequence[str], si
                 )
 
 
-def several_stacked_variants(
+def variants_of_several_stacked(
     parts: Sequence[Shape], whole: Shape, names: Sequence[str], count: int, loop: str, facts: Facts
 ) -> Iterator[Variant]:
     """How several tensors of ``count`` experts may become one: experts along a new axis in front or below each other, parts along any."""
     if whole[:1] == (count,):
-        for variant in several_to_one_variants(parts, whole[1:], names, facts):
+        for variant in variants_of_several(parts, whole[1:], names, facts):
             left, _, right = variant.layout.partition(" -> ")
             yield replace(variant, layout=f"{left} -> {loop} {right}", words=f"every {loop} along a new axis, {variant.words}")
     if whole and len(whole) == len(parts[0]) and whole[0] % count == 0:
-        for variant in several_to_one_variants(parts, (whole[0] // count, *whole[1:]), names, facts):
+        for variant in variants_of_several(parts, (whole[0] // count, *whole[1:]), names, facts):
             left, _, right = variant.layout.partition(" -> ")
             yield replace(variant, layout=f"{left} -> {_below(loop, right)}", words=f"every {loop} a slice, {variant.words}")
 

@@ -21,12 +21,12 @@ def prove(keys: tuple[str, ...], show_all: bool, as_json: bool) -> int:
     Patterns must not overlap, every number must come back to its place, and every small mistake that is made in the rules on purpose
     must be noticed. Exit code 0 when all of it holds, 1 when something does not.
     """
-    from mfconv_nb.author.proving.proof import prove as prove_family
+    from mfconv_nb.author.proving.proof import prove_rules
     from mfconv_nb.families.registry import known_families
 
     passed = True
     for key in keys or [f.key for f in known_families()]:
-        report = prove_family(key)
+        report = prove_rules(key)
         show(report if keys or not report.passed else report.verdict(), show_all=show_all, as_json=as_json)
         passed = passed and report.passed
     return 0 if passed else 1
