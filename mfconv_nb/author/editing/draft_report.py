@@ -40,7 +40,7 @@ class DraftReport(Result):
 def cells_of(draft: Draft, judgement: Judgement) -> list[tuple[str, str, str, str, str]]:
     """Mark, number, names and layout of every row."""
     return [
-        (judged.mark, str(number), _names_cell(row.hf), _names_cell(row.mf), row.layout if row.kind == RULE else _kind_cell(row))
+        (judged.mark, str(number), _names_cell(row.hf), _names_cell(row.mf), _layout_cell(row))
         for number, (row, judged) in enumerate(zip(draft.rows, judgement.rows, strict=True), 1)
     ]
 
@@ -51,8 +51,8 @@ def _names_cell(text: str) -> str:
     return Lines("\n".join([*map(one_line, lines[:4]), *([f"and {len(lines) - 4} more"] if len(lines) > 4 else [])]))
 
 
-def _kind_cell(row: DraftRow) -> str:
-    return f"{row.kind}: {row.layout}" if row.layout else row.kind
+def _layout_cell(row: DraftRow) -> str:
+    return row.layout if row.kind == RULE else f"{row.kind}: {row.layout}" if row.layout else row.kind
 
 
 def tallies(judgement: Judgement) -> list[tuple[str, str]]:

@@ -183,7 +183,8 @@ def _judge_draft(draft: Draft, sides: Sides) -> Judgement:
     family = replace(draft.base, rules=tuple(rules.values()), sizes=sentences, written_at=(HERE, 0))
     flaws = _all_flaws(family)
     flaw_by_row = _first_flaws(flaws)
-    names_only = [_names_of_unreadable(row) for row in draft.rows if row.id in faults]
+    unreadable = [row for row in draft.rows if row.id in faults]  # their names are not unmatched while the user types a layout
+    names_only = [Rule(read_names(row.hf), read_names(row.mf), written_at=(HERE, row.id)) for row in unreadable]
     form = _best_form(family.with_rules((*family.rules, *names_only)), sides)
     size_judgements, sizes = _judge_sizes(sentences, form.sizes, sides.config)
     claims = _claims_of(form, sizes, sides)
@@ -238,11 +239,6 @@ def _first_flaws(flaws: Iterable[Flaw]) -> dict[int, Flaw]:
     return found
 
 
-def _names_of_unreadable(row: DraftRow) -> AnyRule:
-    """A rule with the names of a row that cannot be read: while the user types in its layout, its names are not unmatched."""
-    return Rule(read_names(row.hf), read_names(row.mf), written_at=(HERE, row.id))
-
-
 def _as_ambiguous(known: RowJudgement, others: tuple[int, ...], numbers: Mapping[int, int]) -> RowJudgement:
     rows = " and ".join(f"row {numbers[row_id]}" for row_id in others[:3])
     return replace(known, mark=BAD, words=f"ambiguous: {rows} match{'es' * (len(others) == 1)} the same names", ambiguous=others)
@@ -251,19 +247,12 @@ def _as_ambiguous(known: RowJudgement, others: tuple[int, ...], numbers: Mapping
 def _fault_of(row: DraftRow, flaw: Flaw) -> Fault:
     """A flaw as a fault of its row, with the caret at the first axis of the layout that the flaw names."""
     layout = row.layout
-    word = next((w for w in flaw.found.split("'")[1::2] if w.isidentifier() and w in layout), None)
-    position = next(_positions_of(word, layout), None) if word is not None and layout in flaw.found else None
-    found = flaw.found.removesuffix(f": {quoted(layout)}").removesuffix(f" in {quoted(layout)}") if layout else flaw.found
-    return Fault("layout" if layout in flaw.found and layout else "", found, flaw.expected, flaw.hint, layout, position)
-
-
-def _positions_of(word: str, layout: str) -> Iterator[int]:
-    """Where a whole word stands in a layout."""
-    at = layout.find(word)
-    while at >= 0:
-        if not (layout[at - 1 : at].isidentifier() or layout[at + len(word) : at + len(word) + 1].isidentifier()):
-            yield at
-        at = layout.find(word, at + 1)
+    if not layout or layout not in flaw.found:
+        return Fault("", flaw.found, flaw.expected, flaw.hint, layout)
+    axes = [word for word in flaw.found.split("'")[1::2] if word.isidentifier()]
+    axis = next((match for word in axes if (match := re.search(rf"\b{word}\b", layout))), None)
+    found = flaw.found.removesuffix(f": {quoted(layout)}").removesuffix(f" in {quoted(layout)}")
+    return Fault("layout", found, flaw.expected, flaw.hint, layout, axis.start() if axis else None)
 
 
 # ---- the form, and its sizes ----------------------------------------------------------------------------------------------

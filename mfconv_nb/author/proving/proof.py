@@ -77,16 +77,14 @@ def prove_rules(family: str | Path | Family) -> ProofReport:
         try:
             for condition, holds, seen in _check_conditions(form):  # one by one: those before an error count
                 proved.append(Proved(label, condition, holds, seen))
-            caught += [Caught(label, m.kind, m.what, by, mutation=m) for m, by in _noticed_mutations(form)]
+            noticed = [(m, noticed_by(form, m)) for m in mutations_of(mapped_rules(form))]
+            caught += [Caught(label, m.kind, m.what, by, mutation=m) for m, by in noticed if by is not None]  # None: it changes nothing
             caught += [Caught(label, WRONG_HEADS, what, by, config=config) for what, config, by in _wrong_head_counts(form)]
         except MappingError as error:
-            proved.append(Proved(label, "The rules can be read.", False, _error_line(error)))
+            # without the hint, which is about options that a proof does not have
+            line = one_line(f"{error.code}, {error.where}: found {error.found}, expected {error.expected}")
+            proved.append(Proved(label, "The rules can be read.", False, line))
     return ProofReport(chosen.key, tuple(proved), tuple(caught), forms)
-
-
-def _error_line(error: MappingError) -> str:
-    """An error as one line, without its hint: that is about options which a proof does not have."""
-    return one_line(f"{error.code}, {error.where}: found {error.found}, expected {error.expected}")
 
 
 # ---- conditions --------------------------------------------------------------------------------------------------------
@@ -132,14 +130,6 @@ def _toy_problems(form: Family) -> list[str]:
 
 
 # ---- mistakes ----------------------------------------------------------------------------------------------------------
-
-
-def _noticed_mutations(form: Family) -> Iterator[tuple[Mutation, str]]:
-    """Every mistake and what noticed it; without those that change nothing, such as an order of factors with size 1."""
-    for mutation in mutations_of(mapped_rules(form)):
-        by = noticed_by(form, mutation)
-        if by is not None:
-            yield mutation, by
 
 
 def _wrong_head_counts(form: Family) -> Iterator[tuple[str, Mapping[str, Any], str]]:

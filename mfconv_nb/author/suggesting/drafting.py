@@ -7,9 +7,8 @@ over may be a copy, a bias of zeros, or a head that is the embedding.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
 
 from mfconv_nb.author.suggesting.answering import CERTAIN, CLOSE, GUESS, LIKELY, Answers, Pairing, leaves_choice
 from mfconv_nb.author.suggesting.cells import Leaves, is_joint, leaves_of, match_port
@@ -64,31 +63,28 @@ class Drafting:
 
     def pair_fused_by_words(self) -> None:
         """Pair q, k and v, or gate and up, if words name the fused tensor on one side and all its parts on the other."""
-        found = []
+        found: list[tuple[Groups, Groups]] = []
         for side, others in ((HF, self.mf), (MF, self.hf)):
             sets = list(sets_of_roles(others))
             for whole in self.hf if side == HF else self.mf:
-                for parts in sets if read_name(whole.template).role in FUSED else ():
-                    if tuple(read_name(p.template).role for p in parts) == FUSED[read_name(whole.template).role]:
-                        found.append((whole, parts) if side == HF else (parts, whole))
+                roles = FUSED.get(read_name(whole.template).role)
+                matching = [parts for parts in sets if tuple(read_name(p.template).role for p in parts) == roles]
+                found += [((whole,), parts) if side == HF else (parts, (whole,)) for parts in matching]
         self._keep_best(found)
 
     def pair_fused_by_shape(self) -> None:
         """Pair tensors side by side whose shapes add up to one tensor of the other side."""
-        found: list[tuple[Group | Groups, Group | Groups]] = []
-        for whole in self.mf:
-            found += [(parts, whole) for parts in siblings(self.hf)]
-        for whole in self.hf:
-            found += [(whole, parts) for parts in siblings(self.mf)]
-        self._keep_best(found)
+        hf_parts, mf_parts = list(siblings(self.hf)), list(siblings(self.mf))
+        found = [(parts, (whole,)) for whole in self.mf for parts in hf_parts]
+        self._keep_best([*found, *(((whole,), parts) for whole in self.hf for parts in mf_parts)])
 
-    def _keep_best(self, found: Sequence[tuple[Group | Groups, Group | Groups]]) -> None:
+    def _keep_best(self, found: Sequence[tuple[Groups, Groups]]) -> None:
         """Keep the pairs that fit, the most alike first."""
-        questions = [(q, self._likeness(q)) for a, b in found if (q := question_of(_groups(a), _groups(b))) is not None]
+        questions = [(q, self._likeness(q)) for hf, mf in found if (q := question_of(hf, mf)) is not None]
         fitting = [(q, score) for q, score in questions if self._has_visible_variant(q) and self.answers.agree(q)]
         for question, score in sorted(fitting, key=lambda f: -f[1]):
             if all(g in self.hf for g in question.hf) and all(g in self.mf for g in question.mf):
-                others = [s for q, s in fitting if q is not question and set(_ids(q)) & set(_ids(question))]
+                others = [s for q, s in fitting if q is not question and _share_groups(q, question)]
                 self.keep(self.answers.pairing_of(question, score, score - max(others, default=-1.0)))
 
     def _has_visible_variant(self, question: Question) -> bool:
@@ -270,12 +266,8 @@ def _less_sure_of_fused(pairing: Pairing) -> Pairing:
     return replace(pairing, confidence=GUESS, reason=f"{pairing.reason}; {BOTH_FUSED}")
 
 
-def _groups(one: Group | Groups) -> Groups:
-    return (one,) if isinstance(one, Group) else one
-
-
-def _ids(question: Question) -> Iterator[int]:
-    return (id(g) for g in chain(question.hf, question.mf))
+def _share_groups(one: Question, other: Question) -> bool:
+    return any(a is b for a in (*one.hf, *one.mf) for b in (*other.hf, *other.mf))
 
 
 def _is_simple(pairing: Pairing) -> bool:

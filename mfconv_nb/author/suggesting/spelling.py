@@ -43,7 +43,7 @@ class Spelled:
 
     sizes: dict[str, str] = field(default_factory=dict)
     rules: list[AnyRule] = field(default_factory=list)
-    _values: dict[str, str] = field(default_factory=dict)
+    _values: dict[str, int] = field(default_factory=dict)
     _loops: dict[tuple[str, tuple[int, ...]], str] = field(default_factory=dict)
     _scopes: dict[str, str] = field(default_factory=dict)
 
@@ -153,9 +153,9 @@ def _with_free_axes(variant: Variant, facts: Facts, spelled: Spelled) -> Variant
     for axis, value in variant.sizes.items():
         sentence = _sentence(axis, value, facts)
         name = axis
-        while spelled._values.get(name, str(value)) != str(value) or spelled.sizes.get(name, sentence) != sentence:
+        while spelled._values.get(name, value) != value or spelled.sizes.get(name, sentence) != sentence:
             name += "_too"
-        spelled._values[name], spelled.sizes[name] = str(value), sentence
+        spelled._values[name], spelled.sizes[name] = value, sentence
         if name != axis:
             renamed[axis] = name
     if not renamed:

@@ -253,13 +253,9 @@ def variants_of_several(
     taking_turns = [v for v in found if v.words.startswith("by turns") and not v.hidden] if by_turns else []
     axes = (HEADS, GROUPS) if len(set(parts)) == 1 else (GROUPS, HEADS)  # equal parts: as many heads for q as for k and v
     counts = [gcd(*(p[0] for p in parts))] if by_turns == BY_ROWS else facts.values(*axes)
-    usual = [v for count in counts for v in taking_turns if count in _turn_counts(v)]
+    usual = [v for count in counts for v in taking_turns if count in [v.sizes.get(axis) for axis in (HEADS, GROUPS, "turns")]]
     first = [*usual, *taking_turns][:1]
     yield from (*first, *(v for v in found if v not in first))
-
-
-def _turn_counts(variant: Variant) -> list[int]:
-    return [variant.sizes[axis] for axis in (HEADS, GROUPS, "turns") if axis in variant.sizes]
 
 
 def _joined_parts(parts: Sequence[Shape], whole: Shape, names: Sequence[str], facts: Facts) -> Iterator[Variant]:
@@ -296,16 +292,16 @@ def _arrangements_of(
     own = dict(zip(names, sizes, strict=True))
     for order in permutations(range(len(sizes))):
         usual = order == tuple(range(len(sizes)))
-        said = " + ".join(names[n] for n in order)
-        yield Variant(sentence(names, f"({said})"), f"{said} end to end{how}", equal, {**known, **own}, hidden=not usual)
+        together = " + ".join(names[n] for n in order)
+        yield Variant(sentence(names, f"({together})"), f"{together} end to end{how}", equal, {**known, **own}, hidden=not usual)
         for turns in turns_of(gcd(*sizes), facts):
             if turns == 1:
                 continue
             pieces = [f"{n}_part" for n in names]
             each = {p: s // turns for p, s in zip(pieces, sizes, strict=True)}
-            axis_of_turns = _turns(turns, facts)
+            axis_of_turns = next((axis for axis in (HEADS, GROUPS) if turns in facts.values(axis)), "turns")
             text = sentence([f"({axis_of_turns} {p})" for p in pieces], f"({axis_of_turns} ({' + '.join(pieces[n] for n in order)}))")
-            words = f"by turns, {turns} times {said}{how}"
+            words = f"by turns, {turns} times {together}{how}"
             yield Variant(text, words, _equal(pieces, list(each.values())), {**known, **each, axis_of_turns: turns}, hidden=not usual)
     yield from _rotary_parts(sizes, names, sentence, known, facts, how)
 
@@ -313,30 +309,22 @@ def _arrangements_of(
 def _rotary_parts(
     sizes: Sequence[int], names: Sequence[str], sentence: Sentence, known: Mapping[str, int], facts: Facts, how: str
 ) -> Iterator[Variant]:
-    """One part, or q and k, in rotary pairs in the whole and in halves apart, or the other way round."""
+    """One part, or q and k, in rotary pairs in the whole and in halves apart."""
     chosen = [(n,) for n in range(len(sizes))] + ([(0, 1)] if len(sizes) == 3 else [])
     for turns in (1, *turns_of(gcd(*sizes), facts, most=max(sizes))):
         for moved in chosen:
             if any(sizes[n] % (2 * turns) for n in moved):
                 continue
-            pieces, each, apart, inside = [], {}, [], []
+            each, apart, inside = {}, [], []
             for n, (name, size) in enumerate(zip(names, sizes, strict=True)):
                 piece = f"{name}_pair" if n in moved else f"{name}_part"
-                pieces.append(piece)
                 each[piece] = size // turns // (2 if n in moved else 1)
                 apart.append(f"(turns {_half(n)} {piece})" if n in moved else f"(turns {piece})")
                 inside.append(f"{piece} {_half(n)}" if n in moved else piece)
             halves = {_half(n): 2 for n in moved}
             text = sentence(apart, f"(turns ({' + '.join(inside)}))")
-            said = " and ".join(names[n] for n in moved)
-            yield Variant(
-                text, f"by {turns} turns, {said} in rotary pairs in the whole{how}", halves, {**known, **each, "turns": turns}, hidden=True
-            )
-
-
-def _turns(turns: int, facts: Facts) -> str:
-    """The name of an axis of turns: heads or groups if the config has that many."""
-    return HEADS if turns in facts.values(HEADS) else GROUPS if turns in facts.values(GROUPS) else "turns"
+            words = f"by {turns} turns, {' and '.join(names[n] for n in moved)} in rotary pairs in the whole{how}"
+            yield Variant(text, words, halves, {**known, **each, "turns": turns}, hidden=True)
 
 
 def _half(place: int) -> str:
@@ -383,13 +371,12 @@ def _sliced_rotary(source: Shape, axis: int, loop: str, names: Sequence[str], si
     for heads in turns_of(source[axis], facts, most=source[axis] // 4):
         pair = source[axis] // heads // 2
         if heads * pair * 2 == source[axis] and pair > 1:
-            for left, right, said in (("pair half", "half pair", "pairs as halves"), ("half pair", "pair half", "halves as pairs")):
+            own = {**sizes, "heads_here": heads, "pair": pair}
+            for left, right, order in (("pair half", "half pair", "pairs as halves"), ("half pair", "pair half", "halves as pairs")):
                 there = [*names[:axis], f"({loop} heads_here {right})", *names[axis + 1 :]]
                 here = [*names[:axis], f"(heads_here {left})", *names[axis + 1 :]]
-                own = {**sizes, "heads_here": heads, "pair": pair}
-                yield Variant(
-                    f"{' '.join(here)} -> {' '.join(there)}", f"every {loop} a slice, rotary {said}", {"half": 2}, own, hidden=True
-                )
+                words = f"every {loop} a slice, rotary {order}"
+                yield Variant(f"{' '.join(here)} -> {' '.join(there)}", words, {"half": 2}, own, hidden=True)
 
 
 def variants_of_several_stacked(

@@ -145,14 +145,17 @@ class Reading:
 @lru_cache(maxsize=8192)
 def read_name(template: str) -> Reading:
     """Read a name with ``#`` for every loop: `model.layers.#.self_attn.q_proj.weight`."""
-    words = [w.lower() for w in re.split(r"[./]", template) if w not in ("#", "")]
-    leaf, words = _leaf(words)
-    within = words[_words_before_last_loop(template) :] or words[-1:]
+    leaf, words = _leaf(_words_of(template))
+    within = words[len(_words_of(template.rpartition("#")[0])) :] or words[-1:]  # after the last loop
     role = _role([PLACES.get(w, w) for w in within], within)
     places = frozenset(p for w in words for p in _places(w))
     if role in (POSITION, KIND, TOKEN, PATCH, CLASS, HEAD):
         places -= {EMBEDDING}
     return Reading(tuple(words), role, places, leaf)
+
+
+def _words_of(template: str) -> list[str]:
+    return [w.lower() for w in re.split(r"[./]", template) if w not in ("#", "")]
 
 
 def _leaf(words: list[str]) -> tuple[str, list[str]]:
@@ -166,10 +169,6 @@ def _leaf(words: list[str]) -> tuple[str, list[str]]:
         if stem != words[-1] and stem in ROLES:
             return leaf, [*words[:-1], stem]
     return (BIAS if words[-1].endswith("bias") else WEIGHT), words
-
-
-def _words_before_last_loop(template: str) -> int:
-    return len([w for w in re.split(r"[./]", template.rpartition("#")[0]) if w not in ("#", "")])
 
 
 def _role(places: list[str], words: list[str]) -> str:
