@@ -62,8 +62,8 @@ class Panel(W.VBox):
         self.running: threading.Thread | None = None
         self.options: dict[str, Any] = {}
         self.found: Diagnosis | None = None
-        self._build()
-        self.of_run.clear()
+        self._build_fields()
+        self.run_fields.clear()
         look = W.HTML(f"<style>{LOOK}</style>", layout=W.Layout(display="none"))  # the plan, which has it too, comes later
         super().__init__([look, self.fields, self.actions, self.result, self.line, self.plan])
         self.add_class("mfconv-view")
@@ -74,7 +74,7 @@ class Panel(W.VBox):
 
     # ---- the fields ----
 
-    def _build(self) -> None:
+    def _build_fields(self) -> None:
         self.source = text_field("from", "a folder, an index, or a file")
         shown = [f"*{ending}" for ending in (*weight_endings(), ".json")]
         self.chooser = FileChooser(os.getcwd(), filter_pattern=shown, title="", select_desc="Choose", change_desc="Choose")
@@ -82,8 +82,8 @@ class Panel(W.VBox):
         self.chooser.layout = UNDER
         self.chooser.add_class("mfconv-chooser")
         self.summary = W.HTML(layout=UNDER)
-        self.of_run = run = RunFields(self._read)
-        self.file_prefix, self.step, self.strategy, self.steps = run.file_prefix, run.step, run.strategy, run.steps  # short names for users
+        self.run_fields = run = RunFields(self._open_source)
+        self.file_prefix, self.step, self.strategy, self.steps = run.file_prefix, run.step, run.strategy, run.steps
         self.family = W.Combobox(
             description="family",
             placeholder=f"{DETECTED}; or a key, or a file that defines FAMILY",
@@ -95,15 +95,14 @@ class Panel(W.VBox):
         )
         self.option_fields = W.VBox([])
         self.target = text_field("to", "x.ckpt, x.safetensors, or a folder")
-        self.dtype = W.Dropdown(
-            description="dtype", options=[("keep", ""), *((name, name) for name in ("fp32", "bf16", "fp16"))], style=LABEL, layout=FIELD
-        )
+        dtypes = [("keep", ""), *((name, name) for name in ("fp32", "bf16", "fp16"))]
+        self.dtype = W.Dropdown(description="dtype", options=dtypes, style=LABEL, layout=FIELD)
         self.config = text_field("config", "config.json or its folder, where it is not beside the checkpoint")
         self.overwrite = W.Checkbox(description="replace what is there", indent=False, layout=UNDER)
         self.proof = W.Checkbox(value=True, description="verify afterwards: map back, compare every byte", indent=False, layout=UNDER)
-        of_source = [self.source, self.chooser, self.summary, self.of_run, self.config]
-        of_target = [self.family, self.option_fields, self.target, self.dtype, self.overwrite, self.proof]
-        self.fields = W.VBox([*of_source, *of_target], layout=W.Layout(max_width="760px"))
+        source_fields = [self.source, self.chooser, self.summary, self.run_fields, self.config]
+        target_fields = [self.family, self.option_fields, self.target, self.dtype, self.overwrite, self.proof]
+        self.fields = W.VBox([*source_fields, *target_fields], layout=W.Layout(max_width="760px"))
         self.plan = W.VBox([])
         self.convert = W.Button(description="Convert", button_style="primary", disabled=True, layout=FIELD)
         self.cancel = W.Button(description="Cancel", disabled=True, layout=FIELD)
@@ -112,13 +111,13 @@ class Panel(W.VBox):
         self.actions = W.HBox([self.convert, self.cancel, self.bar, self.status])
         self.actions.add_class("mfconv-bar")
         self.result, self.line = W.HTML(), W.HTML()
-        self.source.observe(lambda _: self._read(is_new=True), "value")
-        self.config.observe(lambda _: self._read(), "value")
+        self.source.observe(lambda _: self._open_source(is_new=True), "value")
+        self.config.observe(lambda _: self._open_source(), "value")
         self.family.observe(lambda _: self._choose_family(), "value")
         self.target.observe(lambda _: self._show_line(), "value")
         self.dtype.observe(lambda _: self._show_line(), "value")
-        self.convert.on_click(lambda _: self._begin())
-        self.cancel.on_click(lambda _: self._stop())
+        self.convert.on_click(lambda _: self._start_conversion())
+        self.cancel.on_click(lambda _: self._cancel_conversion())
 
     def _choose_file(self, path: str | None) -> None:
         """Take a file from the chooser. A shard, an index and a config stand for their folder, a file of a rank for its run."""
@@ -132,21 +131,21 @@ class Panel(W.VBox):
         whole = whole_of(chosen)[0] if chosen.is_file() else chosen
         self.source.value = str(whole.parent if whole.suffix == ".json" else whole)
 
-    def _read(self, *, is_new: bool = False) -> None:
+    def _open_source(self, *, is_new: bool = False) -> None:
         """Open the checkpoint: headers only.
 
         Args:
             is_new: it is another checkpoint than before, so the fields of the last run are cleared.
         """
         if is_new:
-            self.of_run.clear()
+            self.run_fields.clear()
         self.found, self.loaded, self.mapped = None, None, None
         self.result.value = self.status.value = self.summary.value = ""
         if self.source.value.strip():
             self.found = doctor(self.source.value.strip(), **self._source_arguments())
             self.loaded = self.found.loaded
             self.summary.value = diagnosis_html(self.found)
-        self.of_run.fill(self.found)
+        self.run_fields.fill(self.found)
         with self.family.hold_trait_notifications():
             self.family.options = _family_keys()
             self.family.value = self.family.value if is_file_name(self._family_chosen()) else ""
@@ -155,7 +154,7 @@ class Panel(W.VBox):
     def _source_arguments(self) -> dict[str, Any]:
         """The fields of the source besides its path, as arguments of ``load``."""
         config = self.config.value.strip()
-        return ({"config": config} if config else {}) | self.of_run.arguments()
+        return ({"config": config} if config else {}) | self.run_fields.arguments()
 
     def _family_chosen(self) -> str | None:
         """A key or the path of a file; None if the family is to be detected from the checkpoint."""
@@ -164,7 +163,7 @@ class Panel(W.VBox):
 
     def _choose_family(self) -> None:
         self.options = {}
-        self._plan()
+        self._plan_mapping()
         try:
             families = self._families()
         except MfconvError as error:  # if there is a checkpoint, the plan shows it already
@@ -173,7 +172,7 @@ class Panel(W.VBox):
                 self.plan.children = [_refusal(error)]
         self.options = {option.name: _option_field(option) for family in families for option in family.options}
         for field in self.options.values():
-            field.observe(lambda _: self._plan(), "value")
+            field.observe(lambda _: self._plan_mapping(), "value")
         self.option_fields.children = list(self.options.values())
 
     def _families(self) -> list[Family]:
@@ -191,7 +190,7 @@ class Panel(W.VBox):
         family = {} if chosen is None else {"family": chosen}
         return {**family, **{name: field.value for name, field in self.options.items() if field.value not in (DETECTED, "")}}
 
-    def _plan(self) -> None:
+    def _plan_mapping(self) -> None:
         self.mapped, self.plan.children = None, []
         if self.loaded is not None:
             try:
@@ -215,18 +214,18 @@ class Panel(W.VBox):
 
     # ---- the conversion: in a thread, so that the fields stay responsive ----
 
-    def _begin(self) -> None:
+    def _start_conversion(self) -> None:
         self.cancelled.clear()
         self.result.value, self.status.value, self.bar.value = "", "", 0.0
-        self.running = threading.Thread(target=self._run, daemon=True)
+        self.running = threading.Thread(target=self._convert_and_verify, daemon=True)
         self.convert.disabled, self.cancel.disabled = True, False
         self.running.start()
 
-    def _stop(self) -> None:
+    def _cancel_conversion(self) -> None:
         self.cancelled.set()
         self.cancel.disabled = True
 
-    def _run(self) -> None:
+    def _convert_and_verify(self) -> None:
         mapped, target = self.mapped, self.target.value.strip()
         assert mapped is not None
         assets = _folder_of(self.config.value.strip()) if mapped.side == HF else None
@@ -239,11 +238,11 @@ class Panel(W.VBox):
                 assets=assets,
                 progress=_ProgressBar(self, mapped.nbytes, "written"),
             )
-            self._show(saved)
+            self._add_result(saved)
             if self.proof.value:
                 bar = _ProgressBar(self, mapped.nbytes, "compared")
                 verified = verify(self._original_of_target(), target, progress=bar, **self._map_arguments())
-                self._show(verified)
+                self._add_result(verified)
             self._say(self.status, "Done.")
         except Cancelled:
             self._say(self.status, "Cancelled. What is written is kept aside: Convert goes on from there.")
@@ -264,7 +263,7 @@ class Panel(W.VBox):
         self.bar.value = part
         self._say(self.status, text)
 
-    def _show(self, result: Result) -> None:
+    def _add_result(self, result: Result) -> None:
         self.result.value += table_html(result.table())
 
     def _say(self, place: Any, text: str) -> None:
@@ -292,8 +291,8 @@ class _ProgressBar(Progress):
         self._last = now
         rate = done / max(now - self._first, 1e-3)
         left = f" · {seconds_text((total - done) / rate)} left" if 0 < done < total and now - self._first > 0.5 else ""
-        said = f"{bytes_text(done)} of {bytes_text(total)} {self.what} · {bytes_text(int(rate))}/s{left}"
-        self._panel.show_progress(done / total if total else 1.0, said)
+        text = f"{bytes_text(done)} of {bytes_text(total)} {self.what} · {bytes_text(int(rate))}/s{left}"
+        self._panel.show_progress(done / total if total else 1.0, text)
 
 
 def diagnosis_html(found: Diagnosis) -> str:

@@ -143,7 +143,7 @@ def done(form: Panel) -> None:
 
 
 def fields_of_a_run_are_shown(form: Panel) -> bool:
-    return bool(form.of_run.layout.display != "none")
+    return bool(form.run_fields.layout.display != "none")
 
 
 def code_of(form: Panel) -> str:

@@ -37,7 +37,6 @@ PAUSE_SECONDS = 0.15  # after the last keystroke, before the draft is judged
 MOST_NAMES = 12  # buttons for unmatched names of one side
 MOST_UNDONE = 200
 NEW_KEY = "my_model"
-TYPED_NOTHING = (-1, "")  # what ``RuleEditor.edited`` is before the user types
 
 
 def edit(
@@ -77,7 +76,7 @@ class RuleEditor(W.VBox):
         self.draft, self.sides = draft, sides
         self.place = 0 if draft.rows else -1  # of the chosen row
         self.undone: list[tuple[Draft, int]] = []  # what Undo goes back to
-        self.edited = TYPED_NOTHING  # place and field that the user types into: one step for Undo
+        self.edited: tuple[int | None, str] | None = None  # row id (None: the family) and field being typed into: one step for Undo
         self.is_filling = False  # the values of the fields come from the draft and not from the user
         self.waiting: Any = None
         self.judgement = judge(draft, sides)
@@ -119,10 +118,9 @@ class RuleEditor(W.VBox):
     # ---- widgets ----
 
     def _build(self) -> None:
-        self.tally, self.judged, self.drawing, self.sizes_told, self.line, self.saved = (W.HTML() for _ in range(6))
-        columns = [
-            {"title": title, "numeric": title == "row", "optional": title == "layout"} for title in ("", "row", "hf", "mf", "layout")
-        ]
+        self.tally, self.judged, self.drawing, self.size_table, self.line, self.saved = (W.HTML() for _ in range(6))
+        titles = ("", "row", "hf", "mf", "layout")
+        columns = [{"title": title, "numeric": title == "row", "optional": title == "layout"} for title in titles]
         self.table = RowTable(columns=columns, label="rules", is_sorted=False)
         words = ("Add a rule", "Duplicate", "Delete", "Move up", "Move down", "Undo")
         self.add, self.duplicate, self.delete, self.up, self.down, self.undo = (W.Button(description=w, layout=auto_width()) for w in words)
@@ -145,11 +143,11 @@ class RuleEditor(W.VBox):
         names = W.VBox([self.unmatched])
         of_family = W.VBox([self.key, self.covers, self.sizes])
         saving = W.HBox([self.path, self.overwrite, self.save_button])
-        body, below = W.HBox([left, right]), W.HBox([of_family, self.sizes_told])
+        body, below = W.HBox([left, right]), W.HBox([of_family, self.size_table])
         styled = ((buttons, "bar"), (saving, "bar"), (body, "body"), (below, "body"), (left, "left"), (right, "right"))
         for box, name in (*styled, (of_family, "fields"), (self.sizes, "code")):
             box.add_class(f"mfconv-{name}")
-        of_family.layout.flex, self.sizes_told.layout.flex, of_family.layout.min_width = "3 1 340px", "2 1 260px", "0"
+        of_family.layout.flex, self.size_table.layout.flex, of_family.layout.min_width = "3 1 340px", "2 1 260px", "0"
         title = W.HTML(box_html("<div class='mfconv-title'>The family</div>"))
         super().__init__([self.tally, buttons, body, names, title, below, saving, self.saved, self.line])
         self.add_class("mfconv-view")
@@ -173,21 +171,21 @@ class RuleEditor(W.VBox):
     def choose(self, place: int) -> None:
         """Show a row in the fields."""
         if 0 <= place < len(self.draft.rows) and place != self.place:
-            self.place, self.edited = place, TYPED_NOTHING
+            self.place, self.edited = place, None
             self._fill()
             self._show_row()
 
     def _change_row(self, row: DraftRow, field: str) -> None:
-        self._change(self.draft.with_row(self.place, row), (self.place, field))
+        self._change(self.draft.with_row(self.place, row), (row.id, field))
 
     def _change_family(self, name: str, value: str) -> None:
         if self.is_filling:
             return
         text: dict[str, Any] = {name: value.strip()}
         changed = replace(self.draft, sizes=value) if name == "sizes" else replace(self.draft, base=replace(self.draft.base, **text))
-        self._change(changed, (-2, name))
+        self._change(changed, (None, name))
 
-    def _change(self, draft: Draft, edited: tuple[int, str]) -> None:
+    def _change(self, draft: Draft, edited: tuple[int | None, str]) -> None:
         """Take over a draft that the user typed; judge it after a short pause."""
         if edited != self.edited:
             self._remember()
@@ -199,7 +197,7 @@ class RuleEditor(W.VBox):
 
     def _replace_rows(self, rows: tuple[DraftRow, ...], place: int) -> None:
         self._remember()
-        self.draft, self.place, self.edited = replace(self.draft, rows=rows), place, TYPED_NOTHING
+        self.draft, self.place, self.edited = replace(self.draft, rows=rows), place, None
         self._show_draft()
 
     def _insert(self, row: DraftRow) -> None:
@@ -222,7 +220,7 @@ class RuleEditor(W.VBox):
     def _undo(self) -> None:
         if self.undone:
             (self.draft, self.place), self.undone = self.undone[-1], self.undone[:-1]
-            self.edited = TYPED_NOTHING
+            self.edited = None
             self._show_draft()
 
     def take(self, side: str, names: tuple[str, ...]) -> None:
@@ -279,7 +277,7 @@ class RuleEditor(W.VBox):
             self.table.note = how_many(len(rows), "row") + (f", {left:,} to look at" if left else "")
         self.tally.value = box_html(head_of(self.judgement))
         self._show_unmatched()
-        self.sizes_told.value = box_html(sizes_html(self.judgement.sizes))
+        self.size_table.value = box_html(sizes_html(self.judgement.sizes))
         self._show_row()
         self._show_line()
 

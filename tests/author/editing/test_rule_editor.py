@@ -166,7 +166,7 @@ def test_one_side_is_enough(editor: RuleEditor) -> None:
 def test_names_of_strangers_are_shown_as_text() -> None:
     evil = "<img src=x onerror=alert(1)>"
     editor = mc.author.edit(mc.rules.Family("mine", "", (mc.rules.Rule(evil, "b"),), {}), {evil: (1, 2), f"{evil}2": (3,)}, {"b": (2, 1)})
-    shown = "".join(w.value for w in (editor.tally, editor.judged, editor.drawing, editor.sizes_told, editor.line))
+    shown = "".join(w.value for w in (editor.tally, editor.judged, editor.drawing, editor.size_table, editor.line))
     assert "<img" not in shown
     assert "<img" not in editor.report._repr_html_()
 
