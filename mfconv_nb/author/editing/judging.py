@@ -188,7 +188,7 @@ def _judge_draft(draft: Draft, sides: Sides) -> Judgement:
     form = _best_form(family.with_rules((*family.rules, *names_only)), sides)
     size_judgements, sizes = _judge_sizes(sentences, form.sizes, sides.config)
     claims = _claims_of(form, sizes, sides)
-    meetings = _find_meetings(claims, sides)
+    overlaps = _find_overlaps(claims, sides)
     if len(sides.known) > MOST_KEPT:
         sides.known.clear()
     numbers = {row.id: number for number, row in enumerate(draft.rows, 1)}
@@ -197,7 +197,7 @@ def _judge_draft(draft: Draft, sides: Sides) -> Judgement:
         flaw = flaw_by_row.get(row.id)
         fault = faults.get(row.id) or (_fault_of(row, flaw) if flaw is not None and len(flaw.rules) == 1 else None)
         in_flaw = {row_id_of(rule) for rule in flaw.rules} - {row.id} if flaw is not None else set()
-        others = tuple(sorted(in_flaw | meetings.rows.get(row.id, set()), key=numbers.__getitem__))
+        others = tuple(sorted(in_flaw | overlaps.rows.get(row.id, set()), key=numbers.__getitem__))
         if fault is not None:
             rows.append(RowJudgement(BAD, fault.found, fault, ambiguous=others))
         elif row.id in claims.without_number:
@@ -210,9 +210,9 @@ def _judge_draft(draft: Draft, sides: Sides) -> Judgement:
     return Judgement(
         tuple(rows),
         size_judgements,
-        {side.side: meetings.unmatched[side.side] for side in (sides.hf, sides.mf)},
-        {s: meetings.ambiguous[s] for s in (HF, MF)},
-        {s.side: len(s) - sum(map(len, meetings.unmatched[s.side])) - meetings.ambiguous[s.side] for s in (sides.hf, sides.mf)},
+        {side.side: overlaps.unmatched[side.side] for side in (sides.hf, sides.mf)},
+        {s: overlaps.ambiguous[s] for s in (HF, MF)},
+        {s.side: len(s) - sum(map(len, overlaps.unmatched[s.side])) - overlaps.ambiguous[s.side] for s in (sides.hf, sides.mf)},
         (*wrong_lines, *(Fault("", flaw.found, flaw.expected, flaw.hint) for flaw in flaws if not flaw.rules)),
         form.chosen,
     )
@@ -325,7 +325,7 @@ def _claims_of(form: Family, sizes: Sizes, sides: Sides) -> _Claims:
 
 
 @dataclass(slots=True)
-class _Meetings:
+class _Overlaps:
     """Names that not exactly one row matches.
 
     Attributes:
@@ -339,8 +339,8 @@ class _Meetings:
     unmatched: dict[str, tuple[tuple[str, ...], ...]]
 
 
-def _find_meetings(claims: _Claims, sides: Sides) -> _Meetings:
-    found = _Meetings({}, {}, {})
+def _find_overlaps(claims: _Claims, sides: Sides) -> _Overlaps:
+    found = _Overlaps({}, {}, {})
     for side, to in ((sides.hf, MF), (sides.mf, HF)):
         by_template: dict[str, list[tuple[int, Pattern]]] = {}
         for row_id, rule in claims.rules.items():
@@ -355,9 +355,9 @@ def _find_meetings(claims: _Claims, sides: Sides) -> _Meetings:
             times = Counter(n for _, hits in matched for n in hits)
             several = {n for n, count in times.items() if count > 1}
             ambiguous += len(several)
-            meeting = [row_id for row_id, hits in matched if not several.isdisjoint(hits)] if several else []
-            for row_id in meeting:  # a row meets itself if two of its own names match the same tensor
-                found.rows.setdefault(row_id, set()).update(o for o in meeting if o != row_id or meeting.count(row_id) > 1)
+            sharing = [row_id for row_id, hits in matched if not several.isdisjoint(hits)] if several else []
+            for row_id in sharing:  # a row overlaps itself if two of its own names match the same tensor
+                found.rows.setdefault(row_id, set()).update(o for o in sharing if o != row_id or sharing.count(row_id) > 1)
             left = tuple(spec.name for n, (_, spec) in enumerate(group) if n not in times)
             unmatched += [left] if left else []
         found.ambiguous[side.side], found.unmatched[side.side] = ambiguous, tuple(unmatched)

@@ -25,7 +25,7 @@ CLOSE = 0.06  # names do not tell two pairs apart whose scores are nearer than t
 
 
 @dataclass(frozen=True)
-class Pairing:
+class TensorPairing:
     """Tensors of both sides that belong together, and how one becomes the other.
 
     Attributes:
@@ -46,7 +46,7 @@ class Pairing:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class ShownVariants:
     """What the numbers of one instance show: the variants that make its bytes equal, and whether all of its numbers are one value."""
 
     equal: tuple[Variant, ...]
@@ -72,7 +72,7 @@ class Answers:
         """Whether equal bytes prove that a tensor is this one: not if all of its numbers are one value."""
         return self.numbers is not None and not self.numbers.is_constant(side, group.first)
 
-    def pairing_of(self, question: Question, score: float, margin: float) -> Pairing | None:
+    def pairing_of(self, question: Question, score: float, margin: float) -> TensorPairing | None:
         """The pairing by the variant that the numbers show, else by the most usual one; None if no variant fits.
 
         Args:
@@ -90,9 +90,9 @@ class Answers:
         reason = f"{visible[0].words}; {_reason_of(question, score)}"
         if same_numbers:
             confidence, reason = GUESS, f"{reason}; the numbers are the same, in an order that no known variant gives"
-        return Pairing(question.hf, question.mf, question.meeting, visible[0], confidence, reason, tuple(visible[1:]))
+        return TensorPairing(question.hf, question.mf, question.meeting, visible[0], confidence, reason, tuple(visible[1:]))
 
-    def _pairing_by_numbers(self, question: Question, variants: Sequence[Variant]) -> Pairing | None:
+    def _pairing_by_numbers(self, question: Question, variants: Sequence[Variant]) -> TensorPairing | None:
         """The pairing by the variant that makes the bytes of the first layer and of the last equal; None if none does in the first."""
         keys = question.looked_at
         first = last = self._compare(question, keys[0], variants)
@@ -105,17 +105,17 @@ class Answers:
                 last = self._compare(question, keys[1], self._compare(question, keys[0], variants, try_all=True).equal)
             if not last.equal:
                 reason = f"{first.equal[0].words}; bytes are equal{dtype}{_layers_text(question, both_equal=False)}"
-                return Pairing(*sides, first.equal[0], GUESS, reason, equal=True)
+                return TensorPairing(*sides, first.equal[0], GUESS, reason, equal=True)
         shown = last.equal[0]
         reason = f"{shown.words}; bytes are equal{dtype}{_layers_text(question, both_equal=True)}"
         if first.is_constant and last.is_constant:
-            return Pairing(*sides, shown, LIKELY, f"{reason}, but all of one value", equal=True)
+            return TensorPairing(*sides, shown, LIKELY, f"{reason}, but all of one value", equal=True)
         rival = next((v for v in last.equal[1:] if not _move_alike(question, shown, v)), None)
         if rival is not None:
             reason = f"{reason}, and would be too with another rule: {rival.words}"
-        return Pairing(*sides, shown, CERTAIN if rival is None else LIKELY, reason, equal=True)
+        return TensorPairing(*sides, shown, CERTAIN if rival is None else LIKELY, reason, equal=True)
 
-    def _compare(self, question: Question, key: Index, variants: Sequence[Variant], *, try_all: bool = False) -> Comparison:
+    def _compare(self, question: Question, key: Index, variants: Sequence[Variant], *, try_all: bool = False) -> ShownVariants:
         """Which variants make the bytes of one instance equal. Its numbers stay in memory only as long as this takes.
 
         Args:
@@ -125,13 +125,13 @@ class Answers:
         assert self.numbers is not None
         pair = self.numbers.read_instance(question.instance(HF, key), question.instance(MF, key)) if self.agree(question, key) else None
         if pair is None:
-            return Comparison((), is_constant=True)
+            return ShownVariants((), is_constant=True)
         first = next((v for v in variants if _shows(question, pair, v)), None)
         if first is None:
-            return Comparison((), pair.is_constant)
+            return ShownVariants((), pair.is_constant)
         try_all = try_all or (pair.repeats and not pair.is_constant)
         others = (v for v in variants if v is not first and (try_all or not v.hidden))
-        return Comparison((first, *(v for v in others if _shows(question, pair, v))), pair.is_constant)
+        return ShownVariants((first, *(v for v in others if _shows(question, pair, v))), pair.is_constant)
 
 
 def leaves_choice(visible: Sequence[Variant]) -> bool:

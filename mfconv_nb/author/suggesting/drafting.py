@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from mfconv_nb.author.suggesting.answering import CERTAIN, CLOSE, GUESS, LIKELY, Answers, Pairing, leaves_choice
+from mfconv_nb.author.suggesting.answering import CERTAIN, CLOSE, GUESS, LIKELY, Answers, TensorPairing, leaves_choice
 from mfconv_nb.author.suggesting.cells import Leaves, is_joint, leaves_of, match_port
 from mfconv_nb.author.suggesting.groups import Group
 from mfconv_nb.author.suggesting.likeness import LEAST, SURE, assign_pairs, likeness, parents_of
@@ -33,10 +33,10 @@ class Drafting:
     hf: list[Group]
     mf: list[Group]
     spans: tuple[float, float]  # how many tensors each side has
-    pairings: list[Pairing] = field(default_factory=list)
+    pairings: list[TensorPairing] = field(default_factory=list)
     _scores: dict[tuple[int, int], float | None] = field(default_factory=dict)
 
-    def pair_all(self) -> list[Pairing]:
+    def pair_all(self) -> list[TensorPairing]:
         """Make all pairings, in the order of the Hugging Face side."""
         leaves = leaves_of(self.hf), leaves_of(self.mf)
         self.pair_fused_by_words()
@@ -52,7 +52,7 @@ class Drafting:
         self.pairings = [_less_sure_of_fused(_with_cells(pairing, *leaves)) for pairing in self.pairings]
         return sorted(self.pairings, key=lambda p: min(g.place for g in p.hf))
 
-    def keep(self, pairing: Pairing | None) -> None:
+    def keep(self, pairing: TensorPairing | None) -> None:
         """Keep a pairing: its groups are no longer free."""
         if pairing is not None:
             self.pairings.append(pairing)
@@ -184,7 +184,7 @@ class Drafting:
                 variant = Variant("q, v -> q, (0 k), v", "zeros for k", {"k": "q", "v": "q"}, {"q": spare.shape[0]})
                 confidence = CERTAIN if {q.confidence, v.confidence} == {CERTAIN} else GUESS
                 reason = f"zeros for k, whose bias the other side lacks; q and v: {q.reason}"
-                self.keep(Pairing((q.hf[0], v.hf[0]), (q.mf[0], spare, v.mf[0]), q.meeting, variant, confidence, reason))
+                self.keep(TensorPairing((q.hf[0], v.hf[0]), (q.mf[0], spare, v.mf[0]), q.meeting, variant, confidence, reason))
 
     def _is_zero(self, group: Group) -> bool:
         ends = (group.specs[min(group.specs)], group.specs[max(group.specs)])
@@ -200,7 +200,7 @@ class Drafting:
             for embedding in tokens:
                 if len(spare.specs) == 1 and spare.shape == embedding.hf[0].shape and self._is_head(spare, embedding.hf[0]):
                     reason = f"a tied head: {proof}"
-                    self.keep(Pairing(embedding.hf[:1], (spare,), Meeting(()), embedding.variant, confidence, reason, tied=True))
+                    self.keep(TensorPairing(embedding.hf[:1], (spare,), Meeting(()), embedding.variant, confidence, reason, tied=True))
                     break
 
     def _is_head(self, spare: Group, embedding: Group) -> bool:
@@ -223,13 +223,13 @@ class Drafting:
                 self.pairings[n] = _decide_square(pairing, transposed, others)
 
 
-def _square_keys(pairing: Pairing) -> list[str]:
+def _square_keys(pairing: TensorPairing) -> list[str]:
     """The words by which a weight is compared with others: its MindFormers name, and its name in GPT-2's layers."""
     mf, hf = read_name(pairing.mf[0].template).last, read_name(pairing.hf[0].template).last
     return [f"mf {mf}", *([f"hf {hf}"] if hf in CONV1D else [])]
 
 
-def _decide_square(pairing: Pairing, transposed: Variant, others: Mapping[str, Counter[bool]]) -> Pairing:
+def _decide_square(pairing: TensorPairing, transposed: Variant, others: Mapping[str, Counter[bool]]) -> TensorPairing:
     """A pairing of a square weight, plain or transposed."""
     last = read_name(pairing.mf[0].template).last
     alike = next((others[key] for key in _square_keys(pairing) if len(others.get(key, ())) == 1), Counter[bool]())
@@ -245,7 +245,7 @@ def _decide_square(pairing: Pairing, transposed: Variant, others: Mapping[str, C
     return replace(pairing, variant=variant, confidence=pairing.confidence if sure else GUESS, reason=reason)
 
 
-def _with_cells(pairing: Pairing, hf_leaves: Leaves, mf_leaves: Leaves) -> Pairing:
+def _with_cells(pairing: TensorPairing, hf_leaves: Leaves, mf_leaves: Leaves) -> TensorPairing:
     """A pairing of two tensors, with what is known of MindSpore's cells. If their modules have the same name, it is no guess."""
     if len(pairing.hf) != 1 or len(pairing.mf) != 1 or pairing.tied:
         return pairing
@@ -258,7 +258,7 @@ def _with_cells(pairing: Pairing, hf_leaves: Leaves, mf_leaves: Leaves) -> Pairi
     return replace(pairing, confidence=LIKELY if likely else pairing.confidence, reason=reason)
 
 
-def _less_sure_of_fused(pairing: Pairing) -> Pairing:
+def _less_sure_of_fused(pairing: TensorPairing) -> TensorPairing:
     """A pairing of two fused tensors is a guess unless bytes are equal: head by head and part by part have the same shape."""
     fused = all(read_name(g.template).role in FUSED for g in (*pairing.hf, *pairing.mf))
     if not fused or pairing.equal or pairing.confidence == CERTAIN or is_joint(pairing.hf[0], pairing.mf[0]):
@@ -270,11 +270,11 @@ def _share_groups(one: Question, other: Question) -> bool:
     return any(a is b for a in (*one.hf, *one.mf) for b in (*other.hf, *other.mf))
 
 
-def _is_simple(pairing: Pairing) -> bool:
+def _is_simple(pairing: TensorPairing) -> bool:
     """Whether one tensor keeps its shape, outside of any loop."""
     is_loop = pairing.meeting.shared or pairing.meeting.hf_extra is not None
     return len(pairing.mf) == 1 and pairing.variant.words in (PLAIN, COPIES) and not is_loop and not pairing.tied
 
 
-def _is_beside(pairing: Pairing, group: Group) -> bool:
+def _is_beside(pairing: TensorPairing, group: Group) -> bool:
     return len(pairing.hf) == len(pairing.mf) == 1 and sibling_key(pairing.mf[0]) == sibling_key(group)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from mfconv_nb.author.axes import GROUPS, HEAD, HEADS, ROPE, Facts
-from mfconv_nb.author.suggesting.answering import Pairing
+from mfconv_nb.author.suggesting.answering import TensorPairing
 from mfconv_nb.author.suggesting.groups import Group
 from mfconv_nb.author.suggesting.questions import Question
 from mfconv_nb.author.suggesting.variants import Variant
@@ -52,7 +52,7 @@ class Spelled:
         return self._loops.get((_scope(group, loop), group.counts(loop))) or self._scopes.get(_scope(group, loop)) or "any"
 
 
-def spell(pairings: Sequence[Pairing], facts: Facts) -> Spelled:
+def spell(pairings: Sequence[TensorPairing], facts: Facts) -> Spelled:
     """Write pairings as rules."""
     spelled = Spelled()
     _name_loops(pairings, facts, spelled)
@@ -70,11 +70,11 @@ def _scope(group: Group, loop: int) -> str:
     return "#".join(group.parts[: loop + 1])
 
 
-def _shared_loops(pairings: Sequence[Pairing]) -> Iterator[tuple[Group, int]]:
+def _shared_loops(pairings: Sequence[TensorPairing]) -> Iterator[tuple[Group, int]]:
     yield from ((pairing.hf[0], loop) for pairing in pairings for loop, _ in pairing.meeting.shared)
 
 
-def _name_loops(pairings: Sequence[Pairing], facts: Facts, spelled: Spelled) -> None:
+def _name_loops(pairings: Sequence[TensorPairing], facts: Facts, spelled: Spelled) -> None:
     counts: dict[str, Counter[tuple[int, ...]]] = {}
     words: dict[str, str] = {}
     for group, loop in _shared_loops(pairings):
@@ -120,7 +120,7 @@ def _range_name(name: str, values: tuple[int, ...], widest: tuple[int, ...]) -> 
     return f"{name}_from_{values[0]}" if values[-1] == widest[-1] else f"{name}_to_{values[-1]}"
 
 
-def _size_loop(name: str, scope: str, values: tuple[int, ...], pairings: Sequence[Pairing], facts: Facts, spelled: Spelled) -> None:
+def _size_loop(name: str, scope: str, values: tuple[int, ...], pairings: Sequence[TensorPairing], facts: Facts, spelled: Spelled) -> None:
     """Write the limits of a loop, if it counts without a gap and alike for every value of the loops around it."""
     groups = [g for g, loop in _shared_loops(pairings) if _scope(g, loop) == scope and g.counts(loop) == values]
     loop = scope.count("#")
@@ -134,7 +134,7 @@ def _size_loop(name: str, scope: str, values: tuple[int, ...], pairings: Sequenc
 # ---- rules -------------------------------------------------------------------------------------------------------------------
 
 
-def _rule(pairing: Pairing, facts: Facts, spelled: Spelled) -> AnyRule:
+def _rule(pairing: TensorPairing, facts: Facts, spelled: Spelled) -> AnyRule:
     variant = _with_free_axes(pairing.variant, facts, spelled)
     if pairing.meeting.word and pairing.meeting.word not in spelled.sizes:
         spelled.sizes[pairing.meeting.word] = facts.sentence(pairing.meeting.count, pairing.meeting.word)
