@@ -17,6 +17,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,12 +25,11 @@ from mfconv_nb.core.blocks import Shape
 from mfconv_nb.core.dtypes import BY_MINDSPORE, DTYPES
 from mfconv_nb.core.errors import InputError, OutputError, quoted
 from mfconv_nb.core.report import how_many
-from mfconv_nb.core.sources import FileSource
+from mfconv_nb.core.sources import FileSource, read_object
+from mfconv_nb.formats.limits import MAX_AXES, MAX_AXIS, are_counts, is_text
 
 METADATA = "metadata.json"
 MAX_METADATA_BYTES = 1 << 30  # 24 MB for 100,000 slices on one rank each; a slice is listed once for every rank that has it
-MAX_NUMBER = 1 << 48
-MAX_AXES = 32
 MAX_RANKS = 1 << 20
 MAX_KEY = 8192  # characters of a key of storage_data that is not spelled as the writer does
 _STRING = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
@@ -124,36 +124,13 @@ def read_metadata(path: Path) -> CheckpointMetadata:
     Raises:
         InputError: MFC101, or MFC104 for one that cannot be trusted.
     """
-    content = _parsed(path)
+    content = read_object(path, MAX_METADATA_BYTES, FORM, partial(InputError, "MFC104", path), is_strict=True)
     described, storage = content.get("state_dict_metadata"), content.get("storage_data")
     if not isinstance(described, dict) or not isinstance(storage, dict):
         raise InputError("MFC104", path, found="no state_dict_metadata or no storage_data", expected=FORM)
     reader = _Reader(path, storage)
     parameters = {name: reader.parameter(name, entry) for name, entry in described.items()}
     return CheckpointMetadata(path, parameters, reader.undescribed(parameters))
-
-
-def _parsed(path: Path) -> dict[str, Any]:
-    source = FileSource(path)
-    if source.size > MAX_METADATA_BYTES:
-        raise InputError("MFC104", path, found=how_many(source.size, "byte"), expected=f"at most {MAX_METADATA_BYTES:,}")
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for n, name in enumerate(names) if name in names[:n])
-            raise InputError("MFC104", path, found=f"{quoted(twice)} twice", expected="each name once")
-        return found
-
-    try:
-        content = json.loads(source.read(0, source.size), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        hint = "The file is cut short or damaged: fetch it again."
-        raise InputError("MFC104", path, found=f"broken JSON: {str(error)[:120]}", expected=FORM, hint=hint) from None
-    if not isinstance(content, dict):
-        raise InputError("MFC104", path, found=f"a JSON {type(content).__name__}", expected=FORM)
-    return content
 
 
 class _Reader:
@@ -169,7 +146,7 @@ class _Reader:
 
     def parameter(self, name: str, entry: Any) -> Parameter:
         """Check and read one entry of `state_dict_metadata`."""
-        if not _is_text(name):
+        if not is_text(name):
             self._refuse(name, "a name that is no text", "a parameter's name")
         if not isinstance(entry, dict) or not isinstance(entry.get("chunk"), list) or not entry["chunk"]:
             self._refuse(name, "no list of chunks", "global_shape, chunk: [{global_offset, local_shape}]")
@@ -221,7 +198,7 @@ class _Reader:
         if not isinstance(file, str) or (file not in self._file_names and not _is_plain_name(file)):
             self._refuse(name, f"a file {_shown(file)}", "a file name inside the folder")
         self._file_names.add(file)
-        if not isinstance(group, list) or not _are_counts((rank, *group), MAX_RANKS):
+        if not isinstance(group, list) or not are_counts((rank, *group), MAX_RANKS):
             self._refuse(name, f"ranks {_shown([rank, group])}", "storage_rank, a number, and rank_group, numbers")
         ranks = tuple(group)
         return StoredIn(file, rank, self._groups.setdefault(ranks, ranks))  # the same few groups, again and again
@@ -238,7 +215,7 @@ class _Reader:
         return found
 
     def _numbers(self, name: str, what: str, value: Any) -> Shape:
-        if not isinstance(value, list) or len(value) > MAX_AXES or not _are_counts(value, MAX_NUMBER):
+        if not isinstance(value, list) or len(value) > MAX_AXES or not are_counts(value, MAX_AXIS):
             self._refuse(name, f"{what} {_shown(value)}", f"up to {MAX_AXES} whole numbers, not negative")
         return tuple(value)
 
@@ -249,10 +226,10 @@ class _Reader:
             self._refuse(name, f"layout {_shown(entry)}", ", ".join(keys))
         values = [entry[k] for k in keys] if all(k in entry for k in keys) else list(entry.values())
         devices, tensor_map, interleaved, names, ranks = values
-        whole_numbers = all(isinstance(v, list) for v in (devices, ranks)) and _are_counts((*devices, *ranks), MAX_RANKS)
+        whole_numbers = all(isinstance(v, list) for v in (devices, ranks)) and are_counts((*devices, *ranks), MAX_RANKS)
         if not whole_numbers or not 0 < len(devices) <= MAX_AXES or math.prod(devices) != len(ranks):
             self._refuse(name, f"devices {_shown(devices)}, ranks {_shown(ranks)}", "one rank for each device")
-        if not isinstance(names, list) or not all(isinstance(n, str) and _is_text(n) for n in names) or len(names) > MAX_AXES:
+        if not isinstance(names, list) or not all(isinstance(n, str) and is_text(n) for n in names) or len(names) > MAX_AXES:
             self._refuse(name, f"alias_name {_shown(names)}", "words")
         cuts = _cuts(tensor_map, len(devices))
         if cuts is None or len(cuts) != axes:
@@ -290,24 +267,9 @@ def _shown(value: object) -> str:
     return quoted(str(value)[:200])
 
 
-def _is_text(name: str) -> bool:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _is_plain_name(file: str) -> bool:
     parts = "/" in file or "\\" in file or "\0" in file
-    return file not in ("", ".", "..") and not parts and _is_text(file) and Path(file).name == file and len(file) <= 255
-
-
-def _are_counts(numbers: Iterable[Any], limit: int) -> bool:
-    for n in numbers:  # noqa: SIM110 - called a million times: all() with a generator took twice as long
-        if type(n) is not int or not 0 <= n < limit:
-            return False
-    return True
+    return file not in ("", ".", "..") and not parts and is_text(file) and Path(file).name == file and len(file) <= 255
 
 
 def _cuts(tensor_map: Any, dimensions: int) -> tuple[Shape, ...] | None:

@@ -55,13 +55,19 @@ def choose_files(folder: Path) -> Chosen | None:
         _check_links(folder)
         return None
     if _is_index(files[0]):
-        if len(files) > 1:
-            listed = ", ".join(quoted(f.name) for f in files[:SHOWN])
-            hint = f"Give the one you mean: {on_one_line(str(files[0]))}, say."
-            raise InputError("MFC104", folder, found=f"{len(files)} indexes: {listed}", expected="one", hint=hint)
-        return Chosen(files[0], (), tuple(p for p in there if p != files[0]))
+        index = take_single("MFC104", files, folder, "index", "indexes")
+        return Chosen(index, (), tuple(p for p in there if p != index))
     check_sets(files)
     return Chosen(None, tuple(files), tuple(p for p in there if p not in files))
+
+
+def take_single(code: str, found: Sequence[Path], folder: Path, one: str, several: str) -> Path:
+    """The only one of some files or folders; raises InputError where there are more, and names them."""
+    if len(found) == 1:
+        return found[0]
+    listed = ", ".join(quoted(p.name) for p in found[:SHOWN]) + (" ..." if len(found) > SHOWN else "")
+    hint = f"Give the one you mean: {on_one_line(str(found[0]))}, say."
+    raise InputError(code, folder, found=f"{len(found):,} {several}: {listed}", expected=f"one {one}", hint=hint)
 
 
 def checkpoint_files(folder: Path) -> list[Path]:

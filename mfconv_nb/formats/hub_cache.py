@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
-from mfconv_nb.core.errors import InputError, on_one_line, quoted
-from mfconv_nb.formats.folders import SHOWN, checkpoint_files
+from mfconv_nb.core.errors import InputError, on_one_line
+from mfconv_nb.formats.folders import checkpoint_files, take_single
 from mfconv_nb.formats.known import weight_endings
 
 MODEL, SNAPSHOTS, REFS, BLOBS = "models--", "snapshots", "refs", "blobs"
@@ -35,7 +34,7 @@ def snapshot_in(folder: Path) -> Path | None:
         return _snapshot_of(place)
     for cache in (place, place / "hub"):
         if models := _folders(cache, MODEL):
-            return _snapshot_of(_only(models, cache, "model", "models"))
+            return _snapshot_of(take_single("MFC115", models, cache, "model", "models"))
     return None
 
 
@@ -47,15 +46,7 @@ def _snapshot_of(model: Path) -> Path | None:
     except (OSError, ValueError):
         commit = ""
     named = [s for s in snapshots if s.name == commit]
-    return _only(named or snapshots, model / SNAPSHOTS, "snapshot", "snapshots") if snapshots else None
-
-
-def _only(found: Sequence[Path], where: Path, one: str, several: str) -> Path:
-    if len(found) == 1:
-        return found[0]
-    listed = ", ".join(quoted(p.name) for p in found[:SHOWN]) + (" ..." if len(found) > SHOWN else "")
-    hint = f"Give the one you mean: {on_one_line(str(found[0]))}, say."
-    raise InputError("MFC115", where, found=f"{len(found):,} {several}: {listed}", expected=f"one {one}", hint=hint)
+    return take_single("MFC115", named or snapshots, model / SNAPSHOTS, "snapshot", "snapshots") if snapshots else None
 
 
 def _folders(folder: Path, begin: str = "") -> list[Path]:

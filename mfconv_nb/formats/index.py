@@ -12,14 +12,14 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mfconv_nb.core.errors import InputError, quoted
 from mfconv_nb.core.folding import fold
 from mfconv_nb.core.report import how_many
-from mfconv_nb.core.sizes import LFS_POINTER
-from mfconv_nb.core.sources import FileSource
+from mfconv_nb.core.sources import FileSource, read_object
 from mfconv_nb.formats.fields import JSON_SPACE, OTHER, Field, json_members, tiled
 
 MAX_INDEX_BYTES = 256 << 20  # the largest seen is 12 MB, for 92,000 tensors
@@ -55,18 +55,8 @@ def read_index(path: Path) -> Index:
     Raises:
         InputError: MFC104.
     """
-    source = FileSource(path)
-    if source.size > MAX_INDEX_BYTES:
-        raise InputError("MFC104", path, found=how_many(source.size, "byte"), expected="an index file")
-    raw = source.read(0, source.size)
-    if raw.startswith(LFS_POINTER):
-        hint = "Fetch the files themselves: git lfs pull."
-        raise InputError("MFC104", path, found="a git-lfs pointer, not the file", expected="an index file", hint=hint)
-    try:
-        content = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise InputError("MFC104", path, found=f"broken JSON: {error}", expected="an index file") from None
-    weights = content.get("weight_map", content) if isinstance(content, dict) else None
+    content = read_object(path, MAX_INDEX_BYTES, "an index file", partial(InputError, "MFC104", path))
+    weights = content.get("weight_map", content)
     if not isinstance(weights, dict) or not weights or not all(isinstance(v, str) for v in weights.values()):
         raise InputError("MFC104", path, found="no map of names to files", expected="weight_map: {tensor name: file name}")
     plain = {name: _plain(name) for name in set(weights.values())}

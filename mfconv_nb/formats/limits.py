@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from mfconv_nb.core.checkpoint import TensorSpec
 from mfconv_nb.core.errors import OutputError, quoted
 
@@ -12,6 +14,14 @@ MAX_AXIS = 1 << 48
 def has_sound_shape(shape: tuple[int, ...]) -> bool:
     """Whether a shape can be read back: not too many axes, none too long (one of length 0 lets the others be of any)."""
     return len(shape) <= MAX_AXES and all(n < MAX_AXIS for n in shape)
+
+
+def are_counts(numbers: Iterable[object], limit: int = MAX_AXIS) -> bool:
+    """Whether all are whole numbers from 0 up to ``limit``, which itself is too large. True and False are not."""
+    for n in numbers:  # noqa: SIM110 - called a million times: all() with a generator took twice as long
+        if type(n) is not int or not 0 <= n < limit:
+            return False
+    return True
 
 
 def is_text(name: str) -> bool:

@@ -23,6 +23,7 @@ from mfconv_nb.core.sources import FileSource, StoredChecksum
 from mfconv_nb.formats.fields import OTHER, TENSOR, Field, numbers_text
 from mfconv_nb.formats.format import Format, file_with
 from mfconv_nb.formats.limits import MAX_AXES, check_can_be_written
+from mfconv_nb.formats.protobuf import LONGEST, BrokenProtobuf, read_varint, varint_bytes
 
 SLICE_BYTES = 512 << 20  # what mindspore 2.x cuts at
 WINDOW = 4096  # bytes read at a time while scanning: many small entries, or one header
@@ -73,15 +74,12 @@ class _Scanner:
 
     def varint(self, at: int, end: int) -> tuple[int, int]:
         """The number at ``at`` and the offset behind it."""
-        value = 0
-        for place in range(10):
-            if at + place >= end:
-                raise self.error("MFC203", at, "a number that leaves its field")
-            byte = self.bytes(at + place, 1)[0]
-            value |= (byte & 127) << (7 * place)
-            if byte < 128:
-                return value, at + place + 1
-        raise self.error("MFC203", at, "a number of more than ten bytes")
+        data = self.bytes(at, max(0, min(LONGEST, end - at)))
+        try:
+            value, size = read_varint(data, 0, len(data))
+        except BrokenProtobuf as broken:
+            raise self.error("MFC203", at, broken.args[1]) from None
+        return value, at + size
 
     def field(self, at: int, end: int) -> tuple[int, int, int]:
         """Tag byte, and begin and end of a length-delimited field that must lie inside ``end``."""
@@ -368,19 +366,10 @@ def _entry_head(spec: TensorSpec, size: int) -> bytes:
     """Everything of an entry before its content of ``size`` bytes."""
     type_name = (DTYPES[spec.dtype].mindspore or "").encode()
     tag = spec.name.encode("utf-8")
-    tensor = b"".join(b"\x08" + _varint(d) for d in spec.shape) + b"\x12" + _varint(len(type_name)) + type_name
-    tensor += b"\x1a" + _varint(size)
-    entry = b"\x0a" + _varint(len(tag)) + tag + b"\x12" + _varint(len(tensor) + size) + tensor
-    return b"\x0a" + _varint(len(entry) + size) + entry
-
-
-def _varint(n: int) -> bytes:
-    out = bytearray()
-    while n > 127:
-        out.append(n & 127 | 128)
-        n >>= 7
-    out.append(n)
-    return bytes(out)
+    tensor = b"".join(b"\x08" + varint_bytes(d) for d in spec.shape) + b"\x12" + varint_bytes(len(type_name)) + type_name
+    tensor += b"\x1a" + varint_bytes(size)
+    entry = b"\x0a" + varint_bytes(len(tag)) + tag + b"\x12" + varint_bytes(len(tensor) + size) + tensor
+    return b"\x0a" + varint_bytes(len(entry) + size) + entry
 
 
 # ---- the format ------------------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from mfconv_nb.core.checkpoint import MF, LazyTensor, OtherEntry
 from mfconv_nb.core.errors import InputError, MfconvError, on_one_line, quoted
+from mfconv_nb.core.paths import LFS_POINTER
 from mfconv_nb.core.report import how_many
-from mfconv_nb.core.sizes import LFS_POINTER
 from mfconv_nb.core.sources import FileSource
 from mfconv_nb.formats import index as index_files
 from mfconv_nb.formats.folders import (

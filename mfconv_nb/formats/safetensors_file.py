@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from mfconv_nb.core.checkpoint import HF, MF, TensorSpec
 from mfconv_nb.core.dtypes import DTYPES, dtype_named, itemsize
 from mfconv_nb.core.errors import FormatError, OutputError, quoted
 from mfconv_nb.core.file_plan import FilePlan, Header, PlacedTensor
+from mfconv_nb.core.paths import parse_object
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sources import FileSource, StoredChecksum
 from mfconv_nb.formats.fields import JSON_SPACE, PADDING, TENSOR, Field, json_members, numbers_text
 from mfconv_nb.formats.format import Format, OpenedFile, file_with
-from mfconv_nb.formats.limits import MAX_AXES, MAX_AXIS, check_can_be_written
+from mfconv_nb.formats.limits import MAX_AXES, are_counts, check_can_be_written
 
 METADATA = "__metadata__"
 MAX_HEADER_BYTES = 100_000_000  # the reference reader's own limit
@@ -55,7 +56,8 @@ def read_header(source: FileSource) -> Header:
     if length > source.size - 8:
         found = f"a header of {how_many(length, 'byte')} in a file of {source.size:,}"
         raise FormatError("MFC202", source.path, found=found, expected="a header inside the file", hint=HINT_CUT)
-    entries = _parse_json(source, source.read(8, length))
+    refuse = partial(FormatError, "MFC201", source.path, hint=HINT_HEADER)
+    entries = parse_object(source.read(8, length), "a JSON object", refuse, is_strict=True)
     metadata = _checked_metadata(source, entries.pop(METADATA, {}))
     placed = tuple(_placed_tensor(source, name, entry, first=8 + length) for name, entry in entries.items())
     ordered = tuple(sorted(placed, key=lambda p: p.extents[0]))
@@ -76,27 +78,6 @@ def _checksum_of(placed: Sequence[PlacedTensor], crc: str) -> tuple[StoredChecks
     for p in sorted(placed, key=lambda p: p.spec.name):
         parts += [p.spec.name.encode(), *p.extents]
     return (StoredChecksum(tuple(parts), int(crc)),)
-
-
-def _parse_json(source: FileSource, raw: bytes) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-            raise FormatError("MFC201", source.path, found=f"{quoted(twice)} twice", expected="each name once", hint=HINT_HEADER)
-        return found
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON number")
-
-    try:
-        entries = json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        found = f"no JSON: {str(error)[:120]}"
-        raise FormatError("MFC201", source.path, found=found, expected="a JSON object", hint=HINT_HEADER) from None
-    if not isinstance(entries, dict):
-        raise FormatError("MFC201", source.path, found=f"a JSON {type(entries).__name__}", expected="a JSON object")
-    return entries
 
 
 def _checked_metadata(source: FileSource, metadata: object) -> dict[str, str]:
@@ -120,7 +101,7 @@ def _placed_tensor(source: FileSource, name: str, entry: Any, first: int) -> Pla
             expected="dtype, shape, data_offsets",
             hint=HINT_HEADER,
         ) from None
-    if not _are_counts(numbers) or len(shape) > MAX_AXES:
+    if not are_counts(numbers) or len(shape) > MAX_AXES:
         found = f"shape {quoted(str(shape)[:80])}, offsets {quoted(str([begin, end])[:80])}"
         raise FormatError("MFC201", f"{quoted(name)} in {source.path}", found=found, expected="whole numbers, not negative")
     spec = TensorSpec(name, tuple(shape), dtype_named(entry.get("dtype"), name, source.path))
@@ -128,10 +109,6 @@ def _placed_tensor(source: FileSource, name: str, entry: Any, first: int) -> Pla
         found, expected = how_many(end - begin, "byte"), f"{spec.nbytes:,}: {list(shape)} of {spec.dtype}"
         raise FormatError("MFC201", f"{quoted(name)} in {source.path}", found=found, expected=expected, hint=HINT_HEADER)
     return PlacedTensor(spec, ((first + begin, end - begin),))
-
-
-def _are_counts(numbers: Sequence[object]) -> bool:
-    return all(type(n) is int and 0 <= n < MAX_AXIS for n in numbers)
 
 
 def _check_places(source: FileSource, placed: Sequence[PlacedTensor], first: int) -> None:

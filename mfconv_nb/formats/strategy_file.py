@@ -16,13 +16,15 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from mfconv_nb.core.blocks import Shape
 from mfconv_nb.core.errors import InputError, quoted
+from mfconv_nb.core.paths import parse_object
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sources import FileSource
+from mfconv_nb.formats.protobuf import BrokenProtobuf, read_varint, varint_bytes
 
 MAX_BYTES = 256 << 20  # 100,000 tensors take some 10 MB
 MAX_DIMS = 64
@@ -90,16 +92,20 @@ def is_strategy(path: Path) -> bool:
         return False
 
 
-def read_strategy(path: Path | FileSource) -> StrategyFile:
+def read_strategy(path: Path) -> StrategyFile:
     """Read a strategy file of either form, told by its content.
 
     Raises:
         InputError: MFC101, MFC114.
     """
-    source = path if isinstance(path, FileSource) else FileSource(path)
+    return parse_strategy(_read_bytes(path), path)
+
+
+def _read_bytes(path: Path) -> bytes:
+    source = FileSource(path)
     if source.size > MAX_BYTES or source.size == 0:
-        raise _refusal(source.path, how_many(source.size, "byte"), f"a strategy file of at most {MAX_BYTES:,} bytes")
-    return parse_strategy(source.read(0, source.size), source.path)
+        raise _refusal(path, how_many(source.size, "byte"), f"a strategy file of at most {MAX_BYTES:,} bytes")
+    return source.read(0, source.size)
 
 
 def parse_strategy(data: bytes, path: Path) -> StrategyFile:
@@ -158,38 +164,22 @@ def _refusal(where: object, found: str, expected: str) -> InputError:
 VARINT, BYTES = 0, 2
 
 
-class _Broken(Exception):
-    """Bytes that are no protobuf of this form; ``args`` are the place and what is wrong."""
-
-
 def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Every field: its number, and begin and end of its bytes, or its value and -1."""
     while at < end:
-        key, at = _varint(data, at, end)
+        key, at = read_varint(data, at, end)
         number, wire = key >> 3, key & 7
         if wire == VARINT:
-            value, at = _varint(data, at, end)
+            value, at = read_varint(data, at, end)
             yield number, value, -1
         elif wire == BYTES:
-            size, at = _varint(data, at, end)
+            size, at = read_varint(data, at, end)
             if size > end - at:
-                raise _Broken(at, f"a field of {how_many(size, 'byte')} where {end - at:,} are left")
+                raise BrokenProtobuf(at, f"a field of {how_many(size, 'byte')} where {end - at:,} are left")
             yield number, at, at + size
             at += size
         else:
-            raise _Broken(at, f"a field of wire type {wire}")
-
-
-def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
-    value = 0
-    for place in range(10):
-        if at + place >= end:
-            raise _Broken(at, "a number that leaves its field")
-        byte = data[at + place]
-        value |= (byte & 127) << (7 * place)
-        if byte < 128:
-            return value, at + place + 1
-    raise _Broken(at, "a number of more than ten bytes")
+            raise BrokenProtobuf(at, f"a field of wire type {wire}")
 
 
 def _signed(value: int) -> int:
@@ -204,7 +194,7 @@ def _from_protobuf(data: bytes, path: Path) -> tuple[dict[str, Layout], set[int]
     try:
         for number, begin, end in _fields(data, 0, len(data)):
             if number not in (1, 2, 3) or (end < 0) != (number == 1):
-                raise _Broken(begin, f"field {number}, which a strategy does not have")
+                raise BrokenProtobuf(begin, f"field {number}, which a strategy does not have")
             if number == 2:
                 stages |= _stages_of_node(data, begin, end)
             elif number == 3:
@@ -212,7 +202,7 @@ def _from_protobuf(data: bytes, path: Path) -> tuple[dict[str, Layout], set[int]
                 if name in named:
                     raise _refusal(path, f"{quoted(name)} twice", "each name once")
                 named[name] = layout
-    except _Broken as broken:
+    except BrokenProtobuf as broken:
         at, found = broken.args
         expected = "a strategy file of MindSpore, protobuf or JSON"
         raise _refusal(f"{path}, byte {at:,}", found, expected) from None
@@ -224,7 +214,7 @@ def _stages_of_node(data: bytes, begin: int, end: int) -> set[int]:
     inner = [(a, b) for number, a, b in _fields(data, begin, end) if number == 2 and b >= 0]
     found = {value for a, b in inner for number, value, stop in _fields(data, a, b) if number == 1 and stop < 0}
     if any(stage > MAX_DEVICES for stage in found):
-        raise _Broken(begin, "a stage of an absurd number")
+        raise BrokenProtobuf(begin, "a stage of an absurd number")
     return found
 
 
@@ -233,18 +223,18 @@ def _layout_item(data: bytes, begin: int, end: int) -> tuple[str, Layout]:
     layout: Layout | None = None
     for number, a, b in _fields(data, begin, end):
         if number not in (1, 2) or b < 0:
-            raise _Broken(begin, f"field {number} in the layout of a tensor")
+            raise BrokenProtobuf(begin, f"field {number} in the layout of a tensor")
         if number == 1:
             if b - a > 1 << 16:
-                raise _Broken(a, f"a name of {how_many(b - a, 'byte')}")
+                raise BrokenProtobuf(a, f"a name of {how_many(b - a, 'byte')}")
             try:
                 name = data[a:b].decode("utf-8")
             except UnicodeDecodeError:
-                raise _Broken(a, "a name that is not UTF-8") from None
+                raise BrokenProtobuf(a, "a name that is not UTF-8") from None
         else:
             layout = _layout(data, a, b)
     if name is None or layout is None:
-        raise _Broken(begin, "a tensor without a name or a layout")
+        raise BrokenProtobuf(begin, "a tensor without a name or a layout")
     return name, layout
 
 
@@ -255,11 +245,11 @@ def _layout(data: bytes, begin: int, end: int) -> Layout:
         if number in dims and b >= 0:
             dims[number].append(_dims(data, a, b))
             if len(dims[number]) > MAX_DIMS:
-                raise _Broken(a, f"more than {MAX_DIMS} maps of one tensor")
+                raise BrokenProtobuf(a, f"more than {MAX_DIMS} maps of one tensor")
         elif number in numbers and b < 0:
             numbers[number] = _signed(a)
         else:
-            raise _Broken(begin, f"field {number} in a layout")
+            raise BrokenProtobuf(begin, f"field {number} in a layout")
     devices, split, offsets = (dims[n][0] if dims[n] else () for n in (1, 3, 4))
     maps = tuple(m for m in dims[2] if m) if len(dims[2]) > 1 else tuple(dims[2])
     return Layout(devices, maps, split, offsets, numbers[5], numbers[6], numbers[7])
@@ -269,12 +259,12 @@ def _dims(data: bytes, begin: int, end: int) -> tuple[int, ...]:
     found: list[int] = []
     for number, a, b in _fields(data, begin, end):
         if number != 1:
-            raise _Broken(begin, f"field {number} in a list of dimensions")
+            raise BrokenProtobuf(begin, f"field {number} in a list of dimensions")
         if b < 0:
             found.append(_signed(a))
         else:  # the packed form that protobuf readers accept too
             while a < b:
-                value, a = _varint(data, a, b)
+                value, a = read_varint(data, a, b)
                 found.append(_signed(value))
     return tuple(found)
 
@@ -283,16 +273,7 @@ def _dims(data: bytes, begin: int, end: int) -> tuple[int, ...]:
 
 
 def _from_json(data: bytes, path: Path) -> tuple[dict[str, Layout], set[int]]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise _refusal(path, "a name twice", "each name once")
-        return found
-
-    try:
-        content = json.loads(data.decode("utf-8"), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise _refusal(path, f"no JSON: {str(error)[:120]}", "a strategy file of MindSpore, protobuf or JSON") from None
+    content = parse_object(data, "a strategy file of MindSpore, protobuf or JSON", partial(_refusal, path), is_strict=True)
     layouts, nodes = content.get("parallel_layout_item"), content.get("parallel_strategy_item", {})
     if not isinstance(layouts, dict) or not isinstance(nodes, dict):
         raise _refusal(path, f"JSON with {', '.join(quoted(k) for k in list(content)[:4]) or 'nothing'}", "parallel_layout_item, by name")
@@ -368,19 +349,11 @@ def _as_protobuf(current: int, stages: Sequence[int], named: Mapping[str, Layout
 
 
 def _number(field: int, value: int) -> bytes:
-    return _encoded(field << 3 | VARINT) + _encoded(value & (1 << 64) - 1)
+    return varint_bytes(field << 3 | VARINT) + varint_bytes(value & (1 << 64) - 1)
 
 
 def _message(field: int, content: bytes) -> bytes:
-    return _encoded(field << 3 | BYTES) + _encoded(len(content)) + content
-
-
-def _encoded(value: int) -> bytes:
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*out, value])
+    return varint_bytes(field << 3 | BYTES) + varint_bytes(len(content)) + content
 
 
 # ---- finding -----------------------------------------------------------------------------------------------------------------
@@ -395,12 +368,12 @@ def strategy_files(path: Path) -> list[Path]:
     if not os.path.isdir(path):
         return [path]
     try:
-        return sorted((p for p in path.iterdir() if p.is_file() and is_strategy(p)), key=_by_number)
+        return sorted((p for p in path.iterdir() if p.is_file() and is_strategy(p)), key=_key_with_numbers)
     except OSError as error:
         raise InputError("MFC101", path, found=error.strerror, expected="a folder that can be read") from None
 
 
-def _by_number(path: Path) -> tuple[object, ...]:
+def _key_with_numbers(path: Path) -> tuple[object, ...]:
     return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name))
 
 
@@ -413,10 +386,7 @@ def read_strategies(paths: Sequence[Path]) -> tuple[StrategyFile, ...]:
     seen: dict[bytes, StrategyFile] = {}
     found = []
     for path in paths:
-        source = FileSource(path)
-        if source.size > MAX_BYTES or source.size == 0:
-            read_strategy(source)  # says so, and refuses
-        data = source.read(0, source.size)
+        data = _read_bytes(path)
         if data not in seen:
             seen[data] = parse_strategy(data, path)
         found.append(replace(seen[data], path=path))

@@ -19,6 +19,7 @@ import struct
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from mfconv_nb.formats.pickle_words import MAX_PICKLE_BYTES, PickleWords, Storag
 WRAPPERS = ("model", "state_dict", "module", "model_state_dict")  # one entry that holds the tensors, as training scripts save
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # first pickle of the old form
 TORCH_BYTES = 130 << 20  # of importing torch 2.13
-ZIP = b"PK\x03\x04"
+ZIP, DESCRIPTOR = b"PK\x03\x04", b"PK\x07\x08"
 HINT_PICKLE = "Load it where you trust it, and save its state dict as safetensors."
 
 
@@ -47,12 +48,17 @@ def looks_like(first_bytes: bytes, size: int) -> bool:
     return first_bytes[:4] == ZIP or first_bytes[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04")
 
 
-def _torch(path: object) -> Any:
+def _import_torch(path: object) -> Any:
     if importlib.util.find_spec("torch") is None:
         raise FormatError("MFC208", path, found="no torch", expected="torch", hint="pip install 'mfconv-nb[torch]'")
-    import torch
+    import torch._subclasses.fake_tensor  # here: importing torch takes seconds, and only torch files need it
 
     return torch
+
+
+def _pretend_tensors(torch: Any) -> Any:
+    """torch's fake mode: within it tensors have names, shapes and strides, but no memory."""
+    return torch._subclasses.fake_tensor.FakeTensorMode()
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -64,12 +70,9 @@ def read_tensors(source: FileSource) -> tuple[tuple[LazyTensor, ...], tuple[Othe
     Raises:
         FormatError: MFC201, MFC202 (damaged), MFC206 (more than tensors), MFC207 (expanded), MFC208 (torch is missing).
     """
-    torch = _torch(source.path)
+    torch = _import_torch(source.path)
     members = _stored_members(source)
-    if members is None:
-        state = _load(torch, source.path, fake=False)
-    else:
-        state = _load(torch, source.path, fake=True)
+    state = _load(torch, source.path, fake=members is not None)
     tensors, others = _tensors_in(torch, state, source.path)
     lazy = tuple(_lazy(torch, name, t, source, members) for name, t in tensors.items())
     return lazy, others
@@ -83,9 +86,7 @@ def _stored_members(source: FileSource) -> dict[int, int] | None:
     try:
         with zipfile.ZipFile(source.path) as archive:
             for info in archive.infolist():
-                local = source.read(info.header_offset, 30)
-                name_bytes, extra_bytes = struct.unpack("<HH", local[26:30])
-                start = info.header_offset + 30 + name_bytes + extra_bytes
+                start, _ = _data_of(source, info)
                 members[start] = info.file_size
                 if info.CRC:  # 0 where torch was told to compute none (set_crc32_options), or left the numbers out (skip_data)
                     checksums.append(StoredChecksum(((start, info.file_size),), info.CRC, quoted(info.filename)))
@@ -104,11 +105,7 @@ def _stored_members(source: FileSource) -> dict[int, int] | None:
 
 def _load(torch: Any, path: Path, *, fake: bool) -> Any:
     try:
-        if not fake:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        from torch._subclasses.fake_tensor import FakeTensorMode
-
-        with FakeTensorMode():
+        with _pretend_tensors(torch) if fake else nullcontext():
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found, expected = _what_is_strange(str(error)), "tensors and plain values; no code of a file is run"
@@ -247,7 +244,7 @@ def _member_fields(source: FileSource, member: zipfile.ZipInfo, end: int, words:
         kind = HEADER if size <= 1024 or short == "data.pkl" else OTHER
         yield Field(data, size, short[:40] or "data", _member_text(source, data, size, short, words), kind)
     behind = end - data - size
-    if behind in (16, 24) and source.read(data + size, 4) == b"PK\x07\x08":
+    if behind in (16, 24) and source.read(data + size, 4) == DESCRIPTOR:
         yield Field(data + size, behind, "data descriptor", "signature PK 07 08, then checksum and sizes", owner=owner)
 
 
@@ -344,55 +341,46 @@ def plan_file(name: str, specs: Sequence[TensorSpec]) -> FilePlan:
     """
     for spec in specs:
         check_can_be_written(spec, name)
-    torch = _torch(name)
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
+    torch = _import_torch(name)
     with tempfile.TemporaryDirectory(prefix="mfconv-") as folder:
         skeleton = Path(folder) / os.fsencode(Path(name).name).decode("utf-8", "replace")  # torch names the zip's folder after it
-        with FakeTensorMode():
+        with _pretend_tensors(torch):
             fake = {s.name: torch.empty(s.shape, dtype=getattr(torch, DTYPES[s.dtype].torch)) for s in specs}
         with torch.serialization.skip_data(materialize_fake_tensors=True):
             torch.save(fake, skeleton)
-        with FakeTensorMode():
+        with _pretend_tensors(torch):
             found = torch.load(skeleton, weights_only=True)
         offsets = {n: int(t.untyped_storage()._checkpoint_offset) for n, t in found.items()}
-        size = skeleton.stat().st_size
+        written = FileSource(skeleton)
         places = {s.name: ((offsets[s.name], s.nbytes),) for s in specs}
-        fixed = _bytes_between(skeleton, sorted((offsets[s.name], s.nbytes) for s in specs), size)
-        crc_fields = _crc_fields(skeleton, offsets, {s.name: s.nbytes for s in specs})
-    return FilePlan(name, size, fixed, places, crc_fields)
+        fixed = _bytes_between(written, sorted((offsets[s.name], s.nbytes) for s in specs))
+        crc_fields = _crc_fields(written, offsets, {s.name: s.nbytes for s in specs})
+    return FilePlan(name, written.size, fixed, places, crc_fields)
 
 
-def _bytes_between(skeleton: Path, holes: Sequence[tuple[int, int]], size: int) -> tuple[tuple[int, bytes], ...]:
+def _bytes_between(skeleton: FileSource, holes: Sequence[tuple[int, int]]) -> tuple[tuple[int, bytes], ...]:
     """What torch wrote outside the weights; the file is sparse, so only these few bytes are read."""
     fixed, at = [], 0
-    with open(skeleton, "rb") as file:
-        for offset, nbytes in [*holes, (size, 0)]:
-            if offset > at:
-                file.seek(at)
-                fixed.append((at, file.read(offset - at)))
-            at = max(at, offset + nbytes)
+    for offset, nbytes in [*holes, (skeleton.size, 0)]:
+        if offset > at:
+            fixed.append((at, skeleton.read(at, offset - at)))
+        at = max(at, offset + nbytes)
     return tuple(fixed)
 
 
-def _crc_fields(skeleton: Path, offsets: Mapping[str, int], nbytes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+def _crc_fields(skeleton: FileSource, offsets: Mapping[str, int], nbytes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
     """Where the zip keeps each tensor's CRC-32: in the data descriptor behind the bytes, and in the central directory."""
     by_offset = {offset: name for name, offset in offsets.items() if nbytes[name]}
     fields: dict[str, tuple[int, ...]] = {}
-    with open(skeleton, "rb") as file, zipfile.ZipFile(file) as archive:
+    with zipfile.ZipFile(skeleton.path) as archive:
         entry = archive.start_dir
         for info in archive.infolist():
-            file.seek(info.header_offset + 26)
-            name_bytes, extra_bytes = struct.unpack("<HH", file.read(4))
-            data = info.header_offset + 30 + name_bytes + extra_bytes
-            file.seek(entry)
-            head = file.read(46)
+            data, _ = _data_of(skeleton, info)
             if data in by_offset:
                 behind = data + info.file_size
-                file.seek(behind)
-                descriptor = (behind + 4,) if file.read(4) == b"PK\x07\x08" else ()
-                fields[by_offset[data]] = (entry + 16, *descriptor)
-            entry += 46 + sum(struct.unpack("<HHH", head[28:34]))
+                descriptor = (behind + 4,) if skeleton.read(behind, 4) == DESCRIPTOR else ()
+                fields[by_offset[data]] = (entry + 16, *descriptor)  # the CRC stands 16 bytes into an entry of the directory
+            entry += 46 + sum(struct.unpack("<HHH", skeleton.read(entry + 28, 6)))  # its name, extra field and comment follow 46 bytes
     return fields
 
 

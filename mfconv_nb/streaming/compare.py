@@ -16,7 +16,7 @@ from mfconv_nb.core.checkpoint import LazyTensor
 from mfconv_nb.core.dtypes import CASTABLE, itemsize, max_ulp_distance, numpy_dtype
 from mfconv_nb.core.progress import OnProgress
 from mfconv_nb.core.report import difference_text
-from mfconv_nb.streaming.gather import MAX_PANEL_BYTES, PANEL_BYTES, Gatherer, panels
+from mfconv_nb.streaming.gather import PanelReader, more_scattered, panels
 from mfconv_nb.streaming.workers import Pulse, run_tasks
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -57,7 +57,7 @@ class Comparison:
         return any((*self.only_nan, *self.only_inf))
 
 
-def joined(a: Comparison, b: Comparison) -> Comparison:
+def join_comparisons(a: Comparison, b: Comparison) -> Comparison:
     """Two parts of one tensor as one."""
     firsts = [f for f in (a.first_difference, b.first_difference) if f is not None]
     return Comparison(
@@ -114,23 +114,14 @@ def compare_tensors(
     results = [Comparison(0, max_ulp=0 if b.dtype in CASTABLE else None) for _, b in pairs]
 
     def worker(pulse: Pulse) -> Callable[[_Part], None]:
-        left, right = Gatherer(), Gatherer()
-        buffers = [np.empty(PANEL_BYTES, np.uint8), np.empty(PANEL_BYTES, np.uint8)]
+        left, right = PanelReader(), PanelReader()
 
         def compare(part: _Part) -> None:
-            dtype = part.second.dtype
-            size = itemsize(dtype)
-            scattered = part.first if any(not p.block.is_run for p in part.first.pieces) else part.second
-            result = results[part.number]
-            for start, stop in panels(scattered, dtype, part.start, part.stop):
-                nbytes = (stop - start) * size
-                if nbytes > buffers[0].size:
-                    buffers[:] = [np.empty(max(nbytes, MAX_PANEL_BYTES), np.uint8) for _ in buffers]
-                a, b = (buffer[:nbytes] for buffer in buffers)
-                left.fill(part.first, dtype, start, stop, a)
-                right.fill(part.second, dtype, start, stop, b)
-                pulse.add(nbytes)
-                result = joined(result, _compare_bytes(a, b, dtype, start))
+            dtype, result = part.second.dtype, results[part.number]
+            for start, stop in panels(more_scattered(part.first, part.second), dtype, part.start, part.stop):
+                a, b = left.read(part.first, dtype, start, stop), right.read(part.second, dtype, start, stop)
+                pulse.add(b.size)
+                result = join_comparisons(result, _compare_bytes(a, b, dtype, start))
             found.append((part.number, result))
 
         return compare
@@ -138,7 +129,7 @@ def compare_tensors(
     found: list[tuple[int, Comparison]] = []
     run_tasks(list(_parts(pairs)), worker, threads, on_progress)
     for number, result in found:
-        results[number] = joined(results[number], result)
+        results[number] = join_comparisons(results[number], result)
     return results
 
 

@@ -14,16 +14,15 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import xxhash
 
 from mfconv_nb.core.checkpoint import LazyTensor
 from mfconv_nb.core.dtypes import itemsize
 from mfconv_nb.core.file_plan import FilePlan
 from mfconv_nb.core.progress import OnProgress
-from mfconv_nb.streaming.gather import MAX_PANEL_BYTES, PANEL_BYTES, Gatherer, panels
+from mfconv_nb.streaming.gather import PANEL_BYTES, Bytes, PanelReader, panels
 from mfconv_nb.streaming.journal import Finished, Journal
 from mfconv_nb.streaming.open_files import allow_open_files
 from mfconv_nb.streaming.workers import Pulse, run_tasks
@@ -157,43 +156,38 @@ class _Writer:
         self, jobs: Sequence[FillJob], descriptors: Sequence[int] | None, pulse: Pulse, record: Callable[[Finished], None]
     ) -> None:
         self.jobs, self.descriptors, self.pulse, self.record = jobs, descriptors, pulse, record
-        self.gatherer, self.buffer, self.can_copy = Gatherer(), np.empty(PANEL_BYTES, np.uint8), True
+        self.reader, self.can_copy = PanelReader(), True
 
     def write(self, segment: Segment) -> None:
         job = self.jobs[segment.file]
         tensor, dtype = job.tensors[segment.name], job.dtypes[segment.name]
-        size, digest, infinite = itemsize(dtype), xxhash.xxh3_128(), self.gatherer.infinite
+        size, digest, infinite = itemsize(dtype), xxhash.xxh3_128(), self.reader.gatherer.infinite
         crc = 0 if segment.name in job.plan.crc_fields else None
         for first, last in panels(tensor, dtype, segment.start, segment.stop):
-            panel = self._panel((last - first) * size)
+            panel = self.reader.room((last - first) * size)
             offset = segment.offset + (first - segment.start) * size
             is_written = self._copied(segment, first, last, offset, panel)
             if not is_written:
-                self.gatherer.fill(tensor, dtype, first, last, panel)
+                self.reader.gatherer.fill(tensor, dtype, first, last, panel)
             digest.update(panel.data)
             if crc is not None:
                 crc = zlib.crc32(panel.data, crc)
             if self.descriptors is not None and not is_written:
                 write_at(self.descriptors[segment.file], panel.data, offset)
             self.pulse.add(panel.size)
-        infinite = self.gatherer.infinite - infinite
+        infinite = self.reader.gatherer.infinite - infinite
         self.record(Finished(segment.file, segment.name, segment.number, digest.hexdigest(), crc, infinite))
 
-    def _copied(self, segment: Segment, first: int, last: int, offset: int, panel: np.ndarray[Any, np.dtype[np.uint8]]) -> bool:
+    def _copied(self, segment: Segment, first: int, last: int, offset: int, panel: Bytes) -> bool:
         """Whether the system has copied these elements from file to file; the panel then holds what stands in the new file."""
         if self.descriptors is None or not self.can_copy:
             return False
         job, descriptor = self.jobs[segment.file], self.descriptors[segment.file]
-        runs = self.gatherer.runs(job.tensors[segment.name], job.dtypes[segment.name], first, last)
+        runs = self.reader.gatherer.runs(job.tensors[segment.name], job.dtypes[segment.name], first, last)
         if not runs:
             return False
         self.can_copy = all(run.source.copy_to(descriptor, run.offset, run.nbytes, offset + run.at) for run in runs)
         return self.can_copy and _read_back(descriptor, panel.data, offset) == panel.size
-
-    def _panel(self, nbytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        if nbytes > self.buffer.size:
-            self.buffer = np.empty(max(nbytes, MAX_PANEL_BYTES), np.uint8)
-        return self.buffer[:nbytes]
 
 
 def write_at(descriptor: int, data: memoryview, offset: int) -> None:

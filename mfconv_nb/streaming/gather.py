@@ -52,6 +52,11 @@ def panels(tensor: LazyTensor, dtype: str, start: int, stop: int) -> Iterator[tu
         first = last
 
 
+def more_scattered(first: LazyTensor, second: LazyTensor) -> LazyTensor:
+    """Of two tensors that are read side by side, the one whose rows decide where panels end."""
+    return first if any(not p.block.is_run for p in first.pieces) else second
+
+
 class Run(NamedTuple):
     """Bytes side by side in a file, and where they go, counted from the first that is wanted."""
 
@@ -138,6 +143,25 @@ class Gatherer:
             strides[n], packed = packed, packed * block.sizes[n]
         held = self._scratch[: count * span * size].view(numpy_dtype(piece.dtype))
         self.infinite += move_block(target, held, replace(block, source_offset=0, source_strides=tuple(strides)))
+
+
+class PanelReader:
+    """Reads panels into one buffer, which the next panel overwrites. One a thread."""
+
+    def __init__(self) -> None:
+        self.gatherer, self._buffer = Gatherer(), np.empty(PANEL_BYTES, np.uint8)
+
+    def room(self, nbytes: int) -> Bytes:
+        """The first bytes of the buffer, which grows at most once: no panel is larger than ``MAX_PANEL_BYTES`` or a row."""
+        if nbytes > self._buffer.size:
+            self._buffer = np.empty(max(nbytes, MAX_PANEL_BYTES), np.uint8)
+        return self._buffer[:nbytes]
+
+    def read(self, tensor: LazyTensor, dtype: str, start: int, stop: int) -> Bytes:
+        """The elements [start, stop) as ``dtype``, in C order."""
+        panel = self.room((stop - start) * itemsize(dtype))
+        self.gatherer.fill(tensor, dtype, start, stop, panel)
+        return panel
 
 
 def _by_source(block: Block) -> list[int]:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from mfconv_nb.core.dtypes import CASTABLE
 from mfconv_nb.core.errors import InputError
+from mfconv_nb.core.sources import read_object
 
 MANIFEST = "manifest.json"
 CARRIED = "carried.safetensors"
@@ -45,16 +47,11 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     path = folder / MANIFEST
     if not path.is_file():
         return None
-    hint = f"Remove {folder.name}, and the checkpoint is taken as it is."
-    if path.stat().st_size > MAX_MANIFEST_BYTES:
-        raise InputError("MFC110", path, found=f"{path.stat().st_size:,} bytes", expected="a manifest", hint=hint)
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise InputError("MFC110", path, found=f"broken JSON: {error}", expected="a manifest", hint=hint) from None
+    refuse = partial(InputError, "MFC110", path, hint=f"Remove {folder.name}, and the checkpoint is taken as it is.")
+    content = read_object(path, MAX_MANIFEST_BYTES, "a manifest", refuse)
     if not _is_sound(content):
-        raise InputError("MFC110", path, found="another form", expected=f"manifest version {VERSION}", hint=hint)
-    return dict(content)
+        raise refuse(found="another form", expected=f"manifest version {VERSION}")
+    return content
 
 
 def _is_sound(content: object) -> bool:

@@ -17,7 +17,7 @@ from mfconv_nb.core.errors import MappingError, UsageError, quoted
 from mfconv_nb.core.progress import OnProgress
 from mfconv_nb.core.statistics.one_tensor import Accumulator, Statistics, accumulator
 from mfconv_nb.core.statistics.two_tensors import PairAccumulator, PairStatistics
-from mfconv_nb.streaming.gather import MAX_PANEL_BYTES, Gatherer, panels
+from mfconv_nb.streaming.gather import PanelReader, more_scattered, panels
 from mfconv_nb.streaming.workers import Pulse, run_tasks
 
 LEAST_PANELS = 8  # a sample is taken from at least so many places, where the tensor has them
@@ -49,9 +49,9 @@ def measure(
     counted: list[Accumulator] = []
 
     def counter() -> Callable[[int, int], None]:
-        seen, read = accumulator(tensor.dtype), _Reader(tensor, tensor.dtype)
+        seen, reader = accumulator(tensor.dtype), PanelReader()
         counted.append(seen)
-        return lambda start, last: seen.add(read(start, last))
+        return lambda start, last: seen.add(_numbers(reader, tensor, tensor.dtype, start, last))
 
     if _stream(counter, _sample(tensor, tensor.dtype, sample), itemsize(tensor.dtype), threads, on_progress, stop):
         return None
@@ -84,15 +84,14 @@ def measure_pair(
         found, hint = f"shapes {first.shape} and {second.shape}", "Map one side first, so that both have the same names and shapes."
         raise MappingError("MFC310", quoted(second.name), found=found, expected="one shape", hint=hint)
     dtype = second.dtype
-    scattered = first if any(not p.block.is_run for p in first.pieces) else second
     counted: list[PairAccumulator] = []
 
     def counter() -> Callable[[int, int], None]:
-        seen, read_first, read_second = PairAccumulator(dtype), _Reader(first, dtype), _Reader(second, dtype)
+        seen, left, right = PairAccumulator(dtype), PanelReader(), PanelReader()
         counted.append(seen)
-        return lambda start, last: seen.add(read_first(start, last), read_second(start, last))
+        return lambda start, last: seen.add(_numbers(left, first, dtype, start, last), _numbers(right, second, dtype, start, last))
 
-    if _stream(counter, _sample(scattered, dtype, sample), itemsize(dtype), threads, on_progress, stop):
+    if _stream(counter, _sample(more_scattered(first, second), dtype, sample), itemsize(dtype), threads, on_progress, stop):
         return None
     whole = PairAccumulator(dtype)
     for part in counted:
@@ -105,19 +104,8 @@ def sampled_elements(tensor: LazyTensor, sample: int | None) -> int:
     return sum(last - start for start, last in _sample(tensor, tensor.dtype, sample))
 
 
-class _Reader:
-    """Reads panels of a tensor into one buffer, which the next panel overwrites."""
-
-    def __init__(self, tensor: LazyTensor, dtype: str) -> None:
-        self._tensor, self._dtype = tensor, dtype
-        self._gatherer, self._buffer = Gatherer(), np.empty(min(MAX_PANEL_BYTES, tensor.spec.elements * itemsize(dtype)), np.uint8)
-
-    def __call__(self, start: int, last: int) -> Array:
-        nbytes = (last - start) * itemsize(self._dtype)
-        if nbytes > self._buffer.size:
-            self._buffer = np.empty(nbytes, np.uint8)
-        self._gatherer.fill(self._tensor, self._dtype, start, last, self._buffer)
-        return self._buffer[:nbytes].view(numpy_dtype(self._dtype))
+def _numbers(reader: PanelReader, tensor: LazyTensor, dtype: str, start: int, last: int) -> Array:
+    return reader.read(tensor, dtype, start, last).view(numpy_dtype(dtype))
 
 
 def _stream(

@@ -87,7 +87,7 @@ def publish(staging: Staging, journal: Journal, names: Sequence[str], old: Seque
                 flush(path)
         if folder and not os.path.lexists(target):
             _move(staging, journal, [("data", target.name)], durable=durable)
-        elif not (folder and _exchanged(staging, journal, {*names, *old}, durable=durable)):
+        elif not (folder and _exchange_folders(staging, journal, {*names, *old}, durable=durable)):
             home = f"{target.name}/" if folder else ""
             moves = [(f"data/{name}", f"{home}{name}") for name in names]
             is_one = len(names) == 1 and set(old) <= set(names)  # whose rename replaces the old one
@@ -120,7 +120,7 @@ def _roll_forward(staging: Staging, noted: Publishing) -> None:
             os.replace(staging.root / name, above / to)
 
 
-def _exchanged(staging: Staging, journal: Journal, replaced: Collection[str], *, durable: bool) -> bool:
+def _exchange_folders(staging: Staging, journal: Journal, replaced: Collection[str], *, durable: bool) -> bool:
     """Whether the old folder and a new one have changed their names in one step; nothing has happened where they cannot."""
     target, whole = staging.target, staging.whole
     if staging.root.parent == target or _is_in(Path.cwd(), target):  # a shell that works in it would stay in the old one
