@@ -1,11 +1,11 @@
 """MindSpore `.ckpt`: a protobuf stream without file header or index. Reads headers and plans files; moves no weights.
 
-Every entry is ``0A len | 0A len name | 12 len | (08 dim)* | 12 len type | 1A len content``. A tensor over 512 MiB is cut into several
-entries with the same name, one after the other. A file may end in ``crc_num`` and ten bytes of CRC-32.
+Every entry is ``0A len | 0A len name | 12 len | (08 dim)* | 12 len type | 1A len content``: tag bytes, lengths as varints. A tensor over
+512 MiB is cut into several entries with the same name, one after the other. A file may end in ``crc_num`` and ten bytes of CRC-32.
 
-Refuses: encrypted files, lengths that do not nest, content that contradicts dims x itemsize (MindSpore itself does not check), a
-name that comes back later in the file (MindSpore lets the later one win), slices of a tensor that disagree. Strings and map
-parameters are listed, not carried.
+Refuses: encrypted files, lengths that do not nest, content that contradicts dims x itemsize (MindSpore does not check that), a name that
+comes again later in the file (MindSpore takes the last), entries of one tensor that disagree. Strings and map parameters are listed, but
+not converted.
 Source: the `checkpoint.proto` descriptor of mindspore 2.10.0, and files that it saved.
 """
 
@@ -25,8 +25,8 @@ from mfconv_nb.formats.format import Format, file_with
 from mfconv_nb.formats.limits import MAX_AXES, check_can_be_written
 from mfconv_nb.formats.protobuf import LONGEST, BrokenProtobuf, read_varint, varint_bytes
 
-SLICE_BYTES = 512 << 20  # what mindspore 2.x cuts at
-WINDOW = 4096  # bytes read at a time while scanning: many small entries, or one header
+SLICE_BYTES = 512 << 20  # mindspore 2.x cuts larger tensors
+WINDOW = 4096  # bytes a read while scanning: many small entries, or one header
 MAX_NAME_BYTES = 1 << 16
 MAX_NAME_LENGTH = 1024  # of characters; MindSpore's Parameter takes no more
 MAX_DIM = (1 << 31) - 1  # MindSpore's reader takes dims as 32-bit numbers
@@ -37,7 +37,7 @@ HINT_CUT = "The file is cut short or damaged: fetch or save it again."
 
 
 def looks_like(first_bytes: bytes, size: int) -> bool:
-    """True for the first byte of an entry, and for the encrypted forms."""
+    """True for the first byte of an entry, and for encrypted files."""
     return first_bytes[:1] == b"\x0a" or first_bytes[:4] in ENCRYPTED
 
 
@@ -46,7 +46,7 @@ def looks_like(first_bytes: bytes, size: int) -> bool:
 
 @dataclass
 class _Entry:
-    """One entry of the stream, as far as its header tells."""
+    """What the header of one entry says."""
 
     name: str
     dims: list[int] = field(default_factory=list)
@@ -73,7 +73,7 @@ class _Scanner:
         return data
 
     def varint(self, at: int, end: int) -> tuple[int, int]:
-        """The number at ``at`` and the offset behind it."""
+        """The number at ``at``, and where the next field begins."""
         data = self.bytes(at, max(0, min(LONGEST, end - at)))
         try:
             value, size = read_varint(data, 0, len(data))
@@ -82,7 +82,7 @@ class _Scanner:
         return value, at + size
 
     def field(self, at: int, end: int) -> tuple[int, int, int]:
-        """Tag byte, and begin and end of a length-delimited field that must lie inside ``end``."""
+        """Tag byte, begin and end of a field with a length. It must end before ``end``."""
         tag = self.bytes(at, 1)[0]
         size, begin = self.varint(at + 1, end)
         if begin + size > end:
@@ -104,7 +104,7 @@ class _Scanner:
 
 
 def read_header(source: FileSource) -> Header:
-    """Name, shape, dtype and place of every tensor, in file order. Reads one small window an entry.
+    """Name, shape, dtype and place of every tensor, in file order. Reads one small window for each entry.
 
     Raises:
         FormatError: MFC202 (cut short), MFC203 (broken stream), MFC204 (encrypted), MFC205 (a dtype that cannot be carried).
@@ -120,7 +120,7 @@ def read_header(source: FileSource) -> Header:
         entry, at = _read_entry(scan, at)
         other = _other_entry(scan, entry)
         if open_slices and (open_slices[0].name != entry.name or other is not None):
-            tensors.append(_joined(source, open_slices))
+            tensors.append(_join_slices(source, open_slices))
             open_slices = []
         if not open_slices and entry.name in seen:
             found, hint = f"{quoted(entry.name)} a second time", "Save it again with each name once: MindSpore would take the last."
@@ -131,13 +131,13 @@ def read_header(source: FileSource) -> Header:
         else:
             open_slices.append(entry)
     if open_slices:
-        tensors.append(_joined(source, open_slices))
+        tensors.append(_join_slices(source, open_slices))
     source.checksums = _checksum_of(source, scan.end)
     return Header(tuple(tensors), {}, tuple(others))
 
 
 def _checksum_of(source: FileSource, end: int) -> tuple[StoredChecksum, ...]:
-    """The CRC-32 of all bytes before the trailer, where there is one."""
+    """The CRC-32 of all bytes before the trailer, if there is a trailer."""
     if end == source.size:
         return ()
     return (StoredChecksum(((0, end),), int.from_bytes(source.read(end + len(TRAILER), TRAILER_BYTES - len(TRAILER)), "big")),)
@@ -191,7 +191,7 @@ def _read_tensor(scan: _Scanner, entry: _Entry, at: int, end: int) -> None:
         if tag == 0x08:
             dim, at = scan.varint(at + 1, end)
             entry.dims.append(dim)
-        elif tag == 0x0A:  # the packed form that protobuf readers accept too
+        elif tag == 0x0A:  # packed dims, which protobuf readers accept too
             _, at, stop = scan.field(at, end)
             if stop - at > 10 * MAX_AXES:
                 raise scan.error("MFC203", at, f"{quoted(entry.name)} with dims of {how_many(stop - at, 'byte')}")
@@ -224,8 +224,8 @@ def _other_entry(scan: _Scanner, entry: _Entry) -> OtherEntry | None:
     return None
 
 
-def _joined(source: FileSource, entries: Sequence[_Entry]) -> PlacedTensor:
-    """The slices of one tensor as one. MindSpore's reader takes dims and type of the last; here all must say the same."""
+def _join_slices(source: FileSource, entries: Sequence[_Entry]) -> PlacedTensor:
+    """The entries of one tensor, joined. All must give the same dims and type, where MindSpore's reader takes those of the last."""
     last = entries[-1]
     if any((e.dims, e.type) != (last.dims, last.type) for e in entries):
         found = f"slices of {quoted(last.name)} with different dims or dtypes"
@@ -238,7 +238,7 @@ def _joined(source: FileSource, entries: Sequence[_Entry]) -> PlacedTensor:
     extents = tuple(e.content for e in entries if e.content[1])
     nbytes = sum(size for _, size in extents)
     dims = last.dims
-    shape = () if dims == [0] and nbytes == itemsize(dtype) else tuple(dims)  # 1.x wrote scalars as [0]
+    shape = () if dims == [0] and nbytes == itemsize(dtype) else tuple(dims)  # MindSpore 1.x wrote scalars as [0]
     spec = TensorSpec(last.name, shape, dtype)
     if spec.nbytes != nbytes or any(size % itemsize(dtype) for _, size in extents):
         found, expected = f"{how_many(nbytes, 'byte')} of content", f"{spec.nbytes:,}: {list(shape)} of {last.type}"
@@ -250,7 +250,7 @@ def _joined(source: FileSource, entries: Sequence[_Entry]) -> PlacedTensor:
 
 
 def annotate(source: FileSource) -> Iterator[Field]:
-    """Every byte of the file as fields: of each entry its tags and lengths, name, shape, dtype and content; the checksum at the end.
+    """Every byte of the file as fields: tags, lengths, name, shape, dtype and content of each entry, then the checksum.
 
     Raises:
         FormatError: as ``read_header``.
@@ -289,7 +289,7 @@ def _entry_fields(scan: _Scanner, at: int, end: int, entry: _Entry, slices: Mapp
 
 
 def _tensor_fields(scan: _Scanner, at: int, end: int, entry: _Entry, spec: TensorSpec | None, owner: str, part: str) -> Iterator[Field]:
-    """Shape, dtype and content, in the order in which they stand; dims that follow each other are one field."""
+    """Shape, dtype and content in file order. Successive dims are one field."""
     while at < end:
         tag, begin = scan.bytes(at, 1)[0], at
         if tag in (0x08, 0x0A):
@@ -317,8 +317,8 @@ def plan_file(name: str, specs: Sequence[TensorSpec]) -> FilePlan:
     """Every header byte and every offset of a `.ckpt` with these tensors, in this order.
 
     Raises:
-        OutputError: MFC405 for a dtype MindSpore cannot load (float8, complex), a name or an axis too long for it, shape (0,), which it
-            reads as a scalar, and names and shapes that no reader takes.
+        OutputError: MFC405 for a dtype that MindSpore cannot load (float8, complex), a name or an axis too long for it, the shape (0,),
+            which it reads as a scalar, and names and shapes that no reader takes.
     """
     at = 0
     fixed: list[tuple[int, bytes]] = []
@@ -363,7 +363,7 @@ def _check_can_hold(spec: TensorSpec, file: str) -> None:
 
 
 def _entry_head(spec: TensorSpec, size: int) -> bytes:
-    """Everything of an entry before its content of ``size`` bytes."""
+    """The bytes of an entry before its content of ``size`` bytes. Outer lengths include the content, which is written later."""
     type_name = (DTYPES[spec.dtype].mindspore or "").encode()
     tag = spec.name.encode("utf-8")
     tensor = b"".join(b"\x08" + varint_bytes(d) for d in spec.shape) + b"\x12" + varint_bytes(len(type_name)) + type_name

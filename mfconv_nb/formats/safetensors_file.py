@@ -1,7 +1,7 @@
 """safetensors: eight bytes of header length, a JSON header, then the tensors. Reads headers and plans files; moves no weights.
 
-Serves both flavours: Hugging Face's (metadata ``format: pt``) and MindSpore's (``format: ms``), whose own reader wants the tensors
-in the order of the header, without gaps.
+Serves both flavours: Hugging Face's (metadata ``format: pt``) and MindSpore's (``format: ms``). MindSpore's reader is stricter: the tensors
+must lie in the order of the header, without gaps.
 
 Refuses: a header over 100 MB, offsets that leave the file, overlap, leave gaps or contradict shape x itemsize, a name given twice.
 Source: the format section of the safetensors README; MindSpore 2.10's reader for the stricter order.
@@ -67,12 +67,12 @@ def read_header(source: FileSource) -> Header:
 
 
 def _checksum_of(placed: Sequence[PlacedTensor], crc: str) -> tuple[StoredChecksum, ...]:
-    """The CRC-32 that mindspore.save_checkpoint(crc_check=True) notes: of each name and its tensor, in the order of the names.
+    """The CRC-32 that mindspore.save_checkpoint(crc_check=True) stores: of each name and its tensor, in the order of the names.
 
-    Of a whole number without axes it takes as many zeros as the number says instead of its bytes: where there is one, nothing is compared.
+    For a scalar integer MindSpore hashes not its bytes but so many zeros (``bytes(n)``). If there is one, nothing is compared.
     """
-    counts = any(not p.spec.shape and p.spec.dtype in WHOLE_NUMBERS for p in placed)
-    if counts or not re.fullmatch("[0-9]{1,10}", crc):
+    has_scalar_integer = any(not p.spec.shape and p.spec.dtype in WHOLE_NUMBERS for p in placed)
+    if has_scalar_integer or not re.fullmatch("[0-9]{1,10}", crc):
         return ()
     parts: list[tuple[int, int] | bytes] = []
     for p in sorted(placed, key=lambda p: p.spec.name):
@@ -91,7 +91,7 @@ def _placed_tensor(source: FileSource, name: str, entry: Any, first: int) -> Pla
         shape, (begin, end) = entry["shape"], entry["data_offsets"]
         numbers = [*shape, begin, end]
         if not isinstance(shape, list):
-            raise TypeError  # "" and {} have no elements either
+            raise TypeError  # "" and {} would pass as shapes without axes
         name.encode("utf-8")
     except (TypeError, KeyError, ValueError):
         raise FormatError(
@@ -130,7 +130,7 @@ def _check_places(source: FileSource, placed: Sequence[PlacedTensor], first: int
 
 
 def annotate(source: FileSource) -> Iterator[Field]:
-    """Every byte of the file as fields: the length, the header member by member, padding, each tensor's numbers.
+    """Every byte of the file as fields: the length, the members of the header, padding, the numbers of each tensor.
 
     Raises:
         FormatError: as ``read_header``.
@@ -146,7 +146,7 @@ def annotate(source: FileSource) -> Iterator[Field]:
 
 
 def _header_fields(text: str, end: int) -> Iterator[Field]:
-    """The JSON object without loss: its braces, its members, the spaces around it."""
+    """Every byte of the JSON header: braces, members, the spaces around it."""
     brace = len(text) - len(text.lstrip(JSON_SPACE))
     behind = len(text) - len(text.rstrip(JSON_SPACE))
     if brace:
@@ -172,11 +172,11 @@ def _header_fields(text: str, end: int) -> Iterator[Field]:
 def plan_file(name: str, specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> FilePlan:
     """The header and every offset of a file with these tensors.
 
-    Wide dtypes come first (a stable order), so that every tensor starts at a multiple of its itemsize.
+    Tensors of wide dtypes come first (a stable sort), so that every tensor starts at a multiple of its itemsize.
 
     Raises:
-        OutputError: MFC405 for a tensor named as the metadata, a dtype that MindSpore cannot load in a file of its flavour, names and
-            shapes that no reader takes, and more of them than a header may hold.
+        OutputError: MFC405 for a tensor with the name of the metadata, a dtype that MindSpore cannot load (in its flavour), names and
+            shapes that no reader takes, and a header over 100 MB.
     """
     for spec in specs:
         _check_can_hold(spec, name, metadata)

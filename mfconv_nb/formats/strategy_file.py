@@ -1,10 +1,10 @@
 """Strategy files of MindSpore: how a training run cut every tensor over its devices. Read and written without mindspore.
 
-Two forms of the same facts: protobuf (package `mindspore.straspb`, named `.ckpt` although it holds no weights) and JSON. A file speaks of
-one pipeline stage; a merged one speaks of all of them and names its tensors `STAGE-NAME`.
+MindSpore writes the same facts as protobuf (package `mindspore.straspb`, named `.ckpt` although it holds no weights) or as JSON. A file
+describes one pipeline stage. A merged file describes all of them, and names its tensors `STAGE-NAME`.
 
-Refuses (MFC114): fields that do not nest or have another type than they should, device matrices and maps that contradict each
-other, a tensor named twice, and files of absurd size. What it cannot refuse, a strategy of another run, shows in the shapes.
+Refuses (MFC114): fields that do not nest or have a wrong type, device matrices and maps that contradict each other, a tensor named twice,
+files of absurd size. A strategy of another training run cannot be recognised here; later its shapes do not fit.
 Source: the descriptor of mindspore 2.10.0 (`node_strategy.proto`), and files written with its classes.
 """
 
@@ -35,17 +35,17 @@ _MERGED = re.compile(r"(\d{1,6})-(.+)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a strategy file says of one tensor, in MindSpore's terms.
+    """What a strategy file says about one tensor, in MindSpore's terms.
 
     Attributes:
         devices: the device matrix of the stage.
-        maps: one map, with a device dimension for every axis; or one map for every axis, with several dimensions each. They are
-            counted from the right, -1 is an axis that is not cut.
-        split: rows of each slice along axis 0, where they were given by hand; empty nearly always.
-        offsets: what is taken from the indices of such a tensor.
-        field: the number of fields of a multi-field embedding; 0 nearly always.
-        shard_step, shard_size: the optimizer cuts axis 0 again, ``shard_size`` times, among ranks that lie ``shard_step`` apart; size -1
-            is as often as there are copies, 0 is not at all.
+        maps: one map with a device dimension for every axis; or one map for every axis, with several dimensions each. Dimensions are
+            counted from the right; -1 means that the axis is not cut.
+        split: rows of each slice along axis 0, if the user gave them; nearly always empty.
+        offsets: what MindSpore subtracts from the indices of such a tensor.
+        field: the number of fields of a multi-field embedding; nearly always 0.
+        shard_step, shard_size: the optimizer cuts axis 0 again, into ``shard_size`` parts, for ranks that lie ``shard_step`` apart. -1:
+            into as many parts as there are copies. 0: not at all.
     """
 
     devices: Shape
@@ -62,8 +62,8 @@ class StrategyFile:
     """The layouts of one pipeline stage, or of all of them.
 
     Attributes:
-        path: where it was read.
-        stages: for every stage its tensors; a stage is None where the file does not say which it is of.
+        path: the file.
+        stages: for every stage its tensors. The stage is None if the file does not say which it describes.
     """
 
     path: Path
@@ -74,14 +74,16 @@ def looks_like(first_bytes: bytes) -> bool:
     """True for the first (at least 9) bytes of a strategy in protobuf, and for any JSON object."""
     if first_bytes.lstrip()[:1] == b"{":
         return True
-    if first_bytes[:1] != b"\x08" or (first_bytes[8:9] == b"{" and first_bytes[5:8] == b"\0\0\0"):  # the latter: safetensors
+    if first_bytes[:1] != b"\x08" or (
+        first_bytes[8:9] == b"{" and first_bytes[5:8] == b"\0\0\0"
+    ):  # these zeros are a header length: safetensors
         return False
     behind = next((n for n in range(1, 7) if n < len(first_bytes) and first_bytes[n] < 128), None)
     return behind is not None and first_bytes[behind + 1 : behind + 2] in (b"", b"\x12", b"\x1a")
 
 
 def is_strategy(path: Path) -> bool:
-    """True for a file that can only be a strategy, by its content; a JSON file of another kind is none."""
+    """True for a file whose content can only be a strategy; false for other JSON files."""
     try:
         source = FileSource(path)
         first = source.read(0, 64)
@@ -93,7 +95,7 @@ def is_strategy(path: Path) -> bool:
 
 
 def read_strategy(path: Path) -> StrategyFile:
-    """Read a strategy file of either form, told by its content.
+    """Read a strategy file; its content tells whether it is protobuf or JSON.
 
     Raises:
         InputError: MFC101, MFC114.
@@ -109,14 +111,14 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def parse_strategy(data: bytes, path: Path) -> StrategyFile:
-    """The content of a strategy file; ``path`` is for messages.
+    """Parse the content of a strategy file; ``path`` is for messages.
 
     Raises:
         InputError: MFC114.
     """
     named, stages = _from_json(data, path) if data.lstrip()[:1] == b"{" else _from_protobuf(data, path)
     for name, layout in named.items():
-        _check(layout, name, path)
+        _check_layout(layout, name, path)
     merged = {name: _MERGED.fullmatch(name) for name in named}
     if named and all(merged.values()):
         by_stage: dict[int | None, dict[str, Layout]] = {}
@@ -130,8 +132,8 @@ def parse_strategy(data: bytes, path: Path) -> StrategyFile:
     return StrategyFile(path, {next(iter(stages), None): named})
 
 
-def _check(layout: Layout, name: str, path: Path) -> None:
-    """The numbers of a layout against each other."""
+def _check_layout(layout: Layout, name: str, path: Path) -> None:
+    """Refuse a layout whose numbers contradict each other."""
 
     def refuse(found: str, expected: str) -> InputError:
         return _refusal(f"{quoted(name)} in {path}", found, expected)
@@ -164,8 +166,8 @@ def _refusal(where: object, found: str, expected: str) -> InputError:
 VARINT, BYTES = 0, 2
 
 
-def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Every field: its number, and begin and end of its bytes, or its value and -1."""
+def _read_fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yield every field: its number, then begin and end of its bytes; for a varint its value and -1."""
     while at < end:
         key, at = read_varint(data, at, end)
         number, wire = key >> 3, key & 7
@@ -182,8 +184,8 @@ def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
             raise BrokenProtobuf(at, f"a field of wire type {wire}")
 
 
-def _signed(value: int) -> int:
-    """A negative number stands in 64 bits of two's complement, whatever the width of its field."""
+def _to_signed(value: int) -> int:
+    """A varint as a signed number: protobuf writes a negative one as 64 bits of two's complement, whatever the width of its field."""
     value &= (1 << 64) - 1
     return value - (1 << 64) if value >> 63 else value
 
@@ -192,13 +194,13 @@ def _from_protobuf(data: bytes, path: Path) -> tuple[dict[str, Layout], set[int]
     named: dict[str, Layout] = {}
     stages: set[int] = set()
     try:
-        for number, begin, end in _fields(data, 0, len(data)):
+        for number, begin, end in _read_fields(data, 0, len(data)):
             if number not in (1, 2, 3) or (end < 0) != (number == 1):
                 raise BrokenProtobuf(begin, f"field {number}, which a strategy does not have")
             if number == 2:
-                stages |= _stages_of_node(data, begin, end)
+                stages |= _read_stages(data, begin, end)
             elif number == 3:
-                name, layout = _layout_item(data, begin, end)
+                name, layout = _read_layout_item(data, begin, end)
                 if name in named:
                     raise _refusal(path, f"{quoted(name)} twice", "each name once")
                 named[name] = layout
@@ -209,19 +211,19 @@ def _from_protobuf(data: bytes, path: Path) -> tuple[dict[str, Layout], set[int]
     return named, stages
 
 
-def _stages_of_node(data: bytes, begin: int, end: int) -> set[int]:
+def _read_stages(data: bytes, begin: int, end: int) -> set[int]:
     """The stage of an operator: ``{1 node_name, 2 {1 stage, 2 strategies}}``."""
-    inner = [(a, b) for number, a, b in _fields(data, begin, end) if number == 2 and b >= 0]
-    found = {value for a, b in inner for number, value, stop in _fields(data, a, b) if number == 1 and stop < 0}
+    inner = [(a, b) for number, a, b in _read_fields(data, begin, end) if number == 2 and b >= 0]
+    found = {value for a, b in inner for number, value, stop in _read_fields(data, a, b) if number == 1 and stop < 0}
     if any(stage > MAX_DEVICES for stage in found):
         raise BrokenProtobuf(begin, "a stage of an absurd number")
     return found
 
 
-def _layout_item(data: bytes, begin: int, end: int) -> tuple[str, Layout]:
+def _read_layout_item(data: bytes, begin: int, end: int) -> tuple[str, Layout]:
     name: str | None = None
     layout: Layout | None = None
-    for number, a, b in _fields(data, begin, end):
+    for number, a, b in _read_fields(data, begin, end):
         if number not in (1, 2) or b < 0:
             raise BrokenProtobuf(begin, f"field {number} in the layout of a tensor")
         if number == 1:
@@ -232,22 +234,22 @@ def _layout_item(data: bytes, begin: int, end: int) -> tuple[str, Layout]:
             except UnicodeDecodeError:
                 raise BrokenProtobuf(a, "a name that is not UTF-8") from None
         else:
-            layout = _layout(data, a, b)
+            layout = _read_layout(data, a, b)
     if name is None or layout is None:
         raise BrokenProtobuf(begin, "a tensor without a name or a layout")
     return name, layout
 
 
-def _layout(data: bytes, begin: int, end: int) -> Layout:
+def _read_layout(data: bytes, begin: int, end: int) -> Layout:
     dims: dict[int, list[tuple[int, ...]]] = {1: [], 2: [], 3: [], 4: []}
     numbers = {5: 0, 6: 0, 7: 0}
-    for number, a, b in _fields(data, begin, end):
+    for number, a, b in _read_fields(data, begin, end):
         if number in dims and b >= 0:
-            dims[number].append(_dims(data, a, b))
+            dims[number].append(_read_dims(data, a, b))
             if len(dims[number]) > MAX_DIMS:
                 raise BrokenProtobuf(a, f"more than {MAX_DIMS} maps of one tensor")
         elif number in numbers and b < 0:
-            numbers[number] = _signed(a)
+            numbers[number] = _to_signed(a)
         else:
             raise BrokenProtobuf(begin, f"field {number} in a layout")
     devices, split, offsets = (dims[n][0] if dims[n] else () for n in (1, 3, 4))
@@ -255,17 +257,17 @@ def _layout(data: bytes, begin: int, end: int) -> Layout:
     return Layout(devices, maps, split, offsets, numbers[5], numbers[6], numbers[7])
 
 
-def _dims(data: bytes, begin: int, end: int) -> tuple[int, ...]:
+def _read_dims(data: bytes, begin: int, end: int) -> tuple[int, ...]:
     found: list[int] = []
-    for number, a, b in _fields(data, begin, end):
+    for number, a, b in _read_fields(data, begin, end):
         if number != 1:
             raise BrokenProtobuf(begin, f"field {number} in a list of dimensions")
         if b < 0:
-            found.append(_signed(a))
-        else:  # the packed form that protobuf readers accept too
+            found.append(_to_signed(a))
+        else:  # packed numbers, which protobuf readers accept too
             while a < b:
                 value, a = read_varint(data, a, b)
-                found.append(_signed(value))
+                found.append(_to_signed(value))
     return tuple(found)
 
 
@@ -289,17 +291,17 @@ def _layout_from_json(entry: object, name: str, path: Path) -> Layout:
             raise TypeError
         given = entry.get("tensor_map", [])
         nested = isinstance(given, list) and any(isinstance(m, list) for m in given)
-        maps = tuple(_whole(m if isinstance(m, list) else [m]) for m in given) if nested else (_whole(given),)
-        lists = (_whole(entry.get(key) or []) for key in ("dev_matrix", "param_split_shape", "indices_offset"))
+        maps = tuple(_whole_numbers(m if isinstance(m, list) else [m]) for m in given) if nested else (_whole_numbers(given),)
+        lists = (_whole_numbers(entry.get(key) or []) for key in ("dev_matrix", "param_split_shape", "indices_offset"))
         devices, split, offsets = lists
-        numbers = _whole([entry.get(key) or 0 for key in ("field", "opt_weight_shard_step", "opt_weight_shard_size")])
+        numbers = _whole_numbers([entry.get(key) or 0 for key in ("field", "opt_weight_shard_step", "opt_weight_shard_size")])
     except TypeError:
         found = f"{quoted(str(entry)[:100])}"
         raise _refusal(f"{quoted(name)} in {path}", found, "dev_matrix, tensor_map and so on, of whole numbers") from None
     return Layout(devices, maps, split, offsets, *numbers)
 
 
-def _whole(numbers: object) -> tuple[int, ...]:
+def _whole_numbers(numbers: object) -> tuple[int, ...]:
     if not isinstance(numbers, list) or not all(type(n) is int and abs(n) < 1 << 62 for n in numbers):
         raise TypeError
     return tuple(numbers)
@@ -311,14 +313,14 @@ PROTOBUF, JSON = "protobuf", "json"
 
 
 def write_strategy(stages: Mapping[int, Mapping[str, Layout]], form: str = PROTOBUF) -> bytes:
-    """The content of a strategy file: of one stage, or, with names `STAGE-NAME`, of several. ``form`` is "protobuf" or "json"."""
+    """The bytes of a strategy file for one stage, or for several with names `STAGE-NAME`. ``form`` is "protobuf" or "json"."""
     merged = len(stages) > 1
     named = {f"{stage}-{name}" if merged else name: lay for stage, layouts in stages.items() for name, lay in layouts.items()}
-    current = 1 if merged else next(iter(stages), 0)  # a merged file says 1, as MindSpore's own
-    return _as_json(current, list(stages), named) if form == JSON else _as_protobuf(current, list(stages), named)
+    current = 1 if merged else next(iter(stages), 0)  # MindSpore writes 1 into merged files
+    return _to_json(current, list(stages), named) if form == JSON else _to_protobuf(current, list(stages), named)
 
 
-def _as_json(current: int, stages: Sequence[int], named: Mapping[str, Layout]) -> bytes:
+def _to_json(current: int, stages: Sequence[int], named: Mapping[str, Layout]) -> bytes:
     nodes = {f"stage{stage}": {"stage": stage, "parallel_strategy": [[1]]} for stage in stages}
     items = {
         name: {
@@ -335,24 +337,24 @@ def _as_json(current: int, stages: Sequence[int], named: Mapping[str, Layout]) -
     return json.dumps({"current_stage": current, "parallel_strategy_item": nodes, "parallel_layout_item": items}).encode()
 
 
-def _as_protobuf(current: int, stages: Sequence[int], named: Mapping[str, Layout]) -> bytes:
-    out = [_number(1, current)]
-    for stage in stages:  # MindSpore takes the stage of a file from its first operator, and refuses a file without one
-        strategy = _number(1, stage) + _message(2, _number(1, 1))
-        out.append(_message(2, _message(1, f"stage{stage}".encode()) + _message(2, strategy)))
+def _to_protobuf(current: int, stages: Sequence[int], named: Mapping[str, Layout]) -> bytes:
+    out = [_number_field(1, current)]
+    for stage in stages:  # one operator: MindSpore takes the stage from the first, and refuses a file without any
+        strategy = _number_field(1, stage) + _bytes_field(2, _number_field(1, 1))
+        out.append(_bytes_field(2, _bytes_field(1, f"stage{stage}".encode()) + _bytes_field(2, strategy)))
     for name, lay in named.items():
         lists = ((1, (lay.devices,)), (2, lay.maps or ((),)), (3, (lay.split,)), (4, (lay.offsets,)))
-        layouts = b"".join(_message(n, b"".join(_number(1, d) for d in dims)) for n, several in lists for dims in several)
-        layouts += _number(5, lay.field) + _number(6, lay.shard_step) + _number(7, lay.shard_size)
-        out.append(_message(3, _message(1, name.encode()) + _message(2, layouts)))
+        layouts = b"".join(_bytes_field(n, b"".join(_number_field(1, d) for d in dims)) for n, several in lists for dims in several)
+        layouts += _number_field(5, lay.field) + _number_field(6, lay.shard_step) + _number_field(7, lay.shard_size)
+        out.append(_bytes_field(3, _bytes_field(1, name.encode()) + _bytes_field(2, layouts)))
     return b"".join(out)
 
 
-def _number(field: int, value: int) -> bytes:
+def _number_field(field: int, value: int) -> bytes:
     return varint_bytes(field << 3 | VARINT) + varint_bytes(value & (1 << 64) - 1)
 
 
-def _message(field: int, content: bytes) -> bytes:
+def _bytes_field(field: int, content: bytes) -> bytes:
     return varint_bytes(field << 3 | BYTES) + varint_bytes(len(content)) + content
 
 
@@ -360,10 +362,10 @@ def _message(field: int, content: bytes) -> bytes:
 
 
 def strategy_files(path: Path) -> list[Path]:
-    """The strategy files at ``path``: itself, or those in that folder, told by their content; by name, numbers as numbers.
+    """``path`` itself, or the strategy files in that folder, recognised by content. Sorted by name; numbers in names count as numbers.
 
     Raises:
-        InputError: MFC101 for a folder that cannot be listed.
+        InputError: MFC101 for a folder that cannot be read.
     """
     if not os.path.isdir(path):
         return [path]
@@ -378,7 +380,7 @@ def _key_with_numbers(path: Path) -> tuple[object, ...]:
 
 
 def read_strategies(paths: Sequence[Path]) -> tuple[StrategyFile, ...]:
-    """Several strategy files; equal ones, as the ranks of a stage write them, are read once.
+    """Read several strategy files. The ranks of a stage write equal files, which are parsed once.
 
     Raises:
         InputError: MFC101, MFC114.

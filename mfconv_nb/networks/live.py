@@ -101,11 +101,11 @@ def _checkpoint(state: Mapping[str, Any], origin: str, side: str | None, config:
         if any("\ud800" <= c <= "\udfff" for c in name):
             found = "half of a surrogate pair in the name"
             raise InputError("MFC109", quoted(name), found=found, expected="a name that is text", hint=HINT_NAME)
-        tensors[name] = _lazy(name, value)
+        tensors[name] = _lazy_tensor(name, value)
     return checkpoint_of(tensors, origin=origin, side=side, config=config)
 
 
-def _lazy(name: str, value: Any) -> LazyTensor:
+def _lazy_tensor(name: str, value: Any) -> LazyTensor:
     if isinstance(value, LazyTensor):
         return value.renamed(name)
     if _is_a(value, "torch", "Tensor"):

@@ -64,14 +64,14 @@ def network_of(thing: Any) -> Network:
         UsageError: MFC501 for anything else. InputError: MFC109 for a tensor whose dtype has no name here.
     """
     if is_module(thing):
-        return _of_module(thing)
+        return _module_network(thing)
     if is_cell(thing):
-        return _of_cell(thing)
+        return _cell_network(thing)
     hint = "A state dict is a copy or a view: give the network itself."
     raise UsageError("MFC501", "network", found=f"a {type(thing).__name__}", expected="a torch Module or a MindSpore Cell", hint=hint)
 
 
-def _dtype(name: str, dtype: str, known: Mapping[Any, str]) -> str:
+def _dtype_named(name: str, dtype: str, known: Mapping[Any, str]) -> str:
     if dtype not in known:
         hint = "Make the network with a dtype of these (network.to(dtype) in torch)."
         raise InputError("MFC109", quoted(name), found=f"dtype {dtype}", expected=", ".join(map(str, known)), hint=hint)
@@ -81,9 +81,9 @@ def _dtype(name: str, dtype: str, known: Mapping[Any, str]) -> str:
 # ---- torch ---------------------------------------------------------------------------------------------------------------
 
 
-def _of_module(module: Any) -> Network:
+def _module_network(module: Any) -> Network:
     saved = module.state_dict(keep_vars=True)
-    places = {name: place for name, place in _places(module).items() if name in saved}
+    places = {name: place for name, place in _places_by_name(module).items() if name in saved}
     alike: dict[int, list[str]] = {}
     for name, (owner, leaf) in places.items():
         alike.setdefault(id(getattr(owner, leaf)), []).append(name)
@@ -97,7 +97,7 @@ def _of_module(module: Any) -> Network:
     return Network(label, HF, slots, unfilled=tuple(lost))
 
 
-def _places(module: Any) -> dict[str, tuple[Any, str]]:
+def _places_by_name(module: Any) -> dict[str, tuple[Any, str]]:
     """Every parameter and buffer: the module that holds it, and its name there. A shared one is there under each of its names."""
     return {
         f"{prefix}.{leaf}".lstrip("."): (owner, leaf)
@@ -124,12 +124,12 @@ def _module_slot(names: tuple[str, ...], places: list[tuple[Any, str]]) -> Slot:
             held = owner._parameters if leaf in owner._parameters else owner._buffers
             held[leaf] = new
 
-    return Slot(names, tuple(old.shape), _dtype(names[0], str(old.dtype).removeprefix("torch."), BY_TORCH), put)
+    return Slot(names, tuple(old.shape), _dtype_named(names[0], str(old.dtype).removeprefix("torch."), BY_TORCH), put)
 
 
 def _lost_buffers(module: Any, saved: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     """Buffers on the meta device that are in no state dict: tables that a network computes when it is made."""
-    return {n: place for n, place in _places(module).items() if n not in saved and getattr(*place).device.type == "meta"}
+    return {n: place for n, place in _places_by_name(module).items() if n not in saved and getattr(*place).device.type == "meta"}
 
 
 def _is_transformers(module: Any) -> bool:
@@ -165,25 +165,25 @@ def _compute_buffers(module: Any, lost: Mapping[str, tuple[Any, str]]) -> None:
 # ---- MindSpore -----------------------------------------------------------------------------------------------------------
 
 
-def _of_cell(cell: Any) -> Network:
+def _cell_network(cell: Any) -> Network:
     return Network(f"MindSpore {type(cell).__name__}", MF, tuple(_cell_slot(n, p) for n, p in cell.parameters_dict().items()))
 
 
 def _cell_slot(name: str, parameter: Any) -> Slot:
     mindspore: Any = sys.modules["mindspore"]
-    shape, own = tuple(parameter.shape), _dtype(name, str(parameter.dtype), BY_MINDSPORE)
+    shape, own = tuple(parameter.shape), _dtype_named(name, str(parameter.dtype), BY_MINDSPORE)
 
     def put(dtype: str, fill: Fill) -> None:
         array = np.empty(shape, numpy_dtype(dtype))
         fill(array.reshape(-1).view(np.uint8))
         if dtype != own:
             parameter.set_dtype(getattr(mindspore, DTYPES[dtype].torch))  # MindSpore calls its dtypes as torch does
-        parameter.set_data(_tensor(mindspore, array, dtype))
+        parameter.set_data(_mindspore_tensor(mindspore, array, dtype))
 
     return Slot((name,), shape, own, put)
 
 
-def _tensor(mindspore: Any, array: np.ndarray[Any, Any], dtype: str) -> Any:
+def _mindspore_tensor(mindspore: Any, array: np.ndarray[Any, Any], dtype: str) -> Any:
     """The array as a Tensor of the same memory; where MindSpore knows no bfloat16 of numpy, by way of float32, which is exact."""
     try:
         return mindspore.Tensor.from_numpy(array)

@@ -17,7 +17,7 @@ from mfconv_nb.core.dtypes import CASTABLE, itemsize, max_ulp_distance, numpy_dt
 from mfconv_nb.core.progress import OnProgress
 from mfconv_nb.core.report import difference_text
 from mfconv_nb.streaming.gather import PanelReader, more_scattered, panels
-from mfconv_nb.streaming.workers import Pulse, run_tasks
+from mfconv_nb.streaming.workers import Pulse, do_tasks
 
 Array = np.ndarray[Any, np.dtype[Any]]
 SEGMENT_BYTES = 64 << 20
@@ -127,7 +127,7 @@ def compare_tensors(
         return compare
 
     found: list[tuple[int, Comparison]] = []
-    run_tasks(list(_parts(pairs)), worker, threads, on_progress)
+    do_tasks(list(_parts(pairs)), worker, threads, on_progress)
     for number, result in found:
         results[number] = join_comparisons(results[number], result)
     return results

@@ -22,10 +22,10 @@ from mfconv_nb.core.checkpoint import LazyTensor
 from mfconv_nb.core.dtypes import itemsize
 from mfconv_nb.core.file_plan import FilePlan
 from mfconv_nb.core.progress import OnProgress
-from mfconv_nb.streaming.gather import PANEL_BYTES, Bytes, PanelReader, panels
+from mfconv_nb.streaming.gather import PANEL_BYTES, Bytes, PanelReader, find_spans, panels
 from mfconv_nb.streaming.journal import Finished, Journal
 from mfconv_nb.streaming.open_files import allow_open_files
-from mfconv_nb.streaming.workers import Pulse, run_tasks
+from mfconv_nb.streaming.workers import Pulse, do_tasks
 
 SEGMENT_BYTES = 64 << 20
 DEFAULT_THREADS = 2
@@ -91,7 +91,7 @@ def fill_files(jobs: Sequence[FillJob], journal: Journal, threads: int = DEFAULT
     descriptors = [_open_planned(job) for job in jobs]
     try:
         wanted = {(s.file, s.name, s.number): s for n, job in enumerate(jobs) for s in segments_of(job, n)}
-        finished = _still_true(jobs, descriptors, wanted, journal.finished, threads)
+        finished = _verify_recorded(jobs, descriptors, wanted, journal.finished, threads)
         before = sum(_nbytes(jobs, wanted[f.key]) for f in finished.values())
         todo = [segment for key, segment in wanted.items() if key not in finished]
 
@@ -102,7 +102,7 @@ def fill_files(jobs: Sequence[FillJob], journal: Journal, threads: int = DEFAULT
         def worker(pulse: Pulse) -> Callable[[Segment], None]:
             return _Writer(jobs, descriptors, pulse, record).write
 
-        run_tasks(todo, worker, threads, None if on_progress is None else lambda done: on_progress(before + done))
+        do_tasks(todo, worker, threads, None if on_progress is None else lambda done: on_progress(before + done))
         for job, descriptor, number in zip(jobs, descriptors, range(len(jobs)), strict=True):
             _write_crcs(job, descriptor, number, finished)
     finally:
@@ -135,7 +135,7 @@ def tensor_checksums(
     def worker(pulse: Pulse) -> Callable[[Segment], None]:
         return _Writer([job], None, pulse, record).write
 
-    run_tasks(list(wanted.values()), worker, threads, on_progress)
+    do_tasks(list(wanted.values()), worker, threads, on_progress)
     return {name: checksum for (_, name), checksum in _checksums_of(wanted, finished).items()}
 
 
@@ -166,7 +166,7 @@ class _Writer:
         for first, last in panels(tensor, dtype, segment.start, segment.stop):
             panel = self.reader.room((last - first) * size)
             offset = segment.offset + (first - segment.start) * size
-            is_written = self._copied(segment, first, last, offset, panel)
+            is_written = self._copy_by_system(segment, first, last, offset, panel)
             if not is_written:
                 self.reader.gatherer.fill(tensor, dtype, first, last, panel)
             digest.update(panel.data)
@@ -178,15 +178,15 @@ class _Writer:
         infinite = self.reader.gatherer.infinite - infinite
         self.record(Finished(segment.file, segment.name, segment.number, digest.hexdigest(), crc, infinite))
 
-    def _copied(self, segment: Segment, first: int, last: int, offset: int, panel: Bytes) -> bool:
+    def _copy_by_system(self, segment: Segment, first: int, last: int, offset: int, panel: Bytes) -> bool:
         """Whether the system has copied these elements from file to file; the panel then holds what stands in the new file."""
         if self.descriptors is None or not self.can_copy:
             return False
         job, descriptor = self.jobs[segment.file], self.descriptors[segment.file]
-        runs = self.reader.gatherer.runs(job.tensors[segment.name], job.dtypes[segment.name], first, last)
-        if not runs:
+        spans = find_spans(job.tensors[segment.name], job.dtypes[segment.name], first, last)
+        if not spans:
             return False
-        self.can_copy = all(run.source.copy_to(descriptor, run.offset, run.nbytes, offset + run.at) for run in runs)
+        self.can_copy = all(span.source.copy_to(descriptor, span.offset, span.nbytes, offset + span.at) for span in spans)
         return self.can_copy and _read_back(descriptor, panel.data, offset) == panel.size
 
 
@@ -205,7 +205,7 @@ def _nbytes(jobs: Sequence[FillJob], segment: Segment) -> int:
     return (segment.stop - segment.start) * itemsize(jobs[segment.file].dtypes[segment.name])
 
 
-def _still_true(
+def _verify_recorded(
     jobs: Sequence[FillJob],
     descriptors: Sequence[int],
     wanted: Mapping[tuple[int, str, int], Segment],
@@ -236,7 +236,7 @@ def _still_true(
 
         return check
 
-    run_tasks(recorded, worker, threads)
+    do_tasks(recorded, worker, threads)
     return kept
 
 

@@ -84,9 +84,9 @@ class Journal:
     def __init__(self, path: Path, fingerprint: str) -> None:
         self._guard, self._lock = threading.Lock(), Lock(path)
         self.is_locked, descriptor = self._lock.is_held, self._lock.descriptor
-        with closed_on_error(self):
-            rows = _read(path, fingerprint)
-            self.is_new, self.finished = rows is None, _finished(rows or [])
+        with close_on_error(self):
+            rows = _read_rows(path, fingerprint)
+            self.is_new, self.finished = rows is None, _finished_segments(rows or [])
             if rows is None:
                 os.ftruncate(descriptor, 0)
                 self._write({"fingerprint": fingerprint})
@@ -114,7 +114,7 @@ class Journal:
 
 
 @contextmanager
-def closed_on_error(journal: Journal) -> Iterator[None]:
+def close_on_error(journal: Journal) -> Iterator[None]:
     """Lets go of the lock when something goes wrong: the process may live on, a notebook's does."""
     try:
         yield
@@ -131,18 +131,18 @@ def publishing_of(path: Path) -> Publishing | None:
         first, *lines = path.read_bytes().split(b"\n")
     except OSError:
         return None
-    noted = [row for line in lines[:-1] if line.startswith(b'{"publishing"') and isinstance(row := _parsed(line), dict)]
-    head, last = _parsed(first), noted[-1].get("publishing") if noted else None
+    noted = [row for line in lines[:-1] if line.startswith(b'{"publishing"') and isinstance(row := _parse_row(line), dict)]
+    head, last = _parse_row(first), noted[-1].get("publishing") if noted else None
     if not isinstance(last, dict) or not isinstance(head, dict):
         return None
-    moves, away, replaced = _pairs(last.get("moves")), _pairs(last.get("away")), last.get("replaced")
+    moves, away, replaced = _read_pairs(last.get("moves")), _read_pairs(last.get("away")), last.get("replaced")
     if type(last.get("inode")) is not int or not moves or away is None or not _are_texts(replaced):
         return None
-    finished = tuple(_finished(_parsed(line) for line in lines[:-1]))
+    finished = tuple(_finished_segments(_parse_row(line) for line in lines[:-1]))
     return Publishing(last["inode"], moves, away, tuple(replaced), str(head.get("fingerprint")), finished)
 
 
-def _pairs(value: object) -> tuple[tuple[str, str], ...] | None:
+def _read_pairs(value: object) -> tuple[tuple[str, str], ...] | None:
     if not isinstance(value, list) or not all(_are_texts(pair) and len(pair) == 2 for pair in value):
         return None
     return tuple((a, b) for a, b in value)
@@ -152,20 +152,20 @@ def _are_texts(value: object) -> TypeGuard[list[str]]:
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
-def _read(path: Path, fingerprint: str) -> list[object] | None:
+def _read_rows(path: Path, fingerprint: str) -> list[object] | None:
     """The rows of an earlier run of the same plan; None for another plan. A torn last line is left out."""
     first, *lines = path.read_bytes().split(b"\n")
-    return [_parsed(line) for line in lines[:-1]] if _parsed(first) == {"fingerprint": fingerprint} else None
+    return [_parse_row(line) for line in lines[:-1]] if _parse_row(first) == {"fingerprint": fingerprint} else None
 
 
-def _finished(rows: Iterable[object]) -> list[Finished]:
+def _finished_segments(rows: Iterable[object]) -> list[Finished]:
     """The finished segments among the rows; what has another form is left out."""
     lists = (row for row in rows if isinstance(row, list) and len(row) == 6)
     kinds = [int, str, int, str, int]
     return [Finished(*row) for row in lists if [type(v) for v in (*row[:4], row[5])] == kinds and isinstance(row[4], int | None)]
 
 
-def _parsed(line: bytes) -> object:
+def _parse_row(line: bytes) -> object:
     try:
         return json.loads(line)
     except (ValueError, RecursionError):

@@ -18,7 +18,7 @@ from mfconv_nb.core.progress import OnProgress
 from mfconv_nb.core.statistics.one_tensor import Accumulator, Statistics, accumulator
 from mfconv_nb.core.statistics.two_tensors import PairAccumulator, PairStatistics
 from mfconv_nb.streaming.gather import PanelReader, more_scattered, panels
-from mfconv_nb.streaming.workers import Pulse, run_tasks
+from mfconv_nb.streaming.workers import Pulse, do_tasks
 
 LEAST_PANELS = 8  # a sample is taken from at least so many places, where the tensor has them
 
@@ -132,7 +132,7 @@ def _stream(
 
         return work
 
-    run_tasks(tasks, worker, threads, on_progress)
+    do_tasks(tasks, worker, threads, on_progress)
     return left_early.is_set()
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mfconv_nb.core.errors import OutputError
 from mfconv_nb.core.report import bytes_text
-from mfconv_nb.streaming.journal import Journal, closed_on_error
+from mfconv_nb.streaming.journal import Journal, close_on_error
 from mfconv_nb.streaming.manifest import side_folder
 
 STAGING, SIDE = ".mfconv-partial", ".mfconv"
@@ -77,16 +77,16 @@ class Staging:
 
 def staging_of(target: Path) -> Staging:
     """Where the output for ``target`` is written until it is complete. Reads links and folders only."""
-    real = followed(target)
+    real = follow_links(target)
     beside, inside = side_folder(real), real / SIDE
-    is_inside = os.path.isdir(real) and not _takes_renames(real)
+    is_inside = os.path.isdir(real) and not _can_rename_into(real)
     root = real / STAGING if is_inside else beside.with_name(beside.name.removesuffix(SIDE) + STAGING)
     first = inside if is_inside else beside
     others = dict.fromkeys(p for p in (inside, beside, side_folder(target)) if p != first)
     return Staging(real, root, first, tuple(others))
 
 
-def followed(path: Path) -> Path:
+def follow_links(path: Path) -> Path:
     """Where a path leads if it is a link, whether or not something is there."""
     path = path if path.name not in ("", "..") else Path(os.path.realpath(path))
     for _ in range(MOST_LINKS):
@@ -96,7 +96,7 @@ def followed(path: Path) -> Path:
     return path
 
 
-def _takes_renames(folder: Path) -> bool:
+def _can_rename_into(folder: Path) -> bool:
     """Whether a file beside a folder can be renamed into it, and the folder itself be renamed."""
     above = folder.absolute().parent
     return mount_of(folder) == mount_of(above) and os.access(above, os.W_OK | os.X_OK)
@@ -128,7 +128,7 @@ def open_journal(staging: Staging, fingerprint: str) -> Journal:
                 journal = Journal(staging.journal, fingerprint)
             except FileNotFoundError:  # another run has just ended, and taken the folder with it
                 continue
-            with closed_on_error(journal):
+            with close_on_error(journal):
                 if journal.is_new:
                     _clear(staging)
                 staging.data.mkdir(exist_ok=True)
@@ -164,13 +164,13 @@ def refused_writes(target: Path) -> Iterator[None]:
 def check_space(staging: Staging, needed: int) -> None:
     """Raises OutputError (MFC403) when the disk of the target has less free than is still ``needed`` of so many bytes."""
     folder = next(p for p in (staging.root, *staging.root.absolute().parents) if p.exists())
-    free = shutil.disk_usage(folder).free + _already_there(staging)
+    free = shutil.disk_usage(folder).free + _bytes_written(staging)
     if free < needed:
         hint = "Free some space, or choose a target on another disk."
         raise OutputError("MFC403", staging.target, found=f"{bytes_text(free)} free", expected=bytes_text(needed), hint=hint)
 
 
-def _already_there(staging: Staging) -> int:
+def _bytes_written(staging: Staging) -> int:
     """Bytes on the disk that an unfinished run has written: its files are as long as planned, with holes."""
     total = 0
     with suppress(OSError):  # another run is just ending

@@ -14,7 +14,7 @@ from mfconv_nb.core.errors import FormatError
 from mfconv_nb.core.progress import NoProgress, Progress
 from mfconv_nb.core.sources import FileSource, StoredChecksum
 from mfconv_nb.streaming.gather import PANEL_BYTES
-from mfconv_nb.streaming.workers import Pulse, run_tasks
+from mfconv_nb.streaming.workers import Pulse, do_tasks
 
 HINT = "Its bytes were changed since it was written: fetch or save the file again."
 
@@ -53,7 +53,7 @@ def check_stored_checksums(tensors: Iterable[LazyTensor], threads: int = 2, prog
         return check
 
     with (progress or NoProgress()).another(sum(c.nbytes for _, c in todo), "comparing checksums") as bar:
-        run_tasks(todo, worker, threads, bar)
+        do_tasks(todo, worker, threads, bar)
     for source, _ in todo:
         source.checksums = ()  # a proof reads its files several times, and compares them once
     return len(todo)

@@ -37,7 +37,7 @@ class Pulse:
         self._stop.set()
 
 
-def run_tasks(
+def do_tasks(
     tasks: Iterable[Task],
     make_worker: Callable[[Pulse], Callable[[Task], None]],
     threads: int,

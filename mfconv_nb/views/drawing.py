@@ -109,17 +109,17 @@ class Drawing:
         """With full names up to ``room`` characters under the pointer, and up to ``characters`` printed."""
         sides = (_Side(self.sources, LEFT, self.more_sources), _Side(self.targets, RIGHT, self.more_targets))
         colours = role_colours(dict.fromkeys(c.role for s in sides for b in s.boxes for c in b.cells))
-        placed = [_placed(side) for side in sides]
+        placed = [_place_boxes(side) for side in sides]
         height = max(end for _, end in placed) + (LINE + 4 if self.note else 0)
-        body = [*_joins(placed[0][0], placed[1][0], colours)]
+        body = [*_join_bands(placed[0][0], placed[1][0], colours)]
         for side, (boxes, end) in zip(sides, placed, strict=True):
             body += [part for box in boxes for part in _box_svg(box, colours, room, characters or NAME_CHARACTERS)]
             if side.more:
                 body.append(_text(side.edge, end - 4, side.more, is_left=side.edge == LEFT, soft=True))
         if self.note:
-            note = escaped(shortened(self.note, 90))
+            note = escape_text(shorten(self.note, 90))
             body.append(f'<text x="{WIDTH // 2}" y="{height - 5}" text-anchor="middle" opacity=".75">{note}</text>')
-        title = escaped(shortened(self.title, max(room, 60)))
+        title = escape_text(shorten(self.title, max(room, 60)))
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" class="mfconv-drawing" role="img" aria-label="{title}" viewBox="0 0 {WIDTH} {height}"'
             f' style="{STYLE}"><title>{title}</title><g fill="currentColor" font-size="12">{"".join(body)}</g></svg>'
@@ -167,7 +167,7 @@ class _PlacedBox:
     tells_shape: bool
 
 
-def _placed(side: _Side) -> tuple[list[_PlacedBox], int]:
+def _place_boxes(side: _Side) -> tuple[list[_PlacedBox], int]:
     """Boxes one below the other, and where they end. Of boxes with one shape only the last one tells it."""
     boxes, edge = side.boxes, side.edge
     placed: list[_PlacedBox] = []
@@ -176,14 +176,14 @@ def _placed(side: _Side) -> tuple[list[_PlacedBox], int]:
     for number, box in enumerate(boxes):
         tells_shape = last[box.shape, box.axes] == number
         top = y + LINE + 2
-        cells, bottom = _placed_cells(box, edge, top, TALL if len(boxes) <= 4 else CELL + 6)
+        cells, bottom = _place_cells(box, edge, top, TALL if len(boxes) <= 4 else CELL + 6)
         bottom += CELL + 2 if box.more else 0
         placed.append(_PlacedBox(box, edge, y + 12, top, bottom, cells, tells_shape))
         y = bottom + GAP + ((2 if box.axes else 1) * LINE if tells_shape else 0)
     return placed, y + (LINE if side.more else 0)
 
 
-def _placed_cells(box: Box, edge: int, top: int, tallest: int) -> tuple[tuple[_PlacedCell, ...], int]:
+def _place_cells(box: Box, edge: int, top: int, tallest: int) -> tuple[tuple[_PlacedCell, ...], int]:
     heights, widths = _extents((c.row, c.height) for c in box.cells), _extents((c.column, c.width) for c in box.cells)
     extra = max(0, min(tallest, 130 // max(1, len(heights))) - CELL)
     tall = {row: CELL + extra * size // max(heights.values()) for row, size in heights.items()}
@@ -212,7 +212,7 @@ def _extents(sizes: Iterable[tuple[int, int]]) -> dict[int, int]:
 # ---- SVG -------------------------------------------------------------------------------------------------------------
 
 
-def _joins(left: Sequence[_PlacedBox], right: Sequence[_PlacedBox], colours: Mapping[str, str]) -> Iterator[str]:
+def _join_bands(left: Sequence[_PlacedBox], right: Sequence[_PlacedBox], colours: Mapping[str, str]) -> Iterator[str]:
     """A band, or a line to a cell that stands behind another, for every pair of cells with one key."""
     there: dict[object, list[_PlacedCell]] = {}
     for cell in (c for p in right for c in p.cells):
@@ -234,7 +234,7 @@ def _joins(left: Sequence[_PlacedBox], right: Sequence[_PlacedBox], colours: Map
 
 def _box_svg(placed: _PlacedBox, colours: Mapping[str, str], room: int, characters: int) -> Iterator[str]:
     box, is_left = placed.box, placed.edge == LEFT
-    yield _text(placed.edge, placed.y, shortened(box.name, characters), is_left=is_left, title=shortened(box.name, room))
+    yield _text(placed.edge, placed.y, shorten(box.name, characters), is_left=is_left, title=shorten(box.name, room))
     for cell in placed.cells:
         yield from _cell_svg(cell, colours, min(room, 120))
     x = placed.edge - BOX if is_left else placed.edge
@@ -244,23 +244,23 @@ def _box_svg(placed: _PlacedBox, colours: Mapping[str, str], room: int, characte
             f'<rect x="{x + 0.5}" y="{y + 0.5}" width="{BOX - 1}" height="{CELL + 1}" fill="none" stroke="currentColor"'
             f' stroke-opacity=".5" stroke-dasharray="3 3"/>'
         )
-        yield f'<text x="{x + BOX // 2}" y="{y + 13}" text-anchor="middle" font-size="11">{escaped(shortened(box.more, 22))}</text>'
+        yield f'<text x="{x + BOX // 2}" y="{y + 13}" text-anchor="middle" font-size="11">{escape_text(shorten(box.more, 22))}</text>'
     if placed.tells_shape:
-        yield _text(placed.edge, placed.bottom + 13, shortened(box.shape, characters), is_left=is_left, title=shortened(box.shape, room))
+        yield _text(placed.edge, placed.bottom + 13, shorten(box.shape, characters), is_left=is_left, title=shorten(box.shape, room))
         if box.axes:
             yield _text(
                 placed.edge,
                 placed.bottom + 13 + LINE,
-                shortened(box.axes, characters),
+                shorten(box.axes, characters),
                 is_left=is_left,
-                title=shortened(box.axes, room),
+                title=shorten(box.axes, room),
                 soft=True,
             )
 
 
 def _cell_svg(placed: _PlacedCell, colours: Mapping[str, str], room: int) -> Iterator[str]:
     cell = placed.cell
-    tip = f"<title>{escaped(shortened(cell.title, room))}</title>" if room else ""
+    tip = f"<title>{escape_text(shorten(cell.title, room))}</title>" if room else ""
     yield (
         f'<rect x="{placed.x}" y="{placed.y}" width="{placed.width}" height="{placed.height}" fill="{colours[cell.role]}"'
         f' stroke="#000" stroke-opacity=".35">{tip}</rect>'
@@ -268,21 +268,21 @@ def _cell_svg(placed: _PlacedCell, colours: Mapping[str, str], room: int) -> Ite
     label = next((t for t in cell.labels if 6.7 * len(t) + 4 <= placed.width), "")
     if label:
         x, y = placed.x + placed.width // 2, placed.y + placed.height // 2 + 4
-        yield f'<text x="{x}" y="{y}" text-anchor="middle" font-size="11" fill="#000" pointer-events="none">{escaped(label)}</text>'
+        yield f'<text x="{x}" y="{y}" text-anchor="middle" font-size="11" fill="#000" pointer-events="none">{escape_text(label)}</text>'
 
 
 def _text(x: int, y: int, text: str, *, is_left: bool, title: str = "", soft: bool = False) -> str:
     anchor = ' text-anchor="end"' if is_left else ""
-    tip = f"<title>{escaped(title)}</title>" if title and one_line(title) != text else ""
-    return f'<text x="{x}" y="{y}"{anchor}{" opacity=" + chr(34) + ".75" + chr(34) if soft else ""}>{escaped(text)}{tip}</text>'
+    tip = f"<title>{escape_text(title)}</title>" if title and one_line(title) != text else ""
+    return f'<text x="{x}" y="{y}"{anchor}{" opacity=" + chr(34) + ".75" + chr(34) if soft else ""}>{escape_text(text)}{tip}</text>'
 
 
-def escaped(text: str) -> str:
+def escape_text(text: str) -> str:
     """For SVG: on one line, nothing that could be markup."""
     return html.escape(one_line(text))
 
 
-def shortened(text: str, most: int) -> str:
+def shorten(text: str, most: int) -> str:
     """At most ``most`` characters; the end of a name tells more than its beginning."""
     text = one_line(text)
     head = most // 3
@@ -298,7 +298,7 @@ MAX_TEXT_CELLS = 12
 
 def _side_text(mark: str, boxes: Sequence[Box], more: str) -> Iterator[str]:
     for box in boxes:
-        yield "  ".join(part for part in (mark + shortened(box.name, 100), shortened(box.shape, 60), shortened(box.axes, 60)) if part)
+        yield "  ".join(part for part in (mark + shorten(box.name, 100), shorten(box.shape, 60), shorten(box.axes, 60)) if part)
         yield f"    {_cells_text(box)}"
     if more:
         yield f"  {one_line(more)}"

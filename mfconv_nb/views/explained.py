@@ -44,7 +44,7 @@ class ExplainReport(Result):
         return Table("", found.sentence, columns, rows, row_noun="positions")
 
 
-def explained(plan: MappingPlan, name: str, index: int | Sequence[int] | None, side: str | None) -> ExplainReport:
+def make_explain_report(plan: MappingPlan, name: str, index: int | Sequence[int] | None, side: str | None) -> ExplainReport:
     """What ``explain_tensor`` tells of a tensor and, with an index, of one of its elements. Errors as there."""
     explanation = explain_tensor(plan, name, side)
     return ExplainReport(explanation, None if index is None else element_of(explanation, index))
@@ -100,7 +100,7 @@ def _shown_blocks(explanation: Explanation) -> tuple[list[RoleBlock], int]:
 def _note(explanation: Explanation) -> str:
     """What bands cannot show: that axes change places, or that factors of one axis do."""
     for block in explanation.blocks:
-        orders = [_order(block.view_on(side)) for side in (SOURCE, TARGET)]
+        orders = [_axis_order(block.view_on(side)) for side in (SOURCE, TARGET)]
         if block.is_zeros or orders[0] == orders[1]:
             continue
         names = [n for n, there in zip(*orders, strict=True) if n != there]
@@ -108,7 +108,7 @@ def _note(explanation: Explanation) -> str:
     return ""
 
 
-def _order(view: View | None) -> list[str]:
+def _axis_order(view: View | None) -> list[str]:
     return [] if view is None else [n for n, size, _ in view.axes if size != 1]
 
 
@@ -119,7 +119,7 @@ def _box(face: Face, blocks: Sequence[RoleBlock], hidden: int, most: int, shapes
         return Box(face.spec.name, face.shape_text, face.axes_text, (whole,))
     places = [place for n, b in own for place in _places(n, b, face, most, shapes)]
     down, across = _drawn_axes(face.spec.shape, places)
-    rows, columns = (_numbered(p.spans[d] for p in places) if d is not None else None for d in (down, across))
+    rows, columns = (_number_spans(p.spans[d] for p in places) if d is not None else None for d in (down, across))
     plain = len({b.role for b in blocks}) == 1 and blocks[0].role not in ROLE_COLOURS
     cells: dict[tuple[int, int], Cell] = {}
     for p in places:
@@ -139,7 +139,7 @@ def _box(face: Face, blocks: Sequence[RoleBlock], hidden: int, most: int, shapes
 
 
 def _with_arrow(face: Face, own: Iterable[tuple[int, RoleBlock]]) -> str:
-    turned = face.side == TARGET and any(not b.is_zeros and _order(b.source_view) != _order(b.target_view) for _, b in own)
+    turned = face.side == TARGET and any(not b.is_zeros and _axis_order(b.source_view) != _axis_order(b.target_view) for _, b in own)
     return f"⇄ {face.axes_text}" if turned else face.axes_text
 
 
@@ -155,17 +155,17 @@ class _Place:
 
 def _places(number: int, block: RoleBlock, face: Face, most: int, shapes: Shapes) -> Iterator[_Place]:
     """The first runs of a block in a tensor. An axis is drawn apart on both sides where on one something stands between its steps."""
-    view, apart = block.view_on(face.side), _apart(block, shapes)
+    view, apart = block.view_on(face.side), _axes_drawn_apart(block, shapes)
     if view is None:
         return
-    by_axis, starts = _by_axis(view, face.spec.shape), _starts(view, face.spec.shape)
+    by_axis, starts = _named_axes_inside(view, face.spec.shape), _starts(view, face.spec.shape)
     ways = []
     for axes, start in zip(by_axis, starts, strict=True):
         last = max((n for n, a in enumerate(axes) if a[0] in apart), default=-1) + 1
         length = prod(size for _, size, _ in axes[last:])
         steps = islice(product(*(range(size) for _, size, _ in axes[:last])), most)
         names = [name for name, _, _ in axes[:last]]
-        ways.append([(dict(zip(names, v, strict=True)), (start + _sum(v, axes), length)) for v in steps])
+        ways.append([(dict(zip(names, v, strict=True)), (start + _offset_of(v, axes), length)) for v in steps])
     seen: set[object] = set()
     for way in islice(product(*ways), most):
         values = {n: v for found, _ in way for n, v in found.items() if n in apart}
@@ -175,11 +175,11 @@ def _places(number: int, block: RoleBlock, face: Face, most: int, shapes: Shapes
             yield _Place(key, block, tuple(values.items()), tuple(span for _, span in way))
 
 
-def _sum(values: Sequence[int], axes: Sequence[tuple[str, int, int]]) -> int:
+def _offset_of(values: Sequence[int], axes: Sequence[tuple[str, int, int]]) -> int:
     return sum(v * step for v, (_, _, step) in zip(values, axes, strict=False))
 
 
-def _by_axis(view: View, shape: Shape) -> list[list[tuple[str, int, int]]]:
+def _named_axes_inside(view: View, shape: Shape) -> list[list[tuple[str, int, int]]]:
     """For each axis of a tensor the named axes in it, outermost first, with steps counted along it."""
     found: list[list[tuple[str, int, int]]] = []
     for n, stride in zip(shape, c_strides(shape), strict=True):
@@ -192,12 +192,12 @@ def _starts(view: View, shape: Shape) -> list[int]:
     return [view.offset // stride % n for n, stride in zip(shape, c_strides(shape), strict=True)]
 
 
-def _apart(block: RoleBlock, shapes: Shapes) -> set[str]:
+def _axes_drawn_apart(block: RoleBlock, shapes: Shapes) -> set[str]:
     """The named axes of a block that leave gaps between their steps, on the source or on the target side, and those outside of them."""
     found: set[str] = set()
     for side in (SOURCE, TARGET):
         view, name = block.view_on(side), block.name_on(side)
-        for axes in _by_axis(view, shapes[side, name]) if view is not None and name is not None else ():
+        for axes in _named_axes_inside(view, shapes[side, name]) if view is not None and name is not None else ():
             extents = [prod(size for _, size, _ in axes[n + 1 :]) for n in range(len(axes))]
             last = max((n for n, (_, _, step) in enumerate(axes) if step != extents[n]), default=-1)
             found |= {axis for axis, _, _ in axes[: last + 1]}
@@ -212,7 +212,7 @@ def _drawn_axes(shape: Shape, places: Sequence[_Place]) -> tuple[int | None, int
     return None, divided[0]
 
 
-def _numbered(spans: Iterable[tuple[int, int]]) -> dict[tuple[int, int], int]:
+def _number_spans(spans: Iterable[tuple[int, int]]) -> dict[tuple[int, int], int]:
     return {span: n for n, span in enumerate(sorted(set(spans)))}
 
 
@@ -237,7 +237,7 @@ def _more(own: Sequence[tuple[int, RoleBlock]], face: Face, hidden: int, most: i
     if hidden and len(indices) > 1:
         return _more_of(hidden, own[0][1].index[0][0] + "s" * (hidden != 1))
     for _, block in own:
-        view, apart = block.view_on(face.side), _apart(block, shapes)
+        view, apart = block.view_on(face.side), _axes_drawn_apart(block, shapes)
         sizes = [(name, size) for name, size, _ in (view.axes if view is not None else ()) if name in apart and size != 1]
         left = prod(size for _, size in sizes) - most
         if sizes and left > 0:

@@ -31,7 +31,7 @@ class Exploration:
         """The names of the tensors behind a row."""
         raise NotImplementedError
 
-    def searched(self, row: int) -> str:
+    def search_text(self, row: int) -> str:
         """What a search looks at: every name of a row, a line each."""
         return "\n".join(self.members(row))
 

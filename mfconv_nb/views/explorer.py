@@ -27,7 +27,7 @@ class Explorer(W.VBox):
 
     def __init__(self, exploration: Exploration) -> None:
         self.exploration = exploration
-        self.names = [exploration.searched(row) for row in range(len(exploration.table.rows))]
+        self.names = [exploration.search_text(row) for row in range(len(exploration.table.rows))]
         self.shown: list[int] = list(range(len(self.names)))  # rows that pass the filters, in order
         self.first = 0  # of the page
         self.row, self.member = -1, ""
@@ -214,9 +214,9 @@ class Explorer(W.VBox):
                 if done - self.bar.value >= nbytes // 50:
                     self.bar.value = done
 
-        threading.Thread(target=self._measured, args=(self.member, sample, progress, stop), daemon=True).start()
+        threading.Thread(target=self._measure_in_thread, args=(self.member, sample, progress, stop), daemon=True).start()
 
-    def _measured(self, member: str, sample: bool, progress: OnProgress, stop: threading.Event) -> None:
+    def _measure_in_thread(self, member: str, sample: bool, progress: OnProgress, stop: threading.Event) -> None:
         try:
             with ONE_AT_A_TIME:
                 shown = self.exploration.measure(member, sample, progress, stop)

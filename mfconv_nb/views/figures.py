@@ -54,7 +54,7 @@ def histogram_png(
     finite = [s for s in sides if s.finite]
     if finite:
         edges = edges_between(min(s.minimum for s in finite), max(s.maximum for s in finite), BINS)
-        places, unit = _scaled(edges)
+        places, unit = _scale_edges(edges)
         for number, side in enumerate(sides):
             counts = side.counted.histogram(edges).counts
             highest = max(highest, counts.max())
@@ -62,7 +62,7 @@ def histogram_png(
         axes.set_xlabel(f"value{unit}{_sample_text(sides)}", color=canvas.ink, fontsize=8)
         axes.set_xlim(places[0], places[-1])
     else:
-        _say(axes, "no finite numbers" if before.elements else "no numbers", canvas.ink)
+        _write_instead(axes, "no finite numbers" if before.elements else "no numbers", canvas.ink)
     highest = max([highest, *(n for _, counts in special for n in counts)])
     _log_counts(axes, highest, canvas.ink)
     if special:
@@ -214,12 +214,12 @@ def _patch(number: int) -> Any:
     return Patch(facecolor=BEFORE) if number == 0 else Patch(facecolor="none", edgecolor=AFTER, linewidth=1.3)
 
 
-def _say(axes: Any, text: str, ink: str) -> None:
+def _write_instead(axes: Any, text: str, ink: str) -> None:
     axes.text(0.5, 0.5, text, color=ink, fontsize=9, ha="center", va="center", transform=axes.transAxes)
     axes.set_xticks([])
 
 
-def _scaled(edges: Any) -> tuple[Any, str]:
+def _scale_edges(edges: Any) -> tuple[Any, str]:
     """The edges in a power of ten that keeps their figures short, and how the axis says so. Holds for any float64."""
     largest = float(np.abs(edges).max())
     if largest == 0 or 1e-3 <= largest < 1e4:
@@ -301,11 +301,11 @@ def _draw_special(axes: Any, special: Sequence[tuple[str, list[int]]], highest: 
 
 def _draw_differences(axes: Any, pair: PairStatistics, ink: str) -> None:
     if pair.max_abs == 0:  # signs of zeros, NaN or infinities
-        _say(axes, "no finite number changed its value", ink)
+        _write_instead(axes, "no finite number changed its value", ink)
         axes.set_yticks([])
         return
     edges, counts = pair.histogram(BINS + 1)
-    places, unit = _scaled(edges)
+    places, unit = _scale_edges(edges)
     _bars(axes, counts, places, BINS // 2)
     axes.set_xlabel(f"difference{unit}", color=ink, fontsize=8)
     axes.set_xlim(places[0], places[-1])

@@ -50,10 +50,10 @@ def values_html(tensors: Sequence[LazyTensor], sample: bool, progress: OnProgres
     if pair is None:
         return ""
     if pair.equal_bytes:
-        said = f"Bitwise equal{_of_sample(pair)}."
+        said = f"Bitwise equal{_sample_note(pair)}."
         drawn = _statistics_html(seen[:1]) + _picture(seen[:1])
     else:
-        said = f"{pair.differing:,} of {pair.elements:,} numbers differ: {pair.in_words}{_of_sample(pair)}."
+        said = f"{pair.differing:,} of {pair.elements:,} numbers differ: {pair.in_words}{_sample_note(pair)}."
         drawn = _statistics_html(seen) + _picture(seen) + _difference_picture(pair)
     return drawn if compared else f"<div>{said}</div>{drawn}"
 
@@ -62,10 +62,10 @@ def heatmap_html(values: Mapping[tuple[str, str], float]) -> str:
     """The largest differences by (kind of tensor, layer) as a picture."""
     from mfconv_nb.views.figures import heatmap_png
 
-    return _img(heatmap_png(values, width=WIDTH, scale=2), "largest difference of each layer and kind of tensor")
+    return _img_html(heatmap_png(values, width=WIDTH, scale=2), "largest difference of each layer and kind of tensor")
 
 
-def _of_sample(found: PairStatistics) -> str:
+def _sample_note(found: PairStatistics) -> str:
     return f" in a sample: {found.sampled[0]:,} of {found.sampled[1]:,} numbers" if found.sampled else ""
 
 
@@ -93,15 +93,15 @@ STATISTICS: tuple[tuple[str, Callable[[Statistics], str]], ...] = (
 def _picture(seen: Sequence[Statistics]) -> str:
     from mfconv_nb.views.figures import histogram_png
 
-    return _img(histogram_png(seen[0], seen[1] if len(seen) > 1 else None, width=WIDTH, scale=2), "histogram of the values")
+    return _img_html(histogram_png(seen[0], seen[1] if len(seen) > 1 else None, width=WIDTH, scale=2), "histogram of the values")
 
 
 def _difference_picture(pair: PairStatistics) -> str:
     from mfconv_nb.views.figures import difference_png
 
     picture = difference_png(pair, width=WIDTH, scale=2)
-    return "" if picture is None else _img(picture, "histograms of the difference and of the ULP distance")
+    return "" if picture is None else _img_html(picture, "histograms of the difference and of the ULP distance")
 
 
-def _img(png: bytes, says: str) -> str:
+def _img_html(png: bytes, says: str) -> str:
     return f"<img class='mfconv-img' width={WIDTH} alt='{says}' src='data:image/png;base64,{base64.b64encode(png).decode()}'>"

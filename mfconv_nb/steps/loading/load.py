@@ -15,7 +15,7 @@ from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.run_yaml import ENDINGS, Lora, RunConfig, checked_alpha, lora_of, read_run_config
 from mfconv_nb.core.sizes import PARAMS, read_config, read_params
-from mfconv_nb.formats.assets import scheme_beside
+from mfconv_nb.formats.assets import quantisation_beside
 from mfconv_nb.formats.peft_folder import CONFIG, read_adapter_config
 from mfconv_nb.formats.reading import Opened, open_files, open_path
 from mfconv_nb.mapping.adapters import is_adapter
@@ -106,7 +106,7 @@ def load(
         notes=said + note_on_a_part(path) + opened.notes + notes_on_run_state(opened.run_state) + notes,
         lora=_lora_beside(path, manifest),
         twins=opened.twins,
-        quantised_by=scheme_beside(path if os.path.isdir(path) else path.parent),
+        quantised_by=quantisation_beside(path if os.path.isdir(path) else path.parent),
     )
     return _taken(_described(_to_prove(found, path, folder, manifest, config_beside), config, lora_alpha), only)
 
