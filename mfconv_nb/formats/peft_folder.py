@@ -22,7 +22,7 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
 # These settings do not change what the tensors mean: where the base lies, which layers were wrapped (names tell), how training went.
-# Those of eva, corda, loftq and lora_ga count only with their value of `init_lora_weights`, checked below; velora changes the backward pass.
+# Those of eva, corda, loftq and lora_ga count only with such `init_lora_weights`, see below; velora changes the backward pass only.
 MEANS_NOTHING = frozenset(
     {
         "auto_mapping",

@@ -1,10 +1,10 @@
-"""Filling planned files: the only place where weights are written. Layout first, then fill, in any order, with bounded memory.
+"""Fill planned files: the only place where weights are written. Every offset is known before, so any order will do, with bounded memory.
 
-Every tensor is cut into segments of 64 MiB. A worker takes a segment, gathers it panel by panel into one buffer, takes the checksum
-as the bytes pass, and writes each panel to its planned place. Where a panel lies in a file as it is wanted, the system copies it from file
-to file, and the checksum is of what stands in the new one.
+Every tensor is cut into segments of 64 MiB. A worker takes a segment, gathers it panel by panel into one buffer, computes the checksum as
+the bytes pass, and writes each panel to its planned place. If a source file already has a panel's bytes as they are wanted, the system
+copies them from file to file. Then we read them back from the new file for the checksum.
 
-A tensor's checksum is the XXH3-128 of its bytes; with several segments it is the XXH3-128 of the segments' digests, one after the other.
+The checksum of a tensor is the XXH3-128 of its bytes. For several segments it is the XXH3-128 of their digests, in order.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class FillJob:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A run of elements of one tensor, and where its bytes go."""
+    """Successive elements of one tensor, and where their bytes go."""
 
     file: int
     name: str
@@ -54,7 +54,7 @@ class Segment:
 
 
 def segments_of(job: FillJob, file: int) -> Iterable[Segment]:
-    """The segments of every tensor of a file, in file order. A tensor whose CRC is wanted stays whole."""
+    """The segments of every tensor of a file, in file order. A tensor that needs a CRC-32 is one segment: CRCs of parts are not joined."""
     for name, extents in job.plan.places.items():
         size = itemsize(job.dtypes[name])
         whole = name in job.plan.crc_fields
@@ -68,11 +68,11 @@ def segments_of(job: FillJob, file: int) -> Iterable[Segment]:
 
 
 class Filled(NamedTuple):
-    """What was seen while the bytes passed, by (file number, name).
+    """What was counted while the bytes passed, by (file number, name).
 
     Attributes:
         checksums: of every tensor.
-        infinite: of the tensors where a cast made numbers infinite, how many.
+        infinite: how many numbers a cast made infinite, for the tensors where it did.
     """
 
     checksums: dict[tuple[int, str], str]
@@ -80,10 +80,10 @@ class Filled(NamedTuple):
 
 
 def fill_files(jobs: Sequence[FillJob], journal: Journal, threads: int = DEFAULT_THREADS, on_progress: OnProgress | None = None) -> Filled:
-    """Fill every file; what the journal has finished, and what is still so on the disk, is not written again.
+    """Fill every file. Segments that the journal lists, and that are still intact on the disk, are not written again.
 
     Raises:
-        OSError: when writing fails. InputError: when a source changed.
+        OSError: if writing fails. InputError: if a source has changed.
     """
     held = {id(job.tensors): job.tensors for job in jobs}  # the shards of a folder share one mapping of all tensors
     sources = {id(p.source) for tensors in held.values() for t in tensors.values() for p in t.pieces}
@@ -112,7 +112,7 @@ def fill_files(jobs: Sequence[FillJob], journal: Journal, threads: int = DEFAULT
 
 
 def infinite_among(finished: Iterable[Finished]) -> dict[tuple[int, str], int]:
-    """How many numbers a cast made infinite, by (file number, name), where it did; a segment that stands there twice counts once."""
+    """How many numbers a cast made infinite, by (file number, name), where it did. A segment that is listed twice counts once."""
     infinite: dict[tuple[int, str], int] = {}
     for done in {done.key: done for done in finished}.values():
         if done.infinite:
@@ -123,7 +123,7 @@ def infinite_among(finished: Iterable[Finished]) -> dict[tuple[int, str], int]:
 def tensor_checksums(
     tensors: Sequence[LazyTensor], threads: int = DEFAULT_THREADS, on_progress: OnProgress | None = None
 ) -> dict[str, str]:
-    """The checksum of every tensor, as ``fill_files`` takes it, without writing anything."""
+    """The checksum of every tensor, as ``fill_files`` computes it, without writing anything."""
     plans = {t.name: ((0, t.spec.nbytes),) for t in tensors}
     job = FillJob(FilePlan("", 0, (), plans), Path(), {t.name: t for t in tensors}, {t.name: t.dtype for t in tensors})
     wanted = {(s.file, s.name, s.number): s for s in segments_of(job, 0)}
@@ -140,7 +140,7 @@ def tensor_checksums(
 
 
 def _open_planned(job: FillJob) -> int:
-    """The file at its full size, with everything in place that is no weight."""
+    """Open a file at its full size, with everything written that is no weight."""
     job.path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(job.path, os.O_RDWR | os.O_CREAT, 0o644)
     os.ftruncate(descriptor, job.plan.size)
@@ -150,7 +150,7 @@ def _open_planned(job: FillJob) -> int:
 
 
 class _Writer:
-    """One thread's worker: a buffer, a gatherer, and the way from a segment to the file. Without files it only takes checksums."""
+    """The worker of one thread: brings segments into the files. Without ``descriptors`` it only computes checksums."""
 
     def __init__(
         self, jobs: Sequence[FillJob], descriptors: Sequence[int] | None, pulse: Pulse, record: Callable[[Finished], None]
@@ -179,7 +179,7 @@ class _Writer:
         self.record(Finished(segment.file, segment.name, segment.number, digest.hexdigest(), crc, infinite))
 
     def _copy_by_system(self, segment: Segment, first: int, last: int, offset: int, panel: Bytes) -> bool:
-        """Whether the system has copied these elements from file to file; the panel then holds what stands in the new file."""
+        """Have the system copy these elements from file to file, and read them back into ``panel``. False if it cannot."""
         if self.descriptors is None or not self.can_copy:
             return False
         job, descriptor = self.jobs[segment.file], self.descriptors[segment.file]
@@ -191,7 +191,7 @@ class _Writer:
 
 
 def write_at(descriptor: int, data: memoryview, offset: int) -> None:
-    """Write all of ``data`` at ``offset``; the system may take it in parts."""
+    """Write all of ``data`` at ``offset``; one system call may write less."""
     while data:
         if hasattr(os, "pwrite"):
             done = os.pwrite(descriptor, data, offset)
@@ -212,7 +212,7 @@ def _verify_recorded(
     recorded: Sequence[Finished],
     threads: int,
 ) -> dict[tuple[int, str, int], Finished]:
-    """The recorded segments whose bytes on the disk still have the recorded checksum."""
+    """The recorded segments whose bytes, read again, have the recorded checksum: a crash may have lost writes."""
     kept: dict[tuple[int, str, int], Finished] = {}
 
     def worker(pulse: Pulse) -> Callable[[Finished], None]:

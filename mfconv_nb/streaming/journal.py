@@ -1,8 +1,10 @@
-"""What a run has finished, kept beside the unfinished output, so that a killed run goes on where it stopped.
+"""The journal of a save lies beside its unfinished output, so that a save that was killed continues where it stopped.
 
-One JSON line a finished segment. The first line is the fingerprint of the whole plan: with another plan the old work is thrown
-away. Nothing is believed: what the journal names is read again and its checksum compared before it counts as done. Before files get
-their final names a line says which, so that this can be finished too.
+1. The first line is the fingerprint of the whole plan. If the next save has another plan, the old work is thrown away.
+2. Each finished segment adds a line. The next save does not trust it: it reads the segment again and compares checksums.
+3. Before the files get their final names, a line lists all renames, so that the next save can finish those too (see ``publish.py``).
+
+Lines are JSON. The open journal is locked, so that two saves never write one target at the same time.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from typing import TypeGuard
 from mfconv_nb.core.errors import OutputError
 
 MAX_JOURNAL_BYTES = 1 << 30
-BUSY = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)  # what a system says of a lock that another process holds
-NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL)  # of a file system that has none
+BUSY = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)  # another process holds the lock
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL)  # the file system has no locks
 NO_LOCK = "this file system has no locks: a second run for the same target would not be noticed"
 
 
@@ -43,15 +45,15 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Publishing:
-    """How a run gives its files their final names.
+    """The renames with which a save gives its files their final names.
 
     Attributes:
-        inode: of the file or folder that is renamed last: where it has its final name, the new output is there.
+        inode: of the file or folder that is renamed last. Once it has its final name, the new output is complete.
         moves: (name in the staging folder, name beside the target) of every rename, in order.
-        away: (name beside the target, name in the staging folder) of every old file that is moved out of the way before.
-        replaced: where folders are exchanged, the names in the old one that the new one does not keep.
-        fingerprint: of the run.
-        finished: what it had written.
+        away: (name beside the target, name in the staging folder) of every old file, moved out of the way before.
+        replaced: if folders are exchanged, the names in the old folder that the new one does not keep.
+        fingerprint: of the plan.
+        finished: the segments that were written.
     """
 
     inode: int
@@ -63,10 +65,10 @@ class Publishing:
 
 
 class Lock:
-    """The open journal of a run, locked against a second run of the same target; until it is closed, or the process ends.
+    """A journal, opened and locked against a second save to the same target, until it is closed or the process ends.
 
     Raises:
-        OutputError: MFC406. FileNotFoundError: the folder is gone, or with ``create=False`` the journal.
+        OutputError: MFC406. FileNotFoundError: the folder is gone; with ``create=False`` also if there is no journal.
     """
 
     def __init__(self, path: Path, *, create: bool = True) -> None:
@@ -79,7 +81,7 @@ class Lock:
 
 
 class Journal:
-    """The journal of one run, locked against a second run of the same target."""
+    """The journal of one save, locked against a second save to the same target."""
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self._guard, self._lock = threading.Lock(), Lock(path)
@@ -91,7 +93,9 @@ class Journal:
                 os.ftruncate(descriptor, 0)
                 self._write({"fingerprint": fingerprint})
             else:
-                os.ftruncate(descriptor, path.read_bytes().rfind(b"\n") + 1)  # a torn last line would swallow the next
+                os.ftruncate(
+                    descriptor, path.read_bytes().rfind(b"\n") + 1
+                )  # a kill may have torn the last line: cut it off, or the next would join it
                 self._write({"publishing": None})
 
     def add(self, done: Finished) -> None:
@@ -99,7 +103,7 @@ class Journal:
         self._write([done.file, done.tensor, done.segment, done.checksum, done.crc, done.infinite])
 
     def begin_publishing(self, how: Publishing, *, durable: bool) -> None:
-        """Record which files appear under their final names from now on."""
+        """Record the renames that begin now."""
         row = {"inode": how.inode, "moves": how.moves, "away": how.away, "replaced": how.replaced}
         self._write({"publishing": row})
         if durable:
@@ -115,7 +119,7 @@ class Journal:
 
 @contextmanager
 def close_on_error(journal: Journal) -> Iterator[None]:
-    """Lets go of the lock when something goes wrong: the process may live on, a notebook's does."""
+    """Close the journal, and so free its lock, if something fails: the process may live on, as that of a notebook does."""
     try:
         yield
     except BaseException:
@@ -124,7 +128,7 @@ def close_on_error(journal: Journal) -> Iterator[None]:
 
 
 def publishing_of(path: Path) -> Publishing | None:
-    """How the run of this journal was giving its files their names when it ended; None where it had not begun, or there is no journal."""
+    """The renames that the journal lists; None if the save had not come to them, or there is no journal."""
     try:
         if os.path.islink(path) or not 0 < os.stat(path).st_size <= MAX_JOURNAL_BYTES:
             return None
@@ -153,13 +157,13 @@ def _are_texts(value: object) -> TypeGuard[list[str]]:
 
 
 def _read_rows(path: Path, fingerprint: str) -> list[object] | None:
-    """The rows of an earlier run of the same plan; None for another plan. A torn last line is left out."""
+    """The rows of an earlier save with the same plan; None for another plan. A torn last line is left out."""
     first, *lines = path.read_bytes().split(b"\n")
     return [_parse_row(line) for line in lines[:-1]] if _parse_row(first) == {"fingerprint": fingerprint} else None
 
 
 def _finished_segments(rows: Iterable[object]) -> list[Finished]:
-    """The finished segments among the rows; what has another form is left out."""
+    """The finished segments among the rows; malformed rows are left out."""
     lists = (row for row in rows if isinstance(row, list) and len(row) == 6)
     kinds = [int, str, int, str, int]
     return [Finished(*row) for row in lists if [type(v) for v in (*row[:4], row[5])] == kinds and isinstance(row[4], int | None)]
@@ -173,23 +177,23 @@ def _parse_row(line: bytes) -> object:
 
 
 def hold_lock(descriptor: int, path: Path) -> bool:
-    """An advisory lock that the system lets go when the process ends, however it ends. Unix only.
+    """Take an advisory lock, which the system frees when the process ends, however it ends. Unix only.
 
     Args:
-        path: the file that ``descriptor`` is open on, in the working folder of a run.
+        path: the open file behind ``descriptor``; its folder is the one that messages name.
     Returns:
-        False where the file system has no locks (Lustre without flock): then another run is not noticed.
+        False if the file system has no locks (Lustre without flock): then a second save is not noticed.
     Raises:
-        OutputError: MFC406 where another process holds it. OSError: the disk. The descriptor is closed then.
+        OutputError: MFC406 if another process holds the lock. OSError: the disk fails. In both cases the descriptor is closed.
     """
     try:
-        import fcntl
+        import fcntl  # here: Windows does not have it
     except ImportError:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(descriptor).st_nlink:
-            return True  # else the other run was just finishing: it has removed the journal that was opened here
+            return True  # no name left: another save has just finished, and removed the journal after we had opened it
     except OSError as error:
         if error.errno in NO_LOCKS:
             return False

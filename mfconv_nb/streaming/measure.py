@@ -1,6 +1,6 @@
-"""Statistics of lazy tensors and of pairs of them, panel by panel; of all elements or of a sample.
+"""Statistics of a lazy tensor or of two, panel by panel; of all elements or of a sample.
 
-A sample is the beginnings of panels that are spread evenly over the tensor: always the same ones, and the result says how many.
+A sample takes the beginnings of panels, spread evenly over the tensor. It is the same every time, and the result gives its size.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mfconv_nb.core.statistics.two_tensors import PairAccumulator, PairStatistic
 from mfconv_nb.streaming.gather import PanelReader, more_scattered, panels
 from mfconv_nb.streaming.workers import Pulse, do_tasks
 
-LEAST_PANELS = 8  # a sample is taken from at least so many places, where the tensor has them
+LEAST_PANELS = 8  # a sample comes from at least so many panels, if the tensor has them
 
 Panel = tuple[int, int]
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -37,13 +37,13 @@ def measure(
     """The statistics of a tensor, streaming. Memory: a panel, counters and some 12 MiB of scratch a thread.
 
     Args:
-        on_progress: called with the bytes seen so far, of ``sampled_elements`` in all.
-        sample: see at most about so many elements; ``sampled`` of the result then says (seen, all).
-        stop: set it, from any thread, to end this within a panel.
+        on_progress: called with the bytes read so far; ``sampled_elements`` gives the total.
+        sample: read at most about so many elements; the result's ``sampled`` is then (read, all).
+        stop: set it, from any thread, to stop within a panel.
     Returns:
-        The statistics; None when it was stopped.
+        The statistics; None if it was stopped.
     Raises:
-        MappingError: MFC310 for a tensor that has a name and a shape only.
+        MappingError: MFC310 for a tensor with a name and a shape only.
         UsageError: MFC501 for a sample of less than one element.
     """
     counted: list[Accumulator] = []
@@ -70,14 +70,14 @@ def measure_pair(
     sample: int | None = None,
     stop: threading.Event | None = None,
 ) -> PairStatistics | None:
-    """How two tensors of one shape differ, streaming; where their dtypes differ the first is cast to the second's.
+    """How two tensors of one shape differ, streaming. If their dtypes differ, the first is cast to the dtype of the second.
 
-    Args and memory as for ``measure``, with two panels a thread; progress counts bytes of the second.
+    Arguments and memory as for ``measure``, with two panels a thread; progress counts bytes of the second.
 
     Returns:
-        The statistics; None when it was stopped.
+        The statistics; None if it was stopped.
     Raises:
-        MappingError: MFC310 for two shapes, or for a tensor that has a name and a shape only.
+        MappingError: MFC310 for two shapes, or for a tensor with a name and a shape only.
         UsageError: MFC501 for a sample of less than one element.
     """
     if first.shape != second.shape:
@@ -100,7 +100,7 @@ def measure_pair(
 
 
 def sampled_elements(tensor: LazyTensor, sample: int | None) -> int:
-    """How many elements ``measure`` sees; times the bytes of one, where its progress ends."""
+    """How many elements ``measure`` reads. Times the itemsize, it is where progress ends."""
     return sum(last - start for start, last in _sample(tensor, tensor.dtype, sample))
 
 
@@ -116,7 +116,7 @@ def _stream(
     on_progress: OnProgress | None,
     stop: threading.Event | None,
 ) -> bool:
-    """Count all panels; true when it was stopped before the last one was done."""
+    """Count all panels; true if it was stopped before the last one."""
     left_early = threading.Event()
 
     def worker(pulse: Pulse) -> Callable[[Panel], None]:
@@ -137,7 +137,7 @@ def _stream(
 
 
 def _sample(tensor: LazyTensor, dtype: str, sample: int | None) -> Iterator[Panel]:
-    """All panels; or the beginnings of evenly spread ones, at most ``sample`` elements together."""
+    """All panels; or the beginnings of evenly spread panels, with at most ``sample`` elements in all."""
     if sample is not None and sample < 1:
         raise UsageError("MFC501", "sample", found=sample, expected="at least 1 element, or None for all", hint="Leave it out.")
     elements = tensor.spec.elements
