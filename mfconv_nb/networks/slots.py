@@ -1,7 +1,7 @@
-"""A network that is to get weights: what it has by name, and how one tensor is put into it. Neither framework is imported here.
+"""The tensors of a network by name, and how to put new values into each. This module imports neither framework.
 
-torch: a new parameter takes the place of the old one, as `load_state_dict(assign=True)` does, so that a module on the meta device
-becomes real. MindSpore: `Parameter.set_data`. In both, a tensor that is known under two names is one place with two names.
+torch: a new parameter replaces the old one, as with `load_state_dict(assign=True)`, so that a module on the meta device becomes real.
+MindSpore: `Parameter.set_data`. A tensor with two names is one slot with two names.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Fill = Callable[[Bytes], None]  # fills a buffer with the bytes of one tensor
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One tensor of a network, and every name it has. ``put(dtype, fill)`` makes room for it in a dtype, has it filled, and puts it in."""
+    """One tensor of a network with all its names. ``put(dtype, fill)`` puts in a new tensor, which ``fill`` fills."""
 
     names: tuple[str, ...]
     shape: tuple[int, ...]
@@ -39,10 +39,10 @@ class Network:
     Attributes:
         label: what it is, in words.
         side: whose names it has, "hf" or "mf".
-        slots: its tensors, those of several names once.
-        unfilled: buffers on the meta device that no checkpoint has, and that nothing computes.
-        renames: whether it is one of transformers, which may join or rename tensors of a file when it opens one.
-        finish: computes the buffers that no checkpoint has, where the network knows how.
+        slots: its tensors, each once, even if it has several names.
+        unfilled: buffers on the meta device that no checkpoint holds and nothing computes.
+        renames: whether it is a model of transformers, which may join or rename the tensors of a file when it opens one.
+        finish: computes the buffers that no checkpoint holds, if the network knows how.
     """
 
     label: str
@@ -98,7 +98,7 @@ def _module_network(module: Any) -> Network:
 
 
 def _places_by_name(module: Any) -> dict[str, tuple[Any, str]]:
-    """Every parameter and buffer: the module that holds it, and its name there. A shared one is there under each of its names."""
+    """Every parameter and buffer by name: the module that holds it, and its name there. A shared one appears under all its names."""
     return {
         f"{prefix}.{leaf}".lstrip("."): (owner, leaf)
         for prefix, owner in module.named_modules(remove_duplicate=False)
@@ -115,7 +115,9 @@ def _module_slot(names: tuple[str, ...], places: list[tuple[Any, str]]) -> Slot:
     device = "cpu" if old.device.type == "meta" else old.device
 
     def put(dtype: str, fill: Fill) -> None:
-        new = torch.empty(tuple(old.shape), dtype=getattr(torch, DTYPES[dtype].torch), device="cpu")  # the default may be another
+        new = torch.empty(
+            tuple(old.shape), dtype=getattr(torch, DTYPES[dtype].torch), device="cpu"
+        )  # "cpu": the default device may be another
         fill(new.reshape(-1).view(torch.uint8).numpy())
         new = new.to(device)
         if isinstance(old, torch.nn.Parameter):
@@ -128,7 +130,7 @@ def _module_slot(names: tuple[str, ...], places: list[tuple[Any, str]]) -> Slot:
 
 
 def _lost_buffers(module: Any, saved: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
-    """Buffers on the meta device that are in no state dict: tables that a network computes when it is made."""
+    """Buffers on the meta device that no state dict has: tables that a network computes in its constructor."""
     return {n: place for n, place in _places_by_name(module).items() if n not in saved and getattr(*place).device.type == "meta"}
 
 
@@ -138,10 +140,12 @@ def _is_transformers(module: Any) -> bool:
 
 
 def _compute_buffers(module: Any, lost: Mapping[str, tuple[Any, str]]) -> None:
-    """Have transformers compute the tables, as `from_pretrained` does: everything else is marked as done and stays.
+    """Have transformers compute the tables, as `from_pretrained` does. All other tensors are marked as initialised, so they stay.
+
+    We do it twice, with buffers of zeros and then of ones: a buffer that differs afterwards was not computed.
 
     Raises:
-        InputError: MFC109 naming the buffers that it leaves as they were: tried with zeros, then with ones.
+        InputError: MFC109 with the name of a buffer that was not computed.
     """
     torch: Any = sys.modules["torch"]
     seen = []
@@ -184,7 +188,7 @@ def _cell_slot(name: str, parameter: Any) -> Slot:
 
 
 def _mindspore_tensor(mindspore: Any, array: np.ndarray[Any, Any], dtype: str) -> Any:
-    """The array as a Tensor of the same memory; where MindSpore knows no bfloat16 of numpy, by way of float32, which is exact."""
+    """The array as a Tensor, without a copy if MindSpore takes its dtype. Else bfloat16 goes through float32, which is exact."""
     try:
         return mindspore.Tensor.from_numpy(array)
     except (TypeError, RuntimeError, ValueError):

@@ -1,8 +1,8 @@
-"""A picture of a layout: the tensors of both sides as boxes, their parts by role, and what goes where. SVG without a script, or text.
+"""Draw a layout: tensors of both sides as boxes, parts coloured by role, bands for what goes where. SVG without a script, or text.
 
-Colours follow the role, and the role is printed too, so that the picture reads in grey. Text has the colour of the page around it.
-Names come from strangers: they are escaped, control characters are shown as escapes, long ones are cut in the middle and counted.
-Knows no rule and no tensor: what is drawn is data (``Box``, ``Cell``), made in ``steps/explained.py``.
+Roles are also printed, so that the picture works without colours. Text has the colour of the page around it.
+Names come from strangers: they are escaped, control characters too, and long ones are cut in the middle.
+This module knows no rules and no tensors: it draws data (``Box``, ``Cell``), which ``explained.py`` makes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from zlib import crc32
 from mfconv_nb.core.errors import one_line
 from mfconv_nb.core.report import plain_marks
 
-# Okabe-Ito; its blue #0072B2 is left away: black letters on it have a contrast of 4.0 only, on these at least 5.4.
+# Okabe-Ito without its blue #0072B2: black letters have a contrast of only 4.0 on it, of at least 5.4 on these.
 ROLE_COLOURS: Mapping[str, str] = {
     "q": "#56B4E9",
     "k": "#E69F00",
@@ -26,13 +26,13 @@ ROLE_COLOURS: Mapping[str, str] = {
     "pad": "#C8C8C8",
     "whole": "#B9C7D6",
 }
-OTHER_COLOURS = ("#8FBBD9", "#B5A6DE", "#9CCBB4", "#E3B58C", "#D9D37A", "#E0A3BE")  # tints, for roles that have no colour of their own
+OTHER_COLOURS = ("#8FBBD9", "#B5A6DE", "#9CCBB4", "#E3B58C", "#D9D37A", "#E0A3BE")  # for all other roles
 
 
 def role_colours(roles: Iterable[str]) -> dict[str, str]:
-    """A colour for each role: the fixed ones, and for the others one by their name, so that it is the same in every picture.
+    """A colour for each role: a fixed one, or one chosen by its name, so that it is the same in every picture.
 
-    Two names that would share one are told apart while there are colours left.
+    Two roles get the same colour only if none is left.
     """
     found = {role: ROLE_COLOURS[role] for role in roles if role in ROLE_COLOURS}
     for role in sorted(set(roles) - found.keys()):
@@ -44,14 +44,14 @@ def role_colours(roles: Iterable[str]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A part of a box. Cells of both sides that share a key are joined.
+    """A part of a box. A band connects cells of both sides that share a key.
 
     Attributes:
         role: decides the colour.
-        labels: what is printed in it, the longest first; the first that fits is taken.
-        title: the whole of it, shown under the pointer.
-        row, column: where it stands in the grid of its box, counted from 0.
-        height, width: its extent along the two axes, in numbers of the tensor.
+        labels: texts to print in it, the longest first; the first that fits is taken.
+        title: the full text, shown under the pointer.
+        row, column: its place in the grid of its box, counted from 0.
+        height, width: how many numbers of the tensor it covers along the two axes.
     """
 
     keys: tuple[object, ...]
@@ -66,7 +66,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A tensor: what stands above and below it, its cells, and how many more there are (``more``: "… 24 more heads")."""
+    """A tensor: the texts above and below it, its cells, and what is not drawn (``more``: "… 24 more heads")."""
 
     name: str
     shape: str
@@ -77,12 +77,12 @@ class Box:
 
 @dataclass(frozen=True)
 class Drawing:
-    """Source tensors left, target tensors right. Shows itself in a notebook as SVG, in a terminal as a few lines.
+    """Source tensors left, target tensors right. A notebook shows it as SVG, a terminal as a few lines.
 
     Attributes:
         title: one sentence, for screen readers and under the pointer.
-        note: what the boxes do not show, printed below: "⇄ the axes change places".
-        more_sources, more_targets: "… 2 more tensors", where not all boxes are drawn.
+        note: printed below, for what boxes cannot show: "⇄ the axes change places".
+        more_sources, more_targets: "… 2 more tensors", if not all boxes are drawn.
     """
 
     title: str
@@ -100,13 +100,13 @@ class Drawing:
         return self.svg()
 
     def svg(self) -> str:
-        """The picture as one SVG element of at most 20 KB: where names are too long for that, less of them is shown under the pointer."""
+        """The picture as one SVG element of at most 20 KB. If names are too long for that, less of them shows under the pointer."""
         room = max(48, 2000 // max(1, len(self.sources) + len(self.targets)))
         texts = (self._svg(most) for most in (room, 48, 0))
         return next((t for t in texts if len(t.encode()) <= MAX_BYTES), None) or self._svg(0, NAME_CHARACTERS // 3)
 
     def _svg(self, room: int, characters: int | None = None) -> str:
-        """With full names up to ``room`` characters under the pointer, and up to ``characters`` printed."""
+        """The picture with names of up to ``room`` characters under the pointer, and up to ``characters`` in print."""
         sides = (_Side(self.sources, LEFT, self.more_sources), _Side(self.targets, RIGHT, self.more_targets))
         colours = role_colours(dict.fromkeys(c.role for s in sides for b in s.boxes for c in b.cells))
         placed = [_place_boxes(side) for side in sides]
@@ -130,9 +130,9 @@ class Drawing:
 
 MAX_BYTES = 20_000
 WIDTH, BOX = 720, 150
-LEFT, RIGHT = 290, 430  # the edges that face each other
+LEFT, RIGHT = 290, 430  # the edges of the boxes that face each other
 LINE, GAP, CELL, TALL = 15, 10, 16, 42
-NAME_CHARACTERS = 39  # of 7.3 pixels: what fits between a facing edge and the side of the picture
+NAME_CHARACTERS = 39  # of 7.3 pixels each: they fit between a facing edge and the side of the picture
 STYLE = (
     "display:block;width:100%;max-width:720px;height:auto;font-family:var(--jp-code-font-family,ui-monospace,monospace);"
     "color:var(--jp-content-font-color1,var(--vscode-editor-foreground,currentColor))"
@@ -153,7 +153,7 @@ class _PlacedCell:
     y: int
     width: int
     height: int
-    faces: bool  # nothing stands between it and the other side
+    faces: bool  # no other cell stands between it and the other side
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +168,7 @@ class _PlacedBox:
 
 
 def _place_boxes(side: _Side) -> tuple[list[_PlacedBox], int]:
-    """Boxes one below the other, and where they end. Of boxes with one shape only the last one tells it."""
+    """Place boxes one below the other; also returns where they end. Of boxes with the same shape only the last one prints it."""
     boxes, edge = side.boxes, side.edge
     placed: list[_PlacedBox] = []
     y = 0
@@ -213,7 +213,7 @@ def _extents(sizes: Iterable[tuple[int, int]]) -> dict[int, int]:
 
 
 def _join_bands(left: Sequence[_PlacedBox], right: Sequence[_PlacedBox], colours: Mapping[str, str]) -> Iterator[str]:
-    """A band, or a line to a cell that stands behind another, for every pair of cells with one key."""
+    """A band for every pair of cells with one key; a line, if one of them stands behind another cell."""
     there: dict[object, list[_PlacedCell]] = {}
     for cell in (c for p in right for c in p.cells):
         for key in cell.cell.keys:
@@ -278,12 +278,12 @@ def _text(x: int, y: int, text: str, *, is_left: bool, title: str = "", soft: bo
 
 
 def escape_text(text: str) -> str:
-    """For SVG: on one line, nothing that could be markup."""
+    """A text for SVG: on one line, without anything that could be markup."""
     return html.escape(one_line(text))
 
 
 def shorten(text: str, most: int) -> str:
-    """At most ``most`` characters; the end of a name tells more than its beginning."""
+    """A text of at most ``most`` characters, cut near its beginning: the end of a name tells more."""
     text = one_line(text)
     head = most // 3
     if most == 0:
@@ -305,7 +305,7 @@ def _side_text(mark: str, boxes: Sequence[Box], more: str) -> Iterator[str]:
 
 
 def _cells_text(box: Box) -> str:
-    """``| q 0 | k 0 | v 0 | q 1 | … 24 more heads``; parts side by side stand with a broken bar between them."""
+    """``| q 0 | k 0 | v 0 | q 1 | … 24 more heads``, with a broken bar between parts side by side."""
     shown = sorted(box.cells, key=lambda c: (c.row, c.column))[:MAX_TEXT_CELLS]
     texts = [("" if n == 0 else " ¦ " if c.column else " | ") + (c.labels[0] if c.labels else c.role) for n, c in enumerate(shown)]
     rest = len(box.cells) - len(shown)

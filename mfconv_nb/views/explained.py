@@ -1,4 +1,4 @@
-"""What a report tells of one tensor: its role blocks as a table, one element in a sentence, and the picture of its rule."""
+"""Explain one tensor of a mapping: its role blocks as a table, one element in a sentence, a picture of its rule."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mfconv_nb.mapping.plan import MappingPlan
 from mfconv_nb.views.drawing import ROLE_COLOURS, Box, Cell, Drawing
 
 Shapes = Mapping[tuple[str, str], Shape]  # by side and name
-MOST = 8  # repetitions of a pattern (heads, groups, experts) that are drawn, and boxes a side
+MOST = 8  # a picture has so many repetitions of a pattern (heads, groups, experts), and so many boxes on each side
 
 
 @dataclass(frozen=True, repr=False)
 class ExplainReport(Result):
-    """Where the numbers of a tensor come from or go; with ``element``, where one of them is."""
+    """Where the numbers of a tensor come from or go; with ``element``, only one of them."""
 
     explanation: Explanation
     element: Explained | None = None
@@ -45,7 +45,7 @@ class ExplainReport(Result):
 
 
 def make_explain_report(plan: MappingPlan, name: str, index: int | Sequence[int] | None, side: str | None) -> ExplainReport:
-    """What ``explain_tensor`` tells of a tensor and, with an index, of one of its elements. Errors as there."""
+    """Explain a tensor or, with an index, one of its elements. Raises the errors of ``explain_tensor``."""
     explanation = explain_tensor(plan, name, side)
     return ExplainReport(explanation, None if index is None else element_of(explanation, index))
 
@@ -60,7 +60,7 @@ def _axes_text(block: RoleBlock) -> str:
 
 
 def drawing_of(explanation: Explanation) -> Drawing:
-    """The tensors of a rule as boxes: those that the explained one has to do with, at most about eight repetitions of a pattern."""
+    """The tensors of a rule as boxes: the explained one and those that share numbers with it; about eight repetitions of a pattern."""
     shown, hidden = _shown_blocks(explanation)
     sides = {side: [f for f in explanation.faces if f.side == side] for side in (SOURCE, TARGET)}
     shapes = {(f.side, f.spec.name): f.spec.shape for f in explanation.faces}
@@ -79,13 +79,13 @@ def drawing_of(explanation: Explanation) -> Drawing:
 
 
 def _with_named(kept: list[Face], faces: Sequence[Face], name: str) -> list[Face]:
-    """Some faces, with the one of that name among them."""
+    """The faces in ``kept``, with the one called ``name`` among them."""
     own = [f for f in faces if f.spec.name == name and f not in kept]
     return [*kept[: MOST - 1], *own[:1]] if own else kept
 
 
 def _shown_blocks(explanation: Explanation) -> tuple[list[RoleBlock], int]:
-    """The blocks of the first experts, or whatever is counted in names, with the explained one among them; how many are left."""
+    """The blocks to draw, and how many experts (or whatever names count) are left out. The explained one is among those drawn."""
     indices = list(dict.fromkeys(b.index for b in explanation.row_blocks))
     one = [b for b in explanation.row_blocks if b.index == indices[0]] if indices else []
     tensors = max((len({b.name_on(side) for b in one}) for side in (SOURCE, TARGET)), default=1)
@@ -98,7 +98,7 @@ def _shown_blocks(explanation: Explanation) -> tuple[list[RoleBlock], int]:
 
 
 def _note(explanation: Explanation) -> str:
-    """What bands cannot show: that axes change places, or that factors of one axis do."""
+    """A note on what bands cannot show: axes, or factors of one axis, that change places."""
     for block in explanation.blocks:
         orders = [_axis_order(block.view_on(side)) for side in (SOURCE, TARGET)]
         if block.is_zeros or orders[0] == orders[1]:
@@ -127,7 +127,7 @@ def _box(face: Face, blocks: Sequence[RoleBlock], hidden: int, most: int, shapes
         column = columns[p.spans[across]] if columns is not None and across is not None else 0
         height = p.spans[down][1] if down is not None else 1
         width = p.spans[across][1] if across is not None else 1
-        keys = (*(cells[row, column].keys if (row, column) in cells else ()), p.key)  # several sources of one cell: equal copies
+        keys = (*(cells[row, column].keys if (row, column) in cells else ()), p.key)  # a cell with several sources: they are equal copies
         cells[row, column] = Cell(keys, "whole" if plain else p.block.role, _labels(p), _title(p), row, column, height, width)
     return Box(
         face.spec.name,
@@ -145,7 +145,7 @@ def _with_arrow(face: Face, own: Iterable[tuple[int, RoleBlock]]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """One run of a block: the values of the axes that are drawn apart, and the span (first, count) along every axis of the tensor."""
+    """One part of a block. ``values``: of the axes that are drawn apart; ``spans``: (first, count) along every axis of the tensor."""
 
     key: object
     block: RoleBlock
@@ -154,7 +154,7 @@ class _Place:
 
 
 def _places(number: int, block: RoleBlock, face: Face, most: int, shapes: Shapes) -> Iterator[_Place]:
-    """The first runs of a block in a tensor. An axis is drawn apart on both sides where on one something stands between its steps."""
+    """The first parts of a block in a tensor. An axis is drawn apart on both sides if on one side something lies between its steps."""
     view, apart = block.view_on(face.side), _axes_drawn_apart(block, shapes)
     if view is None:
         return
@@ -180,7 +180,7 @@ def _offset_of(values: Sequence[int], axes: Sequence[tuple[str, int, int]]) -> i
 
 
 def _named_axes_inside(view: View, shape: Shape) -> list[list[tuple[str, int, int]]]:
-    """For each axis of a tensor the named axes in it, outermost first, with steps counted along it."""
+    """For each axis of a tensor the named axes in it (name, size, step along it), outermost first."""
     found: list[list[tuple[str, int, int]]] = []
     for n, stride in zip(shape, c_strides(shape), strict=True):
         inside = [(name, size, step // stride) for name, size, step in view.axes if size != 1 and stride <= step < stride * n]
@@ -193,7 +193,7 @@ def _starts(view: View, shape: Shape) -> list[int]:
 
 
 def _axes_drawn_apart(block: RoleBlock, shapes: Shapes) -> set[str]:
-    """The named axes of a block that leave gaps between their steps, on the source or on the target side, and those outside of them."""
+    """The named axes of a block with gaps between their steps, on the source or the target side, and all axes that enclose them."""
     found: set[str] = set()
     for side in (SOURCE, TARGET):
         view, name = block.view_on(side), block.name_on(side)
@@ -205,7 +205,7 @@ def _axes_drawn_apart(block: RoleBlock, shapes: Shapes) -> set[str]:
 
 
 def _drawn_axes(shape: Shape, places: Sequence[_Place]) -> tuple[int | None, int | None]:
-    """The axis of a tensor that a box shows downwards, and the one that it shows across; None where that way it is not divided."""
+    """The axes of a tensor that its box shows downwards and across; None in a direction in which the box is not divided."""
     divided = [n for n, size in enumerate(shape) if any(p.spans[n] != (0, size) for p in places)]
     if not divided or divided[0] == 0 or len(divided) > 1:
         return (divided[0] if divided else None), (divided[1] if len(divided) > 1 else None)
@@ -217,7 +217,7 @@ def _number_spans(spans: Iterable[tuple[int, int]]) -> dict[tuple[int, int], int
 
 
 def _labels(place: _Place) -> tuple[str, ...]:
-    """What may stand in a cell, the longest first: ``q 3``, ``q``."""
+    """Texts for a cell, the longest first: ``q 3``, ``q``."""
     role = place.block.role
     if place.block.is_zeros:
         return (f"{role}: zeros", "zeros", "0")
@@ -232,7 +232,7 @@ def _title(place: _Place) -> str:
 
 
 def _more(own: Sequence[tuple[int, RoleBlock]], face: Face, hidden: int, most: int, shapes: Shapes) -> str:
-    """``… 24 more heads``: the repetitions that a box does not show."""
+    """``… 24 more heads``: the repetitions that are not drawn."""
     indices = {b.index for _, b in own}
     if hidden and len(indices) > 1:
         return _more_of(hidden, own[0][1].index[0][0] + "s" * (hidden != 1))
@@ -241,7 +241,7 @@ def _more(own: Sequence[tuple[int, RoleBlock]], face: Face, hidden: int, most: i
         sizes = [(name, size) for name, size, _ in (view.axes if view is not None else ()) if name in apart and size != 1]
         left = prod(size for _, size in sizes) - most
         if sizes and left > 0:
-            return _more_of(left, sizes[0][0] if len(sizes) == 1 else "runs" if left > 1 else "run")
+            return _more_of(left, sizes[0][0] if len(sizes) == 1 else "parts" if left > 1 else "part")
     return ""
 
 
