@@ -57,7 +57,7 @@ def choose_files(folder: Path) -> Chosen | None:
     if not files:
         _check_links(folder)
         return None
-    if _is_index(files[0]):
+    if files[0].suffix == ".json":
         index = take_single("MFC104", files, folder, "index", "indexes")
         return Chosen(index, (), tuple(p for p in there if p != index))
     check_sets(files)
@@ -89,10 +89,6 @@ def checkpoint_files(folder: Path) -> list[Path]:
 def _may_be_weights(name: str) -> bool:
     stem, ending = os.path.splitext(name)
     return name == index_files.MINDSPORE or name.endswith(INDEXES) or (ending in weight_endings() and NO_WEIGHTS.fullmatch(stem) is None)
-
-
-def _is_index(path: Path) -> bool:
-    return path.suffix == ".json"
 
 
 # ---- the order -------------------------------------------------------------------------------------------------------------
@@ -158,15 +154,11 @@ def shards_with(path: Path) -> list[Path]:
     if match is None:
         return []
     same = [p for p in checkpoint_files(path.parent) if (m := SHARD.fullmatch(p.name)) and _set_key(m) == _set_key(match)]
-    return _sort_by_number(same)
+    return sorted(same, key=lambda p: (fold(p.name), p.name))  # numbers count as numbers
 
 
 def _set_key(match: re.Match[str]) -> tuple[str, int, str]:
     return match["stem"], int(match["total"]), match["ending"]
-
-
-def _sort_by_number(files: Iterable[Path]) -> list[Path]:
-    return sorted(files, key=lambda p: (fold(p.name), p.name))
 
 
 def check_sets(files: Sequence[Path]) -> None:

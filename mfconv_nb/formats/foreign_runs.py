@@ -38,7 +38,7 @@ def hint_of_foreign_run(path: Path, culprit: object = None) -> str | None:
                 f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {as_place(folder)} OUT.pt"
             )
         if any(DEEPSPEED.fullmatch(name) for name in names):
-            home = folder.parent if _is_step(folder) else folder
+            home = folder.parent if re.fullmatch(r"global_step\d+", folder.name) else folder
             return (
                 f"DeepSpeed wrote slices of the weights (ZeRO). Gather them with its own tool: python zero_to_fp32.py {as_place(home)} OUT "
                 "(the script lies in the folder of the training, and in deepspeed.utils)"
@@ -49,10 +49,6 @@ def hint_of_foreign_run(path: Path, culprit: object = None) -> str | None:
                 "(Megatron-Bridge, or tools/checkpoint/convert.py of Megatron-LM), then convert that."
             )
     return None
-
-
-def _is_step(folder: Path) -> bool:
-    return re.fullmatch(r"global_step\d+", folder.name) is not None
 
 
 def _names_in(folder: Path) -> list[str]:

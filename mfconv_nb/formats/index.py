@@ -101,15 +101,11 @@ def _member_fields(text: str) -> Iterator[Field]:
         if name == "weight_map" and isinstance(value, dict) and value:
             yield from _weight_map_fields(text, begin, end)
         elif wrapped:
-            yield Field(begin, end - begin, quoted(name), _short_json(value))
+            yield Field(begin, end - begin, quoted(name), json.dumps(value)[:120])
     if not wrapped:
         yield from _fields_by_file([(n, v, b, e) for n, v, b, e in outer])
     last, size = outer[-1][3], len(text.encode("utf-8", "surrogatepass"))
     yield Field(last, size - last, "index ends", "the closing brace")
-
-
-def _short_json(value: object) -> str:
-    return json.dumps(value)[:120]
 
 
 def _weight_map_fields(text: str, begin: int, end: int) -> Iterator[Field]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from mfconv_nb.core.checkpoint import MF, OtherEntry, TensorSpec
 from mfconv_nb.core.dtypes import BY_MINDSPORE, DTYPES, itemsize
@@ -146,21 +147,14 @@ def _checksum_of(source: FileSource, end: int) -> tuple[StoredChecksum, ...]:
 def _check_start(source: FileSource) -> None:
     first = source.read(0, 4)
     if first in ENCRYPTED:
-        raise FormatError(
-            "MFC204",
-            source.path,
-            found=f"{ENCRYPTED[first]} encryption",
-            expected="a plain checkpoint",
-            hint="Load it in MindSpore with its key (dec_key=) and save it again without enc_key.",
-        )
+        found, hint = f"{ENCRYPTED[first]} encryption", "Load it in MindSpore with its key (dec_key=) and save it again without enc_key."
+        raise FormatError("MFC204", source.path, found=found, expected="a plain checkpoint", hint=hint)
     if not first:
         raise FormatError("MFC202", source.path, found="an empty file", expected="a MindSpore checkpoint", hint=HINT_CUT)
-    if first[:1] == b"\x08":
-        hint = "It looks like a strategy file, which describes slices and holds no weights."
-        raise FormatError("MFC203", source.path, found="first byte 08", expected="0A", hint=hint)
     if first[:1] != b"\x0a":
-        found = f"first byte {first[0]:02X}"
-        raise FormatError("MFC203", source.path, found=found, expected="0A, as MindSpore writes", hint=HINT_CUT)
+        is_strategy = first[:1] == b"\x08"
+        hint = "It looks like a strategy file, which describes slices and holds no weights." if is_strategy else HINT_CUT
+        raise FormatError("MFC203", source.path, found=f"first byte {first[0]:02X}", expected="0A, as MindSpore writes", hint=hint)
 
 
 def _read_entry(scan: _Scanner, at: int) -> tuple[_Entry, int]:
@@ -338,28 +332,17 @@ def plan_file(name: str, specs: Sequence[TensorSpec]) -> FilePlan:
 
 def _check_can_hold(spec: TensorSpec, file: str) -> None:
     check_can_be_written(spec, file)
+    refuse = partial(OutputError, "MFC405", f"{quoted(spec.name)} for {file}", hint="Choose a .safetensors ending.")
     if DTYPES[spec.dtype].mindspore is None:
-        raise OutputError(
-            "MFC405",
-            f"{quoted(spec.name)} for {file}",
-            found=f"dtype {spec.dtype}",
-            expected="a dtype that MindSpore loads",
-            hint="Cast it before, or leave it out. A .safetensors file holds it where it is not for MindSpore.",
-        )
+        hint = "Cast it before, or leave it out. A .safetensors file holds it where it is not for MindSpore."
+        raise refuse(found=f"dtype {spec.dtype}", expected="a dtype that MindSpore loads", hint=hint)
     if len(spec.name) > MAX_NAME_LENGTH:
-        found, expected = f"a name of {len(spec.name):,} characters", f"at most {MAX_NAME_LENGTH:,}, as MindSpore takes"
-        raise OutputError("MFC405", f"{quoted(spec.name)} for {file}", found=found, expected=expected, hint="Choose a .safetensors ending.")
+        expected = f"at most {MAX_NAME_LENGTH:,}, as MindSpore takes"
+        raise refuse(found=f"a name of {len(spec.name):,} characters", expected=expected)
     if max(spec.shape, default=0) > MAX_DIM:
-        found, expected = f"an axis of {max(spec.shape):,}", f"at most {MAX_DIM:,}, as MindSpore's reader takes"
-        raise OutputError("MFC405", f"{quoted(spec.name)} for {file}", found=found, expected=expected, hint="Choose a .safetensors ending.")
+        raise refuse(found=f"an axis of {max(spec.shape):,}", expected=f"at most {MAX_DIM:,}, as MindSpore's reader takes")
     if spec.shape == (0,):
-        raise OutputError(
-            "MFC405",
-            f"{quoted(spec.name)} for {file}",
-            found="shape (0,)",
-            expected="a shape that MindSpore can tell from a scalar",
-            hint="Choose a .safetensors ending.",
-        )
+        raise refuse(found="shape (0,)", expected="a shape that MindSpore can tell from a scalar")
 
 
 def _entry_head(spec: TensorSpec, size: int) -> bytes:

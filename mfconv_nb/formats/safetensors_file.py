@@ -87,6 +87,7 @@ def _checked_metadata(source: FileSource, metadata: object) -> dict[str, str]:
 
 
 def _placed_tensor(source: FileSource, name: str, entry: Any, first: int) -> PlacedTensor:
+    refuse = partial(FormatError, "MFC201", f"{quoted(name)} in {source.path}", hint=HINT_HEADER)
     try:
         shape, (begin, end) = entry["shape"], entry["data_offsets"]
         numbers = [*shape, begin, end]
@@ -94,20 +95,13 @@ def _placed_tensor(source: FileSource, name: str, entry: Any, first: int) -> Pla
             raise TypeError  # "" and {} would pass as shapes without axes
         name.encode("utf-8")
     except (TypeError, KeyError, ValueError):
-        raise FormatError(
-            "MFC201",
-            f"{quoted(name)} in {source.path}",
-            found=quoted(str(entry)[:100]),
-            expected="dtype, shape, data_offsets",
-            hint=HINT_HEADER,
-        ) from None
+        raise refuse(found=quoted(str(entry)[:100]), expected="dtype, shape, data_offsets") from None
     if not are_counts(numbers) or len(shape) > MAX_AXES:
         found = f"shape {quoted(str(shape)[:80])}, offsets {quoted(str([begin, end])[:80])}"
-        raise FormatError("MFC201", f"{quoted(name)} in {source.path}", found=found, expected="whole numbers, not negative")
+        raise refuse(found=found, expected="whole numbers, not negative")
     spec = TensorSpec(name, tuple(shape), dtype_named(entry.get("dtype"), name, source.path))
     if end - begin != spec.nbytes:
-        found, expected = how_many(end - begin, "byte"), f"{spec.nbytes:,}: {list(shape)} of {spec.dtype}"
-        raise FormatError("MFC201", f"{quoted(name)} in {source.path}", found=found, expected=expected, hint=HINT_HEADER)
+        raise refuse(found=how_many(end - begin, "byte"), expected=f"{spec.nbytes:,}: {list(shape)} of {spec.dtype}")
     return PlacedTensor(spec, ((first + begin, end - begin),))
 
 
@@ -198,20 +192,12 @@ def plan_file(name: str, specs: Sequence[TensorSpec], metadata: Mapping[str, str
 
 def _check_can_hold(spec: TensorSpec, file: str, metadata: Mapping[str, str]) -> None:
     check_can_be_written(spec, file)
+    refuse = partial(OutputError, "MFC405", f"{quoted(spec.name)} for {quoted(file)}")
     if spec.name == METADATA:
         hint = "Rename it, leave it out, or choose a .bin or .ckpt ending."
-        raise OutputError(
-            "MFC405", f"{quoted(spec.name)} for {quoted(file)}", found="the name that the metadata has", expected="another", hint=hint
-        )
+        raise refuse(found="the name that the metadata has", expected="another", hint=hint)
     if metadata.get("format") == "ms" and DTYPES[spec.dtype].mindspore is None:
-        hint = "Cast it before, or leave it out."
-        raise OutputError(
-            "MFC405",
-            f"{quoted(spec.name)} for {quoted(file)}",
-            found=f"dtype {spec.dtype}",
-            expected="a dtype that MindSpore loads",
-            hint=hint,
-        )
+        raise refuse(found=f"dtype {spec.dtype}", expected="a dtype that MindSpore loads", hint="Cast it before, or leave it out.")
 
 
 # ---- the format ------------------------------------------------------------------------------------------------------
@@ -222,10 +208,6 @@ def _open(source: FileSource) -> OpenedFile:
     return file_with(header, source, {"ms": MF, "pt": HF}.get(header.metadata.get("format", "")))
 
 
-def _plan(name: str, specs: Sequence[TensorSpec], side: str | None) -> FilePlan:
-    return plan_file(name, specs, {"format": "ms" if side == MF else "pt"})
-
-
 FORMAT = Format(
     name="safetensors",
     title="safetensors",
@@ -234,7 +216,7 @@ FORMAT = Format(
     looks_like=looks_like,
     open=_open,
     annotate=annotate,
-    plan_file=_plan,
+    plan_file=lambda name, specs, side: plan_file(name, specs, {"format": "ms" if side == MF else "pt"}),
     by_ending=True,
     in_runs=True,
 )

@@ -120,7 +120,7 @@ def _lazy_tensor(name: str, value: Any) -> LazyTensor:
 def _from_torch(name: str, t: Any) -> LazyTensor:
     torch = sys.modules["torch"]
     check_shaped(name, t)
-    dtype = _dtype_named(name, str(t.dtype).removeprefix("torch."), BY_TORCH)
+    dtype = known_dtype(name, str(t.dtype).removeprefix("torch."), BY_TORCH)
     if t.dim() > MAX_AXES:
         raise InputError("MFC109", quoted(name), found=f"{t.dim()} axes", expected=f"at most {MAX_AXES}, as numpy takes")
     spec = TensorSpec(name, tuple(t.shape), dtype)
@@ -143,7 +143,7 @@ def check_shaped(name: str, tensor: Any) -> None:
 
 
 def _from_mindspore(name: str, t: Any) -> LazyTensor:
-    spec = TensorSpec(name, tuple(t.shape), _dtype_named(name, str(t.dtype), BY_MINDSPORE))
+    spec = TensorSpec(name, tuple(t.shape), known_dtype(name, str(t.dtype), BY_MINDSPORE))
     if getattr(t, "has_init", False):
         return LazyTensor(spec, ())  # made under no_init_parameters: it has no values yet
 
@@ -154,16 +154,15 @@ def _from_mindspore(name: str, t: Any) -> LazyTensor:
 
 
 def _from_numpy(name: str, a: np.ndarray[Any, Any]) -> LazyTensor:
-    if a.dtype not in BY_NUMPY:
-        raise InputError("MFC109", quoted(name), found=f"dtype {a.dtype}", expected=", ".join(map(str, BY_NUMPY)))
-    spec = TensorSpec(name, a.shape, BY_NUMPY[a.dtype])
+    spec = TensorSpec(name, a.shape, known_dtype(name, a.dtype, BY_NUMPY))
     data = np.ascontiguousarray(a).reshape(-1).view(np.uint8)
     return stored_tensor(spec, ArraySource(data, "numpy"), ((0, spec.nbytes),))
 
 
-def _dtype_named(name: str, dtype: str, known: Mapping[Any, str]) -> str:
+def known_dtype(name: str, dtype: object, known: Mapping[Any, str], hint: str | None = None) -> str:
+    """Our name of a framework's dtype. Raises InputError (MFC109) if it has none; ``name`` is the tensor."""
     if dtype not in known:
-        raise InputError("MFC109", quoted(name), found=f"dtype {dtype}", expected=", ".join(map(str, known)))
+        raise InputError("MFC109", quoted(name), found=f"dtype {dtype}", expected=", ".join(map(str, known)), hint=hint)
     return known[dtype]
 
 

@@ -16,10 +16,11 @@ import numpy as np
 from mfconv_nb.core.checkpoint import HF, MF
 from mfconv_nb.core.dtypes import BY_MINDSPORE, BY_TORCH, DTYPES, numpy_dtype
 from mfconv_nb.core.errors import InputError, UsageError, quoted
-from mfconv_nb.networks.live import check_shaped, is_cell, is_module
+from mfconv_nb.networks.live import check_shaped, is_cell, is_module, known_dtype
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Fill = Callable[[Bytes], None]  # fills a buffer with the bytes of one tensor
+HINT_DTYPE = "Make the network with a dtype of these (network.to(dtype) in torch)."
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +67,9 @@ def network_of(thing: Any) -> Network:
     if is_module(thing):
         return _module_network(thing)
     if is_cell(thing):
-        return _cell_network(thing)
+        return Network(f"MindSpore {type(thing).__name__}", MF, tuple(_cell_slot(n, p) for n, p in thing.parameters_dict().items()))
     hint = "A state dict is a copy or a view: give the network itself."
     raise UsageError("MFC501", "network", found=f"a {type(thing).__name__}", expected="a torch Module or a MindSpore Cell", hint=hint)
-
-
-def _dtype_named(name: str, dtype: str, known: Mapping[Any, str]) -> str:
-    if dtype not in known:
-        hint = "Make the network with a dtype of these (network.to(dtype) in torch)."
-        raise InputError("MFC109", quoted(name), found=f"dtype {dtype}", expected=", ".join(map(str, known)), hint=hint)
-    return known[dtype]
 
 
 # ---- torch ---------------------------------------------------------------------------------------------------------------
@@ -126,7 +120,7 @@ def _module_slot(names: tuple[str, ...], places: list[tuple[Any, str]]) -> Slot:
             held = owner._parameters if leaf in owner._parameters else owner._buffers
             held[leaf] = new
 
-    return Slot(names, tuple(old.shape), _dtype_named(names[0], str(old.dtype).removeprefix("torch."), BY_TORCH), put)
+    return Slot(names, tuple(old.shape), known_dtype(names[0], str(old.dtype).removeprefix("torch."), BY_TORCH, HINT_DTYPE), put)
 
 
 def _lost_buffers(module: Any, saved: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
@@ -169,13 +163,9 @@ def _compute_buffers(module: Any, lost: Mapping[str, tuple[Any, str]]) -> None:
 # ---- MindSpore -----------------------------------------------------------------------------------------------------------
 
 
-def _cell_network(cell: Any) -> Network:
-    return Network(f"MindSpore {type(cell).__name__}", MF, tuple(_cell_slot(n, p) for n, p in cell.parameters_dict().items()))
-
-
 def _cell_slot(name: str, parameter: Any) -> Slot:
     mindspore: Any = sys.modules["mindspore"]
-    shape, own = tuple(parameter.shape), _dtype_named(name, str(parameter.dtype), BY_MINDSPORE)
+    shape, own = tuple(parameter.shape), known_dtype(name, str(parameter.dtype), BY_MINDSPORE, HINT_DTYPE)
 
     def put(dtype: str, fill: Fill) -> None:
         array = np.empty(shape, numpy_dtype(dtype))

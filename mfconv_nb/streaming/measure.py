@@ -6,13 +6,11 @@ A sample takes the beginnings of panels, spread evenly over the tensor. It is th
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
-
-import numpy as np
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from mfconv_nb.core.checkpoint import LazyTensor
-from mfconv_nb.core.dtypes import itemsize, numpy_dtype
+from mfconv_nb.core.dtypes import numpy_dtype
 from mfconv_nb.core.errors import MappingError, UsageError, quoted
 from mfconv_nb.core.progress import OnProgress
 from mfconv_nb.core.statistics.one_tensor import Accumulator, Statistics, accumulator
@@ -23,7 +21,7 @@ from mfconv_nb.streaming.workers import Pulse, do_tasks
 LEAST_PANELS = 8  # a sample comes from at least so many panels, if the tensor has them
 
 Panel = tuple[int, int]
-Array = np.ndarray[Any, np.dtype[Any]]
+Counter = TypeVar("Counter", Accumulator, PairAccumulator)
 
 
 def measure(
@@ -46,19 +44,9 @@ def measure(
         MappingError: MFC310 for a tensor with a name and a shape only.
         UsageError: MFC501 for a sample of less than one element.
     """
-    counted: list[Accumulator] = []
-
-    def counter() -> Callable[[int, int], None]:
-        seen, reader = accumulator(tensor.dtype), PanelReader()
-        counted.append(seen)
-        return lambda start, last: seen.add(_numbers(reader, tensor, tensor.dtype, start, last))
-
-    if _stream(counter, _sample(tensor, tensor.dtype, sample), itemsize(tensor.dtype), threads, on_progress, stop):
-        return None
-    whole = accumulator(tensor.dtype)
-    for part in counted:
-        whole.merge(part)
-    return whole.result(tensor.spec.elements)
+    chosen = _choose_panels(tensor, tensor.dtype, sample)
+    counted = _count(lambda: accumulator(tensor.dtype), (tensor,), tensor.dtype, chosen, threads, on_progress, stop)
+    return None if counted is None else counted.result(tensor.spec.elements)
 
 
 def measure_pair(
@@ -84,59 +72,54 @@ def measure_pair(
         found, hint = f"shapes {first.shape} and {second.shape}", "Map one side first, so that both have the same names and shapes."
         raise MappingError("MFC310", quoted(second.name), found=found, expected="one shape", hint=hint)
     dtype = second.dtype
-    counted: list[PairAccumulator] = []
-
-    def counter() -> Callable[[int, int], None]:
-        seen, left, right = PairAccumulator(dtype), PanelReader(), PanelReader()
-        counted.append(seen)
-        return lambda start, last: seen.add(_numbers(left, first, dtype, start, last), _numbers(right, second, dtype, start, last))
-
-    if _stream(counter, _sample(more_scattered(first, second), dtype, sample), itemsize(dtype), threads, on_progress, stop):
-        return None
-    whole = PairAccumulator(dtype)
-    for part in counted:
-        whole.merge(part)
-    return whole.result(second.spec.elements)
+    chosen = _choose_panels(more_scattered(first, second), dtype, sample)
+    counted = _count(lambda: PairAccumulator(dtype), (first, second), dtype, chosen, threads, on_progress, stop)
+    return None if counted is None else counted.result(second.spec.elements)
 
 
 def sampled_elements(tensor: LazyTensor, sample: int | None) -> int:
     """How many elements ``measure`` reads. Times the itemsize, it is where progress ends."""
-    return sum(last - start for start, last in _sample(tensor, tensor.dtype, sample))
+    return sum(last - start for start, last in _choose_panels(tensor, tensor.dtype, sample))
 
 
-def _numbers(reader: PanelReader, tensor: LazyTensor, dtype: str, start: int, last: int) -> Array:
-    return reader.read(tensor, dtype, start, last).view(numpy_dtype(dtype))
-
-
-def _stream(
-    make_counter: Callable[[], Callable[[int, int], None]],
-    tasks: Iterator[Panel],
-    size: int,
+def _count(
+    make_counter: Callable[[], Counter],
+    tensors: Sequence[LazyTensor],
+    dtype: str,
+    chosen: Iterator[Panel],
     threads: int,
     on_progress: OnProgress | None,
     stop: threading.Event | None,
-) -> bool:
-    """Count all panels; true if it was stopped before the last one."""
+) -> Counter | None:
+    """Count the chosen panels of one or two tensors, with one counter a thread, merged at the end. None if it was stopped."""
+    counters: list[Counter] = []
     left_early = threading.Event()
 
     def worker(pulse: Pulse) -> Callable[[Panel], None]:
-        count = make_counter()
+        counter, readers = make_counter(), [PanelReader() for _ in tensors]
+        counters.append(counter)
 
         def work(panel: Panel) -> None:
             if stop is not None and stop.is_set():
                 left_early.set()
                 pulse.stop()
                 pulse.add(0)  # leaves the worker
-            count(*panel)
-            pulse.add((panel[1] - panel[0]) * size)
+            numbers = [r.read(t, dtype, *panel).view(numpy_dtype(dtype)) for r, t in zip(readers, tensors, strict=True)]
+            counter.add(*numbers)
+            pulse.add(numbers[-1].nbytes)
 
         return work
 
-    do_tasks(tasks, worker, threads, on_progress)
-    return left_early.is_set()
+    do_tasks(chosen, worker, threads, on_progress)
+    if left_early.is_set():
+        return None
+    whole = make_counter()
+    for counter in counters:
+        whole.merge(counter)
+    return whole
 
 
-def _sample(tensor: LazyTensor, dtype: str, sample: int | None) -> Iterator[Panel]:
+def _choose_panels(tensor: LazyTensor, dtype: str, sample: int | None) -> Iterator[Panel]:
     """All panels; or the beginnings of evenly spread panels, with at most ``sample`` elements in all."""
     if sample is not None and sample < 1:
         raise UsageError("MFC501", "sample", found=sample, expected="at least 1 element, or None for all", hint="Leave it out.")
