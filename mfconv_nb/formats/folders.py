@@ -52,16 +52,16 @@ def choose_files(folder: Path) -> Chosen | None:
     Raises:
         InputError: MFC102 if its weights are links to nothing, MFC104 for several indexes, MFC115 if shards are missing or of two saves.
     """
-    there = checkpoint_files(folder)
-    files = next((found for pick in _ORDER if (found := pick(there))), [])
+    listed = checkpoint_files(folder)
+    files = next((found for pick in _ORDER if (found := pick(listed))), [])
     if not files:
         _check_links(folder)
         return None
     if files[0].suffix == ".json":
         index = take_single("MFC104", files, folder, "index", "indexes")
-        return Chosen(index, (), tuple(p for p in there if p != index))
+        return Chosen(index, (), tuple(p for p in listed if p != index))
     check_sets(files)
-    return Chosen(None, tuple(files), tuple(p for p in there if p not in files))
+    return Chosen(None, tuple(files), tuple(p for p in listed if p not in files))
 
 
 def take_single(code: str, found: Sequence[Path], folder: Path, one: str, several: str) -> Path:
@@ -97,26 +97,26 @@ _Pick = Callable[[Sequence[Path]], list[Path]]  # takes the files of a folder, r
 
 
 def _files_named(name: str) -> _Pick:
-    return lambda there: [p for p in there if p.name == name]
+    return lambda listed: [p for p in listed if p.name == name]
 
 
 def _shards_named(stem: str, ending: str) -> _Pick:
-    return lambda there: [p for p in there if (m := SHARD.fullmatch(p.name)) and (m["stem"], m["ending"]) == (stem, ending)]
+    return lambda listed: [p for p in listed if (m := SHARD.fullmatch(p.name)) and (m["stem"], m["ending"]) == (stem, ending)]
 
 
 def _first_matching(*patterns: str) -> _Pick:
     """The files of the first pattern that has any."""
-    return lambda there: next((found for pattern in patterns if (found := [p for p in there if p.match(pattern)])), [])
+    return lambda listed: next((found for pattern in patterns if (found := [p for p in listed if p.match(pattern)])), [])
 
 
-def _other_safetensors(there: Sequence[Path]) -> list[Path]:
+def _other_safetensors(listed: Sequence[Path]) -> list[Path]:
     """safetensors of any name, except Mistral's `consolidated*`: a copy with other names that lies beside the usual files."""
-    return [p for p in there if p.suffix == ".safetensors" and not p.name.startswith("consolidated")]
+    return [p for p in listed if p.suffix == ".safetensors" and not p.name.startswith("consolidated")]
 
 
-def _first_format_files(there: Sequence[Path]) -> list[Path]:
+def _first_format_files(listed: Sequence[Path]) -> list[Path]:
     """The files of the first ending that has any, in the order of the formats."""
-    return _first_matching(*(f"*{ending}" for f in known_formats() for ending in f.endings))(there)
+    return _first_matching(*(f"*{ending}" for f in known_formats() for ending in f.endings))(listed)
 
 
 _ORDER: tuple[_Pick, ...] = (
@@ -133,12 +133,12 @@ _ORDER: tuple[_Pick, ...] = (
 )
 
 
-def read_instead(folder: Path, own: Collection[str]) -> list[Path]:
+def find_rivals(folder: Path, own: Collection[str]) -> list[Path]:
     """Files of a folder that a reader would take instead of those named ``own``, which are there or are about to be written."""
     files = {folder / name for name in own}
-    there, before = sorted({*checkpoint_files(folder), *files}), list[Path]()
+    listed, before = sorted({*checkpoint_files(folder), *files}), list[Path]()
     for pick in _ORDER:
-        found = pick(there)
+        found = pick(listed)
         if not files.isdisjoint(found):
             return before
         before += [p for p in found if p not in before]

@@ -56,7 +56,7 @@ def _folders_in(folder: Path, begin: str = "") -> list[Path]:
         return []
 
 
-def check_id(path: Path) -> None:
+def refuse_model_id(path: Path) -> None:
     """Raises InputError (MFC101) for the id of a model, `org/name`. The hint says where a cache has it, or how to fetch it."""
     text = path.as_posix()
     if _ID.fullmatch(text) is None or path.suffix in (*weight_endings(), ".json"):

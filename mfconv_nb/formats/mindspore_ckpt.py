@@ -298,8 +298,8 @@ def _tensor_fields(scan: _Scanner, at: int, end: int, entry: _Entry, spec: Tenso
         yield Field(begin, content - begin, "content length", f"tag 1A: then {how_many(at - content, 'byte')}", owner=owner)
         if spec is None:
             other = _other_entry(scan, entry) or OtherEntry(entry.name, "nothing")
-            said = f"{other.kind} {quoted(other.text)}" if other.text else other.kind
-            yield Field(content, at - content, "content", said, OTHER, owner)
+            meaning = f"{other.kind} {quoted(other.text)}" if other.text else other.kind
+            yield Field(content, at - content, "content", meaning, OTHER, owner)
         else:
             yield Field(content, at - content, "numbers", numbers_text(spec) + part, TENSOR, owner, spec.dtype)
 

@@ -157,7 +157,7 @@ def _open_index(path: Path) -> Opened:
     missing = [f for f in index.files if not os.path.isfile(f)]
     if missing:
         found = f"absent: {len(missing):,} of {how_many(len(index.files), 'file')}; first {quoted(missing[0].name)}"
-        found += f", {said}" if (said := link_to_nothing(missing[0])) is not None else ""
+        found += f", {link}" if (link := link_to_nothing(missing[0])) is not None else ""
         raise InputError("MFC104", path, found=found, expected="every shard beside the index", hint=_hint_missing(path))
     beside = [f for f in (path.parent / RUN_STATE,) if path.name == index_files.MINDSPORE and f not in index.files and f.is_file()]
     try:

@@ -150,13 +150,13 @@ def _header_fields(text: str, end: int) -> Iterator[Field]:
         if number == 0:
             yield Field(at, begin - at, "header begins", "a JSON object: one member a tensor, and __metadata__")
         if name == METADATA:
-            said = ", ".join(f"{k}={v}" for k, v in value.items()) or "nothing"
-            yield Field(begin, stop - begin, "metadata", said[:300])
+            meaning = ", ".join(f"{k}={v}" for k, v in value.items()) or "nothing"
+            yield Field(begin, stop - begin, "metadata", meaning[:300])
         else:
             first, last = value["data_offsets"]
             spec = TensorSpec(name, tuple(value["shape"]), value["dtype"])
-            said = f"{quoted(name)}: {numbers_text(spec)}, bytes {first:,} to {last:,} behind the header"
-            yield Field(begin, stop - begin, "header member", said, owner=name)
+            meaning = f"{quoted(name)}: {numbers_text(spec)}, bytes {first:,} to {last:,} behind the header"
+            yield Field(begin, stop - begin, "header member", meaning, owner=name)
         at = stop
     yield Field(at, end - behind - at, "header ends", "the closing brace")
     if behind:

@@ -115,12 +115,12 @@ def _load(torch: Any, path: Path, *, fake: bool) -> Any:
         raise FormatError("MFC201", path, found=found, expected="a torch file of tensors", hint="Fetch it again.") from None
 
 
-def _reason_of_refusal(said: str) -> str:
+def _reason_of_refusal(message: str) -> str:
     """From torch's message: the code name that it refuses. Without colours, and without its advice, which is to run the code."""
-    name = re.search(r"GLOBAL ([\w.]+)|class ([\w.]+\.[\w.]+)", said)
+    name = re.search(r"GLOBAL ([\w.]+)|class ([\w.]+\.[\w.]+)", message)
     if name is not None:
         return f"{quoted(name[1] or name[2])}, which is no tensor"
-    reason = re.sub(r"\x1b\[[0-9;]*m", "", said.rpartition("WeightsUnpickler error:")[2]).strip()
+    reason = re.sub(r"\x1b\[[0-9;]*m", "", message.rpartition("WeightsUnpickler error:")[2]).strip()
     return reason.partition("\n")[0][:160] or "more than tensors"
 
 
@@ -252,10 +252,10 @@ def _storage_field(data: int, size: int, storages: Sequence[Storage], owner: str
     first = storages[0]
     more = "" if len(storages) == 1 else f"; {len(storages)} tensors look into it"
     if first.dtype and first.shape is not None:
-        said = numbers_text(TensorSpec(first.name, first.shape, first.dtype))
+        meaning = numbers_text(TensorSpec(first.name, first.shape, first.dtype))
     else:
-        said = how_many(first.elements, "number") + (f" {short_name(first.dtype)}" if first.dtype else "")
-    return Field(data, size, "numbers", f"storage {first.key}: {said}{more}"[:200], TENSOR, owner, first.dtype)
+        meaning = how_many(first.elements, "number") + (f" {short_name(first.dtype)}" if first.dtype else "")
+    return Field(data, size, "numbers", f"storage {first.key}: {meaning}{more}"[:200], TENSOR, owner, first.dtype)
 
 
 def _member_text(source: FileSource, data: int, size: int, short: str, words: PickleWords) -> str:
@@ -312,8 +312,8 @@ def _annotate_old_form(source: FileSource) -> Iterator[Field]:
     at, words = 0, []
     for what in OLD_FORM:
         words.append(_read_pickle_words(source, head[at:]))
-        said = {"magic number": "the mark of torch's old form", "object": _pickle_text(words[-1])}.get(what, "a pickle")
-        yield Field(at, words[-1].end, what, said)
+        meaning = {"magic number": "the mark of torch's old form", "object": _pickle_text(words[-1])}.get(what, "a pickle")
+        yield Field(at, words[-1].end, what, meaning)
         at += words[-1].end
     for key in words[4].texts:
         held = words[3].storages.get(key)

@@ -83,13 +83,13 @@ def differences_in_words(compared: Iterable[Comparison], numbers: str = "{}") ->
         return []
     words = {"became NaN": ("only_nan", 1), "became infinite": ("only_inf", 1), "was NaN": ("only_nan", 0), "was infinite": ("only_inf", 0)}
     counts = {word: sum(getattr(c, what)[which] for c in found) for word, (what, which) in words.items()}
-    said = [f"{n:,} {word}" for word, n in counts.items() if n]
+    phrases = [f"{n:,} {word}" for word, n in counts.items() if n]
     max_abs = max(c.max_abs for c in found)
     ulps = [c.max_ulp for c in found if c.max_ulp is not None]
     if max_abs > 0:
-        return [*said, numbers.format(difference_text(max_abs, max(ulps, default=None) if not said else None))]
-    if said or any(ulps):
-        return said or ["infinities of the other sign"]
+        return [*phrases, numbers.format(difference_text(max_abs, max(ulps, default=None) if not phrases else None))]
+    if phrases or any(ulps):
+        return phrases or ["infinities of the other sign"]
     return ["only signs of zero or NaN payloads" if any(map(any, (c.nan for c in found))) else "only signs of zero"]
 
 

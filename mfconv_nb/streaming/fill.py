@@ -161,7 +161,7 @@ class _Writer:
     def write(self, segment: Segment) -> None:
         job = self.jobs[segment.file]
         tensor, dtype = job.tensors[segment.name], job.dtypes[segment.name]
-        size, digest, infinite = itemsize(dtype), xxhash.xxh3_128(), self.reader.gatherer.infinite
+        size, digest, before = itemsize(dtype), xxhash.xxh3_128(), self.reader.gatherer.infinite
         crc = 0 if segment.name in job.plan.crc_fields else None
         for first, last in panels(tensor, dtype, segment.start, segment.stop):
             panel = self.reader.room((last - first) * size)
@@ -175,7 +175,7 @@ class _Writer:
             if self.descriptors is not None and not is_written:
                 write_at(self.descriptors[segment.file], panel.data, offset)
             self.pulse.add(panel.size)
-        infinite = self.reader.gatherer.infinite - infinite
+        infinite = self.reader.gatherer.infinite - before
         self.record(Finished(segment.file, segment.name, segment.number, digest.hexdigest(), crc, infinite))
 
     def _copy_by_system(self, segment: Segment, first: int, last: int, offset: int, panel: Bytes) -> bool:
@@ -241,6 +241,7 @@ def _verify_recorded(
 
 
 def _read_back(descriptor: int, buffer: memoryview, offset: int) -> int:
+    """Read from the file that is being written; returns how many bytes came."""
     if hasattr(os, "preadv"):
         return os.preadv(descriptor, [buffer], offset)
     os.lseek(descriptor, offset, os.SEEK_SET)
@@ -251,7 +252,7 @@ def _read_back(descriptor: int, buffer: memoryview, offset: int) -> int:
 
 def _write_crcs(job: FillJob, descriptor: int, file: int, finished: Mapping[tuple[int, str, int], Finished]) -> None:
     for name, offsets in job.plan.crc_fields.items():
-        crc = finished[file, name, 0].crc or 0
+        crc = finished[file, name, 0].crc or 0  # such a tensor is one segment, number 0
         for offset in offsets:
             write_at(descriptor, memoryview(crc.to_bytes(4, "little")), offset)
 

@@ -34,7 +34,7 @@ from mfconv_nb.streaming.exchange import exchange
 from mfconv_nb.streaming.journal import Journal, Lock, Publishing, publishing_of
 from mfconv_nb.streaming.staging import SIDE, STAGING, Staging, refused_writes, staging_of
 
-# ---- what a reader finds -----------------------------------------------------------------------------------------------------
+# ---- for readers of the output -----------------------------------------------------------------------------------------------
 
 
 def side_folders(path: Path) -> tuple[Path, ...]:
@@ -114,7 +114,7 @@ def _roll_forward(staging: Staging, noted: Publishing) -> None:
     """Do the noted renames. Skip those that are done, so that this also finishes a save that was stopped."""
     above = staging.target.parent
     if noted.away or len(noted.moves) > 1:
-        staging.old.mkdir(exist_ok=True)
+        staging.old.mkdir(exist_ok=True)  # even if it stays empty: as long as it exists, the target counts as half replaced
     for name, to in noted.away:
         if os.path.lexists(above / name) and not os.path.lexists(staging.root / to):
             (staging.root / to).parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,9 @@ def _roll_forward(staging: Staging, noted: Publishing) -> None:
 def _exchange_folders(staging: Staging, journal: Journal, replaced: Collection[str], *, durable: bool) -> bool:
     """Let the old folder and the new one exchange their names in one step. False if that is not possible; then nothing has changed."""
     target, whole = staging.target, staging.whole
-    if staging.root.parent == target or _is_in(Path.cwd(), target):  # a shell that works in the folder would stay in the old one
+    if staging.root.parent == target:  # staging lies in the target where that is a mount point, which cannot be renamed
+        return False
+    if _is_in(Path.cwd(), target):  # a shell that works in the folder would stay in the old one
         return False
     try:
         _remove(whole)
@@ -141,6 +143,7 @@ def _exchange_folders(staging: Staging, journal: Journal, replaced: Collection[s
         journal.begin_publishing(noted, durable=durable)
         exchange(whole, target)
     except OSError:  # another file system, one without hard links, files of another owner, a mount point inside
+        # a line in the journal does no harm: the next one replaces it
         shutil.rmtree(whole, ignore_errors=True)
         return False
     return True
@@ -152,7 +155,6 @@ def _link(source: str, target: str) -> None:
 
 def _link_others(source: Path, target: Path, replaced: Collection[str], inside: str = "") -> None:
     """Make hard links in ``target`` to everything in ``source`` that it lacks, except ``replaced``. Copies modes, times, owners."""
-    status = os.stat(source)
     for entry in sorted(os.scandir(source), key=lambda e: e.name):
         name, there = f"{inside}{entry.name}", target / entry.name
         if name in replaced or name in (SIDE, STAGING):
@@ -163,8 +165,9 @@ def _link_others(source: Path, target: Path, replaced: Collection[str], inside: 
         elif not os.path.lexists(there):
             _link(entry.path, str(there))
     shutil.copystat(source, target)
-    if (os.stat(target).st_uid, os.stat(target).st_gid) != (status.st_uid, status.st_gid):
-        os.chown(target, status.st_uid, status.st_gid)
+    old, new = os.stat(source), os.stat(target)
+    if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+        os.chown(target, old.st_uid, old.st_gid)
 
 
 def _is_in(path: Path, folder: Path) -> bool:

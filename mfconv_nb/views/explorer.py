@@ -186,10 +186,10 @@ class Explorer(W.VBox):
             return
         numbers = re.findall(r"-?\d+", text)
         try:
-            said = self.exploration.explain(self.row, self.member, tuple(int(n) for n in numbers))
+            answer = self.exploration.explain(self.row, self.member, tuple(int(n) for n in numbers))
         except MfconvError as error:
-            said = note_html(str(error))
-        self.explained.value = box_html(said)
+            answer = note_html(str(error))
+        self.explained.value = box_html(answer)
 
     def _show_line(self) -> None:
         line = self.exploration.code(self.row, self.member)

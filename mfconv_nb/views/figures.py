@@ -126,13 +126,13 @@ def heatmap_png(
         _colour_bar(canvas, mesh, width - right + 14, below, low, high)
     zeros, undefined = int((grid == 0).sum()), bool((grid == -1).any())
     infinite = bool(np.isinf(grid).any())
-    said = (
+    caption = (
         label
         + ("; grey: 0" if zeros else "")
         + ("; ×: not a number" if undefined else "")
         + ("; infinity as the largest" if infinite else "")
     )
-    canvas.text(6, canvas.height - 15, said if grid.size else "nothing to show")
+    canvas.text(6, canvas.height - 15, caption if grid.size else "nothing to show")
     return canvas.png()
 
 
@@ -296,8 +296,8 @@ def _draw_special(axes: Any, special: Sequence[tuple[str, list[int]]], highest: 
         for number, count in enumerate(counts):
             if count:
                 _draw_counts(axes, np.array([count]), np.array([place - 0.3, place + 0.3]), number)
-        said = "\n".join(count_text(n) for n in (counts if len(set(counts)) > 1 else counts[:1]))
-        axes.text(place, max(counts) * 1.15, said, color=ink, fontsize=7, ha="center", va="bottom")
+        caption = "\n".join(count_text(n) for n in (counts if len(set(counts)) > 1 else counts[:1]))
+        axes.text(place, max(counts) * 1.15, caption, color=ink, fontsize=7, ha="center", va="bottom")
     _log_counts(axes, highest, ink)
     axes.set_ylabel("")
     axes.set_yticks([])

@@ -52,12 +52,12 @@ def values_html(tensors: Sequence[LazyTensor], sample: bool, progress: OnProgres
     if pair is None:
         return ""
     if pair.equal_bytes:
-        said = f"Bitwise equal{_sample_note(pair)}."
+        sentence = f"Bitwise equal{_sample_note(pair)}."
         drawn = _statistics_html(seen[:1]) + _picture(seen[:1])
     else:
-        said = f"{pair.differing:,} of {pair.elements:,} numbers differ: {pair.in_words}{_sample_note(pair)}."
+        sentence = f"{pair.differing:,} of {pair.elements:,} numbers differ: {pair.in_words}{_sample_note(pair)}."
         drawn = _statistics_html(seen) + _picture(seen) + _difference_picture(pair)
-    return drawn if compared else f"<div>{said}</div>{drawn}"
+    return drawn if compared else f"<div>{sentence}</div>{drawn}"
 
 
 def heatmap_html(values: Mapping[tuple[str, str], float]) -> str:

@@ -24,7 +24,7 @@ from mfconv_nb.core.progress import NoProgress, OnProgress, Progress, progress_f
 from mfconv_nb.core.report import Column, Result, Table, bytes_text, how_many, seconds_text
 from mfconv_nb.core.sources import FileSource
 from mfconv_nb.formats import index as index_files
-from mfconv_nb.formats.folders import checkpoint_files, read_instead
+from mfconv_nb.formats.folders import checkpoint_files, find_rivals
 from mfconv_nb.formats.known import weight_endings
 from mfconv_nb.runs.cutting import RankLayout
 from mfconv_nb.runs.opening import looks_like_run
@@ -267,7 +267,7 @@ def _old_files(plan: OutputPlan, staging: Staging) -> list[str]:
         names |= dict.fromkeys(
             f.name for f in found if f.suffix.lower() in weight_endings() and f.parent == home and f.name.startswith(beside)
         )  # it may name anything
-    names |= dict.fromkeys(f.name for f in (read_instead(home, plan.names) if plan.folder else ()))
+    names |= dict.fromkeys(f.name for f in (find_rivals(home, plan.names) if plan.folder else ()))
     names |= dict.fromkeys(plan.names)
     return [name for name in names if os.path.lexists(home / name) and not (home / name).is_dir()]
 
