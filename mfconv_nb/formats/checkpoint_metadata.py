@@ -128,12 +128,12 @@ def read_metadata(path: Path) -> CheckpointMetadata:
     described, storage = content.get("state_dict_metadata"), content.get("storage_data")
     if not isinstance(described, dict) or not isinstance(storage, dict):
         raise InputError("MFC104", path, found="no state_dict_metadata or no storage_data", expected=FORM)
-    reader = _Reader(path, storage)
+    reader = _MetadataReader(path, storage)
     parameters = {name: reader.read_parameter(name, entry) for name, entry in described.items()}
     return CheckpointMetadata(path, parameters, reader.find_undescribed(parameters))
 
 
-class _Reader:
+class _MetadataReader:
     """Shared while one file is read: its path, its storage entries, and values that come again and again."""
 
     def __init__(self, path: Path, storage: Mapping[str, Any]) -> None:

@@ -60,7 +60,7 @@ def read_words(data: bytes) -> PickleWords:
     Raises:
         ValueError: it is broken or does not end.
     """
-    found, reader = PickleWords(), _Reader()
+    found, reader = PickleWords(), _WordReader()
     stream = io.BytesIO(data)
     try:
         for opcode, argument, _ in pickletools.genops(stream):
@@ -72,7 +72,7 @@ def read_words(data: bytes) -> PickleWords:
     return found
 
 
-class _Reader:
+class _WordReader:
     """Follows the words. It remembers the last few values, values stored under a number (the memo), and the storage named last."""
 
     def __init__(self) -> None:

@@ -34,7 +34,7 @@ _MERGED = re.compile(r"(\d{1,6})-(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class StrategyLayout:
     """What a strategy file says about one tensor, in MindSpore's terms.
 
     Attributes:
@@ -67,7 +67,7 @@ class StrategyFile:
     """
 
     path: Path
-    stages: Mapping[int | None, Mapping[str, Layout]]
+    stages: Mapping[int | None, Mapping[str, StrategyLayout]]
 
 
 def looks_like(first_bytes: bytes) -> bool:
@@ -121,7 +121,7 @@ def parse_strategy(data: bytes, path: Path) -> StrategyFile:
         _check_layout(layout, name, path)
     merged = {name: _MERGED.fullmatch(name) for name in named}
     if named and all(merged.values()):
-        by_stage: dict[int | None, dict[str, Layout]] = {}
+        by_stage: dict[int | None, dict[str, StrategyLayout]] = {}
         for name, match in merged.items():
             assert match is not None
             by_stage.setdefault(int(match[1]), {})[match[2]] = named[name]
@@ -132,7 +132,7 @@ def parse_strategy(data: bytes, path: Path) -> StrategyFile:
     return StrategyFile(path, {next(iter(stages), None): named})
 
 
-def _check_layout(layout: Layout, name: str, path: Path) -> None:
+def _check_layout(layout: StrategyLayout, name: str, path: Path) -> None:
     """Refuse a layout whose numbers contradict each other."""
 
     def refuse(found: str, expected: str) -> InputError:
@@ -153,7 +153,7 @@ def _check_layout(layout: Layout, name: str, path: Path) -> None:
         raise refuse(f"{layout.shard_size} optimizer shards", "-1, 0 or a number of devices")
 
 
-def _maps_text(layout: Layout) -> str:
+def _maps_text(layout: StrategyLayout) -> str:
     return str([list(m) for m in layout.maps] if len(layout.maps) != 1 else list(layout.maps[0]))[:120]
 
 
@@ -190,8 +190,8 @@ def _to_signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-def _from_protobuf(data: bytes, path: Path) -> tuple[dict[str, Layout], set[int]]:
-    named: dict[str, Layout] = {}
+def _from_protobuf(data: bytes, path: Path) -> tuple[dict[str, StrategyLayout], set[int]]:
+    named: dict[str, StrategyLayout] = {}
     stages: set[int] = set()
     try:
         for number, begin, end in _read_fields(data, 0, len(data)):
@@ -220,9 +220,9 @@ def _read_stages(data: bytes, begin: int, end: int) -> set[int]:
     return found
 
 
-def _read_layout_item(data: bytes, begin: int, end: int) -> tuple[str, Layout]:
+def _read_layout_item(data: bytes, begin: int, end: int) -> tuple[str, StrategyLayout]:
     name: str | None = None
-    layout: Layout | None = None
+    layout: StrategyLayout | None = None
     for number, a, b in _read_fields(data, begin, end):
         if number not in (1, 2) or b < 0:
             raise BrokenProtobuf(begin, f"field {number} in the layout of a tensor")
@@ -240,7 +240,7 @@ def _read_layout_item(data: bytes, begin: int, end: int) -> tuple[str, Layout]:
     return name, layout
 
 
-def _read_layout(data: bytes, begin: int, end: int) -> Layout:
+def _read_layout(data: bytes, begin: int, end: int) -> StrategyLayout:
     dims: dict[int, list[tuple[int, ...]]] = {1: [], 2: [], 3: [], 4: []}
     numbers = {5: 0, 6: 0, 7: 0}
     for number, a, b in _read_fields(data, begin, end):
@@ -254,7 +254,7 @@ def _read_layout(data: bytes, begin: int, end: int) -> Layout:
             raise BrokenProtobuf(begin, f"field {number} in a layout")
     devices, split, offsets = (dims[n][0] if dims[n] else () for n in (1, 3, 4))
     maps = tuple(m for m in dims[2] if m) if len(dims[2]) > 1 else tuple(dims[2])
-    return Layout(devices, maps, split, offsets, numbers[5], numbers[6], numbers[7])
+    return StrategyLayout(devices, maps, split, offsets, numbers[5], numbers[6], numbers[7])
 
 
 def _read_dims(data: bytes, begin: int, end: int) -> tuple[int, ...]:
@@ -274,7 +274,7 @@ def _read_dims(data: bytes, begin: int, end: int) -> tuple[int, ...]:
 # ---- JSON --------------------------------------------------------------------------------------------------------------------
 
 
-def _from_json(data: bytes, path: Path) -> tuple[dict[str, Layout], set[int]]:
+def _from_json(data: bytes, path: Path) -> tuple[dict[str, StrategyLayout], set[int]]:
     content = parse_object(data, "a strategy file of MindSpore, protobuf or JSON", partial(_refusal, path), is_strict=True)
     layouts, nodes = content.get("parallel_layout_item"), content.get("parallel_strategy_item", {})
     if not isinstance(layouts, dict) or not isinstance(nodes, dict):
@@ -285,7 +285,7 @@ def _from_json(data: bytes, path: Path) -> tuple[dict[str, Layout], set[int]]:
     return {name: _layout_from_json(entry, name, path) for name, entry in layouts.items()}, set(stages)
 
 
-def _layout_from_json(entry: object, name: str, path: Path) -> Layout:
+def _layout_from_json(entry: object, name: str, path: Path) -> StrategyLayout:
     try:
         if not isinstance(entry, dict):
             raise TypeError
@@ -298,7 +298,7 @@ def _layout_from_json(entry: object, name: str, path: Path) -> Layout:
     except TypeError:
         found = f"{quoted(str(entry)[:100])}"
         raise _refusal(f"{quoted(name)} in {path}", found, "dev_matrix, tensor_map and so on, of whole numbers") from None
-    return Layout(devices, maps, split, offsets, *numbers)
+    return StrategyLayout(devices, maps, split, offsets, *numbers)
 
 
 def _whole_numbers(numbers: object) -> tuple[int, ...]:
@@ -312,7 +312,7 @@ def _whole_numbers(numbers: object) -> tuple[int, ...]:
 PROTOBUF, JSON = "protobuf", "json"
 
 
-def write_strategy(stages: Mapping[int, Mapping[str, Layout]], form: str = PROTOBUF) -> bytes:
+def write_strategy(stages: Mapping[int, Mapping[str, StrategyLayout]], form: str = PROTOBUF) -> bytes:
     """The bytes of a strategy file for one stage, or for several with names `STAGE-NAME`. ``form`` is "protobuf" or "json"."""
     merged = len(stages) > 1
     named = {f"{stage}-{name}" if merged else name: lay for stage, layouts in stages.items() for name, lay in layouts.items()}
@@ -320,7 +320,7 @@ def write_strategy(stages: Mapping[int, Mapping[str, Layout]], form: str = PROTO
     return _to_json(current, list(stages), named) if form == JSON else _to_protobuf(current, list(stages), named)
 
 
-def _to_json(current: int, stages: Sequence[int], named: Mapping[str, Layout]) -> bytes:
+def _to_json(current: int, stages: Sequence[int], named: Mapping[str, StrategyLayout]) -> bytes:
     nodes = {f"stage{stage}": {"stage": stage, "parallel_strategy": [[1]]} for stage in stages}
     items = {
         name: {
@@ -337,7 +337,7 @@ def _to_json(current: int, stages: Sequence[int], named: Mapping[str, Layout]) -
     return json.dumps({"current_stage": current, "parallel_strategy_item": nodes, "parallel_layout_item": items}).encode()
 
 
-def _to_protobuf(current: int, stages: Sequence[int], named: Mapping[str, Layout]) -> bytes:
+def _to_protobuf(current: int, stages: Sequence[int], named: Mapping[str, StrategyLayout]) -> bytes:
     out = [_number_field(1, current)]
     for stage in stages:  # one operator: MindSpore takes the stage from the first, and refuses a file without any
         strategy = _number_field(1, stage) + _bytes_field(2, _number_field(1, 1))

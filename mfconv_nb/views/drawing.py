@@ -2,7 +2,7 @@
 
 Roles are also printed, so that the picture works without colours. Text has the colour of the page around it.
 Names come from strangers: they are escaped, control characters too, and long ones are cut in the middle.
-This module knows no rules and no tensors: it draws data (``Box``, ``Cell``), which ``explained.py`` makes.
+This module knows no rules and no tensors: it draws data (``DrawnBox``, ``Cell``), which ``explained.py`` makes.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Box:
+class DrawnBox:
     """A tensor: the texts above and below it, its cells, and what is not drawn (``more``: "… 24 more heads")."""
 
     name: str
@@ -86,8 +86,8 @@ class Drawing:
     """
 
     title: str
-    sources: tuple[Box, ...]
-    targets: tuple[Box, ...]
+    sources: tuple[DrawnBox, ...]
+    targets: tuple[DrawnBox, ...]
     note: str = ""
     more_sources: str = ""
     more_targets: str = ""
@@ -141,7 +141,7 @@ STYLE = (
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    boxes: tuple[Box, ...]
+    boxes: tuple[DrawnBox, ...]
     edge: int
     more: str
 
@@ -158,7 +158,7 @@ class _PlacedCell:
 
 @dataclass(frozen=True, slots=True)
 class _PlacedBox:
-    box: Box
+    box: DrawnBox
     edge: int
     y: int  # of the name's line
     top: int
@@ -183,7 +183,7 @@ def _place_boxes(side: _Side) -> tuple[list[_PlacedBox], int]:
     return placed, y + (LINE if side.more else 0)
 
 
-def _place_cells(box: Box, edge: int, top: int, tallest: int) -> tuple[tuple[_PlacedCell, ...], int]:
+def _place_cells(box: DrawnBox, edge: int, top: int, tallest: int) -> tuple[tuple[_PlacedCell, ...], int]:
     heights, widths = _extents((c.row, c.height) for c in box.cells), _extents((c.column, c.width) for c in box.cells)
     extra = max(0, min(tallest, 130 // max(1, len(heights))) - CELL)
     tall = {row: CELL + extra * size // max(heights.values()) for row, size in heights.items()}
@@ -296,7 +296,7 @@ def shorten(text: str, most: int) -> str:
 MAX_TEXT_CELLS = 12
 
 
-def _side_text(mark: str, boxes: Sequence[Box], more: str) -> Iterator[str]:
+def _side_text(mark: str, boxes: Sequence[DrawnBox], more: str) -> Iterator[str]:
     for box in boxes:
         yield "  ".join(part for part in (mark + shorten(box.name, 100), shorten(box.shape, 60), shorten(box.axes, 60)) if part)
         yield f"    {_cells_text(box)}"
@@ -304,7 +304,7 @@ def _side_text(mark: str, boxes: Sequence[Box], more: str) -> Iterator[str]:
         yield f"  {one_line(more)}"
 
 
-def _cells_text(box: Box) -> str:
+def _cells_text(box: DrawnBox) -> str:
     """``| q 0 | k 0 | v 0 | q 1 | … 24 more heads``, with a broken bar between parts side by side."""
     shown = sorted(box.cells, key=lambda c: (c.row, c.column))[:MAX_TEXT_CELLS]
     texts = [("" if n == 0 else " ¦ " if c.column else " | ") + (c.labels[0] if c.labels else c.role) for n, c in enumerate(shown)]

@@ -12,7 +12,7 @@ from mfconv_nb.core.layout import ZEROS, View
 from mfconv_nb.core.report import Column, Result, Table, how_many, shape_text
 from mfconv_nb.mapping.explain import SOURCE, TARGET, Explained, Explanation, Face, RoleBlock, element_of, explain_tensor
 from mfconv_nb.mapping.plan import MappingPlan
-from mfconv_nb.views.drawing import ROLE_COLOURS, Box, Cell, Drawing
+from mfconv_nb.views.drawing import ROLE_COLOURS, Cell, Drawing, DrawnBox
 
 Shapes = Mapping[tuple[str, str], Shape]  # by side and name
 MOST = 8  # a picture has so many repetitions of a pattern (heads, groups, experts), and so many boxes on each side
@@ -64,7 +64,7 @@ def drawing_of(explanation: Explanation) -> Drawing:
     shown, hidden = _shown_blocks(explanation)
     sides = {side: [f for f in explanation.faces if f.side == side] for side in (SOURCE, TARGET)}
     shapes = {(f.side, f.spec.name): f.spec.shape for f in explanation.faces}
-    boxes: dict[str, tuple[Box, ...]] = {}
+    boxes: dict[str, tuple[DrawnBox, ...]] = {}
     more: dict[str, str] = {}
     most = max(2, MOST // max(1, len({b.index for b in shown})))
     for side, faces in sides.items():
@@ -112,11 +112,11 @@ def _axis_order(view: View | None) -> list[str]:
     return [] if view is None else [n for n, size, _ in view.axes if size != 1]
 
 
-def _box(face: Face, blocks: Sequence[RoleBlock], hidden: int, most: int, shapes: Shapes) -> Box:
+def _box(face: Face, blocks: Sequence[RoleBlock], hidden: int, most: int, shapes: Shapes) -> DrawnBox:
     own = [(n, b) for n, b in enumerate(blocks) if b.name_on(face.side) == face.spec.name]
     if not face.spec.elements or not own:
         whole = Cell((), "whole", (face.axes_text or "whole",), shape_text(face.spec.shape), 0, 0, 1, 1)
-        return Box(face.spec.name, face.shape_text, face.axes_text, (whole,))
+        return DrawnBox(face.spec.name, face.shape_text, face.axes_text, (whole,))
     places = [place for n, b in own for place in _places(n, b, face, most, shapes)]
     down, across = _drawn_axes(face.spec.shape, places)
     rows, columns = (_number_spans(p.spans[d] for p in places) if d is not None else None for d in (down, across))
@@ -129,7 +129,7 @@ def _box(face: Face, blocks: Sequence[RoleBlock], hidden: int, most: int, shapes
         width = p.spans[across][1] if across is not None else 1
         keys = (*(cells[row, column].keys if (row, column) in cells else ()), p.key)  # a cell with several sources: they are equal copies
         cells[row, column] = Cell(keys, "whole" if plain else p.block.role, _labels(p), _title(p), row, column, height, width)
-    return Box(
+    return DrawnBox(
         face.spec.name,
         face.shape_text,
         _with_arrow(face, own),
