@@ -35,7 +35,7 @@ MAX_KEY = 8192  # characters of a key of storage_data that we parse
 _STRING = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 _KEY = re.compile(rf"\(\s*({_STRING})\s*,\s*\(([\d\s,]*)\)\s*,?\s*\)", re.DOTALL)
 _DTYPES = {spelling.lower(): name for spelling, name in BY_MINDSPORE.items()} | {"bool_": "BOOL"}
-FORM = '{"state_dict_metadata": {name: {...}}, "storage_data": {"(name, offset)": [{...}]}}'
+STRUCTURE = '{"state_dict_metadata": {name: {...}}, "storage_data": {"(name, offset)": [{...}]}}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +124,10 @@ def read_metadata(path: Path) -> CheckpointMetadata:
     Raises:
         InputError: MFC101, or MFC104 for one that cannot be trusted.
     """
-    content = read_object(path, MAX_METADATA_BYTES, FORM, partial(InputError, "MFC104", path), is_strict=True)
+    content = read_object(path, MAX_METADATA_BYTES, STRUCTURE, partial(InputError, "MFC104", path), is_strict=True)
     described, storage = content.get("state_dict_metadata"), content.get("storage_data")
     if not isinstance(described, dict) or not isinstance(storage, dict):
-        raise InputError("MFC104", path, found="no state_dict_metadata or no storage_data", expected=FORM)
+        raise InputError("MFC104", path, found="no state_dict_metadata or no storage_data", expected=STRUCTURE)
     reader = _MetadataReader(path, storage)
     parameters = {name: reader.read_parameter(name, entry) for name, entry in described.items()}
     return CheckpointMetadata(path, parameters, reader.find_undescribed(parameters))

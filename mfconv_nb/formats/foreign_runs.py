@@ -28,7 +28,7 @@ def hint_of_foreign_run(path: Path, culprit: object = None) -> str | None:
         culprit: the file that cannot be read. If its name is none of these tools', such as a damaged `model.safetensors`, there is no hint.
     """
     file = Path(str(culprit))
-    if os.path.isfile(file) and not any(form.fullmatch(file.name) for form in (SHARDED, DEEPSPEED, MEGATRON)):
+    if os.path.isfile(file) and not any(pattern.fullmatch(file.name) for pattern in (SHARDED, DEEPSPEED, MEGATRON)):
         return None
     for folder in (path, *list(path.absolute().parents)[: 1 if os.path.isdir(path) else 2]):
         names = _names_in(folder) if os.path.isdir(folder) else [folder.name]

@@ -33,7 +33,7 @@ MAX_NAME_LENGTH = 1024  # of characters; MindSpore's Parameter takes no more
 MAX_DIM = (1 << 31) - 1  # MindSpore's reader takes dims as 32-bit numbers
 ENCRYPTED = {b"\xd8\x5e\x3a\x7f": "AES-GCM", b"\xd9\x5e\x3a\x7f": "AES-CBC", b"\xda\x5e\x3a\x7f": "SM4-CBC"}
 TRAILER = b"crc_num"
-TRAILER_BYTES = 17
+TRAILER_BYTES = 17  # the mark, then ten bytes of a big-endian number
 HINT_CUT = "The file is cut short or damaged: fetch or save it again."
 
 

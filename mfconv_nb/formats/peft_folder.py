@@ -71,12 +71,8 @@ UNDERSTOOD: Mapping[str, tuple[object, ...]] = {
     "fan_in_fan_out": (True, False),
 }
 MERGED = ("use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save", "bias")  # a merge understands them, a conversion does not
-NOT_KEPT = (
-    "layers_to_transform",
-    "layers_pattern",
-    "exclude_modules",
-    "auto_mapping",
-)  # our target_modules is exact without them; auto_mapping names code
+# our target_modules is exact without the first three; the last names code
+NOT_KEPT = ("layers_to_transform", "layers_pattern", "exclude_modules", "auto_mapping")
 
 HINT_MERGE = "Merge it into its base of Hugging Face (mfconv merge BASE ADAPTERS OUT; mc.merge_adapters), and convert the merged model."
 HINT_PEFT = "Merge it with PEFT (merge_and_unload), and convert the merged model."

@@ -3,7 +3,7 @@
 No object is made, so a hostile pickle can do nothing. The result is a description to show, not a proof: conversions open torch files
 through torch (see ``torch_pickle.py``).
 
-Source: the opcodes of `pickletools`; the form of `torch._utils._rebuild_tensor_v2` in files that torch 1.6 to 2.10 saved.
+Source: the opcodes of `pickletools`; the arguments of `torch._utils._rebuild_tensor_v2` in files that torch 1.6 to 2.10 saved.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ LONGEST = 10  # bytes of a varint: 64 bits, seven at a time
 
 
 class BrokenProtobuf(Exception):
-    """Bytes that are no protobuf of the expected form; ``args`` are the place and what is wrong."""
+    """Bytes that are not the expected protobuf; ``args`` are the place and what is wrong."""
 
 
 def read_varint(data: bytes, at: int, end: int) -> tuple[int, int]:

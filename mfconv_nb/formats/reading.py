@@ -76,9 +76,8 @@ def open_path(path: Path) -> Opened:
         note = f"{path.name} is one of {len(shards):,} shards by its name; the whole checkpoint is taken"
         return replace(open_files(shards), notes=(on_one_line(note),))
     except MfconvError as error:
-        error.hint = (
-            hint_of_foreign_run(path, error.where) or error.hint
-        )  # fetching single files again does not help if another tool wrote slices
+        # if another tool wrote slices, fetching single files again does not help
+        error.hint = hint_of_foreign_run(path, error.where) or error.hint
         raise
 
 

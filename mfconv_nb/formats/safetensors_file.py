@@ -82,7 +82,7 @@ def _checksum_of(placed: Sequence[PlacedTensor], crc: str) -> tuple[StoredChecks
 
 def _checked_metadata(source: FileSource, metadata: object) -> dict[str, str]:
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise FormatError("MFC201", source.path, found="__metadata__ of another form", expected="strings by name")
+        raise FormatError("MFC201", source.path, found="__metadata__ that is no object of strings", expected="strings by name")
     return metadata
 
 

@@ -74,6 +74,7 @@ def looks_like(first_bytes: bytes) -> bool:
     """True for the first (at least 9) bytes of a strategy in protobuf, and for any JSON object."""
     if first_bytes.lstrip()[:1] == b"{":
         return True
+    # field 1, the current stage, is a varint; then the file ends, or field 2 or 3 begins
     if first_bytes[:1] != b"\x08" or (
         first_bytes[8:9] == b"{" and first_bytes[5:8] == b"\0\0\0"
     ):  # these zeros are a header length: safetensors
@@ -312,12 +313,12 @@ def _whole_numbers(numbers: object) -> tuple[int, ...]:
 PROTOBUF, JSON = "protobuf", "json"
 
 
-def write_strategy(stages: Mapping[int, Mapping[str, StrategyLayout]], form: str = PROTOBUF) -> bytes:
-    """The bytes of a strategy file for one stage, or for several with names `STAGE-NAME`. ``form`` is "protobuf" or "json"."""
+def write_strategy(stages: Mapping[int, Mapping[str, StrategyLayout]], kind: str = PROTOBUF) -> bytes:
+    """The bytes of a strategy file for one stage, or for several with names `STAGE-NAME`. ``kind`` is "protobuf" or "json"."""
     merged = len(stages) > 1
     named = {f"{stage}-{name}" if merged else name: lay for stage, layouts in stages.items() for name, lay in layouts.items()}
     current = 1 if merged else next(iter(stages), 0)  # MindSpore writes 1 into merged files
-    return _to_json(current, list(stages), named) if form == JSON else _to_protobuf(current, list(stages), named)
+    return _to_json(current, list(stages), named) if kind == JSON else _to_protobuf(current, list(stages), named)
 
 
 def _to_json(current: int, stages: Sequence[int], named: Mapping[str, StrategyLayout]) -> bytes:

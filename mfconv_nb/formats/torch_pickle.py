@@ -195,7 +195,7 @@ def annotate(source: FileSource) -> Iterator[Field]:
         FormatError: MFC201, MFC202 for a damaged zip or pickle.
     """
     if _stored_members(source) is None:
-        return _annotate_old_form(source)
+        return _annotate_old_file(source)
     return fill_gaps(_zip_fields(source), source)
 
 
@@ -243,7 +243,7 @@ def _member_fields(source: FileSource, member: zipfile.ZipInfo, end: int, words:
     else:
         kind = HEADER if size <= 1024 or short == "data.pkl" else OTHER
         yield Field(data, size, short[:40] or "data", _member_text(source, data, size, short, words), kind)
-    behind = end - data - size
+    behind = end - data - size  # a descriptor has 16 bytes, with 64-bit sizes 24
     if behind in (16, 24) and source.read(data + size, 4) == DESCRIPTOR:
         yield Field(data + size, behind, "data descriptor", "signature PK 07 08, then checksum and sizes", owner=owner)
 
@@ -276,31 +276,28 @@ def _pickle_text(words: PickleWords) -> str:
     )
 
 
+END_BYTES, LOCATOR_BYTES, WIDE_END_BYTES = 22, 20, 56  # of the last records of a zip; those for 64-bit sizes may be absent
+
+
 def _directory_fields(source: FileSource, at: int, members: int, comment: int) -> Iterator[Field]:
     """The central directory and the records after it, up to the end of the file."""
-    tail = source.read(max(at, source.size - 22 - comment - 76), 22 + comment + 76)
-    end = source.size - 22 - comment
-    records = []
-    wide = len(tail) >= 98 + comment and tail[-98 - comment :][:4] == b"PK\x06\x06" and tail[-42 - comment :][:4] == b"PK\x06\x07"
-    if wide:
-        records = [(56, "end of directory, 64 bits", "signature PK 06 06"), (20, "locator", "signature PK 06 07: where that record begins")]
-    first = end - sum(size for size, _, _ in records)
-    yield Field(
-        at,
-        first - at,
-        "central directory",
-        f"{how_many(members, 'entry', 'entries')}: name, size, checksum and place of every member again",
-    )
-    for size, what, meaning in records:
-        yield Field(first, size, what, meaning)
-        first += size
-    yield Field(end, 22 + comment, "end of directory", "signature PK 05 06: a zip is read from its end")
+    end = source.size - END_BYTES - comment
+    locator = end - LOCATOR_BYTES
+    wide_end = locator - WIDE_END_BYTES
+    is_wide = wide_end >= at and source.read(wide_end, 4) == b"PK\x06\x06" and source.read(locator, 4) == b"PK\x06\x07"
+    size = (wide_end if is_wide else end) - at
+    meaning = f"{how_many(members, 'entry', 'entries')}: name, size, checksum and place of every member again"
+    yield Field(at, size, "central directory", meaning)
+    if is_wide:
+        yield Field(wide_end, WIDE_END_BYTES, "end of directory, 64 bits", "signature PK 06 06")
+        yield Field(locator, LOCATOR_BYTES, "locator", "signature PK 06 07: where that record begins")
+    yield Field(end, END_BYTES + comment, "end of directory", "signature PK 05 06: a zip is read from its end")
 
 
-OLD_FORM = ("magic number", "protocol", "system", "object", "storage keys")
+OLD_PICKLES = ("magic number", "protocol", "system", "object", "storage keys")
 
 
-def _annotate_old_form(source: FileSource) -> Iterator[Field]:
+def _annotate_old_file(source: FileSource) -> Iterator[Field]:
     """Fields of a file from before torch 1.6: five pickles, then for each storage its count and its numbers."""
     head = source.read(0, MAX_PICKLE_BYTES)
     first = _read_pickle_words(source, head)
@@ -310,9 +307,9 @@ def _annotate_old_form(source: FileSource) -> Iterator[Field]:
             yield Field(first.end, source.size - first.end, "unnamed bytes", "behind the pickle", OTHER)
         return
     at, words = 0, []
-    for what in OLD_FORM:
+    for what in OLD_PICKLES:
         words.append(_read_pickle_words(source, head[at:]))
-        meaning = {"magic number": "the mark of torch's old form", "object": _pickle_text(words[-1])}.get(what, "a pickle")
+        meaning = {"magic number": "the mark of files from before torch 1.6", "object": _pickle_text(words[-1])}.get(what, "a pickle")
         yield Field(at, words[-1].end, what, meaning)
         at += words[-1].end
     for key in words[4].texts:
@@ -404,5 +401,5 @@ FORMAT = Format(
     marks=(ZIP,),
     units=("member", "members"),
     opening_takes=TORCH_BYTES,
-    opening_said="torch opens these files; those of the old form, before 1.6, whole",
+    opening_said="torch opens these files; those from before torch 1.6 whole",
 )

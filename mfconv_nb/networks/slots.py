@@ -109,9 +109,8 @@ def _module_slot(names: tuple[str, ...], places: list[tuple[Any, str]]) -> Slot:
     device = "cpu" if old.device.type == "meta" else old.device
 
     def put(dtype: str, fill: Fill) -> None:
-        new = torch.empty(
-            tuple(old.shape), dtype=getattr(torch, DTYPES[dtype].torch), device="cpu"
-        )  # "cpu": the default device may be another
+        # on the CPU, whatever the default device is: numpy has to see the memory
+        new = torch.empty(tuple(old.shape), dtype=getattr(torch, DTYPES[dtype].torch), device="cpu")
         fill(new.reshape(-1).view(torch.uint8).numpy())
         new = new.to(device)
         if isinstance(old, torch.nn.Parameter):
@@ -148,7 +147,7 @@ def _compute_buffers(module: Any, lost: Mapping[str, tuple[Any, str]]) -> None:
         for owner, leaf in lost.values():
             owner._buffers[leaf] = torch.full_like(owner._buffers[leaf], value, device="cpu")
         for part in module.modules():
-            part._is_hf_initialized = id(part) not in owners
+            part._is_hf_initialized = id(part) not in owners  # transformers' own mark, which `initialize_weights` respects
             for name, held in (*part._parameters.items(), *part._buffers.items()):
                 if held is not None and not (id(part) in owners and any(o is part and leaf == name for o, leaf in lost.values())):
                     held._is_hf_initialized = True

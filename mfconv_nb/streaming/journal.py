@@ -29,7 +29,7 @@ NO_LOCK = "this file system has no locks: a second run for the same target would
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """One finished segment: its checksum, its CRC-32 where the format needs it, and how many numbers a cast made infinite in it."""
+    """One finished segment: its checksum, its CRC-32 if the format needs it, and how many numbers a cast made infinite in it."""
 
     file: int
     tensor: str
@@ -72,6 +72,7 @@ class Lock:
     """
 
     def __init__(self, path: Path, *, create: bool = True) -> None:
+        # O_APPEND: threads write whole lines one after the other. O_NOFOLLOW: a link could lead to a file of someone else.
         flags = os.O_RDWR | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
         self.descriptor = os.open(path, flags | (os.O_CREAT if create else 0), 0o644)
         self.is_held = hold_lock(self.descriptor, path)
@@ -93,9 +94,8 @@ class Journal:
                 os.ftruncate(descriptor, 0)
                 self._write({"fingerprint": fingerprint})
             else:
-                os.ftruncate(
-                    descriptor, path.read_bytes().rfind(b"\n") + 1
-                )  # a kill may have torn the last line: cut it off, or the next would join it
+                # a kill may have torn the last line: cut it off, or the next line would be appended to it
+                os.ftruncate(descriptor, path.read_bytes().rfind(b"\n") + 1)
                 self._write({"publishing": None})
 
     def add(self, done: Finished) -> None:

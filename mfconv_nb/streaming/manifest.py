@@ -50,7 +50,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     refuse = partial(InputError, "MFC110", path, hint=f"Remove {folder.name}, and the checkpoint is taken as it is.")
     content = read_object(path, MAX_MANIFEST_BYTES, "a manifest", refuse)
     if not _is_sound(content):
-        raise refuse(found="another form", expected=f"manifest version {VERSION}")
+        raise refuse(found="another structure", expected=f"manifest version {VERSION}")
     return content
 
 
