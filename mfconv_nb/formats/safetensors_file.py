@@ -56,8 +56,7 @@ def read_header(source: FileSource) -> Header:
     if length > source.size - 8:
         found = f"a header of {how_many(length, 'byte')} in a file of {source.size:,}"
         raise FormatError("MFC202", source.path, found=found, expected="a header inside the file", hint=HINT_CUT)
-    refuse = partial(FormatError, "MFC201", source.path, hint=HINT_HEADER)
-    entries = parse_object(source.read(8, length), "a JSON object", refuse, is_strict=True)
+    entries = parse_object(source.read(8, length), "a JSON object", partial(FormatError, "MFC201", source.path), is_strict=True)
     metadata = _checked_metadata(source, entries.pop(METADATA, {}))
     placed = tuple(_placed_tensor(source, name, entry, first=8 + length) for name, entry in entries.items())
     ordered = tuple(sorted(placed, key=lambda p: p.extents[0]))
