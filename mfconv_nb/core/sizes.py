@@ -12,21 +12,19 @@ the size may be unknown. ``vision_config.hidden_size`` looks inside, ``depths[{s
 from __future__ import annotations
 
 import ast
-import json
 import operator
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from mfconv_nb.core.errors import InputError, MappingError, quoted
-from mfconv_nb.core.paths import read_small
+from mfconv_nb.core.paths import parse_object, read_small
 
 MAX_CONFIG_BYTES = 16 << 20
-LFS_POINTER = b"version https://git-lfs"  # a small text that stands for a file which was not fetched
 MAX_AXIS = 1 << 40  # larger than any axis of a tensor that fits on a disk; keeps arithmetic honest
 UNKNOWN = "?"
 PARAMS = "params.json"
@@ -108,16 +106,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise InputError("MFC101", path, found=found, expected="a readable config.json") from None
     if raw is None:
         raise InputError("MFC106", path, found="more than 16 MiB", expected="a small JSON object")
-    if raw.startswith(LFS_POINTER):
-        hint = "Fetch the file itself: git lfs pull."
-        raise InputError("MFC106", path, found="a git-lfs pointer, not the file", expected="a JSON object", hint=hint)
-    try:
-        config = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise InputError("MFC106", path, found=f"broken JSON: {error}", expected="a JSON object") from None
-    if not isinstance(config, dict):
-        raise InputError("MFC106", path, found=f"a JSON {type(config).__name__}", expected="a JSON object")
-    return config
+    return parse_object(raw, "a JSON object", partial(InputError, "MFC106", path))
 
 
 def read_params(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import numpy as np
 import xxhash
 
 from mfconv_nb.core.errors import InputError
+from mfconv_nb.core.paths import Refuse, parse_object
 from mfconv_nb.core.report import how_many
 
 
@@ -193,6 +194,18 @@ def _read_at(descriptor: int, buffer: memoryview, offset: int, lock: threading.L
         data = os.read(descriptor, len(buffer))
     buffer[: len(data)] = data
     return len(data)
+
+
+def read_object(path: Path, limit: int, expected: str, refuse: Refuse, *, is_strict: bool = False) -> dict[str, Any]:
+    """The JSON object in a file of at most ``limit`` bytes; the other arguments as for ``parse_object``.
+
+    Raises:
+        InputError: MFC101, MFC116 for a file that cannot be read. What ``refuse`` makes, for one that is too large, or no such object.
+    """
+    source = FileSource(path)
+    if source.size > limit:
+        raise refuse(found=how_many(source.size, "byte"), expected=f"at most {limit:,}")
+    return parse_object(source.read(0, source.size), expected, refuse, is_strict=is_strict)
 
 
 class ArraySource:

@@ -14,7 +14,7 @@ from mfconv_nb.core.errors import MfconvError, on_one_line
 from mfconv_nb.formats import index as index_files
 from mfconv_nb.formats.checkpoint_metadata import METADATA
 from mfconv_nb.formats.folders import checkpoint_files
-from mfconv_nb.formats.hub_cache import check_id, snapshot_in
+from mfconv_nb.formats.hub_cache import refuse_model_id, snapshot_in
 from mfconv_nb.formats.known import run_endings
 from mfconv_nb.formats.peft_folder import CONFIG as ADAPTER_CONFIG
 from mfconv_nb.formats.reading import RUN_STATE
@@ -105,7 +105,7 @@ def whole_of(path: Path) -> tuple[Path, tuple[str, ...]]:
         snapshot = snapshot_in(path)
         return (path, ()) if snapshot is None else (snapshot, (f"the snapshot {on_one_line(str(snapshot))} is taken",))
     if not os.path.exists(path):
-        check_id(path)
+        refuse_model_id(path)
         return path, ()
     if path.name in (CONFIG, ADAPTER_CONFIG) and checkpoint_files(path.parent):
         return path.parent, (f"{path.name} lies in the folder of a checkpoint, which is taken",)

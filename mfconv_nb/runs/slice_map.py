@@ -15,7 +15,7 @@ from mfconv_nb.core.dtypes import short_name
 from mfconv_nb.core.folding import index_ranges
 from mfconv_nb.core.report import how_many, plain_marks, shape_text
 from mfconv_nb.runs.slices import Box
-from mfconv_nb.views.drawing import OTHER_COLOURS, escaped, shortened
+from mfconv_nb.views.drawing import OTHER_COLOURS, escape_text, shorten
 
 MAX_BOXES = 64  # drawn; all of them stand in ``.boxes``
 MAX_PANELS = 8
@@ -76,7 +76,7 @@ class SliceMap:
         more = len(self.boxes) - len(shown)
         if more:
             lines.append(f"  {_more_text(more)}: .boxes")
-        return plain_marks("\n".join([f"{shortened(self.name, 100)}  {self.tensor_text} · {self.cut_text}", *lines]))
+        return plain_marks("\n".join([f"{shorten(self.name, 100)}  {self.tensor_text} · {self.cut_text}", *lines]))
 
     def _repr_html_(self) -> str:
         return self.svg()
@@ -86,15 +86,16 @@ class SliceMap:
         plan = self._plan
         body = [part for panel in plan.panels for part in _panel_svg(panel, plan.pictured)]
         body += _ticks(plan) if self.shape and all(self.shape) else ()
-        title = escaped(f"{shortened(self.name, 100)}: {self.tensor_text}, {self.cut_text}")
+        title = escape_text(f"{shorten(self.name, 100)}: {self.tensor_text}, {self.cut_text}")
         height = plan.bottom + (LINE + 8 if plan.more else 8)
         if plan.more:
             body.append(f'<text x="{LEFT}" y="{height - 5:g}" font-size="11">{_more_text(plan.more)}</text>')
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" class="mfconv-drawing" role="img" aria-label="{title}"'
             f' viewBox="0 0 {WIDTH} {height:g}" style="{STYLE}"><title>{title}</title><g fill="currentColor" font-size="12">'
-            f'<text y="12">{escaped(shortened(self.name, 57))}</text><g font-size="11" opacity=".75">'
-            f'<text y="27">{escaped(shortened(self.tensor_text, 62))}</text><text y="41">{escaped(shortened(self.cut_text, 62))}</text></g>'
+            f'<text y="12">{escape_text(shorten(self.name, 57))}</text><g font-size="11" opacity=".75">'
+            f'<text y="27">{escape_text(shorten(self.tensor_text, 62))}</text>'
+            f'<text y="41">{escape_text(shorten(self.cut_text, 62))}</text></g>'
             f"{''.join(body)}</g></svg>"
         )
 
@@ -236,7 +237,7 @@ def _top_lines(lead: tuple[Span, ...]) -> int:
 def _panel_svg(panel: _Panel, pictured: _Pictured) -> Iterator[str]:
     top = TOP + _top_lines(panel.lead)
     if panel.lead:
-        spans = escaped(shortened(_lead_text(panel.lead), int(pictured.width / SMALL)))
+        spans = escape_text(shorten(_lead_text(panel.lead), int(pictured.width / SMALL)))
         yield f'<text x="{panel.x:g}" y="{TOP - 2}" font-size="10" font-weight="bold">{spans}</text>'
     wide, tall = pictured.width, pictured.height
     yield _rect(panel.x, top, wide, tall, ' fill="none" stroke="currentColor" stroke-opacity=".5" stroke-dasharray="3 3"/>')
@@ -260,7 +261,7 @@ def _open_side_svg(x: float, y: float, to_x: float, to_y: float) -> str:
 
 def _box_svg(box: Box, ranks: tuple[int, ...], place: Place) -> str:
     fill = OTHER_COLOURS[min(ranks, default=0) % len(OTHER_COLOURS)]  # a rank has one colour in every map
-    tip = escaped(f"{box.text()}: {ranks_text(ranks)}")
+    tip = escape_text(f"{box.text()}: {ranks_text(ranks)}")
     return _rect(*place, f' fill="{fill}"><title>{tip}</title></rect>')
 
 
@@ -268,7 +269,7 @@ def _label_svg(box: Box, ranks: tuple[int, ...], place: Place) -> str:
     x, y, wide, tall = place
     lines = _label_lines(box, ranks, wide, tall)
     first = y + tall / 2 + 4 - (len(lines) - 1) * LABEL / 2
-    return "".join(f'<text x="{x + wide / 2:.1f}" y="{first + n * LABEL:.1f}">{escaped(line)}</text>' for n, line in enumerate(lines))
+    return "".join(f'<text x="{x + wide / 2:.1f}" y="{first + n * LABEL:.1f}">{escape_text(line)}</text>' for n, line in enumerate(lines))
 
 
 def _rect(x: float, y: float, wide: float, tall: float, rest: str) -> str:

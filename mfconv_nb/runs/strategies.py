@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mfconv_nb.core.errors import InputError, quoted
 from mfconv_nb.core.report import how_many
-from mfconv_nb.formats.strategy_file import Layout, StrategyFile
+from mfconv_nb.formats.strategy_file import StrategyFile, StrategyLayout
 from mfconv_nb.runs.slices import Slicing, boxes_of
 
 HINT_STRATEGY = "Give the strategy files of this run with --strategy."
@@ -24,7 +24,7 @@ class Stage:
     number: int
     first: int
     devices: int
-    layouts: Mapping[str, Layout]
+    layouts: Mapping[str, StrategyLayout]
     path: Path
 
     @property
@@ -41,7 +41,7 @@ def stages_of(files: Sequence[StrategyFile], ranks: Sequence[int]) -> tuple[Stag
     Raises:
         InputError: MFC114 where two files contradict each other; MFC111 where a stage has none.
     """
-    found: dict[int, tuple[Mapping[str, Layout], Path]] = {}
+    found: dict[int, tuple[Mapping[str, StrategyLayout], Path]] = {}
     for file in files:
         for stage, layouts in file.stages.items():
             number = _stage_by_name(file, layouts) if stage is None else stage
@@ -66,21 +66,23 @@ def stages_of(files: Sequence[StrategyFile], ranks: Sequence[int]) -> tuple[Stag
     return tuple(stages)
 
 
-def _stage_by_name(file: StrategyFile, layouts: Mapping[str, Layout]) -> int:
+def _stage_by_name(file: StrategyFile, layouts: Mapping[str, StrategyLayout]) -> int:
     """The stage of a file that does not give one: from the rank in its name, else 0."""
     match = re.search(r"rank_(\d{1,6})", file.path.name)
     devices = max((math.prod(lay.devices) for lay in layouts.values()), default=1)
     return int(match[1]) // devices if match else 0
 
 
-def _refuse_contradiction(stage: int, first: Mapping[str, Layout], path: Path, second: Mapping[str, Layout], other: Path) -> None:
+def _refuse_contradiction(
+    stage: int, first: Mapping[str, StrategyLayout], path: Path, second: Mapping[str, StrategyLayout], other: Path
+) -> None:
     name = next(n for n in (*first, *second) if first.get(n) != second.get(n))
     found = f"{quoted(path.name)} and {quoted(other.name)}, which differ at {quoted(name)}"
     hint = "They are of two runs: give those of this run with --strategy."
     raise InputError("MFC114", path.parent, found=found, expected=f"one strategy for stage {stage}", hint=hint)
 
 
-def slicing_of(layout: Layout, axes: int, devices: int, where: object) -> Slicing:
+def slicing_of(layout: StrategyLayout, axes: int, devices: int, where: object) -> Slicing:
     """How a tensor of ``axes`` axes is cut over the ``devices`` of its stage.
 
     Raises:
@@ -108,7 +110,7 @@ def slicing_of(layout: Layout, axes: int, devices: int, where: object) -> Slicin
     return _with_shards(slicing, layout, refuse)
 
 
-def _maps_of(layout: Layout, axes: int) -> tuple[tuple[int, ...], ...] | None:
+def _maps_of(layout: StrategyLayout, axes: int) -> tuple[tuple[int, ...], ...] | None:
     """For every axis the dimensions that cut it; None where their number is wrong.
 
     One map of several entries gives one dimension for each axis, or all dimensions of the only axis.
@@ -121,7 +123,7 @@ def _maps_of(layout: Layout, axes: int) -> tuple[tuple[int, ...], ...] | None:
     return (flat,) if axes == 1 and flat else None
 
 
-def _with_shards(slicing: Slicing, layout: Layout, refuse: Callable[[str, str], InputError]) -> Slicing:
+def _with_shards(slicing: Slicing, layout: StrategyLayout, refuse: Callable[[str, str], InputError]) -> Slicing:
     copies = slicing.device_count // math.prod(slicing.parts)
     size = copies if layout.shard_size == -1 else layout.shard_size
     if size in (0, 1) or not slicing.cuts or (layout.shard_step == 0 and layout.shard_size == -1):
@@ -160,16 +162,16 @@ def copy_groups(slicing: Slicing) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(g) for g in groups.values())
 
 
-def layout_of(slicing: Slicing) -> Layout:
+def layout_of(slicing: Slicing) -> StrategyLayout:
     """What a strategy file says of a tensor that is cut like this: the inverse of ``slicing_of``."""
     last = len(slicing.devices) - 1
     maps = tuple(tuple(last - d for d in cut) or (-1,) for cut in slicing.cuts)
     if all(len(m) == 1 for m in maps):
         maps = (tuple(k for (k,) in maps),)
     if slicing.optimizer_shards == 1:
-        return Layout(slicing.devices, maps)
+        return StrategyLayout(slicing.devices, maps)
     first, second, *_ = copy_groups(replace(slicing, optimizer_shards=1))[0]
-    return Layout(slicing.devices, maps, shard_step=second - first, shard_size=slicing.optimizer_shards)
+    return StrategyLayout(slicing.devices, maps, shard_step=second - first, shard_size=slicing.optimizer_shards)
 
 
 def needed_groups(stages: Sequence[Stage], names: Iterable[str] | None = None) -> tuple[tuple[int, ...], ...]:
@@ -177,7 +179,7 @@ def needed_groups(stages: Sequence[Stage], names: Iterable[str] | None = None) -
     wanted = None if names is None else set(names)
     found: dict[tuple[int, ...], None] = {}
     for stage in stages:
-        kinds: dict[tuple[Layout, int], str] = {}
+        kinds: dict[tuple[StrategyLayout, int], str] = {}
         for name, layout in stage.layouts.items():
             if wanted is None or name in wanted:
                 kinds.setdefault((layout, stage.devices), name)

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from mfconv_nb.core.errors import InputError
-from mfconv_nb.formats.strategy_file import Layout
+from mfconv_nb.formats.strategy_file import StrategyLayout
 from mfconv_nb.runs import strategies
 from mfconv_nb.runs.rank_folders import open_rank_folders
 from mfconv_nb.runs.run import Step
@@ -125,15 +125,15 @@ def cuts(draw: st.DrawFn) -> Cut:
     return Cut(devices, whole.maps, shards)
 
 
-def layout_of(cut: Cut) -> Layout:
+def layout_of(cut: Cut) -> StrategyLayout:
     several = isinstance(cut.maps[0], tuple)
     maps = tuple(m for m in cut.maps if isinstance(m, tuple)) if several else (tuple(m for m in cut.maps if isinstance(m, int)),)
-    return Layout(
+    return StrategyLayout(
         cut.devices, maps, shard_step=cut.group[1] - cut.group[0] if cut.shards > 1 else 0, shard_size=cut.shards if cut.shards > 1 else 0
     )
 
 
-def merged_by_mindspore(cut: Cut, layout: Layout, parts: list[Any]) -> Any:
+def merged_by_mindspore(cut: Cut, layout: StrategyLayout, parts: list[Any]) -> Any:
     from mindspore.parallel._parallel_serialization import _transform_parallel_checkpoint
 
     maps = [list(m) for m in layout.maps] if isinstance(cut.maps[0], tuple) else list(layout.maps[0])

@@ -14,7 +14,7 @@ from mfconv_nb.core.errors import InputError
 from mfconv_nb.formats.strategy_file import (
     JSON,
     PROTOBUF,
-    Layout,
+    StrategyLayout,
     is_strategy,
     looks_like,
     parse_strategy,
@@ -31,9 +31,9 @@ CUTS = {
     "scale": Cut((8,), ()),
 }
 LAYOUTS = {
-    "model.wq.weight": Layout((2, 4), ((0, -1),), shard_step=4, shard_size=2),
-    "model.w-2.weight": Layout((2, 2, 2), ((2, 0), (-1,))),
-    "scale": Layout((8,), ((),)),
+    "model.wq.weight": StrategyLayout((2, 4), ((0, -1),), shard_step=4, shard_size=2),
+    "model.w-2.weight": StrategyLayout((2, 2, 2), ((2, 0), (-1,))),
+    "scale": StrategyLayout((8,), ((),)),
 }
 
 
@@ -82,7 +82,7 @@ def test_what_we_write_is_read_by_mindspore(tmp_path: Path) -> None:
     names = {n: lay for n, lay in LAYOUTS.items() if "-" not in n}  # mindspore's reader breaks on such names
     for form, ending in ((PROTOBUF, "ckpt"), (JSON, "json")):
         path = tmp_path / f"s.{ending}"
-        path.write_bytes(write_strategy({0: names, 1: {"model.wo.weight": Layout((2, 4), ((-1, 0),))}}, form))
+        path.write_bytes(write_strategy({0: names, 1: {"model.wo.weight": StrategyLayout((2, 4), ((-1, 0),))}}, form))
         strategy = _build_searched_strategy(str(path))
         assert _extract_pipeline_stage_num(strategy) == 2
         read = _convert_to_list(strategy)
@@ -100,13 +100,13 @@ counts = st.integers(-(1 << 31), (1 << 31) - 1)
 
 
 @st.composite
-def layouts(draw: st.DrawFn) -> Layout:
+def layouts(draw: st.DrawFn) -> StrategyLayout:
     devices = tuple(draw(st.lists(st.integers(1, 8), min_size=1, max_size=4)))
     order = draw(st.permutations(range(len(devices))))
     used = tuple(order[: draw(st.integers(0, len(devices)))])
     maps = draw(st.sampled_from([((*used, -1),), tuple((k,) for k in used) if len(used) > 1 else ((),)]))
     split = tuple(draw(st.lists(st.integers(0, 1 << 40), max_size=3)))
-    return Layout(devices, maps, split, (), draw(counts), draw(counts), draw(st.integers(-1, 64)))
+    return StrategyLayout(devices, maps, split, (), draw(counts), draw(counts), draw(st.integers(-1, 64)))
 
 
 @settings(max_examples=100)
@@ -114,7 +114,7 @@ def layouts(draw: st.DrawFn) -> Layout:
     st.dictionaries(st.integers(0, 9), st.dictionaries(names, layouts(), min_size=1, max_size=3), min_size=1, max_size=3),
     st.sampled_from([PROTOBUF, JSON]),
 )
-def test_there_and_back(stages: dict[int, dict[str, Layout]], form: str) -> None:
+def test_there_and_back(stages: dict[int, dict[str, StrategyLayout]], form: str) -> None:
     data = write_strategy(stages, form)
     assert looks_like(data[:64])
     assert parse_strategy(data, Path("s")).stages == dict(sorted(stages.items()))
@@ -140,10 +140,10 @@ HOSTILE = {
     "a name twice": write_strategy({0: {"w": LAYOUTS["scale"]}}) * 2,
     "no name": b"\x08\x00\x1a\x02\x12\x00",
     "a name that is no text": b"\x08\x00\x1a\x05\x0a\x01\xff\x12\x00",
-    "absurdly many devices": write_strategy({0: {"w": Layout((1 << 30, 1 << 30), ((0, -1),))}}),
-    "a dimension that is not there": write_strategy({0: {"w": Layout((2, 4), ((2, -1),))}}),
-    "a dimension that cuts twice": write_strategy({0: {"w": Layout((2, 4), ((1, 1),))}}),
-    "no devices at all": write_strategy({0: {"w": Layout((0,), ((-1,),))}}),
+    "absurdly many devices": write_strategy({0: {"w": StrategyLayout((1 << 30, 1 << 30), ((0, -1),))}}),
+    "a dimension that is not there": write_strategy({0: {"w": StrategyLayout((2, 4), ((2, -1),))}}),
+    "a dimension that cuts twice": write_strategy({0: {"w": StrategyLayout((2, 4), ((1, 1),))}}),
+    "no devices at all": write_strategy({0: {"w": StrategyLayout((0,), ((-1,),))}}),
     "deep JSON": b'{"parallel_layout_item":' + b"[" * 100_000,
     "JSON of another kind": b'{"weight_map": {}}',
     "JSON with texts for numbers": json.dumps({"parallel_layout_item": {"w": {"dev_matrix": ["8"], "tensor_map": [0]}}}).encode(),
@@ -169,7 +169,7 @@ def outcome(content: bytes) -> str:
         found = parse_strategy(content, Path("s.ckpt"))
     except InputError as error:
         return error.code
-    assert all(isinstance(lay, Layout) for layouts in found.stages.values() for lay in layouts.values())
+    assert all(isinstance(lay, StrategyLayout) for layouts in found.stages.values() for lay in layouts.values())
     return "read"
 
 

@@ -69,7 +69,7 @@ class ProofExploration(Exploration):
     def members(self, row: int) -> Sequence[str]:
         return list(self._members[row])
 
-    def searched(self, row: int) -> str:
+    def search_text(self, row: int) -> str:
         whole = [each.what for each in self._members[row].values() if isinstance(each, Caught)]
         return "\n".join([str(self.table.rows[row][1]), *self._members[row], *whole])
 

@@ -14,7 +14,7 @@ from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.run_yaml import lora_of
-from mfconv_nb.formats.assets import scheme_beside
+from mfconv_nb.formats.assets import quantisation_beside
 from mfconv_nb.formats.reading import Opened, open_files, open_path
 from mfconv_nb.mapping.adapters import is_adapter
 from mfconv_nb.mapping.kinds import category_of, parse_categories
@@ -98,7 +98,7 @@ def load(
         notes=said + note_on_a_part(path) + opened.notes + notes_on_run_state(opened.run_state) + notes,
         lora=lora_beside(path),
         twins=opened.twins,
-        quantised_by=scheme_beside(path if os.path.isdir(path) else path.parent),
+        quantised_by=quantisation_beside(path if os.path.isdir(path) else path.parent),
     )
     origin = str(source) if isinstance(source, str | Path) else how_many(len(opened.files), "file")
     found = Checkpoint(opened.tensors, origin, side, facts.config_for(path), history)
