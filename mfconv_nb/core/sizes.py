@@ -169,7 +169,7 @@ def _size(config: Mapping[str, Any], sentence: str) -> Size | None:
 
 def _whole(config: Mapping[str, Any], text: str) -> int | None:
     """The value of an arithmetic sentence as a whole number, or None where a key is absent."""
-    value = _evaluate(config, _parsed(text))
+    value = _evaluate(config, _parse_sentence(text))
     if value is None:
         return None
     if value != int(value) or not 0 <= value <= MAX_AXIS:
@@ -178,7 +178,7 @@ def _whole(config: Mapping[str, Any], text: str) -> int | None:
 
 
 @lru_cache(maxsize=4096)
-def _parsed(text: str) -> ast.expr:
+def _parse_sentence(text: str) -> ast.expr:
     return ast.parse(text, mode="eval").body
 
 
@@ -214,19 +214,19 @@ def _evaluate(config: Mapping[str, Any], node: ast.expr) -> Any:
     if isinstance(node, ast.UnaryOp):
         return int(not _evaluate(config, node.operand))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "len":
-        found = _looked_up(config, node.args[0])
+        found = _look_up(config, node.args[0])
         return len(found) if isinstance(found, list) else None
     if isinstance(node, ast.Call):
         inner = _evaluate(config, node.args[0])
         return None if inner is None else int(inner)
-    value = _looked_up(config, node)
+    value = _look_up(config, node)
     return value if value is None else _number(value, ast.unparse(node))
 
 
 def is_readable(sentence: str) -> bool:
     """Whether a sentence without ``|``, ``..`` and placeholders holds nothing but what ``_evaluate`` reads. Nothing is looked up."""
     try:
-        return _is_read(_parsed(sentence))
+        return _is_read(_parse_sentence(sentence))
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # ValueError: a null byte
         return False
 
@@ -255,15 +255,15 @@ def _is_key(node: ast.expr) -> bool:
     return isinstance(node, ast.Name)
 
 
-def _looked_up(config: Any, node: ast.expr) -> Any:
+def _look_up(config: Any, node: ast.expr) -> Any:
     """What stands in the config under a name, a dotted name, or at a place of a list; None where there is nothing."""
     if isinstance(node, ast.Name):
         return config.get(node.id)
     if isinstance(node, ast.Attribute):
-        inner = _looked_up(config, node.value)
+        inner = _look_up(config, node.value)
         return inner.get(node.attr) if isinstance(inner, Mapping) else None
     if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
-        inner, place = _looked_up(config, node.value), node.slice.value
+        inner, place = _look_up(config, node.value), node.slice.value
         return inner[place] if isinstance(inner, list) and isinstance(place, int) and 0 <= place < len(inner) else None
     raise ValueError(f"a size sentence cannot hold {ast.unparse(node)}")
 

@@ -97,9 +97,9 @@ class FileSource:
             try:
                 count = _read_at(descriptor, buffer[done:], offset + done, self._lock)
             except OSError as error:
-                self._unreadable(error)
+                self._unreadable_error(error)
             if count == 0:
-                self._changed(f"{how_many(offset + len(buffer), 'byte')} needed, the file ends at {offset + done:,}")
+                self._changed_error(f"{how_many(offset + len(buffer), 'byte')} needed, the file ends at {offset + done:,}")
             done += count
 
     def read_runs(self, offsets: Sequence[int], nbytes: int, buffer: memoryview) -> None:
@@ -110,7 +110,7 @@ class FileSource:
             try:
                 is_read = preadv is not None and preadv(descriptor, (place,), offset) == nbytes
             except OSError as error:
-                self._unreadable(error)
+                self._unreadable_error(error)
             if not is_read:
                 self.read_into(offset, place)
             at += nbytes
@@ -149,7 +149,7 @@ class FileSource:
     def check_unchanged(self) -> None:
         now = self._status()  # of the open file: deleting or replacing its name does no harm
         if (now.st_size, now.st_mtime_ns) != (self.size, self._modified_ns):
-            self._changed(f"size {now.st_size:,} and another time of change, {how_many(self.size, 'byte')} when it was opened")
+            self._changed_error(f"size {now.st_size:,} and another time of change, {how_many(self.size, 'byte')} when it was opened")
 
     def identity(self) -> list[Any]:
         status = self._status()  # its time of change too: that of modification can be set to anything
@@ -162,7 +162,7 @@ class FileSource:
         try:
             return os.fstat(descriptor)
         except OSError as error:
-            self._unreadable(error)
+            self._unreadable_error(error)
 
     def _descriptor(self) -> int:
         with self._lock:
@@ -173,15 +173,15 @@ class FileSource:
                     raise InputError("MFC101", self.path, found=error.strerror, expected="a readable file") from None
                 weakref.finalize(self, os.close, self._opened)  # it stays open for as long as a tensor may be read from it
                 if os.fstat(self._opened).st_ino != self._inode:
-                    self._changed("another file under the same name")
+                    self._changed_error("another file under the same name")
             return self._opened
 
-    def _changed(self, found: str | None) -> NoReturn:
+    def _changed_error(self, found: str | None) -> NoReturn:
         raise InputError("MFC108", self.path, found=found, expected="the file as it was when its header was read", hint="Load it again.")
 
-    def _unreadable(self, error: OSError) -> NoReturn:
+    def _unreadable_error(self, error: OSError) -> NoReturn:
         if error.errno == errno.ESTALE:  # a file server says so of a file that was replaced
-            self._changed(error.strerror)
+            self._changed_error(error.strerror)
         hint = "The disk, or the file server that it lies on, cannot give these bytes. Fetch the file again, or to another disk."
         raise InputError("MFC116", self.path, found=error.strerror, expected="a file that can be read to its end", hint=hint) from None
 
