@@ -19,7 +19,7 @@ from mfconv_nb.core.layout import TensorLayout, axis_names, pair_blocks, parse_l
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sizes import UNKNOWN, is_readable
 from mfconv_nb.mapping.forms import all_forms
-from mfconv_nb.mapping.names import Pattern, is_of_config
+from mfconv_nb.mapping.names import FromConfig, Pattern, Slot
 from mfconv_nb.mapping.rules import (
     ALL_OR_NONE,
     ANYWHERE,
@@ -381,7 +381,7 @@ def overlaps(form: Family, to: str) -> list[tuple[tuple[AnyRule, Pattern], tuple
 
 def _meeting_pairs(group: Sequence[tuple[AnyRule, Pattern]]) -> Iterator[tuple[tuple[AnyRule, Pattern], tuple[AnyRule, Pattern]]]:
     """Pairs of one template that can meet. Whole names meet only their equals: a table with a rule a layer has thousands."""
-    whole: dict[tuple[str | int, ...], list[tuple[AnyRule, Pattern]]] = {}
+    whole: dict[tuple[Slot, ...], list[tuple[AnyRule, Pattern]]] = {}
     others: list[tuple[AnyRule, Pattern]] = []
     for n, b in enumerate(group):
         if b[1].placeholders:
@@ -398,6 +398,8 @@ def _can_meet(a: Pattern, b: Pattern) -> bool:
     return all(_may_be_equal(x, y) for x, y in zip(a.slots, b.slots, strict=True))
 
 
-def _may_be_equal(x: str | int, y: str | int) -> bool:
-    """Whether two places may hold the same number. One that a config gives is for itself: it counts before a placeholder."""
-    return x == y or ((isinstance(x, str) or isinstance(y, str)) and not is_of_config(x) and not is_of_config(y))
+def _may_be_equal(x: Slot, y: Slot) -> bool:
+    """Whether two places may hold the same number. A number of the config counts before a placeholder, so those two never compete."""
+    if isinstance(x, FromConfig) or isinstance(y, FromConfig):
+        return x == y
+    return x == y or isinstance(x, str) or isinstance(y, str)
