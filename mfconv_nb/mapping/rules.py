@@ -27,9 +27,12 @@ NUMBERS = "numbers"  # Option.side: names and shapes are the same with every val
 Place = tuple[str, int]  # a file and a line in it
 
 
-def _written_here() -> Place:
-    """Where a rule is being written: the file and line that call its class. A rule made from another (``replace``) keeps that one's."""
-    caller = sys._getframe(2)  # 0 is this function, 1 the __init__ that dataclass makes
+def read_place_of_call() -> Place:
+    """The file and line of the call that makes a rule, for messages. ``replace`` keeps the place of the first call.
+
+    Looks at the call stack, since nothing else knows the line: rules are plain calls, in files and in cells of a notebook.
+    """
+    caller = sys._getframe(2)  # frame 0 is this function, 1 the __init__ that dataclass generates
     return caller.f_code.co_filename, caller.f_lineno
 
 
@@ -59,7 +62,7 @@ class Rule:
     optional: str = ""
     when: Mapping[str, OptionValue] = field(default_factory=dict, hash=False)
     same_as: str = ""
-    written_at: Place = field(default_factory=_written_here, compare=False, repr=False, kw_only=True)  # for messages
+    written_at: Place = field(default_factory=read_place_of_call, compare=False, repr=False, kw_only=True)  # for messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ class Repeated:
     only_if: str | None = None
     optional: str = ""
     when: Mapping[str, OptionValue] = field(default_factory=dict, hash=False)
-    written_at: Place = field(default_factory=_written_here, compare=False, repr=False, kw_only=True)  # for messages
+    written_at: Place = field(default_factory=read_place_of_call, compare=False, repr=False, kw_only=True)  # for messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,7 @@ class Tied:
     layout: str
     only_if: str = "tied"
     when: Mapping[str, OptionValue] = field(default_factory=dict, hash=False)
-    written_at: Place = field(default_factory=_written_here, compare=False, repr=False, kw_only=True)  # for messages
+    written_at: Place = field(default_factory=read_place_of_call, compare=False, repr=False, kw_only=True)  # for messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,7 @@ class Drop:
     side: str = "hf"
     when: Mapping[str, OptionValue] = field(default_factory=dict, hash=False)
     same_as: str = ""
-    written_at: Place = field(default_factory=_written_here, compare=False, repr=False, kw_only=True)  # for messages
+    written_at: Place = field(default_factory=read_place_of_call, compare=False, repr=False, kw_only=True)  # for messages
 
 
 AnyRule = Rule | Repeated | Tied | Drop
@@ -133,10 +136,13 @@ class Option:
 
     Attributes:
         values: what it may be, the default first. In names, layouts and sizes ``{name}`` stands for the value chosen.
-        side: where it shows: "mf", "hf" or "both". On the side a checkpoint comes from it is told from names and shapes; on the side
-            it goes to the default is taken. What a manifest remembers counts before both. ``NUMBERS``: no name and no shape shows it.
-            Then the YAML of a run decides where it has this key, else the default, in both directions. On the way back the numbers of
-            the original may tell it before the default.
+        side: which side shows it: "mf", "hf" or "both"; ``NUMBERS`` where only the numbers do, not names or shapes. Its value is
+            the first that is known of:
+            1. what the caller gives;
+            2. what the manifest remembers;
+            3. what names and shapes tell, if the source side shows it;
+            4. for ``NUMBERS``: the key of this name in the run's YAML, then, on the way back, the numbers of the original;
+            5. the default.
         spelled: for some values, what ``{name}`` stands for in names instead of the value.
         size: the axis or placeholder that it gives the size of.
         help: one line for ``--help``.
@@ -198,7 +204,7 @@ class Family:
     source: str = ""
     chosen: Mapping[str, OptionValue] = field(default_factory=dict)
     file: str = ""
-    written_at: Place = field(default_factory=_written_here, compare=False, repr=False, kw_only=True)
+    written_at: Place = field(default_factory=read_place_of_call, compare=False, repr=False, kw_only=True)
 
     def with_rules(self, rules: tuple[AnyRule, ...]) -> Family:
         """The same family with other rules: for experiments and mutations."""
