@@ -15,7 +15,7 @@ from typing import Any
 
 from mfconv_nb.core.errors import OutputError, one_line
 from mfconv_nb.core.paths import local_path
-from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Option, Repeated, Rule, Tied
+from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Option, Repeated, Rule, Tied, Window
 
 WIDTH = 140
 STEP = 4
@@ -26,7 +26,25 @@ HINT_ENDING = "Give it the ending .py: the family is a Python file."
 # what stands without its keyword, and what is not written: the place of the old text
 POSITIONAL = {Rule: ("hf", "mf", "layout"), Repeated: ("hf", "mf", "layout"), Tied: ("hf", "mf"), Drop: ("pattern", "why")}
 UNWRITTEN = {"written_at", "file"}
-ORDER = ("key", "covers", "model_types", "part_types", "aliases", "also", "told_as", "sizes", "options", "rules", "toy", "source", "chosen")
+ORDER = (
+    "key",
+    "covers",
+    "model_types",
+    "part_types",
+    "aliases",
+    "also",
+    "told_as",
+    "same_maths",
+    "windows",
+    "conv1d",
+    "mf_words",
+    "sizes",
+    "options",
+    "rules",
+    "toy",
+    "source",
+    "chosen",
+)
 
 
 def write_family(family: Family, path: str | Path, *, notes: Sequence[str] = (), overwrite: bool = False) -> Path:
@@ -56,7 +74,7 @@ def write_family(family: Family, path: str | Path, *, notes: Sequence[str] = (),
 def family_text(family: Family, *, notes: Sequence[str] = ()) -> str:
     """The file that defines ``family``, as a text."""
     names = _Names(family.rules)
-    used = [kind.__name__ for kind in (Drop, Family, Option, Repeated, Rule, Tied) if kind is Family or _uses(family, kind)]
+    used = [kind.__name__ for kind in (Drop, Family, Option, Repeated, Rule, Tied, Window) if kind is Family or _uses(family, kind)]
     head = [_docstring(family), f"from mfconv_nb.rules import {', '.join(used)}"]
     constants = "\n".join(f"{name} = {names.expression(beginning, besides=name)}" for beginning, name in names.constants.items())
     return "\n\n".join([*head, *([constants] if constants else []), _family(family, names, notes)]) + "\n"
@@ -70,7 +88,7 @@ def _docstring(family: Family) -> str:
 
 
 def _uses(family: Family, kind: type) -> bool:
-    return any(isinstance(part, kind) for part in (*family.rules, *family.options))
+    return any(isinstance(part, kind) for part in (*family.rules, *family.options, *family.windows.values()))
 
 
 # ---- names that begin alike ------------------------------------------------------------------------------------------------
@@ -157,8 +175,8 @@ def _comment(text: str, indent: int) -> Iterator[str]:
 Node = str | tuple[str, list[tuple[str, Any]], str]  # an expression on one line, or what can be opened: parts with their keywords
 
 
-def _call(part: AnyRule | Option, names: _Names | None) -> Node:
-    """A rule or an option as the call that makes it; what has its default is left out."""
+def _call(part: AnyRule | Option | Window, names: _Names | None) -> Node:
+    """A rule, an option or a window as the call that makes it; what has its default is left out."""
     arguments = []
     positional = POSITIONAL.get(type(part), ())
     for field in fields(part):
@@ -190,7 +208,7 @@ def _node(value: Any) -> Node:
     if isinstance(value, tuple | list):
         opening, closing = "()" if isinstance(value, tuple) else "[]"
         return opening, [("", _node(each)) for each in value], closing
-    if isinstance(value, Option):
+    if isinstance(value, Option | Window):
         return _call(value, None)
     return _atom(value)
 

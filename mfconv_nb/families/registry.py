@@ -20,7 +20,7 @@ from mfconv_nb.families.same_maths import is_named_in, listed_types, model_type_
 from mfconv_nb.families.user_families import family_in_file, is_file_name, offered_families
 from mfconv_nb.mapping.flaws import check_family
 from mfconv_nb.mapping.forms import fitting_forms, templates_of
-from mfconv_nb.mapping.rules import Family
+from mfconv_nb.mapping.rules import Family, Window
 
 NO_FAMILIES = ("registry", "user_families", "words")  # modules of this folder
 HINT_REMEMBERED = "Register it (mc.register), install the package that offers it, or name its file: --model FILE.py (family= in Python)."
@@ -94,6 +94,17 @@ def family_named(key: str) -> Family:
     return found.family
 
 
+def window_of(config: Mapping[str, Any]) -> Window | None:
+    """How the config of a model may limit attention to a window, by its ``model_type``. Any family may say so."""
+    model_type = model_type_of(config)
+    return next((f.windows[model_type] for f in known_families() if isinstance(model_type, str) and model_type in f.windows), None)
+
+
+def conv1d_layers(model_type: object) -> tuple[str, ...]:
+    """The names of the layers that transformers holds as Conv1D, in x out, in models of this type; none for most."""
+    return next((f.conv1d[model_type] for f in known_families() if isinstance(model_type, str) and model_type in f.conv1d), ())
+
+
 def family_meant(family: str | Path | Family) -> Family:
     """The family that a caller means: a key, a file (a path, or a text that ends in ``.py``), or the family itself.
 
@@ -165,7 +176,7 @@ def identify(names: Iterable[str], config: Mapping[str, Any] | None, to: str) ->
     fit = distance[best[0].key][0] == 0
     if len(best) > 1 and fit:
         best = [f for f in best if is_named_in(f, said)] or best
-    if fit and (otherwise := said_otherwise(best[0], said)) is not None:
+    if fit and (otherwise := said_otherwise(best[0], said, window_of(said))) is not None:
         raise _not_listed(best, otherwise, anybody=bool(by_type), whole=distance[best[0].key][1] == 0)
     if len(best) == 1 and (by_type or fit):
         return best[0]

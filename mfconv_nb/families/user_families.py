@@ -19,10 +19,10 @@ from typing import Any
 from mfconv_nb.core.errors import InputError, Lines, MappingError, MfconvError, did_you_mean, one_line, quoted
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.mapping.flaws import check_family
-from mfconv_nb.mapping.rules import Drop, Family, Option, Repeated, Rule, Tied
+from mfconv_nb.mapping.rules import Drop, Family, Option, Repeated, Rule, Tied, Window
 
 GROUP = "mfconv_nb.families"
-PARTS = {kind.__name__: kind for kind in (Family, Rule, Repeated, Tied, Drop, Option)}
+PARTS = {kind.__name__: kind for kind in (Family, Rule, Repeated, Tied, Drop, Option, Window)}
 HINT_FILE = "A family file defines FAMILY = Family(key=..., covers=..., sizes={...}, rules=(...)); see docs/families.md."
 
 _UNKNOWN_ARGUMENT = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")

@@ -28,8 +28,6 @@ PEFT = "base_model.model."  # what PEFT puts before the names of the model it wr
 # how MindFormers names the two halves: MindPet's layer, an older one of the toolkit, the dynamic graph of 2.x
 STYLES = {"mindpet": ".mindpet_delta_lora_{}", "tk": ".tk_delta_lora_{}", "lora": ".lora_{}"}
 DEFAULT_STYLE = "mindpet"
-CONV1D = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")  # transformers holds their linear weights as in x out
-CONV1D_LAYERS = ("c_attn", "q_attn", "c_proj", "c_fc")  # of the models in CONV1D; their heads and embeddings are no Conv1D
 
 _ADAPTER = re.compile(
     r"(?P<module>.+?)(?:(?:\.(?P<kind>tk|mindpet)_delta_lora_|\.lora_)(?P<mf>[ab])"

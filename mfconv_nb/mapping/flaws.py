@@ -32,6 +32,7 @@ from mfconv_nb.mapping.rules import (
     Repeated,
     Rule,
     Tied,
+    Window,
     layouts_of,
     numbers_of,
     sides_of,
@@ -154,13 +155,17 @@ def _kinds(family: Family) -> Iterator[Flaw]:
     for field in ("covers", "source"):
         if not isinstance(getattr(family, field), str):
             yield Flaw((), f"{field}={getattr(family, field)!r}", "a text")
-    for field in ("model_types", "aliases", "also"):
+    for field in ("model_types", "aliases", "also", "same_maths", "mf_words"):
         words: Any = getattr(family, field)
         if not isinstance(words, tuple) or not all(isinstance(word, str) for word in words):
             yield Flaw((), f"{field}={words!r}", "a tuple of texts", f'A single one needs a comma: {field}=("...",).')
-    parts: Any = family.part_types
-    if not isinstance(parts, Mapping) or not all(isinstance(p, str) and isinstance(kinds, tuple) for p, kinds in parts.items()):
-        yield Flaw((), f"part_types={parts!r}", "a dict of tuples of texts", 'For example {"text_config": ("llama",)}.')
+    for field, example in (("part_types", '{"text_config": ("llama",)}'), ("conv1d", '{"gpt2": ("c_attn",)}')):
+        parts: Any = getattr(family, field)
+        if not isinstance(parts, Mapping) or not all(isinstance(p, str) and isinstance(kinds, tuple) for p, kinds in parts.items()):
+            yield Flaw((), f"{field}={parts!r}", "a dict of tuples of texts", f"For example {example}.")
+    windows: Any = family.windows
+    if not isinstance(windows, Mapping) or not all(isinstance(p, str) and isinstance(w, Window) for p, w in windows.items()):
+        yield Flaw((), f"windows={windows!r}", "a dict of Window", 'For example {"qwen2": Window("use_sliding_window")}.')
     if not isinstance(family.options, tuple) or not all(isinstance(o, Option) for o in family.options):
         yield Flaw((), "options that are no tuple of Option", "options=(Option(...),)")
         return

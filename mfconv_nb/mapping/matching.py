@@ -162,7 +162,7 @@ def _plain_templates(inputs: PlanInputs, candidates: Candidates) -> dict[str, in
 def _match_plain_names(specs: Sequence[TensorSpec], plain: Mapping[str, int], matches: Matches) -> list[FoldedName]:
     """Match the names of plain templates, most names of a large checkpoint; return the others with their place, template and numbers.
 
-    Same result as ``_match_name``, which takes four times as long.
+    Same result as ``_match_name`` in 60 % of the time.
     """
     instances = {template: matches.instances.setdefault(number, {}) for template, number in plain.items()}
     rest = []

@@ -169,6 +169,22 @@ def size_option(name: str, axis: str) -> Option:
 COMMON_OPTIONS = (size_option("n_head", "heads"), size_option("hidden_size", "hidden"))
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How far back attention looks where transformers limits it (``sliding_window``), which MindFormers does not read from a config.
+
+    Source: the configs of Qwen2 and Qwen3 in MindFormers 2.1.0 mark these keys as useless.
+
+    Attributes:
+        switch: the config key that switches it on; empty where it is on unless it is null.
+        unsaid, positions_unsaid: what transformers takes for window and longest text where the config lacks them.
+    """
+
+    switch: str = ""
+    unsaid: int | None = 4096
+    positions_unsaid: int = 32768
+
+
 @dataclass(frozen=True)
 class Family:
     """A model family: its rules, and how to read its sizes from config.json.
@@ -183,6 +199,11 @@ class Family:
         also: keys of families that ``--model`` with this key may mean too, told apart by the names.
         told_as: the key of the family that its names are taken for, where neither a key nor a config says otherwise. Names that this one
             knows and that one does not, as those of MindFormers' other layout, still tell it.
+        same_maths: further values of ``model_type``, whose models in transformers have the names of this family and compute what it
+            computes. ``tests/real_frameworks/test_lookalikes.py`` compares the logits of both classes.
+        windows: for a ``model_type`` that may limit attention to a window, where its config says so.
+        conv1d: for a ``model_type`` with Conv1D layers, whose weight transformers holds as in x out: the names of these layers.
+        mf_words: parts of names that only MindFormers uses; they tell the side where no family knows the names.
         options: what a caller may choose.
         toy: config.json of the small checkpoint that ``mfconv toy`` makes; all axis sizes differ.
         source: where the facts are from.
@@ -199,6 +220,10 @@ class Family:
     aliases: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
     told_as: str = ""
+    same_maths: tuple[str, ...] = ()
+    windows: Mapping[str, Window] = field(default_factory=dict)
+    conv1d: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    mf_words: tuple[str, ...] = ()
     options: tuple[Option, ...] = ()
     toy: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
@@ -219,6 +244,13 @@ class Family:
     def templates(self, to: str) -> frozenset[str]:
         """The name templates that the rules know on the source side."""
         return frozenset(p.template for rule in self.rules for p in sides_of(rule, to)[0])
+
+
+def derive_family(base: Family, key: str, covers: str, **changes: Any) -> Family:
+    """Another family with the table of ``base``. What ``base`` says of its models alone (their types, its other keys) stays behind."""
+    own: dict[str, Any] = dict.fromkeys(("model_types", "aliases", "also", "same_maths", "mf_words"), ())
+    own |= {name: {} for name in ("part_types", "windows", "conv1d")}
+    return replace(base, key=key, covers=covers, **{**own, **changes})
 
 
 def when(*rules: AnyRule, **options: OptionValue) -> tuple[AnyRule, ...]:

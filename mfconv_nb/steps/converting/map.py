@@ -15,7 +15,7 @@ from mfconv_nb.core.folding import fold
 from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sizes import Size, Sizes, read_sizes
-from mfconv_nb.families.registry import candidates_of, family_remembered, identify, known_families
+from mfconv_nb.families.registry import candidates_of, family_remembered, identify, known_families, window_of
 from mfconv_nb.families.same_maths import listed_types, said_otherwise
 from mfconv_nb.families.user_families import family_in_file, is_file_name
 from mfconv_nb.mapping.adapters import DEFAULT_STYLE, STYLES, half_of
@@ -353,7 +353,7 @@ def _assumed(family: Family, plan: MappingPlan, decided: Mapping[str, str]) -> l
 def _notes(source: Checkpoint, plan: MappingPlan, original: Original | None) -> tuple[str, ...]:
     """What a reader should know: a config that names another kind of model, and what only a manifest could bring back."""
     family, notes = plan.family, []
-    said = said_otherwise(family, source.config or {}) if family.model_types else None
+    said = said_otherwise(family, source.config or {}, window_of(source.config or {})) if family.model_types else None
     if said is not None:
         notes.append(f"config.json says {said}; {family.key} is for {', '.join(listed_types(family))}")
     idle = [p for p in plan.leave_out if not any(fnmatchcase(name, p) for name in source.tensors)]

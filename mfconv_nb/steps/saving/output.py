@@ -20,10 +20,11 @@ from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.run_yaml import RUN_CONFIG, Lora
 from mfconv_nb.core.sources import ByteSource
+from mfconv_nb.families.registry import conv1d_layers
 from mfconv_nb.formats import peft_folder, safetensors_file
 from mfconv_nb.formats.assets import code_named, config_bytes, read_assets
 from mfconv_nb.formats.writing import is_folder, plan_output
-from mfconv_nb.mapping.adapters import CONV1D, HINT_ALPHA, adapters_of, is_adapter, rank_of
+from mfconv_nb.mapping.adapters import HINT_ALPHA, adapters_of, is_adapter, rank_of
 from mfconv_nb.mapping.quantised import FP8, claimed, codes_among
 from mfconv_nb.steps.saving.true_config import true_config
 from mfconv_nb.streaming.fill import FillJob
@@ -209,7 +210,7 @@ def _adapter_folder(checkpoint: Checkpoint, specs: tuple[TensorSpec, ...]) -> tu
         rank,
         lora.alpha,
         lora,
-        transposed=config.get("model_type") in CONV1D,
+        transposed=bool(conv1d_layers(config.get("model_type"))),
         task=peft_folder.task_of(config),
     )
     return plan, {peft_folder.CONFIG: content}
