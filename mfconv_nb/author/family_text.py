@@ -29,6 +29,7 @@ UNWRITTEN = {"written_at", "file"}
 ORDER = (
     "key",
     "covers",
+    "covers_zh",
     "model_types",
     "part_types",
     "aliases",

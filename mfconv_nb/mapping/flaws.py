@@ -152,7 +152,7 @@ def _kinds(family: Family) -> Iterator[Flaw]:
     toy: Any = family.toy
     if not isinstance(toy, Mapping):
         yield Flaw((), f"toy is a {type(toy).__name__}", "a dict, as a config.json holds it")
-    for field in ("covers", "source"):
+    for field in ("covers", "covers_zh", "source"):
         if not isinstance(getattr(family, field), str):
             yield Flaw((), f"{field}={getattr(family, field)!r}", "a text")
     for field in ("model_types", "aliases", "also", "same_maths", "mf_words"):

@@ -191,7 +191,7 @@ class Family:
 
     Attributes:
         key: what ``--model`` takes.
-        covers: the models, in words.
+        covers: the models, in words; ``covers_zh`` in Chinese, for words that ``docs/generate.py`` cannot translate.
         sizes: for every axis, loop and flag a sentence over config keys (see ``config.py``).
         model_types: values of ``model_type`` in config.json that mean this family.
         part_types: for a model of several parts the ``model_type`` that each may have in config.json: ``{"text_config": ("llama",)}``.
@@ -227,6 +227,7 @@ class Family:
     options: tuple[Option, ...] = ()
     toy: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+    covers_zh: str = ""
     chosen: Mapping[str, OptionValue] = field(default_factory=dict)
     file: str = ""
     written_at: Place = field(default_factory=read_place_of_call, compare=False, repr=False, kw_only=True)

@@ -38,6 +38,11 @@ def test_the_evidence_that_is_packaged_is_up_to_date(generate: ModuleType) -> No
     assert list(json.loads(packaged)) == sorted(family.key for family in known_families())
 
 
+@pytest.mark.parametrize("name", ["docs/families.md", "docs/families.zh.md", "notebooks/README.md"])
+def test_what_pages_say_of_families_is_up_to_date(name: str, generate: ModuleType) -> None:
+    assert (ROOT / name).read_text(encoding="utf-8") == generate.page(name), "run make docs"
+
+
 def test_every_golden_case_and_every_planned_repository_is_counted_once_for_its_family() -> None:
     keys = {path.stem: json.loads(path.read_text(encoding="utf-8"))["model_key"] for path in CASES.glob("*.json")}
     keys |= {name: name.partition("-")[0] for name in keys if name.startswith(("deepseek2-", "telechat2-", "qwen1_5-"))}
