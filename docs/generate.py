@@ -162,7 +162,7 @@ def family_row(family: Family, words: Words) -> tuple[str, ...]:
     found = evidence()[family.key]
     ways = words.beside if keeps_beside(family) else words.exact
     counts = str(found["cases"]), str(found["repositories"])
-    return (f"`{family.key}`", models(family, words), what_changes(family, words), option_names(family, words), ways, *counts)
+    return (f"`{family.key}`", models(family, words), describe_changes(family, words), option_names(family, words), ways, *counts)
 
 
 def models(family: Family, words: Words) -> str:
@@ -174,7 +174,7 @@ def models(family: Family, words: Words) -> str:
     return text + (words.also.format(keys=aliases) if aliases else "")
 
 
-def what_changes(family: Family, words: Words) -> str:
+def describe_changes(family: Family, words: Words) -> str:
     """What happens to tensors in the default form, in a few words; the same table as another family's is not said again."""
     if family.told_as and family.rules == family_named(family.told_as).rules:
         return words.alike.format(key=family.told_as)
@@ -245,7 +245,7 @@ def list_of_notebooks(listed: str) -> str:
     titles = {path.stem: title_of(path) for path in sorted((NOTEBOOKS / "families").glob("*.py"))}
     by_stem = {family.key.replace("-", "_"): family for family in known_families()}
     for stem in titles.keys() - said.keys():
-        said[stem] = what_changes(by_stem[stem], ENGLISH)
+        said[stem] = describe_changes(by_stem[stem], ENGLISH)
     ordered = sorted(titles, key=lambda stem: titles[stem].casefold())
     return "\n".join(f"- [{titles[stem]}](families/{stem}.ipynb): {said[stem]}" for stem in ordered)
 

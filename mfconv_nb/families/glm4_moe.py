@@ -23,11 +23,11 @@ from mfconv_nb.families.words.mcore import (
     SOURCE,
     attention,
     attention_bias,
-    for_inference,
     head_norms,
     mixture,
     mlp,
     norms,
+    prefer_inference,
 )
 from mfconv_nb.mapping.rules import Family, Repeated, when
 
@@ -51,7 +51,12 @@ FAMILY = Family(
         "dense_layer": "first_k_dense_replace",
         "moe_layer": "first_k_dense_replace .. num_hidden_layers",
     },
-    options=(WITH_MTP, for_inference(CONTIGUOUS_ATTENTION), for_inference(INTERLEAVED_MLP), for_inference(EXPERTS_2D)),
+    options=(
+        WITH_MTP,
+        prefer_inference(CONTIGUOUS_ATTENTION),
+        prefer_inference(INTERLEAVED_MLP),
+        prefer_inference(EXPERTS_2D),
+    ),
     rules=(
         *when(*EMBEDDING_AND_HEAD, with_mtp=0),
         *when(*COPIED, with_mtp=1),

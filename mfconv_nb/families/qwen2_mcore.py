@@ -20,9 +20,9 @@ from mfconv_nb.families.words.mcore import (
     SOURCE,
     attention,
     attention_bias,
-    for_inference,
     mlp,
     norms,
+    prefer_inference,
 )
 from mfconv_nb.mapping.rules import Family, Rule
 
@@ -32,7 +32,7 @@ FAMILY = Family(
     model_types=("qwen2", "Qwen2"),  # the second: as MindFormers writes it
     told_as="qwen2",
     sizes={**SIZES, "attention_bias": "1"},
-    options=(for_inference(CONTIGUOUS_ATTENTION), for_inference(INTERLEAVED_MLP)),
+    options=(prefer_inference(CONTIGUOUS_ATTENTION), prefer_inference(INTERLEAVED_MLP)),
     rules=(
         *EMBEDDING_AND_HEAD,
         *attention(),

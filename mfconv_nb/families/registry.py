@@ -16,7 +16,7 @@ from typing import Any
 from mfconv_nb import families as folder
 from mfconv_nb.core.errors import MappingError, NotListedError, SeveralFitError, UsageError, did_you_mean, quoted
 from mfconv_nb.core.report import how_many
-from mfconv_nb.families.same_maths import is_named_in, listed_types, model_type_of, said_otherwise
+from mfconv_nb.families.same_maths import describe_unlisted, is_named_in, listed_types, model_type_of
 from mfconv_nb.families.user_families import family_in_file, is_file_name, offered_families
 from mfconv_nb.mapping.flaws import check_family
 from mfconv_nb.mapping.forms import fitting_forms, templates_of
@@ -176,7 +176,7 @@ def identify(names: Iterable[str], config: Mapping[str, Any] | None, to: str) ->
     fit = distance[best[0].key][0] == 0
     if len(best) > 1 and fit:
         best = [f for f in best if is_named_in(f, said)] or best
-    if fit and (otherwise := said_otherwise(best[0], said, window_of(said))) is not None:
+    if fit and (otherwise := describe_unlisted(best[0], said, window_of(said))) is not None:
         raise _not_listed(best, otherwise, anybody=bool(by_type), whole=distance[best[0].key][1] == 0)
     if len(best) == 1 and (by_type or fit):
         return best[0]

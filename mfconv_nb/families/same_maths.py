@@ -30,7 +30,7 @@ def model_type_of(config: Mapping[str, Any] | None) -> Any:
     return (config or {}).get("model_type") or None
 
 
-def said_otherwise(family: Family, config: Mapping[str, Any], window: Window | None) -> str | None:
+def describe_unlisted(family: Family, config: Mapping[str, Any], window: Window | None) -> str | None:
     """What a config says of its model that the family does not list, in a clause; None where all of it is listed.
 
     Args:

@@ -49,7 +49,7 @@ def family_in_file(path: str | Path) -> Family:
         found = getattr(error, "strerror", None) or str(error)
         hint = _hint_nearby(file)
         raise InputError("MFC101", file, found=found, expected="a Python file that defines FAMILY", hint=hint) from None
-    return _loaded(file.resolve(), changed)
+    return _load(file.resolve(), changed)
 
 
 def _hint_nearby(file: Path) -> str:
@@ -62,7 +62,7 @@ def _hint_nearby(file: Path) -> str:
 
 
 @lru_cache(maxsize=64)
-def _loaded(file: Path, changed: int) -> Family:
+def _load(file: Path, changed: int) -> Family:
     names = _run(file)
     family = replace(_family_among(names, file), file=file.name)
     if family.written_at[0] != str(file):  # made from a family of another file
@@ -78,27 +78,27 @@ def _run(file: Path) -> dict[str, Any]:
     try:
         code = compile(file.read_bytes(), str(file), "exec", dont_inherit=True)
     except SyntaxError as error:
-        raise _refused(file, error.lineno, error.text, f"{type(error).__name__}: {error.msg}", "Python that can be read") from None
+        raise _file_error(file, error.lineno, error.text, f"{type(error).__name__}: {error.msg}", "Python that can be read") from None
     except (OSError, ValueError, RecursionError, MemoryError) as error:
-        raise _refused(file, None, None, f"{type(error).__name__}: {error}", "Python that can be read") from None
+        raise _file_error(file, None, None, f"{type(error).__name__}: {error}", "Python that can be read") from None
     sys.modules[module.__name__] = module  # while it runs: `dataclass` looks its own module up
     try:
         exec(code, module.__dict__)
     except (Exception, SystemExit) as error:
-        raise _failed(file, error, module.__dict__) from None
+        raise _run_error(file, error, module.__dict__) from None
     finally:
         sys.modules.pop(module.__name__, None)
     return module.__dict__
 
 
-def _failed(file: Path, error: BaseException, names: Mapping[str, Any]) -> MappingError:
+def _run_error(file: Path, error: BaseException, names: Mapping[str, Any]) -> MappingError:
     """What happened while a file ran, at the last of its own lines that was reached."""
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
     line, text = (own[-1].lineno, own[-1].line) if own else (None, None)
-    return _refused(file, line, text, _said(error), "a file that runs to its end", _hint_of(error, names))
+    return _file_error(file, line, text, _exception_line(error), "a file that runs to its end", _hint_of(error, names))
 
 
-def _said(error: BaseException) -> str:
+def _exception_line(error: BaseException) -> str:
     """An exception in one line, as Python says it, with the name that it thinks was meant."""
     if isinstance(error, MfconvError):
         return one_line(str(error))
@@ -118,7 +118,7 @@ def _hint_of(error: BaseException, names: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _refused(file: Path, line: int | None, text: str | None, found: str, expected: str, hint: str | None = None) -> MappingError:
+def _file_error(file: Path, line: int | None, text: str | None, found: str, expected: str, hint: str | None = None) -> MappingError:
     where = str(file) if line is None else f"{file}, line {line}"
     shown = Lines(f"{found}\n            {one_line(text.strip())}") if text and text.strip() else found
     return MappingError("MFC313", where, found=shown, expected=expected, hint=hint)
@@ -132,11 +132,11 @@ def _family_among(names: dict[str, Any], file: Path) -> Family:
     if "FAMILY" in names:
         kind = names["FAMILY"]
         hint = "It is the class: call it, FAMILY = Family(key=..., ...)." if kind is Family else HINT_FILE
-        raise _refused(file, _line_of(file, "FAMILY"), None, f"FAMILY is {_kind(kind)}", expected, hint)
+        raise _file_error(file, _line_of(file, "FAMILY"), None, f"FAMILY is {_kind(kind)}", expected, hint)
     others = [name for name, value in names.items() if isinstance(value, Family)]
     hint = f"Call it FAMILY: it is named {others[0]} now." if len(others) == 1 else HINT_FILE
     found = f"no FAMILY{', but ' + ' and '.join(others) if others else ''}"
-    raise _refused(file, _line_of(file, others[0]) if others else None, None, found, expected, hint)
+    raise _file_error(file, _line_of(file, others[0]) if others else None, None, found, expected, hint)
 
 
 def _kind(value: object) -> str:
@@ -166,7 +166,7 @@ def offered_families() -> tuple[Offered, ...]:
     """What installed packages offer, each tried by itself: a broken one is said to be broken and does no harm to the others."""
     from importlib.metadata import entry_points  # 10 ms that only an unknown key, and the list of families, cost
 
-    return tuple(_offered(entry) for entry in _each_once(entry_points(group=GROUP)))
+    return tuple(_load_offered(entry) for entry in _each_once(entry_points(group=GROUP)))
 
 
 def _each_once(entries: Iterable[Any]) -> Iterator[Any]:
@@ -174,7 +174,7 @@ def _each_once(entries: Iterable[Any]) -> Iterator[Any]:
     return iter({(entry.name, entry.value): entry for entry in entries}.values())
 
 
-def _offered(entry: Any) -> Offered:
+def _load_offered(entry: Any) -> Offered:
     package = f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else "a package"
     where = f"{quoted(entry.name)} of {package} ({entry.value})"
     try:
@@ -183,7 +183,7 @@ def _offered(entry: Any) -> Offered:
         frames = traceback.extract_tb(error.__traceback__)
         at = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
         hint = f"Ask whoever made {package}, or uninstall it."
-        refused = MappingError("MFC313", where, found=_said(error) + at, expected="a module that can be imported", hint=hint)
+        refused = MappingError("MFC313", where, found=_exception_line(error) + at, expected="a module that can be imported", hint=hint)
         return Offered(entry.name, package, refused=refused)
     if not isinstance(family, Family):
         hint = f"The entry point names a Family: {entry.module}:FAMILY."

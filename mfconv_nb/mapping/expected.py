@@ -27,10 +27,10 @@ def is_expected(rule: AnyRule, known: Mapping[str, int], to: str) -> bool:
 
 def expected_indices(pattern: Pattern, sizes: Sizes, most: int | None = None) -> Iterator[dict[str, int]]:
     """Every value that the placeholders of a name may have, each counting from where it begins to its limit, or ``most`` from there."""
-    yield from _counted(pattern.placeholders, {}, sizes, most)
+    yield from _count_indices(pattern.placeholders, {}, sizes, most)
 
 
-def _counted(left: Sequence[str], indices: dict[str, int], sizes: Sizes, most: int | None) -> Iterator[dict[str, int]]:
+def _count_indices(left: Sequence[str], indices: dict[str, int], sizes: Sizes, most: int | None) -> Iterator[dict[str, int]]:
     if not left:
         yield indices
         return
@@ -38,7 +38,7 @@ def _counted(left: Sequence[str], indices: dict[str, int], sizes: Sizes, most: i
     if size is not None:
         last = size.value if most is None else min(size.value, size.first + most)
         for index in range(size.first, last):
-            yield from _counted(left[1:], {**indices, left[0]: index}, sizes, most)
+            yield from _count_indices(left[1:], {**indices, left[0]: index}, sizes, most)
 
 
 def expected_specs(family: Family, sizes: Sizes, side: str, dtype: str = "F32") -> list[TensorSpec]:

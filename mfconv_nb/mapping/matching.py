@@ -17,7 +17,7 @@ from mfconv_nb.core.sizes import Size, Sizes
 from mfconv_nb.mapping.adapters import why_no_adapter
 from mfconv_nb.mapping.names import Pattern, parse_pattern
 from mfconv_nb.mapping.plan_rows import HINT_OTHER_SIDE, LEFT_OUT, PlacedRow, Problem, Row
-from mfconv_nb.mapping.rules import AnyRule, Drop, Family, numbered_rules, put_in, without_numbered
+from mfconv_nb.mapping.rules import AnyRule, Drop, Family, fill_numbers, numbered_rules, without_numbered
 from mfconv_nb.mapping.run_state import run_state_of
 from mfconv_nb.mapping.solve import Directed, directed_rule
 
@@ -80,7 +80,7 @@ def read_inputs(
     known = sizes.values_by_axis if sizes is not None else {}
     rules, later = (family.rules, ()) if layers is None else without_numbered(family.rules, known, layers)
     later_layers: dict[str, list[Pattern]] = {}
-    for pattern in (parse_pattern(put_in(name, known)) for name in later):
+    for pattern in (parse_pattern(fill_numbers(name, known)) for name in later):
         later_layers.setdefault(pattern.template, []).append(pattern)
     with_numbers = numbered_rules(rules, known)
     numbered = frozenset(number for number, (_, is_numbered) in enumerate(with_numbers) if is_numbered)

@@ -16,7 +16,7 @@ _PLACEHOLDER_OR_NUMBER = re.compile(r"\{(=?[a-z_][a-z0-9_]*)\}|(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class FromConfig:
-    """The place of a number that the config gives, a size of the axis ``axis``. It matches no name before ``put_in`` has filled it."""
+    """The place of a number of the config, a size of ``axis``. It matches no name before ``fill_numbers`` puts the number in."""
 
     axis: str
 

@@ -76,11 +76,11 @@ def quantisation_of(specs: Iterable[TensorSpec], config: Mapping[str, Any] | Non
         beside: what a file beside the weights says of the scheme.
     """
     specs = list(specs)
-    claim = claimed(config) or beside
+    claim = claimed_scheme(config) or beside
     return scheme_by_names(specs, claim) or codes_among(specs, claim)
 
 
-def claimed(config: Mapping[str, Any] | None) -> str:
+def claimed_scheme(config: Mapping[str, Any] | None) -> str:
     """The scheme that a config says, its own or that of a model in it; empty where it says none."""
     for part in (config or {}, *(v for v in (config or {}).values() if isinstance(v, Mapping))):
         for key in CONFIG_KEYS:
@@ -96,7 +96,7 @@ def claimed(config: Mapping[str, Any] | None) -> str:
 def without_claims(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config that says nothing of quantisation."""
     plain = {key: value for key, value in config.items() if key not in CONFIG_KEYS}
-    return {key: without_claims(value) if isinstance(value, Mapping) and claimed(value) else value for key, value in plain.items()}
+    return {key: without_claims(value) if isinstance(value, Mapping) and claimed_scheme(value) else value for key, value in plain.items()}
 
 
 def scheme_by_names(specs: Iterable[TensorSpec], claim: str) -> str | None:

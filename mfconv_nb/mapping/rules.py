@@ -259,12 +259,12 @@ def when(*rules: AnyRule, **options: OptionValue) -> tuple[AnyRule, ...]:
     return tuple(replace(rule, when={**rule.when, **options}) for rule in rules)
 
 
-def renamed(rules: Iterable[AnyRule], hf: Mapping[str, str] = {}, mf: Mapping[str, str] = {}) -> tuple[AnyRule, ...]:
+def rename_rules(rules: Iterable[AnyRule], hf: Mapping[str, str] = {}, mf: Mapping[str, str] = {}) -> tuple[AnyRule, ...]:
     """A table of another family under other names: each text on the left is replaced by the one on the right, in order."""
-    return tuple(_with_texts(rule, lambda text: _replaced(text, hf), lambda text: _replaced(text, mf)) for rule in rules)
+    return tuple(_with_texts(rule, lambda text: _replace_words(text, hf), lambda text: _replace_words(text, mf)) for rule in rules)
 
 
-def _replaced(text: str, words: Mapping[str, str]) -> str:
+def _replace_words(text: str, words: Mapping[str, str]) -> str:
     for old, new in words.items():
         text = text.replace(old, new)
     return text
@@ -284,11 +284,11 @@ def numbered_rules(rules: Iterable[AnyRule], sizes: Mapping[str, int]) -> list[t
         if not wanted:
             found.append((rule, False))
         elif all(axis in sizes for axis in wanted):
-            found.append((_with_texts(rule, lambda text: put_in(text, sizes), lambda text: put_in(text, sizes)), True))
+            found.append((_with_texts(rule, lambda text: fill_numbers(text, sizes), lambda text: fill_numbers(text, sizes)), True))
     return found
 
 
-def put_in(name: str, sizes: Mapping[str, int]) -> str:
+def fill_numbers(name: str, sizes: Mapping[str, int]) -> str:
     """A name with the numbers in place of ``{=axis}``, where they are known."""
     return _OF_CONFIG.sub(lambda m: str(sizes[m[1]]) if m[1] in sizes else m[0], name)
 
@@ -324,9 +324,9 @@ def form_of(family: Family, chosen: Mapping[str, OptionValue]) -> Family:
     spelled = {o.name: o.spelled.get(chosen[o.name], str(chosen[o.name])) for o in family.options if o.values}
     numbers = {name: text for name, text in spelled.items() if text.isdigit()}
     belonging = (rule for rule in family.rules if all(chosen[name] == value for name, value in rule.when.items()))
-    rules = tuple(_with_texts(rule, lambda t: _spelled(t, spelled), lambda t: _spelled(t, spelled)) for rule in belonging)
+    rules = tuple(_with_texts(rule, lambda t: _fill_options(t, spelled), lambda t: _fill_options(t, spelled)) for rule in belonging)
     spoken_of = {o.size for o in (*COMMON_OPTIONS, *family.options)}.union(*(_axes_of(rule) for rule in rules))
-    sizes = {axis: _spelled(sentence, numbers) for axis, sentence in family.sizes.items() if axis in spoken_of}
+    sizes = {axis: _fill_options(sentence, numbers) for axis, sentence in family.sizes.items() if axis in spoken_of}
     sized = tuple(o for o in family.options if not o.values)
     return replace(family, rules=rules, sizes=sizes, options=sized, chosen=dict(chosen))
 
@@ -349,7 +349,7 @@ def all_templates(family: Family, to: str) -> frozenset[str]:
         options = [o for o in family.options if any(f"{{{o.name}}}" in text for text in texts)]
         for values in product(*(o.values for o in options)):
             words = {o.name: o.spelled.get(value, str(value)) for o, value in zip(options, values, strict=True)}
-            spelled = _with_texts(rule, lambda t, w=words: _spelled(t, w), lambda t, w=words: _spelled(t, w)) if words else rule
+            spelled = _with_texts(rule, lambda t, w=words: _fill_options(t, w), lambda t, w=words: _fill_options(t, w)) if words else rule
             found.update(p.template for p in sides_of(spelled, to)[0])
     return frozenset(found)
 
@@ -366,7 +366,7 @@ def default_form(family: Family, chosen: Mapping[str, OptionValue] = {}) -> Fami
     return form_of(family, {o.name: chosen.get(o.name, o.default) for o in family.options if o.values})
 
 
-def _spelled(text: str, words: Mapping[str, str]) -> str:
+def _fill_options(text: str, words: Mapping[str, str]) -> str:
     """``text`` with ``{option}`` as its value; other placeholders stay."""
     return re.sub(r"\{([a-z_][a-z0-9_]*)\}", lambda m: words.get(m[1], m[0]), text) if words else text
 

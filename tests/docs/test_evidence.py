@@ -69,7 +69,7 @@ def test_the_table_names_the_families_that_nothing_outside_speaks_for(generate: 
 
 def test_the_table_says_what_a_family_does_to_its_tensors(generate: ModuleType) -> None:
     def said(key: str) -> str:
-        text: str = generate.what_changes(family_named(key), generate.ENGLISH)
+        text: str = generate.describe_changes(family_named(key), generate.ENGLISH)
         return text
 
     assert said("yi") == "as `llama`"
@@ -84,5 +84,5 @@ def test_the_table_says_what_a_family_does_to_its_tensors(generate: ModuleType) 
 
 def test_the_chinese_table_has_no_english_words_in_it(generate: ModuleType) -> None:
     for family in known_families():
-        text = re.sub(r"`[^`]*`", "", generate.models(family, generate.CHINESE) + generate.what_changes(family, generate.CHINESE))
+        text = re.sub(r"`[^`]*`", "", generate.models(family, generate.CHINESE) + generate.describe_changes(family, generate.CHINESE))
         assert set(re.findall(r"(?<![\w'])[a-z]{3,}\b", text)) <= ENGLISH_IN_CHINESE, f"{family.key}: CHINESE.models in docs/generate.py"

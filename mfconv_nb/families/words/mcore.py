@@ -48,7 +48,7 @@ EXPERTS_2D = Option(
 )
 
 
-def for_inference(option: Option) -> Option:
+def prefer_inference(option: Option) -> Option:
     """The option with what inference has as its default: for models that MindFormers does not train in this layout."""
     return replace(option, values=option.values[::-1])
 

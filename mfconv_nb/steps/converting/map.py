@@ -16,7 +16,7 @@ from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sizes import Size, Sizes, read_sizes
 from mfconv_nb.families.registry import candidates_of, family_remembered, identify, known_families, window_of
-from mfconv_nb.families.same_maths import listed_types, said_otherwise
+from mfconv_nb.families.same_maths import describe_unlisted, listed_types
 from mfconv_nb.families.user_families import family_in_file, is_file_name
 from mfconv_nb.mapping.adapters import DEFAULT_STYLE, STYLES, half_of
 from mfconv_nb.mapping.flaws import check_family
@@ -24,14 +24,14 @@ from mfconv_nb.mapping.forms import (
     Choice,
     checked_options,
     configured_options,
-    decide,
+    decide_form,
     fitting_forms,
     options_of,
+    options_that_matter,
     templates_of,
-    that_matter,
 )
 from mfconv_nb.mapping.plan import DROPPED, LEFT_OUT, RESTORED, MappingPlan, plan_mapping
-from mfconv_nb.mapping.quantised import FP8, claimed, codes_among, quantisation_of, scheme_by_names
+from mfconv_nb.mapping.quantised import FP8, claimed_scheme, codes_among, quantisation_of, scheme_by_names
 from mfconv_nb.mapping.remedies import wrapped_names
 from mfconv_nb.mapping.rules import NUMBERS, Drop, Family, OptionValue, form_of
 from mfconv_nb.mapping.run_state import run_state_of
@@ -91,11 +91,11 @@ def map(
     source, stale = proven(source, meant, to)
     if stale:
         return _without_manifest(source, stale, family, to=to, layers=layers, leave_out=leave_out, adapters=adapters, **options)
-    chosen, plan = decide(_choices(asked, meant, given), lambda form: asked.plan(form, given))
+    chosen, plan = decide_form(_choices(asked, meant, given), lambda form: asked.plan(form, given))
     _refuse_codes(plan, source)
     if plan.problems:
         raise CoverageError(plan, source)
-    decided = that_matter(meant, chosen)
+    decided = options_that_matter(meant, chosen)
     if to == HF:
         unseen = [o for o in meant.options if o.side == NUMBERS and decided.get(o.name) == "default"]
         if told := told_by_original(meant, plan, unseen, source, lambda form: _sizes(source, form, given)):
@@ -132,7 +132,7 @@ def plan_back(mapped: Checkpoint) -> MappingPlan:
     """
     assert mapped.original is not None
     asked = _Asked(mapped, mapped.original.side, None, (), _style(mapped, None))
-    return decide(_choices(asked, mapped.report.family, {}), lambda form: asked.plan(form, {}))[1]
+    return decide_form(_choices(asked, mapped.report.family, {}), lambda form: asked.plan(form, {}))[1]
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def _hint_of_a_wrapper(asked: _Asked) -> str | None:
 
 def _refuse_codes(plan: MappingPlan, source: Checkpoint) -> None:
     """Raises MappingError (MFC312) for names beside codes that no rule knows, left out or not, and for weights in a dtype of codes."""
-    claim = claimed(source.config) or source.quantised_by
+    claim = claimed_scheme(source.config) or source.quantised_by
     known = {s.name for row in plan.rows if row.status != LEFT_OUT for s in row.sources}
     weights = [s for row in plan.rows if row.status not in (LEFT_OUT, DROPPED) for s in row.sources]
     unknown = [s for s in source.specs if s.name not in known and run_state_of(s.name) is None]
@@ -353,12 +353,12 @@ def _assumed(family: Family, plan: MappingPlan, decided: Mapping[str, str]) -> l
 def _notes(source: Checkpoint, plan: MappingPlan, original: Original | None) -> tuple[str, ...]:
     """What a reader should know: a config that names another kind of model, and what only a manifest could bring back."""
     family, notes = plan.family, []
-    said = said_otherwise(family, source.config or {}, window_of(source.config or {})) if family.model_types else None
+    said = describe_unlisted(family, source.config or {}, window_of(source.config or {})) if family.model_types else None
     if said is not None:
         notes.append(f"config.json says {said}; {family.key} is for {', '.join(listed_types(family))}")
     idle = [p for p in plan.leave_out if not any(fnmatchcase(name, p) for name in source.tensors)]
     notes += [f"nothing to leave out: no name fits {quoted(pattern)}" for pattern in idle]
-    if (claim := claimed(source.config) or source.quantised_by) and plan.to == MF:  # the other way a save says it of its config.json
+    if (claim := claimed_scheme(source.config) or source.quantised_by) and plan.to == MF:  # the other way a save says it of its config.json
         notes.append(f"said to be quantised ({claim}), which these weights are not")
     if fp8 := [s for row in plan.rows if row.targets for s in row.targets if s.dtype in FP8]:
         notes.append(f"{how_many(len(fp8), 'tensor')} in fp8 without scales: kept as they are; first {fp8[0].name}")

@@ -25,7 +25,7 @@ from mfconv_nb.formats import peft_folder, safetensors_file
 from mfconv_nb.formats.assets import code_named, config_bytes, read_assets
 from mfconv_nb.formats.writing import is_folder, plan_output
 from mfconv_nb.mapping.adapters import HINT_ALPHA, adapters_of, is_adapter, rank_of
-from mfconv_nb.mapping.quantised import FP8, claimed, codes_among
+from mfconv_nb.mapping.quantised import FP8, claimed_scheme, codes_among
 from mfconv_nb.steps.saving.true_config import true_config
 from mfconv_nb.streaming.fill import FillJob
 from mfconv_nb.streaming.manifest import CARRIED
@@ -144,7 +144,7 @@ def _check_castable(checkpoint: Checkpoint) -> None:
     fp8 = next(
         (f"fp8 numbers: {quoted(s.name)}" for s in checkpoint.specs if s.dtype in FP8 and s.name not in checkpoint.fixed_dtypes), None
     )
-    if found := fp8 or codes_among(checkpoint.specs, claimed(checkpoint.config) or checkpoint.quantised_by):
+    if found := fp8 or codes_among(checkpoint.specs, claimed_scheme(checkpoint.config) or checkpoint.quantised_by):
         hint = "Without --dtype (dtype=) they stay as they are."
         raise MappingError("MFC312", checkpoint.origin, found=found, expected="tensors that become what --dtype says", hint=hint)
 
