@@ -1,4 +1,4 @@
-"""DeepSeek-Coder and Coder 1.5: the Llama table. With this key DeepSeek-V2 is taken too.
+"""DeepSeek-Coder and Coder 1.5: the Llama table. This key also stands for DeepSeek-V2.
 
 Source: MindFormers 1.3.2, `research/deepseek`. The golden cases `deepseekcoder*` hold its output.
 """

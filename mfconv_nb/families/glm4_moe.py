@@ -3,7 +3,7 @@ two tensors, and the layer that predicts a further token (MTP) in a place of its
 
 MindFormers runs this model for inference only: the layouts of inference are the default here. Its `weight_mapping` leaves the norms of q
 and k under a name that its network does not have (`self_attn.q_norm`); here they have the name of the network. It has no way back, and
-leaves the MTP layer away; ours carries it.
+leaves out the MTP layer; ours carries it.
 Source: MindFormers 2.1.0, `models/glm4_moe` and `parallel_core/inference`. Golden case `glm4_moe_mix_f32`, without its experts.
 """
 

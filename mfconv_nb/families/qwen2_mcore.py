@@ -1,7 +1,7 @@
 """Qwen1.5, Qwen2 and Qwen2.5 (dense) in MindFormers' mcore layout: q, k and v become one matrix with a bias, gate and up another one.
 
-From Hugging Face names `qwen2` is meant, the older layout, unless this key is given; MindFormers' names tell the two apart. MindFormers
-runs this layout for inference only: what inference has is the default.
+Hugging Face names lead to `qwen2`, the older layout, unless the caller gives this key; MindFormers' names differ. MindFormers runs this
+layout for inference only, so the values of inference are the default.
 Source: MindFormers 2.1.0, `models/qwen2`: its `weight_mapping`, and the functions that join tensors. No way back; ours is the inverse.
 Golden case `qwen2_5_mix_f32`.
 """

@@ -1,4 +1,4 @@
-"""Which models a family is for, by what their config.json says. Equal names are not equal mathematics, so everything that is said counts:
+"""Check by config.json whether a model is one that a family is for. Equal names are not equal mathematics, so all of it has to fit:
 ``model_type``, the classes in ``architectures``, the model types of parts (a language model inside LLaVA), and a window of attention.
 
 A family lists its model types, and those that compute the same (``same_maths``); ``make lookalikes`` tries all others of transformers.
@@ -21,17 +21,17 @@ _TASK = re.compile(r"(For[A-Z]\w*|(With)?LMHeadModel|DoubleHeadsModel|Model)$")
 
 
 def listed_types(family: Family) -> tuple[str, ...]:
-    """The model types that a family is for: its own, and those that compute the same."""
+    """The model types of a family: its own, and those that compute the same."""
     return (*family.model_types, *family.same_maths)
 
 
 def model_type_of(config: Mapping[str, Any] | None) -> Any:
-    """The ``model_type`` that a config says; None where it says nothing (an empty text is what transformers writes for "no type")."""
+    """The ``model_type`` of a config; None where there is none (an empty text is what transformers writes for "no type")."""
     return (config or {}).get("model_type") or None
 
 
 def describe_unlisted(family: Family, config: Mapping[str, Any], window: Window | None) -> str | None:
-    """What a config says of its model that the family does not list, in a clause; None where all of it is listed.
+    """What a config says that the family does not list, in a clause; None where all of it is listed.
 
     Args:
         window: how a config of this model type limits attention, see ``registry.window_of``.
@@ -71,9 +71,9 @@ def _parts(config: Mapping[str, Any], beginning: str = "", depth: int = 0) -> It
 
 
 def _class_said(family: Family, config: Mapping[str, Any]) -> str | None:
-    """A class that is of another model, or changes the family's (LlamaEncoderModel). The YAML of a run names a class of MindFormers.
+    """A class of another model, or one that changes the family's (LlamaEncoderModel). The YAML of a run names a class of MindFormers.
 
-    A family whose toy names no class has no say in it.
+    If the toy of the family names no class, none is refused.
     """
     classes, own = _texts(config.get("architectures")), _texts(family.toy.get("architectures"))
     if not own or RUN_CONFIG in config or (model_type_of(config) is None and is_named_in(family, config)):
@@ -84,7 +84,7 @@ def _class_said(family: Family, config: Mapping[str, Any]) -> str | None:
 
 
 def _texts(found: Any) -> list[str]:
-    """The names in a list; of a list of one some leave the brackets out."""
+    """The names in a list; some configs leave out the brackets of a list of one."""
     return [c for c in (found if isinstance(found, list) else [found]) if isinstance(c, str)]
 
 

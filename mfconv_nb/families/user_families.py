@@ -1,7 +1,7 @@
-"""Families of one's own: a Python file that defines ``FAMILY``, and what installed packages offer. What is wrong is told with its line.
+"""Families of users: a Python file that defines ``FAMILY``, and what installed packages offer. Errors name the line.
 
-A file is run because a caller named it, never because a checkpoint or its manifest does. Its module stays in no table of modules, so
-that its name can hide nothing; the folder it lies in is not searched for imports.
+A file runs only if the caller names it, never because a checkpoint or its manifest does. Its module is not kept among the imported
+modules, so that it can hide none of them; its folder is not searched for imports.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _UNKNOWN_ARGUMENT = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword a
 
 
 def is_file_name(family: object) -> bool:
-    """Whether a caller means a file: a path, or a text that ends in ``.py``."""
+    """Whether the caller gives a file: a path, or a text that ends in ``.py``."""
     return isinstance(family, Path) or (isinstance(family, str) and family.endswith(".py"))
 
 
 def family_in_file(path: str | Path) -> Family:
-    """The ``FAMILY`` that a Python file defines. The file is run once for each state it is seen in (its path and time of change).
+    """The ``FAMILY`` that a Python file defines. The file runs once for each path and time of change.
 
     Raises:
         InputError: MFC101 where there is no such file.
@@ -72,7 +72,7 @@ def _load(file: Path, changed: int) -> Family:
 
 
 def _run(file: Path) -> dict[str, Any]:
-    """What the names in a file stand for after it ran."""
+    """Run a file; return its names and their values."""
     module = ModuleType(f"family file {file}")  # no name that an import could mean
     module.__file__ = str(file)
     try:
@@ -92,7 +92,7 @@ def _run(file: Path) -> dict[str, Any]:
 
 
 def _run_error(file: Path, error: BaseException, names: Mapping[str, Any]) -> MappingError:
-    """What happened while a file ran, at the last of its own lines that was reached."""
+    """The error for a file that failed while it ran, at the last of its own lines that it reached."""
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
     line, text = (own[-1].lineno, own[-1].line) if own else (None, None)
     return _file_error(file, line, text, _exception_line(error), "a file that runs to its end", _hint_of(error, names))
@@ -163,14 +163,14 @@ class Offered:
 
 
 def offered_families() -> tuple[Offered, ...]:
-    """What installed packages offer, each tried by itself: a broken one is said to be broken and does no harm to the others."""
+    """The families of installed packages, each tried by itself: a broken one does no harm to the others."""
     from importlib.metadata import entry_points  # 10 ms that only an unknown key, and the list of families, cost
 
     return tuple(_load_offered(entry) for entry in _each_once(entry_points(group=GROUP)))
 
 
 def _each_once(entries: Iterable[Any]) -> Iterator[Any]:
-    """Entry points without those that are found twice: a folder may be on the path in two ways."""
+    """Entry points, each once: a folder may be on the path twice."""
     return iter({(entry.name, entry.value): entry for entry in entries}.values())
 
 

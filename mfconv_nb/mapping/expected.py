@@ -1,4 +1,4 @@
-"""What a config alone promises: the names and shapes of both sides of a family, before any checkpoint is seen."""
+"""What a config alone promises: the names and shapes of both sides of a family, without a checkpoint."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def is_expected(rule: AnyRule, known: Mapping[str, int], to: str) -> bool:
 
 
 def expected_indices(pattern: Pattern, sizes: Sizes, most: int | None = None) -> Iterator[dict[str, int]]:
-    """Every value that the placeholders of a name may have, each counting from where it begins to its limit, or ``most`` from there."""
+    """All values of the placeholders of a name, each counted from its first to its limit, at most ``most`` of them."""
     yield from _count_indices(pattern.placeholders, {}, sizes, most)
 
 
@@ -42,7 +42,7 @@ def _count_indices(left: Sequence[str], indices: dict[str, int], sizes: Sizes, m
 
 
 def expected_specs(family: Family, sizes: Sizes, side: str, dtype: str = "F32") -> list[TensorSpec]:
-    """Every tensor that a config promises on one side, layer by layer as checkpoints have them.
+    """Every tensor that a config promises on one side, layer by layer, as in a checkpoint.
 
     Raises:
         MappingError: MFC307 for a rule without a sentence: its shape does not follow from a config.

@@ -1,8 +1,8 @@
-"""Where the numbers of one tensor come from, or go: its blocks by role, and any single element on the other side. Pure.
+"""Explain where the numbers of one tensor come from, or go: its blocks by role, and any single element on the other side. Pure.
 
-A *role* is what sets a block of a rule apart from the others: ``q`` in ``(q + k + v) hidden``, ``gate`` in ``(gate + up)``. A rule of
-one block has no such word: there the role is the names of its axes. Prefixes such as ``group_`` in ``group_q`` are left away.
-Says what a plan says, by the same blocks that the bytes go through (``solve.placed_blocks``); nothing is read, and nothing is checked.
+A *role* tells the blocks of a rule apart: ``q`` in ``(q + k + v) hidden``, ``gate`` in ``(gate + up)``. If a rule has one block only,
+its role is the names of its axes. Prefixes such as ``group_`` in ``group_q`` are left out.
+Uses the blocks that the bytes go through (``solve.placed_blocks``); reads nothing and checks nothing.
 
 Refuses: a name that the plan does not have, an index outside the tensor.
 """
@@ -191,7 +191,7 @@ def _read_row(plan: MappingPlan, row: Row) -> tuple[list[RoleBlock], list[Face]]
 
 
 def _tied_targets(plan: MappingPlan, row: Row) -> tuple[TensorSpec, ...]:
-    """Where the numbers of a tied head are found: in the tensor that it is tied to."""
+    """The tensor that a tied head has its numbers from: the one that it is tied to."""
     if row.status != TIED or not isinstance(row.rule, Tied):
         return ()
     found = (t for other in plan.rows for t in other.targets if t.name == row.rule.same_as)
@@ -313,7 +313,7 @@ def explain_element(plan: MappingPlan, name: str, index: int | Sequence[int], si
 
 
 def element_of(explanation: Explanation, index: int | Sequence[int]) -> Explained:
-    """The same for a tensor that is explained already."""
+    """As ``explain_element``, for a tensor that has an explanation already."""
     spec, side = explanation.spec, explanation.side
     place = _read_index(index, spec)
     flat = sum(i * s for i, s in zip(place, c_strides(spec.shape), strict=True))

@@ -1,6 +1,6 @@
-"""Whether the rules of a family can all be true, before any config or checkpoint is seen. Pure.
+"""Check that the rules of a family can all be true, before there is a config or a checkpoint. Pure.
 
-Said of a family: names, sentences, axes, placeholders, sizes, options, and patterns that meet. ``prove`` says more, with numbers.
+Looks at names, sentences, axes, placeholders, sizes, options, and patterns that overlap. ``prove`` checks more, with numbers.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _AXIS = re.compile(r"[a-z_][a-z0-9_]*")
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """What cannot be as it is written: the rules it is about (none: the family itself), and what to change."""
+    """A mistake in a family: its rules (none: the family itself), and what to change."""
 
     rules: tuple[AnyRule, ...]
     found: str
@@ -74,7 +74,7 @@ def check_family(family: Family) -> None:
 
 
 def flaws_of(family: Family) -> tuple[Flaw, ...]:
-    """Every flaw of a family, in the order of its rules; of one whose parts are of the wrong kind only that."""
+    """Every flaw of a family, in the order of its rules; only parts of the wrong kind where there are some."""
     early = early_flaws_of(family)
     if early:
         return early
@@ -95,11 +95,11 @@ def _indent_found(found: str) -> str:
 
 
 def early_flaws_of(family: Family) -> tuple[Flaw, ...]:
-    """The flaws over which everything else would stumble: parts of the wrong kind, else sizes, conditions and sentences."""
+    """The flaws that would break all other checks: parts of the wrong kind, else sizes, conditions and sentences."""
     return tuple(_flaws_of_kinds(family)) or (*_flaws_of_sizes(family), *_flaws_of_conditions(family), *_flaws_of_sentences(family))
 
 
-# ---- where it stands ---------------------------------------------------------------------------------------------------
+# ---- where a flaw stands ---------------------------------------------------------------------------------------------------
 
 
 def _file_of(family: Family) -> str:
@@ -130,7 +130,7 @@ def _short_form(rule: AnyRule) -> str:
 
 
 def _flaws_of_kinds(family: Family) -> Iterator[Flaw]:
-    """Parts of the wrong kind: everything else would stumble over them."""
+    """Parts of the wrong kind, which would break all other checks."""
     key = family.key
     if not isinstance(key, str) or not _KEY.fullmatch(key) or key.endswith(".py"):
         yield Flaw((), f"the key {key!r}", "letters, digits, '-', '_' or '.', and no '.py' at the end", "It is what --model takes.")
@@ -210,7 +210,7 @@ def _flaws_of_sizes(family: Family) -> Iterator[Flaw]:
 
 
 def _flaws_of_conditions(family: Family) -> Iterator[Flaw]:
-    """What rules stand under: options that the family has, and sizes that it knows."""
+    """Conditions of rules that name an option or a size that the family does not have."""
     values = {o.name: o.values for o in family.options}
     for rule in family.rules:
         for name, value in rule.when.items():
@@ -366,7 +366,7 @@ def _unpaired_flaw(
     return Flaw((rule,), f"{found}: {quoted(str(rule.layout))}", "every axis on both sides", " ".join(hints))
 
 
-# ---- patterns that meet ------------------------------------------------------------------------------------------------
+# ---- patterns that overlap ------------------------------------------------------------------------------------------------
 
 
 def _flaws_of_overlaps(form: Family) -> Iterator[Flaw]:
@@ -389,7 +389,7 @@ def overlaps(form: Family, to: str) -> list[tuple[tuple[AnyRule, Pattern], tuple
 
 
 def _meeting_pairs(group: Sequence[tuple[AnyRule, Pattern]]) -> Iterator[tuple[tuple[AnyRule, Pattern], tuple[AnyRule, Pattern]]]:
-    """Pairs of one template that can meet. Whole names meet only their equals: a table with a rule a layer has thousands."""
+    """Pairs of one template that can match the same name. Names without placeholders meet only equal ones: some tables have thousands."""
     whole: dict[tuple[Slot, ...], list[tuple[AnyRule, Pattern]]] = {}
     others: list[tuple[AnyRule, Pattern]] = []
     for n, b in enumerate(group):

@@ -1,8 +1,8 @@
-"""Which form of a family a checkpoint has: its options, from what the caller said, what a manifest remembers, and names and shapes.
+"""Decide the form of a family that a checkpoint has: the value of each option.
 
-An option that shows on the side a checkpoint goes to takes its default. One that shows on the side it comes from is never guessed:
-the names tell it, else the shapes, else the caller has to. One that shows in the numbers alone is told from the config, which for a
-run is its YAML, else it takes its default, which ``map`` may yet compare with an original's numbers.
+What the caller gives and what the manifest records come first. Then: an option of the target side takes its default. An option of the
+source side is never guessed: the names decide, else the shapes, else the caller has to. An option that only the numbers show follows
+the config (the YAML of a training run), else its default, which ``map`` may compare with the numbers of an original.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def options_of(family: Family) -> dict[str, Option]:
 
 
 def checked_options(family: Family, given: Mapping[str, object]) -> dict[str, OptionValue]:
-    """The options a caller gave, as values the family knows. Words count as they are meant: "False" is false.
+    """The options that a caller gave, as values of the family. Words are read as values: "False" is false.
 
     Raises:
         MappingError: MFC305 for an option this family does not take. UsageError: MFC501 for a value it does not know.
@@ -47,7 +47,7 @@ def checked_options(family: Family, given: Mapping[str, object]) -> dict[str, Op
 
 
 def _hint_value(option: Option) -> str:
-    """How an option is given, with the first of its values."""
+    """How to give an option, with its first value as the example."""
     value = option.values[0] if option.values else 8
     return f"Give --{option.name} {value} ({option.name}={value!r} in Python), say, or leave it out."
 
@@ -102,13 +102,13 @@ def all_forms(family: Family) -> list[Family]:
 
 
 def configured_options(family: Family, config: Mapping[str, Any]) -> dict[str, OptionValue]:
-    """What a config says of the options that show in the numbers alone: the YAML of a run has them under MindFormers' own names."""
+    """The options that only the numbers show, as a config has them: the YAML of a training run uses MindFormers' own names."""
     told = {o.name: (config[o.name], o.values) for o in family.options if o.side == NUMBERS and o.name in config}
     return {name: value for name, (value, values) in told.items() if any(_is_same(value, v) for v in values)}
 
 
 def _is_same(value: object, other: OptionValue) -> bool:
-    """Whether a value from a file is one of an option's: 1 is not True."""
+    """Whether a value from a file equals a value of an option: 1 is not True."""
     return type(value) is type(other) and value == other
 
 
@@ -134,7 +134,7 @@ def _choice(family: Family, chosen: Mapping[str, OptionValue], to: str, said: Ma
 
 
 def options_that_matter(family: Family, choice: Choice) -> dict[str, str]:
-    """How each option was decided, without those that would change no rule and no size of the form: `mp` of a TeleChat 7B."""
+    """How each option was decided, without options that change no rule and no size of the form, such as `mp` of a TeleChat 7B."""
     chosen, form = choice.form.chosen, choice.form
     found = {}
     for option in family.options if choice.decided else ():
@@ -145,7 +145,7 @@ def options_that_matter(family: Family, choice: Choice) -> dict[str, str]:
 
 
 def decide_form(choices: Sequence[Choice], plan: Callable[[Family], MappingPlan]) -> tuple[Choice, MappingPlan]:
-    """The one form whose plan has no problem. Forms that come to the same rows are one.
+    """The one form whose plan has no problem. Forms with the same rows count as one.
 
     Raises:
         MappingError: MFC302 when several forms fit that differ: the caller has to say which.
@@ -173,13 +173,13 @@ def _effect_of(plan: MappingPlan) -> list[object]:
 
 
 def _moved_parts(row: Row) -> object:
-    """The parts of a row; none where one tensor becomes one as it is, whatever kind of rule says so."""
+    """The parts of a row; none where one tensor stays as it is, whatever kind of rule it has."""
     is_whole = len(row.sources) == 1 and row.parts == ((Part(row.sources[0].name, whole(row.sources[0].elements)),),)
     return () if is_whole else row.parts
 
 
 def _count_unused(plan: MappingPlan) -> int:
-    """Rules that nothing in a checkpoint belongs to: of two forms that come to the same, the one that says no more than is there."""
+    """How many rules have no tensor: of two forms with the same rows, the one with fewer such rules is chosen."""
     used = {row.rule.written_at for row in plan.rows}
     return sum(rule.written_at not in used for rule in plan.family.rules)
 

@@ -1,7 +1,7 @@
-"""The scale of each adapter, by what a config says: alpha / rank, or alpha / sqrt(rank) for rsLoRA; ranks and alphas may go by pattern.
+"""The scale of each adapter by its config: alpha / rank, or alpha / sqrt(rank) for rsLoRA. Patterns may set ranks and alphas.
 
-Patterns come from strangers and are regular expressions, so only a small part of those is read: names, `.*`, `\\d+`, `[0-9]+` and a choice
-`(q|v)`, of limited number; nothing that could take long to match. The first that matches counts.
+Patterns are regular expressions from strangers, so only a small part is allowed: names, `.*`, `\\d+`, `[0-9]+` and a choice `(q|v)`, of
+limited number; nothing that could take long to match. The first that matches counts.
 Source: PEFT 0.21, `LoraModel._create_and_replace`, `get_pattern_key`, `LoraLayer.update_layer`.
 """
 
@@ -32,7 +32,7 @@ class ScaledAdapter:
 
 
 def scaled_adapters(adapters: Sequence[Adapter], lora: Lora | None, where: str) -> tuple[ScaledAdapter, ...]:
-    """Every adapter with its scale. Of adapters under PEFT's names, where patterns are given.
+    """Every adapter with its scale. Where there are patterns, the adapters have PEFT's names.
 
     Raises:
         MappingError: MFC319 where nothing says alpha, a rank is not that of the config, or a pattern cannot be read.

@@ -1,6 +1,7 @@
-"""What helps where names do not fit a family: the finding behind the names, said as the next step. Pure; looks at names and shapes only.
+"""Find what helps where names do not fit a family, and say it as the next step. Pure; looks at names and shapes only.
 
-A wrapper of a trainer before every name, a few names beside a whole model, tensors that a trainer emptied, a head that has no place.
+Known causes: a wrapper of a trainer before every name, a few names beside a whole model, tensors that a trainer emptied, a head without
+a place.
 """
 
 from __future__ import annotations
@@ -49,17 +50,17 @@ HINT_FAMILY = "Is it another family? `mfconv families` lists those that are know
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """What helps, in words; where leaving tensors out is all that it takes, the patterns of their names."""
+    """What helps, in words; if leaving tensors out is enough, the patterns of their names."""
 
     hint: str
     leave_out: tuple[str, ...] = ()
 
 
 def remedy_of(plan: MappingPlan, specs: Sequence[TensorSpec], source: str | None, config: Mapping[str, Any] | None = None) -> Remedy | None:
-    """What the problems of a plan come from, where that can be told and something helps.
+    """What caused the problems of a plan, where it is known and something helps.
 
     Args:
-        specs: what the plan is about.
+        specs: the tensors of the plan.
         source, config: the path of the checkpoint and its config, where it has them.
     """
     names = [s.name for s in specs]

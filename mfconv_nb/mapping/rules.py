@@ -1,4 +1,4 @@
-"""What a model family is made of: rules and options, as data. No code reads a weight or a file here.
+"""What a model family is made of: rules and options, as data. No code here reads a weight or a file.
 
 The Hugging Face side always stands left (``hf``), the MindFormers side right (``mf``). A rule reads in both directions.
 """
@@ -42,15 +42,15 @@ class Rule:
 
     Attributes:
         hf, mf: name patterns. A placeholder on both sides is a loop; on one side only it is an axis of the other side. ``{=axis}`` is one
-            number, a size of the config; such a name counts before one that has a placeholder there.
+            number, a size of the config; where such a name and one with a placeholder both match, the first counts.
         layout: see ``layout.py``. Without an arrow: the same shape on both sides. None: the same shape, whatever it is.
         sizes: structural constants of the sentence, such as ``{"pair": 2}``, or axes of equal size, such as ``{"k": "q"}``; never a
             model's sizes.
         only_if: a name in the family's sizes; the tensors are expected only where it is not 0.
-        dtype: a dtype that the MindFormers side fixes, whatever is asked for; on the way back a manifest remembers what was there.
+        dtype: a dtype that the MindFormers side fixes, whatever the caller asks for; on the way back the manifest gives the old one.
         optional: empty, ``ALL_OR_NONE`` or ``ANYWHERE``.
-        when: option values that this rule belongs to.
-        same_as: of a head that neither side has where the config ties it: the Hugging Face name of the embedding.
+        when: the option values under which this rule counts.
+        same_as: for a head that both sides leave out where the config ties it: the Hugging Face name of the embedding.
     """
 
     hf: Names
@@ -67,12 +67,12 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
-    """Equal copies on the Hugging Face side, one tensor on the MindFormers side: checked to be equal, and copied back.
+    """Equal copies on the Hugging Face side, one tensor on the MindFormers side. They are checked to be equal, and copied on the way back.
 
     Attributes:
         hf, mf: as in a rule; a placeholder on the Hugging Face side only counts the copies.
         layout: axes of the tensor, for its expected shape; no arrow.
-        may_be: further names of copies, which a checkpoint may have or not; written back where a manifest remembers them.
+        may_be: names of further copies that a checkpoint may have; written back where the manifest lists them.
     """
 
     hf: Names
@@ -107,13 +107,13 @@ class Tied:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """A tensor of one side that the other does not carry. It goes to the side folder and comes back from there.
+    """A tensor that only one side has. Its numbers are kept in the folder beside the output and come back from there.
 
     Attributes:
         pattern: its name on the side that has it.
         why: a clause for the report: "transformers computes it from rope_theta".
         side: the side that has it.
-        same_as: the Hugging Face name of the tensor that it is a copy of, where it is one: a head that MindFormers always ties.
+        same_as: where it is a copy (a head that MindFormers always ties): the Hugging Face name of the original.
     """
 
     pattern: str
@@ -129,10 +129,10 @@ AnyRule = Rule | Repeated | Tied | Drop
 
 @dataclass(frozen=True)
 class Option:
-    """Something a caller may say of a family: ``--name value`` in the shell, ``name=value`` in Python.
+    """A choice that the caller makes for a family: ``--name value`` in the shell, ``name=value`` in Python.
 
-    An option either chooses between forms of the names and layouts (``values``), or gives a size that the config may not have
-    (``size``) and is checked against it where it does.
+    An option either chooses between forms of names and layouts (``values``), or gives a size that the config may lack (``size``);
+    if the config has the size too, both must agree.
 
     Attributes:
         values: what it may be, the default first. In names, layouts and sizes ``{name}`` stands for the value chosen.
@@ -161,7 +161,7 @@ class Option:
 
 
 def size_option(name: str, axis: str) -> Option:
-    """An option that gives the size of an axis, where no config does."""
+    """An option that gives the size of an axis where no config does."""
     return Option(name, size=axis, help="Checked against config.json; used where there is none.")
 
 
@@ -193,12 +193,12 @@ class Family:
         key: what ``--model`` takes.
         covers: the models, in words; ``covers_zh`` in Chinese, for words that ``docs/generate.py`` cannot translate.
         sizes: for every axis, loop and flag a sentence over config keys (see ``config.py``).
-        model_types: values of ``model_type`` in config.json that mean this family.
+        model_types: values of ``model_type`` in config.json that stand for this family.
         part_types: for a model of several parts the ``model_type`` that each may have in config.json: ``{"text_config": ("llama",)}``.
-        aliases: other keys that mean it.
-        also: keys of families that ``--model`` with this key may mean too, told apart by the names.
-        told_as: the key of the family that its names are taken for, where neither a key nor a config says otherwise. Names that this one
-            knows and that one does not, as those of MindFormers' other layout, still tell it.
+        aliases: other keys for it.
+        also: further families that ``--model`` with this key may stand for; the names decide.
+        told_as: the key of a family with the same names, which they are taken for unless a key or a config says otherwise. Names that
+            only this family knows (MindFormers' other layout) still decide for it.
         same_maths: further values of ``model_type``, whose models in transformers have the names of this family and compute what it
             computes. ``tests/real_frameworks/test_lookalikes.py`` compares the logits of both classes.
         windows: for a ``model_type`` that may limit attention to a window, where its config says so.
@@ -208,7 +208,7 @@ class Family:
         toy: config.json of the small checkpoint that ``mfconv toy`` makes; all axis sizes differ.
         source: where the facts are from.
         chosen: the value of each option, in a form of the family (see ``form_of``).
-        file: the name of the file that it was loaded from with ``--model FILE.py``; a manifest remembers it.
+        file: the name of the file that ``--model FILE.py`` loaded it from; the manifest records it.
     """
 
     key: str
@@ -233,11 +233,11 @@ class Family:
     written_at: Place = field(default_factory=read_place_of_call, compare=False, repr=False, kw_only=True)
 
     def with_rules(self, rules: tuple[AnyRule, ...]) -> Family:
-        """The same family with other rules: for experiments and mutations."""
+        """The same family with other rules: for experiments and for mistakes made on purpose."""
         return replace(self, rules=rules)
 
     def needed_templates(self, to: str) -> frozenset[str]:
-        """Those of them that every checkpoint of the family has."""
+        """The name templates of the source side that every checkpoint of the family has."""
         heads = Tied if to == "hf" else ()
         needed = (r for r in self.rules if isinstance(r, heads) or (isinstance(r, Rule | Repeated) and not r.optional and not r.only_if))
         return frozenset(p.template for r in needed for place, p in enumerate(sides_of(r, to)[0]) if to == "hf" or is_needed(r, place))
@@ -255,12 +255,12 @@ def derive_family(base: Family, key: str, covers: str, **changes: Any) -> Family
 
 
 def when(*rules: AnyRule, **options: OptionValue) -> tuple[AnyRule, ...]:
-    """Rules that belong to some option values: ``*when(Rule(...), Rule(...), qkv_concat=False)``."""
+    """Rules that count only with these option values: ``*when(Rule(...), Rule(...), qkv_concat=False)``."""
     return tuple(replace(rule, when={**rule.when, **options}) for rule in rules)
 
 
 def rename_rules(rules: Iterable[AnyRule], hf: Mapping[str, str] = {}, mf: Mapping[str, str] = {}) -> tuple[AnyRule, ...]:
-    """A table of another family under other names: each text on the left is replaced by the one on the right, in order."""
+    """The table of another family under other names: replace each text on the left by the one on the right, in order."""
     return tuple(_with_texts(rule, lambda text: _replace_words(text, hf), lambda text: _replace_words(text, mf)) for rule in rules)
 
 
@@ -274,9 +274,9 @@ _OF_CONFIG = re.compile(r"\{=([a-z_][a-z0-9_]*)\}")
 
 
 def numbered_rules(rules: Iterable[AnyRule], sizes: Mapping[str, int]) -> list[tuple[AnyRule, bool]]:
-    """Rules with the numbers that a config gives to names in place of ``{=axis}``; and whether a rule has one.
+    """Put the numbers of a config in place of ``{=axis}``; each rule comes with whether it had one.
 
-    A rule whose number is not known, as there is no config, is left away.
+    A rule whose number is unknown, as there is no config, is left out.
     """
     found: list[tuple[AnyRule, bool]] = []
     for rule in rules:
@@ -294,7 +294,7 @@ def fill_numbers(name: str, sizes: Mapping[str, int]) -> str:
 
 
 def without_numbered(rules: Iterable[AnyRule], sizes: Mapping[str, int], layers: int) -> tuple[tuple[AnyRule, ...], tuple[str, ...]]:
-    """Rules without names that have a number of the config which is not among the first ``layers``; and those names."""
+    """The rules of the first ``layers`` layers, without names whose number of the config is a later layer; and those names."""
     kept: list[AnyRule] = []
     gone: list[str] = []
     for rule in rules:
@@ -312,14 +312,14 @@ def without_numbered(rules: Iterable[AnyRule], sizes: Mapping[str, int], layers:
 
 
 def numbers_of(rule: AnyRule) -> set[str]:
-    """The sizes that stand as numbers in the names of a rule."""
+    """The sizes that stand as ``{=axis}`` in the names of a rule."""
     return {axis for side in sides_of(rule, MF) for pattern in side for axis in _OF_CONFIG.findall(pattern.text)}
 
 
 def form_of(family: Family, chosen: Mapping[str, OptionValue]) -> Family:
-    """The family with its options decided: the rules that belong to these values, with the values in their names and sizes.
+    """The family with its options decided: the rules that count with these values, and the values in their names and sizes.
 
-    Sizes that none of these rules speaks of are left away, so that a config need not have them.
+    Sizes that none of these rules uses are left out, so that a config need not have them.
     """
     spelled = {o.name: o.spelled.get(chosen[o.name], str(chosen[o.name])) for o in family.options if o.values}
     numbers = {name: text for name, text in spelled.items() if text.isdigit()}
@@ -332,7 +332,7 @@ def form_of(family: Family, chosen: Mapping[str, OptionValue]) -> Family:
 
 
 def _axes_of(rule: AnyRule) -> set[str]:
-    """Every axis, placeholder and flag that a rule speaks of."""
+    """Every axis, placeholder and flag that a rule uses."""
     names = {p for side in sides_of(rule, MF) for pattern in side for p in pattern.placeholders} | numbers_of(rule)
     if isinstance(rule, Drop):
         return names
@@ -344,25 +344,16 @@ def _axes_of(rule: AnyRule) -> set[str]:
 def all_templates(family: Family, to: str) -> frozenset[str]:
     """The name templates of the source side in every form of the family: quicker than making the forms."""
     found: set[str] = set()
-    for rule in family.rules:
-        texts = _texts_of(rule)
-        options = [o for o in family.options if any(f"{{{o.name}}}" in text for text in texts)]
+    for pattern in (pattern for rule in family.rules for pattern in sides_of(rule, to)[0]):
+        options = [o for o in family.options if o.name in pattern.placeholders]
         for values in product(*(o.values for o in options)):
             words = {o.name: o.spelled.get(value, str(value)) for o, value in zip(options, values, strict=True)}
-            spelled = _with_texts(rule, lambda t, w=words: _fill_options(t, w), lambda t, w=words: _fill_options(t, w)) if words else rule
-            found.update(p.template for p in sides_of(spelled, to)[0])
+            found.add(parse_pattern(_fill_options(pattern.text, words)).template)
     return frozenset(found)
 
 
-def _texts_of(rule: AnyRule) -> tuple[str, ...]:
-    if isinstance(rule, Drop):
-        return (rule.pattern,)
-    names = (rule.hf, rule.mf, *(rule.may_be if isinstance(rule, Repeated) else ()))
-    return tuple(text for each in names for text in ((each,) if isinstance(each, str) else each))
-
-
 def default_form(family: Family, chosen: Mapping[str, OptionValue] = {}) -> Family:
-    """The family with the options that are given, and the defaults of the others."""
+    """The family with these options, and the defaults of the others."""
     return form_of(family, {o.name: chosen.get(o.name, o.default) for o in family.options if o.values})
 
 

@@ -1,4 +1,4 @@
-"""One rule, read in one direction, on real shapes: the shapes of its targets, and the blocks they are made of. Pure."""
+"""Solve one rule, read in one direction, on real shapes: the shapes of its targets, and the blocks they consist of. Pure."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Directed:
     Attributes:
         loops: the placeholders that both sides share.
         own: for each source pattern the placeholders that are axes of the other side.
-        is_single: one source tensor an instance.
-        is_plain: and one target tensor, a plain rule.
+        is_single: each instance has one source tensor.
+        is_plain: and one target tensor, by a ``Rule`` with the same placeholders on both sides.
     """
 
     rule: AnyRule

@@ -1,7 +1,7 @@
 """Rules for the layers of a small net: what torch's layers call their tensors, and what MindSpore's cells call them.
 
-For a net from a paper that was written again with `mindspore.nn`. One function a layer; each gives its rules, to stand among the rules
-of a family with a star before it: `*batch_norm("layer1.{block}.bn1", "layer1.{block}.bn1")`. `suggest` knows the same table, `PORTS`.
+For a net from a paper that somebody wrote again with `mindspore.nn`. Each function returns the rules of one layer, for the rules of a
+family: `*batch_norm("layer1.{block}.bn1", "layer1.{block}.bn1")`. `suggest` uses the same table, `PORTS`.
 
 No family: a module of this folder counts as one only where it has a `FAMILY`. Checked against mindspore 2.10 and torch 2: tests build
 both nets and compare their outputs. `mindspore.mint.nn` keeps torch's names for everything, and needs none of this.
@@ -22,13 +22,13 @@ class Port:
     """A layer of torch and the cell of MindSpore that does the same.
 
     Attributes:
-        layer: as one says it.
+        layer: in words.
         names: what torch calls its tensors, and what MindSpore calls them inside a net.
-        alone: other names on the MindSpore side: of a cell that is no part of a net, which is how a parameter was named when it was made.
+        alone: names on the MindSpore side if the cell is no part of a net: those that its parameters were made with.
         inner: the cell inside the cell that holds the tensors, where there is one.
         dropped: tensors that only torch has, and why.
         axis: whether MindSpore's weight has one axis of size 1 more, the third.
-        note: what is to be said of it, where its names are the same.
+        note: a remark for a layer with the same names on both sides.
     """
 
     layer: str
