@@ -71,7 +71,7 @@ class RoleBlock:
 
 
 @dataclass(frozen=True, slots=True)
-class Face:
+class ShownTensor:
     """A tensor of a row as a reader sees it: its name and shape, and the expression that its rule writes for it."""
 
     side: str
@@ -109,7 +109,7 @@ class Explanation:
     rows: tuple[Row, ...]
     blocks: tuple[RoleBlock, ...]
     row_blocks: tuple[RoleBlock, ...]
-    faces: tuple[Face, ...]
+    faces: tuple[ShownTensor, ...]
     sentence: str
 
 
@@ -163,7 +163,7 @@ def _specs_of(row: Row, side: str) -> tuple[TensorSpec, ...]:
 def _explanation(plan: MappingPlan, name: str, side: str, rows: tuple[Row, ...]) -> Explanation:
     spec = next(s for s in _specs_of(rows[0], side) if s.name == name)
     blocks: list[RoleBlock] = []
-    faces: dict[tuple[str, str], Face] = {}
+    faces: dict[tuple[str, str], ShownTensor] = {}
     for row in rows:
         found, more = _read_row(plan, row)
         blocks += found
@@ -172,14 +172,14 @@ def _explanation(plan: MappingPlan, name: str, side: str, rows: tuple[Row, ...])
     return Explanation(name, side, spec, rows, own, tuple(blocks), tuple(faces.values()), _sentence(name, side, rows, own))
 
 
-def _read_row(plan: MappingPlan, row: Row) -> tuple[list[RoleBlock], list[Face]]:
+def _read_row(plan: MappingPlan, row: Row) -> tuple[list[RoleBlock], list[ShownTensor]]:
     """The blocks and the tensors of a row."""
     if isinstance(row.rule, Rule) and row.parts:
         return _read_blocks(plan, row)
     layouts = directed_rule(row.rule, plan.to).layouts
     layout = layouts[0][0] if layouts is not None and layouts[0] else None
     targets = row.targets or _tied_targets(plan, row)
-    faces = [Face(side, s, layout, row.sizes) for side, specs in ((SOURCE, row.sources), (TARGET, targets)) for s in specs]
+    faces = [ShownTensor(side, s, layout, row.sizes) for side, specs in ((SOURCE, row.sources), (TARGET, targets)) for s in specs]
     role = " ".join(n for n, _, _ in _whole_view(layout, faces[0].spec.shape, row.sizes).axes) or "scalar"
     blocks = []
     for source in row.sources:
@@ -198,7 +198,7 @@ def _tied_targets(plan: MappingPlan, row: Row) -> tuple[TensorSpec, ...]:
     return tuple(t for t in found if t.shape == row.sources[0].shape)[:1]
 
 
-def _read_blocks(plan: MappingPlan, row: Row) -> tuple[list[RoleBlock], list[Face]]:
+def _read_blocks(plan: MappingPlan, row: Row) -> tuple[list[RoleBlock], list[ShownTensor]]:
     directed = directed_rule(row.rule, plan.to)
     assert directed.layouts is not None
     placed = list(placed_blocks(directed, row.sizes))
@@ -206,8 +206,8 @@ def _read_blocks(plan: MappingPlan, row: Row) -> tuple[list[RoleBlock], list[Fac
     blocks = [_role_block(row, p, common, is_only=len({q.pairing.axes for q in placed}) == 1) for p in placed]
     sources = {p.source: directed.layouts[0][p.pairing.source] for p in placed if p.source is not None and p.pairing.source is not None}
     targets = {p.target: directed.layouts[1][p.pairing.target] for p in placed if p.target is not None and p.pairing.target is not None}
-    faces = [Face(SOURCE, row.sources[n], sources[n], row.sizes) for n in sorted(sources)]
-    return blocks, faces + [Face(TARGET, row.targets[n], targets[n], row.sizes) for n in sorted(targets)]
+    faces = [ShownTensor(SOURCE, row.sources[n], sources[n], row.sizes) for n in sorted(sources)]
+    return blocks, faces + [ShownTensor(TARGET, row.targets[n], targets[n], row.sizes) for n in sorted(targets)]
 
 
 def _role_block(row: Row, placed: PlacedBlock, common: frozenset[str], *, is_only: bool) -> RoleBlock:

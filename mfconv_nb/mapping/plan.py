@@ -78,12 +78,10 @@ def plan_mapping(
         matched = with_adapters(family, names, to, adapters)
     inputs = read_inputs(matched, to, sizes, original, layers, leave_out)
     matches = match_names(specs, inputs)
-    made, problems = make_rows(inputs, matches)
-    problems = [*matches.problems, *problems]
-    rows = [*matches.rows, *made]
-    rows += tied_rows(inputs, matches, rows)
-    problems += missing_problems(inputs, matches, problems)
-    rows += restored_rows(inputs)
-    problems += collision_problems(rows)
+    made, row_problems = make_rows(inputs, matches)
+    found = [*matches.rows, *made]
+    rows = [*found, *tied_rows(inputs, matches, found), *restored_rows(inputs)]
+    early = [*matches.problems, *row_problems]
+    problems = (*early, *missing_problems(inputs, matches, early), *collision_problems(rows))
     ordered = tuple(row for _, row in sorted(rows, key=lambda placed: placed[0]))
-    return MappingPlan(family, to, ordered, tuple(problems), layers, tuple(leave_out))
+    return MappingPlan(family, to, ordered, problems, layers, tuple(leave_out))
