@@ -1,6 +1,7 @@
-"""The generated parts of the documentation, between `<!-- NAME: begin -->` and `<!-- NAME: end -->`, and the evidence for each family.
+"""Write what follows from the code: the parts of pages between `<!-- NAME: begin -->` and `<!-- NAME: end -->`, the evidence for each
+family, and the `.ipynb` of a notebook that lies there as `.py` alone. `make docs` runs this.
 
-`make docs` writes them.
+So a family is added by its file and the `.py` of its notebook.
 """
 
 from __future__ import annotations
@@ -8,18 +9,24 @@ from __future__ import annotations
 import json
 import re
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import grimp
+import jupytext
+import nbformat
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # for the tables of the tests, where this file is run by itself
 
+from mfconv_nb.author.exporting.export import export  # noqa: E402
+from mfconv_nb.core.errors import MfconvError  # noqa: E402
 from mfconv_nb.families.registry import family_named, known_families  # noqa: E402
+from mfconv_nb.mapping.forms import all_forms  # noqa: E402
 from mfconv_nb.mapping.rules import Family, Repeated, Rule, Tied, default_form, sides_of  # noqa: E402
 from mfconv_nb.steps.inspecting.families import keeps_beside  # noqa: E402
 from tests.goldens.recipe import case_names, load_case  # noqa: E402
@@ -27,6 +34,9 @@ from tests.real_repos_table import REPOSITORIES  # noqa: E402
 
 ARCHITECTURE = "docs/architecture.md"
 EVIDENCE = ROOT / "mfconv_nb" / "families" / "evidence.json"
+NOTEBOOKS = ROOT / "notebooks"
+LIST_OF_NOTEBOOKS = "notebooks/README.md"
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}  # JupyterLab asks for one where none is named
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,7 @@ class Words:
     beside: str
     none: str
     comma: str
+    count: str
     models: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -73,6 +84,7 @@ ENGLISH = Words(
     beside="beside",
     none="So far without a case and a repository: {keys}.",
     comma=", ",
+    count="{n}: {keys}",
 )
 CHINESE = Words(
     head=("`--model`", "模型", "变化", "选项", "双向", "用例", "仓库"),
@@ -93,6 +105,7 @@ CHINESE = Words(
     beside="另存",
     none="目前既没有用例也没有仓库的：{keys}。",
     comma="、",
+    count="{n} 个：{keys}",
     models={
         ", with its pre-training head": "（含预训练输出层）",
         ", first stage (Q-Former)": " 第一阶段（Q-Former）",
@@ -113,6 +126,8 @@ CHINESE = Words(
     },
 )
 PAGES: Mapping[str, Words] = {"README.md": ENGLISH, "README_CN.md": CHINESE}
+FAMILY_PAGES: Mapping[str, Words] = {"docs/families.md": ENGLISH, "docs/families.zh.md": CHINESE}
+EXPORTS = ("weight_converters", "troubleshooter")  # forms that only some families have; `mindformers` says all but a few
 
 
 # ---- evidence ----------------------------------------------------------------------------------------------------------
@@ -147,19 +162,19 @@ def family_row(family: Family, words: Words) -> tuple[str, ...]:
     found = evidence()[family.key]
     ways = words.beside if keeps_beside(family) else words.exact
     counts = str(found["cases"]), str(found["repositories"])
-    return (f"`{family.key}`", models(family, words), what_changes(family, words), option_names(family, words), ways, *counts)
+    return (f"`{family.key}`", models(family, words), describe_changes(family, words), option_names(family, words), ways, *counts)
 
 
 def models(family: Family, words: Words) -> str:
     """The models in the language of the page, and the other keys that mean them."""
-    text = family.covers
+    text = family.covers if words is ENGLISH else family.covers_zh or family.covers
     for english, other in words.models.items():
         text = text.replace(f" {english}" if other.startswith("（") else english, other).replace(english, other)
     aliases = words.comma.join(f"`{alias}`" for alias in family.aliases)
     return text + (words.also.format(keys=aliases) if aliases else "")
 
 
-def what_changes(family: Family, words: Words) -> str:
+def describe_changes(family: Family, words: Words) -> str:
     """What happens to tensors in the default form, in a few words; the same table as another family's is not said again."""
     if family.told_as and family.rules == family_named(family.told_as).rules:
         return words.alike.format(key=family.told_as)
@@ -193,6 +208,67 @@ def option_names(family: Family, words: Words) -> str:
     sizes = [o.name for o in family.options if not o.values]
     named = [f"`{o.name}`" for o in family.options if o.values or len(sizes) <= 2]
     return words.comma.join([*named, *([words.sizes.format(n=len(sizes))] if len(sizes) > 2 else [])])
+
+
+def exported_families(form: str, words: Words) -> str:
+    """How many built-in families have a form that another tool can say, and their keys."""
+    keys = [f"`{key}`" for key in exported_keys(form)]
+    return words.count.format(n=len(keys), keys=words.comma.join(keys))
+
+
+@cache
+def exported_keys(form: str) -> tuple[str, ...]:
+    return tuple(sorted(family.key for family in known_families() if can_export(family, form)))
+
+
+def can_export(family: Family, form: str) -> bool:
+    """Whether some form of the family can be exported. The names of a weight map are those of its toy."""
+    config = family.toy if form == "troubleshooter" else None
+    with tempfile.TemporaryDirectory() as folder:
+        for number, each in enumerate(all_forms(family)):
+            try:
+                export(family, Path(folder) / f"{number}.py", to=form, config=config, **each.chosen)
+            except MfconvError as error:
+                if error.code != "MFC314":
+                    raise
+            else:
+                return True
+    return False
+
+
+# ---- notebooks ---------------------------------------------------------------------------------------------------------
+
+
+def list_of_notebooks(listed: str) -> str:
+    """The notebooks of the families by title. What ``listed`` says of one stays; of a new one it is what its table says."""
+    said = dict(re.findall(r"\(families/(\w+)\.ipynb\): (.*)", listed))
+    titles = {path.stem: title_of(path) for path in sorted((NOTEBOOKS / "families").glob("*.py"))}
+    by_stem = {family.key.replace("-", "_"): family for family in known_families()}
+    for stem in titles.keys() - said.keys():
+        said[stem] = describe_changes(by_stem[stem], ENGLISH)
+    ordered = sorted(titles, key=lambda stem: titles[stem].casefold())
+    return "\n".join(f"- [{titles[stem]}](families/{stem}.ipynb): {said[stem]}" for stem in ordered)
+
+
+def title_of(notebook: Path) -> str:
+    """The first heading of a notebook that is kept as `.py`."""
+    return next(line.removeprefix("# # ") for line in notebook.read_text(encoding="utf-8").splitlines() if line.startswith("# # "))
+
+
+def missing_notebooks() -> dict[Path, str]:
+    """The `.ipynb` of each notebook that lies there as `.py` alone."""
+    return {p.with_suffix(".ipynb"): notebook_text(p) for p in sorted(NOTEBOOKS.rglob("*.py")) if not p.with_suffix(".ipynb").is_file()}
+
+
+def notebook_text(path: Path) -> str:
+    """The notebook that a `.py` is the twin of. Cells are numbered, so that every call gives the same text."""
+    notebook = jupytext.read(path, fmt="py:percent")
+    notebook.metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
+    for number, cell in enumerate(notebook.cells):
+        cell.id, cell.metadata = f"cell-{number}", {}
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    nbformat.validate(notebook)
+    return f"{nbformat.writes(notebook)}\n"
 
 
 # ---- the rooms of the package ------------------------------------------------------------------------------------------
@@ -250,9 +326,9 @@ def floor_of(room: str) -> int:
 def with_generated(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
     """``text`` with each part between its markers written anew. Raises ValueError for a part without markers."""
     for name, make in parts.items():
-        pattern = rf"(<!-- {name}: begin -->\n).*?(<!-- {name}: end -->)"
+        pattern = rf"(<!-- {name}: begin -->\n?)(.*?)(\n?<!-- {name}: end -->)"
         content = make()
-        text, count = re.subn(pattern, lambda m, c=content: f"{m[1]}{c}\n{m[2]}", text, flags=re.S)
+        text, count = re.subn(pattern, lambda m, c=content: f"{m[1]}{c}{m[3]}", text, flags=re.S)
         if count != 1:
             raise ValueError(f"markers of {name}: found {count} pairs, expected one")
     return text
@@ -260,13 +336,21 @@ def with_generated(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
 
 def page(name: str) -> str:
     """A page as it should be, with its generated parts made anew."""
-    parts = {"rooms": rooms_table} if name == ARCHITECTURE else {"families": lambda: family_table(PAGES[name])}
-    return with_generated((ROOT / name).read_text(encoding="utf-8"), parts)
+    text = (ROOT / name).read_text(encoding="utf-8")
+    parts: dict[str, Callable[[], str]] = {"families": lambda: family_table(PAGES[name])}
+    if name == ARCHITECTURE:
+        parts = {"rooms": rooms_table}
+    elif name == LIST_OF_NOTEBOOKS:
+        parts = {"families": lambda: list_of_notebooks(text)}
+    elif name in FAMILY_PAGES:
+        parts = {form: partial(exported_families, form, FAMILY_PAGES[name]) for form in EXPORTS}
+    return with_generated(text, parts)
 
 
 def main() -> None:
-    """Write the evidence and every page, and say which changed."""
-    written = {EVIDENCE: evidence_text(), **{ROOT / name: page(name) for name in (*PAGES, ARCHITECTURE)}}
+    """Write the evidence, notebooks and every page, and say which changed."""
+    pages = (*PAGES, *FAMILY_PAGES, LIST_OF_NOTEBOOKS, ARCHITECTURE)
+    written = {EVIDENCE: evidence_text(), **missing_notebooks(), **{ROOT / name: page(name) for name in pages}}
     for path, new in written.items():
         changed = not path.is_file() or path.read_text(encoding="utf-8") != new
         path.write_text(new, encoding="utf-8")

@@ -16,7 +16,7 @@ from typing import Any
 
 from mfconv_nb.core.errors import OutputError, one_line
 from mfconv_nb.core.paths import local_path
-from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Option, Repeated, Rule, Tied
+from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Option, Repeated, Rule, Tied, Window
 
 WIDTH = 140
 STEP = 4
@@ -27,7 +27,26 @@ HINT_ENDING = "Give it the ending .py: the family is a Python file."
 # arguments without their keyword; and fields that are not written: they say where the old text stood
 POSITIONAL = {Rule: ("hf", "mf", "layout"), Repeated: ("hf", "mf", "layout"), Tied: ("hf", "mf"), Drop: ("pattern", "why")}
 UNWRITTEN = {"written_at", "file"}
-ORDER = ("key", "covers", "model_types", "part_types", "aliases", "also", "told_as", "sizes", "options", "rules", "toy", "source", "chosen")
+ORDER = (
+    "key",
+    "covers",
+    "covers_zh",
+    "model_types",
+    "part_types",
+    "aliases",
+    "also",
+    "told_as",
+    "same_maths",
+    "windows",
+    "conv1d",
+    "mf_words",
+    "sizes",
+    "options",
+    "rules",
+    "toy",
+    "source",
+    "chosen",
+)
 
 
 def write_family(family: Family, path: str | Path, *, notes: Sequence[str] = (), overwrite: bool = False) -> Path:
@@ -71,7 +90,7 @@ def write_texts(texts: Mapping[Path, str], *, overwrite: bool, make_folders: boo
 def family_text(family: Family, *, notes: Sequence[str] = ()) -> str:
     """The text of a file that defines ``family``."""
     names = _Names(family.rules)
-    used = [kind.__name__ for kind in (Drop, Family, Option, Repeated, Rule, Tied) if kind is Family or _uses(family, kind)]
+    used = [kind.__name__ for kind in (Drop, Family, Option, Repeated, Rule, Tied, Window) if kind is Family or _uses(family, kind)]
     head = [_docstring_of(family), f"from mfconv_nb.rules import {', '.join(used)}"]
     constants = "\n".join(f"{name} = {names.expression(beginning, besides=name)}" for beginning, name in names.constants.items())
     return "\n\n".join([*head, *([constants] if constants else []), _family_lines(family, names, notes)]) + "\n"
@@ -85,7 +104,7 @@ def _docstring_of(family: Family) -> str:
 
 
 def _uses(family: Family, kind: type) -> bool:
-    return any(isinstance(part, kind) for part in (*family.rules, *family.options))
+    return any(isinstance(part, kind) for part in (*family.rules, *family.options, *family.windows.values()))
 
 
 # ---- names that begin alike ------------------------------------------------------------------------------------------------
@@ -176,8 +195,8 @@ class Code(str):
     """A text that stands in an expression as it is, without quotes."""
 
 
-def _call(part: AnyRule | Option, names: _Names | None) -> Node:
-    """A rule or an option as the call that makes it, without arguments that have their default."""
+def _call(part: AnyRule | Option | Window, names: _Names | None) -> Node:
+    """A rule, an option or a window as the call that makes it, without arguments that have their default."""
     arguments = []
     positional = POSITIONAL.get(type(part), ())
     for field in fields(part):
@@ -212,7 +231,7 @@ def node_of(value: Any) -> Node:
     if isinstance(value, tuple | list):
         opening, closing = "()" if isinstance(value, tuple) else "[]"
         return opening, [("", node_of(each)) for each in value], closing
-    if isinstance(value, Option):
+    if isinstance(value, Option | Window):
         return _call(value, None)
     return atom_text(value)
 

@@ -3,17 +3,13 @@
 Source: MindFormers 1.3.2, `models/codegeex2`. The golden case `codegeex2-fp16-bin` holds its output.
 """
 
-from dataclasses import replace
-
 from mfconv_nb.families.glm_n import FAMILY as GLM
-from mfconv_nb.mapping.rules import Option
+from mfconv_nb.mapping.rules import Option, derive_family
 
-FAMILY = replace(
+FAMILY = derive_family(
     GLM,
     key="codegeex2",
     covers="CodeGeeX2 6B",
-    model_types=(),
-    aliases=(),
     told_as="glm-n",
     options=(Option("embedding", ("embedding_table", "embedding_weight"), help="The embedding's name."),),
 )

@@ -1,17 +1,15 @@
-"""DeepSeek-Coder and Coder 1.5: the Llama table. With this key DeepSeek-V2 is taken too.
+"""DeepSeek-Coder and Coder 1.5: the Llama table. This key also stands for DeepSeek-V2.
 
 Source: MindFormers 1.3.2, `research/deepseek`. The golden cases `deepseekcoder*` hold its output.
 """
 
-from dataclasses import replace
-
 from mfconv_nb.families.llama import FAMILY as LLAMA
+from mfconv_nb.mapping.rules import derive_family
 
-FAMILY = replace(
+FAMILY = derive_family(
     LLAMA,
     key="deepseek",
     covers="DeepSeek-Coder 1.3B, 6.7B, 33B, Coder 1.5",
-    model_types=(),
     aliases=("deepseek1_5",),
     also=("deepseek2",),
     told_as="llama",

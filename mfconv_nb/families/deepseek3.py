@@ -1,5 +1,5 @@
 """DeepSeek-V3, R1: DeepSeek-V2 with split and reordered projections, a corrected router and one layer that predicts a further
-token (MTP), which transformers leaves away.
+token (MTP), which transformers leaves out.
 
 The rotary rows stand in pairs on the Hugging Face side and in halves on the other. The MTP layer repeats embedding and head.
 `use_grouped_gemm` puts gate and up of an expert side by side, transposed. Every tensor keeps its own dtype.

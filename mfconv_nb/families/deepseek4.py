@@ -9,7 +9,7 @@ MindFormers makes int32 when it loads it, keeps its dtype and is in no case.
 from __future__ import annotations
 
 from mfconv_nb.families.words.mcore import EXPERTS_2D, INTERLEAVED_MLP, SOURCE, experts, mlp
-from mfconv_nb.mapping.rules import ANYWHERE, AnyRule, Family, Rule, renamed
+from mfconv_nb.mapping.rules import ANYWHERE, AnyRule, Family, Rule, rename_rules
 
 NUMBERED = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
 HF_LAYER, MF_LAYER = "layers.{layer}.", "decoder.layers.{layer}."
@@ -55,8 +55,8 @@ def block(hf: str, mf: str) -> tuple[AnyRule, ...]:
         Rule(hf + "ffn_norm.weight", mf + "pre_mlp_layernorm.weight", "hidden"),
         Rule(ffn + "gate.weight", moe + "router.weight", "expert hidden"),
         Rule(ffn + "gate.bias", moe + "expert_bias", "expert", dtype="F32", optional=ANYWHERE),
-        *renamed(experts(ffn + "experts.{expert}.", moe + "experts."), hf=NUMBERED),
-        *renamed(mlp(ffn + "shared_experts.", moe + "shared_experts.", "shared_ffn"), hf=NUMBERED),
+        *rename_rules(experts(ffn + "experts.{expert}.", moe + "experts."), hf=NUMBERED),
+        *rename_rules(mlp(ffn + "shared_experts.", moe + "shared_experts.", "shared_ffn"), hf=NUMBERED),
         *hyper_connection(hf + "hc_attn_", mf + "attn_hc."),
         *hyper_connection(hf + "hc_ffn_", mf + "ffn_hc."),
     )

@@ -17,8 +17,8 @@ from mfconv_nb.families.words.mcore import (
     SOURCE,
     attention,
     attention_bias,
-    for_inference,
     norms,
+    prefer_inference,
 )
 from mfconv_nb.mapping.rules import Family, Rule
 
@@ -27,7 +27,7 @@ FAMILY = Family(
     covers="GLM-4-0414, GLM-Z1 (dense)",
     model_types=("glm4",),
     sizes={**SIZES, "gate": "intermediate_size", "up": "intermediate_size"},
-    options=(for_inference(CONTIGUOUS_ATTENTION),),
+    options=(prefer_inference(CONTIGUOUS_ATTENTION),),
     rules=(
         *EMBEDDING_AND_HEAD,
         *attention(),

@@ -3,7 +3,7 @@ two tensors, and the layer that predicts a further token (MTP) in a place of its
 
 MindFormers runs this model for inference only: the layouts of inference are the default here. Its `weight_mapping` leaves the norms of q
 and k under a name that its network does not have (`self_attn.q_norm`); here they have the name of the network. It has no way back, and
-leaves the MTP layer away; ours carries it.
+leaves out the MTP layer; ours carries it.
 Source: MindFormers 2.1.0, `models/glm4_moe` and `parallel_core/inference`. Golden case `glm4_moe_mix_f32`, without its experts.
 """
 
@@ -23,11 +23,11 @@ from mfconv_nb.families.words.mcore import (
     SOURCE,
     attention,
     attention_bias,
-    for_inference,
     head_norms,
     mixture,
     mlp,
     norms,
+    prefer_inference,
 )
 from mfconv_nb.mapping.rules import Family, Repeated, when
 
@@ -51,7 +51,12 @@ FAMILY = Family(
         "dense_layer": "first_k_dense_replace",
         "moe_layer": "first_k_dense_replace .. num_hidden_layers",
     },
-    options=(WITH_MTP, for_inference(CONTIGUOUS_ATTENTION), for_inference(INTERLEAVED_MLP), for_inference(EXPERTS_2D)),
+    options=(
+        WITH_MTP,
+        prefer_inference(CONTIGUOUS_ATTENTION),
+        prefer_inference(INTERLEAVED_MLP),
+        prefer_inference(EXPERTS_2D),
+    ),
     rules=(
         *when(*EMBEDDING_AND_HEAD, with_mtp=0),
         *when(*COPIED, with_mtp=1),

@@ -45,6 +45,9 @@ FAMILY = Family(
     covers="GPT-2, all sizes",
     model_types=("gpt2",),
     aliases=("gpt2",),
+    # the other three have no family, but adapters of them are merged
+    conv1d=dict.fromkeys(("gpt2", "openai-gpt", "imagegpt", "decision_transformer"), ("c_attn", "q_attn", "c_proj", "c_fc")),
+    mf_words=("embedding_table", ".gamma", ".beta"),
     options=(Option("prefix", ("", "transformer."), side="hf", help="What stands before the names."),),
     sizes=SIZES,
     rules=(

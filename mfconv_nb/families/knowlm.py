@@ -3,8 +3,7 @@
 Source: MindFormers 1.4.0-beta2, `research/knowlm`. The golden case `knowlm-fp16-bin` holds its output.
 """
 
-from dataclasses import replace
-
 from mfconv_nb.families.llama import FAMILY as LLAMA
+from mfconv_nb.mapping.rules import derive_family
 
-FAMILY = replace(LLAMA, key="knowlm", covers="KnowLM 13B", model_types=(), also=(), told_as="llama", source="MindFormers 1.4.0-beta2")
+FAMILY = derive_family(LLAMA, key="knowlm", covers="KnowLM 13B", told_as="llama", source="MindFormers 1.4.0-beta2")

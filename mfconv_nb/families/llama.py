@@ -5,7 +5,7 @@ The head may be tied to the embedding (Llama 3.2): MindFormers always writes it.
 Source: MindFormers 1.3.2, `models/llama`. The golden cases `llama*` and `codellama*` hold its output.
 """
 
-from mfconv_nb.mapping.rules import Drop, Family, Option, Rule, Tied, when
+from mfconv_nb.mapping.rules import Drop, Family, Option, Rule, Tied, Window, when
 
 LAYER = "model.layers.{layer}."
 
@@ -122,6 +122,9 @@ FAMILY = Family(
     key="llama",
     covers="Llama 2, 3, 3.1, 3.2, Code Llama, Mistral",
     model_types=("llama",),
+    same_maths=("mistral", "internlm3", "iquestcoder"),
+    windows={"mistral": Window(positions_unsaid=131_072)},
+    mf_words=("embedding_weight", ".attention.wq.", ".attention_norm."),
     also=("llama_meta",),
     sizes={**SIZES, **QKV_SIZES, **GROUP_SIZES},
     options=(QKV_CONCAT,),

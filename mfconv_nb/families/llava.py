@@ -5,7 +5,7 @@ Source: MindFormers 1.4.0-beta2, `research/llava`, which has no way back. The go
 
 from mfconv_nb.families.llama import ATTENTION, EMBEDDING, FEED_FORWARD, FINAL_NORM_AND_HEAD, NORMS, ROTARY_BUFFER
 from mfconv_nb.families.words.shorthand import linear, norm
-from mfconv_nb.mapping.rules import Family, Option, Rule, renamed
+from mfconv_nb.mapping.rules import Family, Option, Rule, rename_rules
 
 PREFIX = {"model.": "language_model.model.", "lm_head": "language_model.lm_head"}
 TOWER_HF, TOWER = "vision_tower.{tower}", "vision_encoder."
@@ -62,7 +62,7 @@ FAMILY = Family(
     rules=(
         *VISION_TOWER,
         *PROJECTOR,
-        *renamed((*EMBEDDING, *ATTENTION, *FEED_FORWARD, *NORMS, *FINAL_NORM_AND_HEAD, *ROTARY_BUFFER), hf=PREFIX, mf=PREFIX),
+        *rename_rules((*EMBEDDING, *ATTENTION, *FEED_FORWARD, *NORMS, *FINAL_NORM_AND_HEAD, *ROTARY_BUFFER), hf=PREFIX, mf=PREFIX),
     ),
     toy={
         "architectures": ["LlavaForConditionalGeneration"],

@@ -6,7 +6,7 @@ Source: MindFormers 1.3.2, `research/mixtral`, which knows 8 experts only. The g
 from mfconv_nb.families.llama import ATTENTION, EMBEDDING, FINAL_NORM_AND_HEAD, LAYER, NORMS, SIZES
 from mfconv_nb.families.llama import FAMILY as LLAMA
 from mfconv_nb.families.words.shorthand import experts
-from mfconv_nb.mapping.rules import Family, Option, Rule, when
+from mfconv_nb.mapping.rules import Family, Option, Rule, Window, when
 
 HF_EXPERT, MF_EXPERTS, NAMES = LAYER + "block_sparse_moe.experts.{expert}.", LAYER + "feed_forward.ffn.", ("w1", "w3", "w2")
 USE_GMM = Option("use_gmm", (False, True), help="Experts transposed, for grouped matrix multiplication.")
@@ -15,6 +15,7 @@ FAMILY = Family(
     key="mixtral",
     covers="Mixtral 8x7B, 8x22B, any number of experts",
     model_types=("mixtral",),
+    windows={"mixtral": Window(unsaid=None, positions_unsaid=131_072)},
     sizes={**SIZES, "expert": "num_local_experts"},
     options=(USE_GMM,),
     rules=(

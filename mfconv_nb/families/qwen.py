@@ -1,4 +1,4 @@
-"""Qwen (the first): q, k and v in one matrix. With this key Qwen1.5, Qwen2 and their mixtures of experts are taken too.
+"""Qwen (the first): q, k and v in one matrix. This key also stands for Qwen1.5, Qwen2 and their mixtures of experts.
 
 `w2` is the gate in Qwen's feed-forward, which MindFormers calls `w3`. `intermediate_size` in its config counts gate and up together.
 Source: MindFormers 1.3.2, `research/qwen`; its way back leaves the weights of q, k and v apart, ours joins them. Golden cases `qwen-*`.

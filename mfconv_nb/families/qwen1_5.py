@@ -3,16 +3,13 @@
 Source: MindFormers 1.3.2, `research/qwen1_5`. The golden cases `qwen1_5-bf16-st` and `qwen2-05b-tied-bf16` hold its output.
 """
 
-from dataclasses import replace
-
 from mfconv_nb.families.qwen2 import FAMILY as QWEN2
-from mfconv_nb.mapping.rules import Rule, Tied
+from mfconv_nb.mapping.rules import Rule, Tied, derive_family
 
-FAMILY = replace(
+FAMILY = derive_family(
     QWEN2,
     key="qwen1_5",
     covers="Qwen1.5 (dense)",
-    model_types=(),
     told_as="qwen2",
     sizes={**QWEN2.sizes, "untied": "not tie_word_embeddings"},
     rules=(

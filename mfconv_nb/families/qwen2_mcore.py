@@ -1,7 +1,7 @@
 """Qwen1.5, Qwen2 and Qwen2.5 (dense) in MindFormers' mcore layout: q, k and v become one matrix with a bias, gate and up another one.
 
-From Hugging Face names `qwen2` is meant, the older layout, unless this key is given; MindFormers' names tell the two apart. MindFormers
-runs this layout for inference only: what inference has is the default.
+Hugging Face names lead to `qwen2`, the older layout, unless the caller gives this key; MindFormers' names differ. MindFormers runs this
+layout for inference only, so the values of inference are the default.
 Source: MindFormers 2.1.0, `models/qwen2`: its `weight_mapping`, and the functions that join tensors. No way back; ours is the inverse.
 Golden case `qwen2_5_mix_f32`.
 """
@@ -20,9 +20,9 @@ from mfconv_nb.families.words.mcore import (
     SOURCE,
     attention,
     attention_bias,
-    for_inference,
     mlp,
     norms,
+    prefer_inference,
 )
 from mfconv_nb.mapping.rules import Family, Rule
 
@@ -32,7 +32,7 @@ FAMILY = Family(
     model_types=("qwen2", "Qwen2"),  # the second: as MindFormers writes it
     told_as="qwen2",
     sizes={**SIZES, "attention_bias": "1"},
-    options=(for_inference(CONTIGUOUS_ATTENTION), for_inference(INTERLEAVED_MLP)),
+    options=(prefer_inference(CONTIGUOUS_ATTENTION), prefer_inference(INTERLEAVED_MLP)),
     rules=(
         *EMBEDDING_AND_HEAD,
         *attention(),

@@ -7,7 +7,7 @@ from mfconv_nb.families.llama import ATTENTION, EMBEDDING, FINAL_NORM_AND_HEAD, 
 from mfconv_nb.families.llama import FAMILY as LLAMA
 from mfconv_nb.families.mixtral import USE_GMM
 from mfconv_nb.families.qwen2 import BIASES
-from mfconv_nb.families.words.shorthand import experts
+from mfconv_nb.families.words.shorthand import QWEN_WINDOW, experts
 from mfconv_nb.mapping.rules import Family, Rule, when
 
 EXPERT, ROUTED, SHARED = LAYER + "mlp.experts.{expert}.", LAYER + "feed_forward.routed_experts.", LAYER + "feed_forward.shared_experts."
@@ -19,6 +19,7 @@ FAMILY = Family(
     key="qwen2-moe",
     covers="Qwen1.5-MoE-A2.7B, Qwen2-57B-A14B",
     model_types=("qwen2_moe",),
+    windows={"qwen2_moe": QWEN_WINDOW},
     sizes={
         **SIZES,
         "attention_bias": "1",

@@ -19,12 +19,15 @@ from mfconv_nb.families.words.mcore import (
     mlp,
     norms,
 )
+from mfconv_nb.families.words.shorthand import QWEN_WINDOW
 from mfconv_nb.mapping.rules import Family
 
 FAMILY = Family(
     key="qwen3",
     covers="Qwen3 (dense)",
     model_types=("qwen3",),
+    windows={"qwen3": QWEN_WINDOW},
+    mf_words=("linear_qkv",),
     sizes=SIZES,
     options=(CONTIGUOUS_ATTENTION, INTERLEAVED_MLP),
     rules=(*EMBEDDING_AND_HEAD, *attention(), *head_norms(), *mlp(HF + "mlp.", MF + "mlp.", "ffn"), *norms(), *FINAL_NORM),

@@ -19,12 +19,14 @@ from mfconv_nb.families.words.mcore import (
     head_norms,
     norms,
 )
+from mfconv_nb.families.words.shorthand import QWEN_WINDOW
 from mfconv_nb.mapping.rules import Family, Rule
 
 FAMILY = Family(
     key="qwen3-moe",
     covers="Qwen3-MoE 30B-A3B, 235B-A22B, any number of experts",
     model_types=("qwen3_moe",),
+    windows={"qwen3_moe": QWEN_WINDOW},
     # transformers 5 writes num_local_experts
     sizes={**SIZES, "expert": "num_experts | num_local_experts", "expert_ffn": "moe_intermediate_size"},
     options=(CONTIGUOUS_ATTENTION, EXPERTS_2D),

@@ -10,7 +10,7 @@ from mfconv_nb.families.qwen import FAMILY as QWEN
 from mfconv_nb.families.qwen import FUSED_QKV, HF, REST
 from mfconv_nb.families.qwen import SIZES as QWEN_SIZES
 from mfconv_nb.families.words.shorthand import DENSE, linear, norm, qkv
-from mfconv_nb.mapping.rules import Family, Option, Rule, renamed, size_option, when
+from mfconv_nb.mapping.rules import Family, Option, Rule, rename_rules, size_option, when
 
 LANGUAGE = {"transformer.": "llm_model.transformer.", "lm_head": "llm_model.lm_head"}
 ATTENTION = "llm_model.transformer.layers.{layer}.attention."
@@ -96,11 +96,11 @@ FAMILY = Family(
         "head_q": "visual.width / visual.heads",
     },
     rules=(
-        *when(*renamed(FUSED_QKV, mf=LANGUAGE), use_qkv_concat=False),
+        *when(*rename_rules(FUSED_QKV, mf=LANGUAGE), use_qkv_concat=False),
         *when(*KEPT_TOGETHER, use_qkv_concat=True),
-        *when(*renamed(EMBEDDINGS, mf=LANGUAGE), enable_emb_opt=False),
+        *when(*rename_rules(EMBEDDINGS, mf=LANGUAGE), enable_emb_opt=False),
         *when(*PADDED, enable_emb_opt=True),
-        *renamed(OTHERS, mf=LANGUAGE),
+        *rename_rules(OTHERS, mf=LANGUAGE),
         *VISION_TOWER,
         *RESAMPLER,
     ),

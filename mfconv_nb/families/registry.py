@@ -1,7 +1,7 @@
-"""The families that are known: every module of this folder that has a `FAMILY`, those that a notebook registered, and what packages offer.
+"""The known families: every module of this folder with a `FAMILY`, those that a notebook registered, and those that packages offer.
 
-Another package adds one with an entry point of the group ``mfconv_nb.families`` whose value is a ``Family``. A family may also be named
-by the file that defines it; see ``own.py``.
+Another package adds one with an entry point of the group ``mfconv_nb.families`` whose value is a ``Family``. The caller may also name
+the file that defines a family; see ``user_families.py``.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 from mfconv_nb import families as folder
 from mfconv_nb.core.errors import MappingError, NotListedError, SeveralFitError, UsageError, did_you_mean, quoted
 from mfconv_nb.core.report import how_many
-from mfconv_nb.families.same_maths import is_named_in, listed_types, model_type_of, said_otherwise
+from mfconv_nb.families.same_maths import describe_unlisted, is_named_in, listed_types, model_type_of
 from mfconv_nb.families.user_families import family_in_file, is_file_name, offered_families
 from mfconv_nb.mapping.flaws import check_family
 from mfconv_nb.mapping.forms import fitting_forms, templates_of
-from mfconv_nb.mapping.rules import Family
+from mfconv_nb.mapping.rules import Family, Window
 
 NO_FAMILIES = ("registry", "user_families", "words")  # modules of this folder
 HINT_REMEMBERED = "Register it (mc.register), install the package that offers it, or name its file: --model FILE.py (family= in Python)."
@@ -42,15 +42,15 @@ def known_families() -> list[Family]:
 
 
 def installed_families() -> list[Family]:
-    """What packages offer, without what is broken and without keys that are taken. Imports the packages that offer something."""
+    """The families that packages offer, without broken ones and without keys that are taken. Imports these packages."""
     taken = {name for family in known_families() for name in (family.key, *family.aliases)}
     return list({o.family.key: o.family for o in offered_families() if o.family is not None and not {o.key, o.family.key} & taken}.values())
 
 
 def register(family: Family, *, replace: bool = False) -> Family:
-    """Make a family known by its key for the rest of this Python session, as if it were built in: to ``map``, and to telling by names.
+    """Make a family known by its key for the rest of this Python session, as if it were built in. Names lead to it as well.
 
-    A key that was registered before is registered anew: a cell of a notebook is run again and again.
+    Registering a key again replaces the family: cells of a notebook run again and again.
 
     Args:
         replace: take the place of a built-in family of this key.
@@ -76,7 +76,7 @@ def register(family: Family, *, replace: bool = False) -> Family:
 
 
 def family_named(key: str) -> Family:
-    """The family that a key means. Other packages are asked only for keys that are neither built in nor registered. No file is run.
+    """The family of a key. Other packages are looked at only for keys that are neither built in nor registered. No file is run.
 
     Raises:
         MappingError: MFC301 with the nearest key; MFC313 or MFC311 where a package offers this key, but cannot keep it.
@@ -94,8 +94,19 @@ def family_named(key: str) -> Family:
     return found.family
 
 
+def window_of(config: Mapping[str, Any]) -> Window | None:
+    """How the config of a model may limit attention to a window, by its ``model_type``. Any family may say so."""
+    model_type = model_type_of(config)
+    return next((f.windows[model_type] for f in known_families() if isinstance(model_type, str) and model_type in f.windows), None)
+
+
+def conv1d_layers(model_type: object) -> tuple[str, ...]:
+    """The names of the layers that transformers holds as Conv1D, in x out, in models of this type; none for most."""
+    return next((f.conv1d[model_type] for f in known_families() if isinstance(model_type, str) and model_type in f.conv1d), ())
+
+
 def family_meant(family: str | Path | Family) -> Family:
-    """The family that a caller means: a key, a file (a path, or a text that ends in ``.py``), or the family itself.
+    """The family that the caller gives: a key, a file (a path, or a text that ends in ``.py``), or the family itself.
 
     Raises:
         MappingError: as ``family_named`` and ``family_in_file``.
@@ -106,7 +117,7 @@ def family_meant(family: str | Path | Family) -> Family:
 
 
 def family_remembered(key: str, file: str) -> Family:
-    """The family that a manifest names. Its file is never run: who wrote the manifest is not who runs it.
+    """The family that a manifest names. Its file is never run: a stranger may have written the manifest.
 
     Raises:
         MappingError: MFC301 with what is missing, and the ways to bring it.
@@ -127,7 +138,7 @@ def _is_plain(file: str) -> bool:
 
 
 def candidates_of(key: str) -> list[Family]:
-    """The family that a key names, and those that the same key may mean: `qwen` is also Qwen2, told apart by the names."""
+    """The family of a key, and those that the key may stand for too: `qwen` is also Qwen2; the names decide."""
     family = family_named(key)
     return [family, *(family_named(other) for other in family.also)] if key == family.key else [family]
 
@@ -135,11 +146,11 @@ def candidates_of(key: str) -> list[Family]:
 def identify(names: Iterable[str], config: Mapping[str, Any] | None, to: str) -> Family:
     """The one family whose rules know every name, whose own names are all there, and that lists what the config says of its model.
 
-    Among several that fit, the class of the model (``architectures``) decides, where it names one of them. A family that is told as
-    another one is looked at where that one does not know every name: the same model under other names of MindFormers. Where the config
-    says no ``model_type``, the names alone decide.
+    If several fit, the class of the model (``architectures``) decides, where it names one of them. ``told_as`` families are candidates
+    only if the family they are usually taken for misses a name: the same model under other names of MindFormers. If the config has no
+    ``model_type``, the names alone decide.
 
-    What packages offer is looked at only where no built-in or registered family has the model type, or, without one, knows every name.
+    Families of packages are candidates only if no built-in or registered family has the model type, or, without one, knows every name.
 
     Raises:
         MappingError: MFC302 when none or several fit, with how many names each knows.
@@ -165,7 +176,7 @@ def identify(names: Iterable[str], config: Mapping[str, Any] | None, to: str) ->
     fit = distance[best[0].key][0] == 0
     if len(best) > 1 and fit:
         best = [f for f in best if is_named_in(f, said)] or best
-    if fit and (otherwise := said_otherwise(best[0], said)) is not None:
+    if fit and (otherwise := describe_unlisted(best[0], said, window_of(said))) is not None:
         raise _not_listed(best, otherwise, anybody=bool(by_type), whole=distance[best[0].key][1] == 0)
     if len(best) == 1 and (by_type or fit):
         return best[0]
@@ -209,7 +220,7 @@ def _none_or_several(several: Sequence[Family], unknown: Mapping[str, int], coun
 
 
 def _distances(families: Iterable[Family], templates: frozenset[str], to: str) -> dict[str, tuple[int, int, int]]:
-    """Of each family how far its nearest form is, by key."""
+    """The distance of the nearest form of each family, by key."""
     return {f.key: min(_distance(c.form, templates, to) for c in fitting_forms(f, templates, to, {}, {})) for f in families}
 
 

@@ -1,83 +1,57 @@
-"""Which models a family is for, by what their config.json says. Equal names are not equal mathematics, so everything that is said counts:
+"""Check by config.json whether a model is one that a family is for. Equal names are not equal mathematics, so all of it has to fit:
 ``model_type``, the classes in ``architectures``, the model types of parts (a language model inside LLaVA), and a window of attention.
 
-``SAME_MATHS`` lists the model types of transformers that have a family's names and compute what it computes, though they are not its
-own. ``tests/real_frameworks/test_lookalikes.py`` holds every entry by the logits of both classes; ``make lookalikes`` tries all others.
+A family lists its model types, and those that compute the same (``same_maths``); ``make lookalikes`` tries all others of transformers.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from mfconv_nb.core.errors import quoted
 from mfconv_nb.core.run_yaml import RUN_CONFIG
-from mfconv_nb.mapping.rules import Family
+from mfconv_nb.mapping.rules import Family, Window
 
 MAX_DEPTH = 8  # of parts within parts; published configs have two
-
-
-SAME_MATHS: Mapping[str, tuple[str, ...]] = {"llama": ("mistral", "internlm3", "iquestcoder"), "qwen2": ("seed_oss",)}
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """How far back attention looks where transformers limits it (``sliding_window``), which MindFormers does not read from a config.
-
-    Source: the configs of Qwen2 and Qwen3 in MindFormers 2.1.0 mark these keys as useless.
-
-    Attributes:
-        switch: the config key that switches it on; empty where it is on unless it is null.
-        unsaid, positions_unsaid: what transformers takes for window and longest text where the config lacks them.
-    """
-
-    switch: str = ""
-    unsaid: int | None = 4096
-    positions_unsaid: int = 32768
-
-
-QWEN_WINDOW = Window("use_sliding_window")
-WINDOWS: Mapping[str, Window] = {
-    "mistral": Window(positions_unsaid=131_072),
-    "mixtral": Window(unsaid=None, positions_unsaid=131_072),
-    **dict.fromkeys(("qwen2", "qwen2_moe", "qwen3", "qwen3_moe"), QWEN_WINDOW),
-}
 
 # what follows the model in the name of a class: LlamaForCausalLM, GPT2LMHeadModel, ChatGLMModel
 _TASK = re.compile(r"(For[A-Z]\w*|(With)?LMHeadModel|DoubleHeadsModel|Model)$")
 
 
 def listed_types(family: Family) -> tuple[str, ...]:
-    """The model types that a family is for: its own, and those that compute the same."""
-    return (*family.model_types, *SAME_MATHS.get(family.key, ()))
+    """The model types of a family: its own, and those that compute the same."""
+    return (*family.model_types, *family.same_maths)
 
 
 def model_type_of(config: Mapping[str, Any] | None) -> Any:
-    """The ``model_type`` that a config says; None where it says nothing (an empty text is what transformers writes for "no type")."""
+    """The ``model_type`` of a config; None where there is none (an empty text is what transformers writes for "no type")."""
     return (config or {}).get("model_type") or None
 
 
-def said_otherwise(family: Family, config: Mapping[str, Any]) -> str | None:
-    """What a config says of its model that the family does not list, in a clause; None where all of it is listed."""
+def describe_unlisted(family: Family, config: Mapping[str, Any], window: Window | None) -> str | None:
+    """What a config says that the family does not list, in a clause; None where all of it is listed.
+
+    Args:
+        window: how a config of this model type limits attention, see ``registry.window_of``.
+    """
     model_type = model_type_of(config)
     if model_type is not None and model_type not in listed_types(family):
         return f"model_type {quoted(str(model_type))}"
-    return _window_said(config) or _part_said(family, config) or _class_said(family, config)
+    return (window and _window_said(window, config)) or _part_said(family, config) or _class_said(family, config)
 
 
-def _window_said(config: Mapping[str, Any]) -> str | None:
+def _window_said(limit: Window, config: Mapping[str, Any]) -> str | None:
     """A window that hides something: one that is shorter than the longest text."""
-    model_type = model_type_of(config)
-    rule = WINDOWS.get(model_type) if isinstance(model_type, str) else None
-    if rule is None or (rule.switch and not config.get(rule.switch)):
+    if limit.switch and not config.get(limit.switch):
         return None
-    window = config.get("sliding_window", rule.unsaid)
-    positions = config.get("max_position_embeddings", rule.positions_unsaid)
+    window = config.get("sliding_window", limit.unsaid)
+    positions = config.get("max_position_embeddings", limit.positions_unsaid)
     if window is None or (isinstance(window, int) and isinstance(positions, int) and window >= positions):
         return None
-    return f"model_type {quoted(str(model_type))} with sliding_window={quoted(str(window))} for {quoted(str(positions))} positions"
+    model_type = quoted(str(model_type_of(config)))
+    return f"model_type {model_type} with sliding_window={quoted(str(window))} for {quoted(str(positions))} positions"
 
 
 def _part_said(family: Family, config: Mapping[str, Any]) -> str | None:
@@ -97,9 +71,9 @@ def _parts(config: Mapping[str, Any], beginning: str = "", depth: int = 0) -> It
 
 
 def _class_said(family: Family, config: Mapping[str, Any]) -> str | None:
-    """A class that is of another model, or changes the family's (LlamaEncoderModel). The YAML of a run names a class of MindFormers.
+    """A class of another model, or one that changes the family's (LlamaEncoderModel). The YAML of a run names a class of MindFormers.
 
-    A family whose toy names no class has no say in it.
+    If the toy of the family names no class, none is refused.
     """
     classes, own = _texts(config.get("architectures")), _texts(family.toy.get("architectures"))
     if not own or RUN_CONFIG in config or (model_type_of(config) is None and is_named_in(family, config)):
@@ -110,7 +84,7 @@ def _class_said(family: Family, config: Mapping[str, Any]) -> str | None:
 
 
 def _texts(found: Any) -> list[str]:
-    """The names in a list; of a list of one some leave the brackets out."""
+    """The names in a list; some configs leave out the brackets of a list of one."""
     return [c for c in (found if isinstance(found, list) else [found]) if isinstance(c, str)]
 
 

@@ -3,10 +3,9 @@
 Source: MindFormers 1.4.0-beta2, `research/skywork`. The golden case `skywork-bf16-st` holds its output.
 """
 
-from dataclasses import replace
-
 from mfconv_nb.families.llama import FAMILY as LLAMA
+from mfconv_nb.mapping.rules import derive_family
 
-FAMILY = replace(
-    LLAMA, key="skywork", covers="Skywork 13B", model_types=("skywork",), also=(), told_as="llama", source="MindFormers 1.4.0-beta2"
+FAMILY = derive_family(
+    LLAMA, key="skywork", covers="Skywork 13B", model_types=("skywork",), told_as="llama", source="MindFormers 1.4.0-beta2"
 )

@@ -1,4 +1,4 @@
-"""Swin Transformer in Microsoft's own `.pth` files, fine-tuned or from SimMIM pre-training; with this key Hugging Face's names too.
+"""Swin Transformer in Microsoft's own `.pth` files, fine-tuned or from SimMIM pre-training; this key also stands for Hugging Face's names.
 
 The widths of a stage follow from its number. Tables of positions are integers and stay what they are.
 Source: MindFormers 1.3.2, `models/swin`. The golden cases `swin-*` hold its output.

@@ -1,4 +1,4 @@
-"""TeleChat 7B, 12B, 52B and TeleChat2: told apart by `telechat_type`, or by their names.
+"""TeleChat 7B, 12B, 52B and TeleChat2: `telechat_type` or their names decide.
 
 7B has no prefix and no head; 12B and TeleChat2 have `transformer.` and a head; 52B has GPT-2's names and its weights input first. The
 52B form regroups q, k, v and gate, up for `mp` cards, as MindFormers' script does; where shapes show the weights output first, `conv1d`

@@ -5,11 +5,10 @@ predicts a further token as number 46 only, and gives it a place that training d
 DeepSeek-V3. No way back; ours is the inverse. Golden cases `telechat3_moe_mix_mla` and `telechat3_mix_mla`, without their experts.
 """
 
-from dataclasses import replace
-
 from mfconv_nb.families.deepseekv3 import FAMILY as DEEPSEEKV3
+from mfconv_nb.mapping.rules import derive_family
 
-FAMILY = replace(
+FAMILY = derive_family(
     DEEPSEEKV3,
     key="telechat3-moe",
     covers="TeleChat3 105B-A4B",

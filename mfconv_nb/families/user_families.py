@@ -1,7 +1,7 @@
-"""Families of one's own: a Python file that defines ``FAMILY``, and what installed packages offer. What is wrong is told with its line.
+"""Families of users: a Python file that defines ``FAMILY``, and what installed packages offer. Errors name the line.
 
-A file is run because a caller named it, never because a checkpoint or its manifest does. Its module stays in no table of modules, so
-that its name can hide nothing; the folder it lies in is not searched for imports.
+A file runs only if the caller names it, never because a checkpoint or its manifest does. Its module is not kept among the imported
+modules, so that it can hide none of them; its folder is not searched for imports.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from typing import Any
 from mfconv_nb.core.errors import InputError, Lines, MappingError, MfconvError, did_you_mean, one_line, quoted
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.mapping.flaws import check_family
-from mfconv_nb.mapping.rules import Drop, Family, Option, Repeated, Rule, Tied
+from mfconv_nb.mapping.rules import Drop, Family, Option, Repeated, Rule, Tied, Window
 
 GROUP = "mfconv_nb.families"
-PARTS = {kind.__name__: kind for kind in (Family, Rule, Repeated, Tied, Drop, Option)}
+PARTS = {kind.__name__: kind for kind in (Family, Rule, Repeated, Tied, Drop, Option, Window)}
 HINT_FILE = "A family file defines FAMILY = Family(key=..., covers=..., sizes={...}, rules=(...)); see docs/families.md."
 
 _UNKNOWN_ARGUMENT = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
 
 
 def is_file_name(family: object) -> bool:
-    """Whether a caller means a file: a path, or a text that ends in ``.py``."""
+    """Whether the caller gives a file: a path, or a text that ends in ``.py``."""
     return isinstance(family, Path) or (isinstance(family, str) and family.endswith(".py"))
 
 
 def family_in_file(path: str | Path) -> Family:
-    """The ``FAMILY`` that a Python file defines. The file is run once for each state it is seen in (its path and time of change).
+    """The ``FAMILY`` that a Python file defines. The file runs once for each path and time of change.
 
     Raises:
         InputError: MFC101 where there is no such file.
@@ -49,7 +49,7 @@ def family_in_file(path: str | Path) -> Family:
         found = getattr(error, "strerror", None) or str(error)
         hint = _hint_nearby(file)
         raise InputError("MFC101", file, found=found, expected="a Python file that defines FAMILY", hint=hint) from None
-    return _loaded(file.resolve(), changed)
+    return _load(file.resolve(), changed)
 
 
 def _hint_nearby(file: Path) -> str:
@@ -62,7 +62,7 @@ def _hint_nearby(file: Path) -> str:
 
 
 @lru_cache(maxsize=64)
-def _loaded(file: Path, changed: int) -> Family:
+def _load(file: Path, changed: int) -> Family:
     names = _run(file)
     family = replace(_family_among(names, file), file=file.name)
     if family.written_at[0] != str(file):  # made from a family of another file
@@ -72,33 +72,33 @@ def _loaded(file: Path, changed: int) -> Family:
 
 
 def _run(file: Path) -> dict[str, Any]:
-    """What the names in a file stand for after it ran."""
+    """Run a file; return its names and their values."""
     module = ModuleType(f"family file {file}")  # no name that an import could mean
     module.__file__ = str(file)
     try:
         code = compile(file.read_bytes(), str(file), "exec", dont_inherit=True)
     except SyntaxError as error:
-        raise _refused(file, error.lineno, error.text, f"{type(error).__name__}: {error.msg}", "Python that can be read") from None
+        raise _file_error(file, error.lineno, error.text, f"{type(error).__name__}: {error.msg}", "Python that can be read") from None
     except (OSError, ValueError, RecursionError, MemoryError) as error:
-        raise _refused(file, None, None, f"{type(error).__name__}: {error}", "Python that can be read") from None
+        raise _file_error(file, None, None, f"{type(error).__name__}: {error}", "Python that can be read") from None
     sys.modules[module.__name__] = module  # while it runs: `dataclass` looks its own module up
     try:
         exec(code, module.__dict__)
     except (Exception, SystemExit) as error:
-        raise _failed(file, error, module.__dict__) from None
+        raise _run_error(file, error, module.__dict__) from None
     finally:
         sys.modules.pop(module.__name__, None)
     return module.__dict__
 
 
-def _failed(file: Path, error: BaseException, names: Mapping[str, Any]) -> MappingError:
-    """What happened while a file ran, at the last of its own lines that was reached."""
+def _run_error(file: Path, error: BaseException, names: Mapping[str, Any]) -> MappingError:
+    """The error for a file that failed while it ran, at the last of its own lines that it reached."""
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
     line, text = (own[-1].lineno, own[-1].line) if own else (None, None)
-    return _refused(file, line, text, _said(error), "a file that runs to its end", _hint_of(error, names))
+    return _file_error(file, line, text, _exception_line(error), "a file that runs to its end", _hint_of(error, names))
 
 
-def _said(error: BaseException) -> str:
+def _exception_line(error: BaseException) -> str:
     """An exception in one line, as Python says it, with the name that it thinks was meant."""
     if isinstance(error, MfconvError):
         return one_line(str(error))
@@ -118,7 +118,7 @@ def _hint_of(error: BaseException, names: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _refused(file: Path, line: int | None, text: str | None, found: str, expected: str, hint: str | None = None) -> MappingError:
+def _file_error(file: Path, line: int | None, text: str | None, found: str, expected: str, hint: str | None = None) -> MappingError:
     where = str(file) if line is None else f"{file}, line {line}"
     shown = Lines(f"{found}\n            {one_line(text.strip())}") if text and text.strip() else found
     return MappingError("MFC313", where, found=shown, expected=expected, hint=hint)
@@ -132,11 +132,11 @@ def _family_among(names: dict[str, Any], file: Path) -> Family:
     if "FAMILY" in names:
         kind = names["FAMILY"]
         hint = "It is the class: call it, FAMILY = Family(key=..., ...)." if kind is Family else HINT_FILE
-        raise _refused(file, _line_of(file, "FAMILY"), None, f"FAMILY is {_kind(kind)}", expected, hint)
+        raise _file_error(file, _line_of(file, "FAMILY"), None, f"FAMILY is {_kind(kind)}", expected, hint)
     others = [name for name, value in names.items() if isinstance(value, Family)]
     hint = f"Call it FAMILY: it is named {others[0]} now." if len(others) == 1 else HINT_FILE
     found = f"no FAMILY{', but ' + ' and '.join(others) if others else ''}"
-    raise _refused(file, _line_of(file, others[0]) if others else None, None, found, expected, hint)
+    raise _file_error(file, _line_of(file, others[0]) if others else None, None, found, expected, hint)
 
 
 def _kind(value: object) -> str:
@@ -163,18 +163,18 @@ class Offered:
 
 
 def offered_families() -> tuple[Offered, ...]:
-    """What installed packages offer, each tried by itself: a broken one is said to be broken and does no harm to the others."""
+    """The families of installed packages, each tried by itself: a broken one does no harm to the others."""
     from importlib.metadata import entry_points  # 10 ms that only an unknown key, and the list of families, cost
 
-    return tuple(_offered(entry) for entry in _each_once(entry_points(group=GROUP)))
+    return tuple(_load_offered(entry) for entry in _each_once(entry_points(group=GROUP)))
 
 
 def _each_once(entries: Iterable[Any]) -> Iterator[Any]:
-    """Entry points without those that are found twice: a folder may be on the path in two ways."""
+    """Entry points, each once: a folder may be on the path twice."""
     return iter({(entry.name, entry.value): entry for entry in entries}.values())
 
 
-def _offered(entry: Any) -> Offered:
+def _load_offered(entry: Any) -> Offered:
     package = f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else "a package"
     where = f"{quoted(entry.name)} of {package} ({entry.value})"
     try:
@@ -183,7 +183,7 @@ def _offered(entry: Any) -> Offered:
         frames = traceback.extract_tb(error.__traceback__)
         at = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
         hint = f"Ask whoever made {package}, or uninstall it."
-        refused = MappingError("MFC313", where, found=_said(error) + at, expected="a module that can be imported", hint=hint)
+        refused = MappingError("MFC313", where, found=_exception_line(error) + at, expected="a module that can be imported", hint=hint)
         return Offered(entry.name, package, refused=refused)
     if not isinstance(family, Family):
         hint = f"The entry point names a Family: {entry.module}:FAMILY."

@@ -6,7 +6,7 @@ Source: MindFormers 1.4.0-beta2, `research/wizardcoder`, which has the sizes of 
 from mfconv_nb.families.gpt import EMBEDDINGS, HF, MF, NORMS
 from mfconv_nb.families.gpt import SIZES as GPT_SIZES
 from mfconv_nb.families.words.shorthand import DENSE, linear
-from mfconv_nb.mapping.rules import Family, Rule, Tied, renamed
+from mfconv_nb.mapping.rules import Family, Rule, Tied, rename_rules
 
 PREFIX = {"{prefix}": "transformer."}
 
@@ -15,7 +15,7 @@ FAMILY = Family(
     covers="WizardCoder 15B, StarCoder, SQLCoder (one key/value head)",
     model_types=("gpt_bigcode",),
     sizes={**GPT_SIZES, "k": "n_embd / n_head", "v": "n_embd / n_head", "tied": "tie_word_embeddings | 1"},
-    rules=renamed(
+    rules=rename_rules(
         (
             *EMBEDDINGS,
             *NORMS,

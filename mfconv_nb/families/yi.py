@@ -3,8 +3,7 @@
 Source: MindFormers 1.3.2, `research/yi`. The golden cases `yi-*` hold its output.
 """
 
-from dataclasses import replace
-
 from mfconv_nb.families.llama import FAMILY as LLAMA
+from mfconv_nb.mapping.rules import derive_family
 
-FAMILY = replace(LLAMA, key="yi", covers="Yi, Yi-1.5", model_types=(), also=(), told_as="llama")
+FAMILY = derive_family(LLAMA, key="yi", covers="Yi, Yi-1.5", told_as="llama")

@@ -1,9 +1,9 @@
 """LoRA adapters of MindFormers (`mindpet_delta_lora_a`, `tk_delta_lora_a`, `lora_a`) and under PEFT's names (`lora_A.weight`).
 
 Each rule is derived from a rule of the family: `wq` stands for `q_proj` in an adapter as in a weight. An adapter is a pair: A, rank x in,
-and B, out x rank; what is added to the weight is B A. So where a rule moves rows of the weight, it moves rows of B; where it moves columns,
-columns of A; and where it joins layers of Hugging Face by rows, their B are joined and their A must be equal. Anything else (a layer of
-Hugging Face that is several in MindFormers, a transpose) has no adapter of the same rank on the other side; the plan then says why.
+and B, out x rank; the weight gets B A added. So a rule that moves rows of the weight moves rows of B; one that moves columns moves columns
+of A; one that joins layers of Hugging Face by rows joins their B, and their A must be equal. Anything else (a layer of Hugging Face that is
+several in MindFormers, a transpose) has no adapter of the same rank on the other side; the plan then says why.
 Source: PEFT's names and shapes; MindPet's names, whose shapes are the same; `parallel_core` and `pynative` of MindFormers 2.1.0.
 """
 
@@ -28,8 +28,6 @@ PEFT = "base_model.model."  # what PEFT puts before the names of the model it wr
 # how MindFormers names the two halves: MindPet's layer, an older one of the toolkit, the dynamic graph of 2.x
 STYLES = {"mindpet": ".mindpet_delta_lora_{}", "tk": ".tk_delta_lora_{}", "lora": ".lora_{}"}
 DEFAULT_STYLE = "mindpet"
-CONV1D = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")  # transformers holds their linear weights as in x out
-CONV1D_LAYERS = ("c_attn", "q_attn", "c_proj", "c_fc")  # of the models in CONV1D; their heads and embeddings are no Conv1D
 
 _ADAPTER = re.compile(
     r"(?P<module>.+?)(?:(?:\.(?P<kind>tk|mindpet)_delta_lora_|\.lora_)(?P<mf>[ab])"
@@ -51,7 +49,7 @@ HINT = (
 class Half:
     """Which half of which adapter a tensor is: of the layer ``module``, "a" or "b", named in one of ``STYLES`` or as PEFT does.
 
-    Of an ``embedding``, A is rank x words and B is out x rank: what is added to the weight is the transpose of their product.
+    In an ``embedding``, A is rank x words and B is out x rank: the weight gets the transpose of their product added.
     """
 
     module: str
@@ -66,7 +64,7 @@ class Half:
 
 
 def half_of(name: str) -> Half | None:
-    """What half of an adapter a tensor is, by its name; None for any other tensor."""
+    """Which half of which adapter a tensor is, by its name; None for any other tensor."""
     match = _ADAPTER.fullmatch(name) if "lora_" in name else None
     if match is None or is_run_state(name):
         return None
@@ -169,7 +167,7 @@ def rank_of(adapters: Sequence[Adapter], lora: Lora | None) -> int:
 def with_adapters(family: Family, names: Iterable[str], to: str, style: str = DEFAULT_STYLE) -> Family:
     """The family with rules for adapters; unchanged where there are none.
 
-    Of a checkpoint that holds adapters only, the family's own tensors are not missed.
+    If a checkpoint holds adapters only, the family's own tensors do not count as missing.
 
     Args:
         names: the tensors that need a rule.

@@ -1,4 +1,4 @@
-"""What a config alone promises: the names and shapes of both sides of a family, before any checkpoint is seen."""
+"""What a config alone promises: the names and shapes of both sides of a family, without a checkpoint."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def is_expected(rule: AnyRule, known: Mapping[str, int], to: str) -> bool:
 
 
 def expected_indices(pattern: Pattern, sizes: Sizes, most: int | None = None) -> Iterator[dict[str, int]]:
-    """Every value that the placeholders of a name may have, each counting from where it begins to its limit, or ``most`` from there."""
-    yield from _counted(pattern.placeholders, {}, sizes, most)
+    """All values of the placeholders of a name, each counted from its first to its limit, at most ``most`` of them."""
+    yield from _count_indices(pattern.placeholders, {}, sizes, most)
 
 
-def _counted(left: Sequence[str], indices: dict[str, int], sizes: Sizes, most: int | None) -> Iterator[dict[str, int]]:
+def _count_indices(left: Sequence[str], indices: dict[str, int], sizes: Sizes, most: int | None) -> Iterator[dict[str, int]]:
     if not left:
         yield indices
         return
@@ -38,11 +38,11 @@ def _counted(left: Sequence[str], indices: dict[str, int], sizes: Sizes, most: i
     if size is not None:
         last = size.value if most is None else min(size.value, size.first + most)
         for index in range(size.first, last):
-            yield from _counted(left[1:], {**indices, left[0]: index}, sizes, most)
+            yield from _count_indices(left[1:], {**indices, left[0]: index}, sizes, most)
 
 
 def expected_specs(family: Family, sizes: Sizes, side: str, dtype: str = "F32") -> list[TensorSpec]:
-    """Every tensor that a config promises on one side, layer by layer as checkpoints have them.
+    """Every tensor that a config promises on one side, layer by layer, as in a checkpoint.
 
     Raises:
         MappingError: MFC307 for a rule without a sentence: its shape does not follow from a config.

@@ -1,8 +1,8 @@
-"""Where the numbers of one tensor come from, or go: its blocks by role, and any single element on the other side. Pure.
+"""Explain where the numbers of one tensor come from, or go: its blocks by role, and any single element on the other side. Pure.
 
-A *role* is what sets a block of a rule apart from the others: ``q`` in ``(q + k + v) hidden``, ``gate`` in ``(gate + up)``. A rule of
-one block has no such word: there the role is the names of its axes. Prefixes such as ``group_`` in ``group_q`` are left away.
-Says what a plan says, by the same blocks that the bytes go through (``solve.placed_blocks``); nothing is read, and nothing is checked.
+A *role* tells the blocks of a rule apart: ``q`` in ``(q + k + v) hidden``, ``gate`` in ``(gate + up)``. If a rule has one block only,
+its role is the names of its axes. Prefixes such as ``group_`` in ``group_q`` are left out.
+Uses the blocks that the bytes go through (``solve.placed_blocks``); reads nothing and checks nothing.
 
 Refuses: a name that the plan does not have, an index outside the tensor.
 """
@@ -71,7 +71,7 @@ class RoleBlock:
 
 
 @dataclass(frozen=True, slots=True)
-class Face:
+class ShownTensor:
     """A tensor of a row as a reader sees it: its name and shape, and the expression that its rule writes for it."""
 
     side: str
@@ -109,7 +109,7 @@ class Explanation:
     rows: tuple[Row, ...]
     blocks: tuple[RoleBlock, ...]
     row_blocks: tuple[RoleBlock, ...]
-    faces: tuple[Face, ...]
+    faces: tuple[ShownTensor, ...]
     sentence: str
 
 
@@ -163,23 +163,23 @@ def _specs_of(row: Row, side: str) -> tuple[TensorSpec, ...]:
 def _explanation(plan: MappingPlan, name: str, side: str, rows: tuple[Row, ...]) -> Explanation:
     spec = next(s for s in _specs_of(rows[0], side) if s.name == name)
     blocks: list[RoleBlock] = []
-    faces: dict[tuple[str, str], Face] = {}
+    faces: dict[tuple[str, str], ShownTensor] = {}
     for row in rows:
-        found, more = _read(plan, row)
+        found, more = _read_row(plan, row)
         blocks += found
         faces |= {(f.side, f.spec.name): f for f in more}
     own = tuple(b for b in blocks if b.name_on(side) == name)
     return Explanation(name, side, spec, rows, own, tuple(blocks), tuple(faces.values()), _sentence(name, side, rows, own))
 
 
-def _read(plan: MappingPlan, row: Row) -> tuple[list[RoleBlock], list[Face]]:
+def _read_row(plan: MappingPlan, row: Row) -> tuple[list[RoleBlock], list[ShownTensor]]:
     """The blocks and the tensors of a row."""
     if isinstance(row.rule, Rule) and row.parts:
-        return _placed(plan, row)
+        return _read_blocks(plan, row)
     layouts = directed_rule(row.rule, plan.to).layouts
     layout = layouts[0][0] if layouts is not None and layouts[0] else None
     targets = row.targets or _tied_targets(plan, row)
-    faces = [Face(side, s, layout, row.sizes) for side, specs in ((SOURCE, row.sources), (TARGET, targets)) for s in specs]
+    faces = [ShownTensor(side, s, layout, row.sizes) for side, specs in ((SOURCE, row.sources), (TARGET, targets)) for s in specs]
     role = " ".join(n for n, _, _ in _whole_view(layout, faces[0].spec.shape, row.sizes).axes) or "scalar"
     blocks = []
     for source in row.sources:
@@ -191,14 +191,14 @@ def _read(plan: MappingPlan, row: Row) -> tuple[list[RoleBlock], list[Face]]:
 
 
 def _tied_targets(plan: MappingPlan, row: Row) -> tuple[TensorSpec, ...]:
-    """Where the numbers of a tied head are found: in the tensor that it is tied to."""
+    """The tensor that a tied head has its numbers from: the one that it is tied to."""
     if row.status != TIED or not isinstance(row.rule, Tied):
         return ()
     found = (t for other in plan.rows for t in other.targets if t.name == row.rule.same_as)
     return tuple(t for t in found if t.shape == row.sources[0].shape)[:1]
 
 
-def _placed(plan: MappingPlan, row: Row) -> tuple[list[RoleBlock], list[Face]]:
+def _read_blocks(plan: MappingPlan, row: Row) -> tuple[list[RoleBlock], list[ShownTensor]]:
     directed = directed_rule(row.rule, plan.to)
     assert directed.layouts is not None
     placed = list(placed_blocks(directed, row.sizes))
@@ -206,8 +206,8 @@ def _placed(plan: MappingPlan, row: Row) -> tuple[list[RoleBlock], list[Face]]:
     blocks = [_role_block(row, p, common, is_only=len({q.pairing.axes for q in placed}) == 1) for p in placed]
     sources = {p.source: directed.layouts[0][p.pairing.source] for p in placed if p.source is not None and p.pairing.source is not None}
     targets = {p.target: directed.layouts[1][p.pairing.target] for p in placed if p.target is not None and p.pairing.target is not None}
-    faces = [Face(SOURCE, row.sources[n], sources[n], row.sizes) for n in sorted(sources)]
-    return blocks, faces + [Face(TARGET, row.targets[n], targets[n], row.sizes) for n in sorted(targets)]
+    faces = [ShownTensor(SOURCE, row.sources[n], sources[n], row.sizes) for n in sorted(sources)]
+    return blocks, faces + [ShownTensor(TARGET, row.targets[n], targets[n], row.sizes) for n in sorted(targets)]
 
 
 def _role_block(row: Row, placed: PlacedBlock, common: frozenset[str], *, is_only: bool) -> RoleBlock:
@@ -313,9 +313,9 @@ def explain_element(plan: MappingPlan, name: str, index: int | Sequence[int], si
 
 
 def element_of(explanation: Explanation, index: int | Sequence[int]) -> Explained:
-    """The same for a tensor that is explained already."""
+    """As ``explain_element``, for a tensor that has an explanation already."""
     spec, side = explanation.spec, explanation.side
-    place = _checked(index, spec)
+    place = _read_index(index, spec)
     flat = sum(i * s for i, s in zip(place, c_strides(spec.shape), strict=True))
     there = TARGET if side == SOURCE else SOURCE
     shapes = {f.spec.name: f.spec.shape for f in explanation.faces if f.side == there}
@@ -324,7 +324,7 @@ def element_of(explanation: Explanation, index: int | Sequence[int]) -> Explaine
     for block, values in hits:
         far, partner = block.view_on(there), block.name_on(there)
         if far is not None and partner is not None:
-            others.append(Position(partner, _unravelled(_flat_of(far, values), shapes[partner])))
+            others.append(Position(partner, _index_at(_flat_of(far, values), shapes[partner])))
             notes.append(block.note)
     here = Position(spec.name, place)
     if not hits:
@@ -332,14 +332,14 @@ def element_of(explanation: Explanation, index: int | Sequence[int]) -> Explaine
     block, values = hits[0]
     sized = {n for n, size, _ in _axes(block, side) if size != 1 and n != ZEROS}
     axes = (*block.index, *((n, v) for n, v in values.items() if n in sized))
-    said = f" ({', '.join(_spelled(block, side, axes, spec.shape))})" if axes else ""
+    said = f" ({', '.join(_describe_place(block, side, axes, spec.shape))})" if axes else ""
     if not others:
         return Explained(here, side, block.role, axes, (), f"{_element(here)} is zero: no {there}{said}")
     joined = " and ".join(_element(p) + (f" ({note})" if note else "") for p, note in zip(others, notes, strict=True))
     return Explained(here, side, block.role, axes, tuple(others), f"{_element(here)} is {joined}{said}")
 
 
-def _checked(index: int | Sequence[int], spec: TensorSpec) -> tuple[int, ...]:
+def _read_index(index: int | Sequence[int], spec: TensorSpec) -> tuple[int, ...]:
     try:
         given = tuple(whole_number(i) for i in (index if isinstance(index, Iterable) else (index,)))
     except TypeError:
@@ -376,7 +376,7 @@ def _flat_of(view: View, values: Mapping[str, int]) -> int:
     return view.offset + sum(values[name] * stride for name, _, stride in view.axes)
 
 
-def _unravelled(flat: int, shape: Shape) -> tuple[int, ...]:
+def _index_at(flat: int, shape: Shape) -> tuple[int, ...]:
     place = []
     for stride, size in zip(c_strides(shape), shape, strict=True):
         place.append(flat // stride % size)
@@ -387,7 +387,7 @@ def _element(position: Position) -> str:
     return f"element [{', '.join(map(str, position.index))}] of {quoted(position.name)}"
 
 
-def _spelled(block: RoleBlock, side: str, axes: Iterable[tuple[str, int]], shape: Shape) -> Iterator[str]:
+def _describe_place(block: RoleBlock, side: str, axes: Iterable[tuple[str, int]], shape: Shape) -> Iterator[str]:
     """``head 3``, ``row 17 of q``, ``hidden 5``."""
     strides = {name: stride for name, _, stride in _axes(block, side)}
     names = {*strides, *(axis for axis, _ in block.index)}

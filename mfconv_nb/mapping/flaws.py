@@ -1,6 +1,6 @@
-"""Whether the rules of a family can all be true, before any config or checkpoint is seen. Pure.
+"""Check that the rules of a family can all be true, before there is a config or a checkpoint. Pure.
 
-Said of a family: names, sentences, axes, placeholders, sizes, options, and patterns that meet. ``prove`` says more, with numbers.
+Looks at names, sentences, axes, placeholders, sizes, options, and patterns that overlap. ``prove`` checks more, with numbers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mfconv_nb.core.layout import TensorLayout, axis_names, pair_blocks, parse_l
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sizes import UNKNOWN, is_readable
 from mfconv_nb.mapping.forms import all_forms
-from mfconv_nb.mapping.names import Pattern, is_of_config
+from mfconv_nb.mapping.names import FromConfig, Pattern, Slot
 from mfconv_nb.mapping.rules import (
     ALL_OR_NONE,
     ANYWHERE,
@@ -32,6 +32,7 @@ from mfconv_nb.mapping.rules import (
     Repeated,
     Rule,
     Tied,
+    Window,
     layouts_of,
     numbers_of,
     sides_of,
@@ -48,7 +49,7 @@ _AXIS = re.compile(r"[a-z_][a-z0-9_]*")
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """What cannot be as it is written: the rules it is about (none: the family itself), and what to change."""
+    """A mistake in a family: its rules (none: the family itself), and what to change."""
 
     rules: tuple[AnyRule, ...]
     found: str
@@ -63,15 +64,17 @@ def check_family(family: Family) -> None:
         return
     if len(flaws) == 1:
         flaw = flaws[0]
-        raise MappingError("MFC311", _where(family, flaw), found=flaw.found, expected=flaw.expected, hint=flaw.hint or None)
-    told = [f"{_about(family, f)}\n{INDENT}  {_deeper(f.found)}; expected {f.expected}. {f.hint}".rstrip() for f in flaws[:MAX_TOLD]]
+        raise MappingError("MFC311", _place_of_flaw(family, flaw), found=flaw.found, expected=flaw.expected, hint=flaw.hint or None)
+    told = [
+        f"{_place_text(family, f)}\n{INDENT}  {_indent_found(f.found)}; expected {f.expected}. {f.hint}".rstrip() for f in flaws[:MAX_TOLD]
+    ]
     more = [f"and {len(flaws) - MAX_TOLD:,} more"] if len(flaws) > MAX_TOLD else []
     found = Lines(f"\n{INDENT}".join([f"{len(flaws):,} things that cannot be as they are", *told, *more]))
     raise MappingError("MFC311", _file_of(family), found=found, expected="rules that can all be true", hint="Change the lines named above.")
 
 
 def flaws_of(family: Family) -> tuple[Flaw, ...]:
-    """Every flaw of a family, in the order of its rules; of one whose parts are of the wrong kind only that."""
+    """Every flaw of a family, in the order of its rules; only parts of the wrong kind where there are some."""
     early = early_flaws_of(family)
     if early:
         return early
@@ -79,45 +82,45 @@ def flaws_of(family: Family) -> tuple[Flaw, ...]:
     for form in all_forms(family):
         known = {*form.sizes, *family.sizes}
         for rule in form.rules:
-            for flaw in [*_of_rule(rule, form, known)] or _sizeless(rule, form):
+            for flaw in [*_flaws_of_rule(rule, form, known)] or _flaws_of_sizeless_axes(rule, form):
                 found.setdefault((rule.written_at, flaw.found), flaw)
-        for flaw in _meetings(form):
+        for flaw in _flaws_of_overlaps(form):
             found.setdefault((*(rule.written_at for rule in flaw.rules), flaw.found), flaw)
     return tuple(sorted(found.values(), key=lambda flaw: flaw.rules[0].written_at[1]))
 
 
-def _deeper(found: str) -> str:
+def _indent_found(found: str) -> str:
     """Two columns further to the right, so that a caret stays under its character."""
     return found.replace("\n", "\n  ") if isinstance(found, Lines) else one_line(found)
 
 
 def early_flaws_of(family: Family) -> tuple[Flaw, ...]:
-    """The flaws over which everything else would stumble: parts of the wrong kind, else sizes, conditions and sentences."""
-    return tuple(_kinds(family)) or (*_sizes(family), *_conditions(family), *_sentences(family))
+    """The flaws that would break all other checks: parts of the wrong kind, else sizes, conditions and sentences."""
+    return tuple(_flaws_of_kinds(family)) or (*_flaws_of_sizes(family), *_flaws_of_conditions(family), *_flaws_of_sentences(family))
 
 
-# ---- where it stands ---------------------------------------------------------------------------------------------------
+# ---- where a flaw stands ---------------------------------------------------------------------------------------------------
 
 
 def _file_of(family: Family) -> str:
     return f"family {quoted(str(family.key))} in {Path(family.written_at[0]).name}"
 
 
-def _where(family: Family, flaw: Flaw) -> str:
-    return f"{Path(family.written_at[0]).name}, {_about(family, flaw)}"
+def _place_of_flaw(family: Family, flaw: Flaw) -> str:
+    return f"{Path(family.written_at[0]).name}, {_place_text(family, flaw)}"
 
 
-def _about(family: Family, flaw: Flaw) -> str:
+def _place_text(family: Family, flaw: Flaw) -> str:
     if not flaw.rules:
         return f"line {family.written_at[1]}, family {quoted(str(family.key))}"
-    return " and ".join(f"{_line(rule.written_at, family.written_at[0])}, {_named(rule)}" for rule in flaw.rules)
+    return " and ".join(f"{_line_text(rule.written_at, family.written_at[0])}, {_short_form(rule)}" for rule in flaw.rules)
 
 
-def _line(place: Place, file: str) -> str:
+def _line_text(place: Place, file: str) -> str:
     return f"line {place[1]}" if place[0] == file else f"{Path(place[0]).name} line {place[1]}"
 
 
-def _named(rule: AnyRule) -> str:
+def _short_form(rule: AnyRule) -> str:
     """A rule by its first name: ``Rule('a.{layer}.w', …)``."""
     names: Any = rule.pattern if isinstance(rule, Drop) else rule.hf
     return f"{type(rule).__name__}({(names[0] if isinstance(names, tuple | list) and names else names)!r}, …)"
@@ -126,8 +129,8 @@ def _named(rule: AnyRule) -> str:
 # ---- the family as a whole ---------------------------------------------------------------------------------------------
 
 
-def _kinds(family: Family) -> Iterator[Flaw]:
-    """Parts of the wrong kind: everything else would stumble over them."""
+def _flaws_of_kinds(family: Family) -> Iterator[Flaw]:
+    """Parts of the wrong kind, which would break all other checks."""
     key = family.key
     if not isinstance(key, str) or not _KEY.fullmatch(key) or key.endswith(".py"):
         yield Flaw((), f"the key {key!r}", "letters, digits, '-', '_' or '.', and no '.py' at the end", "It is what --model takes.")
@@ -141,7 +144,7 @@ def _kinds(family: Family) -> Iterator[Flaw]:
             star = "Lay it out with a star: *NAME." if isinstance(rule, tuple | list) else ""
             yield Flaw((), f"entry {place} of rules is a {type(rule).__name__}", "a Rule, Repeated, Tied or Drop", star)
         else:
-            yield from _kinds_of_names(rule)
+            yield from _flaws_of_name_kinds(rule)
     if not isinstance(family.sizes, Mapping) or not all(isinstance(x, str) for item in family.sizes.items() for x in item):
         yield Flaw((), "sizes with something else than text", "a dict of sentences", 'For example {"hidden": "hidden_size"}.')
     else:
@@ -151,16 +154,20 @@ def _kinds(family: Family) -> Iterator[Flaw]:
     toy: Any = family.toy
     if not isinstance(toy, Mapping):
         yield Flaw((), f"toy is a {type(toy).__name__}", "a dict, as a config.json holds it")
-    for field in ("covers", "source"):
+    for field in ("covers", "covers_zh", "source"):
         if not isinstance(getattr(family, field), str):
             yield Flaw((), f"{field}={getattr(family, field)!r}", "a text")
-    for field in ("model_types", "aliases", "also"):
+    for field in ("model_types", "aliases", "also", "same_maths", "mf_words"):
         words: Any = getattr(family, field)
         if not isinstance(words, tuple) or not all(isinstance(word, str) for word in words):
             yield Flaw((), f"{field}={words!r}", "a tuple of texts", f'A single one needs a comma: {field}=("...",).')
-    parts: Any = family.part_types
-    if not isinstance(parts, Mapping) or not all(isinstance(p, str) and isinstance(kinds, tuple) for p, kinds in parts.items()):
-        yield Flaw((), f"part_types={parts!r}", "a dict of tuples of texts", 'For example {"text_config": ("llama",)}.')
+    for field, example in (("part_types", '{"text_config": ("llama",)}'), ("conv1d", '{"gpt2": ("c_attn",)}')):
+        parts: Any = getattr(family, field)
+        if not isinstance(parts, Mapping) or not all(isinstance(p, str) and isinstance(kinds, tuple) for p, kinds in parts.items()):
+            yield Flaw((), f"{field}={parts!r}", "a dict of tuples of texts", f"For example {example}.")
+    windows: Any = family.windows
+    if not isinstance(windows, Mapping) or not all(isinstance(p, str) and isinstance(w, Window) for p, w in windows.items()):
+        yield Flaw((), f"windows={windows!r}", "a dict of Window", 'For example {"qwen2": Window("use_sliding_window")}.')
     if not isinstance(family.options, tuple) or not all(isinstance(o, Option) for o in family.options):
         yield Flaw((), "options that are no tuple of Option", "options=(Option(...),)")
         return
@@ -171,7 +178,7 @@ def _kinds(family: Family) -> Iterator[Flaw]:
             yield Flaw((), f"the option {quoted(str(option.name))} for the second time", "each option once")
 
 
-def _kinds_of_names(rule: AnyRule) -> Iterator[Flaw]:
+def _flaws_of_name_kinds(rule: AnyRule) -> Iterator[Flaw]:
     for title, names in (("pattern", rule.pattern),) if isinstance(rule, Drop) else (("hf", rule.hf), ("mf", rule.mf)):
         each = names if isinstance(names, tuple) and not isinstance(rule, Tied) else (names,)
         if not each or not all(isinstance(name, str) and name for name in each):
@@ -187,14 +194,14 @@ def _kinds_of_names(rule: AnyRule) -> Iterator[Flaw]:
         if not (isinstance(size, str) or (type(size) is int and size > 0)):
             yield Flaw((rule,), f"sizes={{{axis!r}: {size!r}}}", "a whole number from 1 on, or the name of an axis of that size")
     if isinstance(rule, Rule) and rule.dtype is not None and rule.dtype not in CASTABLE:
-        yield Flaw((rule,), f"dtype={rule.dtype!r}", f"one of {', '.join(sorted(CASTABLE))}", _meant(str(rule.dtype).upper(), CASTABLE))
+        yield Flaw((rule,), f"dtype={rule.dtype!r}", f"one of {', '.join(sorted(CASTABLE))}", _hint_near(str(rule.dtype).upper(), CASTABLE))
     if isinstance(rule, Drop) and rule.side not in (HF, MF):
         yield Flaw((rule,), f"side={rule.side!r}", "'hf' or 'mf'")
     if isinstance(rule, Rule | Repeated) and rule.optional not in ("", ALL_OR_NONE, ANYWHERE):
         yield Flaw((rule,), f"optional={rule.optional!r}", f"{ALL_OR_NONE!r} or {ANYWHERE!r}")
 
 
-def _sizes(family: Family) -> Iterator[Flaw]:
+def _flaws_of_sizes(family: Family) -> Iterator[Flaw]:
     for axis, sentence in family.sizes.items():
         for part in (end.strip() for alternative in sentence.split("|") for end in alternative.split("..")):
             if part != UNKNOWN and not is_readable(_PLACEHOLDER.sub("0", part)):
@@ -202,24 +209,24 @@ def _sizes(family: Family) -> Iterator[Flaw]:
                 yield Flaw((), found, "config keys and + - * /, alternatives after |", 'For example "head_dim | hidden_size / heads".')
 
 
-def _conditions(family: Family) -> Iterator[Flaw]:
-    """What rules stand under: options that the family has, and sizes that it knows."""
+def _flaws_of_conditions(family: Family) -> Iterator[Flaw]:
+    """Conditions of rules that name an option or a size that the family does not have."""
     values = {o.name: o.values for o in family.options}
     for rule in family.rules:
         for name, value in rule.when.items():
             if value not in values.get(name, ()):
                 expected = f"one of {values[name]}" if name in values else f"an option of the family: {', '.join(values) or 'it has none'}"
-                yield Flaw((rule,), f"when {name}={value!r}", expected, _meant(name, values))
+                yield Flaw((rule,), f"when {name}={value!r}", expected, _hint_near(name, values))
         for axis in sorted(numbers_of(rule) - family.sizes.keys()):
-            hint = _meant(axis, family.sizes) or f"Add {quoted(axis)} to sizes."
+            hint = _hint_near(axis, family.sizes) or f"Add {quoted(axis)} to sizes."
             yield Flaw((rule,), f"{{={axis}}} in a name", "a name in sizes", hint)
         flag = None if isinstance(rule, Drop) else rule.only_if
         if flag and flag not in family.sizes:
-            hint = _meant(flag, family.sizes) or f'Add {quoted(flag)} to sizes, such as "{flag} | 0".'
+            hint = _hint_near(flag, family.sizes) or f'Add {quoted(flag)} to sizes, such as "{flag} | 0".'
             yield Flaw((rule,), f"only_if={flag!r}", "a name in sizes", hint)
 
 
-def _sentences(family: Family) -> Iterator[Flaw]:
+def _flaws_of_sentences(family: Family) -> Iterator[Flaw]:
     for rule in family.rules:
         try:
             parse_layout(getattr(rule, "layout", None) or "")
@@ -227,7 +234,7 @@ def _sentences(family: Family) -> Iterator[Flaw]:
             yield Flaw((rule,), str(error.found), str(error.expected), error.hint or "")
 
 
-def _meant(word: str, known: Iterable[str]) -> str:
+def _hint_near(word: str, known: Iterable[str]) -> str:
     best = nearest(word, known)
     return "" if best is None or best == word else f"Did you mean {quoted(best)}?"
 
@@ -235,7 +242,7 @@ def _meant(word: str, known: Iterable[str]) -> str:
 # ---- one rule ----------------------------------------------------------------------------------------------------------
 
 
-def _of_rule(rule: AnyRule, form: Family, known: set[str]) -> Iterator[Flaw]:
+def _flaws_of_rule(rule: AnyRule, form: Family, known: set[str]) -> Iterator[Flaw]:
     sources, targets = sides_of(rule, MF)
     for pattern in (*sources, *targets):
         if re.search(r"[{}]", _PLACEHOLDER.sub("", pattern.text)):
@@ -258,7 +265,7 @@ def _of_rule(rule: AnyRule, form: Family, known: set[str]) -> Iterator[Flaw]:
     if isinstance(rule, Tied | Rule) and (isinstance(rule, Tied) or rule.same_as):
         names = [p.text for other in form.rules if other is not rule for p in sides_of(other, MF)[0]]
         if rule.same_as not in names:
-            yield Flaw((rule,), f"same_as={rule.same_as!r}", "the Hugging Face name of another rule", _meant(rule.same_as, names))
+            yield Flaw((rule,), f"same_as={rule.same_as!r}", "the Hugging Face name of another rule", _hint_near(rule.same_as, names))
     if layouts is None:
         if len(sources) + len(targets) > 2 and not isinstance(rule, Repeated):
             yield Flaw(
@@ -267,13 +274,13 @@ def _of_rule(rule: AnyRule, form: Family, known: set[str]) -> Iterator[Flaw]:
                 "a sentence that says where every number goes",
             )
         return
-    yield from _of_sentence(rule, layouts, (sources, targets), form, known, odd=bool(odd))
+    yield from _flaws_of_sentence(rule, layouts, (sources, targets), form, known, odd=bool(odd))
 
 
 def _odd_placeholder(rule: AnyRule, name: str, pattern: Pattern, sources: Sequence[Pattern], targets: Sequence[Pattern]) -> Flaw:
     here, others = (SIDE_NAMES[HF], targets) if pattern in sources else (SIDE_NAMES[MF], sources)
     there = {p for other in others for p in other.placeholders} - set(pattern.placeholders)
-    hint = _meant(name, there) or (f"The other side has {{{', '.join(sorted(there))}}}." if there else "")
+    hint = _hint_near(name, there) or (f"The other side has {{{', '.join(sorted(there))}}}." if there else "")
     expected = f"{{{name}}} on both sides, or an axis {name} in the other side's part of the layout"
     return Flaw((rule,), f"{{{name}}} on the {here} side only", expected, hint)
 
@@ -290,7 +297,7 @@ def placeholders_without_axis(rule: AnyRule) -> Iterator[tuple[str, Pattern]]:
         yield from ((p, next(s for s in source if p in s.placeholders)) for p in sorted(own - axes))
 
 
-def _of_sentence(
+def _flaws_of_sentence(
     rule: Rule | Repeated | Tied,
     layouts: tuple[tuple[TensorLayout, ...], tuple[TensorLayout, ...]],
     patterns: tuple[Sequence[Pattern], Sequence[Pattern]],
@@ -311,7 +318,7 @@ def _of_sentence(
         try:
             pair_blocks(*layouts, dict.fromkeys(left | right, 2), dict.fromkeys(own, 0))
         except MappingError as error:
-            yield _unpaired(rule, error, (left, right), (left - right - placeholders[1], right - left - placeholders[0]))
+            yield _unpaired_flaw(rule, error, (left, right), (left - right - placeholders[1], right - left - placeholders[0]))
             return
     if not isinstance(rule, Repeated) and (late := sorted(axis for axis in own if ".." in form.sizes.get(axis, ""))):
         found = f"{late[0]} counts from another number than 0: {quoted(form.sizes[late[0]])}"
@@ -340,27 +347,29 @@ def axes_without_size(rule: AnyRule, form: Family) -> dict[str, list[str]]:
     return found
 
 
-def _sizeless(rule: AnyRule, form: Family) -> Iterator[Flaw]:
+def _flaws_of_sizeless_axes(rule: AnyRule, form: Family) -> Iterator[Flaw]:
     for to, axes in axes_without_size(rule, form).items():
         found = f"no size for {', '.join(axes)} on the way to {SIDE_NAMES[to]}"
         expected = "a size by the family's sizes or the rule's, or by a shape that has it as a whole axis"
         yield Flaw((rule,), f"{found}: {quoted(str(getattr(rule, 'layout', '')))}", expected, f"Add {quoted(axes[0])} to sizes.")
 
 
-def _unpaired(rule: Rule | Repeated | Tied, error: MappingError, axes: Sequence[frozenset[str]], odd: Sequence[frozenset[str]]) -> Flaw:
+def _unpaired_flaw(
+    rule: Rule | Repeated | Tied, error: MappingError, axes: Sequence[frozenset[str]], odd: Sequence[frozenset[str]]
+) -> Flaw:
     """Axes on one side only, by their names; else what the layout itself says."""
     sides = [(axis, side, other) for side, own, other in (("left", odd[0], axes[1]), ("right", odd[1], axes[0])) for axis in sorted(own)]
     if not sides:
         return Flaw((rule,), f"{error.found} in {quoted(str(rule.layout))}", str(error.expected))
     found = " and ".join(f"{quoted(axis)} stands on the {side} of the arrow only" for axis, side, _ in sides)
-    hints = [hint for axis, side, other in sides if side == "right" or not odd[1] if (hint := _meant(axis, other))]
+    hints = [hint for axis, side, other in sides if side == "right" or not odd[1] if (hint := _hint_near(axis, other))]
     return Flaw((rule,), f"{found}: {quoted(str(rule.layout))}", "every axis on both sides", " ".join(hints))
 
 
-# ---- patterns that meet ------------------------------------------------------------------------------------------------
+# ---- patterns that overlap ------------------------------------------------------------------------------------------------
 
 
-def _meetings(form: Family) -> Iterator[Flaw]:
+def _flaws_of_overlaps(form: Family) -> Iterator[Flaw]:
     for here, to in ((HF, MF), (MF, HF)):
         for (a, first), (b, second) in overlaps(form, to):
             found = f"both match names like {quoted(first.text)} on the {SIDE_NAMES[here]} side"
@@ -380,8 +389,8 @@ def overlaps(form: Family, to: str) -> list[tuple[tuple[AnyRule, Pattern], tuple
 
 
 def _meeting_pairs(group: Sequence[tuple[AnyRule, Pattern]]) -> Iterator[tuple[tuple[AnyRule, Pattern], tuple[AnyRule, Pattern]]]:
-    """Pairs of one template that can meet. Whole names meet only their equals: a table with a rule a layer has thousands."""
-    whole: dict[tuple[str | int, ...], list[tuple[AnyRule, Pattern]]] = {}
+    """Pairs of one template that can match the same name. Names without placeholders meet only equal ones: some tables have thousands."""
+    whole: dict[tuple[Slot, ...], list[tuple[AnyRule, Pattern]]] = {}
     others: list[tuple[AnyRule, Pattern]] = []
     for n, b in enumerate(group):
         if b[1].placeholders:
@@ -398,6 +407,8 @@ def _can_meet(a: Pattern, b: Pattern) -> bool:
     return all(_may_be_equal(x, y) for x, y in zip(a.slots, b.slots, strict=True))
 
 
-def _may_be_equal(x: str | int, y: str | int) -> bool:
-    """Whether two places may hold the same number. One that a config gives is for itself: it counts before a placeholder."""
-    return x == y or ((isinstance(x, str) or isinstance(y, str)) and not is_of_config(x) and not is_of_config(y))
+def _may_be_equal(x: Slot, y: Slot) -> bool:
+    """Whether two places may hold the same number. A number of the config counts before a placeholder, so those two never compete."""
+    if isinstance(x, FromConfig) or isinstance(y, FromConfig):
+        return x == y
+    return x == y or isinstance(x, str) or isinstance(y, str)

@@ -1,8 +1,8 @@
-"""Which form of a family a checkpoint has: its options, from what the caller said, what a manifest remembers, and names and shapes.
+"""Decide the form of a family that a checkpoint has: the value of each option.
 
-An option that shows on the side a checkpoint goes to takes its default. One that shows on the side it comes from is never guessed:
-the names tell it, else the shapes, else the caller has to. One that shows in the numbers alone is told from the config, which for a
-run is its YAML, else it takes its default, which ``map`` may yet compare with an original's numbers.
+What the caller gives and what the manifest records come first. Then: an option of the target side takes its default. An option of the
+source side is never guessed: the names decide, else the shapes, else the caller has to. An option that only the numbers show follows
+the config (the YAML of a training run), else its default, which ``map`` may compare with the numbers of an original.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def options_of(family: Family) -> dict[str, Option]:
 
 
 def checked_options(family: Family, given: Mapping[str, object]) -> dict[str, OptionValue]:
-    """The options a caller gave, as values the family knows. Words count as they are meant: "False" is false.
+    """The options that a caller gave, as values of the family. Words are read as values: "False" is false.
 
     Raises:
         MappingError: MFC305 for an option this family does not take. UsageError: MFC501 for a value it does not know.
@@ -42,27 +42,27 @@ def checked_options(family: Family, given: Mapping[str, object]) -> dict[str, Op
             takes = ", ".join(sorted(known)) or "none"
             where, hint = f"{name} with model {family.key}", did_you_mean(name, known)
             raise MappingError("MFC305", where, found=quoted(str(value)), expected=f"one of its options: {takes}", hint=hint)
-        found[name] = _checked(known[name], value)
+        found[name] = _read_value(known[name], value)
     return found
 
 
-def _how_to_give(option: Option) -> str:
-    """How an option is given, with the first of its values."""
+def _hint_value(option: Option) -> str:
+    """How to give an option, with its first value as the example."""
     value = option.values[0] if option.values else 8
     return f"Give --{option.name} {value} ({option.name}={value!r} in Python), say, or leave it out."
 
 
-def _checked(option: Option, value: object) -> OptionValue:
+def _read_value(option: Option, value: object) -> OptionValue:
     by_word = {str(v).lower(): v for v in option.values}
     word = str(value).lower()
     if not option.values:
         if word.isdigit() and not isinstance(value, bool):
             return int(word)
-        raise UsageError("MFC501", option.name, found=quoted(str(value)), expected="a whole number", hint=_how_to_give(option))
+        raise UsageError("MFC501", option.name, found=quoted(str(value)), expected="a whole number", hint=_hint_value(option))
     meant = by_word.get(word, WORDS.get(word))
     if meant is None or meant not in option.values or isinstance(meant, bool) not in {isinstance(v, bool) for v in option.values}:
         expected = " or ".join(str(v) or "(nothing)" for v in option.values)
-        hint = did_you_mean(word, by_word) or _how_to_give(option)
+        hint = did_you_mean(word, by_word) or _hint_value(option)
         raise UsageError("MFC501", option.name, found=quoted(str(value)), expected=expected, hint=hint)
     return meant
 
@@ -102,13 +102,13 @@ def all_forms(family: Family) -> list[Family]:
 
 
 def configured_options(family: Family, config: Mapping[str, Any]) -> dict[str, OptionValue]:
-    """What a config says of the options that show in the numbers alone: the YAML of a run has them under MindFormers' own names."""
+    """The options that only the numbers show, as a config has them: the YAML of a training run uses MindFormers' own names."""
     told = {o.name: (config[o.name], o.values) for o in family.options if o.side == NUMBERS and o.name in config}
     return {name: value for name, (value, values) in told.items() if any(_is_same(value, v) for v in values)}
 
 
 def _is_same(value: object, other: OptionValue) -> bool:
-    """Whether a value from a file is one of an option's: 1 is not True."""
+    """Whether a value from a file equals a value of an option: 1 is not True."""
     return type(value) is type(other) and value == other
 
 
@@ -125,16 +125,16 @@ def _combinations(family: Family, to: str, said: Mapping[str, tuple[OptionValue,
 
 
 def _choice(family: Family, chosen: Mapping[str, OptionValue], to: str, said: Mapping[str, tuple[OptionValue, str]]) -> Choice:
-    def how(option: Option) -> str:
+    def origin(option: Option) -> str:
         if option.name in said:
             return said[option.name][1]
         return "default" if option.side in (to, NUMBERS) else "told from names"
 
-    return Choice(form_of(family, chosen), {o.name: how(o) for o in family.options if o.values})
+    return Choice(form_of(family, chosen), {o.name: origin(o) for o in family.options if o.values})
 
 
-def that_matter(family: Family, choice: Choice) -> dict[str, str]:
-    """How each option was decided, without those that would change no rule and no size of the form: `mp` of a TeleChat 7B."""
+def options_that_matter(family: Family, choice: Choice) -> dict[str, str]:
+    """How each option was decided, without options that change no rule and no size of the form, such as `mp` of a TeleChat 7B."""
     chosen, form = choice.form.chosen, choice.form
     found = {}
     for option in family.options if choice.decided else ():
@@ -144,15 +144,15 @@ def that_matter(family: Family, choice: Choice) -> dict[str, str]:
     return found
 
 
-def decide(choices: Sequence[Choice], plan: Callable[[Family], MappingPlan]) -> tuple[Choice, MappingPlan]:
-    """The one form whose plan has no problem. Forms that come to the same rows are one.
+def decide_form(choices: Sequence[Choice], plan: Callable[[Family], MappingPlan]) -> tuple[Choice, MappingPlan]:
+    """The one form whose plan has no problem. Forms with the same rows count as one.
 
     Raises:
         MappingError: MFC302 when several forms fit that differ: the caller has to say which.
     """
     plans = [(choice, plan(choice.form)) for choice in choices]
     clean = [(choice, made) for choice, made in plans if not made.problems]
-    if len(clean) > 1 and any(_what(made) != _what(clean[0][1]) for _, made in clean[1:]):
+    if len(clean) > 1 and any(_effect_of(made) != _effect_of(clean[0][1]) for _, made in clean[1:]):
         differing = [n for n in clean[0][0].form.chosen if len({str(c.form.chosen[n]) for c, _ in clean}) > 1]
         words = "; ".join(", ".join(f"--{n} {c.form.chosen[n]}" for n in differing) for c, _ in clean)
         found = f"names and shapes fit each of: {words}"
@@ -160,26 +160,26 @@ def decide(choices: Sequence[Choice], plan: Callable[[Family], MappingPlan]) -> 
         error = SeveralFitError("MFC302", clean[0][0].form.key, found=found, expected="one form that fits", hint=hint)
         error.choices = tuple({n: str(c.form.chosen[n]) for n in differing} for c, _ in clean)
         raise error
-    chosen, made = min(clean, key=lambda found: _unused(found[1])) if clean else min(plans, key=lambda found: len(found[1].problems))
+    chosen, made = min(clean, key=lambda found: _count_unused(found[1])) if clean else min(plans, key=lambda found: len(found[1].problems))
     if len(plans) > len(clean) == 1:
         others = [c.form.chosen for c, _ in plans if c is not chosen]
         by_shape = {n for n, v in chosen.form.chosen.items() if any(other[n] != v for other in others)}
-        chosen = Choice(chosen.form, {n: "told from shapes" if n in by_shape else how for n, how in chosen.decided.items()})
+        chosen = Choice(chosen.form, {n: "told from shapes" if n in by_shape else origin for n, origin in chosen.decided.items()})
     return chosen, made
 
 
-def _what(plan: MappingPlan) -> list[object]:
-    return [(row.status, row.sources, row.targets, _moved(row), row.zeros, row.copies) for row in plan.rows]
+def _effect_of(plan: MappingPlan) -> list[object]:
+    return [(row.status, row.sources, row.targets, _moved_parts(row), row.zeros, row.copies) for row in plan.rows]
 
 
-def _moved(row: Row) -> object:
-    """The parts of a row; none where one tensor becomes one as it is, whatever kind of rule says so."""
+def _moved_parts(row: Row) -> object:
+    """The parts of a row; none where one tensor stays as it is, whatever kind of rule it has."""
     is_whole = len(row.sources) == 1 and row.parts == ((Part(row.sources[0].name, whole(row.sources[0].elements)),),)
     return () if is_whole else row.parts
 
 
-def _unused(plan: MappingPlan) -> int:
-    """Rules that nothing in a checkpoint belongs to: of two forms that come to the same, the one that says no more than is there."""
+def _count_unused(plan: MappingPlan) -> int:
+    """How many rules have no tensor: of two forms with the same rows, the one with fewer such rules is chosen."""
     used = {row.rule.written_at for row in plan.rows}
     return sum(rule.written_at not in used for rule in plan.family.rules)
 

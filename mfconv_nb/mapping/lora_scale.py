@@ -1,7 +1,7 @@
-"""The scale of each adapter, by what a config says: alpha / rank, or alpha / sqrt(rank) for rsLoRA; ranks and alphas may go by pattern.
+"""The scale of each adapter by its config: alpha / rank, or alpha / sqrt(rank) for rsLoRA. Patterns may set ranks and alphas.
 
-Patterns come from strangers and are regular expressions, so only a small part of those is read: names, `.*`, `\\d+`, `[0-9]+` and a choice
-`(q|v)`, of limited number; nothing that could take long to match. The first that matches counts.
+Patterns are regular expressions from strangers, so only a small part is allowed: names, `.*`, `\\d+`, `[0-9]+` and a choice `(q|v)`, of
+limited number; nothing that could take long to match. The first that matches counts.
 Source: PEFT 0.21, `LoraModel._create_and_replace`, `get_pattern_key`, `LoraLayer.update_layer`.
 """
 
@@ -32,7 +32,7 @@ class ScaledAdapter:
 
 
 def scaled_adapters(adapters: Sequence[Adapter], lora: Lora | None, where: str) -> tuple[ScaledAdapter, ...]:
-    """Every adapter with its scale. Of adapters under PEFT's names, where patterns are given.
+    """Every adapter with its scale. Where there are patterns, the adapters have PEFT's names.
 
     Raises:
         MappingError: MFC319 where nothing says alpha, a rank is not that of the config, or a pattern cannot be read.
@@ -43,14 +43,14 @@ def scaled_adapters(adapters: Sequence[Adapter], lora: Lora | None, where: str) 
     if lora.alpha is None:
         raise MappingError("MFC319", where, found="no lora_alpha", expected="the alpha of the run", hint=HINT_ALPHA)
     alpha = checked_alpha(lora.alpha, lora.origin)
-    ranks, alphas = (_by_pattern(lora.content.get(key) or {}, key) for key in ("rank_pattern", "alpha_pattern"))
+    ranks, alphas = (_read_patterns(lora.content.get(key) or {}, key) for key in ("rank_pattern", "alpha_pattern"))
     if not lora.content.get("rank_pattern"):
         rank_of(adapters, replace(lora, only_merged=None))
     root = bool(lora.content.get("use_rslora"))
-    return tuple(_scaled(adapter, lora, ranks(adapter.module), alphas(adapter.module) or alpha, root) for adapter in adapters)
+    return tuple(_scale_adapter(adapter, lora, ranks(adapter.module), alphas(adapter.module) or alpha, root) for adapter in adapters)
 
 
-def _scaled(adapter: Adapter, lora: Lora, told: float | None, alpha: float, root: bool) -> ScaledAdapter:
+def _scale_adapter(adapter: Adapter, lora: Lora, told: float | None, alpha: float, root: bool) -> ScaledAdapter:
     rank = lora.rank if told is None else told
     if rank is not None and rank != adapter.rank:
         expected = f"{rank:g}, as {'the config' if told is None else 'rank_pattern'} says"
@@ -58,11 +58,11 @@ def _scaled(adapter: Adapter, lora: Lora, told: float | None, alpha: float, root
     return ScaledAdapter(adapter, alpha, alpha / (math.sqrt(adapter.rank) if root else adapter.rank))
 
 
-def _by_pattern(patterns: object, key: str) -> Callable[[str], float | None]:
+def _read_patterns(patterns: object, key: str) -> Callable[[str], float | None]:
     """For a layer's name the number that the first matching pattern gives; None where there is none."""
     if not isinstance(patterns, Mapping) or len(patterns) > MAX_PATTERNS:
         raise MappingError("MFC319", key, found=str(patterns)[:80], expected="patterns of names, each with a number", hint=HINT_RUN)
-    read = [(_compiled(pattern, key), checked_alpha(number, key)) for pattern, number in patterns.items()]
+    read = [(_compile_pattern(pattern, key), checked_alpha(number, key)) for pattern, number in patterns.items()]
     by_name: dict[str, float | None] = {}
 
     def number_of(name: str) -> float | None:
@@ -73,7 +73,7 @@ def _by_pattern(patterns: object, key: str) -> Callable[[str], float | None]:
     return number_of
 
 
-def _compiled(pattern: str, key: str) -> re.Pattern[str]:
+def _compile_pattern(pattern: str, key: str) -> re.Pattern[str]:
     choices = sum(pattern.count(c) for c in (".*", ".+", "("))
     if len(pattern) > MAX_LENGTH or choices > MAX_CHOICES or not _PATTERN.fullmatch(pattern):
         hint = "Name the layers themselves in adapter_config.json, each with its number."

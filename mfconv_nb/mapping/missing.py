@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from mfconv_nb.core.blocks import whole
@@ -9,146 +10,160 @@ from mfconv_nb.core.checkpoint import HF, MF, TensorSpec
 from mfconv_nb.core.folding import fold
 from mfconv_nb.core.sizes import HINT_CONFIG
 from mfconv_nb.mapping.expected import expected_indices, is_expected
-from mfconv_nb.mapping.matching import LAST, MOST_MISSING, RESTORED, TIED, Matcher, Part, Problem, Row
+from mfconv_nb.mapping.making_rows import MOST_MISSING, source_keys, surplus_problems
+from mfconv_nb.mapping.matching import Key, Matches, PlanInputs
+from mfconv_nb.mapping.plan_rows import LAST, RESTORED, TIED, Part, PlacedRow, Problem, Row
 from mfconv_nb.mapping.rules import ALL_OR_NONE, AnyRule, Drop, Repeated, Rule, Tied, is_needed
 from mfconv_nb.mapping.solve import Directed
 
 HINT_TIED = "A head may be tied to the embedding; the config says so: give it with --config (config= in Python)."
 
 
-def add_tied(matcher: Matcher) -> None:
+# ---- rows without a tensor of their own --------------------------------------------------------------------------------
+
+
+def tied_rows(inputs: PlanInputs, matches: Matches, rows: Sequence[PlacedRow]) -> Iterator[PlacedRow]:
     """Heads that the Hugging Face side leaves out because they are the embedding."""
-    if matcher.to != MF or not matcher.known:
+    if inputs.to != MF or not inputs.known:
         return
-    for number, rule in enumerate(matcher.family.rules):
-        if not isinstance(rule, Tied) or number in matcher.instances or not matcher.known.get(rule.only_if):
+    for number, directed in enumerate(inputs.directed):
+        rule = directed.rule
+        if not isinstance(rule, Tied) or number in matches.instances or not inputs.known.get(rule.only_if):
             continue
-        source = next((s for _, row in matcher.rows for s in row.sources if s.name == rule.same_as), None)
+        source = next((s for _, row in rows for s in row.sources if s.name == rule.same_as), None)
         if source is not None:
             target = TensorSpec(rule.mf, source.shape, source.dtype)
             parts = ((Part(source.name, whole(source.elements)),),)
-            row = Row(TIED, rule, (source,), (target,), parts, why=f"a copy of {rule.same_as}")
-            matcher.rows.append((LAST, row))
+            yield LAST, Row(TIED, rule, (source,), (target,), parts, why=f"a copy of {rule.same_as}")
 
 
-def add_restored(matcher: Matcher) -> None:
+def restored_rows(inputs: PlanInputs) -> Iterator[PlacedRow]:
     """On the way back: tensors that the folder beside the checkpoint kept."""
-    if matcher.original is None or matcher.to != HF:
+    if inputs.original is None or inputs.to != HF:
         return
-    for name, tensor in matcher.original.carried.items():
-        rule = _rule_of_target(matcher, name)
+    for name, tensor in inputs.original.carried.items():
+        rule = _rule_of_target(inputs, name)
         if rule is not None:
-            matcher.rows.append((LAST, Row(RESTORED, rule, (), (tensor.spec,), why="kept beside the checkpoint")))
+            yield LAST, Row(RESTORED, rule, (), (tensor.spec,), why="kept beside the checkpoint")
 
 
-def _rule_of_target(matcher: Matcher, name: str) -> AnyRule | None:
+def _rule_of_target(inputs: PlanInputs, name: str) -> AnyRule | None:
     template, numbers = fold(name)
-    for directed in matcher.directed:
+    for directed in inputs.directed:
         for pattern in directed.target:
             if pattern.template == template and pattern.match(numbers) is not None:
                 return directed.rule
     return None
 
 
-def add_missing(matcher: Matcher) -> None:
-    """What the config promises and the checkpoint lacks; without a config, what some layers have and others lack."""
-    if matcher.sizes is not None:
-        _add_missing_by_config(matcher)
-        _add_surplus(matcher)
-    _add_missing_by_comparison(matcher)
+# ---- what is missing, or too much --------------------------------------------------------------------------------------
 
 
-def _add_missing_by_config(matcher: Matcher) -> None:
-    assert matcher.sizes is not None
-    present = {s.name for _, row in matcher.rows for s in row.sources}
-    present |= {s.name for i in matcher.instances.values() for x in i.values() for s in x.found.values()}
-    present |= {spec.name for singles in matcher.singles.values() for _, spec in singles.values()}
-    present |= {p.name for p in matcher.problems}
+def missing_problems(inputs: PlanInputs, matches: Matches, known: Iterable[Problem]) -> Iterator[Problem]:
+    """What the config promises and the checkpoint lacks, and the other way round; without a config, what only some layers have.
+
+    Args:
+        known: the problems found before; a name that has one is there.
+    """
+    if inputs.sizes is not None:
+        yield from _missing_by_config(inputs, matches, known)
+        yield from _surplus_by_config(inputs, matches)
+    yield from _missing_by_comparison(inputs, matches)
+
+
+def _missing_by_config(inputs: PlanInputs, matches: Matches, known: Iterable[Problem]) -> Iterator[Problem]:
+    assert inputs.sizes is not None
+    present = {s.name for s in matches.specs()} | {s.name for _, row in matches.rows for s in row.sources} | {p.name for p in known}
     enough = len(present) + MOST_MISSING  # so many names cannot all be there
-    for directed in matcher.directed:
-        if not is_expected(directed.rule, matcher.known, matcher.to):
+    for directed in inputs.directed:
+        if not is_expected(directed.rule, inputs.known, inputs.to):
             continue
         for place, pattern in enumerate(directed.source):
-            for indices in islice(expected_indices(pattern, matcher.sizes, enough), enough if is_needed(directed.rule, place) else 0):
+            for indices in islice(expected_indices(pattern, inputs.sizes, enough), enough if is_needed(directed.rule, place) else 0):
                 name = pattern.fill(indices)
-                if name not in present and all(i < (matcher.last_layer(p) or i + 1) for p, i in indices.items()):
-                    matcher.problems.append(Problem("missing", name, "not in the checkpoint", _promise(matcher, indices), HINT_CONFIG))
+                if name not in present and all(i < (inputs.last_layer(p) or i + 1) for p, i in indices.items()):
+                    yield Problem("missing", name, "not in the checkpoint", _describe_promise(inputs, indices), HINT_CONFIG)
 
 
-def _promise(matcher: Matcher, indices: dict[str, int]) -> str:
+def _describe_promise(inputs: PlanInputs, indices: dict[str, int]) -> str:
     """Which key of the config promises a tensor, where its name counts something."""
     axis = next(iter(indices), None)
-    size = matcher.sizes_at(indices).get(axis) if axis is not None else None
+    size = inputs.sizes_at(indices).get(axis) if axis is not None else None
     if size is None:
         return "there"
-    limit = size.value if axis is None else min(size.value, matcher.last_layer(axis) or size.value)
+    limit = size.value if axis is None else min(size.value, inputs.last_layer(axis) or size.value)
     return f"there, by config.json ({size.origin} = {limit})"
 
 
-def _add_surplus(matcher: Matcher) -> None:
-    for number, instances in matcher.instances.items():
-        for instance in instances.values():
-            for spec in instance.found.values() if not isinstance(matcher.family.rules[number], Drop) else ():
-                matcher.add_surplus_of(spec.name, instance.indices)
-    for number, singles in matcher.singles.items():
-        loops = matcher.directed[number].loops
-        limits = [(matcher.sizes[axis].first, matcher.sizes[axis].value) for axis in loops if matcher.sizes and axis in matcher.sizes]
-        if len(limits) < len(loops):
-            limits = []
-        for key, (_, spec) in singles.items():
-            if not limits or any(not first <= index < last for index, (first, last) in zip(key, limits, strict=True)):
-                matcher.add_surplus_of(spec.name, dict(zip(loops, key, strict=True)))
+def _surplus_by_config(inputs: PlanInputs, matches: Matches) -> Iterator[Problem]:
+    """Tensors of layers that the config does not have."""
+    for number, instances in matches.instances.items():
+        directed = inputs.directed[number]
+        if isinstance(directed.rule, Drop) or _is_within_config(inputs, directed.loops, instances):
+            continue
+        for key, instance in instances.items():
+            for spec in instance.found.values():
+                yield from surplus_problems(inputs, spec.name, dict(zip(directed.loops, key, strict=True)))
 
 
-def _add_missing_by_comparison(matcher: Matcher) -> None:
+def _is_within_config(inputs: PlanInputs, loops: Sequence[str], keys: Iterable[Key]) -> bool:
+    """Whether every value of every loop is one that the config has: a quick look at all, which nearly always is enough."""
+    sizes = inputs.sizes_at({})
+    if any(axis not in sizes for axis in loops):
+        return False
+    columns = zip(*keys, strict=True)
+    return all(sizes[axis].first <= min(column) and max(column) < sizes[axis].value for axis, column in zip(loops, columns, strict=False))
+
+
+def _missing_by_comparison(inputs: PlanInputs, matches: Matches) -> Iterator[Problem]:
     """Where no config says what to expect: rules that match nothing, and what some layers have and others lack."""
-    seen: dict[tuple[str, ...], set[tuple[int, ...]]] = {}
-    for number, directed in enumerate(matcher.directed):
-        if not isinstance(directed.rule, Drop) and (keys := matcher.found_keys(number)):
+    seen: dict[tuple[str, ...], set[Key]] = {}
+    for number, directed in enumerate(inputs.directed):
+        if not isinstance(directed.rule, Drop) and (keys := matches.found_keys(number)):
             seen.setdefault(directed.loops, set()).update(keys)
-    for number, directed in enumerate(matcher.directed):
-        found, loops = matcher.found_keys(number), directed.loops
-        if not _is_compared(matcher, directed, found):
+    for number, directed in enumerate(inputs.directed):
+        found, loops = matches.found_keys(number), directed.loops
+        if not _is_compared(inputs, directed, found):
             continue
         expected = "there, as in the other layers" if loops else "there"
         hint = HINT_TIED if isinstance(directed.rule, Tied) else ""
-        others = seen.get(loops, set())
-        for key in sorted(
-            (others | _between(others, counts_from_zero=_counts_from_zero(matcher, loops)) | (set() if loops else {()})) - found
-        ):
-            for place, axis in matcher.source_keys(number):
+        wanted = _layers_up_to_last(inputs, loops, seen.get(loops, set())) if loops else {()}
+        for key in sorted(wanted - found):
+            for place, axis in source_keys(inputs, matches, number):
                 name = directed.source[place].fill({**dict(zip(loops, key, strict=True)), **axis})
-                matcher.problems.append(Problem("missing", name, "not in the checkpoint", expected, hint))
+                yield Problem("missing", name, "not in the checkpoint", expected, hint)
 
 
-def _is_compared(matcher: Matcher, directed: Directed, found: set[tuple[int, ...]]) -> bool:
+def _is_compared(inputs: PlanInputs, directed: Directed, found: set[Key]) -> bool:
     """Whether the layers of a rule are compared with those of the others: where no config promises them."""
     rule = directed.rule
     if isinstance(rule, Drop):
         return False
-    told = matcher.sizes is not None and all(p in matcher.known for pattern in directed.source for p in pattern.placeholders)
+    is_counted = inputs.sizes is not None and all(p in inputs.known for pattern in directed.source for p in pattern.placeholders)
     if isinstance(rule, Rule | Repeated) and (rule.optional or rule.only_if):
-        promised = told and is_expected(rule, matcher.known, matcher.to)
-        return bool(found) and not promised and rule.optional in ("", ALL_OR_NONE)
-    return not told
+        is_promised = is_counted and is_expected(rule, inputs.known, inputs.to)
+        return bool(found) and not is_promised and rule.optional in ("", ALL_OR_NONE)
+    return not is_counted
 
 
-def _counts_from_zero(matcher: Matcher, loops: tuple[str, ...]) -> bool:
-    return not any(".." in matcher.family.sizes.get(axis, "") for axis in loops)
+def _layers_up_to_last(inputs: PlanInputs, loops: tuple[str, ...], seen: set[Key]) -> set[Key]:
+    """The values that rules of these loops have; of one placeholder all up to the largest, so that a hole is noticed."""
+    single = [key[0] for key in seen if len(key) == 1]
+    if not single:
+        return seen
+    counts_from_zero = not any(".." in inputs.family.sizes.get(axis, "") for axis in loops)
+    return {(n,) for n in range(0 if counts_from_zero else min(single), max(single) + 1)} | seen
 
 
-def _between(keys: set[tuple[int, ...]], *, counts_from_zero: bool) -> set[tuple[int, ...]]:
-    """For loops of one placeholder: all up to the largest seen, so that a hole is noticed."""
-    single = [k[0] for k in keys if len(k) == 1]
-    return {(n,) for n in range(0 if counts_from_zero else min(single), max(single) + 1)} if single else set()
+# ---- names that two rows make ------------------------------------------------------------------------------------------
 
 
-def add_collisions(matcher: Matcher) -> None:
+def collision_problems(rows: Sequence[PlacedRow]) -> Iterator[Problem]:
     """Targets that two rows make: one would silently take the place of the other."""
     makers: dict[str, Row] = {}
-    for _, row in matcher.rows:
+    for _, row in rows:
         for target in row.targets:
             first = makers.setdefault(target.name, row)
             if first is not row:
                 found = " and ".join(f"made from {', '.join(s.name for s in r.sources) or r.why}" for r in (first, row))
-                matcher.problems.append(Problem("ambiguous", target.name, found, "made by one rule"))
+                yield Problem("ambiguous", target.name, found, "made by one rule")

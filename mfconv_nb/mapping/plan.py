@@ -1,7 +1,7 @@
 """A mapping plan: for every tensor of the target, which blocks of which source tensors it is made of; and what stands in the way.
 
-Pure: nothing is read and nothing is guessed. A plan with problems (a name no rule knows, a tensor that is missing, a shape that
-contradicts config.json) is never carried out.
+Pure: it reads nothing and guesses nothing. A plan with problems (a name no rule knows, a missing tensor, a shape that contradicts
+config.json) is never carried out.
 """
 
 from __future__ import annotations
@@ -14,19 +14,10 @@ from mfconv_nb.core.blocks import Block
 from mfconv_nb.core.checkpoint import Original, TensorSpec
 from mfconv_nb.core.sizes import Sizes
 from mfconv_nb.mapping.adapters import DEFAULT_STYLE, with_adapters
-from mfconv_nb.mapping.matching import (
-    DROPPED,
-    HINT_OTHER_SIDE,
-    LEFT_OUT,
-    MAPPED,
-    RESTORED,
-    TIED,
-    Matcher,
-    Part,
-    Problem,
-    Row,
-)
-from mfconv_nb.mapping.missing import add_collisions, add_missing, add_restored, add_tied
+from mfconv_nb.mapping.making_rows import make_rows
+from mfconv_nb.mapping.matching import match_names, read_inputs
+from mfconv_nb.mapping.missing import collision_problems, missing_problems, restored_rows, tied_rows
+from mfconv_nb.mapping.plan_rows import DROPPED, HINT_OTHER_SIDE, LEFT_OUT, MAPPED, RESTORED, TIED, Part, Problem, Row
 from mfconv_nb.mapping.rules import Family
 
 __all__ = [
@@ -49,7 +40,7 @@ __all__ = [
 class MappingPlan:
     """What goes where (``rows``, in the order of the source), and what stands in the way (``problems``).
 
-    ``layers`` and ``leave_out``: what of the source was not asked for.
+    ``layers`` and ``leave_out``: what the caller left out of the source.
     """
 
     family: Family
@@ -85,11 +76,12 @@ def plan_mapping(
     if any("lora_" in s.name for s in specs):
         names = (s.name for s in specs if not any(fnmatchcase(s.name, p) for p in leave_out))
         matched = with_adapters(family, names, to, adapters)
-    matcher = Matcher(matched, to, sizes, original, layers, leave_out)
-    matcher.match(specs)
-    matcher.add_rows()
-    add_tied(matcher)
-    add_missing(matcher)
-    add_restored(matcher)
-    add_collisions(matcher)
-    return MappingPlan(family, to, tuple(matcher.ordered_rows()), tuple(matcher.problems), layers, tuple(leave_out))
+    inputs = read_inputs(matched, to, sizes, original, layers, leave_out)
+    matches = match_names(specs, inputs)
+    made, row_problems = make_rows(inputs, matches)
+    found = [*matches.rows, *made]
+    rows = [*found, *tied_rows(inputs, matches, found), *restored_rows(inputs)]
+    early = [*matches.problems, *row_problems]
+    problems = (*early, *missing_problems(inputs, matches, early), *collision_problems(rows))
+    ordered = tuple(row for _, row in sorted(rows, key=lambda placed: placed[0]))
+    return MappingPlan(family, to, ordered, problems, layers, tuple(leave_out))

@@ -1,7 +1,7 @@
-"""Quantised checkpoints. They are refused: their numbers are codes, not weights, whatever of them is left out.
+"""Recognise quantised checkpoints, which are refused: their numbers are codes, not weights.
 
-Told by what lies beside codes (scales and the like, by their names), and by weights whose dtype is one of codes. A config or a file that
-says how the model was quantised names the scheme; by itself it proves nothing: it may be left over beside weights that were dequantised.
+The signs are tensors that lie beside codes (scales and the like, by their names), and weights with a dtype of codes. A config or a file
+that says how the model was quantised names the scheme but proves nothing: it may be left over beside dequantised weights.
 
 Source: names in files of AutoGPTQ and AutoAWQ (`qweight`, `qzeros`, `g_idx`), bitsandbytes (`absmax`, `quant_map`, `SCB`), MLX (`scales`
 and `biases` beside `weight`), block-wise fp8 (`weight_scale_inv`), compressed-tensors (`weight_scale`, `weight_packed`), ModelOpt's NVFP4
@@ -76,12 +76,12 @@ def quantisation_of(specs: Iterable[TensorSpec], config: Mapping[str, Any] | Non
         beside: what a file beside the weights says of the scheme.
     """
     specs = list(specs)
-    claim = claimed(config) or beside
+    claim = claimed_scheme(config) or beside
     return scheme_by_names(specs, claim) or codes_among(specs, claim)
 
 
-def claimed(config: Mapping[str, Any] | None) -> str:
-    """The scheme that a config says, its own or that of a model in it; empty where it says none."""
+def claimed_scheme(config: Mapping[str, Any] | None) -> str:
+    """The scheme that a config names, for itself or for a model in it; empty where it names none."""
     for part in (config or {}, *(v for v in (config or {}).values() if isinstance(v, Mapping))):
         for key in CONFIG_KEYS:
             settings = part.get(key)
@@ -94,9 +94,9 @@ def claimed(config: Mapping[str, Any] | None) -> str:
 
 
 def without_claims(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config that says nothing of quantisation."""
+    """The config without its keys on quantisation."""
     plain = {key: value for key, value in config.items() if key not in CONFIG_KEYS}
-    return {key: without_claims(value) if isinstance(value, Mapping) and claimed(value) else value for key, value in plain.items()}
+    return {key: without_claims(value) if isinstance(value, Mapping) and claimed_scheme(value) else value for key, value in plain.items()}
 
 
 def scheme_by_names(specs: Iterable[TensorSpec], claim: str) -> str | None:

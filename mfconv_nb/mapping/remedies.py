@@ -1,6 +1,7 @@
-"""What helps where names do not fit a family: the finding behind the names, said as the next step. Pure; looks at names and shapes only.
+"""Find what helps where names do not fit a family, and say it as the next step. Pure; looks at names and shapes only.
 
-A wrapper of a trainer before every name, a few names beside a whole model, tensors that a trainer emptied, a head that has no place.
+Known causes: a wrapper of a trainer before every name, a few names beside a whole model, tensors that a trainer emptied, a head without
+a place.
 """
 
 from __future__ import annotations
@@ -49,17 +50,17 @@ HINT_FAMILY = "Is it another family? `mfconv families` lists those that are know
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """What helps, in words; where leaving tensors out is all that it takes, the patterns of their names."""
+    """What helps, in words; if leaving tensors out is enough, the patterns of their names."""
 
     hint: str
     leave_out: tuple[str, ...] = ()
 
 
 def remedy_of(plan: MappingPlan, specs: Sequence[TensorSpec], source: str | None, config: Mapping[str, Any] | None = None) -> Remedy | None:
-    """What the problems of a plan come from, where that can be told and something helps.
+    """What caused the problems of a plan, where it is known and something helps.
 
     Args:
-        specs: what the plan is about.
+        specs: the tensors of the plan.
         source, config: the path of the checkpoint and its config, where it has them.
     """
     names = [s.name for s in specs]
@@ -95,10 +96,10 @@ class Wrapped:
     fitting: int
     total: int
 
-    def renamed(self, name: str) -> str:
+    def rename(self, name: str) -> str:
         """The name as it fits."""
         for text, in_front in self.texts:
-            name = _without(name, text, in_front)
+            name = _remove_text(name, text, in_front)
         return self.lacks + name
 
     def hint(self, source: str | None, to: str, config: Mapping[str, Any] | None) -> str:
@@ -140,27 +141,27 @@ def wrapped_names(counts: Mapping[str, int], known: Iterable[str]) -> Wrapped | 
     texts: list[tuple[str, bool]] = []
     while left and len(texts) < 3 and (found := _best_text(left, known)) is not None:
         texts.append(found)
-        left = {_without(t, *found) for t in left} - known
+        left = {_remove_text(t, *found) for t in left} - known
     lacks = "" if texts else _best_beginning(left, known)
     total = sum(counts.values())
     wrapped = Wrapped(tuple(texts), lacks, 0, total)
-    fitting = sum(n for t, n in counts.items() if (t in known and not lacks) or wrapped.renamed(t) in known)
+    fitting = sum(n for t, n in counts.items() if (t in known and not lacks) or wrapped.rename(t) in known)
     changed = fitting - sum(n for t, n in counts.items() if t in known)
-    is_one_to_one = len(set(map(wrapped.renamed, counts))) == len(counts)
+    is_one_to_one = len(set(map(wrapped.rename, counts))) == len(counts)
     if (not texts and not lacks) or fitting < 0.9 * total or 2 * changed < total or not is_one_to_one:
         return None
     return Wrapped(wrapped.texts, lacks, fitting, total)
 
 
-def _without(name: str, text: str, in_front: bool) -> str:
+def _remove_text(name: str, text: str, in_front: bool) -> str:
     return name.removeprefix(text) if in_front else name.replace(text, "")
 
 
 def _best_text(left: set[str], known: frozenset[str]) -> tuple[str, bool] | None:
     """The text without which most of the templates are known, and whether it need be taken off in front only."""
-    seen = Counter(text for template in left for text in {_inserted(template, k) for k in known} if text)
+    seen = Counter(text for template in left for text in {_find_insertion(template, k) for k in known} if text)
     ways = [(text, in_front) for text, _ in seen.most_common(8) for in_front in (True, False)]
-    return max(ways, key=lambda way: sum(_without(t, *way) in known for t in left), default=None)
+    return max(ways, key=lambda way: sum(_remove_text(t, *way) in known for t in left), default=None)
 
 
 def _best_beginning(left: set[str], known: frozenset[str]) -> str:
@@ -169,7 +170,7 @@ def _best_beginning(left: set[str], known: frozenset[str]) -> str:
     return next((text for text, _ in seen.most_common(1)), "")
 
 
-def _inserted(template: str, known: str) -> str:
+def _find_insertion(template: str, known: str) -> str:
     """What a template has more than a known one at one place: whole words of it, with their dots; else empty."""
     more, less = template.split("."), known.split(".")
     extra = len(more) - len(less)

@@ -1,4 +1,4 @@
-"""What a model family is made of: rules and options, as data. No code reads a weight or a file here.
+"""What a model family is made of: rules and options, as data. No code here reads a weight or a file.
 
 The Hugging Face side always stands left (``hf``), the MindFormers side right (``mf``). A rule reads in both directions.
 """
@@ -27,9 +27,12 @@ NUMBERS = "numbers"  # Option.side: names and shapes are the same with every val
 Place = tuple[str, int]  # a file and a line in it
 
 
-def _written_here() -> Place:
-    """Where a rule is being written: the file and line that call its class. A rule made from another (``replace``) keeps that one's."""
-    caller = sys._getframe(2)  # 0 is this function, 1 the __init__ that dataclass makes
+def read_place_of_call() -> Place:
+    """The file and line of the call that makes a rule, for messages. ``replace`` keeps the place of the first call.
+
+    Looks at the call stack, since nothing else knows the line: rules are plain calls, in files and in cells of a notebook.
+    """
+    caller = sys._getframe(2)  # frame 0 is this function, 1 the __init__ that dataclass generates
     return caller.f_code.co_filename, caller.f_lineno
 
 
@@ -39,15 +42,15 @@ class Rule:
 
     Attributes:
         hf, mf: name patterns. A placeholder on both sides is a loop; on one side only it is an axis of the other side. ``{=axis}`` is one
-            number, a size of the config; such a name counts before one that has a placeholder there.
+            number, a size of the config; where such a name and one with a placeholder both match, the first counts.
         layout: see ``layout.py``. Without an arrow: the same shape on both sides. None: the same shape, whatever it is.
         sizes: structural constants of the sentence, such as ``{"pair": 2}``, or axes of equal size, such as ``{"k": "q"}``; never a
             model's sizes.
         only_if: a name in the family's sizes; the tensors are expected only where it is not 0.
-        dtype: a dtype that the MindFormers side fixes, whatever is asked for; on the way back a manifest remembers what was there.
+        dtype: a dtype that the MindFormers side fixes, whatever the caller asks for; on the way back the manifest gives the old one.
         optional: empty, ``ALL_OR_NONE`` or ``ANYWHERE``.
-        when: option values that this rule belongs to.
-        same_as: of a head that neither side has where the config ties it: the Hugging Face name of the embedding.
+        when: the option values under which this rule counts.
+        same_as: for a head that both sides leave out where the config ties it: the Hugging Face name of the embedding.
     """
 
     hf: Names
@@ -59,17 +62,17 @@ class Rule:
     optional: str = ""
     when: Mapping[str, OptionValue] = field(default_factory=dict, hash=False)
     same_as: str = ""
-    written_at: Place = field(default_factory=_written_here, compare=False, repr=False, kw_only=True)  # for messages
+    written_at: Place = field(default_factory=read_place_of_call, compare=False, repr=False, kw_only=True)  # for messages
 
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
-    """Equal copies on the Hugging Face side, one tensor on the MindFormers side: checked to be equal, and copied back.
+    """Equal copies on the Hugging Face side, one tensor on the MindFormers side. They are checked to be equal, and copied on the way back.
 
     Attributes:
         hf, mf: as in a rule; a placeholder on the Hugging Face side only counts the copies.
         layout: axes of the tensor, for its expected shape; no arrow.
-        may_be: further names of copies, which a checkpoint may have or not; written back where a manifest remembers them.
+        may_be: names of further copies that a checkpoint may have; written back where the manifest lists them.
     """
 
     hf: Names
@@ -79,7 +82,7 @@ class Repeated:
     only_if: str | None = None
     optional: str = ""
     when: Mapping[str, OptionValue] = field(default_factory=dict, hash=False)
-    written_at: Place = field(default_factory=_written_here, compare=False, repr=False, kw_only=True)  # for messages
+    written_at: Place = field(default_factory=read_place_of_call, compare=False, repr=False, kw_only=True)  # for messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,18 +102,18 @@ class Tied:
     layout: str
     only_if: str = "tied"
     when: Mapping[str, OptionValue] = field(default_factory=dict, hash=False)
-    written_at: Place = field(default_factory=_written_here, compare=False, repr=False, kw_only=True)  # for messages
+    written_at: Place = field(default_factory=read_place_of_call, compare=False, repr=False, kw_only=True)  # for messages
 
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """A tensor of one side that the other does not carry. It goes to the side folder and comes back from there.
+    """A tensor that only one side has. Its numbers are kept in the folder beside the output and come back from there.
 
     Attributes:
         pattern: its name on the side that has it.
         why: a clause for the report: "transformers computes it from rope_theta".
         side: the side that has it.
-        same_as: the Hugging Face name of the tensor that it is a copy of, where it is one: a head that MindFormers always ties.
+        same_as: where it is a copy (a head that MindFormers always ties): the Hugging Face name of the original.
     """
 
     pattern: str
@@ -118,7 +121,7 @@ class Drop:
     side: str = "hf"
     when: Mapping[str, OptionValue] = field(default_factory=dict, hash=False)
     same_as: str = ""
-    written_at: Place = field(default_factory=_written_here, compare=False, repr=False, kw_only=True)  # for messages
+    written_at: Place = field(default_factory=read_place_of_call, compare=False, repr=False, kw_only=True)  # for messages
 
 
 AnyRule = Rule | Repeated | Tied | Drop
@@ -126,17 +129,20 @@ AnyRule = Rule | Repeated | Tied | Drop
 
 @dataclass(frozen=True)
 class Option:
-    """Something a caller may say of a family: ``--name value`` in the shell, ``name=value`` in Python.
+    """A choice that the caller makes for a family: ``--name value`` in the shell, ``name=value`` in Python.
 
-    An option either chooses between forms of the names and layouts (``values``), or gives a size that the config may not have
-    (``size``) and is checked against it where it does.
+    An option either chooses between forms of names and layouts (``values``), or gives a size that the config may lack (``size``);
+    if the config has the size too, both must agree.
 
     Attributes:
         values: what it may be, the default first. In names, layouts and sizes ``{name}`` stands for the value chosen.
-        side: where it shows: "mf", "hf" or "both". On the side a checkpoint comes from it is told from names and shapes; on the side
-            it goes to the default is taken. What a manifest remembers counts before both. ``NUMBERS``: no name and no shape shows it.
-            Then the YAML of a run decides where it has this key, else the default, in both directions. On the way back the numbers of
-            the original may tell it before the default.
+        side: which side shows it: "mf", "hf" or "both"; ``NUMBERS`` where only the numbers do, not names or shapes. Its value is
+            the first that is known of:
+            1. what the caller gives;
+            2. what the manifest remembers;
+            3. what names and shapes tell, if the source side shows it;
+            4. for ``NUMBERS``: the key of this name in the run's YAML, then, on the way back, the numbers of the original;
+            5. the default.
         spelled: for some values, what ``{name}`` stands for in names instead of the value.
         size: the axis or placeholder that it gives the size of.
         help: one line for ``--help``.
@@ -155,12 +161,28 @@ class Option:
 
 
 def size_option(name: str, axis: str) -> Option:
-    """An option that gives the size of an axis, where no config does."""
+    """An option that gives the size of an axis where no config does."""
     return Option(name, size=axis, help="Checked against config.json; used where there is none.")
 
 
 # MindFormers' script passes these to every converter: every family takes them
 COMMON_OPTIONS = (size_option("n_head", "heads"), size_option("hidden_size", "hidden"))
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How far back attention looks where transformers limits it (``sliding_window``), which MindFormers does not read from a config.
+
+    Source: the configs of Qwen2 and Qwen3 in MindFormers 2.1.0 mark these keys as useless.
+
+    Attributes:
+        switch: the config key that switches it on; empty where it is on unless it is null.
+        unsaid, positions_unsaid: what transformers takes for window and longest text where the config lacks them.
+    """
+
+    switch: str = ""
+    unsaid: int | None = 4096
+    positions_unsaid: int = 32768
 
 
 @dataclass(frozen=True)
@@ -169,19 +191,24 @@ class Family:
 
     Attributes:
         key: what ``--model`` takes.
-        covers: the models, in words.
+        covers: the models, in words; ``covers_zh`` in Chinese, for words that ``docs/generate.py`` cannot translate.
         sizes: for every axis, loop and flag a sentence over config keys (see ``config.py``).
-        model_types: values of ``model_type`` in config.json that mean this family.
+        model_types: values of ``model_type`` in config.json that stand for this family.
         part_types: for a model of several parts the ``model_type`` that each may have in config.json: ``{"text_config": ("llama",)}``.
-        aliases: other keys that mean it.
-        also: keys of families that ``--model`` with this key may mean too, told apart by the names.
-        told_as: the key of the family that its names are taken for, where neither a key nor a config says otherwise. Names that this one
-            knows and that one does not, as those of MindFormers' other layout, still tell it.
+        aliases: other keys for it.
+        also: further families that ``--model`` with this key may stand for; the names decide.
+        told_as: the key of a family with the same names, which they are taken for unless a key or a config says otherwise. Names that
+            only this family knows (MindFormers' other layout) still decide for it.
+        same_maths: further values of ``model_type``, whose models in transformers have the names of this family and compute what it
+            computes. ``tests/real_frameworks/test_lookalikes.py`` compares the logits of both classes.
+        windows: for a ``model_type`` that may limit attention to a window, where its config says so.
+        conv1d: for a ``model_type`` with Conv1D layers, whose weight transformers holds as in x out: the names of these layers.
+        mf_words: parts of names that only MindFormers uses; they tell the side where no family knows the names.
         options: what a caller may choose.
         toy: config.json of the small checkpoint that ``mfconv toy`` makes; all axis sizes differ.
         source: where the facts are from.
         chosen: the value of each option, in a form of the family (see ``form_of``).
-        file: the name of the file that it was loaded from with ``--model FILE.py``; a manifest remembers it.
+        file: the name of the file that ``--model FILE.py`` loaded it from; the manifest records it.
     """
 
     key: str
@@ -193,19 +220,24 @@ class Family:
     aliases: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
     told_as: str = ""
+    same_maths: tuple[str, ...] = ()
+    windows: Mapping[str, Window] = field(default_factory=dict)
+    conv1d: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    mf_words: tuple[str, ...] = ()
     options: tuple[Option, ...] = ()
     toy: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+    covers_zh: str = ""
     chosen: Mapping[str, OptionValue] = field(default_factory=dict)
     file: str = ""
-    written_at: Place = field(default_factory=_written_here, compare=False, repr=False, kw_only=True)
+    written_at: Place = field(default_factory=read_place_of_call, compare=False, repr=False, kw_only=True)
 
     def with_rules(self, rules: tuple[AnyRule, ...]) -> Family:
-        """The same family with other rules: for experiments and mutations."""
+        """The same family with other rules: for experiments and for mistakes made on purpose."""
         return replace(self, rules=rules)
 
     def needed_templates(self, to: str) -> frozenset[str]:
-        """Those of them that every checkpoint of the family has."""
+        """The name templates of the source side that every checkpoint of the family has."""
         heads = Tied if to == "hf" else ()
         needed = (r for r in self.rules if isinstance(r, heads) or (isinstance(r, Rule | Repeated) and not r.optional and not r.only_if))
         return frozenset(p.template for r in needed for place, p in enumerate(sides_of(r, to)[0]) if to == "hf" or is_needed(r, place))
@@ -215,17 +247,24 @@ class Family:
         return frozenset(p.template for rule in self.rules for p in sides_of(rule, to)[0])
 
 
+def derive_family(base: Family, key: str, covers: str, **changes: Any) -> Family:
+    """Another family with the table of ``base``. What ``base`` says of its models alone (their types, its other keys) stays behind."""
+    own: dict[str, Any] = dict.fromkeys(("model_types", "aliases", "also", "same_maths", "mf_words"), ())
+    own |= {name: {} for name in ("part_types", "windows", "conv1d")}
+    return replace(base, key=key, covers=covers, **{**own, **changes})
+
+
 def when(*rules: AnyRule, **options: OptionValue) -> tuple[AnyRule, ...]:
-    """Rules that belong to some option values: ``*when(Rule(...), Rule(...), qkv_concat=False)``."""
+    """Rules that count only with these option values: ``*when(Rule(...), Rule(...), qkv_concat=False)``."""
     return tuple(replace(rule, when={**rule.when, **options}) for rule in rules)
 
 
-def renamed(rules: Iterable[AnyRule], hf: Mapping[str, str] = {}, mf: Mapping[str, str] = {}) -> tuple[AnyRule, ...]:
-    """A table of another family under other names: each text on the left is replaced by the one on the right, in order."""
-    return tuple(_with_texts(rule, lambda text: _replaced(text, hf), lambda text: _replaced(text, mf)) for rule in rules)
+def rename_rules(rules: Iterable[AnyRule], hf: Mapping[str, str] = {}, mf: Mapping[str, str] = {}) -> tuple[AnyRule, ...]:
+    """The table of another family under other names: replace each text on the left by the one on the right, in order."""
+    return tuple(_with_texts(rule, lambda text: _replace_words(text, hf), lambda text: _replace_words(text, mf)) for rule in rules)
 
 
-def _replaced(text: str, words: Mapping[str, str]) -> str:
+def _replace_words(text: str, words: Mapping[str, str]) -> str:
     for old, new in words.items():
         text = text.replace(old, new)
     return text
@@ -235,9 +274,9 @@ _OF_CONFIG = re.compile(r"\{=([a-z_][a-z0-9_]*)\}")
 
 
 def numbered_rules(rules: Iterable[AnyRule], sizes: Mapping[str, int]) -> list[tuple[AnyRule, bool]]:
-    """Rules with the numbers that a config gives to names in place of ``{=axis}``; and whether a rule has one.
+    """Put the numbers of a config in place of ``{=axis}``; each rule comes with whether it had one.
 
-    A rule whose number is not known, as there is no config, is left away.
+    A rule whose number is unknown, as there is no config, is left out.
     """
     found: list[tuple[AnyRule, bool]] = []
     for rule in rules:
@@ -245,17 +284,17 @@ def numbered_rules(rules: Iterable[AnyRule], sizes: Mapping[str, int]) -> list[t
         if not wanted:
             found.append((rule, False))
         elif all(axis in sizes for axis in wanted):
-            found.append((_with_texts(rule, lambda text: put_in(text, sizes), lambda text: put_in(text, sizes)), True))
+            found.append((_with_texts(rule, lambda text: fill_numbers(text, sizes), lambda text: fill_numbers(text, sizes)), True))
     return found
 
 
-def put_in(name: str, sizes: Mapping[str, int]) -> str:
+def fill_numbers(name: str, sizes: Mapping[str, int]) -> str:
     """A name with the numbers in place of ``{=axis}``, where they are known."""
     return _OF_CONFIG.sub(lambda m: str(sizes[m[1]]) if m[1] in sizes else m[0], name)
 
 
 def without_numbered(rules: Iterable[AnyRule], sizes: Mapping[str, int], layers: int) -> tuple[tuple[AnyRule, ...], tuple[str, ...]]:
-    """Rules without names that have a number of the config which is not among the first ``layers``; and those names."""
+    """The rules of the first ``layers`` layers, without names whose number of the config is a later layer; and those names."""
     kept: list[AnyRule] = []
     gone: list[str] = []
     for rule in rules:
@@ -273,27 +312,27 @@ def without_numbered(rules: Iterable[AnyRule], sizes: Mapping[str, int], layers:
 
 
 def numbers_of(rule: AnyRule) -> set[str]:
-    """The sizes that stand as numbers in the names of a rule."""
+    """The sizes that stand as ``{=axis}`` in the names of a rule."""
     return {axis for side in sides_of(rule, MF) for pattern in side for axis in _OF_CONFIG.findall(pattern.text)}
 
 
 def form_of(family: Family, chosen: Mapping[str, OptionValue]) -> Family:
-    """The family with its options decided: the rules that belong to these values, with the values in their names and sizes.
+    """The family with its options decided: the rules that count with these values, and the values in their names and sizes.
 
-    Sizes that none of these rules speaks of are left away, so that a config need not have them.
+    Sizes that none of these rules uses are left out, so that a config need not have them.
     """
     spelled = {o.name: o.spelled.get(chosen[o.name], str(chosen[o.name])) for o in family.options if o.values}
     numbers = {name: text for name, text in spelled.items() if text.isdigit()}
     belonging = (rule for rule in family.rules if all(chosen[name] == value for name, value in rule.when.items()))
-    rules = tuple(_with_texts(rule, lambda t: _spelled(t, spelled), lambda t: _spelled(t, spelled)) for rule in belonging)
+    rules = tuple(_with_texts(rule, lambda t: _fill_options(t, spelled), lambda t: _fill_options(t, spelled)) for rule in belonging)
     spoken_of = {o.size for o in (*COMMON_OPTIONS, *family.options)}.union(*(_axes_of(rule) for rule in rules))
-    sizes = {axis: _spelled(sentence, numbers) for axis, sentence in family.sizes.items() if axis in spoken_of}
+    sizes = {axis: _fill_options(sentence, numbers) for axis, sentence in family.sizes.items() if axis in spoken_of}
     sized = tuple(o for o in family.options if not o.values)
     return replace(family, rules=rules, sizes=sizes, options=sized, chosen=dict(chosen))
 
 
 def _axes_of(rule: AnyRule) -> set[str]:
-    """Every axis, placeholder and flag that a rule speaks of."""
+    """Every axis, placeholder and flag that a rule uses."""
     names = {p for side in sides_of(rule, MF) for pattern in side for p in pattern.placeholders} | numbers_of(rule)
     if isinstance(rule, Drop):
         return names
@@ -305,29 +344,20 @@ def _axes_of(rule: AnyRule) -> set[str]:
 def all_templates(family: Family, to: str) -> frozenset[str]:
     """The name templates of the source side in every form of the family: quicker than making the forms."""
     found: set[str] = set()
-    for rule in family.rules:
-        texts = _texts_of(rule)
-        options = [o for o in family.options if any(f"{{{o.name}}}" in text for text in texts)]
+    for pattern in (pattern for rule in family.rules for pattern in sides_of(rule, to)[0]):
+        options = [o for o in family.options if o.name in pattern.placeholders]
         for values in product(*(o.values for o in options)):
             words = {o.name: o.spelled.get(value, str(value)) for o, value in zip(options, values, strict=True)}
-            spelled = _with_texts(rule, lambda t, w=words: _spelled(t, w), lambda t, w=words: _spelled(t, w)) if words else rule
-            found.update(p.template for p in sides_of(spelled, to)[0])
+            found.add(parse_pattern(_fill_options(pattern.text, words)).template)
     return frozenset(found)
 
 
-def _texts_of(rule: AnyRule) -> tuple[str, ...]:
-    if isinstance(rule, Drop):
-        return (rule.pattern,)
-    names = (rule.hf, rule.mf, *(rule.may_be if isinstance(rule, Repeated) else ()))
-    return tuple(text for each in names for text in ((each,) if isinstance(each, str) else each))
-
-
 def default_form(family: Family, chosen: Mapping[str, OptionValue] = {}) -> Family:
-    """The family with the options that are given, and the defaults of the others."""
+    """The family with these options, and the defaults of the others."""
     return form_of(family, {o.name: chosen.get(o.name, o.default) for o in family.options if o.values})
 
 
-def _spelled(text: str, words: Mapping[str, str]) -> str:
+def _fill_options(text: str, words: Mapping[str, str]) -> str:
     """``text`` with ``{option}`` as its value; other placeholders stay."""
     return re.sub(r"\{([a-z_][a-z0-9_]*)\}", lambda m: words.get(m[1], m[0]), text) if words else text
 

@@ -1,4 +1,4 @@
-"""One rule, read in one direction, on real shapes: the shapes of its targets, and the blocks they are made of. Pure."""
+"""Solve one rule, read in one direction, on real shapes: the shapes of its targets, and the blocks they consist of. Pure."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Directed:
     Attributes:
         loops: the placeholders that both sides share.
         own: for each source pattern the placeholders that are axes of the other side.
-        is_single: one source tensor an instance.
-        is_plain: and one target tensor, a plain rule.
+        is_single: each instance has one source tensor.
+        is_plain: and one target tensor, by a ``Rule`` with the same placeholders on both sides.
     """
 
     rule: AnyRule
@@ -117,7 +117,7 @@ def placed_blocks(directed: Directed, sizes: Mapping[str, int]) -> Iterator[Plac
     """Every block of an instance of a rule with a sentence, from the sizes of all its axes."""
     assert directed.layouts is not None
     own = _own_axes(directed)
-    return _placed(directed, directed.layouts, sizes, _keys_of(directed.source, own, sizes), _keys_of(directed.target, own, sizes))
+    return _place_blocks(directed, directed.layouts, sizes, _keys_of(directed.source, own, sizes), _keys_of(directed.target, own, sizes))
 
 
 def structural_sizes(rule: AnyRule) -> tuple[dict[str, int], dict[str, str]]:
@@ -153,7 +153,7 @@ def _keys_of(patterns: Sequence[Pattern], own: Sequence[str], sizes: Mapping[str
     ]
 
 
-def _placed(
+def _place_blocks(
     directed: Directed,
     layouts: tuple[tuple[TensorLayout, ...], tuple[TensorLayout, ...]],
     sizes: Mapping[str, int],
@@ -190,7 +190,7 @@ def _solution(
     keys = _keys_of(target, own, sizes)
     parts: list[list[tuple[int | None, Block]]] = [[] for _ in keys]
     zeros: list[tuple[int, Block]] = []
-    for placed in _placed(directed, layouts, sizes, source_keys, keys):
+    for placed in _place_blocks(directed, layouts, sizes, source_keys, keys):
         if placed.target is not None:
             parts[placed.target].append((placed.source, placed.pairing.block))
         elif placed.source is not None:

@@ -3,9 +3,9 @@
 from mfconv_nb.rules import Family, Rule
 """
 
-from mfconv_nb.mapping.rules import Drop, Family, Option, Repeated, Rule, Tied
+from mfconv_nb.mapping.rules import Drop, Family, Option, Repeated, Rule, Tied, Window
 
-__all__ = ["Drop", "Family", "Option", "Repeated", "Rule", "Tied"]
+__all__ = ["Drop", "Family", "Option", "Repeated", "Rule", "Tied", "Window"]
 
 
 def __dir__() -> list[str]:

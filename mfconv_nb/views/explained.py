@@ -10,7 +10,7 @@ from math import prod
 from mfconv_nb.core.blocks import Shape, c_strides
 from mfconv_nb.core.layout import ZEROS, View
 from mfconv_nb.core.report import Column, Result, Table, how_many, shape_text
-from mfconv_nb.mapping.explain import SOURCE, TARGET, Explained, Explanation, Face, RoleBlock, element_of, explain_tensor
+from mfconv_nb.mapping.explain import SOURCE, TARGET, Explained, Explanation, RoleBlock, ShownTensor, element_of, explain_tensor
 from mfconv_nb.mapping.plan import MappingPlan
 from mfconv_nb.views.drawing import ROLE_COLOURS, Cell, Drawing, DrawnBox
 
@@ -78,7 +78,7 @@ def drawing_of(explanation: Explanation) -> Drawing:
     return Drawing(title, boxes[SOURCE], boxes[TARGET], _note(explanation), more[SOURCE], more[TARGET])
 
 
-def _with_named(kept: list[Face], faces: Sequence[Face], name: str) -> list[Face]:
+def _with_named(kept: list[ShownTensor], faces: Sequence[ShownTensor], name: str) -> list[ShownTensor]:
     """The faces in ``kept``, with the one called ``name`` among them."""
     own = [f for f in faces if f.spec.name == name and f not in kept]
     return [*kept[: MOST - 1], *own[:1]] if own else kept
@@ -112,7 +112,7 @@ def _axis_order(view: View | None) -> list[str]:
     return [] if view is None else [n for n, size, _ in view.axes if size != 1]
 
 
-def _box(face: Face, blocks: Sequence[RoleBlock], hidden: int, most: int, shapes: Shapes) -> DrawnBox:
+def _box(face: ShownTensor, blocks: Sequence[RoleBlock], hidden: int, most: int, shapes: Shapes) -> DrawnBox:
     own = [(n, b) for n, b in enumerate(blocks) if b.name_on(face.side) == face.spec.name]
     if not face.spec.elements or not own:
         whole = Cell((), "whole", (face.axes_text or "whole",), shape_text(face.spec.shape), 0, 0, 1, 1)
@@ -138,7 +138,7 @@ def _box(face: Face, blocks: Sequence[RoleBlock], hidden: int, most: int, shapes
     )
 
 
-def _with_arrow(face: Face, own: Iterable[tuple[int, RoleBlock]]) -> str:
+def _with_arrow(face: ShownTensor, own: Iterable[tuple[int, RoleBlock]]) -> str:
     turned = face.side == TARGET and any(not b.is_zeros and _axis_order(b.source_view) != _axis_order(b.target_view) for _, b in own)
     return f"⇄ {face.axes_text}" if turned else face.axes_text
 
@@ -153,7 +153,7 @@ class _Place:
     spans: tuple[tuple[int, int], ...]
 
 
-def _places(number: int, block: RoleBlock, face: Face, most: int, shapes: Shapes) -> Iterator[_Place]:
+def _places(number: int, block: RoleBlock, face: ShownTensor, most: int, shapes: Shapes) -> Iterator[_Place]:
     """The first parts of a block in a tensor. An axis is drawn apart on both sides if on one side something lies between its steps."""
     view, apart = block.view_on(face.side), _axes_drawn_apart(block, shapes)
     if view is None:
@@ -231,7 +231,7 @@ def _title(place: _Place) -> str:
     return f"{place.block.label}{values}: [{', '.join(f'{a}:{a + n}' for a, n in place.spans)}]"
 
 
-def _more(own: Sequence[tuple[int, RoleBlock]], face: Face, hidden: int, most: int, shapes: Shapes) -> str:
+def _more(own: Sequence[tuple[int, RoleBlock]], face: ShownTensor, hidden: int, most: int, shapes: Shapes) -> str:
     """``… 24 more heads``: the repetitions that are not drawn."""
     indices = {b.index for _, b in own}
     if hidden and len(indices) > 1:

@@ -38,6 +38,11 @@ def test_the_evidence_that_is_packaged_is_up_to_date(generate: ModuleType) -> No
     assert list(json.loads(packaged)) == sorted(family.key for family in known_families())
 
 
+@pytest.mark.parametrize("name", ["docs/families.md", "docs/families.zh.md", "notebooks/README.md"])
+def test_what_pages_say_of_families_is_up_to_date(name: str, generate: ModuleType) -> None:
+    assert (ROOT / name).read_text(encoding="utf-8") == generate.page(name), "run make docs"
+
+
 def test_every_golden_case_and_every_planned_repository_is_counted_once_for_its_family() -> None:
     keys = {path.stem: json.loads(path.read_text(encoding="utf-8"))["model_key"] for path in CASES.glob("*.json")}
     keys |= {name: name.partition("-")[0] for name in keys if name.startswith(("deepseek2-", "telechat2-", "qwen1_5-"))}
@@ -64,7 +69,7 @@ def test_the_table_names_the_families_that_nothing_outside_speaks_for(generate: 
 
 def test_the_table_says_what_a_family_does_to_its_tensors(generate: ModuleType) -> None:
     def said(key: str) -> str:
-        text: str = generate.what_changes(family_named(key), generate.ENGLISH)
+        text: str = generate.describe_changes(family_named(key), generate.ENGLISH)
         return text
 
     assert said("yi") == "as `llama`"
@@ -79,5 +84,5 @@ def test_the_table_says_what_a_family_does_to_its_tensors(generate: ModuleType) 
 
 def test_the_chinese_table_has_no_english_words_in_it(generate: ModuleType) -> None:
     for family in known_families():
-        text = re.sub(r"`[^`]*`", "", generate.models(family, generate.CHINESE) + generate.what_changes(family, generate.CHINESE))
+        text = re.sub(r"`[^`]*`", "", generate.models(family, generate.CHINESE) + generate.describe_changes(family, generate.CHINESE))
         assert set(re.findall(r"(?<![\w'])[a-z]{3,}\b", text)) <= ENGLISH_IN_CHINESE, f"{family.key}: CHINESE.models in docs/generate.py"

@@ -15,7 +15,8 @@ from mfconv_nb.core.errors import MappingError, NotListedError
 from mfconv_nb.core.run_yaml import RUN_CONFIG
 from mfconv_nb.families import registry
 from mfconv_nb.families.llama import FAMILY as LLAMA
-from mfconv_nb.families.same_maths import listed_types, said_otherwise
+from mfconv_nb.families.same_maths import describe_unlisted, listed_types
+from mfconv_nb.mapping.rules import derive_family
 from mfconv_nb.steps.inspecting.families import family_report
 
 
@@ -102,8 +103,8 @@ def test_a_class_alone_says_the_model_too() -> None:
 
 def test_the_class_in_the_yaml_of_a_run_is_one_of_mindformers_and_refuses_nothing() -> None:
     run = {**LLAMA.toy, RUN_CONFIG: "run.yaml", "architectures": ["MyOwnNetwork"]}
-    assert said_otherwise(LLAMA, {k: v for k, v in run.items() if k != "model_type"}) is None
-    assert said_otherwise(LLAMA, {**run, "model_type": "moonlit"}) == "model_type 'moonlit'"
+    assert describe_unlisted(LLAMA, {k: v for k, v in run.items() if k != "model_type"}, None) is None
+    assert describe_unlisted(LLAMA, {**run, "model_type": "moonlit"}, None) == "model_type 'moonlit'"
 
 
 @pytest.mark.parametrize(
@@ -152,6 +153,13 @@ def test_a_window_that_a_familys_own_type_switches_on_is_refused(key: str, said:
         assert "sliding_window='16' for '64' positions" in str(refusal(source).found)
 
 
+def test_a_window_is_seen_for_a_family_of_ones_own_too() -> None:
+    mine = derive_family(LLAMA, "mine", "", model_types=("mistral",))
+    config = {"model_type": "mistral", "max_position_embeddings": 64, "sliding_window": 16}
+    assert "sliding_window='16'" in str(describe_unlisted(mine, config, registry.window_of(config)))
+    assert describe_unlisted(mine, {**config, "sliding_window": None}, registry.window_of(config)) is None
+
+
 def test_every_part_of_a_model_has_to_be_one_that_the_family_lists() -> None:
     toy = toy_of("llava")
     config = dict(toy.config or {})
@@ -174,7 +182,7 @@ def test_a_config_that_is_nested_without_end_is_read_in_bounded_time(tmp_path: P
 
 def test_a_family_of_ones_own_lists_its_types_and_those_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_registered", {})
-    mine = replace(LLAMA, key="mine", model_types=("mine",), part_types={"text_config": ("llama",)}, aliases=(), also=())
+    mine = derive_family(LLAMA, "mine", "", model_types=("mine",), part_types={"text_config": ("llama",)})
     mc.register(mine)
     assert listed_types(mine) == ("mine",)
     config = {"model_type": "mine", "architectures": ["MineForCausalLM"], "text_config": {"model_type": "llama"}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from mfconv_nb.core.sizes import Sizes, read_sizes
 from mfconv_nb.families import llama
 from mfconv_nb.mapping.expected import expected_specs
 from mfconv_nb.mapping.flaws import check_family
+from mfconv_nb.mapping.making_rows import make_rows
+from mfconv_nb.mapping.matching import match_names, read_inputs
 from mfconv_nb.mapping.plan import DROPPED, HINT_OTHER_SIDE, LEFT_OUT, MAPPED, TIED, MappingPlan, Problem, plan_mapping
 from mfconv_nb.mapping.rules import default_form
 from mfconv_nb.rules import Drop, Family, Rule, Tied
@@ -50,6 +53,16 @@ def small(*rules: Any, sizes: Mapping[str, str] | None = None) -> Family:
 
 
 # ---- what fits -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("to", [HF, MF])
+def test_the_fast_path_of_matching_finds_what_the_slow_one_finds(to: str) -> None:
+    specs = [*specs_of(llama_shapes(MF if to == HF else HF)), TensorSpec("model.layers.99.nowhere.weight", (3,), "F32")]
+    sizes = read_sizes(CONFIG, LLAMA.sizes)
+    fast, slow = (read_inputs(LLAMA, to, sizes, layers=layers) for layers in (None, 1000))  # layers= turns the fast path off
+    left, right = match_names(specs, fast), match_names(specs, slow)
+    assert left == replace(right, instances={**{number: {} for number in left.instances}, **right.instances})
+    assert make_rows(fast, left) == make_rows(slow, right)
 
 
 @pytest.mark.parametrize("config", [{}, {"attention_bias": True}, {"mlp_bias": True}, {"num_hidden_layers": 11}])

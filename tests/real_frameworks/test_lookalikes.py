@@ -9,12 +9,12 @@ import pytest
 import mfconv_nb as mc
 from mfconv_nb.core.errors import MappingError
 from mfconv_nb.families.registry import known_families
-from mfconv_nb.families.same_maths import SAME_MATHS, WINDOWS
 from tests.real_frameworks import lookalikes
 
 pytestmark = pytest.mark.real_frameworks
 
-SAME = {model_type: family for family, types in SAME_MATHS.items() for model_type in types}
+SAME = {model_type: family.key for family in known_families() for model_type in family.same_maths}
+WINDOWS = sorted({model_type for family in known_families() for model_type in family.windows})
 
 # The model types of transformers 5.23 whose tensor names are nearest to those of a family, by names that are missing or too many.
 NEAREST = (
@@ -88,7 +88,6 @@ def test_a_window_that_hides_something_is_refused_and_does_change_the_logits(mod
 def test_every_type_that_is_said_to_compute_the_same_is_one_that_no_family_has_as_its_own() -> None:
     own = {model_type for family in known_families() for model_type in family.model_types}
     assert not own & SAME.keys()
-    assert SAME_MATHS.keys() <= {family.key for family in known_families()}
 
 
 def test_a_composite_model_is_refused_where_its_language_model_is_another_one(tmp_path: Path) -> None:

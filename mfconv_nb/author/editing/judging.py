@@ -26,8 +26,10 @@ from mfconv_nb.core.sizes import Size, Sizes, read_sizes
 from mfconv_nb.mapping.flaws import Flaw, early_flaws_of, flaws_of
 from mfconv_nb.mapping.forms import MAX_FORMS, all_forms
 from mfconv_nb.mapping.kinds import is_run_state
-from mfconv_nb.mapping.matching import MAPPED, Matcher, Problem, Row
+from mfconv_nb.mapping.making_rows import make_rows
+from mfconv_nb.mapping.matching import match_names, read_inputs
 from mfconv_nb.mapping.names import Pattern
+from mfconv_nb.mapping.plan_rows import MAPPED, Problem, Row
 from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Repeated, Rule, Tied, default_form, layouts_of, numbered_rules, sides_of
 
 GOOD, DOUBT, BAD, QUIET = "✓", "!", "✗", "–"
@@ -411,13 +413,14 @@ def _compare_with_sides(rule: AnyRule, sides: Sides, sizes: Sizes, taken: TakenN
         )
     if not hf:
         return _without_hf(rule, len(mf), sizes, sides)
-    matcher = Matcher(Family(HERE, "", (rule,), {}), MF, sizes.with_more(_sizes_from_names(rule, sides, sizes)), None, None)
-    matcher.match(hf)
-    matcher.add_rows()
-    rows = [row for _, row in matcher.rows if row.status == MAPPED]
-    shapes = [ShapeError(p.name, p.found, p.expected, p.hint) for p in matcher.problems if p.kind == "shape"]
+    inputs = read_inputs(Family(HERE, "", (rule,), {}), MF, sizes.with_more(_sizes_from_names(rule, sides, sizes)))
+    matches = match_names(hf, inputs)
+    made, problems = make_rows(inputs, matches)
+    problems = [*matches.problems, *problems]
+    rows = [row for _, row in made if row.status == MAPPED]
+    shapes = [ShapeError(p.name, p.found, p.expected, p.hint) for p in problems if p.kind == "shape"]
     shapes += _wrong_targets(rows, sides.mf)
-    mark, words = _verdict(matcher.problems, rows, shapes, hf, mf, sides)
+    mark, words = _verdict(problems, rows, shapes, hf, mf, sides)
     return RowJudgement(mark, words, None, tuple(shapes[:3]), len(shapes), len(hf), len(mf), example=rows[0] if rows else None)
 
 

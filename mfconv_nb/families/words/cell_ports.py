@@ -1,7 +1,7 @@
 """Rules for the layers of a small net: what torch's layers call their tensors, and what MindSpore's cells call them.
 
-For a net from a paper that was written again with `mindspore.nn`. One function a layer; each gives its rules, to stand among the rules
-of a family with a star before it: `*batch_norm("layer1.{block}.bn1", "layer1.{block}.bn1")`. `suggest` knows the same table, `PORTS`.
+For a net from a paper that somebody wrote again with `mindspore.nn`. Each function returns the rules of one layer, for the rules of a
+family: `*batch_norm("layer1.{block}.bn1", "layer1.{block}.bn1")`. `suggest` uses the same table, `PORTS`.
 
 No family: a module of this folder counts as one only where it has a `FAMILY`. Checked against mindspore 2.10 and torch 2: tests build
 both nets and compare their outputs. `mindspore.mint.nn` keeps torch's names for everything, and needs none of this.
@@ -22,13 +22,13 @@ class Port:
     """A layer of torch and the cell of MindSpore that does the same.
 
     Attributes:
-        layer: as one says it.
+        layer: in words.
         names: what torch calls its tensors, and what MindSpore calls them inside a net.
-        alone: other names on the MindSpore side: of a cell that is no part of a net, which is how a parameter was named when it was made.
+        alone: names on the MindSpore side if the cell is no part of a net: those that its parameters were made with.
         inner: the cell inside the cell that holds the tensors, where there is one.
         dropped: tensors that only torch has, and why.
         axis: whether MindSpore's weight has one axis of size 1 more, the third.
-        note: what is to be said of it, where its names are the same.
+        note: a remark for a layer with the same names on both sides.
     """
 
     layer: str
@@ -60,32 +60,32 @@ PORTS = (NORM, BATCH_NORM_3D, BATCH_NORM, EMBEDDING, PRELU, CONV_1D, ATTENTION) 
 
 def batch_norm(hf: str, mf: str, axis: str = "channels") -> tuple[Rule | Drop, ...]:
     """BatchNorm1d, BatchNorm2d, SyncBatchNorm, and InstanceNorm with running means: gamma, beta, moving_mean, moving_variance."""
-    return _ported(BATCH_NORM, hf, mf, axis)
+    return _rules_of_port(BATCH_NORM, hf, mf, axis)
 
 
 def batch_norm_3d(hf: str, mf: str, axis: str = "channels") -> tuple[Rule | Drop, ...]:
     """BatchNorm3d: the same, in a cell `bn2d` inside the cell."""
-    return _ported(BATCH_NORM_3D, hf, mf, axis)
+    return _rules_of_port(BATCH_NORM_3D, hf, mf, axis)
 
 
 def layer_norm(hf: str, mf: str, axes: str = "width") -> tuple[Rule | Drop, ...]:
     """LayerNorm: gamma and beta. MindSpore adds 1e-7 to the variance where torch adds 1e-5, unless `epsilon` is given."""
-    return _ported(NORM, hf, mf, axes)
+    return _rules_of_port(NORM, hf, mf, axes)
 
 
 def group_norm(hf: str, mf: str, axis: str = "channels") -> tuple[Rule | Drop, ...]:
     """GroupNorm: gamma and beta."""
-    return _ported(NORM, hf, mf, axis)
+    return _rules_of_port(NORM, hf, mf, axis)
 
 
 def embedding(hf: str, mf: str, axes: str = "words width") -> tuple[Rule | Drop, ...]:
     """Embedding and EmbeddingLookup: embedding_table."""
-    return _ported(EMBEDDING, hf, mf, axes)
+    return _rules_of_port(EMBEDDING, hf, mf, axes)
 
 
 def prelu(hf: str, mf: str, axis: str = "channels") -> tuple[Rule | Drop, ...]:
     """PReLU: w."""
-    return _ported(PRELU, hf, mf, axis)
+    return _rules_of_port(PRELU, hf, mf, axis)
 
 
 def conv1d(hf: str, mf: str, axes: str = "out into kernel", *, bias: bool = True) -> tuple[Rule, ...]:
@@ -119,7 +119,7 @@ def multihead_attention(hf: str, mf: str, *, bias: bool = True) -> tuple[Rule, .
     return tuple(Rule(f"{hf}.{leaf}", f"{mf}.{leaf}") for leaf in leaves)
 
 
-def _ported(port: Port, hf: str, mf: str, axes: str) -> tuple[Rule | Drop, ...]:
+def _rules_of_port(port: Port, hf: str, mf: str, axes: str) -> tuple[Rule | Drop, ...]:
     inside = f"{mf}.{port.inner}" if port.inner else mf
     rules = tuple(Rule(f"{hf}.{torch}", f"{inside}.{mindspore}", axes) for torch, mindspore in port.names.items())
     return (*rules, *(Drop(f"{hf}.{name}", why) for name, why in port.dropped.items()))

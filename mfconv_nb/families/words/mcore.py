@@ -1,8 +1,8 @@
 """MindFormers' newer layout, named as Megatron's: `decoder.layers.0.self_attention.linear_qkv.weight`. Rules that several models share.
 
-Two of its layouts differ in the numbers alone. Names and shapes are the same, so the options that choose between them are never told
-from a checkpoint alone: the YAML of the run says which it is, under the same names, or the weights that its training began with show it
-(``steps/resemblance.py``), else MindFormers' defaults are taken.
+Two of its layouts differ in the numbers alone, not in names or shapes. So a checkpoint alone does not show which options it has: the YAML
+of the training run has them under the same names, or the weights that training began with show them
+(``steps/converting/order_of_original.py``); else MindFormers' defaults count.
 
 No family: a module of this folder counts as one only where it has a `FAMILY`.
 Source: MindFormers 2.1.0, `weight_converters` of `models/qwen3` and `models/qwen3_moe`, and `parallel_core/training_graph`.
@@ -48,8 +48,8 @@ EXPERTS_2D = Option(
 )
 
 
-def for_inference(option: Option) -> Option:
-    """The option with what inference has as its default: for models that MindFormers does not train in this layout."""
+def prefer_inference(option: Option) -> Option:
+    """The option with the value of inference as its default: for models that MindFormers does not train in this layout."""
     return replace(option, values=option.values[::-1])
 
 

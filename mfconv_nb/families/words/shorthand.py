@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from mfconv_nb.mapping.rules import Rule
+from mfconv_nb.mapping.rules import Rule, Window
 
+QWEN_WINDOW = Window("use_sliding_window")  # of Qwen2 and Qwen3
 EQUAL = {"k": "q", "v": "q"}  # q, k and v have as many rows each: multi-head attention, no groups
 DENSE = ("dense1", "dense2", "dense3")  # what MindFormers' older models call q, k and v
 

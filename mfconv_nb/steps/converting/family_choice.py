@@ -14,7 +14,7 @@ from mfconv_nb.mapping.flaws import check_family
 from mfconv_nb.mapping.forms import Choice, configured_options, fitting_forms, templates_of
 from mfconv_nb.mapping.kinds import is_run_state
 from mfconv_nb.mapping.plan import DROPPED, LEFT_OUT, MappingPlan
-from mfconv_nb.mapping.quantised import claimed, codes_among, quantisation_of, scheme_by_names
+from mfconv_nb.mapping.quantised import claimed_scheme, codes_among, quantisation_of, scheme_by_names
 from mfconv_nb.mapping.remedies import wrapped_names
 from mfconv_nb.mapping.rules import Family, OptionValue, form_of
 from mfconv_nb.steps.converting.map_request import MapRequest
@@ -75,7 +75,7 @@ def _wrapper_hint(request: MapRequest) -> str | None:
 
 def check_no_codes(plan: MappingPlan, source: Checkpoint) -> None:
     """Raises MappingError (MFC312) for names beside codes that no rule knows, left out or not, and for weights in a dtype of codes."""
-    claim = claimed(source.config) or source.history.quantised_by
+    claim = claimed_scheme(source.config) or source.history.quantised_by
     known = {s.name for row in plan.rows if row.status != LEFT_OUT for s in row.sources}
     weights = [s for row in plan.rows if row.status not in (LEFT_OUT, DROPPED) for s in row.sources]
     unknown = [s for s in source.specs if s.name not in known and not is_run_state(s.name)]

@@ -17,7 +17,7 @@ from mfconv_nb.core.errors import MfconvError, UsageError
 from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.families.user_families import family_in_file, is_file_name
 from mfconv_nb.mapping.adapters import half_of
-from mfconv_nb.mapping.forms import Choice, checked_options, decide, that_matter
+from mfconv_nb.mapping.forms import Choice, checked_options, decide_form, options_that_matter
 from mfconv_nb.mapping.plan import MappingPlan
 from mfconv_nb.mapping.rules import NUMBERS, Family, OptionValue, form_of
 from mfconv_nb.steps.converting.family_choice import check_no_codes, choices_of, resolve_family
@@ -110,11 +110,11 @@ def _map_without_manifest(
 
 def _map_by_family(request: MapRequest, family: Family, given: Mapping[str, OptionValue]) -> MappedCheckpoint:
     source, to = request.source, request.to
-    chosen, plan = decide(choices_of(request, family, given), lambda form: request.plan(form, given))
+    chosen, plan = decide_form(choices_of(request, family, given), lambda form: request.plan(form, given))
     check_no_codes(plan, source)
     if plan.problems:
         raise CoverageError(plan, source)
-    decided = that_matter(family, chosen)
+    decided = options_that_matter(family, chosen)
     if to == HF:
         unseen = [o for o in family.options if o.side == NUMBERS and decided.get(o.name) == "default"]
         if told := find_orders(family, plan, unseen, source, lambda form: sizes_of(source, form, given)):
@@ -142,4 +142,4 @@ def plan_back(mapped: MappedCheckpoint) -> MappingPlan:
     """
     assert mapped.history.original is not None
     request = MapRequest(mapped, mapped.history.original.side, None, (), adapter_style_of(mapped, None))
-    return decide(choices_of(request, mapped.report.family, {}), lambda form: request.plan(form, {}))[1]
+    return decide_form(choices_of(request, mapped.report.family, {}), lambda form: request.plan(form, {}))[1]

@@ -11,7 +11,7 @@ from mfconv_nb.core.checkpoint import SIDE_NAMES, Checkpoint, LazyTensor
 from mfconv_nb.core.dtypes import short_name
 from mfconv_nb.core.progress import OnProgress
 from mfconv_nb.core.report import Table, bytes_text, name_html, prose_html, table_html
-from mfconv_nb.mapping.explain import SOURCE, TARGET, Face, explain_tensor
+from mfconv_nb.mapping.explain import SOURCE, TARGET, ShownTensor, explain_tensor
 from mfconv_nb.mapping.plan import MappingPlan, Row
 from mfconv_nb.steps.converting.map_rows import counts_by_status
 from mfconv_nb.views.explained import drawing_of, make_explain_report
@@ -88,12 +88,12 @@ def _sort_key(line: tuple[object, ...], rows: list[Row]) -> list[object]:
     return [*line[:4], max(s.elements for s in specs), line[5], line[6], sum(s.nbytes for s in specs)]
 
 
-def _faces_html(faces: Sequence[Face]) -> str:
+def _faces_html(faces: Sequence[ShownTensor]) -> str:
     more = f"<div class='mfconv-f'>and {len(faces) - MOST_NAMES:,} more</div>" if len(faces) > MOST_NAMES else ""
     return "".join(map(_face_html, faces[:MOST_NAMES])) + more
 
 
-def _face_html(face: Face) -> str:
+def _face_html(face: ShownTensor) -> str:
     """Name, shape by the axes of its rule, and what the axes are called on hover."""
     about = f"<span title='{escape(face.axes_text)}'>{escape(face.shape_text)}</span>"
     about += f" · {short_name(face.spec.dtype)} · {bytes_text(face.spec.nbytes)}"

@@ -9,10 +9,11 @@ from fnmatch import fnmatchcase
 from mfconv_nb.core.checkpoint import HF, MF, SIDE_NAMES, Checkpoint, Equality, LazyTensor, Original
 from mfconv_nb.core.errors import quoted
 from mfconv_nb.core.report import Table, how_many
-from mfconv_nb.families.same_maths import listed_types, said_otherwise
+from mfconv_nb.families.registry import window_of
+from mfconv_nb.families.same_maths import describe_unlisted, listed_types
 from mfconv_nb.mapping.adapters import half_of
 from mfconv_nb.mapping.plan import DROPPED, RESTORED, MappingPlan
-from mfconv_nb.mapping.quantised import FP8, claimed
+from mfconv_nb.mapping.quantised import FP8, claimed_scheme
 from mfconv_nb.mapping.rules import NUMBERS, Drop, Family
 from mfconv_nb.steps.converting.map_report import MapReport
 from mfconv_nb.steps.converting.mapped_tensors import TensorMaker, equal_when_narrow, equalities_of
@@ -113,12 +114,12 @@ def assumptions_of(family: Family, plan: MappingPlan, decided: Mapping[str, str]
 def _notes(source: Checkpoint, plan: MappingPlan, original: Original | None) -> tuple[str, ...]:
     """What a reader should know: a config that names another kind of model, or tensors that only a manifest could bring back."""
     family, notes = plan.family, []
-    said = said_otherwise(family, source.config or {}) if family.model_types else None
+    said = describe_unlisted(family, source.config or {}, window_of(source.config or {})) if family.model_types else None
     if said is not None:
         notes.append(f"config.json says {said}; {family.key} is for {', '.join(listed_types(family))}")
     idle = [p for p in plan.leave_out if not any(fnmatchcase(name, p) for name in source.tensors)]
     notes += [f"nothing to leave out: no name fits {quoted(pattern)}" for pattern in idle]
-    claim = claimed(source.config) or source.history.quantised_by
+    claim = claimed_scheme(source.config) or source.history.quantised_by
     if claim and plan.to == MF:  # the other way a save says it of its config.json
         notes.append(f"said to be quantised ({claim}), which these weights are not")
     if fp8 := [s for row in plan.rows if row.targets for s in row.targets if s.dtype in FP8]:

@@ -25,8 +25,9 @@ from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.core.low_rank import ROUNDING
 from mfconv_nb.core.report import Column, Result, Table, how_many, how_many_in_short, shape_text
 from mfconv_nb.core.run_yaml import Lora
+from mfconv_nb.families.registry import conv1d_layers
 from mfconv_nb.formats.peft_folder import HINT_MERGE, HINT_PEFT
-from mfconv_nb.mapping.adapters import CONV1D, CONV1D_LAYERS, PEFT, WEIGHT, Adapter, adapters_of, half_of, is_adapter
+from mfconv_nb.mapping.adapters import PEFT, WEIGHT, Adapter, adapters_of, half_of, is_adapter
 from mfconv_nb.mapping.kinds import is_run_state
 from mfconv_nb.mapping.lora_scale import ScaledAdapter, scaled_adapters
 from mfconv_nb.mapping.rules import Family
@@ -358,4 +359,4 @@ def _is_in_by_out(weights: Checkpoint, adapter: Adapter, lora: Lora) -> bool:
     model_type = (weights.config or {}).get("model_type")
     if model_type is None:
         return bool(lora.content.get("fan_in_fan_out"))
-    return model_type in CONV1D and adapter.module.rpartition(".")[2] in CONV1D_LAYERS
+    return adapter.module.rpartition(".")[2] in conv1d_layers(model_type)

@@ -17,8 +17,7 @@ from mfconv_nb.mapping.forms import templates_of
 from mfconv_nb.mapping.kinds import is_run_state
 from mfconv_nb.mapping.rules import Family, all_templates
 
-# parts of names that MindFormers alone has
-OF_MF = ("embedding_weight", "embedding_table", ".attention.wq.", ".attention_norm.", ".gamma", ".beta", "linear_qkv", "mindpet_delta")
+MINDPET = "mindpet_delta"  # in the names of adapters that MindFormers trains; the other parts of names are facts of families
 Templates = tuple[frozenset[str], frozenset[str]]  # the name templates of Hugging Face's side, and of MindFormers'
 
 
@@ -39,7 +38,8 @@ def side_of_names(names: Iterable[str], family: Family | None = None) -> str | N
 
 def has_words_of_mindformers(names: Iterable[str]) -> bool:
     """Whether some name has a part that MindFormers alone uses: a hint, where no family knows enough of the names to tell the side."""
-    return any(is_mcore_name(name) or any(word in name for word in OF_MF) for name in names)
+    words = {MINDPET, *(word for family in built_in().values() for word in family.mf_words)}
+    return any(is_mcore_name(name) or any(word in name for word in words) for name in names)
 
 
 def _known_templates() -> Templates:

@@ -20,12 +20,13 @@ from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.run_yaml import RUN_CONFIG, Lora
 from mfconv_nb.core.sources import ByteSource
+from mfconv_nb.families.registry import conv1d_layers
 from mfconv_nb.formats import peft_folder, safetensors_file
 from mfconv_nb.formats.assets import code_files_named_in, config_bytes, read_assets
 from mfconv_nb.formats.writing import is_folder, plan_output
-from mfconv_nb.mapping.adapters import CONV1D, HINT_ALPHA, adapters_of, is_adapter, rank_of
+from mfconv_nb.mapping.adapters import HINT_ALPHA, adapters_of, is_adapter, rank_of
 from mfconv_nb.mapping.plan import MappingPlan, Row
-from mfconv_nb.mapping.quantised import FP8, claimed, codes_among
+from mfconv_nb.mapping.quantised import FP8, claimed_scheme, codes_among
 from mfconv_nb.steps.converting.mapped_checkpoint import carried_by, plan_of
 from mfconv_nb.steps.saving.true_config import true_config
 from mfconv_nb.streaming.fill import FillJob
@@ -144,7 +145,7 @@ def output_specs(checkpoint: Checkpoint, dtype: str | None) -> tuple[TensorSpec,
 def _check_castable(checkpoint: Checkpoint) -> None:
     history = checkpoint.history
     fp8 = next((s.name for s in checkpoint.specs if s.dtype in FP8 and s.name not in history.fixed_dtypes), None)
-    codes = codes_among(checkpoint.specs, claimed(checkpoint.config) or history.quantised_by)
+    codes = codes_among(checkpoint.specs, claimed_scheme(checkpoint.config) or history.quantised_by)
     if found := codes if fp8 is None else f"fp8 numbers: {quoted(fp8)}":
         hint = "Without --dtype (dtype=) they stay as they are."
         raise MappingError("MFC312", checkpoint.origin, found=found, expected="tensors that become what --dtype says", hint=hint)
@@ -211,7 +212,7 @@ def _adapter_folder(checkpoint: Checkpoint, specs: tuple[TensorSpec, ...]) -> tu
         rank,
         lora.alpha,
         lora,
-        transposed=config.get("model_type") in CONV1D,
+        transposed=bool(conv1d_layers(config.get("model_type"))),
         task=peft_folder.task_of(config),
     )
     return plan, {peft_folder.CONFIG: content}

@@ -11,7 +11,7 @@ from mfconv_nb.core.errors import quoted
 from mfconv_nb.core.run_yaml import RUN_CONFIG
 from mfconv_nb.core.sizes import read_sizes
 from mfconv_nb.mapping.plan import TIED
-from mfconv_nb.mapping.quantised import claimed, quantisation_of, without_claims
+from mfconv_nb.mapping.quantised import claimed_scheme, quantisation_of, without_claims
 from mfconv_nb.mapping.rules import Tied
 from mfconv_nb.steps.converting.mapped_checkpoint import plan_of
 from mfconv_nb.streaming.compare import compare_tensors
@@ -27,7 +27,7 @@ def true_config(given: Mapping[str, Any], checkpoint: Checkpoint, specs: Iterabl
         specs: name, shape and dtype of what is written.
     """
     specs, notes, config = list(specs), [], dict(given)
-    if (claim := claimed(config)) and quantisation_of(specs, None) is None:
+    if (claim := claimed_scheme(config)) and quantisation_of(specs, None) is None:
         config = without_claims(config)
         notes.append(f"config.json said {claim}; the weights are not quantised, and what is written says nothing of it")
     config = _with_dtypes(config, specs)
