@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import pkgutil
 import subprocess
 import sys
@@ -12,6 +13,10 @@ import pytest
 import mfconv_nb as mc
 from tests.support import PATIENCE
 
+PACKAGE = Path(__file__).parents[1] / "mfconv_nb"
+# what may be imported inside a function: it takes long, it need not be installed, or only some systems have it
+MAY_BE_LATE = ("torch", "mindspore", "transformers", "pandas", "matplotlib", "rich", "tqdm", "yaml", "rapidfuzz", "scipy")
+MAY_BE_LATE += ("fcntl", "resource", "importlib.metadata", "mfconv_nb.views.explorer")
 HEAVY = ("torch", "mindspore", "transformers", "pandas", "matplotlib", "ipywidgets", "IPython", "rich", "tqdm", "rapidfuzz", "scipy")
 
 
@@ -80,3 +85,29 @@ def test_every_public_name_is_there_and_explains_itself() -> None:
 def test_a_name_of_the_release_before_works_and_says_where_it_is_now(name: str, room: str) -> None:
     with pytest.warns(DeprecationWarning, match=rf"mc\.{name} has moved: mc\.{room}\.{name}"):
         assert getattr(mc, name) is getattr(getattr(mc, room), name)
+
+
+def imports_inside_functions() -> list[tuple[str, str, str]]:
+    """File, what is imported, and the comment on that line."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        lines = text.splitlines()
+        for function in (n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)):
+            for node in (n for n in ast.walk(function) if isinstance(n, ast.Import | ast.ImportFrom)):
+                modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+                found += [(path.relative_to(PACKAGE).as_posix(), m, lines[node.lineno - 1].partition("#")[2].strip()) for m in modules]
+    return sorted(set(found))
+
+
+def test_an_import_inside_a_function_keeps_something_heavy_out_of_the_start_and_says_why() -> None:
+    found = imports_inside_functions()
+    assert [f"{path}: {module}" for path, module, reason in found if len(reason) < 4] == []
+    assert [f"{path}: {module}" for path, module, _ in found if not module.startswith(MAY_BE_LATE)] == []
+    assert len(found) <= 30
+
+
+def test_what_is_imported_late_is_no_way_around_a_circle() -> None:
+    """Of the package itself only the modules that load ipywidgets."""
+    own = {module for _, module, _ in imports_inside_functions() if module.startswith("mfconv_nb")}
+    assert own <= {"mfconv_nb.views.explorer"}

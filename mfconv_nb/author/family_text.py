@@ -14,7 +14,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.core.errors import OutputError, one_line
+from mfconv_nb.core.errors import OutputError, to_one_line
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Option, Repeated, Rule, Tied, Window
 
@@ -178,7 +178,7 @@ def _rule_lines(rules: Sequence[AnyRule], names: _Names, notes: Sequence[str]) -
 
 def _comment_lines(text: str, indent: int) -> Iterator[str]:
     line = ""
-    for word in one_line(text).split():
+    for word in to_one_line(text).split():
         if line and indent + 3 + len(line) + len(word) > WIDTH:
             yield f"{' ' * indent}# {line}"
             line = ""

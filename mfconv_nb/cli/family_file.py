@@ -12,7 +12,7 @@ import click
 
 from mfconv_nb.author.family_text import write_family
 from mfconv_nb.cli.options import CHECKPOINT
-from mfconv_nb.core.errors import shown
+from mfconv_nb.core.errors import safe_text
 from mfconv_nb.mapping.flaws import check_family
 
 out = click.option("--out", type=CHECKPOINT, metavar="FILE.py", help="Write the drafts as a family file.")
@@ -31,4 +31,4 @@ def write_drafts(drafted: Any, notes: Sequence[str], file: Path, key: str | None
     family = drafted.family(re.sub(r"[^\w.-]", "_", file.stem) if key is None else key)
     check_family(replace(family, rules=()))
     written = write_family(family, file, notes=notes, overwrite=force)
-    click.echo(shown(f"written: {written}"), err=as_json)
+    click.echo(safe_text(f"written: {written}"), err=as_json)

@@ -19,7 +19,7 @@ import click
 from mfconv_nb import __version__
 from mfconv_nb.cli import commands
 from mfconv_nb.cli.sections import SECTIONS, read_listing
-from mfconv_nb.core.errors import MfconvError, nearest, on_one_line, one_line, printable
+from mfconv_nb.core.errors import MfconvError, escape_controls, nearest, to_one_line, to_short_line
 from mfconv_nb.core.report import plain_marks
 
 EPILOG = """\b
@@ -123,7 +123,7 @@ def _usage_text(error: click.ClickException) -> str:
     out = io.StringIO()
     error.show(out)
     usage, mark, said = out.getvalue().rstrip("\n").partition("Error: ")
-    return usage + mark + (said if isinstance(error, click.MissingParameter) else one_line(said))
+    return usage + mark + (said if isinstance(error, click.MissingParameter) else to_one_line(said))
 
 
 def _failure_text(error: Exception) -> str:
@@ -131,14 +131,14 @@ def _failure_text(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "✗ Failed.  There is not enough memory."
     if isinstance(error, OSError) and error.strerror:
-        return f"✗ Failed.  {error.strerror}" + (f": {on_one_line(str(error.filename))}" if error.filename is not None else "")
-    said = on_one_line(f"{type(error).__name__}: {error}")
+        return f"✗ Failed.  {error.strerror}" + (f": {to_short_line(str(error.filename))}" if error.filename is not None else "")
+    said = to_short_line(f"{type(error).__name__}: {error}")
     return f"✗ Failed.  A fault of mfconv: {said}\n  hint      Please report it, with what it prints as: mfconv --debug ..."
 
 
 def _trace(arguments: list[str]) -> None:
     if "--debug" in arguments:
-        _say(printable(traceback.format_exc()))
+        _say(escape_controls(traceback.format_exc()))
 
 
 def _cannot_print(error: OSError) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from mfconv_nb.core.errors import shown
+from mfconv_nb.core.errors import safe_text
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.progress import NoProgress, Progress
 from mfconv_nb.core.report import MAX_ROWS, bytes_text, json_text, plain_marks, table_text
@@ -63,7 +63,7 @@ no_fsync = click.option("--no_fsync", "--no-fsync", is_flag=True, help="Do not w
 
 def say(text: str) -> None:
     """A line beside the result, on stderr: names in it are a stranger's."""
-    click.echo(shown(text), err=True)
+    click.echo(safe_text(text), err=True)
 
 
 def show(result: Any, *, show_all: bool = False, as_json: bool = False) -> None:

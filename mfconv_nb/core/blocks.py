@@ -40,11 +40,11 @@ class Block:
         return math.prod(self.sizes)
 
     @property
-    def is_run(self) -> bool:
+    def is_contiguous(self) -> bool:
         """True when the box is one contiguous run on both sides."""
         return self.elements <= 1 or (self.source_strides == (1,) and self.target_strides == (1,))
 
-    def swapped(self) -> Block:
+    def swap_sides(self) -> Block:
         """The same box for the other direction."""
         return make_block(self.sizes, self.target_offset, self.target_strides, self.source_offset, self.source_strides)
 
@@ -135,7 +135,7 @@ def _take(block: Block, first: int, last: int) -> Block:
     )
 
 
-def moved(block: Block, *, source: int = 0, target: int = 0) -> Block:
+def shift(block: Block, *, source: int = 0, target: int = 0) -> Block:
     """The same box, shifted on either side."""
     return Block(
         block.sizes,
@@ -154,15 +154,15 @@ def compose(outer: Block, inner: Block) -> list[Block] | None:
         result is no box (then the tensor in the middle has to be made).
     """
     if inner.elements <= 1 or inner.target_strides == (1,) == inner.source_strides:
-        shift = inner.source_offset - inner.target_offset
+        offset = inner.source_offset - inner.target_offset
         first = outer.source_offset - inner.target_offset
         if first >= 0 and first + _span(outer.sizes, outer.source_strides) <= inner.elements and outer.elements:
-            return [moved(outer, source=shift)]  # all of it lies in this run: the usual case, and the quick one
-        met = clip_target(outer.swapped(), inner.target_offset, inner.target_offset + inner.elements)
-        return [moved(b.swapped(), source=shift) for b in met]
+            return [shift(outer, source=offset)]  # all of it lies in this run: the usual case, and the quick one
+        met = clip_target(outer.swap_sides(), inner.target_offset, inner.target_offset + inner.elements)
+        return [shift(b.swap_sides(), source=offset) for b in met]
     if outer.elements <= 1 or outer.source_strides == (1,) == outer.target_strides:
         met = clip_target(inner, outer.source_offset, outer.source_offset + outer.elements)
-        return [moved(b, target=outer.target_offset - outer.source_offset) for b in met]
+        return [shift(b, target=outer.target_offset - outer.source_offset) for b in met]
     return _meet(outer, inner)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self
 
 from mfconv_nb.core.blocks import Block, c_strides, make_block, whole
 from mfconv_nb.core.dtypes import itemsize, short_name
-from mfconv_nb.core.errors import MappingError, UsageError, did_you_mean, quoted
+from mfconv_nb.core.errors import MappingError, UsageError, did_you_mean, quote
 from mfconv_nb.core.folding import fold, folded_name
 from mfconv_nb.core.report import Column, Result, Table, bytes_text, how_many, how_many_in_short, shape_text
 from mfconv_nb.core.run_yaml import Lora
@@ -306,7 +306,7 @@ class Checkpoint(Result):
         for name, tensor in self.tensors.items():
             new = rename(name)
             if new in tensors:
-                found, hint = f"two tensors that become {quoted(new)}", "Let the function keep what tells them apart."
+                found, hint = f"two tensors that become {quote(new)}", "Let the function keep what tells them apart."
                 raise UsageError("MFC501", "rename", found=found, expected="a name of its own for each", hint=hint)
             tensors[new] = tensor.renamed(new)
         return replace(self, tensors=tensors)
@@ -324,7 +324,7 @@ class Checkpoint(Result):
         if name not in self.tensors:
             hint = did_you_mean(name, self.tensors)
             raise MappingError(
-                "MFC309", quoted(name), expected=f"a name in {self.origin}, which has {how_many(len(self), 'name')}", hint=hint
+                "MFC309", quote(name), expected=f"a name in {self.origin}, which has {how_many(len(self), 'name')}", hint=hint
             )
         return self.tensors[name]
 

@@ -14,7 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from mfconv_nb.core.errors import FormatError, UsageError, did_you_mean, quoted
+from mfconv_nb.core.errors import FormatError, UsageError, did_you_mean, quote
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -89,7 +89,7 @@ def dtype_named(name: str, tensor: str, file: object) -> str:
         FormatError: MFC205, naming the tensor.
     """
     if not isinstance(name, str) or name not in DTYPES:
-        raise FormatError("MFC205", f"{quoted(tensor)} in {file}", found=f"dtype {quoted(str(name))}", expected=", ".join(DTYPES))
+        raise FormatError("MFC205", f"{quote(tensor)} in {file}", found=f"dtype {quote(str(name))}", expected=", ".join(DTYPES))
     return name
 
 
@@ -103,7 +103,7 @@ def requested_dtype(name: str | None) -> str | None:
         return name
     if name not in CAST_NAMES:
         hint = did_you_mean(name, CAST_NAMES) or "Leave it out to keep every tensor's own dtype."
-        raise UsageError("MFC501", "dtype", found=quoted(name), expected="fp32, bf16 or fp16", hint=hint)
+        raise UsageError("MFC501", "dtype", found=quote(name), expected="fp32, bf16 or fp16", hint=hint)
     return CAST_NAMES[name]
 
 

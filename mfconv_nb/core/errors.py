@@ -135,9 +135,9 @@ class MfconvError(Exception):
     def __str__(self) -> str:
         head = f"{self.code} {CODES[self.code]}"
         if self.where is not None:
-            head += f": {on_one_line(str(self.where))}"
+            head += f": {to_short_line(str(self.where))}"
         parts = (("found", self.found), ("expected", self.expected), ("hint", self.hint))
-        return Lines("\n".join([head, *(f"  {label:<9} {shown(text)}" for label, text in parts if text is not None)]))
+        return Lines("\n".join([head, *(f"  {label:<9} {safe_text(text)}" for label, text in parts if text is not None)]))
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows instead of a traceback: the frames of this package are noise to a reader."""
@@ -203,27 +203,27 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def printable(text: str) -> str:
+def escape_controls(text: str) -> str:
     """``text`` with control characters shown as escapes: names come from strangers and end up in terminals."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
-def one_line(text: str) -> str:
+def to_one_line(text: str) -> str:
     """``text`` with line breaks shown as escapes too."""
-    return printable(text).replace("\n", "\\n")
+    return escape_controls(text).replace("\n", "\\n")
 
 
-def shown(content: object) -> Lines:
+def safe_text(content: object) -> Lines:
     """Anything as it may be shown: no control characters, line breaks only of ``Lines``, no line of more than 4,000 characters."""
     lines = content.split("\n") if isinstance(content, Lines) else [str(content)]
-    return Lines("\n".join(one_line(_cut(line, 4000)) for line in lines))
+    return Lines("\n".join(to_one_line(_cut(line, 4000)) for line in lines))
 
 
-def on_one_line(text: str) -> str:
+def to_short_line(text: str) -> str:
     """``one_line`` for what must not break a line: a path, a name. At most 1,200 characters, cut in the middle."""
-    return one_line(_cut(text, 1200))
+    return to_one_line(_cut(text, 1200))
 
 
 def _cut(text: str, length: int) -> str:
@@ -231,9 +231,9 @@ def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length * 2 // 3]} … {text[-(length // 3 - 10) :]}"
 
 
-def quoted(name: str | Path) -> str:
+def quote(name: str | Path) -> str:
     """A name as it stands in a message: in quotes, escaped, at most 200 characters, cut in the middle."""
-    return f"'{one_line(_cut(str(name), 200))}'"
+    return f"'{to_one_line(_cut(str(name), 200))}'"
 
 
 class NearNames:
@@ -270,4 +270,4 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:
     """A hint with the nearest known word, or None."""
     best = nearest(word, known)
-    return None if best is None else f"Did you mean {quoted(best)}?"
+    return None if best is None else f"Did you mean {quote(best)}?"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from mfconv_nb.core.errors import on_one_line
+from mfconv_nb.core.errors import to_short_line
 
 LONGEST = 1000
 _NUMBER = re.compile(r"([0-9]+)")
@@ -58,7 +58,7 @@ def folded_names(names: Iterable[str]) -> list[str]:
     for name in names:
         template, found = fold(name)
         numbers.setdefault(template, []).append(found)
-    return [on_one_line(_fill_template(template, rows)) for template, rows in numbers.items()]
+    return [to_short_line(_fill_template(template, rows)) for template, rows in numbers.items()]
 
 
 def _fill_template(template: str, rows: list[tuple[int, ...]]) -> str:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from mfconv_nb.core.blocks import Block, Shape, c_strides, make_block
-from mfconv_nb.core.errors import Lines, MappingError, one_line
+from mfconv_nb.core.errors import Lines, MappingError, to_one_line
 from mfconv_nb.core.report import how_many
 
 # ---- the notation as data ------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ class _Parser:
             position = match.end()
 
     def error(self, position: int, expected: str) -> MappingError:
-        found = Lines(f"{one_line(self.text)}\n            {' ' * position}^")
+        found = Lines(f"{to_one_line(self.text)}\n            {' ' * position}^")
         hint = 'For example "(q + k) hidden -> q hidden, k hidden".'
         return MappingError("MFC306", found=found, expected=expected, hint=hint, position=position)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.core.errors import InputError, MfconvError, UsageError, quoted
+from mfconv_nb.core.errors import InputError, MfconvError, UsageError, quote
 
 LFS_POINTER = b"version https://git-lfs"  # a small text that stands for a file which was not fetched
 Refuse = Callable[..., MfconvError]  # takes found and expected; knows code and place: ``partial(InputError, "MFC106", path)``
@@ -35,7 +35,7 @@ def local_path(path: str | Path) -> Path:
     if address is not None:
         scheme, rest = address.groups()
         hint = f"Give the path itself: /{rest}" if scheme.lower() == "file" else "Copy it to this machine, or mount it, and give that path."
-        raise UsageError("MFC501", "path", found=quoted(f"{scheme}://{rest}"), expected="a path: addresses are not read yet", hint=hint)
+        raise UsageError("MFC501", "path", found=quote(f"{scheme}://{rest}"), expected="a path: addresses are not read yet", hint=hint)
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -67,7 +67,7 @@ def parse_object(raw: bytes, expected: str, refuse: Refuse, *, is_strict: bool =
         content = dict(pairs)
         if len(content) != len(pairs):
             twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-            raise refuse(found=f"{quoted(twice)} twice", expected="each name once")
+            raise refuse(found=f"{quote(twice)} twice", expected="each name once")
         return content
 
     def refuse_constant(constant: str) -> None:

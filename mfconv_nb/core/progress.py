@@ -37,7 +37,7 @@ class Progress:
         now = time.monotonic()
         if now - self._begun < QUIET_SECONDS:
             return
-        if in_notebook() or sys.stderr.isatty():
+        if is_in_notebook() or sys.stderr.isatty():
             self._show_bar(done)
         elif self.in_logs and now - self._said >= LOG_SECONDS:
             self._said = now
@@ -102,7 +102,7 @@ class _Forwarded(NoProgress):
         self._forward(done)
 
 
-def in_notebook() -> bool:
+def is_in_notebook() -> bool:
     """True inside a Jupyter kernel; IPython is asked only where something else has imported it."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None

@@ -18,7 +18,7 @@ from numbers import Number
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mfconv_nb.core.errors import Lines, OutputError, UsageError, one_line, printable, quoted, shown
+from mfconv_nb.core.errors import Lines, OutputError, UsageError, escape_controls, quote, safe_text, to_one_line
 from mfconv_nb.core.paths import local_path
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Result:
         makers = {".html": self._page, ".csv": lambda: csv_text(self.rows()), ".json": self.to_json}
         if target.suffix.lower() not in makers:
             hint = "Change the ending of the file."
-            raise UsageError("MFC501", target, found=quoted(target.suffix), expected=f"one of {', '.join(makers)}", hint=hint)
+            raise UsageError("MFC501", target, found=quote(target.suffix), expected=f"one of {', '.join(makers)}", hint=hint)
         text = makers[target.suffix.lower()]()
         try:
             target.write_text(text, encoding="utf-8")
@@ -190,7 +190,7 @@ def _csv_cell(cell: Any) -> Any:
     """Numbers as they are. A formula begins with = + - @ or one of their full-width forms; a lone dash says that there is nothing."""
     if cell is None or isinstance(cell, Number):
         return cell
-    text = printable(cell) if isinstance(cell, Lines) else one_line(str(cell))
+    text = escape_controls(cell) if isinstance(cell, Lines) else to_one_line(str(cell))
     return f"'{text}" if text.lstrip().startswith(FORMULA) and text != "-" else text
 
 
@@ -217,8 +217,8 @@ def plain_marks(text: str) -> str:
 
 def table_text(table: Table, max_rows: int | None = MAX_ROWS, width: int | None = None) -> str:
     """The table for a terminal: verdict first, rows folded to the width, at most ``max_rows`` of them."""
-    lines = [" ".join(shown(part) for part in (table.verdict, table.headline) if part)]
-    lines += [f"  {shown(fact)}" for fact in table.facts]
+    lines = [" ".join(safe_text(part) for part in (table.verdict, table.headline) if part)]
+    lines += [f"  {safe_text(fact)}" for fact in table.facts]
     rows = table.rows if max_rows is None else table.rows[:max_rows]
     if rows:
         lines.append(_grid(table.columns, rows, width or shutil.get_terminal_size((120, 24)).columns))
@@ -240,14 +240,15 @@ def _grid(columns: Sequence[Column], rows: Sequence[tuple[Any, ...]], width: int
     from rich.table import Table as Grid  # the same
     from rich.text import Text  # the same
 
-    cells = [[shown(cell) for cell in row] for row in rows]
+    cells = [[safe_text(cell) for cell in row] for row in rows]
     kept = _fitting_columns(columns, cells, width - 4)
     widths = _column_widths(columns, cells, kept, width - 4)
     grid = Grid(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for place in kept:
         justify: Any = "right" if columns[place].numeric else "left"
         is_whole = columns[place].numeric and not _is_wide(columns[place], widths[place], width)
-        grid.add_column(Text(_break_lines(shown(columns[place].title), widths[place])), justify=justify, overflow="fold", no_wrap=is_whole)
+        title = Text(_break_lines(safe_text(columns[place].title), widths[place]))
+        grid.add_column(title, justify=justify, overflow="fold", no_wrap=is_whole)
     for row in cells:
         grid.add_row(*(Text(_break_lines(row[place], widths[place])) for place in kept))
     console = Console(width=max(60, width - 2), color_system=None, force_terminal=False, force_jupyter=False, legacy_windows=False)
@@ -263,7 +264,7 @@ def _natural_width(title: str, cells: Sequence[str]) -> int:
 def _fitting_columns(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int) -> list[int]:
     """The columns that are shown: without the optional ones, last first, until the rest fits."""
     kept = [n for n, c in enumerate(columns) if any(row[n] for row in cells) or not c.optional]
-    natural = [_natural_width(shown(c.title), [row[n] for row in cells]) for n, c in enumerate(columns)]
+    natural = [_natural_width(safe_text(c.title), [row[n] for row in cells]) for n, c in enumerate(columns)]
     for place in reversed([n for n in kept if columns[n].optional]):
         if sum(natural[n] + 3 for n in kept) <= width:
             break
@@ -273,7 +274,7 @@ def _fitting_columns(columns: Sequence[Column], cells: Sequence[Sequence[str]], 
 
 def _column_widths(columns: Sequence[Column], cells: Sequence[Sequence[str]], kept: Sequence[int], width: int) -> dict[int, int]:
     """What each column may take: numbers their natural width, what is wide an equal share of the rest."""
-    natural = {n: _natural_width(shown(columns[n].title), [row[n] for row in cells]) for n in kept}
+    natural = {n: _natural_width(safe_text(columns[n].title), [row[n] for row in cells]) for n in kept}
     excess = sum(w + 3 for w in natural.values()) - width
     wide = [n for n in kept if _is_wide(columns[n], natural[n], width)]
     if excess <= 0 or not wide:
@@ -339,7 +340,7 @@ def table_html(table: Table, max_rows: int = MAX_HTML_ROWS) -> str:
     """The table for a notebook: no script, nothing loaded, at most ``max_rows`` rows. Narrow cells leave optional columns out."""
     parts = [head_html(table), grid_html(table, max_rows)]
     if table.code:
-        parts.append(f"<div class='mfconv-f'><code>{html.escape(shown(table.code))}</code></div>")
+        parts.append(f"<div class='mfconv-f'><code>{html.escape(safe_text(table.code))}</code></div>")
     return f"<style>{STYLE}</style>{box_html(''.join(parts))}"
 
 
@@ -383,7 +384,7 @@ def _td(column: Column, cell: Any) -> str:
 
 def prose_html(content: object) -> str:
     """Escaped; the line breaks of ``Lines`` are line breaks."""
-    return html.escape(shown(content)).replace("\n", "<br>")
+    return html.escape(safe_text(content)).replace("\n", "<br>")
 
 
 def name_html(content: object) -> str:

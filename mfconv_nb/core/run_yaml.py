@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.core.errors import InputError, MappingError, quoted
+from mfconv_nb.core.errors import InputError, MappingError, quote
 from mfconv_nb.core.paths import read_small
 
 ENDINGS = (".yaml", ".yml")
@@ -156,7 +156,7 @@ def lora_of(content: Mapping[str, Any], origin: str, *rank_keys: str) -> Lora:
     alpha, dropout = content.get("lora_alpha"), content.get("lora_dropout")
     rank = next((content[key] for key in rank_keys if content.get(key) is not None), None)
     if rank is not None and (not isinstance(rank, int) or isinstance(rank, bool) or not 0 < rank < 1 << 20):
-        raise MappingError("MFC319", origin, found=f"a rank of {quoted(str(rank))}", expected="a whole number above 0", hint=HINT_LORA)
+        raise MappingError("MFC319", origin, found=f"a rank of {quote(str(rank))}", expected="a whole number above 0", hint=HINT_LORA)
     fraction = float(dropout) if isinstance(dropout, int | float) and not isinstance(dropout, bool) and 0 <= dropout <= 1 else None
     return Lora(None if alpha is None else checked_alpha(alpha, origin), rank, origin if alpha is not None else "", fraction)
 
@@ -164,7 +164,7 @@ def lora_of(content: Mapping[str, Any], origin: str, *rank_keys: str) -> Lora:
 def checked_alpha(alpha: object, origin: str) -> float:
     """Raises MappingError (MFC319) for what is no number above zero."""
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < 1 << 40 or not math.isfinite(alpha):
-        raise MappingError("MFC319", origin, found=f"lora_alpha: {quoted(str(alpha)[:80])}", expected="a number above 0", hint=HINT_LORA)
+        raise MappingError("MFC319", origin, found=f"lora_alpha: {quote(str(alpha)[:80])}", expected="a number above 0", hint=HINT_LORA)
     return alpha
 
 

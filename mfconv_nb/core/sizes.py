@@ -21,7 +21,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.core.errors import InputError, MappingError, quoted
+from mfconv_nb.core.errors import InputError, MappingError, quote
 from mfconv_nb.core.paths import parse_object, read_small
 
 MAX_CONFIG_BYTES = 16 << 20
@@ -74,7 +74,7 @@ class Sizes(Mapping[str, Size]):
         """The placeholders that some sizes depend on."""
         return tuple(self._placeholders)
 
-    def at(self, indices: Mapping[str, int]) -> Sizes:
+    def for_indices(self, indices: Mapping[str, int]) -> Sizes:
         """The sizes where some placeholders have these values; what none of them decides is left out."""
         key = tuple(indices.get(p, -1) for p in self._placeholders)
         if not self._later or all(index < 0 for index in key):
@@ -102,7 +102,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         raw = read_small(path, MAX_CONFIG_BYTES)
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte or a lone surrogate
-        found = f"a link to nothing -> {quoted(os.readlink(path))}" if path.is_symlink() else getattr(error, "strerror", error)
+        found = f"a link to nothing -> {quote(os.readlink(path))}" if path.is_symlink() else getattr(error, "strerror", error)
         raise InputError("MFC101", path, found=found, expected="a readable config.json") from None
     if raw is None:
         raise InputError("MFC106", path, found="more than 16 MiB", expected="a small JSON object")
@@ -120,7 +120,7 @@ def read_params(path: Path) -> dict[str, Any]:
 
 
 def read_sizes(config: Mapping[str, Any], sentences: Mapping[str, str]) -> Sizes:
-    """The size of each axis in ``sentences``, read from ``config``. A sentence with a placeholder is read later, see ``Sizes.at``.
+    """The size of each axis in ``sentences``, read from ``config``. A sentence with a placeholder is read later, see ``Sizes.for_indices``.
 
     Raises:
         MappingError: MFC107 when no alternative of a sentence has a value, with the keys that were looked for.
@@ -135,7 +135,7 @@ def read_sizes(config: Mapping[str, Any], sentences: Mapping[str, str]) -> Sizes
             known[axis] = size
         elif UNKNOWN not in sentence:
             expected, hint = sentence.replace("|", "or"), _hint_of_a_size(config)
-            raise MappingError("MFC107", f"axis {quoted(axis)}", found="no value", expected=expected, hint=hint)
+            raise MappingError("MFC107", f"axis {quote(axis)}", found="no value", expected=expected, hint=hint)
     return Sizes(known, config, later)
 
 
@@ -151,8 +151,8 @@ def _hint_of_a_size(config: Mapping[str, Any]) -> str:
     if part is None:
         return HINT_CONFIG
     return (
-        f"The sizes of the language model stand under {quoted(part)}. Save that part of config.json as a file of its own and give it with "
-        f"--config (config=mc.load(...).config[{quoted(part)}] in Python)."
+        f"The sizes of the language model stand under {quote(part)}. Save that part of config.json as a file of its own and give it with "
+        f"--config (config=mc.load(...).config[{quote(part)}] in Python)."
     )
 
 
@@ -276,5 +276,5 @@ def _number(value: Any, text: str) -> int | float:
 
 
 def _not_whole(value: Any, text: str) -> MappingError:
-    where = f"{quoted(text)} in config.json"
-    return MappingError("MFC106", where, found=quoted(str(value)), expected="a whole number, not negative", hint=HINT_CONFIG)
+    where = f"{quote(text)} in config.json"
+    return MappingError("MFC106", where, found=quote(str(value)), expected="a whole number, not negative", hint=HINT_CONFIG)

@@ -102,7 +102,7 @@ class FileSource:
                 self._changed_error(f"{how_many(offset + len(buffer), 'byte')} needed, the file ends at {offset + done:,}")
             done += count
 
-    def read_runs(self, offsets: Sequence[int], nbytes: int, buffer: memoryview) -> None:
+    def read_spans(self, offsets: Sequence[int], nbytes: int, buffer: memoryview) -> None:
         """Fill ``buffer`` with runs of ``nbytes``, one after the other. The loop is short: a call for 1 KiB takes a microsecond."""
         preadv, descriptor, at = getattr(os, "preadv", None), self._descriptor(), 0
         for offset in offsets:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mfconv_nb import families as folder
-from mfconv_nb.core.errors import MappingError, NotListedError, SeveralFitError, UsageError, did_you_mean, quoted
+from mfconv_nb.core.errors import MappingError, NotListedError, SeveralFitError, UsageError, did_you_mean, quote
 from mfconv_nb.core.report import how_many
 from mfconv_nb.families.same_maths import describe_unlisted, is_named_in, listed_types, model_type_of
 from mfconv_nb.families.user_families import family_in_file, is_file_name, offered_families
@@ -68,7 +68,7 @@ def register(family: Family, *, replace: bool = False) -> Family:
     taken = {name: f.key for f in built_in().values() for name in (f.key, *f.aliases)}
     mine = [name for name in (family.key, *family.aliases) if name in taken]
     if mine and not replace:
-        found = f"{quoted(mine[0])}, which is built in" + (f" (as {taken[mine[0]]})" if taken[mine[0]] != mine[0] else "")
+        found = f"{quote(mine[0])}, which is built in" + (f" (as {taken[mine[0]]})" if taken[mine[0]] != mine[0] else "")
         hint = "Choose another key, or say replace=True."
         raise UsageError("MFC501", "key", found=found, expected="a key of its own", hint=hint)
     _registered[family.key] = family
@@ -88,9 +88,9 @@ def family_named(key: str) -> Family:
     found = next((o for o in offered if key in (o.key, o.family.key if o.family else None)), None)
     if found is None:
         names = [*known, *(o.key for o in offered)]
-        raise MappingError("MFC301", quoted(key), found="an unknown key", expected=", ".join(sorted(names)), hint=did_you_mean(key, names))
+        raise MappingError("MFC301", quote(key), found="an unknown key", expected=", ".join(sorted(names)), hint=did_you_mean(key, names))
     if found.family is None:
-        raise found.refused or MappingError("MFC301", quoted(key), found="no family", expected="a Family")
+        raise found.refused or MappingError("MFC301", quote(key), found="no family", expected="a Family")
     return found.family
 
 
@@ -127,9 +127,9 @@ def family_remembered(key: str, file: str) -> Family:
     except MappingError as error:
         if error.code != "MFC301":
             raise
-        found = f"a checkpoint that was converted with the family {quoted(key)}" + (f", from the file {quoted(file)}" if file else "")
+        found = f"a checkpoint that was converted with the family {quote(key)}" + (f", from the file {quote(file)}" if file else "")
         hint = f"Name the file again: --model {file} (family='{file}' in Python)." if _is_plain(file) else HINT_REMEMBERED
-        raise MappingError("MFC301", quoted(key), found=found, expected="a family of this key", hint=hint) from None
+        raise MappingError("MFC301", quote(key), found=found, expected="a family of this key", hint=hint) from None
 
 
 def _is_plain(file: str) -> bool:
@@ -215,7 +215,7 @@ def _none_or_several(several: Sequence[Family], unknown: Mapping[str, int], coun
         return error
     nearest = sorted((n, key) for key, n in unknown.items())[:3]
     known = "; ".join(f"{key} knows {count - n} of {how_many(count, 'name pattern')}" for n, key in nearest)
-    told = "no model_type" if model_type is None else f"model_type {quoted(str(model_type))}"
+    told = "no model_type" if model_type is None else f"model_type {quote(str(model_type))}"
     return MappingError("MFC302", found=f"{told}; {known}", expected="one family that knows every name", hint=hint)
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mfconv_nb.core.errors import quoted
+from mfconv_nb.core.errors import quote
 from mfconv_nb.core.run_yaml import RUN_CONFIG
 from mfconv_nb.mapping.rules import Family, Window
 
@@ -38,7 +38,7 @@ def describe_unlisted(family: Family, config: Mapping[str, Any], window: Window 
     """
     model_type = model_type_of(config)
     if model_type is not None and model_type not in listed_types(family):
-        return f"model_type {quoted(str(model_type))}"
+        return f"model_type {quote(str(model_type))}"
     return (window and _window_said(window, config)) or _part_said(family, config) or _class_said(family, config)
 
 
@@ -50,14 +50,14 @@ def _window_said(limit: Window, config: Mapping[str, Any]) -> str | None:
     positions = config.get("max_position_embeddings", limit.positions_unsaid)
     if window is None or (isinstance(window, int) and isinstance(positions, int) and window >= positions):
         return None
-    model_type = quoted(str(model_type_of(config)))
-    return f"model_type {model_type} with sliding_window={quoted(str(window))} for {quoted(str(positions))} positions"
+    model_type = quote(str(model_type_of(config)))
+    return f"model_type {model_type} with sliding_window={quote(str(window))} for {quote(str(positions))} positions"
 
 
 def _part_said(family: Family, config: Mapping[str, Any]) -> str | None:
     for place, model_type in _parts(config):
         if model_type not in family.part_types.get(place, ()):
-            return f"model_type {quoted(str(model_type))} in {quoted(place)}"
+            return f"model_type {quote(str(model_type))} in {quote(place)}"
     return None
 
 
@@ -80,7 +80,7 @@ def _class_said(family: Family, config: Mapping[str, Any]) -> str | None:
         return None
     models = (*listed_types(family), family.key, *family.aliases, *(_TASK.sub("", c) for c in own))
     known = {_letters(model) for model in models}
-    return next((f"the class {quoted(c)}" for c in classes if _letters(_TASK.sub("", c)) not in known), None)
+    return next((f"the class {quote(c)}" for c in classes if _letters(_TASK.sub("", c)) not in known), None)
 
 
 def _texts(found: Any) -> list[str]:

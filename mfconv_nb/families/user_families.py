@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mfconv_nb.core.errors import InputError, Lines, MappingError, MfconvError, did_you_mean, one_line, quoted
+from mfconv_nb.core.errors import InputError, Lines, MappingError, MfconvError, did_you_mean, quote, to_one_line
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.mapping.flaws import check_family
 from mfconv_nb.mapping.rules import Drop, Family, Option, Repeated, Rule, Tied, Window
@@ -101,8 +101,8 @@ def _run_error(file: Path, error: BaseException, names: Mapping[str, Any]) -> Ma
 def _exception_line(error: BaseException) -> str:
     """An exception in one line, as Python says it, with the name that it thinks was meant."""
     if isinstance(error, MfconvError):
-        return one_line(str(error))
-    return one_line("".join(traceback.TracebackException.from_exception(error).format_exception_only()).strip())
+        return to_one_line(str(error))
+    return to_one_line("".join(traceback.TracebackException.from_exception(error).format_exception_only()).strip())
 
 
 def _hint_of(error: BaseException, names: Mapping[str, Any]) -> str | None:
@@ -120,7 +120,7 @@ def _hint_of(error: BaseException, names: Mapping[str, Any]) -> str | None:
 
 def _file_error(file: Path, line: int | None, text: str | None, found: str, expected: str, hint: str | None = None) -> MappingError:
     where = str(file) if line is None else f"{file}, line {line}"
-    shown = Lines(f"{found}\n            {one_line(text.strip())}") if text and text.strip() else found
+    shown = Lines(f"{found}\n            {to_one_line(text.strip())}") if text and text.strip() else found
     return MappingError("MFC313", where, found=shown, expected=expected, hint=hint)
 
 
@@ -176,7 +176,7 @@ def _each_once(entries: Iterable[Any]) -> Iterator[Any]:
 
 def _load_offered(entry: Any) -> Offered:
     package = f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else "a package"
-    where = f"{quoted(entry.name)} of {package} ({entry.value})"
+    where = f"{quote(entry.name)} of {package} ({entry.value})"
     try:
         family = entry.load()
     except (Exception, SystemExit) as error:

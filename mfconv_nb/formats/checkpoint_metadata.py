@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 from mfconv_nb.core.blocks import Shape
 from mfconv_nb.core.dtypes import BY_MINDSPORE, DTYPES
-from mfconv_nb.core.errors import InputError, OutputError, quoted
+from mfconv_nb.core.errors import InputError, OutputError, quote
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sources import FileSource, read_object
 from mfconv_nb.formats.limits import MAX_AXES, MAX_AXIS, are_counts, is_text
@@ -259,11 +259,11 @@ class _MetadataReader:
         return tuple(sorted(missing))
 
     def _refuse(self, name: str, found: str, expected: str) -> NoReturn:
-        raise InputError("MFC104", f"{quoted(name)} in {self.path}", found=found, expected=expected)
+        raise InputError("MFC104", f"{quote(name)} in {self.path}", found=found, expected=expected)
 
 
 def _quote_short(value: object) -> str:
-    return quoted(str(value)[:200])
+    return quote(str(value)[:200])
 
 
 def _is_plain_name(file: str) -> bool:
@@ -345,7 +345,7 @@ def metadata_bytes(parameters: Iterable[Parameter]) -> bytes:
 
 
 def _describe(parameter: Parameter) -> dict[str, Any]:
-    where, layout = quoted(parameter.name), parameter.layout
+    where, layout = quote(parameter.name), parameter.layout
     dtype = DTYPES[parameter.dtype].mindspore if parameter.dtype is not None else None
     if dtype is None:
         raise OutputError("MFC405", where, found=f"dtype {parameter.dtype}", expected="one that MindSpore has a name for")
@@ -368,7 +368,7 @@ def _slice_number(parameter: Parameter, chunk: Chunk) -> int:
     number = 0
     for begin, size, parts in zip(chunk.offset, chunk.shape, _parts_of_axes(parameter.shape, chunk.shape), strict=True):
         if begin % max(1, size):
-            where, found = quoted(parameter.name), f"a slice at {list(chunk.offset)} of shape {list(chunk.shape)}"
+            where, found = quote(parameter.name), f"a slice at {list(chunk.offset)} of shape {list(chunk.shape)}"
             raise OutputError("MFC405", where, found=found, expected="slices of equal shapes, side by side")
         number = number * parts + begin // max(1, size)
     return number

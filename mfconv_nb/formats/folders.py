@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mfconv_nb.core.errors import FormatError, InputError, on_one_line, quoted
+from mfconv_nb.core.errors import FormatError, InputError, quote, to_short_line
 from mfconv_nb.core.folding import fold
 from mfconv_nb.formats import index as index_files
 from mfconv_nb.formats.known import known_formats, weight_endings
@@ -68,8 +68,8 @@ def take_single(code: str, found: Sequence[Path], folder: Path, one: str, severa
     """The one file or folder in ``found``; raises InputError, which names them, if there are several."""
     if len(found) == 1:
         return found[0]
-    listed = ", ".join(quoted(p.name) for p in found[:SHOWN]) + (" ..." if len(found) > SHOWN else "")
-    hint = f"Give the one you mean: {on_one_line(str(found[0]))}, say."
+    listed = ", ".join(quote(p.name) for p in found[:SHOWN]) + (" ..." if len(found) > SHOWN else "")
+    hint = f"Give the one you mean: {to_short_line(str(found[0]))}, say."
     raise InputError(code, folder, found=f"{len(found):,} {several}: {listed}", expected=f"one {one}", hint=hint)
 
 
@@ -176,8 +176,8 @@ def check_sets(files: Sequence[Path]) -> None:
     for (stem, total, ending), numbers in sets.items():
         twin = next((key for key in sets if key[0] == stem and key[2] == ending and key[1] != total), None)
         if twin is not None:
-            found = f"shards of two saves: {quoted(first[stem, total, ending].name)} and {quoted(first[twin].name)}"
-            hint = f"Give one file of the save you mean: {on_one_line(str(first[twin]))}, say."
+            found = f"shards of two saves: {quote(first[stem, total, ending].name)} and {quote(first[twin].name)}"
+            hint = f"Give one file of the save you mean: {to_short_line(str(first[twin]))}, say."
             raise InputError("MFC115", files[0].parent, found=found, expected="one set of shards, or an index", hint=hint)
         _check_complete(first[stem, total, ending], total, numbers)
 
@@ -191,9 +191,9 @@ def _check_complete(path: Path, total: int, numbers: set[int]) -> None:
     assert match is not None
     width = len(match["number"])
     name = f"{match['stem']}-{missing:0{width}}-of-{match['total']}{match['ending']}"
-    found = f"{len(numbers):,} of {total:,} shards, and no index; first that is missing: {quoted(name)}"
+    found = f"{len(numbers):,} of {total:,} shards, and no index; first that is missing: {quote(name)}"
     begun = next(unfinished_in(path.parent, [path.with_name(name)]), None)
-    found += f", of which there is {quoted(begun[1])}: a download that is not finished" if begun is not None else ""
+    found += f", of which there is {quote(begun[1])}: a download that is not finished" if begun is not None else ""
     hint = "Fetch the missing files. In Python a list of paths is taken as it is: mc.load([...])."
     raise InputError("MFC115", path.parent, found=found, expected=f"{total:,} shards, as their names say", hint=hint)
 
@@ -217,8 +217,8 @@ def check_downloads(files: Sequence[Path]) -> None:
     """Raises FormatError (MFC202) if a download is not finished: the file may already have its full size, with zeros in it."""
     for folder in dict.fromkeys(p.parent for p in files):
         for path, mark in unfinished_in(folder, [p for p in files if p.parent == folder]):
-            found = f"{quoted(mark)} beside it: a download that is not finished"
-            hint = f"Let the download finish. If the file is known to be whole, remove {quoted(mark)}."
+            found = f"{quote(mark)} beside it: a download that is not finished"
+            hint = f"Let the download finish. If the file is known to be whole, remove {quote(mark)}."
             raise FormatError("MFC202", path, found=found, expected="the whole file", hint=hint)
 
 
@@ -226,7 +226,7 @@ def link_to_nothing(path: Path) -> str | None:
     """Describes a link whose target is missing; None for anything else."""
     if not os.path.islink(path) or os.path.exists(path):
         return None
-    return f"a link to nothing: {quoted(path.name)} -> {quoted(os.readlink(path))}"
+    return f"a link to nothing: {quote(path.name)} -> {quote(os.readlink(path))}"
 
 
 def dead_links(folder: Path) -> list[str]:

@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from mfconv_nb.core.errors import InputError, on_one_line
+from mfconv_nb.core.errors import InputError, to_short_line
 from mfconv_nb.formats.folders import checkpoint_files, take_single
 from mfconv_nb.formats.known import weight_endings
 
@@ -64,7 +64,7 @@ def refuse_model_id(path: Path) -> None:
     cached = _find_in_hub_cache(text) or _find_in_modelscope_cache(text)
     if cached is None and ("/" not in text or os.path.exists(path.parent)):
         return
-    hint = f"It is in a cache on this machine: {on_one_line(str(cached))}"
+    hint = f"It is in a cache on this machine: {to_short_line(str(cached))}"
     if cached is None:
         hint = f"Is it the id of a model? Nothing is fetched here: hf download {text} --local-dir {path.name}, then give that folder."
     raise InputError("MFC101", path, expected="a folder, an index or a file with weights", hint=hint)

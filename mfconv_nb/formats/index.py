@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.core.errors import InputError, quoted
+from mfconv_nb.core.errors import InputError, quote
 from mfconv_nb.core.folding import fold
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sources import FileSource, read_object
@@ -63,7 +63,7 @@ def read_index(path: Path) -> Index:
     for name, inside in plain.items():
         if inside is None:
             tensor = next(t for t, n in weights.items() if n == name)
-            found = f"{quoted(name)} for {quoted(tensor)}"
+            found = f"{quote(name)} for {quote(tensor)}"
             raise InputError("MFC104", path, found=found, expected="a file inside the folder of the index", hint=HINT_OUTSIDE)
     return Index(path, {tensor: plain[name] or name for tensor, name in weights.items()}, _total_size(content))
 
@@ -101,7 +101,7 @@ def _member_fields(text: str) -> Iterator[Field]:
         if name == "weight_map" and isinstance(value, dict) and value:
             yield from _weight_map_fields(text, begin, end)
         elif wrapped:
-            yield Field(begin, end - begin, quoted(name), json.dumps(value)[:120])
+            yield Field(begin, end - begin, quote(name), json.dumps(value)[:120])
     if not wrapped:
         yield from _fields_by_file([(n, v, b, e) for n, v, b, e in outer])
     last, size = outer[-1][3], len(text.encode("utf-8", "surrogatepass"))
@@ -122,9 +122,9 @@ def _fields_by_file(members: list[tuple[str, Any, int, int]]) -> Iterator[Field]
     """One field for each group of successive names that lie in the same file."""
     for file, same_file in itertools.groupby(members, key=lambda m: str(m[1])):
         group = list(same_file)
-        names = quoted(group[0][0]) if len(group) == 1 else f"{quoted(group[0][0])} to {quoted(group[-1][0])}"
+        names = quote(group[0][0]) if len(group) == 1 else f"{quote(group[0][0])} to {quote(group[-1][0])}"
         count = how_many(len(group), "tensor")
-        yield Field(group[0][2], group[-1][3] - group[0][2], "names of a file", f"{count} in {quoted(file)}: {names}", owner=file)
+        yield Field(group[0][2], group[-1][3] - group[0][2], "names of a file", f"{count} in {quote(file)}: {names}", owner=file)
 
 
 def _total_size(content: Mapping[str, object]) -> int | None:
@@ -144,16 +144,14 @@ def check_against_files(index: Index, found: Mapping[str, str]) -> None:
     absent = [n for n, f in index.weight_map.items() if found.get(n) != f]
     if absent:
         name = absent[0]
-        where = f"it is in {quoted(found[name])}" if name in found else f"it is not in {quoted(index.weight_map[name])}"
-        listed = f"{how_many(len(absent), 'name')} of the index not in the file; first {quoted(name)}: {where}"
+        where = f"it is in {quote(found[name])}" if name in found else f"it is not in {quote(index.weight_map[name])}"
+        listed = f"{how_many(len(absent), 'name')} of the index not in the file; first {quote(name)}: {where}"
         hint = "Index and files are of two saves: fetch both again from one place."
         raise InputError("MFC104", index.path, found=listed, expected="every name in the file the index gives", hint=hint)
     surplus = [n for n in found if n not in index.weight_map]
     if surplus:
-        listed = (
-            f"{how_many(len(surplus), 'tensor')} that the index does not name; first {quoted(surplus[0])} in {quoted(found[surplus[0]])}"
-        )
-        hint = f"If {quoted(index.path.name)} is out of date, rename it: without an index the folder is read as its files are named."
+        listed = f"{how_many(len(surplus), 'tensor')} that the index does not name; first {quote(surplus[0])} in {quote(found[surplus[0]])}"
+        hint = f"If {quote(index.path.name)} is out of date, rename it: without an index the folder is read as its files are named."
         raise InputError("MFC104", index.path, found=listed, expected="every tensor of the shards in the index", hint=hint)
 
 

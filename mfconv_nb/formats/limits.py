@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mfconv_nb.core.checkpoint import TensorSpec
-from mfconv_nb.core.errors import OutputError, quoted
+from mfconv_nb.core.errors import OutputError, quote
 
 MAX_AXES = 32  # numpy's limit; MindSpore and this package read through numpy
 MAX_AXIS = 1 << 48
@@ -31,7 +31,7 @@ def is_text(name: str) -> bool:
 
 def check_can_be_written(spec: TensorSpec, file: str) -> None:
     """Raises OutputError (MFC405)."""
-    where = f"{quoted(spec.name)} for {quoted(file)}"
+    where = f"{quote(spec.name)} for {quote(file)}"
     if not is_text(spec.name):
         raise OutputError("MFC405", where, found="half of a surrogate pair in the name", expected="a name that is text")
     if not has_sound_shape(spec.shape):

@@ -17,7 +17,7 @@ from functools import partial
 
 from mfconv_nb.core.checkpoint import MF, OtherEntry, TensorSpec
 from mfconv_nb.core.dtypes import BY_MINDSPORE, DTYPES, itemsize
-from mfconv_nb.core.errors import FormatError, OutputError, quoted
+from mfconv_nb.core.errors import FormatError, OutputError, quote
 from mfconv_nb.core.file_plan import Extent, FilePlan, Header, PlacedTensor
 from mfconv_nb.core.report import how_many, shape_text
 from mfconv_nb.core.sources import FileSource, StoredChecksum
@@ -124,7 +124,7 @@ def read_header(source: FileSource) -> Header:
             tensors.append(_join_slices(source, open_slices))
             open_slices = []
         if not open_slices and entry.name in seen:
-            found, hint = f"{quoted(entry.name)} a second time", "Save it again with each name once: MindSpore would take the last."
+            found, hint = f"{quote(entry.name)} a second time", "Save it again with each name once: MindSpore would take the last."
             raise FormatError("MFC203", source.path, found=found, expected="each name once", hint=hint)
         seen.add(entry.name)
         if other is not None:
@@ -188,7 +188,7 @@ def _read_tensor(scan: _Scanner, entry: _Entry, at: int, end: int) -> None:
         elif tag == 0x0A:  # packed dims, which protobuf readers accept too
             _, at, stop = scan.field(at, end)
             if stop - at > 10 * MAX_AXES:
-                raise scan.error("MFC203", at, f"{quoted(entry.name)} with dims of {how_many(stop - at, 'byte')}")
+                raise scan.error("MFC203", at, f"{quote(entry.name)} with dims of {how_many(stop - at, 'byte')}")
             while at < stop:
                 dim, at = scan.varint(at, stop)
                 entry.dims.append(dim)
@@ -203,7 +203,7 @@ def _read_tensor(scan: _Scanner, entry: _Entry, at: int, end: int) -> None:
         else:
             raise scan.error("MFC203", at, f"tag {tag:02X} inside a tensor")
         if fields > MAX_AXES + 2 or len(entry.dims) > MAX_AXES or any(d >= 1 << 48 for d in entry.dims):
-            raise scan.error("MFC203", at, f"{quoted(entry.name)} with dims {str(entry.dims[:8])[:80]}")
+            raise scan.error("MFC203", at, f"{quote(entry.name)} with dims {str(entry.dims[:8])[:80]}")
 
 
 def _other_entry(scan: _Scanner, entry: _Entry) -> OtherEntry | None:
@@ -222,13 +222,13 @@ def _join_slices(source: FileSource, entries: Sequence[_Entry]) -> PlacedTensor:
     """The entries of one tensor, joined. All must give the same dims and type, where MindSpore's reader takes those of the last."""
     last = entries[-1]
     if any((e.dims, e.type) != (last.dims, last.type) for e in entries):
-        found = f"slices of {quoted(last.name)} with different dims or dtypes"
+        found = f"slices of {quote(last.name)} with different dims or dtypes"
         raise FormatError("MFC203", source.path, found=found, expected="the whole tensor's in each", hint=HINT_CUT)
     dtype = BY_MINDSPORE.get(last.type.replace("Uint", "UInt"))
-    where = f"{quoted(last.name)} in {source.path}"
+    where = f"{quote(last.name)} in {source.path}"
     if dtype is None:
         known = ", ".join(BY_MINDSPORE)
-        raise FormatError("MFC205", where, found=f"dtype {quoted(last.type)}", expected=known)
+        raise FormatError("MFC205", where, found=f"dtype {quote(last.type)}", expected=known)
     extents = tuple(e.content for e in entries if e.content[1])
     nbytes = sum(size for _, size in extents)
     dims = last.dims
@@ -271,7 +271,7 @@ def _entry_fields(scan: _Scanner, at: int, end: int, entry: _Entry, slices: Mapp
     what = "entry" if count == 1 else f"entry, slice {number} of {count}"
     yield Field(at, begin - at, what, f"tag 0A: then {how_many(end - begin, 'byte')}", owner=owner)
     _, _, name_end = scan.field(begin, end)
-    yield Field(begin, name_end - begin, "name", f"tag 0A: {quoted(entry.name)}", owner=owner)
+    yield Field(begin, name_end - begin, "name", f"tag 0A: {quote(entry.name)}", owner=owner)
     tag, value_begin, _ = scan.field(name_end, end)
     inside = f"tag {tag:02X}: then {how_many(end - value_begin, 'byte')}"
     if entry.map_parameter:
@@ -298,7 +298,7 @@ def _tensor_fields(scan: _Scanner, at: int, end: int, entry: _Entry, spec: Tenso
         yield Field(begin, content - begin, "content length", f"tag 1A: then {how_many(at - content, 'byte')}", owner=owner)
         if spec is None:
             other = _other_entry(scan, entry) or OtherEntry(entry.name, "nothing")
-            meaning = f"{other.kind} {quoted(other.text)}" if other.text else other.kind
+            meaning = f"{other.kind} {quote(other.text)}" if other.text else other.kind
             yield Field(content, at - content, "content", meaning, OTHER, owner)
         else:
             yield Field(content, at - content, "numbers", numbers_text(spec) + part, TENSOR, owner, spec.dtype)
@@ -332,7 +332,7 @@ def plan_file(name: str, specs: Sequence[TensorSpec]) -> FilePlan:
 
 def _check_can_hold(spec: TensorSpec, file: str) -> None:
     check_can_be_written(spec, file)
-    refuse = partial(OutputError, "MFC405", f"{quoted(spec.name)} for {file}", hint="Choose a .safetensors ending.")
+    refuse = partial(OutputError, "MFC405", f"{quote(spec.name)} for {file}", hint="Choose a .safetensors ending.")
     if DTYPES[spec.dtype].mindspore is None:
         hint = "Cast it before, or leave it out. A .safetensors file holds it where it is not for MindSpore."
         raise refuse(found=f"dtype {spec.dtype}", expected="a dtype that MindSpore loads", hint=hint)

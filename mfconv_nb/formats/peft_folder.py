@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.core.errors import MappingError, quoted
+from mfconv_nb.core.errors import MappingError, quote
 from mfconv_nb.core.run_yaml import Lora, lora_of
 from mfconv_nb.core.sizes import read_config
 
@@ -115,7 +115,7 @@ def _is_neutral(value: object) -> bool:
 def _check_understood(content: Mapping[str, Any], path: Path) -> None:
     kind = content.get("peft_type", content.get("pet_type", "LORA"))
     if str(kind).upper() != "LORA":
-        raise MappingError("MFC319", path, found=f"peft_type {quoted(str(kind)[:80])}", expected="LORA", hint=HINT_PEFT)
+        raise MappingError("MFC319", path, found=f"peft_type {quote(str(kind)[:80])}", expected="LORA", hint=HINT_PEFT)
     for key, value in content.items():
         if key in MEANS_NOTHING or key in MERGED or _is_neutral(value):
             continue

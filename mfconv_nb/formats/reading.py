@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mfconv_nb.core.checkpoint import MF, LazyTensor, OtherEntry
-from mfconv_nb.core.errors import InputError, MfconvError, on_one_line, quoted
+from mfconv_nb.core.errors import InputError, MfconvError, quote, to_short_line
 from mfconv_nb.core.paths import LFS_POINTER
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sources import FileSource
@@ -74,7 +74,7 @@ def open_path(path: Path) -> Opened:
         if len(shards) < 2:
             return open_files([path])
         note = f"{path.name} is one of {len(shards):,} shards by its name; the whole checkpoint is taken"
-        return replace(open_files(shards), notes=(on_one_line(note),))
+        return replace(open_files(shards), notes=(to_short_line(note),))
     except MfconvError as error:
         # if another tool wrote slices, fetching single files again does not help
         error.hint = hint_of_foreign_run(path, error.where) or error.hint
@@ -124,8 +124,8 @@ def open_files(paths: Sequence[Path]) -> Opened:
     for path, one in zip(paths, opened, strict=True):
         for tensor in one.tensors:
             if tensor.name in tensors:
-                found = f"in {quoted(holder[tensor.name].name)} and in {quoted(path.name)}"
-                raise InputError("MFC105", quoted(tensor.name), found=found, expected="one file", hint=_hint_two(holder[tensor.name], path))
+                found = f"in {quote(holder[tensor.name].name)} and in {quote(path.name)}"
+                raise InputError("MFC105", quote(tensor.name), found=found, expected="one file", hint=_hint_two(holder[tensor.name], path))
             tensors[tensor.name], holder[tensor.name] = tensor, path
     sides = {one.side for one in opened}
     side = sides.pop() if len(sides) == 1 else None
@@ -136,7 +136,7 @@ def open_files(paths: Sequence[Path]) -> Opened:
 
 
 def _hint_two(first: Path, second: Path) -> str:
-    a, b = on_one_line(str(first)), on_one_line(str(second))
+    a, b = to_short_line(str(first)), to_short_line(str(second))
     return f"Two checkpoints lie in one folder? Give the file you mean, {a} or {b}; or move those of one of them to a folder of their own."
 
 
@@ -155,7 +155,7 @@ def _open_index(path: Path) -> Opened:
     index = index_files.read_index(path)
     missing = [f for f in index.files if not os.path.isfile(f)]
     if missing:
-        found = f"absent: {len(missing):,} of {how_many(len(index.files), 'file')}; first {quoted(missing[0].name)}"
+        found = f"absent: {len(missing):,} of {how_many(len(index.files), 'file')}; first {quote(missing[0].name)}"
         found += f", {link}" if (link := link_to_nothing(missing[0])) is not None else ""
         raise InputError("MFC104", path, found=found, expected="every shard beside the index", hint=_hint_missing(path))
     beside = [f for f in (path.parent / RUN_STATE,) if path.name == index_files.MINDSPORE and f not in index.files and f.is_file()]
@@ -164,7 +164,7 @@ def _open_index(path: Path) -> Opened:
     except InputError as error:
         if error.code != "MFC105":
             raise
-        hint = f"The shards are of two saves: {quoted(path.name)} names one place for each tensor. Fetch all of them again from one place."
+        hint = f"The shards are of two saves: {quote(path.name)} names one place for each tensor. Fetch all of them again from one place."
         raise InputError(error.code, error.where, found=error.found, expected=error.expected, hint=hint) from None
     indexed = {n: t for n, t in opened.tensors.items() if not beside or n not in opened.run_state}
     held = {name: opened.places[name].relative_to(path.parent).as_posix() for name in indexed}
@@ -178,14 +178,14 @@ def _open_index(path: Path) -> Opened:
 
 def _hint_missing(index: Path) -> str:
     others = [p for p in checkpoint_files(index.parent) if p.name in ("model.safetensors", "pytorch_model.bin")]
-    more = f" Or give what is there by its path: {on_one_line(str(others[0]))}" if others else ""
+    more = f" Or give what is there by its path: {to_short_line(str(others[0]))}" if others else ""
     return f"Fetch the missing files.{more}"
 
 
 def _open_folder(folder: Path) -> Opened:
     chosen = choose_files(folder)
     if chosen is None:
-        names = [quoted(p.name) for p in sorted(folder.iterdir())[:6]]
+        names = [quote(p.name) for p in sorted(folder.iterdir())[:6]]
         raise InputError(
             "MFC102",
             folder,
@@ -212,7 +212,7 @@ def _notes_beside(chosen: Chosen, beside: Sequence[Path]) -> tuple[str, ...]:
 
 def _list_names(names: Iterable[str]) -> str:
     shown = sorted(set(names))
-    return ", ".join(on_one_line(n) for n in shown[:SHOWN]) + (" ..." if len(shown) > SHOWN else "")
+    return ", ".join(to_short_line(n) for n in shown[:SHOWN]) + (" ..." if len(shown) > SHOWN else "")
 
 
 def _twins_in(one: OpenedFile) -> Mapping[str, str]:
@@ -243,14 +243,14 @@ def format_of(source: FileSource) -> Format:
 
 def _hint_near(path: Path) -> str | None:
     if os.path.isdir(path.parent):
-        near = [quoted(p.name) for p in checkpoint_files(path.parent)[:4]]
+        near = [quote(p.name) for p in checkpoint_files(path.parent)[:4]]
         if near:
-            return f"In {on_one_line(str(path.parent))} there is: {', '.join(near)}"
+            return f"In {to_short_line(str(path.parent))} there is: {', '.join(near)}"
     return None
 
 
 def _hint_inside(folder: Path) -> str | None:
     for inner in sorted(p for p in folder.iterdir() if p.is_dir())[:50]:
         if checkpoint_files(inner):
-            return f"There is a checkpoint in {on_one_line(str(inner))}"
+            return f"There is a checkpoint in {to_short_line(str(inner))}"
     return None

@@ -17,7 +17,7 @@ from typing import Any
 
 from mfconv_nb.core.checkpoint import HF, MF, TensorSpec
 from mfconv_nb.core.dtypes import DTYPES, dtype_named, itemsize
-from mfconv_nb.core.errors import FormatError, OutputError, quoted
+from mfconv_nb.core.errors import FormatError, OutputError, quote
 from mfconv_nb.core.file_plan import FilePlan, Header, PlacedTensor
 from mfconv_nb.core.paths import parse_object
 from mfconv_nb.core.report import how_many
@@ -86,7 +86,7 @@ def _checked_metadata(source: FileSource, metadata: object) -> dict[str, str]:
 
 
 def _placed_tensor(source: FileSource, name: str, entry: Any, first: int) -> PlacedTensor:
-    refuse = partial(FormatError, "MFC201", f"{quoted(name)} in {source.path}", hint=HINT_HEADER)
+    refuse = partial(FormatError, "MFC201", f"{quote(name)} in {source.path}", hint=HINT_HEADER)
     try:
         shape, (begin, end) = entry["shape"], entry["data_offsets"]
         numbers = [*shape, begin, end]
@@ -94,9 +94,9 @@ def _placed_tensor(source: FileSource, name: str, entry: Any, first: int) -> Pla
             raise TypeError  # "" and {} would pass as shapes without axes
         name.encode("utf-8")
     except (TypeError, KeyError, ValueError):
-        raise refuse(found=quoted(str(entry)[:100]), expected="dtype, shape, data_offsets") from None
+        raise refuse(found=quote(str(entry)[:100]), expected="dtype, shape, data_offsets") from None
     if not are_counts(numbers) or len(shape) > MAX_AXES:
-        found = f"shape {quoted(str(shape)[:80])}, offsets {quoted(str([begin, end])[:80])}"
+        found = f"shape {quote(str(shape)[:80])}, offsets {quote(str([begin, end])[:80])}"
         raise refuse(found=found, expected="whole numbers, not negative")
     spec = TensorSpec(name, tuple(shape), dtype_named(entry.get("dtype"), name, source.path))
     if end - begin != spec.nbytes:
@@ -108,14 +108,14 @@ def _check_places(source: FileSource, placed: Sequence[PlacedTensor], first: int
     past = [p for p in placed if sum(p.extents[0]) > source.size]
     if past:
         name, needed = past[0].spec.name, sum(past[0].extents[0])
-        found = f"{how_many(len(past), 'tensor')} past the end of the file; first {quoted(name)}, needs byte {needed:,} of {source.size:,}"
+        found = f"{how_many(len(past), 'tensor')} past the end of the file; first {quote(name)}, needs byte {needed:,} of {source.size:,}"
         raise FormatError("MFC202", source.path, found=found, expected="every tensor inside the file", hint=HINT_CUT)
     at = first
     for p in placed:
         begin, nbytes = p.extents[0]
         if begin != at:
             what = "overlaps another tensor" if begin < at else f"leaves a gap of {how_many(begin - at, 'byte')} before it"
-            raise FormatError("MFC201", f"{quoted(p.spec.name)} in {source.path}", found=what, expected="no gap, no overlap")
+            raise FormatError("MFC201", f"{quote(p.spec.name)} in {source.path}", found=what, expected="no gap, no overlap")
         at = begin + nbytes
     if at != source.size:
         found = f"{how_many(source.size - at, 'byte')} after the last tensor"
@@ -154,7 +154,7 @@ def _header_fields(text: str, end: int) -> Iterator[Field]:
         else:
             first, last = value["data_offsets"]
             spec = TensorSpec(name, tuple(value["shape"]), value["dtype"])
-            meaning = f"{quoted(name)}: {numbers_text(spec)}, bytes {first:,} to {last:,} behind the header"
+            meaning = f"{quote(name)}: {numbers_text(spec)}, bytes {first:,} to {last:,} behind the header"
             yield Field(begin, stop - begin, "header member", meaning, owner=name)
         at = stop
     yield Field(at, end - behind - at, "header ends", "the closing brace")
@@ -183,7 +183,7 @@ def plan_file(name: str, specs: Sequence[TensorSpec], metadata: Mapping[str, str
     raw += b" " * (-len(raw) % 8)
     if len(raw) > MAX_HEADER_BYTES:
         found, hint = f"a header of {how_many(len(raw), 'byte')}", "Give a folder as target, and --max_shard_size: each shard has its own."
-        raise OutputError("MFC405", quoted(name), found=found, expected=f"at most {MAX_HEADER_BYTES:,}", hint=hint)
+        raise OutputError("MFC405", quote(name), found=found, expected=f"at most {MAX_HEADER_BYTES:,}", hint=hint)
     first = 8 + len(raw)
     places = {s.name: ((first + header[s.name]["data_offsets"][0], s.nbytes),) for s in ordered}
     return FilePlan(name, first + at, ((0, len(raw).to_bytes(8, "little") + raw),), places)
@@ -191,7 +191,7 @@ def plan_file(name: str, specs: Sequence[TensorSpec], metadata: Mapping[str, str
 
 def _check_can_hold(spec: TensorSpec, file: str, metadata: Mapping[str, str]) -> None:
     check_can_be_written(spec, file)
-    refuse = partial(OutputError, "MFC405", f"{quoted(spec.name)} for {quoted(file)}")
+    refuse = partial(OutputError, "MFC405", f"{quote(spec.name)} for {quote(file)}")
     if spec.name == METADATA:
         hint = "Rename it, leave it out, or choose a .bin or .ckpt ending."
         raise refuse(found="the name that the metadata has", expected="another", hint=hint)

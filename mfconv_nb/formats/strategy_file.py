@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from mfconv_nb.core.blocks import Shape
-from mfconv_nb.core.errors import InputError, quoted
+from mfconv_nb.core.errors import InputError, quote
 from mfconv_nb.core.paths import parse_object
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sources import FileSource
@@ -137,7 +137,7 @@ def _check_layout(layout: StrategyLayout, name: str, path: Path) -> None:
     """Refuse a layout whose numbers contradict each other."""
 
     def refuse(found: str, expected: str) -> InputError:
-        return _refusal(f"{quoted(name)} in {path}", found, expected)
+        return _refusal(f"{quote(name)} in {path}", found, expected)
 
     dims = len(layout.devices)
     if dims > MAX_DIMS or any(n < 1 for n in layout.devices) or math.prod(layout.devices) > MAX_DEVICES:
@@ -203,7 +203,7 @@ def _from_protobuf(data: bytes, path: Path) -> tuple[dict[str, StrategyLayout], 
             elif number == 3:
                 name, layout = _read_layout_item(data, begin, end)
                 if name in named:
-                    raise _refusal(path, f"{quoted(name)} twice", "each name once")
+                    raise _refusal(path, f"{quote(name)} twice", "each name once")
                 named[name] = layout
     except BrokenProtobuf as broken:
         at, found = broken.args
@@ -279,7 +279,7 @@ def _from_json(data: bytes, path: Path) -> tuple[dict[str, StrategyLayout], set[
     content = parse_object(data, "a strategy file of MindSpore, protobuf or JSON", partial(_refusal, path), is_strict=True)
     layouts, nodes = content.get("parallel_layout_item"), content.get("parallel_strategy_item", {})
     if not isinstance(layouts, dict) or not isinstance(nodes, dict):
-        raise _refusal(path, f"JSON with {', '.join(quoted(k) for k in list(content)[:4]) or 'nothing'}", "parallel_layout_item, by name")
+        raise _refusal(path, f"JSON with {', '.join(quote(k) for k in list(content)[:4]) or 'nothing'}", "parallel_layout_item, by name")
     stages = [node["stage"] for node in nodes.values() if isinstance(node, dict) and "stage" in node]
     if not all(type(s) is int and 0 <= s <= MAX_DEVICES for s in stages):
         raise _refusal(path, "a stage that is no number", "whole numbers")
@@ -297,8 +297,8 @@ def _layout_from_json(entry: object, name: str, path: Path) -> StrategyLayout:
         devices, split, offsets = lists
         numbers = _whole_numbers([entry.get(key) or 0 for key in ("field", "opt_weight_shard_step", "opt_weight_shard_size")])
     except TypeError:
-        found = f"{quoted(str(entry)[:100])}"
-        raise _refusal(f"{quoted(name)} in {path}", found, "dev_matrix, tensor_map and so on, of whole numbers") from None
+        found = f"{quote(str(entry)[:100])}"
+        raise _refusal(f"{quote(name)} in {path}", found, "dev_matrix, tensor_map and so on, of whole numbers") from None
     return StrategyLayout(devices, maps, split, offsets, *numbers)
 
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from mfconv_nb.core.checkpoint import HF, LazyTensor, OtherEntry, TensorSpec, strided_tensor
 from mfconv_nb.core.dtypes import BY_TORCH, DTYPES, itemsize, short_name
-from mfconv_nb.core.errors import FormatError, quoted
+from mfconv_nb.core.errors import FormatError, quote
 from mfconv_nb.core.file_plan import FilePlan
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sources import ArraySource, ByteSource, FileSource, StoredChecksum
@@ -89,9 +89,9 @@ def _stored_members(source: FileSource) -> dict[int, int] | None:
                 start, _ = _data_place(source, info)
                 members[start] = info.file_size
                 if info.CRC:  # 0: torch computed none (set_crc32_options), or left the numbers out (skip_data)
-                    checksums.append(StoredChecksum(((start, info.file_size),), info.CRC, quoted(info.filename)))
+                    checksums.append(StoredChecksum(((start, info.file_size),), info.CRC, quote(info.filename)))
                 if info.compress_type != zipfile.ZIP_STORED:
-                    found = f"{quoted(info.filename)} is compressed"
+                    found = f"{quote(info.filename)} is compressed"
                     raise FormatError("MFC201", source.path, found=found, expected="stored members, as torch writes")
                 if info.filename.endswith("/byteorder") and source.read(start, min(info.file_size, 16)) == b"big":
                     found, hint = "big-endian numbers", "Load it in torch and save it again on a little-endian machine."
@@ -119,7 +119,7 @@ def _reason_of_refusal(message: str) -> str:
     """From torch's message: the code name that it refuses. Without colours, and without its advice, which is to run the code."""
     name = re.search(r"GLOBAL ([\w.]+)|class ([\w.]+\.[\w.]+)", message)
     if name is not None:
-        return f"{quoted(name[1] or name[2])}, which is no tensor"
+        return f"{quote(name[1] or name[2])}, which is no tensor"
     reason = re.sub(r"\x1b\[[0-9;]*m", "", message.rpartition("WeightsUnpickler error:")[2]).strip()
     return reason.partition("\n")[0][:160] or "more than tensors"
 
@@ -145,7 +145,7 @@ def _short_text(value: Any) -> str:
 
 
 def _lazy_tensor(torch: Any, name: str, t: Any, source: FileSource, members: dict[int, int] | None) -> LazyTensor:
-    where = f"{quoted(name)} in {source.path}"
+    where = f"{quote(name)} in {source.path}"
     dtype = BY_TORCH.get(str(t.dtype).removeprefix("torch."))
     if dtype is None or t.layout != torch.strided or t.is_quantized:
         found = f"{t.dtype}, {t.layout}"
@@ -235,7 +235,7 @@ def _member_fields(source: FileSource, member: zipfile.ZipInfo, end: int, words:
     is_data = member.filename.rpartition("/")[0].endswith("data") and short in words.storages
     owner = (words.storages[short][0].name or short) if is_data else ""
     head = at + 30 + name_bytes
-    yield Field(at, head - at, "local header", f"signature PK 03 04, then the name {quoted(member.filename)}", owner=owner)
+    yield Field(at, head - at, "local header", f"signature PK 03 04, then the name {quote(member.filename)}", owner=owner)
     if data > head:
         yield Field(head, data - head, "padding", f"an extra field that does nothing: the data begins at byte {data:,}", PADDING, owner)
     if is_data:
@@ -260,7 +260,7 @@ def _storage_field(data: int, size: int, storages: Sequence[Storage], owner: str
 
 def _member_text(source: FileSource, data: int, size: int, short: str, words: PickleWords) -> str:
     if short != "data.pkl":
-        return quoted(source.read(data, size).decode("utf-8", "replace").strip()) if size <= 64 else how_many(size, "byte")
+        return quote(source.read(data, size).decode("utf-8", "replace").strip()) if size <= 64 else how_many(size, "byte")
     if size > MAX_PICKLE_BYTES:
         return "a pickle, too large to look into"
     return _pickle_text(words)
@@ -269,7 +269,7 @@ def _member_text(source: FileSource, data: int, size: int, short: str, words: Pi
 def _pickle_text(words: PickleWords) -> str:
     """A sentence on a pickle; it warns of code that torch would not need for tensors."""
     tensors = sum(len(s) for s in words.storages.values())
-    strange = ", ".join(quoted(name) for name in words.strange[:3])
+    strange = ", ".join(quote(name) for name in words.strange[:3])
     warning = f"; it would call {strange}, which torch does not need for tensors: nothing of it was run" if strange else ""
     return (
         f"a pickle of {how_many(words.words, 'word')}: {how_many(tensors, 'tensor')} in {how_many(len(words.storages), 'storage')}{warning}"
@@ -318,7 +318,7 @@ def _annotate_old_file(source: FileSource) -> Iterator[Field]:
         if held is None or not held[0].dtype or count != held[0].elements or at + 8 + count * itemsize(held[0].dtype) > source.size:
             break
         owner, nbytes = held[0].name or key, count * itemsize(held[0].dtype)
-        yield Field(at, 8, "count", f"storage {quoted(key)}: {how_many(count, 'number')}", owner=owner)
+        yield Field(at, 8, "count", f"storage {quote(key)}: {how_many(count, 'number')}", owner=owner)
         yield _storage_field(at + 8, nbytes, held, owner)
         at += 8 + nbytes
     if at < source.size:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mfconv_nb.core.checkpoint import HF, MF, TensorSpec
-from mfconv_nb.core.errors import OutputError, UsageError, quoted
+from mfconv_nb.core.errors import OutputError, UsageError, quote
 from mfconv_nb.core.file_plan import FilePlan, OutputPlan
 from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.formats import index as index_files
@@ -27,7 +27,7 @@ def parse_bytes(text: str | int) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?b?)\s*", str(text).lower())
     if match is None or match.group(2) not in _UNITS or (size := int(float(match.group(1)) * _UNITS[match.group(2)])) <= 0:
         hint = "Give --max_shard_size 5GB (max_shard_size='5GB' in Python), or leave it out."
-        raise UsageError("MFC501", "max_shard_size", found=quoted(str(text)), expected="a size such as 5GB, 500MB or 2GiB", hint=hint)
+        raise UsageError("MFC501", "max_shard_size", found=quote(str(text)), expected="a size such as 5GB, 500MB or 2GiB", hint=hint)
     return size
 
 
@@ -53,7 +53,7 @@ def plan_output(specs: Sequence[TensorSpec], target: Path, side: str | None, max
     if chosen is None:
         expected = f"{', '.join(weight_endings())}, or a folder (no ending)"
         hint = "Change the ending of the target: it chooses the format."
-        raise OutputError("MFC407", target, found=f"ending {quoted(ending)}", expected=expected, hint=hint)
+        raise OutputError("MFC407", target, found=f"ending {quote(ending)}", expected=expected, hint=hint)
     if max_shard_size is None:
         return OutputPlan((plan_file(target.name, specs, side),), folder=False)
     if not chosen.is_sharded:

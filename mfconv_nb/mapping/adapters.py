@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from mfconv_nb.core.checkpoint import HF, TensorSpec
-from mfconv_nb.core.errors import MappingError, quoted
+from mfconv_nb.core.errors import MappingError, quote
 from mfconv_nb.core.folding import fold
 from mfconv_nb.core.layout import TensorLayout, axis_names, describe_tensor, parse_layout
 from mfconv_nb.core.run_yaml import Lora
@@ -121,9 +121,9 @@ def adapters_of(specs: Iterable[TensorSpec]) -> tuple[Adapter, ...]:
             known = halves.setdefault(half.module, {})
             embeddings |= {half.module} if half.embedding else set()
             if half.half in known:
-                found = f"{quoted(known[half.half].name)} and {quoted(spec.name)}"
+                found = f"{quote(known[half.half].name)} and {quote(spec.name)}"
                 hint = "Save them apart, one adapter a folder (save_pretrained of PEFT does)."
-                raise MappingError("MFC319", quoted(half.module), found=found, expected="one adapter for a layer", hint=hint)
+                raise MappingError("MFC319", quote(half.module), found=found, expected="one adapter for a layer", hint=hint)
             known[half.half] = spec
     return tuple(_whole(module, pair, module in embeddings) for module, pair in halves.items())
 
@@ -133,11 +133,11 @@ def _whole(module: str, pair: dict[str, TensorSpec], embedding: bool) -> Adapter
         (half, spec), *_ = pair.items()
         other = "b" if half == "a" else "a"
         found, expected = f"no half {other} of this adapter", "both halves in the checkpoint"
-        raise MappingError("MFC319", quoted(spec.name), found=found, expected=expected, hint=HINT_HALVES)
+        raise MappingError("MFC319", quote(spec.name), found=found, expected=expected, hint=HINT_HALVES)
     a, b = pair["a"], pair["b"]
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1] or 0 in (*a.shape, *b.shape):
         found = f"{list(a.shape)} and {list(b.shape)}"
-        raise MappingError("MFC319", quoted(module), found=found, expected="halves of rank x in and out x rank", hint=HINT_HALVES)
+        raise MappingError("MFC319", quote(module), found=found, expected="halves of rank x in and out x rank", hint=HINT_HALVES)
     return Adapter(module, a, b, embedding)
 
 
@@ -151,7 +151,7 @@ def rank_of(adapters: Sequence[Adapter], lora: Lora | None) -> int:
         lora.check()
     ranks = {adapter.rank: adapter.module for adapter in adapters}
     if len(ranks) != 1:
-        found = ", ".join(f"{rank} ({quoted(module)})" for rank, module in sorted(ranks.items())[:3]) or "no adapters"
+        found = ", ".join(f"{rank} ({quote(module)})" for rank, module in sorted(ranks.items())[:3]) or "no adapters"
         hint = "Several ranks are told apart by rank_pattern in adapter_config.json: put that file beside the adapters."
         raise MappingError("MFC319", "rank", found=found, expected="one rank", hint=hint)
     (rank,) = ranks

@@ -34,7 +34,7 @@ def _count_indices(left: Sequence[str], indices: dict[str, int], sizes: Sizes, m
     if not left:
         yield indices
         return
-    size = sizes.at(indices).get(left[0])
+    size = sizes.for_indices(indices).get(left[0])
     if size is not None:
         last = size.value if most is None else min(size.value, size.first + most)
         for index in range(size.first, last):
@@ -73,7 +73,7 @@ def _specs_of(rule: AnyRule, sizes: Sizes, to: str, dtype: str) -> Iterator[tupl
             continue
         _check_count(pattern, sizes)
         for indices in expected_indices(pattern, sizes):
-            known = {**sizes.at(indices).values_by_axis, **constants}
+            known = {**sizes.for_indices(indices).values_by_axis, **constants}
             shape = shape_of(tensor, {**known, **{axis: known[other] for axis, other in same.items() if other in known}})
             if shape is None:
                 raise MappingError("MFC307", pattern.text, found="an axis without a size", expected="a size for each axis")

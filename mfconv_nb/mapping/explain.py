@@ -15,7 +15,7 @@ from operator import index as whole_number
 
 from mfconv_nb.core.blocks import Block, Shape, c_strides, whole
 from mfconv_nb.core.checkpoint import TensorSpec
-from mfconv_nb.core.errors import MappingError, UsageError, did_you_mean, quoted
+from mfconv_nb.core.errors import MappingError, UsageError, did_you_mean, quote
 from mfconv_nb.core.layout import ZEROS, Axis, Expression, One, Product, Sum, TensorLayout, View, Zero, describe, describe_tensor, size_of
 from mfconv_nb.core.report import how_many
 from mfconv_nb.mapping.plan import DROPPED, LEFT_OUT, RESTORED, TIED, MappingPlan, Row
@@ -146,14 +146,14 @@ def explain_tensor(plan: MappingPlan, name: str, side: str | None = None) -> Exp
     """
     if side not in (None, SOURCE, TARGET):
         hint = "Leave it out where only one side has the name."
-        raise UsageError("MFC501", "side", found=quoted(str(side)), expected="'source' or 'target'", hint=hint)
+        raise UsageError("MFC501", "side", found=quote(str(side)), expected="'source' or 'target'", hint=hint)
     for here in (TARGET, SOURCE) if side is None else (side,):
         rows = tuple(row for row in plan.rows if any(s.name == name for s in _specs_of(row, here)))
         if rows:
             return _explanation(plan, name, here, rows)
     sides = (TARGET, SOURCE) if side is None else (side,)
     known = (s.name for row in plan.rows for here in sides for s in _specs_of(row, here))
-    raise MappingError("MFC309", quoted(name), found="no such name", expected="a tensor of either side", hint=did_you_mean(name, known))
+    raise MappingError("MFC309", quote(name), found="no such name", expected="a tensor of either side", hint=did_you_mean(name, known))
 
 
 def _specs_of(row: Row, side: str) -> tuple[TensorSpec, ...]:
@@ -347,7 +347,7 @@ def _read_index(index: int | Sequence[int], spec: TensorSpec) -> tuple[int, ...]
     if given is None or len(given) != len(spec.shape) or any(not -n <= i < n for i, n in zip(given, spec.shape, strict=True)):
         expected = f"{len(spec.shape)} whole numbers inside the shape {spec.shape}"
         hint = f"Such as {(0,) * len(spec.shape)}; numbers below 0 count from the end."
-        raise UsageError("MFC501", f"index of {quoted(spec.name)}", found=str(index), expected=expected, hint=hint)
+        raise UsageError("MFC501", f"index of {quote(spec.name)}", found=str(index), expected=expected, hint=hint)
     return tuple(i + n if i < 0 else i for i, n in zip(given, spec.shape, strict=True))
 
 
@@ -384,7 +384,7 @@ def _index_at(flat: int, shape: Shape) -> tuple[int, ...]:
 
 
 def _element(position: Position) -> str:
-    return f"element [{', '.join(map(str, position.index))}] of {quoted(position.name)}"
+    return f"element [{', '.join(map(str, position.index))}] of {quote(position.name)}"
 
 
 def _describe_place(block: RoleBlock, side: str, axes: Iterable[tuple[str, int]], shape: Shape) -> Iterator[str]:

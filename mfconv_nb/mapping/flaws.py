@@ -14,7 +14,7 @@ from typing import Any
 
 from mfconv_nb.core.checkpoint import HF, MF, SIDE_NAMES
 from mfconv_nb.core.dtypes import CASTABLE
-from mfconv_nb.core.errors import Lines, MappingError, nearest, one_line, quoted
+from mfconv_nb.core.errors import Lines, MappingError, nearest, quote, to_one_line
 from mfconv_nb.core.layout import TensorLayout, axis_names, pair_blocks, parse_layout, told_axes
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sizes import UNKNOWN, is_readable
@@ -91,7 +91,7 @@ def flaws_of(family: Family) -> tuple[Flaw, ...]:
 
 def _indent_found(found: str) -> str:
     """Two columns further to the right, so that a caret stays under its character."""
-    return found.replace("\n", "\n  ") if isinstance(found, Lines) else one_line(found)
+    return found.replace("\n", "\n  ") if isinstance(found, Lines) else to_one_line(found)
 
 
 def early_flaws_of(family: Family) -> tuple[Flaw, ...]:
@@ -103,7 +103,7 @@ def early_flaws_of(family: Family) -> tuple[Flaw, ...]:
 
 
 def _file_of(family: Family) -> str:
-    return f"family {quoted(str(family.key))} in {Path(family.written_at[0]).name}"
+    return f"family {quote(str(family.key))} in {Path(family.written_at[0]).name}"
 
 
 def _place_of_flaw(family: Family, flaw: Flaw) -> str:
@@ -112,7 +112,7 @@ def _place_of_flaw(family: Family, flaw: Flaw) -> str:
 
 def _place_text(family: Family, flaw: Flaw) -> str:
     if not flaw.rules:
-        return f"line {family.written_at[1]}, family {quoted(str(family.key))}"
+        return f"line {family.written_at[1]}, family {quote(str(family.key))}"
     return " and ".join(f"{_line_text(rule.written_at, family.written_at[0])}, {_short_form(rule)}" for rule in flaw.rules)
 
 
@@ -150,7 +150,7 @@ def _flaws_of_kinds(family: Family) -> Iterator[Flaw]:
     else:
         for axis in family.sizes:
             if not _AXIS.fullmatch(axis):
-                yield Flaw((), f"{quoted(axis)} as a name in sizes", "small letters, digits and '_', as layouts have them")
+                yield Flaw((), f"{quote(axis)} as a name in sizes", "small letters, digits and '_', as layouts have them")
     toy: Any = family.toy
     if not isinstance(toy, Mapping):
         yield Flaw((), f"toy is a {type(toy).__name__}", "a dict, as a config.json holds it")
@@ -173,9 +173,9 @@ def _flaws_of_kinds(family: Family) -> Iterator[Flaw]:
         return
     for n, option in enumerate(family.options):
         if not option.values and not option.size:
-            yield Flaw((), f"the option {quoted(str(option.name))} without values", "values=(...), the default first, or size=...")
+            yield Flaw((), f"the option {quote(str(option.name))} without values", "values=(...), the default first, or size=...")
         if option.name in (other.name for other in family.options[:n]):
-            yield Flaw((), f"the option {quoted(str(option.name))} for the second time", "each option once")
+            yield Flaw((), f"the option {quote(str(option.name))} for the second time", "each option once")
 
 
 def _flaws_of_name_kinds(rule: AnyRule) -> Iterator[Flaw]:
@@ -205,7 +205,7 @@ def _flaws_of_sizes(family: Family) -> Iterator[Flaw]:
     for axis, sentence in family.sizes.items():
         for part in (end.strip() for alternative in sentence.split("|") for end in alternative.split("..")):
             if part != UNKNOWN and not is_readable(_PLACEHOLDER.sub("0", part)):
-                found = f"the size of {quoted(axis)}: {quoted(sentence)}"
+                found = f"the size of {quote(axis)}: {quote(sentence)}"
                 yield Flaw((), found, "config keys and + - * /, alternatives after |", 'For example "head_dim | hidden_size / heads".')
 
 
@@ -218,11 +218,11 @@ def _flaws_of_conditions(family: Family) -> Iterator[Flaw]:
                 expected = f"one of {values[name]}" if name in values else f"an option of the family: {', '.join(values) or 'it has none'}"
                 yield Flaw((rule,), f"when {name}={value!r}", expected, _hint_near(name, values))
         for axis in sorted(numbers_of(rule) - family.sizes.keys()):
-            hint = _hint_near(axis, family.sizes) or f"Add {quoted(axis)} to sizes."
+            hint = _hint_near(axis, family.sizes) or f"Add {quote(axis)} to sizes."
             yield Flaw((rule,), f"{{={axis}}} in a name", "a name in sizes", hint)
         flag = None if isinstance(rule, Drop) else rule.only_if
         if flag and flag not in family.sizes:
-            hint = _hint_near(flag, family.sizes) or f'Add {quoted(flag)} to sizes, such as "{flag} | 0".'
+            hint = _hint_near(flag, family.sizes) or f'Add {quote(flag)} to sizes, such as "{flag} | 0".'
             yield Flaw((rule,), f"only_if={flag!r}", "a name in sizes", hint)
 
 
@@ -236,7 +236,7 @@ def _flaws_of_sentences(family: Family) -> Iterator[Flaw]:
 
 def _hint_near(word: str, known: Iterable[str]) -> str:
     best = nearest(word, known)
-    return "" if best is None or best == word else f"Did you mean {quoted(best)}?"
+    return "" if best is None or best == word else f"Did you mean {quote(best)}?"
 
 
 # ---- one rule ----------------------------------------------------------------------------------------------------------
@@ -247,7 +247,7 @@ def _flaws_of_rule(rule: AnyRule, form: Family, known: set[str]) -> Iterator[Fla
     for pattern in (*sources, *targets):
         if re.search(r"[{}]", _PLACEHOLDER.sub("", pattern.text)):
             expected = "placeholders of small letters, digits and '_', such as {layer}"
-            yield Flaw((rule,), f"braces in {quoted(pattern.text)}", expected)
+            yield Flaw((rule,), f"braces in {quote(pattern.text)}", expected)
     if isinstance(rule, Drop):
         return
     layouts = layouts_of(rule, MF)
@@ -261,7 +261,7 @@ def _flaws_of_rule(rule: AnyRule, form: Family, known: set[str]) -> Iterator[Fla
     for pattern in (*sources, *targets):
         if lacking := sorted(shared - set(pattern.placeholders)):
             expected = f"{{{lacking[0]}}} in every name of the rule, as it is in others"
-            yield Flaw((rule,), f"no {{{lacking[0]}}} in {quoted(pattern.text)}", expected)
+            yield Flaw((rule,), f"no {{{lacking[0]}}} in {quote(pattern.text)}", expected)
     if isinstance(rule, Tied | Rule) and (isinstance(rule, Tied) or rule.same_as):
         names = [p.text for other in form.rules if other is not rule for p in sides_of(other, MF)[0]]
         if rule.same_as not in names:
@@ -308,7 +308,7 @@ def _flaws_of_sentence(
 ) -> Iterator[Flaw]:
     for side, tensors, names in zip(SIDE_NAMES.values(), layouts, patterns, strict=True):
         if len(tensors) != len(names):
-            found = f"{how_many(len(names), 'name')} on the {side} side, {how_many(len(tensors), 'tensor')} in {quoted(str(rule.layout))}"
+            found = f"{how_many(len(names), 'name')} on the {side} side, {how_many(len(tensors), 'tensor')} in {quote(str(rule.layout))}"
             yield Flaw((rule,), found, "one tensor, between commas, for each name")
             return
     left, right = (axis_names(e for tensor in side for e in tensor) for side in layouts)
@@ -321,14 +321,14 @@ def _flaws_of_sentence(
             yield _unpaired_flaw(rule, error, (left, right), (left - right - placeholders[1], right - left - placeholders[0]))
             return
     if not isinstance(rule, Repeated) and (late := sorted(axis for axis in own if ".." in form.sizes.get(axis, ""))):
-        found = f"{late[0]} counts from another number than 0: {quoted(form.sizes[late[0]])}"
+        found = f"{late[0]} counts from another number than 0: {quote(form.sizes[late[0]])}"
         yield Flaw((rule,), found, "an axis of a layout, which counts from 0", "Let it stand in the names of both sides.")
     constants = rule.sizes if isinstance(rule, Rule) else {}
     for axis in sorted((left | right) - known - constants.keys() - own):
         meant = difflib.get_close_matches(axis, known - left - right, n=1, cutoff=0.8)  # "half_head" is not "head"
         if meant:
-            expected, hint = "an axis in sizes", f"Did you mean {quoted(meant[0])}? If not, add {quoted(axis)} to sizes."
-            yield Flaw((rule,), f"the axis {quoted(axis)} in {quoted(str(rule.layout))}", expected, hint)
+            expected, hint = "an axis in sizes", f"Did you mean {quote(meant[0])}? If not, add {quote(axis)} to sizes."
+            yield Flaw((rule,), f"the axis {quote(axis)} in {quote(str(rule.layout))}", expected, hint)
 
 
 def axes_without_size(rule: AnyRule, form: Family) -> dict[str, list[str]]:
@@ -351,7 +351,7 @@ def _flaws_of_sizeless_axes(rule: AnyRule, form: Family) -> Iterator[Flaw]:
     for to, axes in axes_without_size(rule, form).items():
         found = f"no size for {', '.join(axes)} on the way to {SIDE_NAMES[to]}"
         expected = "a size by the family's sizes or the rule's, or by a shape that has it as a whole axis"
-        yield Flaw((rule,), f"{found}: {quoted(str(getattr(rule, 'layout', '')))}", expected, f"Add {quoted(axes[0])} to sizes.")
+        yield Flaw((rule,), f"{found}: {quote(str(getattr(rule, 'layout', '')))}", expected, f"Add {quote(axes[0])} to sizes.")
 
 
 def _unpaired_flaw(
@@ -360,10 +360,10 @@ def _unpaired_flaw(
     """Axes on one side only, by their names; else what the layout itself says."""
     sides = [(axis, side, other) for side, own, other in (("left", odd[0], axes[1]), ("right", odd[1], axes[0])) for axis in sorted(own)]
     if not sides:
-        return Flaw((rule,), f"{error.found} in {quoted(str(rule.layout))}", str(error.expected))
-    found = " and ".join(f"{quoted(axis)} stands on the {side} of the arrow only" for axis, side, _ in sides)
+        return Flaw((rule,), f"{error.found} in {quote(str(rule.layout))}", str(error.expected))
+    found = " and ".join(f"{quote(axis)} stands on the {side} of the arrow only" for axis, side, _ in sides)
     hints = [hint for axis, side, other in sides if side == "right" or not odd[1] if (hint := _hint_near(axis, other))]
-    return Flaw((rule,), f"{found}: {quoted(str(rule.layout))}", "every axis on both sides", " ".join(hints))
+    return Flaw((rule,), f"{found}: {quote(str(rule.layout))}", "every axis on both sides", " ".join(hints))
 
 
 # ---- patterns that overlap ------------------------------------------------------------------------------------------------
@@ -372,10 +372,10 @@ def _unpaired_flaw(
 def _flaws_of_overlaps(form: Family) -> Iterator[Flaw]:
     for here, to in ((HF, MF), (MF, HF)):
         for (a, first), (b, second) in overlaps(form, to):
-            found = f"both match names like {quoted(first.text)} on the {SIDE_NAMES[here]} side"
+            found = f"both match names like {quote(first.text)} on the {SIDE_NAMES[here]} side"
             rules = (a, b) if a.written_at[1] <= b.written_at[1] else (b, a)
             if first.text != second.text:
-                found = f"{quoted(first.text)} and {quoted(second.text)} match the same names on the {SIDE_NAMES[here]} side"
+                found = f"{quote(first.text)} and {quote(second.text)} match the same names on the {SIDE_NAMES[here]} side"
             yield Flaw(rules, found, "one rule for each name", "Remove one of them, or let them stand under different options (when).")
 
 

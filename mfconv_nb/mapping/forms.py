@@ -13,7 +13,7 @@ from itertools import islice, product
 from typing import Any
 
 from mfconv_nb.core.blocks import whole
-from mfconv_nb.core.errors import MappingError, SeveralFitError, UsageError, did_you_mean, quoted
+from mfconv_nb.core.errors import MappingError, SeveralFitError, UsageError, did_you_mean, quote
 from mfconv_nb.core.folding import fold
 from mfconv_nb.mapping.plan import MappingPlan, Part, Row
 from mfconv_nb.mapping.rules import COMMON_OPTIONS, NUMBERS, Family, Option, OptionValue, form_of
@@ -41,7 +41,7 @@ def checked_options(family: Family, given: Mapping[str, object]) -> dict[str, Op
         if name not in known:
             takes = ", ".join(sorted(known)) or "none"
             where, hint = f"{name} with model {family.key}", did_you_mean(name, known)
-            raise MappingError("MFC305", where, found=quoted(str(value)), expected=f"one of its options: {takes}", hint=hint)
+            raise MappingError("MFC305", where, found=quote(str(value)), expected=f"one of its options: {takes}", hint=hint)
         found[name] = _read_value(known[name], value)
     return found
 
@@ -58,12 +58,12 @@ def _read_value(option: Option, value: object) -> OptionValue:
     if not option.values:
         if word.isdigit() and not isinstance(value, bool):
             return int(word)
-        raise UsageError("MFC501", option.name, found=quoted(str(value)), expected="a whole number", hint=_hint_value(option))
+        raise UsageError("MFC501", option.name, found=quote(str(value)), expected="a whole number", hint=_hint_value(option))
     meant = by_word.get(word, WORDS.get(word))
     if meant is None or meant not in option.values or isinstance(meant, bool) not in {isinstance(v, bool) for v in option.values}:
         expected = " or ".join(str(v) or "(nothing)" for v in option.values)
         hint = did_you_mean(word, by_word) or _hint_value(option)
-        raise UsageError("MFC501", option.name, found=quoted(str(value)), expected=expected, hint=hint)
+        raise UsageError("MFC501", option.name, found=quote(str(value)), expected=expected, hint=hint)
     return meant
 
 

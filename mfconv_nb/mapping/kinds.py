@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from mfconv_nb.core.checkpoint import TensorSpec
-from mfconv_nb.core.errors import UsageError, did_you_mean, quoted
+from mfconv_nb.core.errors import UsageError, did_you_mean, quote
 from mfconv_nb.mapping.rules import Drop
 
 # What stands before the name of a weight. A longer prefix comes before the one that it begins with.
@@ -195,5 +195,5 @@ def parse_categories(only: str | Iterable[str]) -> tuple[str, ...]:
         if word not in CATEGORIES:
             expected = ", ".join(CATEGORIES)
             hint = did_you_mean(word, CATEGORIES) or "Leave --only out (only= in Python) to take everything."
-            raise UsageError("MFC501", "only", found=quoted(word), expected=expected, hint=hint)
+            raise UsageError("MFC501", "only", found=quote(word), expected=expected, hint=hint)
     return words

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mfconv_nb.core.errors import MappingError, quoted
+from mfconv_nb.core.errors import MappingError, quote
 from mfconv_nb.core.run_yaml import Lora, checked_alpha
 from mfconv_nb.mapping.adapters import HINT_ALPHA, Adapter, rank_of
 
@@ -54,7 +54,7 @@ def _scale_adapter(adapter: Adapter, lora: Lora, told: float | None, alpha: floa
     rank = lora.rank if told is None else told
     if rank is not None and rank != adapter.rank:
         expected = f"{rank:g}, as {'the config' if told is None else 'rank_pattern'} says"
-        raise MappingError("MFC319", quoted(adapter.module), found=f"rank {adapter.rank} in the tensors", expected=expected, hint=HINT_RUN)
+        raise MappingError("MFC319", quote(adapter.module), found=f"rank {adapter.rank} in the tensors", expected=expected, hint=HINT_RUN)
     return ScaledAdapter(adapter, alpha, alpha / (math.sqrt(adapter.rank) if root else adapter.rank))
 
 
@@ -77,5 +77,5 @@ def _compile_pattern(pattern: str, key: str) -> re.Pattern[str]:
     choices = sum(pattern.count(c) for c in (".*", ".+", "("))
     if len(pattern) > MAX_LENGTH or choices > MAX_CHOICES or not _PATTERN.fullmatch(pattern):
         hint = "Name the layers themselves in adapter_config.json, each with its number."
-        raise MappingError("MFC319", key, found=quoted(pattern), expected="a name, with .*, \\d+ or (a|b) in it", hint=hint)
+        raise MappingError("MFC319", key, found=quote(pattern), expected="a name, with .*, \\d+ or (a|b) in it", hint=hint)
     return re.compile(rf"(?:.*\.)?(?:{pattern})")

@@ -61,7 +61,7 @@ class PlanInputs:
 
     def sizes_at(self, indices: Mapping[str, int]) -> Mapping[str, Size]:
         """The sizes in one instance of a rule."""
-        return {} if self.sizes is None else self.sizes.at(indices)
+        return {} if self.sizes is None else self.sizes.for_indices(indices)
 
     def last_layer(self, axis: str) -> int | None:
         """The limit of a placeholder where only the first layers are asked for; else None."""

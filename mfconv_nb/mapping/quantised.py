@@ -19,7 +19,7 @@ from typing import Any
 
 from mfconv_nb.core.checkpoint import TensorSpec
 from mfconv_nb.core.dtypes import CASTABLE, short_name
-from mfconv_nb.core.errors import one_line
+from mfconv_nb.core.errors import to_one_line
 
 SCALED = "codes with scales"
 SUFFIXES = {
@@ -86,10 +86,10 @@ def claimed_scheme(config: Mapping[str, Any] | None) -> str:
         for key in CONFIG_KEYS:
             settings = part.get(key)
             if isinstance(settings, str) and settings:
-                return one_line(settings[:40])
+                return to_one_line(settings[:40])
             if isinstance(settings, Mapping) and settings:
                 method = settings.get("quant_method") or settings.get("format") or ("MLX" if "group_size" in settings else key)
-                return METHODS.get(str(method), one_line(str(method)[:40]))
+                return METHODS.get(str(method), to_one_line(str(method)[:40]))
     return ""
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from mfconv_nb.core.checkpoint import MF, TensorSpec
 from mfconv_nb.core.dtypes import CASTABLE
-from mfconv_nb.core.errors import as_word, quoted
+from mfconv_nb.core.errors import as_word, quote
 from mfconv_nb.core.folding import fold
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sizes import text_part
@@ -111,9 +111,9 @@ class Wrapped:
             config: of the checkpoint; of a model of several parts only the language model's part is taken.
         """
         if self.lacks:
-            said, code = f"The names lack {quoted(self.lacks)} in front", f"{self.lacks!r} + n"
+            said, code = f"The names lack {quote(self.lacks)} in front", f"{self.lacks!r} + n"
         else:
-            texts = (quoted(text) + (f" ({WRAPPERS[text]} puts it there)" if text in WRAPPERS else "") for text, _ in self.texts)
+            texts = (quote(text) + (f" ({WRAPPERS[text]} puts it there)" if text in WRAPPERS else "") for text, _ in self.texts)
             said = f"The names have {' and '.join(texts)} too much"
             code = "n" + "".join(f".removeprefix({text!r})" if front else f".replace({text!r}, '')" for text, front in self.texts)
         fit = "They fit" if self.fitting == self.total else f"{self.fitting:,} of {how_many(self.total, 'name')} fit"
@@ -188,7 +188,7 @@ def _few_left_over(plan: MappingPlan, specs: Sequence[TensorSpec], unmatched: Se
     heads = [n for n in unmatched if HEADS.match(n)]
     others = [p for p in plan.problems if p.kind != "unmatched"]
     if heads and others and len(heads) == len(unmatched) and all(p.kind == "missing" and _is_head(p) for p in others):
-        mine, theirs = quoted(heads[0]), quoted(others[0].name)
+        mine, theirs = quote(heads[0]), quote(others[0].name)
         return Remedy(
             f"A reward or classification model: its head {mine} has no place in MindFormers' causal model, which wants {theirs}. "
             f"There is no way for such a model."
@@ -200,7 +200,7 @@ def _few_left_over(plan: MappingPlan, specs: Sequence[TensorSpec], unmatched: Se
         return None
     what = f"All but {how_many(len(unmatched), 'name')} fit. If the model works without them, leave them out"
     if heads:
-        what = f"{quoted(heads[0])} is of a reward or classification model, and has no place here. The rest is whole. Leave it out"
+        what = f"{quote(heads[0])} is of a reward or classification model, and has no place here. The rest is whole. Leave it out"
     python = repr(patterns[0]) if len(patterns) == 1 else repr(list(patterns))
     return Remedy(f"{what}: {leave_out_flags(patterns)} (leave_out={python} in Python).", patterns)
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from mfconv_nb.core.checkpoint import HF, MF, Checkpoint, LazyTensor, TensorSpec, checkpoint_of, stored_tensor, strided_tensor
 from mfconv_nb.core.dtypes import BY_MINDSPORE, BY_NUMPY, BY_TORCH
-from mfconv_nb.core.errors import InputError, quoted
+from mfconv_nb.core.errors import InputError, quote
 from mfconv_nb.core.sources import ArraySource
 
 MAX_AXES = 32
@@ -97,10 +97,10 @@ def _checkpoint(state: Mapping[str, Any], origin: str, side: str | None, config:
     for key, value in state.items():
         name = str(key)
         if name in tensors:
-            raise InputError("MFC109", quoted(name), found="two keys that are the same text", expected="each name once", hint=HINT_NAME)
+            raise InputError("MFC109", quote(name), found="two keys that are the same text", expected="each name once", hint=HINT_NAME)
         if any("\ud800" <= c <= "\udfff" for c in name):
             found = "half of a surrogate pair in the name"
-            raise InputError("MFC109", quoted(name), found=found, expected="a name that is text", hint=HINT_NAME)
+            raise InputError("MFC109", quote(name), found=found, expected="a name that is text", hint=HINT_NAME)
         tensors[name] = _lazy_tensor(name, value)
     return checkpoint_of(tensors, origin=origin, side=side, config=config)
 
@@ -114,7 +114,7 @@ def _lazy_tensor(name: str, value: Any) -> LazyTensor:
         return _from_mindspore(name, value)
     if isinstance(value, np.ndarray | np.generic):
         return _from_numpy(name, np.asarray(value))
-    raise InputError("MFC109", quoted(name), found=f"a {type(value).__name__}", expected="a tensor or an array", hint=HINT)
+    raise InputError("MFC109", quote(name), found=f"a {type(value).__name__}", expected="a tensor or an array", hint=HINT)
 
 
 def _from_torch(name: str, t: Any) -> LazyTensor:
@@ -122,7 +122,7 @@ def _from_torch(name: str, t: Any) -> LazyTensor:
     check_shaped(name, t)
     dtype = known_dtype(name, str(t.dtype).removeprefix("torch."), BY_TORCH)
     if t.dim() > MAX_AXES:
-        raise InputError("MFC109", quoted(name), found=f"{t.dim()} axes", expected=f"at most {MAX_AXES}, as numpy takes")
+        raise InputError("MFC109", quote(name), found=f"{t.dim()} axes", expected=f"at most {MAX_AXES}, as numpy takes")
     spec = TensorSpec(name, tuple(t.shape), dtype)
     t = t.detach().resolve_conj().resolve_neg()  # the memory of a conjugated view holds the plain numbers
     if t.device.type == "meta":
@@ -139,7 +139,7 @@ def check_shaped(name: str, tensor: Any) -> None:
     """Refuse a torch parameter without a shape: that of a `LazyLinear` which was never called."""
     if _is_a(tensor, "torch", "nn.parameter.UninitializedTensorMixin"):
         hint = "Call the network once, or make its layers with their sizes."
-        raise InputError("MFC109", quoted(name), found="a parameter that has no shape yet", expected="a tensor with a shape", hint=hint)
+        raise InputError("MFC109", quote(name), found="a parameter that has no shape yet", expected="a tensor with a shape", hint=hint)
 
 
 def _from_mindspore(name: str, t: Any) -> LazyTensor:
@@ -162,7 +162,7 @@ def _from_numpy(name: str, a: np.ndarray[Any, Any]) -> LazyTensor:
 def known_dtype(name: str, dtype: object, known: Mapping[Any, str], hint: str | None = None) -> str:
     """Our name of a framework's dtype. Raises InputError (MFC109) if it has none; ``name`` is the tensor."""
     if dtype not in known:
-        raise InputError("MFC109", quoted(name), found=f"dtype {dtype}", expected=", ".join(map(str, known)), hint=hint)
+        raise InputError("MFC109", quote(name), found=f"dtype {dtype}", expected=", ".join(map(str, known)), hint=hint)
     return known[dtype]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from mfconv_nb.core.checkpoint import HF, MF
 from mfconv_nb.core.dtypes import BY_MINDSPORE, BY_TORCH, DTYPES, numpy_dtype
-from mfconv_nb.core.errors import InputError, UsageError, quoted
+from mfconv_nb.core.errors import InputError, UsageError, quote
 from mfconv_nb.networks.live import check_shaped, is_cell, is_module, known_dtype
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
@@ -156,7 +156,7 @@ def _compute_buffers(module: Any, lost: Mapping[str, tuple[Any, str]]) -> None:
     left = [name for name in lost if not torch.equal(seen[0][name], seen[1][name])]
     if left:
         found, hint = "a buffer on the meta device that nothing computes", "Make the network on the CPU."
-        raise InputError("MFC109", quoted(left[0]), found=found, expected="a real one", hint=hint)
+        raise InputError("MFC109", quote(left[0]), found=found, expected="a real one", hint=hint)
 
 
 # ---- MindSpore -----------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 
 from mfconv_nb.core.blocks import Shape
 from mfconv_nb.core.checkpoint import TensorSpec
-from mfconv_nb.core.errors import InputError, MappingError, UsageError, did_you_mean, quoted
+from mfconv_nb.core.errors import InputError, MappingError, UsageError, did_you_mean, quote
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.report import how_many
 from mfconv_nb.formats.strategy_file import read_strategies, strategy_files
@@ -79,7 +79,7 @@ def _cut_by_strategy(specs: Sequence[TensorSpec], path: Path) -> Cutting:
         raise InputError("MFC114", path, found=f"stages of {found} devices", expected="stages of one size", hint=HINT_ONE_RUN)
     unknown = sorted(known - {s.name for s in specs})
     if unknown:
-        found, expected = f"{how_many(len(unknown), 'tensor')} not there; first {quoted(unknown[0])}", "the tensors of this checkpoint"
+        found, expected = f"{how_many(len(unknown), 'tensor')} not there; first {quote(unknown[0])}", "the tensors of this checkpoint"
         hint = did_you_mean(unknown[0], [s.name for s in specs]) or "They are of another model, or of its other form."
         raise InputError("MFC114", path, found=found, expected=expected, hint=hint)
     devices = stages[0].devices
@@ -88,9 +88,9 @@ def _cut_by_strategy(specs: Sequence[TensorSpec], path: Path) -> Cutting:
     for spec in specs:
         having = [stage for stage in stages if spec.name in stage.layouts]
         axes = len(spec.shape)
-        slicings = {slicing_of(s.layouts[spec.name], axes, devices, f"{quoted(spec.name)} in {s.path}") for s in having}
+        slicings = {slicing_of(s.layouts[spec.name], axes, devices, f"{quote(spec.name)} in {s.path}") for s in having}
         if len(slicings) > 1:
-            raise InputError("MFC114", quoted(spec.name), found="cut differently in two stages", expected="one way", hint=HINT_ONE_RUN)
+            raise InputError("MFC114", quote(spec.name), found="cut differently in two stages", expected="one way", hint=HINT_ONE_RUN)
         slicing = slicings.pop() if slicings else Slicing((devices,), ((),) * axes)
         _check_divides(spec, slicing)
         names = tuple(f"d{n}" for n in range(len(slicing.devices)))
@@ -102,7 +102,7 @@ def _check_patterns(where: str, patterns: Mapping[str, Any] | Sequence[str], spe
     for pattern in patterns:
         if not any(fnmatchcase(s.name, pattern) for s in specs):
             hint = did_you_mean(pattern, [s.name for s in specs]) or "Take it out: the names are those of the checkpoint that is saved."
-            raise UsageError("MFC501", where, found=f"{quoted(pattern)}, which fits no tensor", expected="a pattern of names", hint=hint)
+            raise UsageError("MFC501", where, found=f"{quote(pattern)}, which fits no tensor", expected="a pattern of names", hint=hint)
 
 
 def _stages_by_patterns(spec: TensorSpec, layout: RankLayout) -> tuple[int, ...]:
@@ -111,7 +111,7 @@ def _stages_by_patterns(spec: TensorSpec, layout: RankLayout) -> tuple[int, ...]
     found = tuple(n for n, patterns in enumerate(layout.stages) if any(fnmatchcase(spec.name, p) for p in patterns))
     if not found:
         hint = "Add one to the stage that shall hold it: '*' in a stage takes every tensor."
-        raise UsageError("MFC501", "stages", found=f"none that has {quoted(spec.name)}", expected="a pattern that fits it", hint=hint)
+        raise UsageError("MFC501", "stages", found=f"none that has {quote(spec.name)}", expected="a pattern that fits it", hint=hint)
     return found
 
 
@@ -119,16 +119,16 @@ def _slicing_by_cuts(spec: TensorSpec, layout: RankLayout) -> Slicing:
     pattern = next((p for p in layout.cuts if fnmatchcase(spec.name, p)), None)
     axes = tuple(layout.cuts[pattern]) if pattern is not None else (None,) * len(spec.shape)
     if len(axes) != len(spec.shape):
-        found = f"{how_many(len(axes), 'axis', 'axes')} in {quoted(pattern or '')}"
+        found = f"{how_many(len(axes), 'axis', 'axes')} in {quote(pattern or '')}"
         expected = f"{len(spec.shape)}, one for each of {list(spec.shape)}"
         hint = "Change cuts: null (None in Python) for an axis that stays whole."
-        raise MappingError("MFC307", quoted(spec.name), found=found, expected=expected, hint=hint)
+        raise MappingError("MFC307", quote(spec.name), found=found, expected=expected, hint=hint)
     names = list(layout.devices)
     cuts = tuple(tuple(names.index(n) for n in dimensions_of(cut)) for cut in axes)
     used = [n for cut in cuts for n in cut]
     if len(used) != len(set(used)):
         found, hint = "a device dimension that cuts twice", "Change cuts: let each dimension of devices cut one axis of a tensor."
-        raise MappingError("MFC307", quoted(spec.name), found=found, expected="each at most once", hint=hint)
+        raise MappingError("MFC307", quote(spec.name), found=found, expected="each at most once", hint=hint)
     slicing = Slicing(tuple(layout.devices.values()), cuts)
     slicing = _with_optimizer_shards(slicing, spec.shape, layout.optimizer_shards)
     _check_divides(spec, slicing)
@@ -143,7 +143,7 @@ def _check_divides(spec: TensorSpec, slicing: Slicing) -> None:
         axis, size, parts = error.args
         found, expected = f"{size} in {parts} parts", f"an axis {axis} that divides"
         raise MappingError(
-            "MFC307", quoted(spec.name), found=found, expected=expected, hint="Cut another axis, or leave it whole."
+            "MFC307", quote(spec.name), found=found, expected=expected, hint="Cut another axis, or leave it whole."
         ) from None
 
 

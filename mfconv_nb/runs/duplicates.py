@@ -12,7 +12,7 @@ import numpy as np
 
 from mfconv_nb.core.checkpoint import LazyTensor
 from mfconv_nb.core.dtypes import itemsize
-from mfconv_nb.core.errors import quoted
+from mfconv_nb.core.errors import quote
 from mfconv_nb.core.folding import fold
 from mfconv_nb.runs.run import SlicedTensor
 from mfconv_nb.streaming.gather import Gatherer
@@ -35,7 +35,7 @@ def note_equal_parts(tensors: Iterable[SlicedTensor]) -> tuple[str, ...]:
     for ranks, by_template in kinds.items():
         chosen = list(by_template.values())[:MOST_KINDS]
         for one, other, count, name in _find_alike(ranks, chosen, gatherer)[:4]:
-            of = f"{count} kinds of tensors, such as {quoted(name)}" if count > 1 else quoted(name)
+            of = f"{count} kinds of tensors, such as {quote(name)}" if count > 1 else quote(name)
             said.append(f"ranks {one} and {other} hold the same numbers as different parts of {of}: one file may be a copy of the other")
     return tuple(said)
 

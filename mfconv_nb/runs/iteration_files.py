@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mfconv_nb.core.checkpoint import LazyTensor, stored_tensor
-from mfconv_nb.core.errors import InputError, MfconvError, as_flags, quoted
+from mfconv_nb.core.errors import InputError, MfconvError, as_flags, quote
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sources import FileSource
 from mfconv_nb.formats.checkpoint_metadata import METADATA, CheckpointMetadata
@@ -39,7 +39,7 @@ class Findings:
 
     def add_contradiction(self, name: str, found: str, expected: str, hint: str | None = HINT_RUN) -> None:
         """Add MFC113 for a tensor."""
-        self.problems.append(InputError("MFC113", quoted(name), found=found, expected=expected, hint=hint))
+        self.problems.append(InputError("MFC113", quote(name), found=found, expected=expected, hint=hint))
 
 
 # ---- names -------------------------------------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ def list_safetensors(folder: Path, file_prefix: str | None) -> tuple[str, ...]:
         return tuple(there)
     chosen = tuple(name for name in there if prefix_of(name) == file_prefix)
     if not chosen:
-        found, expected = f"no file of the prefix {quoted(file_prefix)}", "the files of an iteration"
+        found, expected = f"no file of the prefix {quote(file_prefix)}", "the files of an iteration"
         hint = "Choose another with --file_prefix (file_prefix= in Python), or leave it out."
         raise InputError("MFC102", folder, found=found, expected=expected, hint=hint)
     return chosen

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from mfconv_nb.core.errors import InputError, MfconvError, UsageError, on_one_line, quoted
+from mfconv_nb.core.errors import InputError, MfconvError, UsageError, quote, to_short_line
 from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.core.sources import FileSource
 from mfconv_nb.formats.checkpoint_metadata import METADATA, looks_like_metadata
@@ -109,7 +109,7 @@ def _check_each_once(folder: Path) -> None:
         match = _ITERATION.fullmatch(path.name)
         first = seen.setdefault(int(match[1]), path) if match else path
         if first != path:
-            found = f"{quoted(first.name)} and {quoted(path.name)}, of the same iteration"
+            found = f"{quote(first.name)} and {quote(path.name)}, of the same iteration"
             raise UsageError("MFC501", folder, found=found, expected="one of each", hint="Give one of them.")
 
 
@@ -161,7 +161,7 @@ def _open_newest_complete(iterations: Mapping[int | None, Path], file_prefix: st
 
 
 def _note_skipped(number: int | None, error: MfconvError) -> str:
-    return f"iteration {number} is not complete and not read: {on_one_line(f'{error.code}, {error.found}')[:300]}"
+    return f"iteration {number} is not complete and not read: {to_short_line(f'{error.code}, {error.found}')[:300]}"
 
 
 def _tracker_note(folder: Path, chosen: Step | None) -> tuple[str, ...]:
@@ -172,7 +172,7 @@ def _tracker_note(folder: Path, chosen: Step | None) -> tuple[str, ...]:
         said = FileSource(path).read(0, 64).decode("utf-8", "replace").strip()
     except InputError:
         return (f"{TRACKER} cannot be read",)
-    return () if said == str(chosen.step) else (f"{TRACKER} names iteration {quoted(said)}, iteration {chosen.step} is read",)
+    return () if said == str(chosen.step) else (f"{TRACKER} names iteration {quote(said)}, iteration {chosen.step} is read",)
 
 
 def _steps_by_rank(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from mfconv_nb.core.errors import InputError, MfconvError, quoted
+from mfconv_nb.core.errors import InputError, MfconvError, quote
 from mfconv_nb.core.report import how_many
 from mfconv_nb.formats.checkpoint_metadata import METADATA, CheckpointMetadata, Chunk, DeviceLayout, Parameter
 from mfconv_nb.mapping.kinds import is_run_state, prefixes_before_names
@@ -78,7 +78,7 @@ def _slices_of(parameter: Parameter, chunk: Chunk, headers: Headers, holders: Se
             continue
         if tensor.shape != chunk.shape or parameter.dtype not in (None, tensor.dtype):
             expected = f"{list(chunk.shape)} of {parameter.dtype or tensor.dtype}, as {METADATA} says"
-            findings.add_contradiction(parameter.name, f"{list(tensor.shape)} of {tensor.dtype} in {quoted(file)}", expected)
+            findings.add_contradiction(parameter.name, f"{list(tensor.shape)} of {tensor.dtype} in {quote(file)}", expected)
         found.append(Slice(rank, box, tensor))
     return found
 
@@ -162,7 +162,7 @@ def _errors_on_lost_slices(
         ranks = sorted({s.rank for _, c in absent for s in c.files})
         files = sorted({s.file for _, c in absent for s in c.files})
         parameter, chunk = absent[0]
-        first = f"{quoted(parameter.name)} {Box(chunk.offset, chunk.shape).text()}"
+        first = f"{quote(parameter.name)} {Box(chunk.offset, chunk.shape).text()}"
         listed = ", ".join(map(str, ranks[:16])) + (" ..." if len(ranks) > 16 else "")
         whose = f"rank{'s' * (len(ranks) != 1)} {listed}: {names_text(files)}" if files else "no file is named for them"
         found = f"{how_many(len(absent), 'slice')} in no file that is there; first {first} ({whose})"
@@ -174,7 +174,7 @@ def _errors_on_lost_slices(
         found = f"{how_many(len(elsewhere), 'slice')} not in the files that {METADATA} names; this one {box.text()}"
         if parameter.name in holders:
             found += f"; a tensor of this name is in {names_text(holders[parameter.name])}"
-        yield InputError("MFC113", quoted(parameter.name), found=found, expected=f"a slice in {quoted(file)}", hint=HINT_RUN)
+        yield InputError("MFC113", quote(parameter.name), found=found, expected=f"a slice in {quote(file)}", hint=HINT_RUN)
 
 
 # ---- tensors that nothing describes ----------------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ def whole_tensors(headers: Headers, findings: Findings, ranks: Mapping[str, int]
         other = next((f for f in others if (f[1].tensor.shape, f[1].tensor.dtype) != (first.tensor.shape, first.tensor.dtype)), None)
         if other is not None:
             a, b = ((s.tensor, f) for f, s in ((file, first), other))
-            shown = " and ".join(f"{list(t.shape)} of {t.dtype} in {quoted(f)}" for t, f in (a, b))
+            shown = " and ".join(f"{list(t.shape)} of {t.dtype} in {quote(f)}" for t, f in (a, b))
             hint = f"They look like slices: fetch the {METADATA} that says how they fit together."
             findings.add_contradiction(name, shown, "the same tensor in every file", hint)
     return tensors

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from mfconv_nb.core.errors import quoted
+from mfconv_nb.core.errors import quote
 
 
 def names_text(names: Iterable[str], most: int = 4) -> str:
     """``'a', 'b' and 12 more``"""
-    return _first_few(list(map(quoted, names)), most)
+    return _first_few(list(map(quote, names)), most)
 
 
 def numbers_text(numbers: Iterable[int]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mfconv_nb.core.checkpoint import MF, Equality, LazyTensor
-from mfconv_nb.core.errors import InputError, MfconvError, SeveralFitError, UsageError, quoted
+from mfconv_nb.core.errors import InputError, MfconvError, SeveralFitError, UsageError, quote
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.report import bytes_text, how_many
 from mfconv_nb.core.sizes import read_sizes
@@ -107,7 +107,7 @@ def _open_run(
     for name, value in (("step", asked), ("strategy", strategy), ("file_prefix", file_prefix)):
         if value is not None:
             hint = "Leave it out for this checkpoint."
-            found = f"{quoted(str(value))} for {path}, which is none"
+            found = f"{quote(str(value))} for {path}, which is none"
             raise UsageError("MFC501", name, found=found, expected="the folder of a training run", hint=hint)
     return None
 
@@ -131,7 +131,7 @@ def parse_step(text: int | str) -> Step:
     if len(parts) in (1, 2) and all(p.isascii() and p.isdigit() for p in parts):
         return Step(int(parts[0]) if len(parts) == 2 else None, int(parts[-1]))
     hint = "Leave it out for the newest, or give one: --step 400 (step=400 in Python)."
-    raise UsageError("MFC501", "step", found=quoted(str(text)), expected="a step (400), or epoch and step (2_400)", hint=hint)
+    raise UsageError("MFC501", "step", found=quote(str(text)), expected="a step (400), or epoch and step (2_400)", hint=hint)
 
 
 def expected_shapes(names: Iterable[str], config: Mapping[str, Any] | None) -> dict[str, tuple[int, ...]]:

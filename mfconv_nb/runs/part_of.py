@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from mfconv_nb.core.errors import MfconvError, on_one_line
+from mfconv_nb.core.errors import MfconvError, to_short_line
 from mfconv_nb.formats import index as index_files
 from mfconv_nb.formats.checkpoint_metadata import METADATA
 from mfconv_nb.formats.folders import checkpoint_files
@@ -103,7 +103,7 @@ def whole_of(path: Path) -> tuple[Path, tuple[str, ...]]:
     """
     if os.path.isdir(path):
         snapshot = snapshot_in(path)
-        return (path, ()) if snapshot is None else (snapshot, (f"the snapshot {on_one_line(str(snapshot))} is taken",))
+        return (path, ()) if snapshot is None else (snapshot, (f"the snapshot {to_short_line(str(snapshot))} is taken",))
     if not os.path.exists(path):
         refuse_model_id(path)
         return path, ()
@@ -113,7 +113,7 @@ def whole_of(path: Path) -> tuple[Path, tuple[str, ...]]:
     if index is None:
         return path, ()
     shard = f"one of {len(index.files):,} shards" if len(index.files) > 1 else "the only shard"
-    return index.path, (on_one_line(f"{path.name} is {shard} of {index.path.name}; the whole checkpoint is taken"),)
+    return index.path, (to_short_line(f"{path.name} is {shard} of {index.path.name}; the whole checkpoint is taken"),)
 
 
 def _find_index_of(path: Path) -> index_files.Index | None:

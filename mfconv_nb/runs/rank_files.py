@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mfconv_nb.core.errors import InputError, on_one_line, quoted
+from mfconv_nb.core.errors import InputError, quote, to_short_line
 from mfconv_nb.core.sources import FileSource
 from mfconv_nb.formats.known import run_endings, weight_endings
 from mfconv_nb.formats.strategy_file import is_strategy, strategy_files
@@ -76,7 +76,7 @@ def check_each_once(home: Path) -> None:
             continue
         first = seen.setdefault(int(match[1]), path.name)
         if first != path.name:
-            found = f"{quoted(first)} and {quoted(path.name)}"
+            found = f"{quote(first)} and {quote(path.name)}"
             raise InputError("MFC112", home, found=found, expected="one folder of a rank", hint="Move one of them away.")
 
 
@@ -131,11 +131,11 @@ def list_rank_files(folders: Mapping[int, Path]) -> tuple[tuple[RankFile, ...], 
                 continue
             one = _parse_file(rank, path)
             if one is None:
-                notes.append(f"not read: {folder.name}/{on_one_line(path.name)}, which by its name is of another rank")
+                notes.append(f"not read: {folder.name}/{to_short_line(path.name)}, which by its name is of another rank")
             else:
                 found.append(one)
     if any(f.step is not None for f in found):
-        notes += [f"not read: rank_{f.rank}/{on_one_line(f.path.name)}, whose name tells no step" for f in found if f.step is None][:4]
+        notes += [f"not read: rank_{f.rank}/{to_short_line(f.path.name)}, whose name tells no step" for f in found if f.step is None][:4]
         found = [f for f in found if f.step is not None]
     return tuple(found), tuple(notes)
 
@@ -205,7 +205,7 @@ def note_unused_strategies(home: Path) -> tuple[str, ...]:
     """A sentence on files in the place of strategy files that are none: empty, damaged, not readable."""
     places = [above / name for above in _strategy_places(home) for name in STRATEGY_FOLDERS if os.path.isdir(above / name)]
     files = [p for place in places for p in files_in(place, STRATEGIES)]
-    wrong = [f"{p.parent.name}/{on_one_line(p.name)}" for p in files if not is_strategy(p)]
+    wrong = [f"{p.parent.name}/{to_short_line(p.name)}" for p in files if not is_strategy(p)]
     if not wrong:
         return ()
     head = f"{len(wrong)} files, such as {wrong[0]}, are" if len(wrong) > 1 else f"{wrong[0]} is"

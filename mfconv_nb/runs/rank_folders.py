@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mfconv_nb.core.checkpoint import LazyTensor
-from mfconv_nb.core.errors import InputError, MfconvError, on_one_line, quoted
+from mfconv_nb.core.errors import InputError, MfconvError, quote, to_short_line
 from mfconv_nb.runs.message_text import numbers_text
 from mfconv_nb.runs.rank_files import RankFile, Series, home_of
 from mfconv_nb.runs.rank_listing import RankListing, WholeShapes, groups_without, list_rank_folders
@@ -145,7 +145,7 @@ def _run_without_step(listing: RankListing, problem: MfconvError) -> TrainedRun:
 def _with_step_notes(listing: RankListing, opened: TrainedRun, skipped: Sequence[tuple[Step | None, MfconvError]]) -> TrainedRun:
     """The run, with sentences on newer steps that are not read and on ranks without its step."""
     notes = [*listing.notes]
-    notes += [f"step {s} is newer but not complete, and not read: {on_one_line(f'{e.code}, {e.found}')[:200]}" for s, e in skipped]
+    notes += [f"step {s} is newer but not complete, and not read: {to_short_line(f'{e.code}, {e.found}')[:200]}" for s, e in skipped]
     chosen = opened.chosen
     without = [rank for rank, had in listing.steps.items() if chosen is not None and chosen not in had]
     if without and not opened.problems:
@@ -178,7 +178,7 @@ def _choose_files(listing: RankListing, step: Step | None, groups: Groups) -> Ru
     in_time = {s: files for s, files in complete.items() if not s.at_exception} or complete
     prefixes = {s.prefix for s in in_time}
     if len(prefixes) > 1:
-        listed = " and ".join(quoted(prefix) for prefix in sorted(prefixes))
+        listed = " and ".join(quote(prefix) for prefix in sorted(prefixes))
         found = f"files of {listed}{f' at step {step}' if step else ''}, each on all ranks"
         error = several_prefixes_error("MFC112", listing.home, prefixes, found=found, expected="one checkpoint")
         raise StepRefusedError(error, is_undecided=True)
@@ -194,7 +194,7 @@ def _files_by_series(listing: RankListing, step: Step | None) -> dict[Series, di
         if file.step == step:
             had = by_series.setdefault(file.series, {}).setdefault(file.rank, [])
             if had and had[-1].run == file.run:
-                twice = f"{quoted(file.path.name)} and {quoted(had[-1].path.name)}"
+                twice = f"{quote(file.path.name)} and {quote(had[-1].path.name)}"
                 where = listing.folders[file.rank]
                 raise StepRefusedError(InputError("MFC112", where, found=twice, expected="one file of a step", hint="Move one away."))
             had.append(file)

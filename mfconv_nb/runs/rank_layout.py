@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from mfconv_nb.core.errors import UsageError, did_you_mean, on_one_line, quoted
+from mfconv_nb.core.errors import UsageError, did_you_mean, quote, to_short_line
 from mfconv_nb.core.paths import read_small
 from mfconv_nb.formats.known import run_endings
 
@@ -85,12 +85,12 @@ class RankLayout:
         form = 'patterns of names, and for every axis what cuts it: {"*.wq.weight": ["tp", null]}'
         _check(isinstance(self.cuts, Mapping), "cuts", self.cuts, form)
         for pattern, axes in self.cuts.items():
-            where = f"cuts[{quoted(str(pattern))}]"
+            where = f"cuts[{quote(str(pattern))}]"
             _check(isinstance(pattern, str) and _is_list(axes) and all(_is_cut(cut) for cut in axes), where, axes, form)
             unknown = [n for cut in axes for n in dimensions_of(cut) if n not in self.devices]
             if unknown:
                 expected, hint = ", ".join(self.devices), did_you_mean(unknown[0], self.devices) or "Name it in devices too, with its size."
-                raise UsageError("MFC501", where, found=quoted(unknown[0]), expected=expected, hint=hint)
+                raise UsageError("MFC501", where, found=quote(unknown[0]), expected=expected, hint=hint)
 
     @property
     def ranks(self) -> int:
@@ -110,7 +110,7 @@ def _check(holds: bool, name: str, value: object, expected: str) -> None:
 
 
 def _value_text(value: object) -> str:
-    return quoted(value) if isinstance(value, str) else on_one_line(str(value))[:200]
+    return quote(value) if isinstance(value, str) else to_short_line(str(value))[:200]
 
 
 def _is_count(value: object, most: int) -> bool:
@@ -155,5 +155,5 @@ def read_rank_layout(path: Path) -> RankLayout:
     unknown = [name for name in content if name not in known]
     if unknown:
         hint = did_you_mean(unknown[0], known) or "Take it out of the file."
-        raise UsageError("MFC501", path, found=quoted(unknown[0]), expected=", ".join(known), hint=hint)
+        raise UsageError("MFC501", path, found=quote(unknown[0]), expected=", ".join(known), hint=hint)
     return RankLayout(**content)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mfconv_nb.core.errors import InputError, quoted
+from mfconv_nb.core.errors import InputError, quote
 from mfconv_nb.core.report import how_many
 from mfconv_nb.runs.message_text import groups_text, names_text, numbers_text
 from mfconv_nb.runs.rank_files import RankFile, Series
@@ -78,7 +78,7 @@ def undecided_runs_error(listing: RankListing, step: Step | None, candidates: Ca
     """
     by_count = sorted(candidates.items(), key=lambda item: (-len(item[1]), item[0]))
     shown = [by_count[0], by_count[-1]] if len(by_count) > 1 else by_count
-    said = "; ".join(f"rank {rank} has {', '.join(quoted(f.path.name) for f in reversed(files[:RANKS_SHOWN]))}" for rank, files in shown)
+    said = "; ".join(f"rank {rank} has {', '.join(quote(f.path.name) for f in reversed(files[:RANKS_SHOWN]))}" for rank, files in shown)
     found = f"files of several runs{f' at step {step}' if step is not None else ''}: {said}"
     expected = "copies, counters or a meta.json that tell which are of one run: MindSpore counts runs (_1) in each rank's folder apart"
     hint = "Move the files of the other runs out of the folders of the ranks"

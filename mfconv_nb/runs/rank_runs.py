@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mfconv_nb.core.checkpoint import LazyTensor
-from mfconv_nb.core.errors import InputError, on_one_line
+from mfconv_nb.core.errors import InputError, to_short_line
 from mfconv_nb.core.folding import fold
 from mfconv_nb.core.sources import FileSource
 from mfconv_nb.mapping.kinds import OPTIMIZER_STATE, WEIGHTS, category_of
@@ -133,7 +133,7 @@ def _latest_of(runs: Sequence[Chosen]) -> Chosen | None:
 
 def _files_text(files: Chosen) -> str:
     ranks = sorted(files)
-    listed = ", ".join(on_one_line(files[r].path.name) for r in ranks[:RANKS_SHOWN])
+    listed = ", ".join(to_short_line(files[r].path.name) for r in ranks[:RANKS_SHOWN])
     return listed + (f" and {len(ranks) - RANKS_SHOWN:,} more" if len(ranks) > RANKS_SHOWN else "")
 
 

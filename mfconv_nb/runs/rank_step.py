@@ -8,7 +8,7 @@ from typing import Any
 
 from mfconv_nb.core.blocks import Shape
 from mfconv_nb.core.checkpoint import LazyTensor, OtherEntry
-from mfconv_nb.core.errors import InputError, MfconvError, on_one_line
+from mfconv_nb.core.errors import InputError, MfconvError, to_short_line
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sources import FileSource
 from mfconv_nb.formats.format import OpenedFile
@@ -147,7 +147,7 @@ def _note_unread_files(listing: RankListing, step: Step | None, paths: Mapping[i
     if step is None:
         return ()
     others = [f.path for f in listing.files if f.step == step and paths.get(f.rank) != f.path]
-    return (f"not read: {how_many(len(others), 'file')} of the same step, such as {on_one_line(others[0].name)}",) if others else ()
+    return (f"not read: {how_many(len(others), 'file')} of the same step, such as {to_short_line(others[0].name)}",) if others else ()
 
 
 def _step_notes(

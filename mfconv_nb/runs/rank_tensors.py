@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mfconv_nb.core.blocks import Shape
 from mfconv_nb.core.checkpoint import LazyTensor
-from mfconv_nb.core.errors import InputError, MfconvError, on_one_line, quoted
+from mfconv_nb.core.errors import InputError, MfconvError, quote, to_short_line
 from mfconv_nb.core.report import how_many
 from mfconv_nb.mapping.kinds import is_run_state, weight_of
 from mfconv_nb.runs.message_text import groups_text, names_text
@@ -51,7 +51,7 @@ class Found:
 
     def add_contradiction(self, name: str, found: str, expected: str, code: str = "MFC113") -> None:
         """Add a problem of one tensor."""
-        self.problems.append(InputError(code, quoted(name), found=found, expected=expected, hint=HINT_SLICES))
+        self.problems.append(InputError(code, quote(name), found=found, expected=expected, hint=HINT_SLICES))
 
 
 def join_by_strategy(home: Path, stages: Stages, held: Mapping[str, Held], found: Found, shapes: Mapping[str, Shape]) -> None:
@@ -63,7 +63,7 @@ def join_by_strategy(home: Path, stages: Stages, held: Mapping[str, Held], found
     known = {name for stage in stages for name in stage.layouts}
     if not known & held.keys():
         hint = "They are of another run: give the right ones with --strategy."
-        expected = f"tensors such as {quoted(next(iter(held), ''))}"
+        expected = f"tensors such as {quote(next(iter(held), ''))}"
         some = names_text(sorted(known), 3) or "no tensor"
         raise InputError("MFC114", stages[0].path, found=some, expected=expected, hint=hint)
     for name, ranks in held.items():
@@ -81,7 +81,7 @@ def join_by_strategy(home: Path, stages: Stages, held: Mapping[str, Held], found
             found.problems.append(_unnamed_slices_error(home, name, ranks))
     for name, tensor in found.tensors.items():
         if name in shapes and tuple(shapes[name]) != tensor.shape:
-            said = f"as {on_one_line(str(stages[0].path))} says, from slices of {list(tensor.slices[0].tensor.shape)}"
+            said = f"as {to_short_line(str(stages[0].path))} says, from slices of {list(tensor.slices[0].tensor.shape)}"
             found.add_contradiction(name, f"{list(tensor.shape)}, {said}", f"{list(shapes[name])}, as the config says")
 
 
@@ -104,7 +104,7 @@ def _join_as_weight(stages: Stages, name: str, weight: str, ranks: Held, of_weig
 def _unnamed_slices_error(home: Path, name: str, ranks: Held) -> InputError:
     shown = f"{' and '.join(_two_that_differ(ranks))}, and no strategy file names it"
     expected = "a strategy file that says how it was cut"
-    return InputError("MFC114", f"{quoted(name)} in {home}", found=shown, expected=expected, hint="Give the strategy files of this run.")
+    return InputError("MFC114", f"{quote(name)} in {home}", found=shown, expected=expected, hint="Give the strategy files of this run.")
 
 
 def _two_that_differ(ranks: Held) -> list[str]:
@@ -144,7 +144,7 @@ def _join_named(stages: Stages, name: str, ranks: Held, found: Found) -> None:
     if parts:
         _join_stages(name, parts, found)
         return
-    expected = f"on the ranks of stage {', '.join(str(s.number) for s in having)}, as {quoted(having[0].path.name)} says"
+    expected = f"on the ranks of stage {', '.join(str(s.number) for s in having)}, as {quote(having[0].path.name)} says"
     found.add_contradiction(name, f"on rank {next(iter(ranks))}", expected, "MFC114")
 
 
@@ -155,10 +155,10 @@ def _join_in_stage(stage: Stage, name: str, ranks: Held, found: Found) -> tuple[
         return None
     layout = stage.layouts[name]
     a, first = next(iter(ranks.items()))
-    slicing = slicing_of(layout, len(first.shape), stage.devices, f"{quoted(name)} in {stage.path}")
+    slicing = slicing_of(layout, len(first.shape), stage.devices, f"{quote(name)} in {stage.path}")
     if layout.split and first.shape[:1] != layout.split[:1]:
         shown = f"slices of {list(first.shape)} in the file of rank {a}"
-        found.add_contradiction(name, shown, f"{how_many(layout.split[0], 'row')}, as {quoted(stage.path.name)} says")
+        found.add_contradiction(name, shown, f"{how_many(layout.split[0], 'row')}, as {quote(stage.path.name)} says")
         return None
     whole = whole_shape(slicing, first.shape)
     boxes = boxes_of(slicing, whole)

@@ -16,7 +16,7 @@ from typing import Any
 
 from mfconv_nb.core.blocks import Shape, compose
 from mfconv_nb.core.checkpoint import Equality, LazyTensor, OtherEntry, TensorSpec
-from mfconv_nb.core.errors import InputError, MappingError, MfconvError, UsageError, as_flags, did_you_mean, quoted
+from mfconv_nb.core.errors import InputError, MappingError, MfconvError, UsageError, as_flags, did_you_mean, quote
 from mfconv_nb.core.report import Column, Result, Table, how_many
 from mfconv_nb.runs.slice_map import SliceMap
 from mfconv_nb.runs.slices import Box, Slicing, tiling_of
@@ -101,14 +101,14 @@ class SlicedTensor:
         else:
             found = f"{tiling.outside[0].text()}, which leaves it"
         expected = f"slices that make up {list(self.shape)} exactly once"
-        return InputError("MFC113", quoted(self.name), found=found, expected=expected, hint=HINT_SLICES)
+        return InputError("MFC113", quote(self.name), found=found, expected=expected, hint=HINT_SLICES)
 
 
 def check_prefix(prefix: str, known: Iterable[str], folder: Path) -> None:
     """Raises UsageError (MFC501) for a prefix that no file has."""
     names = sorted(set(known))
     if prefix not in names:
-        found, expected = f"no file of {quoted(prefix)} in {folder}", ", ".join(quoted(p) for p in names[:8]) or "none: no file has one"
+        found, expected = f"no file of {quote(prefix)} in {folder}", ", ".join(quote(p) for p in names[:8]) or "none: no file has one"
         raise UsageError("MFC501", "file_prefix", found=found, expected=expected, hint=did_you_mean(prefix, names) or HINT_PREFIX)
 
 
@@ -169,7 +169,7 @@ class TrainedRun(Result):
         """
         if name not in self.tensors:
             expected, hint = "a tensor of this run", did_you_mean(name, self.tensors)
-            raise MappingError("MFC309", quoted(name), found="no tensor of this name", expected=expected, hint=hint)
+            raise MappingError("MFC309", quote(name), found="no tensor of this name", expected=expected, hint=hint)
         tensor = self.tensors[name]
         boxes = {box: tuple(s.rank for s in copies) for box, copies in tensor.boxes.items()}
         stage = tensor.stage if self.has_stages else None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from mfconv_nb.core.errors import InputError, quoted
+from mfconv_nb.core.errors import InputError, quote
 from mfconv_nb.core.report import how_many
 from mfconv_nb.formats.strategy_file import StrategyFile, StrategyLayout
 from mfconv_nb.runs.slices import Slicing, boxes_of
@@ -77,7 +77,7 @@ def _refuse_contradiction(
     stage: int, first: Mapping[str, StrategyLayout], path: Path, second: Mapping[str, StrategyLayout], other: Path
 ) -> None:
     name = next(n for n in (*first, *second) if first.get(n) != second.get(n))
-    found = f"{quoted(path.name)} and {quoted(other.name)}, which differ at {quoted(name)}"
+    found = f"{quote(path.name)} and {quote(other.name)}, which differ at {quote(name)}"
     hint = "They are of two runs: give those of this run with --strategy."
     raise InputError("MFC114", path.parent, found=found, expected=f"one strategy for stage {stage}", hint=hint)
 
@@ -185,7 +185,7 @@ def needed_groups(stages: Sequence[Stage], names: Iterable[str] | None = None) -
                 kinds.setdefault((layout, stage.devices), name)
         for (layout, devices), name in kinds.items():
             axes = len(layout.maps) if len(layout.maps) > 1 else len(layout.maps[0]) if layout.maps else 0
-            slicing = slicing_of(layout, axes, devices, f"{quoted(name)} in {stage.path}")
+            slicing = slicing_of(layout, axes, devices, f"{quote(name)} in {stage.path}")
             for group in copy_groups(slicing):
                 found.setdefault(tuple(stage.first + place for place in group))
     return tuple(sorted(found))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mfconv_nb.core.blocks import Shape
 from mfconv_nb.core.checkpoint import LazyTensor
-from mfconv_nb.core.errors import InputError, MfconvError, on_one_line, quoted
+from mfconv_nb.core.errors import InputError, MfconvError, quote, to_short_line
 from mfconv_nb.core.folding import fold
 from mfconv_nb.core.report import how_many
 from mfconv_nb.mapping.adapters import half_of, is_adapter
@@ -90,14 +90,14 @@ def guess_slicings(
         found = f"{how_many(max(len(r) for r in held.values()), 'rank')} and no strategy file" if held else "no tensor"
         if unknown_since is None:
             return Guess(problems=(InputError("MFC114", where, found=found, expected="how the tensors were cut", hint=HINT_GIVE),))
-        found += f", and the config does not tell the whole shapes: {on_one_line(str(unknown_since).partition(chr(10))[0])}"
+        found += f", and the config does not tell the whole shapes: {to_short_line(str(unknown_since).partition(chr(10))[0])}"
         hint = f"{HINT_STRATEGY[:-1]}, or the config of this model with --config."
         return Guess(problems=(InputError("MFC114", where, found=found, expected="how the tensors were cut", hint=hint),))
     wholes = {n: shape for n, ranks in held.items() if (shape := _whole_shape(n, ranks, shapes)) is not None}
     state = [n for n in held if n not in wholes and is_run_state(n)]
     unknown = [n for n in held if n not in wholes and not is_run_state(n)]
     if unknown:
-        found = f"{how_many(len(unknown), 'tensor')} whose whole shape is not known; first {quoted(unknown[0])}"
+        found = f"{how_many(len(unknown), 'tensor')} whose whole shape is not known; first {quote(unknown[0])}"
         problems.append(InputError("MFC114", where, found=found, expected="a strategy file, or the shape of each", hint=HINT_SHAPES))
     for name, whole in wholes.items():
         try:
@@ -152,7 +152,7 @@ def _cut_of(name: str, ranks: Mapping[int, LazyTensor], whole: Shape) -> _Cut | 
     """The axis that is cut; None where every rank holds the whole. Raises InputError (MFC114) where no single axis explains the slices."""
 
     def refuse(found: str, expected: str, hint: str = HINT_STRATEGY) -> InputError:
-        return InputError("MFC114", quoted(name), found=found, expected=expected, hint=hint)
+        return InputError("MFC114", quote(name), found=found, expected=expected, hint=hint)
 
     if len({(t.shape, t.dtype) for t in ranks.values()}) > 1:
         shown = ", ".join(sorted({f"{list(t.shape)} of {t.dtype}" for t in ranks.values()})[:4])
@@ -219,7 +219,7 @@ def _errors_on_equal_parts(
             found = f"ranks {one} and {other} hold equal slices {list(held[name][one].shape)}"
             expected = f"{parts} different parts of {list(wholes[name])}, which the config says"
             hint = f"They look like copies: is it the config of a larger model? {HINT_STRATEGY}"
-            problems.append(InputError("MFC114", quoted(name), found=found, expected=expected, hint=hint))
+            problems.append(InputError("MFC114", quote(name), found=found, expected=expected, hint=hint))
     return problems
 
 
@@ -243,7 +243,7 @@ def _group_by_spread(cuts: Mapping[str, _Cut | None], proofs: Mapping[str, _Part
 
 def _contradiction_error(name: str, cut: _Cut) -> InputError:
     found = f"{cut.parts} parts over {len(cut.ranks)} ranks; tensors alike have their copies on different ranks"
-    return InputError("MFC114", quoted(name), found=found, expected="one pattern, or slices that differ", hint=HINT_STRATEGY)
+    return InputError("MFC114", quote(name), found=found, expected="one pattern, or slices that differ", hint=HINT_STRATEGY)
 
 
 # ---- which part each rank holds ------------------------------------------------------------------------------------------------
@@ -306,7 +306,7 @@ def _no_order_error(name: str, cut: _Cut, copies: _Parts | None) -> InputError:
             f"copies as a device matrix puts them over {_ranks_text(cut.ranks)}",
         )
         hint = f"A file may lie in the folder of another rank, or a rank may be missing. {HINT_STRATEGY}"
-    return InputError("MFC114", quoted(name), found=found, expected=expected, hint=hint)
+    return InputError("MFC114", quote(name), found=found, expected=expected, hint=hint)
 
 
 def _alike_text(ranks: Sequence[int], copies: _Parts) -> str:
@@ -337,7 +337,7 @@ def _assumption_sentences(cuts: Mapping[str, _Cut | None], proofs: Mapping[str, 
     said: list[str] = []
     halves = [n for n in cuts if is_adapter(n)]
     if halves:
-        said.append(f"not cut along the rank: {how_many(len(halves), 'adapter tensor')}, such as {quoted(halves[0])}")
+        said.append(f"not cut along the rank: {how_many(len(halves), 'adapter tensor')}, such as {quote(halves[0])}")
     whole = [n for n, cut in cuts.items() if cut is None]
     if whole:
         said.append(f"not cut, whole on each rank that has it: {how_many(len(whole), 'tensor')}; a save compares the copies")
@@ -347,7 +347,7 @@ def _assumption_sentences(cuts: Mapping[str, _Cut | None], proofs: Mapping[str, 
             groups.setdefault((cut.axis, cut.spread), []).append(name)
     for (axis, spread), names in groups.items():
         parts, _ = spread
-        head = f"cut in {parts} parts along axis {axis}, as the shapes show: {how_many(len(names), 'tensor')}, such as {quoted(names[0])}"
+        head = f"cut in {parts} parts along axis {axis}, as the shapes show: {how_many(len(names), 'tensor')}, such as {quote(names[0])}"
         said.append(f"{head}; {_order_text(spread, [n for n, c in cuts.items() if c is not None and c.spread == spread], proofs)}")
     return tuple(said)
 

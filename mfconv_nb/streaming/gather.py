@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mfconv_nb.core.blocks import Block, clip_target, make_block, move_block, moved
+from mfconv_nb.core.blocks import Block, clip_target, make_block, move_block, shift
 from mfconv_nb.core.checkpoint import LazyTensor, Piece, sources_of, stored_tensor
 from mfconv_nb.core.dtypes import itemsize, numpy_dtype
-from mfconv_nb.core.errors import MappingError, quoted
+from mfconv_nb.core.errors import MappingError, quote
 from mfconv_nb.core.sources import FileSource
 
 PANEL_BYTES = 2 << 20  # one read and one write; 1 thread: 1.07 x cp, with 512 KiB 1.24, with 256 KiB 1.49 (2 GB, quiet machine)
@@ -43,7 +43,7 @@ def panels(tensor: LazyTensor, dtype: str, start: int, stop: int) -> Iterator[tu
     """Cut the elements [start, stop) into panels of about ``PANEL_BYTES``, at row boundaries where the source is scattered."""
     widest = max([itemsize(dtype), *(itemsize(p.dtype) for p in tensor.pieces)])
     size = max(1, PANEL_BYTES // widest)
-    rows = [s for p in tensor.pieces if not p.block.is_run for s in p.block.target_strides if s > 1]
+    rows = [s for p in tensor.pieces if not p.block.is_contiguous for s in p.block.target_strides if s > 1]
     if rows:
         most = MAX_PANEL_BYTES // widest
         row = max((s for s in rows if s * PANEL_ROWS <= most), default=0) or max((s for s in rows if s <= most), default=1)
@@ -57,7 +57,7 @@ def panels(tensor: LazyTensor, dtype: str, start: int, stop: int) -> Iterator[tu
 
 def more_scattered(first: LazyTensor, second: LazyTensor) -> LazyTensor:
     """Of two tensors that are read side by side, the one whose rows decide where panels end."""
-    return first if any(not p.block.is_run for p in first.pieces) else second
+    return first if any(not p.block.is_contiguous for p in first.pieces) else second
 
 
 class Span(NamedTuple):
@@ -77,7 +77,7 @@ def find_spans(tensor: LazyTensor, dtype: str, start: int, stop: int) -> list[Sp
     for piece in tensor.pieces:
         for block in clip_target(piece.block, start, stop):
             nbytes = block.elements * size
-            if piece.dtype != dtype or not block.is_run or nbytes < SHORTEST_COPY or not isinstance(piece.source, FileSource):
+            if piece.dtype != dtype or not block.is_contiguous or nbytes < SHORTEST_COPY or not isinstance(piece.source, FileSource):
                 return None
             at = (block.target_offset - start) * size
             found.append(Span(piece.source, piece.start + block.source_offset * size, at, nbytes))
@@ -97,11 +97,11 @@ class Gatherer:
     def fill(self, tensor: LazyTensor, dtype: str, start: int, stop: int, buffer: Bytes) -> None:
         """Write the elements [start, stop) of ``tensor``, as ``dtype``, into the first bytes of ``buffer``."""
         if not tensor.pieces and start < stop:
-            raise MappingError("MFC310", quoted(tensor.name), found="a name and a shape only", expected="a tensor with values")
+            raise MappingError("MFC310", quote(tensor.name), found="a name and a shape only", expected="a tensor with values")
         target = buffer[: (stop - start) * itemsize(dtype)]
         for piece in tensor.pieces:
             for block in clip_target(piece.block, start, stop):
-                self._fill_block(piece, moved(block, target=-start), dtype, target)
+                self._fill_block(piece, shift(block, target=-start), dtype, target)
 
     def _fill_block(self, piece: Piece, block: Block, dtype: str, target: Bytes) -> None:
         size = itemsize(piece.dtype)
@@ -109,7 +109,7 @@ class Gatherer:
         is_dense = reach <= 2 * block.elements
         if piece.dtype == dtype:
             length = _span_length(block)
-            if block.is_run or length * size >= (SHORTEST_READ if is_dense else SHORTEST_SPAN):
+            if block.is_contiguous or length * size >= (SHORTEST_READ if is_dense else SHORTEST_SPAN):
                 for first, at in _span_offsets(block):
                     place = target[at * size : (at + length) * size]
                     piece.source.read_into(piece.start + first * size, place.data)
@@ -140,7 +140,7 @@ class Gatherer:
         scratch = self._scratch[: count * reach * size]
         first = piece.start + block.source_offset * size
         if outer and isinstance(piece.source, FileSource):
-            piece.source.read_runs([first + step * size for step in _source_steps(block, outer)], reach * size, scratch.data)
+            piece.source.read_spans([first + step * size for step in _source_steps(block, outer)], reach * size, scratch.data)
         else:
             piece.source.read_into(first, scratch.data)
         strides, packed = list(block.source_strides), reach  # where the elements lie in scratch memory
@@ -213,14 +213,14 @@ def _cut_axis(block: Block, axis: int, first: int, last: int) -> Block:
 
 def _span_length(block: Block) -> int:
     """How many elements lie side by side in source and target alike."""
-    if block.is_run:
+    if block.is_contiguous:
         return block.elements
     return block.sizes[-1] if block.source_strides[-1] == block.target_strides[-1] == 1 else 1
 
 
 def _span_offsets(block: Block) -> Iterator[tuple[int, int]]:
     """Source and target offset of every span."""
-    if block.is_run:
+    if block.is_contiguous:
         yield block.source_offset, block.target_offset
         return
     for index in np.ndindex(*block.sizes[:-1]):

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from mfconv_nb.core.checkpoint import LazyTensor
 from mfconv_nb.core.dtypes import numpy_dtype
-from mfconv_nb.core.errors import MappingError, UsageError, quoted
+from mfconv_nb.core.errors import MappingError, UsageError, quote
 from mfconv_nb.core.progress import OnProgress
 from mfconv_nb.core.statistics.one_tensor import Accumulator, Statistics, accumulator
 from mfconv_nb.core.statistics.two_tensors import PairAccumulator, PairStatistics
@@ -70,7 +70,7 @@ def measure_pair(
     """
     if first.shape != second.shape:
         found, hint = f"shapes {first.shape} and {second.shape}", "Map one side first, so that both have the same names and shapes."
-        raise MappingError("MFC310", quoted(second.name), found=found, expected="one shape", hint=hint)
+        raise MappingError("MFC310", quote(second.name), found=found, expected="one shape", hint=hint)
     dtype = second.dtype
     chosen = _choose_panels(more_scattered(first, second), dtype, sample)
     counted = _count(lambda: PairAccumulator(dtype), (first, second), dtype, chosen, threads, on_progress, stop)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
-from mfconv_nb.core.errors import one_line
+from mfconv_nb.core.errors import to_one_line
 from mfconv_nb.core.report import plain_marks
 
 # Okabe-Ito without its blue #0072B2: black letters have a contrast of only 4.0 on it, of at least 5.4 on these.
@@ -94,7 +94,7 @@ class Drawing:
 
     def __repr__(self) -> str:
         lines = [*_side_text("  ", self.sources, self.more_sources), *_side_text("→ ", self.targets, self.more_targets)]
-        return plain_marks("\n".join([one_line(self.title), *lines, *([f"  {one_line(self.note)}"] if self.note else [])]))
+        return plain_marks("\n".join([to_one_line(self.title), *lines, *([f"  {to_one_line(self.note)}"] if self.note else [])]))
 
     def _repr_html_(self) -> str:
         return self.svg()
@@ -273,18 +273,18 @@ def _cell_svg(placed: _PlacedCell, colours: Mapping[str, str], room: int) -> Ite
 
 def _text(x: int, y: int, text: str, *, is_left: bool, title: str = "", soft: bool = False) -> str:
     anchor = ' text-anchor="end"' if is_left else ""
-    tip = f"<title>{escape_text(title)}</title>" if title and one_line(title) != text else ""
+    tip = f"<title>{escape_text(title)}</title>" if title and to_one_line(title) != text else ""
     return f'<text x="{x}" y="{y}"{anchor}{" opacity=" + chr(34) + ".75" + chr(34) if soft else ""}>{escape_text(text)}{tip}</text>'
 
 
 def escape_text(text: str) -> str:
     """A text for SVG: on one line, without anything that could be markup."""
-    return html.escape(one_line(text))
+    return html.escape(to_one_line(text))
 
 
 def shorten(text: str, most: int) -> str:
     """A text of at most ``most`` characters, cut near its beginning: the end of a name tells more."""
-    text = one_line(text)
+    text = to_one_line(text)
     head = most // 3
     if most == 0:
         return ""
@@ -301,7 +301,7 @@ def _side_text(mark: str, boxes: Sequence[DrawnBox], more: str) -> Iterator[str]
         yield "  ".join(part for part in (mark + shorten(box.name, 100), shorten(box.shape, 60), shorten(box.axes, 60)) if part)
         yield f"    {_cells_text(box)}"
     if more:
-        yield f"  {one_line(more)}"
+        yield f"  {to_one_line(more)}"
 
 
 def _cells_text(box: DrawnBox) -> str:
@@ -310,4 +310,4 @@ def _cells_text(box: DrawnBox) -> str:
     texts = [("" if n == 0 else " ¦ " if c.column else " | ") + (c.labels[0] if c.labels else c.role) for n, c in enumerate(shown)]
     rest = len(box.cells) - len(shown)
     tail = " | ".join(t for t in ((f"… {rest} more drawn" if rest else ""), box.more) if t)
-    return one_line(f"| {''.join(texts)} |" + (f" {tail}" if tail else ""))
+    return to_one_line(f"| {''.join(texts)} |" + (f" {tail}" if tail else ""))

@@ -11,7 +11,7 @@ from typing import Any
 
 import ipywidgets as W
 
-from mfconv_nb.core.errors import MfconvError, nearest, on_one_line, shown
+from mfconv_nb.core.errors import MfconvError, nearest, safe_text, to_short_line
 from mfconv_nb.core.progress import QUIET_SECONDS, OnProgress
 from mfconv_nb.core.report import box_html, bytes_text, head_html, note_html
 from mfconv_nb.views.exploration import Exploration
@@ -126,7 +126,7 @@ class Explorer(W.VBox):
         table, page = self.exploration.table, self.shown[self.first : self.first + PAGE]
         with self.table.hold_sync():
             self.table.picked = page.index(self.row) if self.row in page else -1
-            self.table.rows = [[shown(cell) for cell in table.rows[n]] for n in page]
+            self.table.rows = [[safe_text(cell) for cell in table.rows[n]] for n in page]
             self.table.note = self._note(page)
         _show(self.pages, len(self.shown) > PAGE)
         self.earlier.disabled, self.later.disabled = self.first == 0, self.first + PAGE >= len(self.shown)
@@ -157,7 +157,7 @@ class Explorer(W.VBox):
 
     def _show_list(self) -> None:
         members = self.exploration.members(self.row)
-        page = [on_one_line(name) for name in members[self.list_first : self.list_first + PAGE]]
+        page = [to_short_line(name) for name in members[self.list_first : self.list_first + PAGE]]
         self.list.options = list(zip(page, range(self.list_first, self.list_first + len(page)), strict=True))
         self.list.rows = min(6, max(2, len(page)))
         _show(self.list, len(members) > 1)
@@ -194,7 +194,7 @@ class Explorer(W.VBox):
     def _show_line(self) -> None:
         line = self.exploration.code(self.row, self.member)
         self.line.value = (
-            box_html(f"<div class='mfconv-f'><code class='mfconv-copy'>{html.escape(shown(line))}</code></div>") if line else ""
+            box_html(f"<div class='mfconv-f'><code class='mfconv-copy'>{html.escape(safe_text(line))}</code></div>") if line else ""
         )
 
     # ---- values: read in a thread, so that the view answers and Cancel works ----

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mfconv_nb.core.dtypes import short_name
-from mfconv_nb.core.errors import printable
+from mfconv_nb.core.errors import escape_controls
 from mfconv_nb.core.report import count_text, how_many
 from mfconv_nb.core.statistics.bins import BINS, edges_between
 from mfconv_nb.core.statistics.one_tensor import Statistics
@@ -370,7 +370,7 @@ def _own_end(first: str, last: str) -> str:
 
 def _short_label(name: str) -> str:
     """A name as a label. Names come from strangers: control characters and those that the font lacks are replaced, long names cut."""
-    text = printable(name).replace("\n", " ")
+    text = escape_controls(name).replace("\n", " ")
     text = "".join(c if c.isascii() or c in "…‥" else "?" for c in text)
     return text if len(text) <= MAX_LABEL else f"{text[:10]}…{text[11 - MAX_LABEL :]}"
 

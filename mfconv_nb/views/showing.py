@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from mfconv_nb.core.progress import in_notebook
+from mfconv_nb.core.progress import is_in_notebook
 from mfconv_nb.core.report import Result, table_html
 from mfconv_nb.views.exploration import Exploration
 
@@ -26,7 +26,7 @@ def show_view(result: Result, exploration: Exploration) -> None:
     Raises:
         NotImplementedError: outside a kernel, or without ipywidgets. IPython then shows HTML or text.
     """
-    if not in_notebook():
+    if not is_in_notebook():
         raise NotImplementedError
     try:
         from mfconv_nb.views.explorer import Explorer  # here: loads ipywidgets

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mfconv_nb.core.blocks import Block, c_strides, clip_target, compose, make_block, move_block, moved
+from mfconv_nb.core.blocks import Block, c_strides, clip_target, compose, make_block, move_block, shift
 from mfconv_nb.core.errors import MappingError
 from mfconv_nb.core.layout import (
     Axis,
@@ -161,7 +161,7 @@ def test_a_fixed_index_picks_one_expert_of_a_stacked_tensor(sentence: str, stack
     for number, expert in enumerate(experts):
         (pair,) = pair_blocks(layout.left, layout.right, sizes, {"expert": number})
         move_block(made.reshape(-1), expert.reshape(-1), pair.block)
-        move_block(back[number].reshape(-1), np.ascontiguousarray(expected).reshape(-1), pair.block.swapped())
+        move_block(back[number].reshape(-1), np.ascontiguousarray(expected).reshape(-1), pair.block.swap_sides())
     assert made.tolist() == expected.tolist()
     assert [b.tolist() for b in back] == [e.tolist() for e in experts]
 
@@ -384,7 +384,7 @@ def blocks(draw: st.DrawFn) -> Block:
     sentence = draw(sentences())
     pairs = pair_blocks(sentence.layout.left, sentence.layout.right, sentence.sizes)
     block = draw(st.sampled_from(pairs)).block
-    return block.swapped() if draw(st.booleans()) else block
+    return block.swap_sides() if draw(st.booleans()) else block
 
 
 @settings(max_examples=200)
@@ -407,13 +407,13 @@ def test_the_parts_of_successive_ranges_tile_the_block(block: Block, step: int) 
 def test_a_block_is_a_run_exactly_when_both_sides_count_up_by_one(block: Block) -> None:
     found = sorted(places(block), key=lambda p: p[1])
     steps = {(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(found)}
-    assert block.is_run == (steps <= {(1, 1)})
+    assert block.is_contiguous == (steps <= {(1, 1)})
 
 
 @given(blocks(), st.integers(0, 9), st.integers(0, 9))
 def test_moving_and_swapping_a_block_move_and_swap_every_element(block: Block, source: int, target: int) -> None:
-    assert sorted(places(moved(block, source=source, target=target))) == sorted((s + source, t + target) for s, t in places(block))
-    assert sorted(places(block.swapped())) == sorted((t, s) for s, t in places(block))
+    assert sorted(places(shift(block, source=source, target=target))) == sorted((s + source, t + target) for s, t in places(block))
+    assert sorted(places(block.swap_sides())) == sorted((t, s) for s, t in places(block))
 
 
 def split_evenly(total: int, draw: st.DrawFn) -> list[int]:
@@ -487,7 +487,7 @@ def test_a_move_and_its_reverse_are_one_plain_run() -> None:
     layout = parse_layout("(heads half pair) hidden -> (pair heads half) hidden")
     sizes = {"heads": 4, "half": 3, "pair": 2, "hidden": 5}
     block = pair_blocks(layout.left, layout.right, sizes)[0].block
-    assert compose(block.swapped(), block) == [make_block((120,), 0, (1,), 0, (1,))]
+    assert compose(block.swap_sides(), block) == [make_block((120,), 0, (1,), 0, (1,))]
 
 
 # ---- moving numbers --------------------------------------------------------------------------------------------------------

@@ -132,17 +132,17 @@ def test_a_size_may_depend_on_a_placeholder() -> None:
     sizes = read_sizes(NESTED, {"stage": "len(depths)", "block": "depths[{stage}]", "width": "24 * 2 ** {stage}"})
     assert dict(sizes) == {"stage": Size(3, "len(depths)")}
     assert sizes.depends_on == ("stage",)
-    assert [sizes.at({"stage": n})["block"].value for n in range(3)] == [2, 6, 3]
-    assert sizes.at({"stage": 2})["width"].value == 96
-    assert "block" not in sizes.at({"stage": 3})  # no such stage: a problem elsewhere, no crash
-    assert sizes.at({"layer": 2}) is sizes
+    assert [sizes.for_indices({"stage": n})["block"].value for n in range(3)] == [2, 6, 3]
+    assert sizes.for_indices({"stage": 2})["width"].value == 96
+    assert "block" not in sizes.for_indices({"stage": 3})  # no such stage: a problem elsewhere, no crash
+    assert sizes.for_indices({"layer": 2}) is sizes
 
 
 @pytest.mark.parametrize("sentence", ["24 * 2 ** {stage}", "2 ** {stage}"])
 def test_a_stage_from_a_hostile_name_does_not_compute_for_ever(sentence: str) -> None:
     sizes = read_sizes({}, {"width": sentence})
     with pytest.raises(MappingError) as refused:
-        sizes.at({"stage": 999_999_999})
+        sizes.for_indices({"stage": 999_999_999})
     assert refused.value.code == "MFC106"
 
 

@@ -17,7 +17,7 @@ import pytest
 import mfconv_nb as mc
 from mfconv_nb.cli.main import run
 from mfconv_nb.cli.options import say
-from mfconv_nb.core.errors import Lines, MfconvError, quoted
+from mfconv_nb.core.errors import Lines, MfconvError, quote
 from mfconv_nb.core.report import Column, Table, csv_text, table_html, table_text
 from tests.support import numbered, raws_of, write_safetensors
 
@@ -186,7 +186,7 @@ def test_no_part_of_a_table_and_no_note_makes_a_line(kind: str, capfd: pytest.Ca
     assert_harmless_html(table_html(table), "HTML")
     say(f"note: {text}")
     error = MfconvError("MFC103", text, found=text, expected=text, hint=text)
-    assert_harmless(capfd.readouterr().err + str(error) + quoted(text), "a note, an error")
+    assert_harmless(capfd.readouterr().err + str(error) + quote(text), "a note, an error")
     assert str(error).count("\n") == 3
 
 

@@ -9,7 +9,7 @@ from mfconv_nb.author.editing.draft_rows import Draft, DraftRow, read_names
 from mfconv_nb.author.editing.judging import BAD, DOUBT, GOOD, Judgement, RowJudgement, SizeJudgement
 from mfconv_nb.author.suggesting.suggestion import RULE
 from mfconv_nb.core.checkpoint import HF, MF
-from mfconv_nb.core.errors import Lines, one_line
+from mfconv_nb.core.errors import Lines, to_one_line
 from mfconv_nb.core.report import Column, Result, Table, how_many, name_html, note_html, prose_html
 
 TONES = {GOOD: "mfconv-good", DOUBT: "mfconv-mid", BAD: "mfconv-bad"}
@@ -48,7 +48,7 @@ def cells_of(draft: Draft, judgement: Judgement) -> list[tuple[str, str, str, st
 def _names_cell(text: str) -> str:
     names = read_names(text)
     lines = (names,) if isinstance(names, str) else names
-    return Lines("\n".join([*map(one_line, lines[:4]), *([f"and {len(lines) - 4} more"] if len(lines) > 4 else [])]))
+    return Lines("\n".join([*map(to_one_line, lines[:4]), *([f"and {len(lines) - 4} more"] if len(lines) > 4 else [])]))
 
 
 def _layout_cell(row: DraftRow) -> str:

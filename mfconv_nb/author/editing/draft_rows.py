@@ -16,7 +16,7 @@ from itertools import chain, count, repeat
 from typing import Any
 
 from mfconv_nb.author.suggesting.suggestion import COPIES, DROPPED, RULE, TIED, Suggestion
-from mfconv_nb.core.errors import Lines, MappingError, quoted
+from mfconv_nb.core.errors import Lines, MappingError, quote
 from mfconv_nb.core.layout import parse_layout
 from mfconv_nb.mapping.flaws import flaws_of
 from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Names, Place, Repeated, Rule, Tied
@@ -163,7 +163,7 @@ def family_of(draft: Draft) -> Family:
     rules, faults = rules_of(draft.rows)
     sizes, wrong = read_lines(draft.sizes, "sizes")
     numbers = {row.id: number for number, row in enumerate(draft.rows, 1)}
-    titles = {row.id: f"row {numbers[row.id]}, {row.kind} {quoted(_first_line(row.hf or row.mf))}" for row in draft.rows}
+    titles = {row.id: f"row {numbers[row.id]}, {row.kind} {quote(_first_line(row.hf or row.mf))}" for row in draft.rows}
     for row_id, fault in faults.items():
         raise _refusal_of(titles[row_id], fault)
     for fault in wrong:
@@ -246,11 +246,11 @@ def read_lines(text: str, where: str) -> tuple[dict[str, str], list[Fault]]:
         name, equals, value = (part.strip() for part in line.partition("="))
         at = begun + len(line) - len(line.lstrip())
         if line.strip() and not _AXIS.fullmatch(name):
-            wrong.append(Fault(where, f"{quoted(name)} as a name", "a name of small letters, digits and _", "", text, at))
+            wrong.append(Fault(where, f"{quote(name)} as a name", "a name of small letters, digits and _", "", text, at))
         elif line.strip() and not (equals and value):
             wrong.append(Fault(where, "a name without a size", f"{name} = ...", "", text, begun + len(line.rstrip())))
         elif name in found:
-            wrong.append(Fault(where, f"{quoted(name)} for the second time", "each name once", "", text, at))
+            wrong.append(Fault(where, f"{quote(name)} for the second time", "each name once", "", text, at))
         elif line.strip():
             found[name] = value
         begun += len(line) + 1

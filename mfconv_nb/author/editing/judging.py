@@ -17,7 +17,7 @@ from typing import Any
 
 from mfconv_nb.author.editing.draft_rows import HERE, Draft, DraftRow, Fault, read_lines, read_names, row_id_of, rules_of
 from mfconv_nb.core.checkpoint import HF, MF, SIDE_NAMES, TensorSpec
-from mfconv_nb.core.errors import MfconvError, quoted
+from mfconv_nb.core.errors import MfconvError, quote
 from mfconv_nb.core.folding import fold
 from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.core.layout import axis_names
@@ -253,7 +253,7 @@ def _fault_of(row: DraftRow, flaw: Flaw) -> Fault:
         return Fault("", flaw.found, flaw.expected, flaw.hint, layout)
     axes = [word for word in flaw.found.split("'")[1::2] if word.isidentifier()]
     axis = next((match for word in axes if (match := re.search(rf"\b{word}\b", layout))), None)
-    found = flaw.found.removesuffix(f": {quoted(layout)}").removesuffix(f" in {quoted(layout)}")
+    found = flaw.found.removesuffix(f": {quote(layout)}").removesuffix(f" in {quote(layout)}")
     return Fault("layout", found, flaw.expected, flaw.hint, layout, axis.start() if axis else None)
 
 
@@ -446,7 +446,7 @@ def _verdict(
     if shapes:
         return BAD, f"{how_many(len(shapes), 'tensor')} of another shape: {shapes[0].tensor}"
     for problem in problems:
-        return BAD, f"{quoted(problem.name)}: {problem.found}, {problem.expected}"
+        return BAD, f"{quote(problem.name)}: {problem.found}, {problem.expected}"
     if not sides.has_mf:
         return GOOD, f"matches {how_many(len(hf), 'tensor')} on the Hugging Face side"
     if not mf:

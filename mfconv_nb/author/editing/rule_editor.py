@@ -20,9 +20,9 @@ from mfconv_nb.author.family_text import write_family
 from mfconv_nb.author.suggesting.suggest import Shapes, side_of
 from mfconv_nb.author.suggesting.suggestion import DROPPED, Suggestion
 from mfconv_nb.core.checkpoint import HF, MF, SIDE_NAMES
-from mfconv_nb.core.errors import MfconvError, on_one_line, shown
+from mfconv_nb.core.errors import MfconvError, safe_text, to_short_line
 from mfconv_nb.core.folding import folded_name
-from mfconv_nb.core.progress import in_notebook
+from mfconv_nb.core.progress import is_in_notebook
 from mfconv_nb.core.report import box_html, how_many, name_html, note_html
 from mfconv_nb.families.registry import family_meant
 from mfconv_nb.mapping.explain import TARGET, explain_tensor
@@ -111,7 +111,7 @@ class RuleEditor(W.VBox):
         return DraftReport(self.draft, self.judgement)
 
     def _ipython_display_(self) -> None:
-        if not in_notebook():
+        if not is_in_notebook():
             raise NotImplementedError
         show_both(self.report, self)
 
@@ -269,7 +269,7 @@ class RuleEditor(W.VBox):
             self.is_filling = False
 
     def _show(self) -> None:
-        rows = [[shown(text) for text in cells] for cells in cells_of(self.draft, self.judgement)]
+        rows = [[safe_text(text) for text in cells] for cells in cells_of(self.draft, self.judgement)]
         with self.table.hold_sync():
             self.table.rows = rows
             self.table.picked = self.place
@@ -316,7 +316,7 @@ class RuleEditor(W.VBox):
                 )
             for names in groups[:MOST_NAMES]:
                 count = f"  ({len(names):,})" if len(names) > 1 else ""
-                button = W.Button(description=f"+ {folded_name(names)}{count}", tooltip=f"a row for {on_one_line(names[0])}")
+                button = W.Button(description=f"+ {folded_name(names)}{count}", tooltip=f"a row for {to_short_line(names[0])}")
                 button.add_class("mfconv-name")
                 button.on_click(lambda _, side=side, names=names: self.take(side, names))
                 parts.append(button)

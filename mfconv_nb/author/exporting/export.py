@@ -11,7 +11,7 @@ from mfconv_nb.author.exporting.mindformers import mindformers_files
 from mfconv_nb.author.exporting.troubleshooter import weight_map_file
 from mfconv_nb.author.exporting.weight_converters import converters_file
 from mfconv_nb.author.family_text import write_texts
-from mfconv_nb.core.errors import UsageError, did_you_mean, quoted
+from mfconv_nb.core.errors import UsageError, did_you_mean, quote
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.mapping.rules import Family
 from mfconv_nb.steps.loading.caller_facts import read_caller_facts
@@ -51,7 +51,7 @@ def export(
     """
     if to not in FORMS:
         hint = did_you_mean(str(to), FORMS) or HINT_FORM
-        raise UsageError("MFC501", "to", found=quoted(str(to)), expected=f"one of {', '.join(FORMS)}", hint=hint)
+        raise UsageError("MFC501", "to", found=quote(str(to)), expected=f"one of {', '.join(FORMS)}", hint=hint)
     unused = {"names": names if to != "troubleshooter" else None, "config": config if to == "mindformers" else None}
     for argument, value in unused.items():
         if value is not None:

@@ -20,7 +20,7 @@ from mfconv_nb.author.exporting.mindformers_sizes import alternatives_of, is_alw
 from mfconv_nb.author.exporting.program_text import program_text
 from mfconv_nb.author.family_text import Code, Node, node_of
 from mfconv_nb.core.checkpoint import HF, MF
-from mfconv_nb.core.errors import MappingError, one_line
+from mfconv_nb.core.errors import MappingError, to_one_line
 from mfconv_nb.core.layout import Axis, TensorLayout, describe_tensor
 from mfconv_nb.mapping.kinds import COUNTERS, GRADIENT_PREFIXES, LAYER_STATE_ENDINGS, OPTIMIZER_PREFIXES
 from mfconv_nb.mapping.names import Pattern
@@ -104,7 +104,7 @@ def module_text(form: Family, to: str) -> str:
     }
     if to == HF:
         tables["RUN_STATE"] = (OPTIMIZER_PREFIXES + GRADIENT_PREFIXES, LAYER_STATE_ENDINGS, tuple(sorted(COUNTERS)))
-    covers, key = (one_line(text).replace("\\", "/").replace('"', "'") for text in (form.covers, form.key))  # they stand in a docstring
+    covers, key = (to_one_line(text).replace("\\", "/").replace('"', "'") for text in (form.covers, form.key))  # they stand in a docstring
     title = TITLE.format(covers=covers, direction=DIRECTIONS[to], key=key, memory=MEMORY[to])
     nodes = {"RULES": ("(", [("", row) for row in rows], ")"), **{name: node_of(content) for name, content in tables.items()}}
     return program_text(title, FUNCTIONS[to], nodes, functions)

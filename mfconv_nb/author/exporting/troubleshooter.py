@@ -16,7 +16,7 @@ from typing import Any
 
 from mfconv_nb.author.exporting.exported import Files, Unsayable, refuse, rule_text
 from mfconv_nb.core.checkpoint import HF, MF
-from mfconv_nb.core.errors import MappingError, UsageError, did_you_mean, quoted
+from mfconv_nb.core.errors import MappingError, UsageError, did_you_mean, quote
 from mfconv_nb.core.folding import fold, folded_names
 from mfconv_nb.core.layout import One
 from mfconv_nb.core.report import how_many
@@ -84,7 +84,7 @@ def weight_map(form: Family, names: Sequence[str]) -> tuple[dict[str, str], dict
         found = "; ".join(folded_names(unknown)[:5])
         hint = did_you_mean(unknown[0], (pattern.text for patterns in known.values() for pattern, _ in patterns))
         hint = hint or "Give names of this family, or export the family that they are of."
-        raise MappingError("MFC303", quoted(unknown[0]), found=found, expected=f"names of {form.key}", hint=hint)
+        raise MappingError("MFC303", quote(unknown[0]), found=found, expected=f"names of {form.key}", hint=hint)
     return renamed, values
 
 

@@ -14,7 +14,7 @@ from mfconv_nb.author.exporting.converter_ops import EQUAL_PARTS, EXPERTS, QKV_L
 from mfconv_nb.author.exporting.exported import Files, Unsayable, form_words, refuse, rule_text
 from mfconv_nb.author.family_text import Node, lay_out, node_of
 from mfconv_nb.core.checkpoint import MF
-from mfconv_nb.core.errors import MappingError, one_line
+from mfconv_nb.core.errors import MappingError, to_one_line
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sizes import read_sizes
 from mfconv_nb.mapping.expected import is_expected
@@ -104,9 +104,9 @@ def converters_text(form: Family, ops: Sequence[Op], notes: Sequence[str]) -> st
     """The list as a text that can be pasted into a model class."""
     classes = sorted({op.name for op in ops})
     head = [
-        f"# {one_line(form.covers)}: from Hugging Face to MindFormers. Form: {form_words(form)}.",
-        f"# Written by `mfconv export {one_line(form.key)} --to weight_converters`, for mindformers 2.1.0 (convert_op.py).",
-        *(f"# {one_line(note)}" for note in notes),
+        f"# {to_one_line(form.covers)}: from Hugging Face to MindFormers. Form: {form_words(form)}.",
+        f"# Written by `mfconv export {to_one_line(form.key)} --to weight_converters`, for mindformers 2.1.0 (convert_op.py).",
+        *(f"# {to_one_line(note)}" for note in notes),
     ]
     if any(op.name == EXPERTS for op in ops):
         head.append("# ExpertsConvertOp expects the experts of a layer stacked, as MindFormers' loading does before it.")

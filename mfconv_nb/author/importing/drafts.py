@@ -26,7 +26,7 @@ from mfconv_nb.author.importing.troubleshooter import draft_weight_map, is_weigh
 from mfconv_nb.author.importing.weight_converters import OPERATIONS, accepted_by_others, draft_converters
 from mfconv_nb.author.importing.weight_mapping import draft_mapping, replacements_in
 from mfconv_nb.core.checkpoint import HF, MF
-from mfconv_nb.core.errors import UsageError, did_you_mean, quoted
+from mfconv_nb.core.errors import UsageError, did_you_mean, quote
 from mfconv_nb.core.report import how_many
 from mfconv_nb.mapping.flaws import Flaw, early_flaws_of, flaws_of, overlaps
 from mfconv_nb.mapping.rules import Family, Rule
@@ -102,7 +102,7 @@ def check_form(form: str | None) -> None:
     """Raises UsageError (MFC501) for an unknown form."""
     if form is not None and form not in FORMS:
         hint = did_you_mean(str(form), FORMS) or "Leave --form out (form= in Python): the text says whose rules they are."
-        raise UsageError("MFC501", "form", found=quoted(str(form)), expected=f"one of {', '.join(FORMS)}", hint=hint)
+        raise UsageError("MFC501", "form", found=quote(str(form)), expected=f"one of {', '.join(FORMS)}", hint=hint)
 
 
 # ---- which list -----------------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from mfconv_nb.author.importing.rule_texts import unreadable
 from mfconv_nb.author.importing.transformers_rules import read_registered_transforms
 from mfconv_nb.author.importing.troubleshooter import MAX_JSON
 from mfconv_nb.author.importing.weight_mapping import pairs_from
-from mfconv_nb.core.errors import InputError, UsageError, one_line, quoted
+from mfconv_nb.core.errors import InputError, UsageError, quote, to_one_line
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.steps.loading.caller_facts import read_caller_facts
 from mfconv_nb.steps.loading.load import Loadable, load
@@ -86,12 +86,12 @@ def _import_model_type(model_type: str, given: Context) -> ImportedRules:
     try:
         mapping = read_registered_transforms(model_type)
     except ImportError as error:
-        found, expected = one_line(str(error))[:200], "transformers, to look up a model type"
+        found, expected = to_one_line(str(error))[:200], "transformers, to look up a model type"
         raise UsageError("MFC501", "form", found=found, expected=expected, hint="pip install transformers") from None
     if mapping is None:
         expected = "a model type that transformers has a conversion mapping for"
         hint = "Models that keep their names have none. A Python text with a list of WeightRenaming can be read too."
-        raise UsageError("MFC501", "source", found=quoted(model_type), expected=expected, hint=hint)
+        raise UsageError("MFC501", "source", found=quote(model_type), expected=expected, hint=hint)
     transforms, version = mapping
     return rules_of_transforms(transforms, f"transformers {version}, {model_type}", given)
 
@@ -108,7 +108,7 @@ def _read_text(source: str | Path) -> tuple[str, str]:
     except UnicodeDecodeError as error:
         raise unreadable(source, f"no text: byte {error.start:,} is not UTF-8", "a Python text or JSON") from None
     except (OSError, ValueError, RuntimeError) as error:  # a name with a null byte; no such user, in `~name`
-        found = getattr(error, "strerror", None) or one_line(str(error))
+        found = getattr(error, "strerror", None) or to_one_line(str(error))
         raise InputError("MFC101", source, found=found, expected="a file with rules") from None
 
 

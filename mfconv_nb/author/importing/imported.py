@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from mfconv_nb.core.errors import one_line
+from mfconv_nb.core.errors import to_one_line
 from mfconv_nb.core.folding import folded_names
 from mfconv_nb.core.report import Column, Result, Table, how_many, json_text
 from mfconv_nb.mapping.rules import Family, Rule
@@ -48,7 +48,7 @@ class Finding:
 
     def __str__(self) -> str:
         where = f"line {self.line}, " if self.line else ""
-        return one_line(f"{where}{self.rule}: {self.kind}: {self.why}")
+        return to_one_line(f"{where}{self.rule}: {self.kind}: {self.why}")
 
 
 class Theirs(Protocol):
@@ -150,7 +150,7 @@ class ImportedRules(Result):
             rules=self.rules,
             sizes=dict(self.sizes),
             toy=dict(self.config or {}),
-            source=one_line(Path(self.source).name),  # a file may be given to others: no path of this machine
+            source=to_one_line(Path(self.source).name),  # a file may be given to others: no path of this machine
         )
 
     def table(self) -> Table:

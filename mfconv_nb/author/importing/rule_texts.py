@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any
 
 from mfconv_nb.author.importing.imported import NOT_UNDERSTOOD, Drafts, Finding
-from mfconv_nb.core.errors import MappingError, one_line
+from mfconv_nb.core.errors import MappingError, to_one_line
 
 MAX_TEXT = 1 << 19  # characters; the largest text of this kind has 120,000
 MOST_IN_A_LINE = 100_000  # a sum of 100,000 ones is nested as deep as it is long, and takes Python 0.4 s
@@ -111,7 +111,7 @@ def parse_text(text: str, where: object) -> ast.Module:
         line = f"line {error.lineno}: " if error.lineno else ""
         raise unreadable(where, f"{line}{error.msg}", "Python that can be parsed") from None
     except (ValueError, RecursionError, MemoryError) as error:
-        found = one_line(str(error)) or type(error).__name__
+        found = to_one_line(str(error)) or type(error).__name__
         raise unreadable(where, found[:200], "Python that can be parsed") from None
 
 
@@ -283,7 +283,7 @@ def _kind_of(node: ast.AST) -> str:
 
 def _source_of(node: ast.AST) -> str:
     try:
-        text = one_line(ast.unparse(node))
+        text = to_one_line(ast.unparse(node))
     except (RecursionError, ValueError, AttributeError):
         return ""
     return text if len(text) <= 80 else f"{text[:79]}…"

@@ -20,7 +20,7 @@ from mfconv_nb.author.proving.consequences import NOTICED, SURVIVED, are_equal, 
 from mfconv_nb.author.proving.mutations import Mutation, mutations_of
 from mfconv_nb.author.proving.specimen import Mapped, carry_across, mapped_rules, specimen, without_sizeless_rules
 from mfconv_nb.core.checkpoint import HF, MF, SIDE_NAMES
-from mfconv_nb.core.errors import MappingError, one_line
+from mfconv_nb.core.errors import MappingError, to_one_line
 from mfconv_nb.core.report import Column, Result, Table, how_many
 from mfconv_nb.core.sizes import read_sizes
 from mfconv_nb.families.registry import family_meant
@@ -82,7 +82,7 @@ def prove_rules(family: str | Path | Family) -> ProofReport:
             caught += [Caught(label, WRONG_HEADS, what, by, config=config) for what, config, by in _wrong_head_counts(form)]
         except MappingError as error:
             # without the hint, which is about options that a proof does not have
-            line = one_line(f"{error.code}, {error.where}: found {error.found}, expected {error.expected}")
+            line = to_one_line(f"{error.code}, {error.where}: found {error.found}, expected {error.expected}")
             proved.append(Proved(label, "The rules can be read.", False, line))
     return ProofReport(chosen.key, tuple(proved), tuple(caught), forms)
 

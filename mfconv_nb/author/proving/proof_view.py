@@ -27,7 +27,7 @@ from mfconv_nb.author.proving.proof import Caught, ProofReport, Proved
 from mfconv_nb.author.proving.proof_pictures import maps_html, misplaced_numbers, pictures_of
 from mfconv_nb.author.proving.specimen import Mapped
 from mfconv_nb.core.checkpoint import HF, LazyTensor, TensorSpec, checkpoint_of
-from mfconv_nb.core.errors import MfconvError, printable
+from mfconv_nb.core.errors import MfconvError, escape_controls
 from mfconv_nb.core.report import Column, note_html, prose_html, shape_text
 from mfconv_nb.mapping.rules import Family, Names
 from mfconv_nb.steps.converting.map_report import CoverageError
@@ -161,7 +161,7 @@ def _rules_html(caught: Caught, consequence: Consequence) -> Iterator[str]:
         return
     before = "\n".join(map(_rule_text, caught.mutation.before))
     after = "\n".join(map(_rule_text, caught.mutation.after))
-    first, second = _mark_differences(before, after) if after else (escape(printable(before)), "<b class='mfconv-bad'>no rule</b>")
+    first, second = _mark_differences(before, after) if after else (escape(escape_controls(before)), "<b class='mfconv-bad'>no rule</b>")
     yield f"<div class='mfconv-f'>the rule</div>{_lines_html(first)}"
     yield f"<div class='mfconv-f'>with the mistake</div>{_lines_html(second)}"
 
@@ -181,7 +181,7 @@ def _lines_html(marked: str) -> str:
 
 def _mark_differences(before: str, after: str) -> tuple[str, str]:
     """Both texts as HTML, with the words that differ marked."""
-    a, b = (TOKENS.findall(printable(text)) for text in (before, after))
+    a, b = (TOKENS.findall(escape_controls(text)) for text in (before, after))
     left: list[str] = []
     right: list[str] = []
     for kind, i, j, k, m in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
@@ -199,7 +199,7 @@ def _messages_html(consequence: Consequence) -> Iterator[str]:
         tensors = [LazyTensor(TensorSpec(n, a.shape, "I64"), ()) for n, a in consequence.there.items()]
         error = CoverageError(plan, checkpoint_of(tensors, origin="the specimen", side=HF))
     if error is not None:
-        text = re.sub(r"(?<=\S) {2,}", " ", re.sub(r"\n {3,}", "\n    ", printable(str(error))))  # no columns: the place is narrow
+        text = re.sub(r"(?<=\S) {2,}", " ", re.sub(r"\n {3,}", "\n    ", escape_controls(str(error))))  # no columns: the place is narrow
         yield f"<div style='white-space:pre-wrap'><code>{escape(text)}</code></div>"
     if wrong is None:
         return

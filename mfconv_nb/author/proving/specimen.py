@@ -46,7 +46,7 @@ def specimen(form: Family, rule: Mapped) -> tuple[Arrays, Sizes]:
     arrays: Arrays = {}
     for place, pattern in enumerate(sides_of(rule, MF)[0]):
         for indices in expected_indices(pattern, sizes) if is_needed(rule, place) else ():
-            known = {**sizes.at(indices).values_by_axis, **constants}
+            known = {**sizes.for_indices(indices).values_by_axis, **constants}
             known |= {axis: known[other] for axis, other in same.items() if other in known}
             shape = shape_of(layouts[0][place], known) if layouts is not None else NO_LAYOUT
             if shape is None:
@@ -65,7 +65,7 @@ def _sizes_of_one(form: Family, rule: Mapped) -> Sizes:
     sizes = read_sizes(form.toy, form.sizes)
     loops = directed_rule(rule, MF).loops
     first = _first_indices(sizes, loops)
-    known = dict(sizes.at(first))
+    known = dict(sizes.for_indices(first))
     known |= {axis: Size(index + 1, known[axis].origin if axis in known else "the proof", index) for axis, index in first.items()}
     if isinstance(rule, Tied):
         known[rule.only_if] = Size(0, "the proof")  # the head that is there
@@ -87,7 +87,7 @@ def _first_indices(sizes: Sizes, loops: tuple[str, ...]) -> dict[str, int]:
     """The first number of each loop."""
     first: dict[str, int] = {}
     for axis in loops:
-        size = sizes.at(first).get(axis)
+        size = sizes.for_indices(first).get(axis)
         first[axis] = size.first if size is not None else 0
     return first
 

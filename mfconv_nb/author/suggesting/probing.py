@@ -21,7 +21,7 @@ from mfconv_nb.author.suggesting.groups import Group
 from mfconv_nb.author.suggesting.questions import Meeting, Question, part_names, question_of, variants_of
 from mfconv_nb.author.suggesting.variants import PLAIN, Variant, variants_of_several
 from mfconv_nb.core.checkpoint import HF, MF, Checkpoint, LazyTensor, TensorSpec, checkpoint_of, stored_tensor
-from mfconv_nb.core.errors import MappingError, quoted
+from mfconv_nb.core.errors import MappingError, quote
 from mfconv_nb.core.folding import fold
 from mfconv_nb.core.report import Column, Result, Table, shape_text
 from mfconv_nb.core.sources import ArraySource
@@ -97,7 +97,7 @@ def probe_of(found: Checkpoint, reference: Checkpoint, names: Sequence[str] = ()
     for checkpoint in (found, reference):
         bare = next((t for t in checkpoint if not t.pieces and t.spec.elements), None)
         if bare is not None:
-            raise MappingError("MFC310", quoted(bare.name), found="a name and a shape only", expected="a tensor with values")
+            raise MappingError("MFC310", quote(bare.name), found="a name and a shape only", expected="a tensor with values")
     facts, numbers = facts_of(found.config or reference.config), Numbers(found, reference)
     common = [n for n in found.tensors if n in reference.tensors and (not names or n in names)]
     if not common:
@@ -111,7 +111,7 @@ def probe_of(found: Checkpoint, reference: Checkpoint, names: Sequence[str] = ()
     if not names:
         findings += [ProbeFinding((n,), (), MISSING, "", "the reference has no such tensor") for n in found.tensors if n not in reference]
         only_there = [n for n in reference.tensors if n not in found]
-        findings += [ProbeFinding((), (n,), MISSING, "", f"{quoted(n)} is in the reference only") for n in only_there]
+        findings += [ProbeFinding((), (n,), MISSING, "", f"{quote(n)} is in the reference only") for n in only_there]
     return Probe(tuple(findings))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from mfconv_nb.author.suggesting.suggestion import Suggestion, suggestion_of
 from mfconv_nb.core.checkpoint import HF, MF, Checkpoint, LazyTensor, TensorSpec, checkpoint_of
-from mfconv_nb.core.errors import InputError, quoted
+from mfconv_nb.core.errors import InputError, quote
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.steps.loading.load import Loadable, load
 
@@ -47,7 +47,7 @@ def side_of(thing: Any, side: str, config: Any) -> Checkpoint:
 def _spec(name: str, shape: Sequence[Any]) -> TensorSpec:
     if not _is_shape(list(shape)):
         hint = "Such as [32, 64]."
-        raise InputError("MFC109", quoted(name), found=f"the shape {shape}", expected="whole numbers, none below 0", hint=hint)
+        raise InputError("MFC109", quote(name), found=f"the shape {shape}", expected="whole numbers, none below 0", hint=hint)
     return TensorSpec(name, tuple(map(int, shape)), "F32")
 
 

@@ -28,7 +28,7 @@ from mfconv_nb.cli.options import (
     with_options,
 )
 from mfconv_nb.cli.sections import CONVERT
-from mfconv_nb.core.errors import UsageError, quoted
+from mfconv_nb.core.errors import UsageError, quote
 from mfconv_nb.mapping.kinds import amounts_by_category
 
 SECTION = CONVERT
@@ -80,7 +80,7 @@ def save(
     if only is not None and not checkpoint.tensors:
         there = ", ".join(amounts_by_category(mc.load(source, config=config, **of_run).specs)) or "nothing at all"
         hint = "Choose one that is there, or leave --only out."
-        raise UsageError("MFC501", "only", found=f"{quoted(only)}, of which there is nothing", expected=there, hint=hint)
+        raise UsageError("MFC501", "only", found=f"{quote(only)}, of which there is nothing", expected=there, hint=hint)
     for note in checkpoint.notes:
         say(f"note: {note}")
     with progress_bar(checkpoint.nbytes, "writing", quiet=quiet) as progress:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mfconv_nb.core.checkpoint import Checkpoint
 from mfconv_nb.core.dtypes import short_name
-from mfconv_nb.core.errors import MappingError, one_line
+from mfconv_nb.core.errors import MappingError, to_one_line
 from mfconv_nb.core.report import bytes_text, how_many
 from mfconv_nb.steps.comparing.diff import diff_checkpoints
 from mfconv_nb.steps.comparing.diff_report import DiffReport
@@ -69,7 +69,7 @@ def conversion_condition(differences: DiffReport, there: str) -> Condition:
 
 def no_way_condition(error: MappingError, way: str) -> Condition:
     first = error.problems[0] if isinstance(error, CoverageError) else None
-    why = f"{first.kind} {first.name}: {first.found}" if first is not None else one_line(str(error.found))
+    why = f"{first.kind} {first.name}: {first.found}" if first is not None else to_one_line(str(error.found))
     return Condition(BACK.format(way), UNSURE, f"refused: {error.code}, {why}")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from mfconv_nb.core.checkpoint import HF, MF, SIDE_NAMES, Checkpoint, TensorSpec
 from mfconv_nb.core.dtypes import short_name
-from mfconv_nb.core.errors import Lines, MappingError, one_line
+from mfconv_nb.core.errors import Lines, MappingError, to_one_line
 from mfconv_nb.core.folding import fold, folded_name, folded_names
 from mfconv_nb.core.report import Column, Table, bytes_text, how_many, how_many_in_short, shape_text
 from mfconv_nb.mapping.explain import explain_tensor
@@ -216,4 +216,4 @@ def _cause_line(groups: list[list[Problem]]) -> str:
     count = f" ({total:,} tensors)" if total > 1 else ""
     near = f"; {first.hint}" if first.kind == "unmatched" and first.hint else ""
     wanted = "" if first.kind == "unmatched" else f", expected {first.expected}"
-    return one_line(f"{first.kind:<10} {folded_name(p.name for p in groups[0])}{more}{count}: {first.found}{wanted}{near}")
+    return to_one_line(f"{first.kind:<10} {folded_name(p.name for p in groups[0])}{more}{count}: {first.found}{wanted}{near}")

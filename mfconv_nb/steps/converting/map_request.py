@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from mfconv_nb.core.checkpoint import HF, MF, SIDE_NAMES, Checkpoint, Original
-from mfconv_nb.core.errors import MappingError, UsageError, did_you_mean, quoted
+from mfconv_nb.core.errors import MappingError, UsageError, did_you_mean, quote
 from mfconv_nb.core.sizes import Size, Sizes, read_sizes
 from mfconv_nb.mapping.adapters import DEFAULT_STYLE, STYLES, half_of
 from mfconv_nb.mapping.forms import options_of, templates_of
@@ -73,7 +73,7 @@ def direction_of(source: Checkpoint, to: str | None, family: str | Path | Family
         return HF if (told or source.side) == MF else MF
     if to not in SIDE_NAMES:
         hint = did_you_mean(to, SIDE_NAMES) or "Leave it out to go to the side that the checkpoint is not on."
-        raise UsageError("MFC501", "to", found=quoted(to), expected="'hf' or 'mf'", hint=hint)
+        raise UsageError("MFC501", "to", found=quote(to), expected="'hf' or 'mf'", hint=hint)
     return to
 
 
@@ -84,7 +84,7 @@ def adapter_style_of(source: Checkpoint, given: str | None) -> str:
         return next((half.style for half in before if half is not None and half.style in STYLES), DEFAULT_STYLE)
     if given not in STYLES:
         hint = did_you_mean(given, STYLES) or "Leave --adapter_names out (adapters= in Python)."
-        raise UsageError("MFC501", "adapters", found=quoted(str(given)), expected=" or ".join(quoted(s) for s in STYLES), hint=hint)
+        raise UsageError("MFC501", "adapters", found=quote(str(given)), expected=" or ".join(quote(s) for s in STYLES), hint=hint)
     return given
 
 

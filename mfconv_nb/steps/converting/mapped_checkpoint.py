@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from mfconv_nb.core.checkpoint import HF, MF, SIDE_NAMES, Checkpoint, Equality, LazyTensor, Original
-from mfconv_nb.core.errors import quoted
+from mfconv_nb.core.errors import quote
 from mfconv_nb.core.report import Table, how_many
 from mfconv_nb.families.registry import window_of
 from mfconv_nb.families.same_maths import describe_unlisted, listed_types
@@ -118,7 +118,7 @@ def _notes(source: Checkpoint, plan: MappingPlan, original: Original | None) -> 
     if said is not None:
         notes.append(f"config.json says {said}; {family.key} is for {', '.join(listed_types(family))}")
     idle = [p for p in plan.leave_out if not any(fnmatchcase(name, p) for name in source.tensors)]
-    notes += [f"nothing to leave out: no name fits {quoted(pattern)}" for pattern in idle]
+    notes += [f"nothing to leave out: no name fits {quote(pattern)}" for pattern in idle]
     claim = claimed_scheme(source.config) or source.history.quantised_by
     if claim and plan.to == MF:  # the other way a save says it of its config.json
         notes.append(f"said to be quantised ({claim}), which these weights are not")

@@ -19,7 +19,7 @@ from typing import Any
 
 from mfconv_nb.core.checkpoint import HF, MF, Checkpoint, Equality, LazyTensor
 from mfconv_nb.core.dtypes import CASTABLE
-from mfconv_nb.core.errors import MappingError, nearest, quoted
+from mfconv_nb.core.errors import MappingError, nearest, quote
 from mfconv_nb.core.folding import fold, folded_name
 from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.core.low_rank import ROUNDING
@@ -210,14 +210,14 @@ def unwrap_names(checkpoint: Checkpoint) -> Checkpoint:
     for name, tensor in checkpoint.tensors.items():
         if any(word in name for word in OF_ADAPTERS) and not is_adapter(name) and not is_run_state(name):
             found = "a tensor of an adapter, and neither of its halves"
-            raise MappingError("MFC319", quoted(name), found=found, expected="pairs of A and B", hint=HINT_PEFT)
+            raise MappingError("MFC319", quote(name), found=found, expected="pairs of A and B", hint=HINT_PEFT)
         if not name.startswith(PEFT) or is_adapter(name):
             tensors[name] = tensor
         elif not any(name.replace(ORIGINAL, copy) in checkpoint for copy in COPIES if ORIGINAL in name):
             place = place_of(name)
             if place in tensors:
                 hint = "Leave one of them out when it is saved."
-                raise MappingError("MFC319", quoted(name), found=f"a second {quoted(place)}", expected="one tensor for a weight", hint=hint)
+                raise MappingError("MFC319", quote(name), found=f"a second {quote(place)}", expected="one tensor for a weight", hint=hint)
             tensors[place] = tensor.renamed(place)
     return replace(checkpoint, tensors=tensors)
 
@@ -232,7 +232,7 @@ def _check_nothing_whole(trained: Checkpoint, hint: str) -> None:
     others = [n for n in trained.tensors if n.startswith(PEFT) and not is_adapter(n) and not n.endswith(TRAINING_ONLY)]
     if others:
         more = f" and {how_many(len(others) - 1, 'other')}" if len(others) > 1 else ""
-        raise MappingError("MFC319", trained.origin, found=f"{quoted(others[0])}{more}", expected="pairs of lora_A and lora_B", hint=hint)
+        raise MappingError("MFC319", trained.origin, found=f"{quote(others[0])}{more}", expected="pairs of lora_A and lora_B", hint=hint)
 
 
 def _whole_tensors(trained: Checkpoint, weights: Checkpoint, lora: Lora) -> tuple[dict[str, LazyTensor], tuple[Equality, ...]]:
@@ -252,12 +252,12 @@ def _whole_tensors(trained: Checkpoint, weights: Checkpoint, lora: Lora) -> tupl
         ):
             found = f"{list(tensor.shape)} {tensor.dtype}"
             expected = f"{list(known.shape)} {known.dtype}, as in {weights.origin}"
-            raise MappingError("MFC319", quoted(name), found=found, expected=expected, hint=HINT_RESIZED)
+            raise MappingError("MFC319", quote(name), found=found, expected=expected, hint=HINT_RESIZED)
         if name.startswith(PEFT):
             replaced[place] = LazyTensor(known.spec if known is not None else tensor.renamed(place).spec, tensor.pieces)
         elif known is None or tensor.dtype != known.dtype:
             found = "no such weight" if known is None else f"{known.dtype} for {tensor.dtype}"
-            raise MappingError("MFC319", quoted(name), found=f"{found} in {weights.origin}", expected="the same weight", hint=HINT_FROZEN)
+            raise MappingError("MFC319", quote(name), found=f"{found} in {weights.origin}", expected="the same weight", hint=HINT_FROZEN)
         else:
             equalities.append(Equality(tensor, known, f"{trained.origin} has it beside its adapters", HINT_FROZEN))
     _check_saved_modules(lora.content.get("modules_to_save") or [], replaced, trained, weights)
@@ -272,7 +272,7 @@ def _check_saved_modules(modules: object, replaced: Mapping[str, LazyTensor], tr
     named = modules if isinstance(modules, list) else [modules]
     lost = [m for m in named if not isinstance(m, str) or not _is_among(m, replaced)]
     if lost := [m for m in lost if len(lost) == len(named) or not isinstance(m, str) or _is_among(m, weights.tensors)]:
-        found = f"modules_to_save names {quoted(str(lost[0]))}, of which no tensor is here"
+        found = f"modules_to_save names {quote(str(lost[0]))}, of which no tensor is here"
         hint = "Fetch the folder of the adapters again, or save it again with PEFT (save_pretrained)."
         raise MappingError("MFC319", trained.origin, found=found, expected="the tensors of every module that was trained", hint=hint)
 
@@ -293,7 +293,7 @@ def _check_tied(weights: Checkpoint, adapters: Iterable[ScaledAdapter], replaced
     equalities: tuple[Equality, ...] = ()
     if (whole or added) and weights.side != MF and _ties(weights):
         if added or len(whole) < 2:
-            found = f"{quoted((added + whole)[0])} was trained; embedding and head are one tensor (tie_word_embeddings)"
+            found = f"{quote((added + whole)[0])} was trained; embedding and head are one tensor (tie_word_embeddings)"
             expected = "both trained whole and equal, or none of them"
             raise MappingError("MFC319", weights.origin, found=found, expected=expected, hint=HINT_TIED)
         first, *others = (replaced[name] for name in sorted(whole, key=lambda name: name not in weights))
@@ -331,8 +331,8 @@ def _configs(weights: Checkpoint) -> list[Mapping[str, Any]]:
 
 def _no_weight(name: str, weights: Checkpoint, expected: str) -> MappingError:
     best = nearest(name, weights.tensors)
-    found = f"no such tensor in {weights.origin}" + (f"; nearest {quoted(best)}" if best else "")
-    return MappingError("MFC319", quoted(name), found=found, expected=expected, hint=HINT_BASE)
+    found = f"no such tensor in {weights.origin}" + (f"; nearest {quote(best)}" if best else "")
+    return MappingError("MFC319", quote(name), found=found, expected=expected, hint=HINT_BASE)
 
 
 def _merge_tensor(
@@ -347,7 +347,7 @@ def _merge_tensor(
     expected = adapter.shape[::-1] if transposed else adapter.shape
     if weight.shape != expected or weight.dtype not in CASTABLE:
         found = f"{list(weight.shape)} {weight.dtype}"
-        raise MappingError("MFC319", quoted(name), found=found, expected=f"{list(expected)}, floating, as the adapter is", hint=HINT_BASE)
+        raise MappingError("MFC319", quote(name), found=found, expected=f"{list(expected)}, floating, as the adapter is", hint=HINT_BASE)
     a, b = (trained.tensors[spec.name] for spec in (adapter.a, adapter.b))
     return merged_tensor(weight, a, b, scaled.scale, transposed=transposed)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mfconv_nb.core.checkpoint import HF, MF
-from mfconv_nb.core.errors import Lines, MappingError, did_you_mean, one_line
+from mfconv_nb.core.errors import Lines, MappingError, did_you_mean, to_one_line
 from mfconv_nb.core.paths import local_path
 
 HINT_PYTHON = "Mend it until `python -m py_compile FILE` is silent."
@@ -64,7 +64,7 @@ def _names_in(file: Path) -> set[str]:
     try:
         tree = ast.parse(file.read_bytes(), str(file))
     except SyntaxError as error:
-        said = Lines(f"{type(error).__name__}: {error.msg}" + (f"\n            {one_line(error.text.strip())}" if error.text else ""))
+        said = Lines(f"{type(error).__name__}: {error.msg}" + (f"\n            {to_one_line(error.text.strip())}" if error.text else ""))
         where, expected = f"{file}, line {error.lineno}", "Python that can be read"
         raise MappingError("MFC317", where, found=said, expected=expected, hint=HINT_PYTHON) from None
     except (OSError, ValueError, RecursionError, MemoryError) as error:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mfconv_nb.core.checkpoint import HF, MF
-from mfconv_nb.core.errors import Lines, MappingError, one_line, shown
+from mfconv_nb.core.errors import Lines, MappingError, safe_text, to_one_line
 from mfconv_nb.core.report import bytes_text, seconds_text
 from mfconv_nb.steps.foreign.folder import Converter
 
@@ -100,7 +100,7 @@ def _wait_for(child: subprocess.Popen[bytes], lines: deque[str], say: OnLine, ou
 
 def _read_lines(stream: IO[bytes], lines: deque[str], say: OnLine) -> None:
     for raw in stream:
-        line = one_line(raw.decode("utf-8", "replace").rstrip("\r\n").rpartition("\r")[2])
+        line = to_one_line(raw.decode("utf-8", "replace").rstrip("\r\n").rpartition("\r")[2])
         lines.append(line)
         say(f"  | {line}")
 
@@ -141,7 +141,7 @@ def _read_told(file: Path, say: OnLine) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     for line in told.get("trace", ()):
-        say(f"  | {one_line(line)}")
+        say(f"  | {to_one_line(line)}")
     return told
 
 
@@ -155,7 +155,7 @@ def _check_told(converter: Converter, told: Mapping[str, Any], status: int, line
     if step == "returned False":
         look = "MindFormers' converters return False where they could not read the source: see what it printed."
         raise failure_error(converter, f"{converter.function} returned False", "a conversion", lines, hint=look)
-    found = Lines(one_line(str(told["said"])) + (f"\n            {one_line(told['text'].strip())}" if told.get("text") else ""))
+    found = Lines(to_one_line(str(told["said"])) + (f"\n            {to_one_line(told['text'].strip())}" if told.get("text") else ""))
     if step == "run":
         raise failure_error(converter, found, f"{converter.function} to return", lines, where=where)
     expected = "a file that can be imported" if step == "import" else _call_text(converter)
@@ -197,6 +197,6 @@ def failure_error(
     converter: Converter, found: str, expected: str, lines: Sequence[str], *, where: str = "", hint: str | None = None
 ) -> MappingError:
     """MFC318, with the last lines that the converter printed; nothing was published."""
-    printed = "".join(f"\n            | {one_line(line)}" for line in list(lines)[-6:])
-    found, hint = Lines(shown(found) + printed), hint or HINT_FAILED
+    printed = "".join(f"\n            | {to_one_line(line)}" for line in list(lines)[-6:])
+    found, hint = Lines(safe_text(found) + printed), hint or HINT_FAILED
     return MappingError("MFC318", where or converter.file, found=found, expected=expected, hint=hint)

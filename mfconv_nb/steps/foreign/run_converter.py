@@ -21,7 +21,7 @@ from typing import Any
 
 from mfconv_nb.core.checkpoint import HF, MF, Checkpoint, LazyTensor, TensorSpec
 from mfconv_nb.core.dtypes import dtype_after_cast, requested_dtype
-from mfconv_nb.core.errors import FormatError, InputError, MfconvError, OutputError, one_line, quoted
+from mfconv_nb.core.errors import FormatError, InputError, MfconvError, OutputError, quote, to_one_line
 from mfconv_nb.core.progress import OnProgress
 from mfconv_nb.core.report import Table, bytes_text, how_many, seconds_text
 from mfconv_nb.families.registry import family_meant
@@ -184,7 +184,7 @@ def _check_written(converter: Converter, out: Path, target: Path, lines: Sequenc
     names = sorted(path.name for path in out.iterdir())
     if target.name not in names:
         like = next((n for n in names if n.startswith(target.name)), None)
-        hint = f"The converter adds an ending: give {quoted(like)} as the target." if like else None
+        hint = f"The converter adds an ending: give {quote(like)} as the target." if like else None
         raise failure_error(converter, f"it returned, and wrote {', '.join(names) or 'nothing'}", f"{target.name}", lines, hint=hint)
     try:
         checkpoint = load(out / target.name)
@@ -196,7 +196,7 @@ def _check_written(converter: Converter, out: Path, target: Path, lines: Sequenc
 
 
 def _error_text(error: MfconvError) -> str:
-    return one_line(f"{error.code}: {error.found}" if error.found is not None else error.code)
+    return to_one_line(f"{error.code}: {error.found}" if error.found is not None else error.code)
 
 
 def _publish(work: Path, target: Path, *, overwrite: bool) -> None:

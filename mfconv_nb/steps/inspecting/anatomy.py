@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mfconv_nb.core.dtypes import itemsize, numpy_dtype
-from mfconv_nb.core.errors import InputError, Lines, MfconvError, on_one_line, quoted
+from mfconv_nb.core.errors import InputError, Lines, MfconvError, quote, to_short_line
 from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.report import MAX_ROWS, Column, Result, Table, bytes_text, how_many, table_html
@@ -177,7 +177,7 @@ class Anatomy(Result):
     def _line(self, each: Field | HiddenFields) -> tuple[Any, ...]:
         if isinstance(each, HiddenFields):
             return (f"{each.offset:,}", hex(each.offset), "", f"{each.length:,}", f"… {each.count:,} more {each.unit}", each.meaning)
-        meaning = f"{quoted(each.owner)}: {self._meaning(each)}" if each.kind == TENSOR else self._meaning(each)
+        meaning = f"{quote(each.owner)}: {self._meaning(each)}" if each.kind == TENSOR else self._meaning(each)
         return (f"{each.offset:,}", hex(each.offset), _hex(self._bytes(each), each.length), f"{each.length:,}", each.what, meaning)
 
 
@@ -194,7 +194,7 @@ COLUMNS = (
 def _shard_facts(found: index.Index) -> tuple[str, ...]:
     """A line a file: how many tensors it holds, and whether it is there."""
     counts = Counter(found.weight_map.values())
-    lines = [f"{on_one_line(p.name)}: {how_many(counts[p.name], 'tensor')}{'' if os.path.isfile(p) else ', absent'}" for p in found.files]
+    lines = [f"{to_short_line(p.name)}: {how_many(counts[p.name], 'tensor')}{'' if os.path.isfile(p) else ', absent'}" for p in found.files]
     rest = len(lines) - MAX_FACTS
     return (*lines[:MAX_FACTS], how_many(rest, "more file")) if rest > 0 else tuple(lines)
 
@@ -251,7 +251,7 @@ def _with_first_owners(fields: Sequence[Field], shown: int, unit: tuple[str, str
         run = list(group)
         if hidden:
             owners = list(dict.fromkeys(f.owner for f in run))
-            names = quoted(owners[0]) if len(owners) == 1 else f"{quoted(owners[0])} to {quoted(owners[-1])}"
+            names = quote(owners[0]) if len(owners) == 1 else f"{quote(owners[0])} to {quote(owners[-1])}"
             rows.append(_hidden_row(run, len(owners), unit, names))
         else:
             rows += run

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from mfconv_nb.core.errors import one_line
+from mfconv_nb.core.errors import to_one_line
 from mfconv_nb.core.report import how_many
 from mfconv_nb.formats.fields import HEADER, OTHER, PADDING, TENSOR
 
@@ -78,7 +78,7 @@ def _join_parts(run: Sequence[Part]) -> Part:
 
 def _short(name: str) -> str:
     """The end of a name, which tells more than its beginning."""
-    return one_line(name) if len(name) <= NAME else "…" + one_line(name[-NAME:])
+    return to_one_line(name) if len(name) <= NAME else "…" + to_one_line(name[-NAME:])
 
 
 def _widths(lengths: Sequence[int]) -> list[float]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from mfconv_nb.core.checkpoint import Checkpoint, LazyTensor
 from mfconv_nb.core.dtypes import itemsize
-from mfconv_nb.core.errors import FormatError, MfconvError, quoted
+from mfconv_nb.core.errors import FormatError, MfconvError, quote
 from mfconv_nb.core.report import bytes_text, how_many
 from mfconv_nb.formats.hub_cache import sha256_in_name
 from mfconv_nb.mapping.adapters import is_adapter
@@ -57,7 +57,7 @@ def _checksum_findings(checkpoint: Checkpoint, blobs: Mapping[Path, str]) -> Ite
     wrong = next((path for path, told in blobs.items() if _sha256(path) != told), None)
     if wrong is not None:
         yield Finding(
-            STOP, "checksums", f"{quoted(wrong.name)} is not what the cache says: its sha256 is not the name of its blob; fetch it again"
+            STOP, "checksums", f"{quote(wrong.name)} is not what the cache says: its sha256 is not the name of its blob; fetch it again"
         )
     elif blobs:
         yield Finding(FINE, "checksums", f"{how_many(len(blobs), 'file')} of the hub cache: sha256 as the cache says")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from mfconv_nb.core.errors import MfconvError, printable
+from mfconv_nb.core.errors import MfconvError, escape_controls
 from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.runs.opening import looks_like_run, open_run
@@ -92,7 +92,7 @@ def _refusal_diagnosis(commands: NextCommands, error: Exception, run: TrainedRun
 def error_line(error: Exception) -> str:
     """An error in a line: code, where, found, expected."""
     if not isinstance(error, MfconvError):
-        return printable(str(error)).replace("\n", " ")
+        return escape_controls(str(error)).replace("\n", " ")
     found = f": {error.found}" if error.found is not None else ""
     expected = f"; expected {error.expected}" if error.expected is not None else ""
     first = str(error).partition("\n")[0]

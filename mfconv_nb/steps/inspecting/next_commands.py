@@ -85,11 +85,11 @@ class NextCommands:
             if seen.adapters and seen.side == HF and seen.has_alpha:
                 yield f"mfconv merge HF_DIR {self._source} OUT/"
             if not seen.adapters and not told_by_caller:
-                yield f"mfconv verify {self._source} {self._target(seen)}{run}{config}{self._only_flag(seen)}"
+                yield f"mfconv verify {self._source} {self._target(seen)}{run}{config}{self._flag_for_only(seen)}"
         if seen.run is not None and not seen.adapters:
-            yield f"mfconv save {self._source} OUT.safetensors{run}{self._config_flag}{self._only_flag(seen)}"
+            yield f"mfconv save {self._source} OUT.safetensors{run}{self._config_flag}{self._flag_for_only(seen)}"
 
-    def _only_flag(self, seen: Seen) -> str:
+    def _flag_for_only(self, seen: Seen) -> str:
         """What the other side can have, where there is more: weights and buffers, without the state of the run."""
         found = amounts_by_category(seen.checkpoint.specs)
         kept = [category for category in (WEIGHTS, BUFFERS) if category in found]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mfconv_nb.core.checkpoint import HF, MF, Checkpoint, LazyTensor, TrainingRun, Written
-from mfconv_nb.core.errors import quoted
+from mfconv_nb.core.errors import quote
 from mfconv_nb.core.folding import fold
 from mfconv_nb.mapping.names import Pattern
 from mfconv_nb.mapping.rules import NUMBERS, Family, OptionValue, form_of, sides_of
@@ -36,7 +36,7 @@ def prove_manifest(checkpoint: Checkpoint, family: Family, to: str) -> tuple[Che
     changed = _find_changed(written, _unseen_patterns(family, checkpoint.options, to))
     if changed is None:
         return replace(checkpoint, history=history), ""
-    note = f"{written.label} is of other numbers than these ({quoted(changed)} is not what was written) and is not used"
+    note = f"{written.label} is of other numbers than these ({quote(changed)} is not what was written) and is not used"
     lora = None if history.lora is written.lora else history.lora
     history = replace(history, original=None, family=None, family_file="", options={}, lora=lora)
     return replace(checkpoint, config=None if checkpoint.config is written.config else checkpoint.config, history=history), note

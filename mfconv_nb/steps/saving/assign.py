@@ -9,7 +9,7 @@ from typing import Any
 
 from mfconv_nb.core.checkpoint import MF, SIDE_NAMES, Checkpoint, LazyTensor, TensorSpec
 from mfconv_nb.core.dtypes import CASTABLE, dtype_after_cast, itemsize, requested_dtype, short_name
-from mfconv_nb.core.errors import Lines, MappingError, OutputError, quoted
+from mfconv_nb.core.errors import Lines, MappingError, OutputError, quote
 from mfconv_nb.core.folding import fold, folded_name, folded_names
 from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.core.progress import OnProgress, progress_for
@@ -206,14 +206,14 @@ def _check_values(matched: Matched, source: Checkpoint) -> None:
     """Everything that could go wrong with the numbers, as far as it can be known before one is changed."""
     for put in matched.puts:
         if not put.tensor.pieces and put.tensor.spec.elements:
-            raise MappingError("MFC310", quoted(put.tensor.name), found="a name and a shape only", expected="a tensor with values")
+            raise MappingError("MFC310", quote(put.tensor.name), found="a name and a shape only", expected="a tensor with values")
     _check_sources(put.tensor for put in matched.puts)
     check_equalities(source)
     for (first, second), compared in zip(matched.doubled, compare_tensors(list(matched.doubled), 2), strict=True):
         if not compared.equal_bytes:
-            found = f"{compared.differing:,} of {compared.elements:,} numbers differ from {quoted(first.name)}"
+            found = f"{compared.differing:,} of {compared.elements:,} numbers differ from {quote(first.name)}"
             hint = "The network ties the two: untie them in its config, or leave one out."
-            raise MappingError("MFC308", quoted(second.name), found=found, expected="equal bytes: one tensor of the network", hint=hint)
+            raise MappingError("MFC308", quote(second.name), found=found, expected="equal bytes: one tensor of the network", hint=hint)
 
 
 def _check_sources(tensors: Iterable[LazyTensor]) -> None:

@@ -14,7 +14,7 @@ import xxhash
 
 from mfconv_nb.core.checkpoint import HF, Checkpoint, LazyTensor, TensorSpec, place_of, sources_of
 from mfconv_nb.core.dtypes import dtype_after_cast
-from mfconv_nb.core.errors import MappingError, quoted
+from mfconv_nb.core.errors import MappingError, quote
 from mfconv_nb.core.file_plan import FilePlan, OutputPlan
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.report import how_many
@@ -146,7 +146,7 @@ def _check_castable(checkpoint: Checkpoint) -> None:
     history = checkpoint.history
     fp8 = next((s.name for s in checkpoint.specs if s.dtype in FP8 and s.name not in history.fixed_dtypes), None)
     codes = codes_among(checkpoint.specs, claimed_scheme(checkpoint.config) or history.quantised_by)
-    if found := codes if fp8 is None else f"fp8 numbers: {quoted(fp8)}":
+    if found := codes if fp8 is None else f"fp8 numbers: {quote(fp8)}":
         hint = "Without --dtype (dtype=) they stay as they are."
         raise MappingError("MFC312", checkpoint.origin, found=found, expected="tensors that become what --dtype says", hint=hint)
 

@@ -84,7 +84,7 @@ def _slice(maker: TensorMaker, made: dict[tuple[str, Box], LazyTensor], spec: Te
     """A box of a tensor as a tensor of its own; ranks with the same box share it."""
     key = (spec.name, box)
     if key not in made:
-        pieces = maker.pieces_of_block(spec.name, box.block(spec.shape).swapped()) if maker.source[spec.name].pieces else []
+        pieces = maker.pieces_of_block(spec.name, box.block(spec.shape).swap_sides()) if maker.source[spec.name].pieces else []
         made[key] = LazyTensor(TensorSpec(spec.name, box.shape, spec.dtype), tuple(pieces))
     return made[key]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from mfconv_nb.core.checkpoint import HF, Checkpoint, TensorSpec
 from mfconv_nb.core.dtypes import requested_dtype
-from mfconv_nb.core.errors import MappingError, quoted
+from mfconv_nb.core.errors import MappingError, quote
 from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.progress import NoProgress, OnProgress, Progress, progress_for
@@ -172,7 +172,7 @@ def check_equalities(checkpoint: Checkpoint, threads: int = DEFAULT_THREADS, pro
         if not comparison.equal_bytes and not equality.said:
             raise MappingError(
                 "MFC308",
-                quoted(equality.first.name),
+                quote(equality.first.name),
                 found=f"{comparison.differing:,} of {comparison.elements:,} numbers differ",
                 expected=f"equal bytes, since {equality.why}",
                 hint=equality.hint or None,

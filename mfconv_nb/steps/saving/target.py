@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from mfconv_nb.core.errors import InputError, OutputError, quoted
+from mfconv_nb.core.errors import InputError, OutputError, quote
 from mfconv_nb.core.file_plan import OutputPlan
 from mfconv_nb.core.sources import FileSource
 from mfconv_nb.formats import index as index_files
@@ -73,7 +73,7 @@ def _check_no_other_run(plan: OutputPlan, target: Path) -> None:
     there = (p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file()) if target.is_dir() else ()
     others = sorted(name for name in there if name not in own)
     if others:
-        found, hint = f"{quoted(others[0])} in it", "Choose a new folder: ranks and steps of two runs never lie in one."
+        found, hint = f"{quote(others[0])} in it", "Choose a new folder: ranks and steps of two runs never lie in one."
         raise OutputError("MFC401", target, found=found, expected="a new folder", hint=hint)
 
 

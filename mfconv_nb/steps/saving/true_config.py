@@ -7,7 +7,7 @@ from typing import Any
 
 from mfconv_nb.core.checkpoint import Checkpoint, LazyTensor, TensorSpec
 from mfconv_nb.core.dtypes import CASTABLE, DTYPES
-from mfconv_nb.core.errors import quoted
+from mfconv_nb.core.errors import quote
 from mfconv_nb.core.run_yaml import RUN_CONFIG
 from mfconv_nb.core.sizes import read_sizes
 from mfconv_nb.mapping.plan import TIED
@@ -78,9 +78,9 @@ def _ties(checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[bool, str]
         said = bool(sizes[rule.only_if].value) if rule.only_if in sizes else False
         head, embedding = (checkpoint.tensors.get(name) for name in (rule.hf, rule.same_as))
         if rule in left_out and not said:
-            return True, f"{quoted(rule.hf)} is left out, as it was in the original"
+            return True, f"{quote(rule.hf)} is left out, as it was in the original"
         if said and head is not None and embedding is not None and not _are_equal(head, embedding):
-            return False, f"the numbers of {quoted(rule.hf)} and {quoted(rule.same_as)} differ"
+            return False, f"the numbers of {quote(rule.hf)} and {quote(rule.same_as)} differ"
     return None
 
 

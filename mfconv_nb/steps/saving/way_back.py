@@ -12,7 +12,7 @@ from typing import Any
 
 from mfconv_nb.core.checkpoint import HF, SIDE_NAMES, Checkpoint, LazyTensor
 from mfconv_nb.core.dtypes import CASTABLE, short_name
-from mfconv_nb.core.errors import MfconvError, one_line
+from mfconv_nb.core.errors import MfconvError, to_one_line
 from mfconv_nb.core.report import how_many
 from mfconv_nb.mapping.plan import LEFT_OUT
 from mfconv_nb.steps.converting.map import plan_back
@@ -60,10 +60,10 @@ def _losses_text(out: Output) -> str:
     try:
         back = plan_back(_reload_as_written(checkpoint, out))
     except MfconvError as error:
-        return f"refused: {error.code}, {one_line(str(error.found))}"
+        return f"refused: {error.code}, {to_one_line(str(error.found))}"
     if back.problems:
         first = back.problems[0]
-        return f"refused: {first.kind} {first.name}: {one_line(first.found)}"
+        return f"refused: {first.kind} {first.name}: {to_one_line(first.found)}"
     rows = checkpoint.report.plan.rows
     wanted = {s.name: (s.shape, row.status) for row in rows for s in row.sources}
     given = {s.name: s.shape for row in back.rows for s in row.targets}
