@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
+import mfconv_nb as mc
 from mfconv_nb.core.errors import safe_text
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.progress import NoProgress, Progress
-from mfconv_nb.core.report import MAX_ROWS, bytes_text, json_text, plain_marks, table_text
+from mfconv_nb.core.report import MAX_ROWS, Result, bytes_text, json_text, plain_marks, table_text
 
 
 class _LocalPath(click.Path):
@@ -95,3 +98,64 @@ def with_options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return command
 
     return decorate
+
+
+def gather(kind: type, name: str) -> Callable[[Any], Any]:
+    """A decorator: the parameters named like the fields of a dataclass reach the command as one argument."""
+
+    def decorate(command: Any) -> Any:
+        @wraps(command)
+        def call(**parameters: Any) -> Any:
+            own = {field.name: parameters.pop(field.name) for field in fields(kind)}
+            return command(**parameters, **{name: kind(**own)})
+
+        return call
+
+    return decorate
+
+
+@dataclass(frozen=True)
+class OfRun:
+    """Which checkpoint of a training run is meant."""
+
+    step: str | None
+    strategy: Path | None
+    file_prefix: str | None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """As keywords of ``mc.load``."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How an output is written."""
+
+    dtype: str | None
+    max_shard_size: str | None
+    dry_run: bool
+    force: bool
+    no_fsync: bool
+    threads: int
+    quiet: bool
+
+    def save(self, checkpoint: mc.Checkpoint, target: Path, doing: str, **more: Any) -> Result:
+        """``mc.save`` with a progress bar; ``more``: its other keywords."""
+        with progress_bar(checkpoint.nbytes, doing, quiet=self.quiet) as progress:
+            return mc.save(
+                checkpoint,
+                target,
+                dtype=self.dtype,
+                overwrite=self.force,
+                threads=self.threads,
+                max_shard_size=self.max_shard_size,
+                durable=not self.no_fsync,
+                dry_run=self.dry_run,
+                progress=progress,
+                **more,
+            )
+
+
+of_run = with_options(step, strategy, file_prefix, gather(OfRun, "of_run"))
+writing = with_options(dtype, max_shard_size, dry_run, force, no_fsync, threads, quiet, gather(Writing, "writing"))

@@ -9,28 +9,7 @@ import click
 import mfconv_nb as mc
 from mfconv_nb.cli.converter import ConvertCommand
 from mfconv_nb.cli.converter import run as run_foreign
-from mfconv_nb.cli.options import (
-    CHECKPOINT,
-    config,
-    dry_run,
-    dtype,
-    file_prefix,
-    force,
-    layers,
-    leave_out,
-    lora_alpha,
-    max_shard_size,
-    model,
-    no_fsync,
-    progress_bar,
-    quiet,
-    say,
-    show,
-    step,
-    strategy,
-    threads,
-    with_options,
-)
+from mfconv_nb.cli.options import CHECKPOINT, OfRun, Writing, config, layers, leave_out, lora_alpha, model, of_run, say, show, writing
 from mfconv_nb.cli.sections import CONVERT
 
 SECTION = CONVERT
@@ -43,25 +22,18 @@ SUMMARY = "Convert between Hugging Face and MindFormers."
 @click.option("--reversed", "to_hf", is_flag=True, help="From MindFormers to Hugging Face. Left out: away from the side IN is on.")
 @click.option("--input_path", "--input-path", type=CHECKPOINT, help="Checkpoint: a folder, an index, or a file in the folder.")
 @click.option("--output_path", "--output-path", type=CHECKPOINT, help="Its ending chooses the format; a folder gets shards.")
-@dtype
 @layers
 @leave_out
 @config
-@step
-@strategy
-@file_prefix
+@of_run
 @click.option("--only_adapters", "--only-adapters", is_flag=True, help="Only the LoRA adapters: on the Hugging Face side a PEFT folder.")
 @lora_alpha
 @click.option(
     "--adapter_names", "--adapter-names", type=click.Choice(["mindpet", "tk", "lora"]), help="How MindFormers is to name adapters."
 )
-@max_shard_size
-@dry_run
-@force
-@no_fsync
+@writing
 @click.option("--converter", type=CHECKPOINT, metavar="DIR", help="RUNS THE CODE in DIR, a converter in MindFormers' own form.")
 @click.option("--against", metavar="KEY|FILE.py", help="With --converter: compare its output with what this family gives.")
-@with_options(threads, quiet)
 @click.pass_context
 def convert(
     ctx: click.Context,
@@ -70,24 +42,16 @@ def convert(
     to_hf: bool,
     input_path: Path | None,
     output_path: Path | None,
-    dtype: str | None,
     layers: int | None,
     leave_out: tuple[str, ...],
     config: Path | None,
-    step: str | None,
-    strategy: Path | None,
-    file_prefix: str | None,
+    of_run: OfRun,
     only_adapters: bool,
     lora_alpha: float | None,
     adapter_names: str | None,
-    max_shard_size: str | None,
-    dry_run: bool,
-    force: bool,
-    no_fsync: bool,
+    writing: Writing,
     converter: Path | None,
     against: str | None,
-    threads: int,
-    quiet: bool,
     options: dict[str, str],
 ) -> int:
     """Convert a checkpoint; nothing is written before every tensor has its place.
@@ -111,7 +75,7 @@ def convert(
         return run_foreign(ctx, converter, source, target)
     if against is not None:
         raise click.UsageError("--against goes with --converter DIR. To convert with a family, say --model; to compare files, mfconv diff.")
-    checkpoint = mc.load(source, config=config, step=step, strategy=strategy, file_prefix=file_prefix, lora_alpha=lora_alpha)
+    checkpoint = mc.load(source, config=config, lora_alpha=lora_alpha, **of_run.arguments)
     checkpoint = mc.only_adapters(checkpoint) if only_adapters else checkpoint
     for note in checkpoint.notes:  # before the names are mapped: where that is refused, they may say why
         say(f"note: {note}")
@@ -119,20 +83,8 @@ def convert(
     mapped = mc.map(checkpoint, model, to=to, layers=layers, leave_out=leave_out, adapters=adapter_names, **options)
     for note in (*mapped.report.notes, *mapped.report.left_out):
         say(f"note: {note}")
-    with progress_bar(mapped.nbytes, "converting", quiet=quiet) as progress:
-        report = mc.save(
-            mapped,
-            target,
-            dtype=dtype,
-            overwrite=force,
-            threads=threads,
-            max_shard_size=max_shard_size,
-            assets=config if to_hf and config is not None and config.is_dir() else None,
-            durable=not no_fsync,
-            dry_run=dry_run,
-            progress=progress,
-        )
-    if dry_run:
+    report = writing.save(mapped, target, "converting", assets=config if to_hf and config is not None and config.is_dir() else None)
+    if writing.dry_run:
         show(mapped)
     show(report)
     return 0

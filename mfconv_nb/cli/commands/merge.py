@@ -8,26 +8,7 @@ from typing import Any
 import click
 
 import mfconv_nb as mc
-from mfconv_nb.cli.options import (
-    CHECKPOINT,
-    config,
-    dry_run,
-    dtype,
-    file_prefix,
-    force,
-    lora_alpha,
-    max_shard_size,
-    model,
-    no_fsync,
-    progress_bar,
-    quiet,
-    say,
-    show,
-    step,
-    strategy,
-    threads,
-    with_options,
-)
+from mfconv_nb.cli.options import CHECKPOINT, OfRun, Writing, config, lora_alpha, model, of_run, say, show, writing
 from mfconv_nb.cli.sections import CONVERT
 
 SECTION = CONVERT
@@ -38,31 +19,16 @@ SUMMARY = "Merge LoRA adapters into the weights."
 @click.argument("paths", nargs=-1, required=True, type=CHECKPOINT, metavar="BASE [ADAPTERS] OUT")
 @model
 @config
-@step
-@strategy
-@file_prefix
+@of_run
 @lora_alpha
-@dtype
-@max_shard_size
-@dry_run
-@force
-@no_fsync
-@with_options(threads, quiet)
+@writing
 def merge(
     paths: tuple[Path, ...],
     model: str | None,
     config: Path | None,
-    step: str | None,
-    strategy: Path | None,
-    file_prefix: str | None,
+    of_run: OfRun,
     lora_alpha: float | None,
-    dtype: str | None,
-    max_shard_size: str | None,
-    dry_run: bool,
-    force: bool,
-    no_fsync: bool,
-    threads: int,
-    quiet: bool,
+    writing: Writing,
 ) -> int:
     """Merge LoRA adapters into the weights: w + alpha / rank * B A. OUT is of BASE's side.
 
@@ -79,28 +45,15 @@ def merge(
         raise click.UsageError("Give BASE, ADAPTERS and OUT; or BASE and OUT, where BASE holds the adapters too.")
     base, target = paths[0], paths[-1]
     adapters = paths[1] if len(paths) == 3 else None
-    of_run: dict[str, Any] = {"step": step, "strategy": strategy, "file_prefix": file_prefix}
     trained: Any = adapters or base
-    if any(value is not None for value in of_run.values()):
-        trained = mc.load(trained, config=config, lora_alpha=lora_alpha, **of_run)
+    if any(value is not None for value in of_run.arguments.values()):
+        trained = mc.load(trained, config=config, lora_alpha=lora_alpha, **of_run.arguments)
     sources = (trained, None) if adapters is None else (base, trained)
     merged = mc.merge_adapters(*sources, alpha=lora_alpha, config=config, family=model)
     for note in merged.notes:
         say(f"note: {note}")
-    with progress_bar(merged.nbytes, "merging", quiet=quiet) as progress:
-        assets = base if merged.side == "hf" and base.is_dir() and (base / "config.json").is_file() else None
-        report = mc.save(
-            merged,
-            target,
-            dtype=dtype,
-            overwrite=force,
-            threads=threads,
-            max_shard_size=max_shard_size,
-            assets=assets,
-            durable=not no_fsync,
-            dry_run=dry_run,
-            progress=progress,
-        )
+    assets = base if merged.side == "hf" and base.is_dir() and (base / "config.json").is_file() else None
+    report = writing.save(merged, target, "merging", assets=assets)
     show(merged.history.merged)
     show(report)
     return 0

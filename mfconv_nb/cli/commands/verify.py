@@ -11,19 +11,18 @@ import mfconv_nb as mc
 from mfconv_nb.cli.family_options import FamilyCommand
 from mfconv_nb.cli.options import (
     CHECKPOINT,
+    OfRun,
     all_rows,
     as_json,
     config,
-    file_prefix,
     layers,
     leave_out,
     model,
+    of_run,
     only,
     progress_bar,
     quiet,
     show,
-    step,
-    strategy,
     threads,
     with_options,
 )
@@ -36,7 +35,7 @@ SUMMARY = "Prove that a converted checkpoint holds what the original holds."
 @click.command(cls=FamilyCommand)
 @click.argument("original", type=CHECKPOINT)
 @click.argument("converted", type=CHECKPOINT, required=False)
-@with_options(model, config, layers, leave_out, step, strategy, file_prefix, only, all_rows, as_json, threads, quiet)
+@with_options(model, config, layers, leave_out, of_run, only, all_rows, as_json, threads, quiet)
 def verify(
     original: Path,
     converted: Path | None,
@@ -44,9 +43,7 @@ def verify(
     config: Path | None,
     layers: int | None,
     leave_out: tuple[str, ...],
-    step: str | None,
-    strategy: Path | None,
-    file_prefix: str | None,
+    of_run: OfRun,
     only: str | None,
     show_all: bool,
     as_json: bool,
@@ -60,7 +57,7 @@ def verify(
     is not compared: the manifest beside CONVERTED remembers it, else --layers and --leave_out say it again. Exit code 0: equal, or close
     where a cast was asked for; 1: not equal, or something could not be checked.
     """
-    first = mc.load(original, config=config, step=step, strategy=strategy, file_prefix=file_prefix, only=only)
+    first = mc.load(original, config=config, only=only, **of_run.arguments)
     with progress_bar(first.nbytes, "comparing", quiet=quiet) as progress:
         if converted is None:
             report = mc.verify(original, threads=threads, progress=progress)
