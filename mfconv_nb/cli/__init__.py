@@ -1,1 +1,1 @@
-"""The command line: words become one call; one file a command in ``commands/``."""
+"""The command line: words become one call; one file per command in ``commands/``."""

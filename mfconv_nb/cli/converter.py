@@ -68,7 +68,7 @@ def run(ctx: click.Context, converter: Path, source: Path, target: Path) -> int:
     """The command after ``--converter``: exit code 1 where ``--against`` finds a difference.
 
     Args:
-        source: handed to the converter as it was given. To most of them the name of a file stands for its folder, be it there or not.
+        source: handed to the converter unchanged. Most converters take the name of a file for its folder, even where there is no such file.
     """
     given = ctx.params
     for name, why in ONLY_OURS.items():

@@ -1,4 +1,4 @@
-"""The command line: one group, one file a command. Errors become one message and an exit code here, in one place.
+"""The command line: one group, one file per command. Errors become one message and an exit code here, in one place.
 
 Exit codes: 0 done, 1 checked and differs, 2 refused or failed, 130 stopped.
 """

@@ -116,7 +116,7 @@ def gather(kind: type, name: str) -> Callable[[Any], Any]:
 
 @dataclass(frozen=True)
 class OfRun:
-    """Which checkpoint of a training run is meant."""
+    """The options that choose a checkpoint of a training run."""
 
     step: str | None
     strategy: Path | None

@@ -127,7 +127,7 @@ class OtherEntry:
 class Equality:
     """Two tensors that must hold the same bytes for a mapping to be lossless; why, and what to do when they do not.
 
-    ``said``: where nothing is lost if they differ, what a reader is told then instead of a refusal.
+    ``said``: a note that takes the place of a refusal, where nothing is lost if the two differ.
     """
 
     first: LazyTensor
@@ -146,7 +146,7 @@ class Original:
         names: every tensor that was there.
         carried: the tensors that this side has no place for.
         dtypes: of tensors whose dtype this side fixes, the dtype that was there.
-        layers, leave_out: what of the other side was not asked for.
+        layers, leave_out: which part of the other side was left out.
     """
 
     side: str
@@ -345,7 +345,7 @@ class Checkpoint(Result):
 
 
 def _summary(checkpoint: Checkpoint) -> Table:
-    """One row a name pattern, shape and dtype: 48 layers fold to one."""
+    """One row per name pattern, shape and dtype: 48 layers fold to one."""
     history = checkpoint.history
     groups: dict[tuple[str, tuple[int, ...], str], list[TensorSpec]] = {}
     for spec in checkpoint.specs:

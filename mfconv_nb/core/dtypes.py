@@ -1,4 +1,4 @@
-"""Dtype names on each side, casts and ULP distance. The only place where values change, but for `low_rank.py`, when merging is asked for.
+"""Dtype names on each side, casts and ULP distance. Values change only here, and in `low_rank.py` where adapters are merged.
 
 A dtype is known here by its safetensors spelling ("BF16", "F32", "F8_E4M3"). Casts round to nearest even. Where no cast is
 asked for, nothing here runs: bytes stay opaque, so NaN payloads, -0.0 and subnormals survive.
@@ -94,7 +94,7 @@ def dtype_named(name: str, tensor: str, file: object) -> str:
 
 
 def requested_dtype(name: str | None) -> str | None:
-    """A cast asked for by a user (``fp32``, ``bf16``, ``fp16`` or the long spelling) as a safetensors name.
+    """The safetensors name of a dtype that a user gave as ``fp32``, ``bf16``, ``fp16`` or spelled out.
 
     Raises:
         UsageError: MFC501 with the nearest spelling.
@@ -108,7 +108,7 @@ def requested_dtype(name: str | None) -> str | None:
 
 
 def dtype_after_cast(stored: str, asked: str | None) -> str:
-    """The dtype a tensor has after a cast was asked for: floating tensors follow, integers, booleans and fp8 do not."""
+    """The dtype of a tensor after a cast: floating tensors take the new one; integers, booleans and fp8 keep theirs."""
     return asked if asked is not None and stored in CASTABLE else stored
 
 

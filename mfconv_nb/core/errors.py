@@ -113,7 +113,7 @@ class MfconvError(Exception):
         found, expected: what was there, and what would have been right.
         hint: what to do next. Left out: the one that ``NEXT_STEPS`` has for the code, if it has one.
         position: the character of a text that is to blame, where ``found`` shows one.
-        choices: where the caller has to choose, for each choice what says that it is meant: options of a command and their values.
+        choices: where the caller has to choose, the options and values that select each choice.
     """
 
     choices: tuple[Mapping[str, str], ...] = ()

@@ -373,7 +373,7 @@ def _known_size(e: Expression, sizes: Mapping[str, int]) -> int:
 class Pairing:
     """One block of a sentence: which tensor of each side holds it (its place in the sentence), and where.
 
-    A block of zeros has a place on one side only; the other is None, and its offsets and strides count a box of its own.
+    A block of zeros has a place on one side only; the other is None, and its offsets and strides count within the block itself.
     The views say the same as the block, axis by axis and by name: nothing is merged in them, and no axis of size one is left out.
     """
 

@@ -94,7 +94,7 @@ class _Forwarded(NoProgress):
         self._forward = forward
 
     def another(self, total: int, what: str) -> Progress:
-        """The caller is told that nothing of its own count is done yet: it may want to stop."""
+        """Report 0 to the caller, so that it can stop during this step too."""
         return _Forwarded(lambda _: self._forward(0))
 
     def __call__(self, done: int) -> None:

@@ -1,4 +1,4 @@
-"""Where bytes come from: files, arrays, zeros, read when they are asked for. A file is never mapped, and asked whether it has changed."""
+"""Where bytes come from: files, arrays, zeros. They are read on demand. A file is never mapped, and is checked for changes."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class StoredChecksum:
 class FileSource:
     """A file, opened on first use and remembered by size, time and inode, so that a change during a run is noticed.
 
-    ``checksums``: those that the file itself carries; set by whoever reads its header, emptied once they were compared.
+    ``checksums``: those that the file itself carries. The reader of its header sets them; they are emptied once compared.
 
     Raises:
         InputError: MFC101 when it is not a readable file.
@@ -254,5 +254,5 @@ class ZeroSource:
 
 @lru_cache(maxsize=256)
 def zeros_source(size: int) -> ZeroSource:
-    """One source a size, so that a checkpoint with many zero blocks has few sources."""
+    """One source per size, so that a checkpoint with many zero blocks has few sources."""
     return ZeroSource(size)

@@ -1,1 +1,1 @@
-"""One file a family: a table of rules."""
+"""One file per family: a table of rules."""

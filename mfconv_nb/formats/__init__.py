@@ -1,1 +1,1 @@
-"""One file a format: headers to specs and back. Moves no weight."""
+"""One file per format: headers to specs and back. Moves no weight."""

@@ -1,4 +1,4 @@
-"""Open Checkpoint 2.0 of MindFormers: `iteration_00000010/` with `metadata.json`, `common.json` and a file a rank. Reads headers only.
+"""Open Checkpoint 2.0 of MindFormers: `iteration_00000010/` with `metadata.json`, `common.json` and a file per rank. Reads headers only.
 
 A run's checkpoint folder holds several iterations; opens the newest complete one. A run on one card writes no `metadata.json`: then
 every file counts, and its tensors are whole.

@@ -159,7 +159,7 @@ def evidence_of(
 
     Args:
         headers: of every candidate.
-        tensors: made of one file a rank; they show which ranks hold the same slices.
+        tensors: made of one file per rank; they show which ranks hold the same slices.
         counters: names of counters that are equal on every rank of a run.
         is_cut_known: strategy files show which ranks hold the same slices. Without them only tensors count that every rank holds whole.
     """

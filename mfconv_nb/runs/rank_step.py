@@ -1,4 +1,4 @@
-"""Open the files of one step, one file a rank, as whole lazy tensors. Reads headers and counters; lists what is wrong as ``problems``."""
+"""Open the files of one step, one file per rank, as whole lazy tensors. Reads headers and counters; lists what is wrong as ``problems``."""
 
 from __future__ import annotations
 

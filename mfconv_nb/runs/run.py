@@ -188,7 +188,7 @@ class TrainedRun(Result):
         return any(tensor.stage for tensor in self.tensors.values())
 
     def table(self, most_ranks: int = MAX_ROWS_OF_RANKS) -> Table:
-        """Which rank has which step: a row a rank, a column a step, the chosen one marked.
+        """Which rank has which step: a row per rank, a column per step, the chosen one marked.
 
         Of more than ``most_ranks``, neighbours with the same steps share a row; of many steps the newest are shown.
         """
@@ -210,7 +210,7 @@ def _shown_steps(run: TrainedRun) -> list[Step]:
 
 
 def _rank_rows(steps: Mapping[int, tuple[Step, ...]], most: int) -> list[tuple[int | str, tuple[Step, ...]]]:
-    """A row a rank; of many ranks a row for neighbours with the same steps."""
+    """A row per rank; of many ranks a row for neighbours with the same steps."""
     if len(steps) <= most:
         return [(rank, had) for rank, had in sorted(steps.items())]
     rows: list[tuple[int | str, tuple[Step, ...]]] = []

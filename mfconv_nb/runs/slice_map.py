@@ -38,7 +38,7 @@ Place = tuple[float, float, float, float]  # x, y, width, height
 
 @dataclass(frozen=True)
 class SliceMap:
-    """Which ranks hold which box of a tensor: a picture in a notebook, a line a box in a terminal.
+    """Which ranks hold which box of a tensor: a picture in a notebook, a line per box in a terminal.
 
     Attributes:
         shape: of the whole tensor.

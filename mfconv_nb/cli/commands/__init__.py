@@ -1,1 +1,1 @@
-"""One file a command. Each names its SECTION of ``mfconv --help`` and its SUMMARY."""
+"""One file per command. Each names its SECTION of ``mfconv --help`` and its SUMMARY."""

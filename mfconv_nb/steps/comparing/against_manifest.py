@@ -54,7 +54,7 @@ def _checksums(written: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _slices(checkpoint: Checkpoint, folder: Path) -> dict[str, LazyTensor]:
-    """Every slice of a run as a tensor of its own, named by its tensor and its file."""
+    """Each slice of a run as a tensor, named by the tensor it belongs to and its file."""
     slices = checkpoint.run.slices_in(folder) if checkpoint.run is not None else ()
     named = ((_slice_name(name, file), part) for name, file, part in slices)
     return {name: part.renamed(name) for name, part in named}

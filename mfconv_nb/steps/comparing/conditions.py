@@ -59,7 +59,7 @@ def copies_condition(back: MappedCheckpoint, threads: int) -> Condition:
 
 
 def conversion_condition(differences: DiffReport, there: str) -> Condition:
-    """What was written is what a conversion of the original gives, cast where a cast was asked for."""
+    """The written tensors hold what converting the original gives, after the same casts."""
     sentence = f"Every {there} tensor holds the bytes that the original gives."
     wrong = [r for r in differences.entries if r.comparison is not None and not r.comparison.equal_bytes]
     if wrong:

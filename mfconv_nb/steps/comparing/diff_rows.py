@@ -1,4 +1,4 @@
-"""What a diff compares: one row a name, and what follows from the rows. Data; the report and the view are made of it."""
+"""What a diff compares: one row per name, and what follows from the rows. Data; the report and the view are made of it."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ def _adapters_alone(a: Checkpoint, b: Checkpoint) -> Checkpoint:
 
 
 def _absences_in(forward: MappedCheckpoint) -> tuple[str, ...]:
-    """What the other side does not have, a line a reason: ``dropped: model.layers.{0‥31}.…inv_freq (32 tensors): rebuilt from …``."""
+    """What the other side does not have, a line per reason: ``dropped: model.layers.{0‥31}.…inv_freq (32 tensors): rebuilt from …``."""
     names: dict[tuple[str, str], list[str]] = {}
     for row in forward.report.plan.rows:
         if row.status != MAPPED:

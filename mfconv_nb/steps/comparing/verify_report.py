@@ -45,7 +45,7 @@ class VerifyReport(Explorable):
 
     @property
     def passed(self) -> bool:
-        """True when every condition passed, or was close where a cast was asked for."""
+        """True when every condition passed, or is close because a cast rounded the numbers."""
         return self.outcome in (PASS, CLOSE)
 
     def exploration(self) -> Exploration:

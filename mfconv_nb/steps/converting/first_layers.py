@@ -1,4 +1,4 @@
-"""The config of a checkpoint of which only the first layers are taken: every count and every list that goes by the layers fits them."""
+"""The config for the first layers of a checkpoint: every count of layers, and every list with one entry per layer, is cut to them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a checkpoint was mapped, or why it cannot be: one row a rule, however many layers it has."""
+"""How a checkpoint was mapped, or why it cannot be: one row per rule, however many layers it has."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mfconv_nb.views.showing import Explorable, show_view
 
 @dataclass(frozen=True, repr=False)
 class MapReport(Explorable):
-    """How a checkpoint was mapped: one row a rule, however many layers it has.
+    """How a checkpoint was mapped: one row per rule, however many layers it has.
 
     Attributes:
         plan: by one form of a family.
@@ -53,7 +53,7 @@ class MapReport(Explorable):
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """What is not converted, a line a reason, with counts and bytes."""
+        """What is not converted, a line per reason, with counts and bytes."""
         by_reason: dict[str, list[TensorSpec]] = {}
         for row in self.plan.rows:
             if row.status == LEFT_OUT:
@@ -63,7 +63,7 @@ class MapReport(Explorable):
         )
 
     def explain(self, name: str, index: int | Sequence[int] | None = None, *, side: str | None = None) -> ExplainReport:
-        """Where the numbers of a tensor come from, or go: a line a part. With an index, where that one element is on the other side.
+        """Where the numbers of a tensor come from, or go: a line per part. With an index, where that one element is on the other side.
 
         Args:
             name: a tensor of either side.
@@ -134,7 +134,7 @@ def _line(rows: list[Row]) -> tuple[Any, ...]:
 
 
 def _names(rows: list[Row], place: str) -> str:
-    """The names on one side, folded, one line a pattern; a dash where there are none."""
+    """The names on one side, folded, one line per pattern; a dash where there are none."""
     specs: list[TensorSpec] = [spec for row in rows for spec in getattr(row, place)]
     return Lines("\n".join(folded_names(s.name for s in specs)) or "-")
 
@@ -154,7 +154,7 @@ class CoverageError(MappingError):
         super().__init__("MFC303", where, found=_problem_lines(plan), expected=EXPECTED, hint=hint)
 
     def table(self) -> Table:
-        """The problems as a table, one row a tensor."""
+        """The problems as a table, one row per tensor."""
         columns = tuple(Column(t) for t in ("kind", "name", "found", "expected", "hint"))
         rows = [(p.kind, p.name, p.found, p.expected, p.hint) for p in self.problems]
         return Table("✗ Refused.", how_many(len(rows), "problem"), columns, rows, row_noun="problems")

@@ -165,7 +165,7 @@ def merge_adapters(
 
 
 def _is_of_the_other_side(trained: Checkpoint, weights: Checkpoint) -> bool:
-    """Told by the side; where nothing tells it, by the names."""
+    """Compares the sides; where a side is not known, looks at the names."""
     if trained.side is not None:
         return trained.side != weights.side
     return not any(half.weight in weights for name in trained.tensors if (half := half_of(name)) is not None)

@@ -1,4 +1,4 @@
-"""Which order of numbers a trained checkpoint has, told by the weights that its training began with: it still resembles them.
+"""Find the order of numbers in a trained checkpoint by comparing it with the weights its training began with: it still resembles them.
 
 Some layouts of MindFormers differ in no name and no shape. Where the folder that gave the config holds weights too, the joined matrix of
 one layer is read in each order, and the order is told in which its parts look like the original's. Read are at most 256 KiB a part.

@@ -91,7 +91,7 @@ def _is_tied(rule: Rule | Tied | Drop, known: Mapping[str, int], config: Mapping
 
 def tied_equalities(source: Checkpoint, form: Family, sizes: Sizes | None, to: str) -> list[Equality]:
     """Heads that are there beside the embedding which the config ties them to. Where MindFormers has no place for one, they must be equal;
-    else both are carried, and a difference is said."""
+    else both are carried, and a note reports a difference."""
     found = []
     dropped = {rule.pattern for rule in form.rules if isinstance(rule, Drop)}
     for head, embedding in tied_names(form, sizes, source.config) if to == MF else ():

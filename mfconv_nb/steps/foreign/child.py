@@ -30,7 +30,7 @@ def main(job_file: str, told_file: str, alive: str) -> None:
 
 
 def _end_with_parent(alive: int) -> None:
-    """Wait until the pipe closes: whoever started this process is gone, and nobody would publish what it writes."""
+    """Wait until the pipe closes, then end: the process that started this one is gone, and nobody would publish what it writes."""
     os.read(alive, 1)
     os.killpg(os.getpgid(0), signal.SIGKILL)
 

@@ -192,7 +192,7 @@ COLUMNS = (
 
 
 def _shard_facts(found: index.Index) -> tuple[str, ...]:
-    """A line a file: how many tensors it holds, and whether it is there."""
+    """A line per file: how many tensors it holds, and whether it is there."""
     counts = Counter(found.weight_map.values())
     lines = [f"{to_short_line(p.name)}: {how_many(counts[p.name], 'tensor')}{'' if os.path.isfile(p) else ', absent'}" for p in found.files]
     rest = len(lines) - MAX_FACTS

@@ -75,7 +75,7 @@ def _part_finding(whole: PartOf) -> Finding:
 
 
 def _refusal_diagnosis(commands: NextCommands, error: Exception, run: TrainedRun | None, whole: PartOf | None) -> Diagnosis:
-    """What is said of a path that cannot be opened as one checkpoint."""
+    """The diagnosis of a path that cannot be opened as one checkpoint."""
     what = f"MindFormers training run: {run.kind}" if run is not None else "Not a checkpoint that can be read"
     what = "MindFormers training run that cannot be opened" if run is None and looks_like_run(Path(commands.path)) else what
     if whole is not None and run is None:

@@ -242,7 +242,7 @@ def targets_of(seen: Seen) -> tuple[str, ...]:
 
 
 def why_not_held(seen: Seen, target: str) -> MfconvError | None:
-    """Why the format of a target cannot hold what is to be written; None where it can."""
+    """Why the format of a target cannot hold the result of a conversion; None where it can."""
     specs, side = (seen.mapped.specs, seen.mapped.side) if seen.mapped is not None else (seen.weights, MF if seen.side != MF else HF)
     try:
         plan_output(specs, Path(target), side)

@@ -63,7 +63,7 @@ def evidence_of(key: str) -> Evidence:
 
 
 def _evidence_of(family: Family) -> Evidence:
-    """None for a family of one's own, whatever its key."""
+    """The evidence for a built-in family; none for a user's own, whatever its key."""
     return evidence_of(family.key) if family is built_in().get(family.key) else Evidence()
 
 
@@ -76,7 +76,7 @@ def families_report() -> FamiliesReport:
 
 
 def _offer_text(offer: Offered, known: set[str]) -> str:
-    """What is to be said of an offer: where it is from, that its key is taken, or why it is broken."""
+    """One line for an offer: which package it is from, that its key is taken, or why it is broken."""
     if offer.refused is not None:
         return f"✗ {offer.key}, from {offer.package}, cannot be used: {offer.refused}"
     if offer.key in known:
@@ -85,7 +85,7 @@ def _offer_text(offer: Offered, known: set[str]) -> str:
 
 
 def family_report(family: str | Path | Family) -> FamilyReport:
-    """One family: a key, an alias, a file that defines ``FAMILY``, or a ``Family`` of one's own.
+    """One family: a key, an alias, a file that defines ``FAMILY``, or a ``Family``.
 
     Raises:
         MappingError: MFC301 for an unknown key, with the nearest; MFC311 and MFC313 for a file.
@@ -143,7 +143,7 @@ def _family_row(family: Family) -> tuple[Any, ...]:
 
 @dataclass(frozen=True, repr=False)
 class FamilyReport(Result):
-    """A family: one row a rule. Rules that differ only in the options they belong to are one row.
+    """A family: one row per rule. Rules that differ only in the options they belong to are one row.
 
     The table shortens the beginning that most names of a side have; ``rows()`` and JSON have every name in full.
     """
@@ -243,7 +243,7 @@ def _kind_text(rule: AnyRule) -> str:
 
 
 def _condition_lines(conditions: list[Mapping[str, OptionValue]]) -> list[str]:
-    """``qkv_concat=True``, one line an option; of several values, ``mp=2 or 4``. What is longer than a column has lines of its own."""
+    """``qkv_concat=True``, one line an option; of several values, ``mp=2 or 4``. A condition wider than a column gets several lines."""
     values: dict[str, dict[str, None]] = {}
     for name, value in (item for condition in conditions for item in condition.items()):
         values.setdefault(name, {})[_value_text(value)] = None

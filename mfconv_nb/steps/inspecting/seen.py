@@ -25,7 +25,7 @@ class Seen:
 
     Attributes:
         weights: all that is neither state of a run nor a buffer.
-        side: told by the file, else by the names.
+        side: as the file says, else as the names show.
         mapped, refused: one of them.
         step_asked: whether the caller named the step of a run.
     """
@@ -73,7 +73,7 @@ class Seen:
 
     @property
     def lacks_alpha(self) -> bool:
-        """Whether the scale of adapters is asked for and not said: in a PEFT folder, or merged."""
+        """Whether the scale of adapters is needed and not known: for a PEFT folder, or a merge."""
         return bool(self.adapters) and self.side == MF and not self.has_alpha
 
     @property
@@ -96,7 +96,7 @@ class Seen:
 
     @property
     def skipped_steps(self) -> tuple[Step, ...]:
-        """Steps of a run that are newer than the one that is read, where nobody asked for that."""
+        """Steps of a run that are newer than the one that was read, unless the caller chose that step."""
         if self.run is None or self.run.chosen is None or self.step_asked:
             return ()
         chosen = self.run.chosen

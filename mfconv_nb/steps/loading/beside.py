@@ -1,4 +1,4 @@
-"""What lies beside the weights: the config, what is said of adapters, and the manifest with what it remembers."""
+"""What lies beside the weights: the config, the config of adapters, and the manifest with what it remembers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a manifest is of the numbers that it lies beside. It counts for nothing else: a stale one is set aside, and that is said.
+"""Check that a manifest describes the numbers it lies beside. A stale manifest is set aside, and a note says so.
 
 Names, shapes and dtypes are compared when a checkpoint is loaded. Its numbers are compared by the checksums in the manifest, before
 anything that it remembers is used: all tensors that an option lays out unseen, or of each pattern the first and the last where they are

@@ -1,4 +1,4 @@
-"""Which side a checkpoint is on: names tell it before the format does.
+"""Which side a checkpoint is on: its names count more than its format.
 
 MindNLP and mindone write Hugging Face's names into MindSpore's formats, and MindFormers' names may lie in files of torch. A format only
 says who wrote the file.
@@ -25,7 +25,7 @@ def side_of_names(names: Iterable[str], family: Family | None = None) -> str | N
     """The side that names tell: most of them are known there, and some there only, but none on the other side only. None where they do not.
 
     Args:
-        family: the one that is meant, where the caller has one of its own; left out, all that are known.
+        family: the family that the caller gave; left out, all known families.
     """
     weights = (n if (half := half_of(n)) is None else half.weight for n in names if not is_run_state(n))
     templates = templates_of(weights)

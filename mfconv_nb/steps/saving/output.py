@@ -132,10 +132,10 @@ def whole_output(
 
 
 def output_specs(checkpoint: Checkpoint, dtype: str | None) -> tuple[TensorSpec, ...]:
-    """Name, shape and dtype of what is written, where ``dtype`` is asked for; a dtype that the family fixes stays.
+    """Name, shape and dtype of every written tensor. ``dtype`` casts floating tensors, except those whose dtype the family fixes.
 
     Raises:
-        MappingError: MFC312 where a dtype is asked for and some numbers are fp8 or codes: they would silently stay what they are.
+        MappingError: MFC312 with ``dtype`` where some numbers are fp8 or codes: they would silently stay what they are.
     """
     if dtype is not None:
         _check_castable(checkpoint)
@@ -249,7 +249,7 @@ def manifest_of(out: Output, checksums: Mapping[tuple[int, str], str]) -> dict[s
 
 
 def _tensors(out: Output, checksums: Mapping[tuple[int, str], str]) -> list[dict[str, Any]]:
-    """One entry a tensor, in the order of the files; with its checksum where it is written whole."""
+    """One entry per tensor, in the order of the files; with its checksum where it is written whole."""
     checkpoint, made, entries = out.checkpoint, _origins_of(plan_of(out.checkpoint)), {}
     for number, file in enumerate(out.plan.files):
         for name in file.places:
@@ -280,7 +280,7 @@ def _adapters_entry(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _slices(out: Output, checksums: Mapping[tuple[int, str], str]) -> list[dict[str, Any]]:
-    """One entry a slice: its file, where it begins in the whole tensor, its shape and its checksum."""
+    """One entry per slice: its file, where it begins in the whole tensor, its shape and its checksum."""
     return [
         {"name": n, "file": f.name, "offset": list(offsets[n]), "shape": list(held[n].shape), "xxh3_128": checksums[number, n]}
         for number, (f, held, offsets) in enumerate(zip(out.plan.files, out.held, out.offsets, strict=True))
@@ -289,7 +289,7 @@ def _slices(out: Output, checksums: Mapping[tuple[int, str], str]) -> list[dict[
 
 
 def _request_entry(plan: MappingPlan | None) -> dict[str, Any]:
-    """What of the source was not asked for, so that a comparison asks for the same."""
+    """Which layers and names the caller left out, so that a proof leaves out the same."""
     asked = {"layers": plan.layers, "leave_out": list(plan.leave_out)} if plan is not None else {}
     return {"asked": asked} if any(asked.values()) else {}
 

@@ -81,7 +81,7 @@ def _iteration(layout: RankLayout) -> str:
 
 
 def _slice(maker: TensorMaker, made: dict[tuple[str, Box], LazyTensor], spec: TensorSpec, box: Box) -> LazyTensor:
-    """A box of a tensor as a tensor of its own; ranks with the same box share it."""
+    """A box of a tensor as a tensor; ranks with the same box share it."""
     key = (spec.name, box)
     if key not in made:
         pieces = maker.pieces_of_block(spec.name, box.block(spec.shape).swap_sides()) if maker.source[spec.name].pieces else []

@@ -161,7 +161,7 @@ def check_equalities(checkpoint: Checkpoint, threads: int = DEFAULT_THREADS, pro
     Args:
         progress: of the step that comes after it; this one shows its own beside it.
     Returns:
-        What is to be said of tensors that should be equal, are not, and are both kept.
+        A note for each pair that should be equal, is not, and is kept whole.
     """
     if not checkpoint.history.equalities:
         return ()
