@@ -1,9 +1,10 @@
-"""A format, a command and a family are added by one file: written into their folder, and known everywhere."""
+"""A format, a command and a family are added by one file, written into their folder and known everywhere; a step by a file and a line."""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -225,3 +226,27 @@ def test_an_added_family_is_known_and_told_by_its_model_type_and_names(tmp_path:
     done = subprocess.run(code, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     assert "one_norm" in done.stdout
+
+
+STEP_FILE = '''
+"""count: how many tensors there are."""
+
+from mfconv_nb.steps.loading.load import Loadable, load
+
+
+def count(source: Loadable) -> int:
+    """How many tensors a checkpoint has."""
+    return len(load(source))
+'''
+
+
+def test_a_step_is_added_by_its_file_and_one_line_of_public_names(tmp_path: Path) -> None:
+    package = tmp_path / "mfconv_nb"
+    shutil.copytree(Path(mc.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "steps" / "inspecting" / "count.py").write_text(STEP_FILE)
+    with open(package / "__init__.pyi", "a") as public:
+        public.write("from .steps.inspecting.count import count as count\n")
+    code = "import numpy as np, mfconv_nb as mc; print(mc.count({'a': np.ones(3)}), 'count' in dir(mc), 'count' in mc.__all__, mc.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["1", "True", "True", str(package / "__init__.py")]

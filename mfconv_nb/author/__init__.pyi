@@ -1,8 +1,6 @@
-from .editing.rule_editor import edit
-from .exporting.export import export
-from .importing.import_rules import import_rules
-from .proving.prove import prove
-from .suggesting.probe import probe
-from .suggesting.suggest import suggest
-
-__all__ = ["edit", "export", "import_rules", "probe", "prove", "suggest"]
+from .editing.rule_editor import edit as edit
+from .exporting.export import export as export
+from .importing.import_rules import import_rules as import_rules
+from .proving.prove import prove as prove
+from .suggesting.probe import probe as probe
+from .suggesting.suggest import suggest as suggest
