@@ -81,7 +81,7 @@ def test_one_bit_of_any_tensor_that_an_option_lays_out_is_enough(layer: int, fol
 
 
 def test_large_tensors_that_an_option_lays_out_are_read_at_both_ends_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proven, "MOST_BYTES", 1000)
+    monkeypatch.setattr(manifest_proof, "MOST_BYTES", 1000)
     file = saved("qwen3", folder, "out.safetensors", use_interleaved_weight_layout_mlp=False)
     layers = (mc.load(file).config or {})["num_hidden_layers"]
     for layer, decided in ((1, "remembered"), (0, "default"), (layers - 1, "default")):
@@ -159,7 +159,7 @@ def test_a_true_manifest_is_read_no_further_than_a_sample(folder: Path, monkeypa
         read.append(sum(t.spec.nbytes for t in tensors))
         return real(tensors, threads)
 
-    monkeypatch.setattr(proven, "tensor_checksums", counted)
+    monkeypatch.setattr(manifest_proof, "tensor_checksums", counted)
     file = saved("llama", folder, "out.safetensors")
     read.clear()
     loaded = mc.load(file)
