@@ -10,13 +10,9 @@ import pytest
 
 from mfconv_nb.cli.commands.convert import convert
 from mfconv_nb.cli.commands.merge import merge
+from tests.docs.support import ROOT, blocks, page
 
-ROOT = Path(__file__).parents[2]
 PAGES = ("docs/adapters.md", "docs/adapters.zh.md")
-
-
-def blocks(name: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / name).read_text(encoding="utf-8"), flags=re.M | re.S)
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -43,12 +39,12 @@ def test_both_pages_show_the_same_lines_and_have_as_many_sections() -> None:
         return [re.sub(r"\s*#.*", "", line) for language in ("sh", "python") for b in blocks(name, language) for line in b.splitlines()]
 
     assert shown(PAGES[0]) == shown(PAGES[1])
-    assert len({len(re.findall(r"^## ", (ROOT / name).read_text(encoding="utf-8"), flags=re.M)) for name in PAGES}) == 1
+    assert len({len(re.findall(r"^## ", page(name), flags=re.M)) for name in PAGES}) == 1
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_every_link_leads_somewhere(name: str) -> None:
-    for link in re.findall(r"\]\(([^)]+)\)", (ROOT / name).read_text(encoding="utf-8")):
+    for link in re.findall(r"\]\(([^)]+)\)", page(name)):
         path, _, anchor = link.partition("#")
         target = ROOT / "docs" / path
         assert target.is_file(), link

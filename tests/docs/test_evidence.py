@@ -8,16 +8,15 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from importlib.resources import files
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from mfconv_nb.families.registry import built_in, family_named, known_families
 from mfconv_nb.steps.inspecting.families import Evidence, evidence_of
+from tests.docs.support import ROOT
 from tests.real_repos_table import REPOSITORIES
 
-ROOT = Path(__file__).parents[2]
 CASES = ROOT / "tests" / "goldens" / "cases"
 ENGLISH_IN_CHINESE = {"consolidated", "large", "pth", "small", "tiny"}  # names, not words
 

@@ -10,8 +10,8 @@ import nbformat
 import pytest
 
 from demo.page import page_html, run_notebook
+from tests.docs.support import ROOT, code_cells
 
-ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
 QUICKSTART = ROOT / "notebooks" / "quickstart.ipynb"
 ids = [p.relative_to(ROOT / "notebooks").as_posix() for p in NOTEBOOKS]
@@ -30,7 +30,7 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
 
 def shown_html(notebook: Any) -> list[str]:
     """The HTML that cells show as their results."""
-    outputs = [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs]
+    outputs = [o for cell in code_cells(notebook) for o in cell.outputs]
     return [o["data"]["text/html"] for o in outputs if "text/html" in o.get("data", {})]
 
 
@@ -38,7 +38,7 @@ def shown_html(notebook: Any) -> list[str]:
 def test_a_notebook_is_kept_without_outputs_and_counts(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    code = code_cells(notebook)
     assert [cell.outputs for cell in code if cell.outputs] == []
     assert [cell.execution_count for cell in code if cell.execution_count is not None] == []
     assert "widgets" not in notebook.metadata

@@ -11,7 +11,8 @@ from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.docs.support import ROOT
+
 PAGES = {"README.md": "README_CN.md", "docs/families.md": "docs/families.zh.md", "docs/training.md": "docs/training.zh.md"}
 FOLDER = ROOT / "docs" / "pictures"
 MAX_BYTES = 100_000

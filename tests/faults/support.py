@@ -12,7 +12,10 @@ from pathlib import Path
 import numpy as np
 
 import mfconv_nb as mc
-from tests.support import PATIENCE, wait_until
+from tests.support import PATIENCE, numbered, wait_until
+
+OLD = {f"layers.{n}.w": numbered(40, 5, first=n) for n in range(3)}
+NEW = {f"layers.{n}.w": -numbered(40, 5, first=n) for n in range(3)}  # the same names, shapes and dtypes: only the numbers tell
 
 # The real command line with small segments, so that a small file has many points at which it can be stopped.
 # Where a test says so, the run waits at one of them until it is killed, stopped, or told to go on: no test is a race with it.

@@ -18,6 +18,7 @@ from tests.faults.support import finished, hashes, made_llama, said_at_the_end, 
 
 @pytest.fixture
 def llama(tmp_path: Path) -> Path:
+    """One that the test may change."""
     return made_llama(tmp_path / "llama")
 
 

@@ -21,13 +21,8 @@ import mfconv_nb as mc
 from mfconv_nb.core.errors import InputError, OutputError
 from mfconv_nb.streaming import publish
 from mfconv_nb.streaming.journal import Finished, Journal
-from tests.faults.support import RUNNER, finished, hashes, made_llama, said_at_the_end, start, started
+from tests.faults.support import RUNNER, finished, hashes, said_at_the_end, start, started
 from tests.support import PATIENCE, wait_until
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made_llama(tmp_path_factory.mktemp("source") / "llama")
 
 
 def staging(target: Path) -> Path:

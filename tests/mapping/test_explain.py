@@ -14,14 +14,10 @@ from mfconv_nb.author.proving.specimen import Arrays, carried, mapped_rules, spe
 from mfconv_nb.core.checkpoint import HF, MF, TensorSpec
 from mfconv_nb.core.sizes import Sizes
 from mfconv_nb.mapping.explain import SOURCE, TARGET, Explained, explain_element, explain_tensor
-from mfconv_nb.mapping.forms import all_forms
 from mfconv_nb.mapping.plan import MappingPlan, plan_mapping
 from mfconv_nb.mapping.rules import Repeated
 from mfconv_nb.rules import Drop, Family, Rule, Tied
-
-FORMS = {
-    f"{f.key} {' '.join(f'{n}={v}' for n, v in form.chosen.items())}".strip(): form for f in mc.known_families() for form in all_forms(f)
-}
+from tests.every_form import FORMS
 
 
 def plan_of(form: Family, rules: tuple[Rule | Repeated | Tied, ...], arrays: Arrays, to: str, sizes: Sizes) -> MappingPlan:

@@ -17,7 +17,8 @@ from mfconv_nb.families.registry import known_families
 from mfconv_nb.mapping.names import parse_pattern
 from mfconv_nb.mapping.quantised import ENDINGS, SUFFIXES, codes_among
 from mfconv_nb.mapping.rules import Drop, patterns
-from tests.support import Array, raws_of, write_hf
+from tests.support import Array, write_hf
+from tests.toys import arrays_of, raws_of
 
 FP8 = ml_dtypes.float8_e4m3fn
 
@@ -25,7 +26,7 @@ FP8 = ml_dtypes.float8_e4m3fn
 @pytest.fixture(scope="module")
 def toy() -> tuple[dict[str, Array], dict[str, Any]]:
     made = mc.toy("llama", dtype="fp16")
-    return {n: mc.read(made, n) for n in made.tensors}, dict(made.config)
+    return arrays_of(made), dict(made.config)
 
 
 def scaled(dtype: Any, **beside: tuple[Any, Any]) -> Callable[[str, Array], Mapping[str, Array]]:
