@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import pytest
 
 import mfconv_nb as mc
-from mfconv_nb.core.checkpoint import Checkpoint
+from mfconv_nb.core.checkpoint import HF, MF, Checkpoint
 from mfconv_nb.core.dtypes import BY_NUMPY
 from mfconv_nb.core.statistics.one_tensor import Statistics, accumulator
 from mfconv_nb.core.statistics.two_tensors import PairAccumulator, PairStatistics
+from mfconv_nb.steps.inspecting.diagnosis import Diagnosis
 from tests.support import Array, Raw
+
+Error = TypeVar("Error", bound=mc.MfconvError)
 
 
 def raws_of(checkpoint: Any) -> dict[str, Raw]:
@@ -28,9 +34,28 @@ def without_memory(checkpoint: Checkpoint) -> Checkpoint:
     return Checkpoint(checkpoint.tensors, side=checkpoint.side)
 
 
+def mapped_toy(key: str, to: str = MF, **options: Any) -> Checkpoint:
+    """The toy of a family as a mapping makes it, there, or there and back."""
+    there = mc.map(mc.toy(key, options=options), key, **options)
+    return there if to == MF else mc.map(there, key, to=HF)
+
+
+def refused_with(code: str, call: Callable[[], Any], kind: type[Error] = mc.MfconvError) -> Error:  # type: ignore[assignment]
+    """The error of a call that is refused with this code."""
+    with pytest.raises(kind) as refused:
+        call()
+    assert refused.value.code == code, refused.value
+    return refused.value
+
+
+def said(found: Diagnosis, topic: str) -> str:
+    """All that doctor says of a topic."""
+    return " | ".join(f"{f.mark} {f.seen}".strip() for f in found.findings if f.topic == topic)
+
+
 def findings(path: Path, topic: str, **asked: Any) -> str:
-    """What doctor says of one topic."""
-    return " | ".join(f"{f.mark} {f.seen}" for f in mc.doctor(path, **asked).findings if f.topic == topic)
+    """All that doctor says of a topic at a path."""
+    return said(mc.doctor(path, **asked), topic)
 
 
 def measured(values: Array, dtype: str | None = None) -> Statistics:

@@ -13,7 +13,7 @@ import pytest
 
 import mfconv_nb as mc
 from mfconv_nb.cli.main import run
-from tests.docs.support import ROOT, blocks, page
+from tests.docs.support import assert_links_lead_somewhere, blocks, code_lines, page, sections
 
 PAGES = ("docs/training.md", "docs/training.zh.md")
 
@@ -49,19 +49,10 @@ def test_the_table_of_fields_has_every_field_of_a_layout(name: str) -> None:
 
 
 def test_both_pages_show_the_same_lines_and_have_as_many_sections() -> None:
-    def shown(name: str) -> list[str]:
-        return [
-            re.sub(r"\s*#.*", "", line) for language in ("sh", "json", "python") for b in blocks(name, language) for line in b.splitlines()
-        ]
-
-    assert shown(PAGES[0]) == shown(PAGES[1])
-    assert len({len(re.findall(r"^## ", page(name), flags=re.M)) for name in PAGES}) == 1
+    assert code_lines(PAGES[0], "sh", "json", "python") == code_lines(PAGES[1], "sh", "json", "python")
+    assert sections(PAGES[0]) == sections(PAGES[1])
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_every_link_leads_somewhere(name: str) -> None:
-    for link in re.findall(r"\]\(([^)]+)\)", page(name)):
-        path, _, anchor = link.partition("#")
-        target = ROOT / "docs" / path
-        assert target.is_file(), link
-        assert not anchor or f'<a id="{anchor}">' in target.read_text(encoding="utf-8"), link
+    assert_links_lead_somewhere(name)

@@ -17,6 +17,7 @@ from mfconv_nb.families import registry
 from mfconv_nb.families.llama import FAMILY as LLAMA
 from mfconv_nb.families.same_maths import listed_types, said_otherwise
 from mfconv_nb.steps.inspecting.families import family_report
+from tests.toys import refused_with
 
 
 def toy_of(key: str) -> Checkpoint:
@@ -31,10 +32,7 @@ def llama(**said: Any) -> Checkpoint:
 
 
 def refusal(source: Checkpoint, **how: Any) -> NotListedError:
-    with pytest.raises(NotListedError) as refused:
-        mc.map(source, **how)
-    assert refused.value.code == "MFC302"
-    return refused.value
+    return refused_with("MFC302", lambda: mc.map(source, **how), NotListedError)
 
 
 @pytest.mark.parametrize("to", ["mf", "hf"])

@@ -18,6 +18,7 @@ from mfconv_nb.mapping.plan import MappingPlan, plan_mapping
 from mfconv_nb.mapping.rules import Repeated
 from mfconv_nb.rules import Drop, Family, Rule, Tied
 from tests.every_form import FORMS
+from tests.toys import mapped_toy
 
 
 def plan_of(form: Family, rules: tuple[Rule | Repeated | Tied, ...], arrays: Arrays, to: str, sizes: Sizes) -> MappingPlan:
@@ -26,8 +27,7 @@ def plan_of(form: Family, rules: tuple[Rule | Repeated | Tied, ...], arrays: Arr
 
 
 def toy_plan(key: str, to: str = MF, **options: object) -> MappingPlan:
-    there = mc.map(mc.toy(key, options=options), key, **options)
-    return (there if to == MF else mc.map(there, key, to=HF)).report.plan
+    return mapped_toy(key, to, **options).report.plan
 
 
 def assert_exact(plan: MappingPlan, source: Arrays, target: Arrays, elements: int, chance: random.Random) -> None:

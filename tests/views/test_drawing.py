@@ -9,7 +9,7 @@ import pytest
 
 import mfconv_nb as mc
 from mfconv_nb.author.proving.specimen import mapped_rules, specimen
-from mfconv_nb.core.checkpoint import HF, MF, TensorSpec
+from mfconv_nb.core.checkpoint import MF, TensorSpec
 from mfconv_nb.mapping.explain import explain_tensor
 from mfconv_nb.mapping.plan import MappingPlan, plan_mapping
 from mfconv_nb.rules import Family, Rule
@@ -18,13 +18,13 @@ from mfconv_nb.views.drawing import OTHER_COLOURS, ROLE_COLOURS, Box, Cell, Draw
 from mfconv_nb.views.explained import drawing_of
 from tests.every_form import FORMS
 from tests.support import luminance
+from tests.toys import mapped_toy
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 def report_of(key: str, to: str = MF, **options: object) -> MapReport:
-    there = mc.map(mc.toy(key, options=options), key, **options)
-    report = (there if to == MF else mc.map(there, key, to=HF)).report
+    report = mapped_toy(key, to, **options).report
     assert isinstance(report, MapReport)
     return report
 

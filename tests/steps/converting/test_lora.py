@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import mfconv_nb as mc
 from mfconv_nb.core.checkpoint import Equality
 from mfconv_nb.streaming.merged import MergedSource
 from tests.support import raw_of, raws_in, write_hf, write_safetensors
-from tests.toys import arrays_of, raws_of
+from tests.toys import arrays_of, raws_of, refused_with
 
 RANK, ALPHA = 8, 12
 LAYERS = 4
@@ -154,11 +155,8 @@ def test_mindformers_names_for_nothing_are_no_names(base: Path, tmp_path: Path) 
 # ---- what is refused -----------------------------------------------------------------------------------------------------
 
 
-def refusal(call: Any) -> str:
-    with pytest.raises(mc.MfconvError) as refused:
-        call()
-    assert refused.value.code == "MFC319", refused.value
-    return str(refused.value)
+def refusal(call: Callable[[], Any]) -> str:
+    return str(refused_with("MFC319", call))
 
 
 def test_without_alpha_no_folder_is_written_and_the_message_says_where_it_stands(base: Path, tmp_path: Path) -> None:

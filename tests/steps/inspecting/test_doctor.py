@@ -28,7 +28,7 @@ from tests.runs import iterations
 from tests.runs.made import Cut
 from tests.runs.made_runs import Arrays, cuts_of, make_run, original, weights_of
 from tests.support import numbered, raws_in, without, work_of, write_hf, write_safetensors, write_with_a_hole
-from tests.toys import arrays_of
+from tests.toys import arrays_of, said
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -39,11 +39,6 @@ FAMILIES = [f.key for f in known_families()]
 @pytest.fixture
 def hf(tmp_path: Path) -> Path:
     return original(tmp_path / "hf")
-
-
-def said(found: Diagnosis, topic: str) -> str:
-    """All that is said of a topic."""
-    return " | ".join(f"{f.mark} {f.seen}".strip() for f in found.findings if f.topic == topic)
 
 
 def marks(found: Diagnosis) -> set[str]:
