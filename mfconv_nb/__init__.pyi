@@ -3,7 +3,7 @@ from .core.checkpoint import Checkpoint
 from .core.errors import MfconvError
 from .families.registry import known_families, register
 from .panels.converter import panel
-from .runs.cutting import RankLayout
+from .runs.rank_layout import RankLayout
 from .steps.comparing.diff import diff
 from .steps.comparing.verify import verify
 from .steps.converting.map import map

@@ -117,7 +117,6 @@ def test_a_run_of_one_rank_speaks_of_one(tmp_path: Path) -> None:
     assert "1 rank · 2 tensors" in run.table().headline
 
 
-@pytest.mark.real_frameworks  # the strategy files are made with mindspore's protobuf classes
 def test_a_cut_run_speaks_of_one_tensor_of_the_optimizer(tmp_path: Path) -> None:
     from tests.runs.made import Cut, make_rank_folders, write_strategy_file
 

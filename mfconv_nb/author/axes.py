@@ -1,6 +1,6 @@
-"""What a config says of sizes: for a number that a shape shows, the axis it may be and the sentence that reads it from config.json.
+"""From a number in a shape to the axis it may be, and to the sentence that reads it from config.json.
 
-Only the usual keys of Hugging Face's configs are known here. A number that no key gives stands in the sentence as itself.
+This module knows only the usual keys of Hugging Face's configs. A number that no key gives is its own sentence.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mfconv_nb.core.sizes import Sizes, read_sizes
 TOWERS = ("vision_", "visual_")
 HEADS, GROUPS, HEAD, ROPE = "heads", "groups", "head", "rope"
 
-# axis -> sentences over one config object; where several read the same number, the first counts
+# axis -> sentences over one config object; of several with the same number the first counts
 WHOLE_AXES: Mapping[str, tuple[str, ...]] = {
     "hidden": ("hidden_size", "n_embd", "n_embed", "d_model", "dim", "embed_dim", "width"),
     "vocab": ("padded_vocab_size", "vocab_size"),
@@ -90,7 +90,7 @@ LOOPS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A number that the config gives: the axis, the sentence, and the value."""
+    """A number in the config: its axis, the sentence that reads it, and its value."""
 
     axis: str
     sentence: str
@@ -99,60 +99,59 @@ class Known:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a config says, as far as the usual keys tell."""
+    """All numbers that a config gives under the usual keys."""
 
     whole: tuple[Known, ...] = ()
     parts: tuple[Known, ...] = ()
     loops: tuple[Known, ...] = ()
 
     def axis(self, value: int) -> Known | None:
-        """The axis of a size, where exactly that number stands in the config."""
+        """The first axis of this size; None where the config has no such number."""
         return next((k for k in self.whole if k.value == value), None)
 
-    def seen_from(self, vision: bool) -> Facts:
-        """The same with the axes of the vision tower first, or last: a number may stand for one of each."""
-        first = [k for k in self.whole if k.axis.startswith(TOWERS) == vision]
-        return replace(self, whole=(*first, *(k for k in self.whole if k.axis.startswith(TOWERS) != vision)))
+    def with_vision_axes(self, *, first: bool) -> Facts:
+        """The same facts with the axes of the vision tower first, or last: the text model may have an axis of the same size."""
+        return replace(self, whole=tuple(sorted(self.whole, key=lambda known: known.axis.startswith(TOWERS) != first)))
 
     def sentence(self, value: int, *axes: str) -> str:
-        """A sentence for a number, from the axes that are named, in their order; the number itself where none has it."""
+        """The sentence of the first of these axes that has this size; the number itself where none has it."""
         known = (*self.parts, *self.whole, *self.loops)
         return next((k.sentence for axis in axes for k in known if k.axis == axis and k.value == value), str(value))
 
     def values(self, *axes: str) -> list[int]:
-        """The numbers of some axes, each once."""
+        """The sizes of some axes, each once."""
         return list(dict.fromkeys(k.value for axis in axes for k in (*self.parts, *self.whole) if k.axis == axis))
 
 
 def facts_of(config: Mapping[str, Any] | None) -> Facts:
-    """Everything the usual keys say, in the config itself and in the objects inside it (`vision_config`)."""
+    """The facts of a config, and of the objects inside it (`vision_config`)."""
     if not config:
         return Facts()
     scopes = ["", *(f"{key}." for key, value in config.items() if isinstance(value, Mapping) and key.isidentifier())]
-    return Facts(*(tuple(_known(config, scopes, table)) for table in (WHOLE_AXES, PARTS, LOOPS)))
+    return Facts(*(tuple(_read_known(config, scopes, table)) for table in (WHOLE_AXES, PARTS, LOOPS)))
 
 
-def _known(config: Mapping[str, Any], scopes: Sequence[str], table: Mapping[str, tuple[str, ...]]) -> Iterator[Known]:
+def _read_known(config: Mapping[str, Any], scopes: Sequence[str], table: Mapping[str, tuple[str, ...]]) -> Iterator[Known]:
     for scope in scopes:
         kind = "" if scope in ("", "text_config.") else scope.removesuffix(".").removesuffix("_config") + "_"
         for axis, sentences in table.items():
             for sentence in sentences:
-                scoped = _scoped(sentence, scope)
-                value = _value(config, scoped)
+                scoped = _add_scope(sentence, scope)
+                value = _evaluate(config, scoped)
                 if value:
                     yield Known(f"{kind}{axis}" if table is WHOLE_AXES else axis, scoped, value)
 
 
-def _scoped(sentence: str, scope: str) -> str:
-    return " ".join(_scoped_word(word, scope) for word in sentence.split(" ")) if scope else sentence
+def _add_scope(sentence: str, scope: str) -> str:
+    return " ".join(_add_scope_to_word(word, scope) for word in sentence.split(" ")) if scope else sentence
 
 
-def _scoped_word(word: str, scope: str) -> str:
+def _add_scope_to_word(word: str, scope: str) -> str:
     bare = word.lstrip("(")
     return word.replace(bare, scope + bare) if bare[:1].isalpha() else word
 
 
-def _value(config: Mapping[str, Any], sentence: str) -> int | None:
+def _evaluate(config: Mapping[str, Any], sentence: str) -> int | None:
     """The number of a sentence; None where a key is absent, is no number, or does not divide."""
     try:
         sizes: Sizes = read_sizes(config, {"it": f"{sentence} | ?"})

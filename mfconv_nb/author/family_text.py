@@ -1,6 +1,6 @@
-"""A family as the text of a file, laid out like those in ``families/``: what is made in a notebook can be kept, read and edited.
+"""A family as the text of a file like those in ``families/``: what a notebook makes can be kept, read and edited.
 
-Beginnings that several names share (``model.layers.{layer}.``) are constants above the table. The text reads back as an equal family.
+Beginnings that several names share (``model.layers.{layer}.``) become constants above the table. The text reads back as an equal family.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ ENOUGH = 3  # names with one beginning, for the beginning to get a name of its o
 ENDING = ".py"
 HINT_ENDING = "Give it the ending .py: the family is a Python file."
 
-# what stands without its keyword, and what is not written: the place of the old text
+# arguments without their keyword; and fields that are not written: they say where the old text stood
 POSITIONAL = {Rule: ("hf", "mf", "layout"), Repeated: ("hf", "mf", "layout"), Tied: ("hf", "mf"), Drop: ("pattern", "why")}
 UNWRITTEN = {"written_at", "file"}
 ORDER = ("key", "covers", "model_types", "part_types", "aliases", "also", "told_as", "sizes", "options", "rules", "toy", "source", "chosen")
@@ -35,34 +36,48 @@ def write_family(family: Family, path: str | Path, *, notes: Sequence[str] = (),
     Args:
         notes: for each rule a comment above it, or nothing.
     Raises:
-        OutputError: MFC407 for a name that does not end in ``.py``; MFC401 where there is one and ``overwrite`` is not said; MFC404.
+        OutputError: MFC407 for a name that does not end in ``.py``; MFC401 for a file that exists, without ``overwrite``; MFC404.
     """
     file = local_path(path)
     if file.suffix != ENDING:
         raise OutputError("MFC407", file, found=f"ending '{file.suffix}'", expected=f"a Python file: my_model{ENDING}", hint=HINT_ENDING)
-    if file.exists() and not overwrite:
+    return write_texts({file: family_text(family, notes=notes)}, overwrite=overwrite)[0]
+
+
+def write_texts(texts: Mapping[Path, str], *, overwrite: bool, make_folders: bool = False) -> tuple[Path, ...]:
+    """Write files; none where one of them exists already.
+
+    Raises:
+        OutputError: MFC401, MFC404.
+    """
+    existing = [file for file in texts if file.exists()]
+    if existing and not overwrite:
         hint = "Choose another name, or say --force (overwrite=True in Python)."
-        raise OutputError("MFC401", file, found="an existing file", expected="a new name", hint=hint)
-    part = file.with_name(f"{file.name}.partial")
-    try:
-        part.write_text(family_text(family, notes=notes), encoding="utf-8")
-        part.replace(file)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutputError("MFC404", file, found=error.strerror or str(error), expected="a folder that can be written to") from None
-    return file
+        raise OutputError("MFC401", existing[0], found="an existing file", expected="a new name", hint=hint)
+    for file, text in texts.items():
+        part = file.with_name(f"{file.name}.partial")
+        try:
+            if make_folders:
+                file.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(text, encoding="utf-8")
+            part.replace(file)
+        except OSError as error:
+            with suppress(OSError):
+                part.unlink()
+            raise OutputError("MFC404", file, found=error.strerror or str(error), expected="a folder that can be written to") from None
+    return tuple(texts)
 
 
 def family_text(family: Family, *, notes: Sequence[str] = ()) -> str:
-    """The file that defines ``family``, as a text."""
+    """The text of a file that defines ``family``."""
     names = _Names(family.rules)
     used = [kind.__name__ for kind in (Drop, Family, Option, Repeated, Rule, Tied) if kind is Family or _uses(family, kind)]
-    head = [_docstring(family), f"from mfconv_nb.rules import {', '.join(used)}"]
+    head = [_docstring_of(family), f"from mfconv_nb.rules import {', '.join(used)}"]
     constants = "\n".join(f"{name} = {names.expression(beginning, besides=name)}" for beginning, name in names.constants.items())
-    return "\n\n".join([*head, *([constants] if constants else []), _family(family, names, notes)]) + "\n"
+    return "\n\n".join([*head, *([constants] if constants else []), _family_lines(family, names, notes)]) + "\n"
 
 
-def _docstring(family: Family) -> str:
+def _docstring_of(family: Family) -> str:
     parts = [family.covers or family.key, *([f"Source: {family.source}"] if family.source else [])]
     text = "\n\n".join(part if part[-1] in ".!?" else f"{part}." for part in parts)
     text = text.replace("\\", "\\\\").replace('"""', "'''")
@@ -77,21 +92,21 @@ def _uses(family: Family, kind: type) -> bool:
 
 
 class _Names:
-    """Which beginnings of names are constants, and a name as an expression over them."""
+    """Decides which beginnings of names become constants, and writes names with them."""
 
     def __init__(self, rules: Iterable[AnyRule]) -> None:
         sides: dict[str, Counter[str]] = {"HF": Counter(), "MF": Counter()}
         for rule in rules:
             for side, name in _names_of(rule):
-                sides[side].update(_beginnings(name))
+                sides[side].update(_beginnings_of(name))
         frequent = {side: [b for b, n in found.items() if n >= ENOUGH] for side, found in sides.items()}
         self.constants: dict[str, str] = {}
         for beginning in sorted({b for found in frequent.values() for b in found}, key=lambda b: (b.count("{"), b)):
             own = [side for side, found in frequent.items() if beginning in found]
-            self.constants[beginning] = self._free(own[0] if len(own) == 1 else "", beginning)
+            self.constants[beginning] = self._free_name(own[0] if len(own) == 1 else "", beginning)
 
-    def _free(self, side: str, beginning: str) -> str:
-        """`LAYER`, or `HF_LAYER` where only one side has it; with more words of the name where that is taken."""
+    def _free_name(self, side: str, beginning: str) -> str:
+        """A free name: `LAYER`, or `HF_LAYER` where only one side has the beginning; with more of its words where that is taken."""
         words = [w.upper() for w in re.findall(r"[A-Za-z_][A-Za-z0-9_]*", beginning)]
         for count in range(1, len(words) + 1):
             name = "_".join([*([side] if side else []), *words[-count:]])
@@ -104,7 +119,7 @@ class _Names:
         known = [b for b, constant in self.constants.items() if name.startswith(b) and constant != besides]
         longest = max(known, key=len, default="")
         rest = name[len(longest) :]
-        return " + ".join(([self.constants[longest]] if longest else []) + ([_atom(rest)] if rest or not longest else []))
+        return " + ".join(([self.constants[longest]] if longest else []) + ([atom_text(rest)] if rest or not longest else []))
 
 
 def _names_of(rule: AnyRule) -> Iterator[tuple[str, str]]:
@@ -116,33 +131,33 @@ def _names_of(rule: AnyRule) -> Iterator[tuple[str, str]]:
         yield from ((side, name) for name in ((names,) if isinstance(names, str) else names))
 
 
-def _beginnings(name: str) -> Iterator[str]:
-    """The beginnings of a name that end behind a placeholder: ``model.layers.{layer}.``"""
+def _beginnings_of(name: str) -> Iterator[str]:
+    """The beginnings of a name that end with a placeholder: ``model.layers.{layer}.``"""
     yield from (name[: found.end()] for found in re.finditer(r"\{[a-z_][a-z0-9_]*\}\.", name) if found.end() < len(name))
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------------
 
 
-def _family(family: Family, names: _Names, notes: Sequence[str]) -> str:
+def _family_lines(family: Family, names: _Names, notes: Sequence[str]) -> str:
     lines = ["FAMILY = Family("]
     for name in ORDER:
         value = getattr(family, name)
         if name == "rules":
-            lines += [" " * STEP + "rules=(", *_rules(family.rules, names, notes), " " * STEP + "),"]
+            lines += [" " * STEP + "rules=(", *_rule_lines(family.rules, names, notes), " " * STEP + "),"]
         elif value or name in ("key", "covers", "sizes"):
-            lines.append(_laid_out(_node(value), STEP, f"{name}=", ","))
+            lines.append(lay_out(node_of(value), STEP, f"{name}=", ","))
     return "\n".join([*lines, ")"])
 
 
-def _rules(rules: Sequence[AnyRule], names: _Names, notes: Sequence[str]) -> Iterator[str]:
+def _rule_lines(rules: Sequence[AnyRule], names: _Names, notes: Sequence[str]) -> Iterator[str]:
     for n, rule in enumerate(rules):
         if n < len(notes) and notes[n]:
-            yield from _comment(notes[n], 2 * STEP)
-        yield _laid_out(_call(rule, names), 2 * STEP, "", ",")
+            yield from _comment_lines(notes[n], 2 * STEP)
+        yield lay_out(_call(rule, names), 2 * STEP, "", ",")
 
 
-def _comment(text: str, indent: int) -> Iterator[str]:
+def _comment_lines(text: str, indent: int) -> Iterator[str]:
     line = ""
     for word in one_line(text).split():
         if line and indent + 3 + len(line) + len(word) > WIDTH:
@@ -154,25 +169,29 @@ def _comment(text: str, indent: int) -> Iterator[str]:
 
 # ---- laid out --------------------------------------------------------------------------------------------------------------
 
-Node = str | tuple[str, list[tuple[str, Any]], str]  # an expression on one line, or what can be opened: parts with their keywords
+Node = str | tuple[str, list[tuple[str, Any]], str]  # an expression: a text, or brackets around parts with their keywords
+
+
+class Code(str):
+    """A text that stands in an expression as it is, without quotes."""
 
 
 def _call(part: AnyRule | Option, names: _Names | None) -> Node:
-    """A rule or an option as the call that makes it; what has its default is left out."""
+    """A rule or an option as the call that makes it, without arguments that have their default."""
     arguments = []
     positional = POSITIONAL.get(type(part), ())
     for field in fields(part):
         value = getattr(part, field.name)
-        is_default = value == _default(field) and field.name not in positional
+        is_default = value == _default_of(field) and field.name not in positional
         if field.name in UNWRITTEN or is_default or (field.name == "layout" and value is None):
             continue
         is_name = names is not None and field.name in ("hf", "mf", "same_as", "pattern", "may_be")
-        node = _name_node(value, names) if is_name and names is not None else _node(value)
+        node = _name_node(value, names) if is_name and names is not None else node_of(value)
         arguments.append(("" if field.name in positional else f"{field.name}=", node))
     return f"{type(part).__name__}(", arguments, ")"
 
 
-def _default(field: Any) -> Any:
+def _default_of(field: Any) -> Any:
     if field.default is not MISSING:
         return field.default
     return field.default_factory() if field.default_factory is not MISSING and field.name not in UNWRITTEN else MISSING
@@ -184,19 +203,22 @@ def _name_node(value: str | tuple[str, ...], names: _Names) -> Node:
     return "(", [("", names.expression(name)) for name in value], ")"
 
 
-def _node(value: Any) -> Node:
+def node_of(value: Any) -> Node:
+    """A value as the expression that makes it."""
+    if isinstance(value, Code):
+        return value
     if isinstance(value, Mapping):
-        return "{", [(f"{_atom(key)}: ", _node(each)) for key, each in value.items()], "}"
+        return "{", [(f"{atom_text(key)}: ", node_of(each)) for key, each in value.items()], "}"
     if isinstance(value, tuple | list):
         opening, closing = "()" if isinstance(value, tuple) else "[]"
-        return opening, [("", _node(each)) for each in value], closing
+        return opening, [("", node_of(each)) for each in value], closing
     if isinstance(value, Option):
         return _call(value, None)
-    return _atom(value)
+    return atom_text(value)
 
 
-def _atom(value: Any) -> str:
-    """``repr``, with the quotes that the project's formatter puts; what no literal says, as a config of Python may hold, as its text."""
+def atom_text(value: Any) -> str:
+    """``repr`` with the formatter's quotes. A value without a literal, as a config made in Python may hold, is written as its text."""
     if isinstance(value, float) and not math.isfinite(value):
         return f'float("{value}")'
     text = repr(value if value is None or isinstance(value, str | int | float | bytes) else str(value))
@@ -205,19 +227,19 @@ def _atom(value: Any) -> str:
     return text
 
 
-def _laid_out(node: Node, indent: int, before: str, after: str) -> str:
-    """On one line where it fits, else a part a line."""
-    flat = f"{' ' * indent}{before}{_flat(node)}{after}"
-    if len(flat) <= WIDTH or isinstance(node, str) or not node[1]:
+def lay_out(node: Node, indent: int = 0, before: str = "", after: str = "", *, width: int = WIDTH) -> str:
+    """An expression on one line where it fits, else one part a line."""
+    flat = f"{' ' * indent}{before}{_flat_text(node)}{after}"
+    if len(flat) <= width or isinstance(node, str) or not node[1]:
         return flat
     opening, parts, closing = node
-    inner = [_laid_out(part, indent + STEP, keyword, ",") for keyword, part in parts]
+    inner = [lay_out(part, indent + STEP, keyword, ",", width=width) for keyword, part in parts]
     return "\n".join([f"{' ' * indent}{before}{opening}", *inner, f"{' ' * indent}{closing}{after}"])
 
 
-def _flat(node: Node) -> str:
+def _flat_text(node: Node) -> str:
     if isinstance(node, str):
         return node
     opening, parts, closing = node
-    inner = ", ".join(f"{keyword}{_flat(part)}" for keyword, part in parts)
+    inner = ", ".join(f"{keyword}{_flat_text(part)}" for keyword, part in parts)
     return f"{opening}{inner}{',' if opening == '(' and len(parts) == 1 else ''}{closing}"

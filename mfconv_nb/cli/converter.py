@@ -33,7 +33,7 @@ class ConvertCommand(FamilyCommand):
         if not any(word.partition("=")[0] == "--converter" for word in args):
             return super().parse_args(ctx, args)
         known = {flag: option for option in self.params if isinstance(option, click.Option) for flag in option.opts}
-        args, ctx.meta[EXTRA] = _split(args, known)
+        args, ctx.meta[EXTRA] = _split_words(args, known)
         self._found: dict[str, click.Option] = {}
         return click.Command.parse_args(self, ctx, args)
 
@@ -44,7 +44,7 @@ class ConvertCommand(FamilyCommand):
         return click.Command.invoke(self, ctx)
 
 
-def _split(args: Sequence[str], known: Mapping[str, click.Option]) -> tuple[list[str], dict[str, str]]:
+def _split_words(args: Sequence[str], known: Mapping[str, click.Option]) -> tuple[list[str], dict[str, str]]:
     """The words for ``convert`` itself, and the others as keywords: ``--n_head 32`` and ``--n_head=32`` alike."""
     own: list[str] = []
     extra: dict[str, str] = {}

@@ -58,10 +58,10 @@ def folded_names(names: Iterable[str]) -> list[str]:
     for name in names:
         template, found = fold(name)
         numbers.setdefault(template, []).append(found)
-    return [on_one_line(_filled(template, rows)) for template, rows in numbers.items()]
+    return [on_one_line(_fill_template(template, rows)) for template, rows in numbers.items()]
 
 
-def _filled(template: str, rows: list[tuple[int, ...]]) -> str:
+def _fill_template(template: str, rows: list[tuple[int, ...]]) -> str:
     """The template with the ranges of its numbers in place of each ``#``."""
     if not rows[0]:
         return template.replace("\\#", "#")

@@ -16,7 +16,7 @@ R = TypeVar("R")
 
 
 @contextmanager
-def _paused() -> Iterator[None]:
+def _pause_collector() -> Iterator[None]:
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -31,7 +31,7 @@ def makes_many_objects(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        with _paused():
+        with _pause_collector():
             return function(*args, **kwargs)
 
     return run

@@ -300,11 +300,11 @@ def describe(e: Expression) -> str:
     if isinstance(e, One | Zero):
         return "1" if isinstance(e, One) else "0"
     if isinstance(e, Sum):
-        return f"({' + '.join(_unwrapped(p) for p in e.parts)})"
+        return f"({' + '.join(_unwrap(p) for p in e.parts)})"
     return f"({' '.join(describe(f) for f in e.factors)})"
 
 
-def _unwrapped(e: Expression) -> str:
+def _unwrap(e: Expression) -> str:
     return " ".join(describe(f) for f in e.factors) if isinstance(e, Product) else describe(e)
 
 
@@ -327,7 +327,7 @@ def _views(tensor: TensorLayout, sizes: Mapping[str, int], fixed: Mapping[str, i
     stride = 1
     for e in reversed(tensor):
         views = [View(view.offset + part.offset, part.axes + view.axes) for view in views for part in _parts(e, sizes, stride, fixed)]
-        stride *= _known(e, sizes)
+        stride *= _known_size(e, sizes)
     return iter(views)
 
 
@@ -340,7 +340,7 @@ def _parts(e: Expression, sizes: Mapping[str, int], stride: int, fixed: Mapping[
         if e.name in fixed:
             yield View(fixed[e.name] * stride, ())
         else:
-            yield View(0, ((e.name, _known(e, sizes), stride),))
+            yield View(0, ((e.name, _known_size(e, sizes), stride),))
     elif isinstance(e, Product):
         yield from _product_parts(e.factors, sizes, stride, fixed)
     else:
@@ -348,20 +348,20 @@ def _parts(e: Expression, sizes: Mapping[str, int], stride: int, fixed: Mapping[
         for part in e.parts:
             for view in _parts(part, sizes, stride, fixed):
                 yield View(offset + view.offset, view.axes)
-            offset += _known(part, sizes) * stride
+            offset += _known_size(part, sizes) * stride
 
 
 def _product_parts(factors: tuple[Expression, ...], sizes: Mapping[str, int], stride: int, fixed: Mapping[str, int]) -> Iterator[View]:
     if not factors:
         yield View(0, ())
         return
-    inner = stride * math.prod(_known(f, sizes) for f in factors[1:])
+    inner = stride * math.prod(_known_size(f, sizes) for f in factors[1:])
     for outer in _parts(factors[0], sizes, inner, fixed):
         for rest in _product_parts(factors[1:], sizes, stride, fixed):
             yield View(outer.offset + rest.offset, outer.axes + rest.axes)
 
 
-def _known(e: Expression, sizes: Mapping[str, int]) -> int:
+def _known_size(e: Expression, sizes: Mapping[str, int]) -> int:
     size = size_of(e, sizes)
     if size is None:
         missing = ", ".join(sorted(axis_names([e]) - sizes.keys()))

@@ -1,13 +1,20 @@
-"""Paths of this machine, as callers give them, and small files that strangers wrote."""
+"""Paths of this machine, as callers give them, and small files that strangers wrote: their bytes, and the JSON object in them."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from mfconv_nb.core.errors import InputError, UsageError, quoted
+from mfconv_nb.core.errors import InputError, MfconvError, UsageError, quoted
+
+LFS_POINTER = b"version https://git-lfs"  # a small text that stands for a file which was not fetched
+Refuse = Callable[..., MfconvError]  # takes found and expected; knows code and place: ``partial(InputError, "MFC106", path)``
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)  # pathlib has made one slash of two; `C:/` is a drive
 
@@ -43,3 +50,36 @@ def read_small(path: Path, limit: int) -> bytes | None:
             raw = file.read(limit + 1)
             return raw if len(raw) <= limit else None
         return file.read() if status.st_size <= limit else None
+
+
+def parse_object(raw: bytes, expected: str, refuse: Refuse, *, is_strict: bool = False) -> dict[str, Any]:
+    """The JSON object in a file's bytes.
+
+    Args:
+        expected: what the error says was expected.
+        refuse: makes the error for a git-lfs pointer, broken or deeply nested JSON, and JSON that is no object.
+        is_strict: refuse also what JSON does not allow but Python reads: a name given twice, NaN, an encoding other than UTF-8.
+    """
+    if raw.startswith(LFS_POINTER):
+        raise refuse(found="a git-lfs pointer, not the file: fetch that with git lfs pull", expected=expected)
+
+    def check_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) != len(pairs):
+            twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+            raise refuse(found=f"{quoted(twice)} twice", expected="each name once")
+        return content
+
+    def refuse_constant(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON number")
+
+    try:
+        if is_strict:
+            content = json.loads(raw.decode("utf-8"), object_pairs_hook=check_names, parse_constant=refuse_constant)
+        else:
+            content = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise refuse(found=f"broken JSON: {str(error)[:120]}", expected=expected) from None
+    if not isinstance(content, dict):
+        raise refuse(found=f"a JSON {type(content).__name__}", expected=expected)
+    return content

@@ -194,7 +194,7 @@ def _csv_cell(cell: Any) -> Any:
     return f"'{text}" if text.lstrip().startswith(FORMULA) and text != "-" else text
 
 
-def _can_be(text: str, encoding: str) -> bool:
+def _can_encode(text: str, encoding: str) -> bool:
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
@@ -208,7 +208,7 @@ def _can_be(text: str, encoding: str) -> bool:
 def plain_marks(text: str) -> str:
     """The text as the terminal can show it: ASCII marks where stdout is not UTF-8."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # a stream in memory has none, and takes every character
-    if not _can_be(text, encoding):
+    if not _can_encode(text, encoding):
         for mark, ascii_mark in {**MARKS, "‥": "..", "×": "x", "·": "-", "→": "->", "…": "...", "─": "-"}.items():
             text = text.replace(mark, ascii_mark)
         return text.encode(encoding, "replace").decode(encoding)
@@ -247,9 +247,9 @@ def _grid(columns: Sequence[Column], rows: Sequence[tuple[Any, ...]], width: int
     for place in kept:
         justify: Any = "right" if columns[place].numeric else "left"
         is_whole = columns[place].numeric and not _is_wide(columns[place], widths[place], width)
-        grid.add_column(Text(_broken(shown(columns[place].title), widths[place])), justify=justify, overflow="fold", no_wrap=is_whole)
+        grid.add_column(Text(_break_lines(shown(columns[place].title), widths[place])), justify=justify, overflow="fold", no_wrap=is_whole)
     for row in cells:
-        grid.add_row(*(Text(_broken(row[place], widths[place])) for place in kept))
+        grid.add_row(*(Text(_break_lines(row[place], widths[place])) for place in kept))
     console = Console(width=max(60, width - 2), color_system=None, force_terminal=False, force_jupyter=False, legacy_windows=False)
     with console.capture() as captured:
         console.print(grid)
@@ -287,7 +287,7 @@ def _is_wide(column: Column, natural: int, width: int) -> bool:
     return natural > (width // 3 if column.numeric else 24)
 
 
-def _broken(text: str, width: int) -> str:
+def _break_lines(text: str, width: int) -> str:
     """Lines of at most ``width``: names are broken after a dot or a space, where there is one."""
     lines = []
     for line in text.split("\n"):

@@ -118,13 +118,13 @@ def config_of(sizes: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(number, int) and number > 1:  # 1 is MindFormers' word for a dense model
         config |= dict.fromkeys(EXPERTS[1:], number)
     if sizes.get("type") == "LlamaConfig":
-        config |= _of_llama(plain, config)
+        config |= _llama_sizes(plain, config)
     if isinstance(plain.get("architectures"), str):  # a list in config.json; run files have both
         config["architectures"] = [plain["architectures"]]
     return config
 
 
-def _of_llama(plain: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+def _llama_sizes(plain: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """What `LlamaConfig` computes: the width of the feed-forward, and a bias that stands for both kinds."""
     found: dict[str, Any] = {}
     hidden, multiple = plain.get("hidden_size"), plain.get("multiple_of", 256)  # 256: LlamaConfig's own, where a run says nothing

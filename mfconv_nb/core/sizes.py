@@ -12,21 +12,19 @@ the size may be unknown. ``vision_config.hidden_size`` looks inside, ``depths[{s
 from __future__ import annotations
 
 import ast
-import json
 import operator
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from mfconv_nb.core.errors import InputError, MappingError, quoted
-from mfconv_nb.core.paths import read_small
+from mfconv_nb.core.paths import parse_object, read_small
 
 MAX_CONFIG_BYTES = 16 << 20
-LFS_POINTER = b"version https://git-lfs"  # a small text that stands for a file which was not fetched
 MAX_AXIS = 1 << 40  # larger than any axis of a tensor that fits on a disk; keeps arithmetic honest
 UNKNOWN = "?"
 PARAMS = "params.json"
@@ -108,16 +106,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise InputError("MFC101", path, found=found, expected="a readable config.json") from None
     if raw is None:
         raise InputError("MFC106", path, found="more than 16 MiB", expected="a small JSON object")
-    if raw.startswith(LFS_POINTER):
-        hint = "Fetch the file itself: git lfs pull."
-        raise InputError("MFC106", path, found="a git-lfs pointer, not the file", expected="a JSON object", hint=hint)
-    try:
-        config = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise InputError("MFC106", path, found=f"broken JSON: {error}", expected="a JSON object") from None
-    if not isinstance(config, dict):
-        raise InputError("MFC106", path, found=f"a JSON {type(config).__name__}", expected="a JSON object")
-    return config
+    return parse_object(raw, "a JSON object", partial(InputError, "MFC106", path))
 
 
 def read_params(path: Path) -> dict[str, Any]:
@@ -180,7 +169,7 @@ def _size(config: Mapping[str, Any], sentence: str) -> Size | None:
 
 def _whole(config: Mapping[str, Any], text: str) -> int | None:
     """The value of an arithmetic sentence as a whole number, or None where a key is absent."""
-    value = _evaluate(config, _parsed(text))
+    value = _evaluate(config, _parse_sentence(text))
     if value is None:
         return None
     if value != int(value) or not 0 <= value <= MAX_AXIS:
@@ -189,7 +178,7 @@ def _whole(config: Mapping[str, Any], text: str) -> int | None:
 
 
 @lru_cache(maxsize=4096)
-def _parsed(text: str) -> ast.expr:
+def _parse_sentence(text: str) -> ast.expr:
     return ast.parse(text, mode="eval").body
 
 
@@ -225,19 +214,19 @@ def _evaluate(config: Mapping[str, Any], node: ast.expr) -> Any:
     if isinstance(node, ast.UnaryOp):
         return int(not _evaluate(config, node.operand))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "len":
-        found = _looked_up(config, node.args[0])
+        found = _look_up(config, node.args[0])
         return len(found) if isinstance(found, list) else None
     if isinstance(node, ast.Call):
         inner = _evaluate(config, node.args[0])
         return None if inner is None else int(inner)
-    value = _looked_up(config, node)
+    value = _look_up(config, node)
     return value if value is None else _number(value, ast.unparse(node))
 
 
 def is_readable(sentence: str) -> bool:
     """Whether a sentence without ``|``, ``..`` and placeholders holds nothing but what ``_evaluate`` reads. Nothing is looked up."""
     try:
-        return _is_read(_parsed(sentence))
+        return _is_read(_parse_sentence(sentence))
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # ValueError: a null byte
         return False
 
@@ -266,15 +255,15 @@ def _is_key(node: ast.expr) -> bool:
     return isinstance(node, ast.Name)
 
 
-def _looked_up(config: Any, node: ast.expr) -> Any:
+def _look_up(config: Any, node: ast.expr) -> Any:
     """What stands in the config under a name, a dotted name, or at a place of a list; None where there is nothing."""
     if isinstance(node, ast.Name):
         return config.get(node.id)
     if isinstance(node, ast.Attribute):
-        inner = _looked_up(config, node.value)
+        inner = _look_up(config, node.value)
         return inner.get(node.attr) if isinstance(inner, Mapping) else None
     if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
-        inner, place = _looked_up(config, node.value), node.slice.value
+        inner, place = _look_up(config, node.value), node.slice.value
         return inner[place] if isinstance(inner, list) and isinstance(place, int) and 0 <= place < len(inner) else None
     raise ValueError(f"a size sentence cannot hold {ast.unparse(node)}")
 

@@ -17,6 +17,7 @@ import numpy as np
 import xxhash
 
 from mfconv_nb.core.errors import InputError
+from mfconv_nb.core.paths import Refuse, parse_object
 from mfconv_nb.core.report import how_many
 
 
@@ -96,9 +97,9 @@ class FileSource:
             try:
                 count = _read_at(descriptor, buffer[done:], offset + done, self._lock)
             except OSError as error:
-                self._unreadable(error)
+                self._unreadable_error(error)
             if count == 0:
-                self._changed(f"{how_many(offset + len(buffer), 'byte')} needed, the file ends at {offset + done:,}")
+                self._changed_error(f"{how_many(offset + len(buffer), 'byte')} needed, the file ends at {offset + done:,}")
             done += count
 
     def read_runs(self, offsets: Sequence[int], nbytes: int, buffer: memoryview) -> None:
@@ -109,7 +110,7 @@ class FileSource:
             try:
                 is_read = preadv is not None and preadv(descriptor, (place,), offset) == nbytes
             except OSError as error:
-                self._unreadable(error)
+                self._unreadable_error(error)
             if not is_read:
                 self.read_into(offset, place)
             at += nbytes
@@ -148,7 +149,7 @@ class FileSource:
     def check_unchanged(self) -> None:
         now = self._status()  # of the open file: deleting or replacing its name does no harm
         if (now.st_size, now.st_mtime_ns) != (self.size, self._modified_ns):
-            self._changed(f"size {now.st_size:,} and another time of change, {how_many(self.size, 'byte')} when it was opened")
+            self._changed_error(f"size {now.st_size:,} and another time of change, {how_many(self.size, 'byte')} when it was opened")
 
     def identity(self) -> list[Any]:
         status = self._status()  # its time of change too: that of modification can be set to anything
@@ -161,7 +162,7 @@ class FileSource:
         try:
             return os.fstat(descriptor)
         except OSError as error:
-            self._unreadable(error)
+            self._unreadable_error(error)
 
     def _descriptor(self) -> int:
         with self._lock:
@@ -172,15 +173,15 @@ class FileSource:
                     raise InputError("MFC101", self.path, found=error.strerror, expected="a readable file") from None
                 weakref.finalize(self, os.close, self._opened)  # it stays open for as long as a tensor may be read from it
                 if os.fstat(self._opened).st_ino != self._inode:
-                    self._changed("another file under the same name")
+                    self._changed_error("another file under the same name")
             return self._opened
 
-    def _changed(self, found: str | None) -> NoReturn:
+    def _changed_error(self, found: str | None) -> NoReturn:
         raise InputError("MFC108", self.path, found=found, expected="the file as it was when its header was read", hint="Load it again.")
 
-    def _unreadable(self, error: OSError) -> NoReturn:
+    def _unreadable_error(self, error: OSError) -> NoReturn:
         if error.errno == errno.ESTALE:  # a file server says so of a file that was replaced
-            self._changed(error.strerror)
+            self._changed_error(error.strerror)
         hint = "The disk, or the file server that it lies on, cannot give these bytes. Fetch the file again, or to another disk."
         raise InputError("MFC116", self.path, found=error.strerror, expected="a file that can be read to its end", hint=hint) from None
 
@@ -193,6 +194,18 @@ def _read_at(descriptor: int, buffer: memoryview, offset: int, lock: threading.L
         data = os.read(descriptor, len(buffer))
     buffer[: len(data)] = data
     return len(data)
+
+
+def read_object(path: Path, limit: int, expected: str, refuse: Refuse, *, is_strict: bool = False) -> dict[str, Any]:
+    """The JSON object in a file of at most ``limit`` bytes; the other arguments as for ``parse_object``.
+
+    Raises:
+        InputError: MFC101, MFC116 for a file that cannot be read. What ``refuse`` makes, for one that is too large, or no such object.
+    """
+    source = FileSource(path)
+    if source.size > limit:
+        raise refuse(found=how_many(source.size, "byte"), expected=f"at most {limit:,}")
+    return parse_object(source.read(0, source.size), expected, refuse, is_strict=is_strict)
 
 
 class ArraySource:

@@ -1,6 +1,6 @@
-"""The small files that make a folder of weights a model that `from_pretrained` opens: config, generation config, tokenizer, processor.
+"""The small files that `from_pretrained` needs beside the weights: config, generation config, tokenizer, processor.
 
-Code is never among them: a repository's `*.py` stays where it is. Those that a config needs are named.
+Code is never copied: the `*.py` of a repository stay where they are. Callers only learn which of them a config needs.
 Source: the file names in transformers 5.23 (`utils/__init__.py`, `vocab_files_names` of its tokenizers); `tekken.json` of mistral-common.
 """
 
@@ -43,7 +43,7 @@ PATTERNS = (
     "audio_tokenizer_config.json",
 )
 MAX_BYTES = 256 << 20
-# files by which tools say how they quantised the weights beside them
+# files that tools write beside the weights they quantised
 QUANTISED_BY = {
     "quant_model_description*.json": "Ascend's msModelSlim",
     "quantize_config.json": "GPTQ",
@@ -56,7 +56,7 @@ def read_assets(folder: Path) -> dict[str, bytes]:
     """The config and tokenizer files of a Hugging Face folder, by name.
 
     Raises:
-        InputError: MFC101 when the folder has no config.json.
+        InputError: MFC101 if the folder has no config.json.
     """
     names = {p.relative_to(folder).as_posix(): p for pattern in PATTERNS for p in sorted(folder.glob(pattern)) if p.is_file()}
     found = {n: p for n, p in names.items() if p.suffix not in (".py", *weight_endings()) and p.stat().st_size <= MAX_BYTES}
@@ -67,17 +67,17 @@ def read_assets(folder: Path) -> dict[str, bytes]:
 
 
 def config_bytes(config: Mapping[str, Any]) -> bytes:
-    """A config.json with this content; half of a surrogate pair as the escape that JSON has for it."""
+    """A config.json with this content. Half of a surrogate pair, which UTF-8 cannot hold, becomes a JSON escape."""
     return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
-def scheme_beside(folder: Path) -> str:
-    """The scheme that a file in the folder says its weights are quantised by; empty where there is none."""
-    return next((scheme for pattern, scheme in QUANTISED_BY.items() if any(folder.glob(pattern))), "")
+def quantisation_beside(folder: Path) -> str:
+    """The tool that quantised the weights of a folder, if one of its files says so; else empty."""
+    return next((tool for pattern, tool in QUANTISED_BY.items() if any(folder.glob(pattern))), "")
 
 
-def code_named(files: Mapping[str, bytes]) -> list[str]:
-    """The Python files that the `auto_map` of configs names, in the folder itself; what names another repository is not among them."""
+def code_files_named_in(files: Mapping[str, bytes]) -> list[str]:
+    """The Python files of the folder itself that an `auto_map` in its configs names; entries that name another repository are left out."""
     found = set()
     for name, data in files.items():
         content = _json(data) if name.endswith("config.json") else {}

@@ -1,11 +1,11 @@
-"""`metadata.json` of a Checkpoint 2.0 folder of MindFormers: where the slices of every tensor lie. Read and written; moves no weights.
+"""`metadata.json` of a Checkpoint 2.0 folder of MindFormers: where the slices of every tensor lie. Reads and writes it; moves no weights.
 
-The keys of `storage_data` are Python tuples as text, ``('name', (0,))``; they are looked up as the writer spells them, and read by a
-pattern where another program spelled them otherwise. MindFormers' `global_offset` is no offset: it is the number of the slice, counted
-in C order over the parts of all axes, in a tuple of one. An offset in elements, one number an axis, is read too. `Chunk.offset` always
-counts elements.
+The keys of `storage_data` are Python tuples as text: ``('name', (0,))``. We look for the spelling of MindFormers first, and parse the keys
+only where another program spelled them differently.
+MindFormers' `global_offset` is no offset. It is a tuple of one number: the number of the slice, counted in C order over the parts of all
+axes. We also read a true offset: in elements, one number for each axis. `Chunk.offset` always counts elements.
 
-Refuses: a file over 1 GiB, a name given twice, file names that are more than a name, numbers that are no whole numbers or too large.
+Refuses: a file over 1 GiB, a name given twice, file names with a folder in them, numbers that are not whole, negative or too large.
 Source: mindformers 2.1.0, `checkpoint/metadata.py` and `checkpoint/sharded_tensor.py`, and files written by them.
 """
 
@@ -17,6 +17,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,18 +25,17 @@ from mfconv_nb.core.blocks import Shape
 from mfconv_nb.core.dtypes import BY_MINDSPORE, DTYPES
 from mfconv_nb.core.errors import InputError, OutputError, quoted
 from mfconv_nb.core.report import how_many
-from mfconv_nb.core.sources import FileSource
+from mfconv_nb.core.sources import FileSource, read_object
+from mfconv_nb.formats.limits import MAX_AXES, MAX_AXIS, are_counts, is_text
 
 METADATA = "metadata.json"
 MAX_METADATA_BYTES = 1 << 30  # 24 MB for 100,000 slices on one rank each; a slice is listed once for every rank that has it
-MAX_NUMBER = 1 << 48
-MAX_AXES = 32
 MAX_RANKS = 1 << 20
-MAX_KEY = 8192  # characters of a key of storage_data that is not spelled as the writer does
+MAX_KEY = 8192  # characters of a key of storage_data that we parse
 _STRING = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 _KEY = re.compile(rf"\(\s*({_STRING})\s*,\s*\(([\d\s,]*)\)\s*,?\s*\)", re.DOTALL)
 _DTYPES = {spelling.lower(): name for spelling, name in BY_MINDSPORE.items()} | {"bool_": "BOOL"}
-FORM = '{"state_dict_metadata": {name: {...}}, "storage_data": {"(name, offset)": [{...}]}}'
+STRUCTURE = '{"state_dict_metadata": {name: {...}}, "storage_data": {"(name, offset)": [{...}]}}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,10 @@ class DeviceLayout:
 
     Attributes:
         devices: the device matrix.
-        cuts: for every axis of the tensor the dimensions of the device matrix that cut it, from the left, the coarsest first.
-        names: of the dimensions of the device matrix.
-        ranks: of the devices, in C order of the device matrix.
-        interleaved: the parts are dealt out in turns; then they are no boxes.
+        cuts: for every axis of the tensor, the dimensions of the device matrix that cut it, counted from the left; the coarsest first.
+        names: what the dimensions of the device matrix are called.
+        ranks: the rank of each device, in C order of the device matrix.
+        interleaved: the devices take parts in turns, so that what one device holds is no box.
     """
 
     devices: Shape
@@ -68,7 +68,7 @@ class StoredIn:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A slice: where it begins in the whole tensor, in elements; its shape; every file that is said to hold it."""
+    """A slice: where it begins in the whole tensor, in elements; its shape; every file that should hold it."""
 
     offset: Shape
     shape: Shape
@@ -77,11 +77,11 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """What the metadata say of one tensor.
+    """What the metadata say about one tensor.
 
     Attributes:
-        dtype: in safetensors spelling; None where it is not said.
-        parts: into how many parts each axis is cut, as it is written down (`axis_fragmentations`); None where it is not.
+        dtype: in safetensors spelling; None if the file does not give it.
+        parts: into how many parts each axis is cut (`axis_fragmentations`); None if the file does not say.
     """
 
     name: str
@@ -102,7 +102,7 @@ class CheckpointMetadata:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Every file that is named, sorted."""
+        """Every file that the metadata name, sorted."""
         return tuple(sorted({s.file for p in self.parameters.values() for c in p.chunks for s in c.files}))
 
 
@@ -124,40 +124,17 @@ def read_metadata(path: Path) -> CheckpointMetadata:
     Raises:
         InputError: MFC101, or MFC104 for one that cannot be trusted.
     """
-    content = _parsed(path)
+    content = read_object(path, MAX_METADATA_BYTES, STRUCTURE, partial(InputError, "MFC104", path), is_strict=True)
     described, storage = content.get("state_dict_metadata"), content.get("storage_data")
     if not isinstance(described, dict) or not isinstance(storage, dict):
-        raise InputError("MFC104", path, found="no state_dict_metadata or no storage_data", expected=FORM)
-    reader = _Reader(path, storage)
-    parameters = {name: reader.parameter(name, entry) for name, entry in described.items()}
-    return CheckpointMetadata(path, parameters, reader.undescribed(parameters))
+        raise InputError("MFC104", path, found="no state_dict_metadata or no storage_data", expected=STRUCTURE)
+    reader = _MetadataReader(path, storage)
+    parameters = {name: reader.read_parameter(name, entry) for name, entry in described.items()}
+    return CheckpointMetadata(path, parameters, reader.find_undescribed(parameters))
 
 
-def _parsed(path: Path) -> dict[str, Any]:
-    source = FileSource(path)
-    if source.size > MAX_METADATA_BYTES:
-        raise InputError("MFC104", path, found=how_many(source.size, "byte"), expected=f"at most {MAX_METADATA_BYTES:,}")
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for n, name in enumerate(names) if name in names[:n])
-            raise InputError("MFC104", path, found=f"{quoted(twice)} twice", expected="each name once")
-        return found
-
-    try:
-        content = json.loads(source.read(0, source.size), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        hint = "The file is cut short or damaged: fetch it again."
-        raise InputError("MFC104", path, found=f"broken JSON: {str(error)[:120]}", expected=FORM, hint=hint) from None
-    if not isinstance(content, dict):
-        raise InputError("MFC104", path, found=f"a JSON {type(content).__name__}", expected=FORM)
-    return content
-
-
-class _Reader:
-    """What is shared while one file is read: where it lies, its storage entries, and values that come again and again."""
+class _MetadataReader:
+    """Shared while one file is read: its path, its storage entries, and values that come again and again."""
 
     def __init__(self, path: Path, storage: Mapping[str, Any]) -> None:
         self.path, self.storage = path, dict(storage)
@@ -167,9 +144,9 @@ class _Reader:
         self._layouts: dict[DeviceLayout, DeviceLayout] = {}
         self._other_spellings: dict[tuple[str, Shape], str] | None = None
 
-    def parameter(self, name: str, entry: Any) -> Parameter:
+    def read_parameter(self, name: str, entry: Any) -> Parameter:
         """Check and read one entry of `state_dict_metadata`."""
-        if not _is_text(name):
+        if not is_text(name):
             self._refuse(name, "a name that is no text", "a parameter's name")
         if not isinstance(entry, dict) or not isinstance(entry.get("chunk"), list) or not entry["chunk"]:
             self._refuse(name, "no list of chunks", "global_shape, chunk: [{global_offset, local_shape}]")
@@ -179,17 +156,17 @@ class _Reader:
         parts = entry.get("axis_fragmentations")
         parts = None if parts is None else self._numbers(name, "axis_fragmentations", parts)
         layout = None if entry.get("layout") is None else self._layout(name, entry["layout"], len(shape))
-        written = [self._written_chunk(name, chunk, len(shape)) for chunk in entry["chunk"]]
+        written = [self._read_chunk(name, chunk, len(shape)) for chunk in entry["chunk"]]
         offsets = _element_offsets(shape, written)
         chunks: dict[tuple[Shape, Shape], list[StoredIn]] = {}
         for (number, local), offset in zip(written, offsets, strict=True):
-            chunks.setdefault((offset, local), []).extend(self._stored(name, number))
+            chunks.setdefault((offset, local), []).extend(self._files_of_slice(name, number))
         placed = tuple(Chunk(offset, local, tuple(dict.fromkeys(stored))) for (offset, local), stored in chunks.items())
         return Parameter(name, dtype, shape, placed, layout, parts)
 
-    def _written_chunk(self, name: str, chunk: Any, axes: int) -> tuple[Shape, Shape]:
+    def _read_chunk(self, name: str, chunk: Any, axes: int) -> tuple[Shape, Shape]:
         if not isinstance(chunk, dict):
-            self._refuse(name, f"a chunk {_shown(chunk)}", "global_offset and local_shape")
+            self._refuse(name, f"a chunk {_quote_short(chunk)}", "global_offset and local_shape")
         offset = self._numbers(name, "global_offset", chunk.get("global_offset"))
         shape = self._numbers(name, "local_shape", chunk.get("local_shape"))
         if len(shape) != axes or len(offset) not in (0, 1, axes):
@@ -197,11 +174,11 @@ class _Reader:
             self._refuse(name, found, f"a number of {how_many(axes, 'axis', 'axes')} each, or the number of the slice")
         return offset, shape
 
-    def _stored(self, name: str, offset: Shape) -> list[StoredIn]:
+    def _files_of_slice(self, name: str, offset: Shape) -> list[StoredIn]:
         entries = self._storage_of(name, offset)
         if not isinstance(entries, list):
-            self._refuse(name, f"storage_data {_shown(entries)}", "a list of {file_name, storage_rank, rank_group}")
-        return [self._stored_in(name, entry) for entry in entries]
+            self._refuse(name, f"storage_data {_quote_short(entries)}", "a list of {file_name, storage_rank, rank_group}")
+        return [self._stored_file(name, entry) for entry in entries]
 
     def _storage_of(self, name: str, offset: Shape) -> Any:
         key = _key(name, offset)
@@ -214,71 +191,70 @@ class _Reader:
         self._used.add(key)
         return self.storage[key]
 
-    def _stored_in(self, name: str, entry: Any) -> StoredIn:
+    def _stored_file(self, name: str, entry: Any) -> StoredIn:
         if not isinstance(entry, dict):
-            self._refuse(name, f"storage_data {_shown(entry)}", "file_name, storage_rank, rank_group")
+            self._refuse(name, f"storage_data {_quote_short(entry)}", "file_name, storage_rank, rank_group")
         file, rank, group = entry.get("file_name"), entry.get("storage_rank", 0), entry.get("rank_group") or []
         if not isinstance(file, str) or (file not in self._file_names and not _is_plain_name(file)):
-            self._refuse(name, f"a file {_shown(file)}", "a file name inside the folder")
+            self._refuse(name, f"a file {_quote_short(file)}", "a file name inside the folder")
         self._file_names.add(file)
-        if not isinstance(group, list) or not _are_counts((rank, *group), MAX_RANKS):
-            self._refuse(name, f"ranks {_shown([rank, group])}", "storage_rank, a number, and rank_group, numbers")
+        if not isinstance(group, list) or not are_counts((rank, *group), MAX_RANKS):
+            self._refuse(name, f"ranks {_quote_short([rank, group])}", "storage_rank, a number, and rank_group, numbers")
         ranks = tuple(group)
         return StoredIn(file, rank, self._groups.setdefault(ranks, ranks))  # the same few groups, again and again
 
     def _dtype(self, name: str, word: Any) -> str | None:
-        """A dtype in any of the spellings that MindSpore has had: Float32, mindspore.float32, float32."""
+        """A dtype in any spelling that MindSpore has used: Float32, mindspore.float32, float32."""
         if word is None or word == "None":
             return None
         if not isinstance(word, str):
-            self._refuse(name, f"dtype {_shown(word)}", "a word")
+            self._refuse(name, f"dtype {_quote_short(word)}", "a word")
         found = word if word in DTYPES else _DTYPES.get(word.rpartition(".")[2].lower())
         if found is None:
-            self._refuse(name, f"dtype {_shown(word)}", "a dtype of MindSpore, such as BFloat16")
+            self._refuse(name, f"dtype {_quote_short(word)}", "a dtype of MindSpore, such as BFloat16")
         return found
 
     def _numbers(self, name: str, what: str, value: Any) -> Shape:
-        if not isinstance(value, list) or len(value) > MAX_AXES or not _are_counts(value, MAX_NUMBER):
-            self._refuse(name, f"{what} {_shown(value)}", f"up to {MAX_AXES} whole numbers, not negative")
+        if not isinstance(value, list) or len(value) > MAX_AXES or not are_counts(value, MAX_AXIS):
+            self._refuse(name, f"{what} {_quote_short(value)}", f"up to {MAX_AXES} whole numbers, not negative")
         return tuple(value)
 
     def _layout(self, name: str, entry: Any, axes: int) -> DeviceLayout:
-        """A layout: by key, or by position, as MindFormers reads it."""
+        """A layout. MindFormers takes its members by position; so do we, if they do not have the usual keys."""
         keys = ("device_matrix", "tensor_map", "interleaved_parallel", "alias_name", "rank_list")
         if not isinstance(entry, dict) or len(entry) != len(keys):
-            self._refuse(name, f"layout {_shown(entry)}", ", ".join(keys))
+            self._refuse(name, f"layout {_quote_short(entry)}", ", ".join(keys))
         values = [entry[k] for k in keys] if all(k in entry for k in keys) else list(entry.values())
         devices, tensor_map, interleaved, names, ranks = values
-        whole_numbers = all(isinstance(v, list) for v in (devices, ranks)) and _are_counts((*devices, *ranks), MAX_RANKS)
+        whole_numbers = all(isinstance(v, list) for v in (devices, ranks)) and are_counts((*devices, *ranks), MAX_RANKS)
         if not whole_numbers or not 0 < len(devices) <= MAX_AXES or math.prod(devices) != len(ranks):
-            self._refuse(name, f"devices {_shown(devices)}, ranks {_shown(ranks)}", "one rank for each device")
-        if not isinstance(names, list) or not all(isinstance(n, str) and _is_text(n) for n in names) or len(names) > MAX_AXES:
-            self._refuse(name, f"alias_name {_shown(names)}", "words")
+            self._refuse(name, f"devices {_quote_short(devices)}, ranks {_quote_short(ranks)}", "one rank for each device")
+        if not isinstance(names, list) or not all(isinstance(n, str) and is_text(n) for n in names) or len(names) > MAX_AXES:
+            self._refuse(name, f"alias_name {_quote_short(names)}", "words")
         cuts = _cuts(tensor_map, len(devices))
         if cuts is None or len(cuts) != axes:
-            self._refuse(
-                name, f"tensor_map {_shown(tensor_map)}", f"for each of {how_many(axes, 'axis', 'axes')} -1 or dimensions of {devices}"
-            )
+            expected = f"for each of {how_many(axes, 'axis', 'axes')} -1 or dimensions of {devices}"
+            self._refuse(name, f"tensor_map {_quote_short(tensor_map)}", expected)
         layout = DeviceLayout(tuple(devices), cuts, tuple(names), tuple(ranks), bool(interleaved))
         return self._layouts.setdefault(layout, layout)
 
-    def undescribed(self, parameters: Mapping[str, Parameter]) -> tuple[str, ...]:
+    def find_undescribed(self, parameters: Mapping[str, Parameter]) -> tuple[str, ...]:
         """Names of `storage_data` that `state_dict_metadata` does not have.
 
         Raises:
-            InputError: MFC104 for a key that cannot be read, or that belongs to no slice of a tensor that is described.
+            InputError: MFC104 for a key that cannot be parsed, or that belongs to no slice of a described tensor.
         """
         missing: dict[str, None] = {}
         for key in self.storage.keys() - self._used:
             read = read_key(key)
             if read is None:
-                raise InputError("MFC104", self.path, found=f"the key {_shown(key)}", expected="('name', (0,)) in storage_data")
+                raise InputError("MFC104", self.path, found=f"the key {_quote_short(key)}", expected="('name', (0,)) in storage_data")
             name, offset = read
             if name in parameters:
                 self._refuse(name, f"files for a slice {offset}", "a chunk with this global_offset")
             entries = self.storage[key]
             for entry in entries if isinstance(entries, list) else ():
-                self._stored_in(name, entry)  # a hostile file name is refused here too
+                self._stored_file(name, entry)  # a hostile file name is refused here too
             missing[name] = None
         return tuple(sorted(missing))
 
@@ -286,32 +262,17 @@ class _Reader:
         raise InputError("MFC104", f"{quoted(name)} in {self.path}", found=found, expected=expected)
 
 
-def _shown(value: object) -> str:
+def _quote_short(value: object) -> str:
     return quoted(str(value)[:200])
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _is_plain_name(file: str) -> bool:
     parts = "/" in file or "\\" in file or "\0" in file
-    return file not in ("", ".", "..") and not parts and _is_text(file) and Path(file).name == file and len(file) <= 255
-
-
-def _are_counts(numbers: Iterable[Any], limit: int) -> bool:
-    for n in numbers:  # noqa: SIM110 - called a million times: all() with a generator took twice as long
-        if type(n) is not int or not 0 <= n < limit:
-            return False
-    return True
+    return file not in ("", ".", "..") and not parts and is_text(file) and Path(file).name == file and len(file) <= 255
 
 
 def _cuts(tensor_map: Any, dimensions: int) -> tuple[Shape, ...] | None:
-    """For every axis the device dimensions that cut it, from the left; None for a map of another form, or one that cuts twice by one."""
+    """For every axis the device dimensions that cut it, counted from the left; None if the map is malformed or uses a dimension twice."""
     if not isinstance(tensor_map, list) or len(tensor_map) > MAX_AXES:
         return None
     axes = [axis if isinstance(axis, list) else [axis] for axis in tensor_map]
@@ -327,7 +288,7 @@ def _key(name: str, offset: Shape) -> str:
 
 
 def read_key(key: str) -> tuple[str, Shape] | None:
-    """Name and offset of a key of `storage_data`, in any spelling of a Python tuple; None where it is none."""
+    """Name and offset from a key of `storage_data`, in any spelling of a Python tuple; None for any other text."""
     match = _KEY.fullmatch(key) if len(key) <= MAX_KEY else None
     if match is None:
         return None
@@ -342,24 +303,24 @@ def read_key(key: str) -> tuple[str, Shape] | None:
 def _element_offsets(shape: Shape, written: Sequence[tuple[Shape, Shape]]) -> list[Shape]:
     """Where each chunk begins, in elements.
 
-    A single number is the number of the slice. For a tensor of one axis it could be an offset as well: it is, where it is no number of
-    a slice. The two readings never both make up the tensor, unless they agree.
+    A single number is the number of the slice. For a tensor of one axis it may also be an offset: we take it as one if some number is too
+    large for a slice number. The slices can make up the whole tensor in both readings only if the readings agree.
     """
-    numbered = len(shape) != 1 or all(sum(n) < math.prod(_parts(shape, local)) for n, local in written)
-    return [_unravelled(n, shape, local) if numbered and len(n) <= 1 else n or (0,) * len(shape) for n, local in written]
+    are_slice_numbers = len(shape) != 1 or all(sum(n) < math.prod(_parts_of_axes(shape, local)) for n, local in written)
+    return [_element_offset(n, shape, local) if are_slice_numbers and len(n) <= 1 else n or (0,) * len(shape) for n, local in written]
 
 
-def _parts(shape: Shape, local: Shape) -> Shape:
-    """Into how many parts each axis is cut; rounded up, so that a shape that does not divide shows in what leaves the tensor."""
+def _parts_of_axes(shape: Shape, local: Shape) -> Shape:
+    """Into how many parts each axis is cut. Rounded up: if a shape does not divide, its last slice leaves the tensor and is refused."""
     return tuple(max(1, -(-size // part)) if part else 1 for size, part in zip(shape, local, strict=True))
 
 
-def _unravelled(number: Shape, shape: Shape, local: Shape) -> Shape:
+def _element_offset(number: Shape, shape: Shape, local: Shape) -> Shape:
     index, rest = [], sum(number)
-    for part in reversed(_parts(shape, local)[1:]):
+    for part in reversed(_parts_of_axes(shape, local)[1:]):
         rest, place = divmod(rest, part)
         index.append(place)
-    places = ([rest, *reversed(index)])[: len(shape)]  # the first axis is not wrapped: a number too large leaves the tensor
+    places = ([rest, *reversed(index)])[: len(shape)]  # the first axis does not wrap: too large a number leaves the tensor, and is refused
     return tuple(place * size for place, size in zip(places, local, strict=True))
 
 
@@ -370,30 +331,29 @@ def metadata_bytes(parameters: Iterable[Parameter]) -> bytes:
     """A `metadata.json` that MindFormers reads.
 
     Raises:
-        OutputError: MFC405 for a dtype that MindSpore has no name for, and for slices that no layout explains: MindFormers places slices
-            by their layout.
+        OutputError: MFC405 for a dtype without a name in MindSpore, and for slices without a layout, by which MindFormers places them.
     """
     described: dict[str, Any] = {}
     storage: dict[str, Any] = {}
     for parameter in parameters:
-        described[parameter.name] = _description(parameter)
+        described[parameter.name] = _describe(parameter)
         for chunk in parameter.chunks:
             entries = [{"file_name": s.file, "storage_rank": s.rank, "rank_group": list(s.group or (s.rank,))} for s in chunk.files]
-            storage[_key(parameter.name, (_number(parameter, chunk),))] = entries
+            storage[_key(parameter.name, (_slice_number(parameter, chunk),))] = entries
     content = {"state_dict_metadata": described, "storage_data": storage}
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
 
 
-def _description(parameter: Parameter) -> dict[str, Any]:
+def _describe(parameter: Parameter) -> dict[str, Any]:
     where, layout = quoted(parameter.name), parameter.layout
     dtype = DTYPES[parameter.dtype].mindspore if parameter.dtype is not None else None
     if dtype is None:
         raise OutputError("MFC405", where, found=f"dtype {parameter.dtype}", expected="one that MindSpore has a name for")
     if layout is None and any(c.shape != parameter.shape for c in parameter.chunks):
         raise OutputError("MFC405", where, found="slices without a layout", expected="a layout, by which MindFormers places them")
-    parts = parameter.parts if parameter.parts is not None else _parts(parameter.shape, parameter.chunks[0].shape)
-    chunks = [{"global_offset": [_number(parameter, c)], "local_shape": list(c.shape)} for c in parameter.chunks]
-    properties = {"dtype": dtype, "replica_id": _replicas(parameter), "allow_shape_mismatch": False, "allow_to_save": True}
+    parts = parameter.parts if parameter.parts is not None else _parts_of_axes(parameter.shape, parameter.chunks[0].shape)
+    chunks = [{"global_offset": [_slice_number(parameter, c)], "local_shape": list(c.shape)} for c in parameter.chunks]
+    properties = {"dtype": dtype, "replica_id": _replica_numbers(parameter), "allow_shape_mismatch": False, "allow_to_save": True}
     return {
         "properties": properties,
         "global_shape": list(parameter.shape),
@@ -403,10 +363,10 @@ def _description(parameter: Parameter) -> dict[str, Any]:
     }
 
 
-def _number(parameter: Parameter, chunk: Chunk) -> int:
+def _slice_number(parameter: Parameter, chunk: Chunk) -> int:
     """The number of a slice, in C order over the parts of all axes."""
     number = 0
-    for begin, size, parts in zip(chunk.offset, chunk.shape, _parts(parameter.shape, chunk.shape), strict=True):
+    for begin, size, parts in zip(chunk.offset, chunk.shape, _parts_of_axes(parameter.shape, chunk.shape), strict=True):
         if begin % max(1, size):
             where, found = quoted(parameter.name), f"a slice at {list(chunk.offset)} of shape {list(chunk.shape)}"
             raise OutputError("MFC405", where, found=found, expected="slices of equal shapes, side by side")
@@ -414,8 +374,8 @@ def _number(parameter: Parameter, chunk: Chunk) -> int:
     return number
 
 
-def _replicas(parameter: Parameter) -> Any:
-    """Which copy of its slice each device of the layout has: 0 for the first."""
+def _replica_numbers(parameter: Parameter) -> Any:
+    """For each device of the layout, which copy of its slice it holds: 0 for the first."""
     layout = parameter.layout
     if layout is None:
         return 0

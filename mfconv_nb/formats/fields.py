@@ -1,6 +1,6 @@
-"""A file seen as fields: which bytes are what. Every format module offers ``annotate(source)``, which gives them in file order.
+"""A file as a list of fields: which bytes mean what. Every format module has ``annotate(source)``, which yields them in file order.
 
-The fields of a file tile it: each begins where the one before ends, the first at 0, the last ends with the file. Only headers are read.
+Fields cover a file without gaps: the first begins at 0, each next one where the one before ends. Only headers are read.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from mfconv_nb.core.errors import FormatError
 from mfconv_nb.core.report import how_many, shape_text
 from mfconv_nb.core.sources import FileSource
 
-HEADER, PADDING, TENSOR, OTHER = "header", "padding", "tensor", "other"  # other: what is neither structure nor a tensor's numbers
+HEADER, PADDING, TENSOR, OTHER = "header", "padding", "tensor", "other"  # other: neither structure nor the numbers of a tensor
 JSON_SPACE = " \t\n\r"
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A run of bytes in a file.
+    """A span of bytes in a file.
 
     Attributes:
         what: what it is, in a few words; the same words for the same thing in every file.
         meaning: what these bytes say.
         kind: "header", "padding", "tensor" (its numbers) or "other".
-        owner: the tensor or entry it belongs to; empty for what belongs to the file.
-        dtype: of a tensor's numbers, in safetensors spelling; empty where it is not known.
+        owner: the tensor or entry it belongs to; empty if it belongs to the file.
+        dtype: of a tensor's numbers, in safetensors spelling; empty if not known.
     """
 
     offset: int
@@ -50,11 +50,11 @@ def numbers_text(spec: TensorSpec) -> str:
     return f"{shape_text(spec.shape)} {short_name(spec.dtype)}"
 
 
-def tiled(fields: Iterable[Field], source: FileSource) -> Iterator[Field]:
-    """The fields in file order, with one for every run of bytes that none of them names.
+def fill_gaps(fields: Iterable[Field], source: FileSource) -> Iterator[Field]:
+    """The fields in file order, and one more for every gap between them.
 
     Raises:
-        FormatError: MFC201 where two overlap or one leaves the file.
+        FormatError: MFC201 if two overlap or one leaves the file.
     """
     at = 0
     for each in sorted(fields, key=lambda f: (f.offset, f.end)):
@@ -63,24 +63,24 @@ def tiled(fields: Iterable[Field], source: FileSource) -> Iterator[Field]:
             expected = f"from {at:,} on, inside the {how_many(source.size, 'byte')} of the file"
             raise FormatError("MFC201", source.path, found=found, expected=expected, hint="The file is damaged: fetch or save it again.")
         if each.offset > at:
-            yield _unnamed(at, each.offset)
+            yield _unnamed_field(at, each.offset)
         yield each
         at = each.end
     if at < source.size:
-        yield _unnamed(at, source.size)
+        yield _unnamed_field(at, source.size)
 
 
-def _unnamed(begin: int, end: int) -> Field:
+def _unnamed_field(begin: int, end: int) -> Field:
     return Field(begin, end - begin, "unnamed bytes", "no header speaks of them", OTHER)
 
 
 def json_members(text: str, at: int, offset: int) -> Iterator[tuple[str, Any, int, int]]:
     """The members of the JSON object that begins at character ``at``: name, value, and the bytes they stand in.
 
-    A member reaches from its name to the name of the next, so that it holds its comma. ``text`` must have been parsed before.
+    A member reaches to the name of the next one, so it includes its comma. ``text`` must be sound JSON: nothing is checked here.
 
     Args:
-        offset: the byte that character 0 of ``text`` has in the file; UTF-8.
+        offset: where ``text``, in UTF-8, begins in the file.
     """
     decode = json.JSONDecoder().raw_decode
     begin = _after_space(text, at + 1)

@@ -1,10 +1,13 @@
-"""What a folder means: which of its files are the checkpoint, and what lies beside it and is not read.
+"""Which files of a folder are the checkpoint, and which lie beside it unread. File names decide; no file is opened.
 
-First come the names that transformers' `from_pretrained` reads, in its order; then MindSpore's index; then shards of those names without
-an index, and what PEFT reads. Only where none of these names is there, any other index or file of weights counts, safetensors before torch
-files before `.ckpt`. Nothing is opened here: names decide.
+1. `checkpoint_files` lists the folder: every file that may hold weights by its name, and every index.
+2. `choose_files` goes through `_ORDER` and takes the first entry that finds something: the names that transformers' `from_pretrained`
+   reads, in its order; MindSpore's index; shards of those names without an index; PEFT's adapters; then any other name, safetensors before
+   torch files before `.ckpt`.
+3. If it found an index, the index alone counts: `index.py` reads it. If it found files, `check_sets` makes sure that no shard is missing.
+4. `reading.py` opens the files. Before that, `check_downloads` refuses those that a browser or a download manager has not finished.
 
-Refuses: a shard that is missing by the names of the others, two sets of shards, a download that is not finished, links to nothing.
+Refuses: a missing shard (the names of the others tell), two sets of shards, unfinished downloads, links to nothing.
 Source: `PreTrainedModel.from_pretrained` of transformers 4 and 5, `PeftModel.from_pretrained`.
 """
 
@@ -21,22 +24,22 @@ from mfconv_nb.core.folding import fold
 from mfconv_nb.formats import index as index_files
 from mfconv_nb.formats.known import known_formats, weight_endings
 
-INDEXES = (".safetensors.index.json", ".bin.index.json")  # other tools' indexes (flax, tf) name files that are none of ours
+INDEXES = (".safetensors.index.json", ".bin.index.json")  # not those of flax and tf: we read none of their files
 NAMED = ("model.safetensors", index_files.HF_SAFETENSORS, "pytorch_model.bin", index_files.HF_TORCH, index_files.MINDSPORE)
 OF_ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{2,})-of-(?P<total>\d{2,})(?P<ending>\.[a-z]+)")
 NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)([._-].*)?|.*optim_states", re.IGNORECASE)
-# what browsers and download managers leave beside a file, or call it, until it is whole
+# endings that browsers and download managers add until a file is complete, to its own name or to that of a file beside it
 UNFINISHED = (
     ".aria2", ".aria2__temp", ".incomplete", ".part", ".partial", ".crdownload", ".opdownload", ".download", ".downloading", ".filepart",
     ".xltd", ".td", ".bc!", ".!ut",
 )  # fmt: skip
-SHOWN = 4  # names that are listed in a message
+SHOWN = 4  # a message lists so many names
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What is read of a folder: one index, or files; and the files of weights and indexes that are not."""
+    """What we read of a folder: one index, or files. ``beside``: its other indexes and files of weights, which we do not read."""
 
     index: Path | None
     files: tuple[Path, ...]
@@ -44,31 +47,37 @@ class Chosen:
 
 
 def choose_files(folder: Path) -> Chosen | None:
-    """The checkpoint of a folder; None where it holds none.
+    """The checkpoint of a folder; None if it holds none.
 
     Raises:
-        InputError: MFC102 where its weights are links to nothing, MFC104 for several indexes, MFC115 for shards that are no set.
+        InputError: MFC102 if its weights are links to nothing, MFC104 for several indexes, MFC115 if shards are missing or of two saves.
     """
-    there = checkpoint_files(folder)
-    files = next((found for which in _ORDER if (found := which(there))), [])
+    listed = checkpoint_files(folder)
+    files = next((found for pick in _ORDER if (found := pick(listed))), [])
     if not files:
         _check_links(folder)
         return None
-    if _is_index(files[0]):
-        if len(files) > 1:
-            listed = ", ".join(quoted(f.name) for f in files[:SHOWN])
-            hint = f"Give the one you mean: {on_one_line(str(files[0]))}, say."
-            raise InputError("MFC104", folder, found=f"{len(files)} indexes: {listed}", expected="one", hint=hint)
-        return Chosen(files[0], (), tuple(p for p in there if p != files[0]))
+    if files[0].suffix == ".json":
+        index = take_single("MFC104", files, folder, "index", "indexes")
+        return Chosen(index, (), tuple(p for p in listed if p != index))
     check_sets(files)
-    return Chosen(None, tuple(files), tuple(p for p in there if p not in files))
+    return Chosen(None, tuple(files), tuple(p for p in listed if p not in files))
+
+
+def take_single(code: str, found: Sequence[Path], folder: Path, one: str, several: str) -> Path:
+    """The one file or folder in ``found``; raises InputError, which names them, if there are several."""
+    if len(found) == 1:
+        return found[0]
+    listed = ", ".join(quoted(p.name) for p in found[:SHOWN]) + (" ..." if len(found) > SHOWN else "")
+    hint = f"Give the one you mean: {on_one_line(str(found[0]))}, say."
+    raise InputError(code, folder, found=f"{len(found):,} {several}: {listed}", expected=f"one {one}", hint=hint)
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    """The files of weights and the indexes of a folder, sorted by name; without what is never weights by its name.
+    """The files of weights and the indexes of a folder, sorted by name. Optimizer states and the like are left out, by their names.
 
     Raises:
-        InputError: MFC101 where the folder cannot be read.
+        InputError: MFC101 if the folder cannot be read.
     """
     try:
         names = sorted(os.listdir(folder))
@@ -82,58 +91,54 @@ def _may_be_weights(name: str) -> bool:
     return name == index_files.MINDSPORE or name.endswith(INDEXES) or (ending in weight_endings() and NO_WEIGHTS.fullmatch(stem) is None)
 
 
-def _is_index(path: Path) -> bool:
-    return path.suffix == ".json"
-
-
 # ---- the order -------------------------------------------------------------------------------------------------------------
 
-_Which = Callable[[Sequence[Path]], list[Path]]
+_Pick = Callable[[Sequence[Path]], list[Path]]  # takes the files of a folder, returns those that are the checkpoint by this criterion
 
 
-def _called(name: str) -> _Which:
-    return lambda there: [p for p in there if p.name == name]
+def _files_named(name: str) -> _Pick:
+    return lambda listed: [p for p in listed if p.name == name]
 
 
-def _shards_called(stem: str, ending: str) -> _Which:
-    return lambda there: [p for p in there if (m := SHARD.fullmatch(p.name)) and (m["stem"], m["ending"]) == (stem, ending)]
+def _shards_named(stem: str, ending: str) -> _Pick:
+    return lambda listed: [p for p in listed if (m := SHARD.fullmatch(p.name)) and (m["stem"], m["ending"]) == (stem, ending)]
 
 
-def _matching(*patterns: str) -> _Which:
+def _first_matching(*patterns: str) -> _Pick:
     """The files of the first pattern that has any."""
-    return lambda there: next((found for pattern in patterns if (found := [p for p in there if p.match(pattern)])), [])
+    return lambda listed: next((found for pattern in patterns if (found := [p for p in listed if p.match(pattern)])), [])
 
 
-def _others(there: Sequence[Path]) -> list[Path]:
-    """safetensors of any name, but for those of another program's format, which lie beside a model of the usual names."""
-    return [p for p in there if p.suffix == ".safetensors" and not p.name.startswith("consolidated")]
+def _other_safetensors(listed: Sequence[Path]) -> list[Path]:
+    """safetensors of any name, except Mistral's `consolidated*`: a copy with other names that lies beside the usual files."""
+    return [p for p in listed if p.suffix == ".safetensors" and not p.name.startswith("consolidated")]
 
 
-def _of_first_format(there: Sequence[Path]) -> list[Path]:
+def _first_format_files(listed: Sequence[Path]) -> list[Path]:
     """The files of the first ending that has any, in the order of the formats."""
-    return _matching(*(f"*{ending}" for f in known_formats() for ending in f.endings))(there)
+    return _first_matching(*(f"*{ending}" for f in known_formats() for ending in f.endings))(listed)
 
 
-_ORDER: tuple[_Which, ...] = (
-    *(_called(name) for name in NAMED),
-    _shards_called("model", ".safetensors"),
-    _shards_called("pytorch_model", ".bin"),
-    *(_called(name) for name in OF_ADAPTERS),
-    _matching("*.safetensors.index.json"),
-    _others,
-    _matching("*.safetensors"),
-    _matching("*.bin.index.json"),
-    _matching("pytorch_model*.bin", "consolidated*.pth", "*.bin", "*.pth", "*.pt"),
-    _of_first_format,
+_ORDER: tuple[_Pick, ...] = (
+    *(_files_named(name) for name in NAMED),
+    _shards_named("model", ".safetensors"),
+    _shards_named("pytorch_model", ".bin"),
+    *(_files_named(name) for name in OF_ADAPTERS),
+    _first_matching("*.safetensors.index.json"),
+    _other_safetensors,
+    _first_matching("*.safetensors"),
+    _first_matching("*.bin.index.json"),
+    _first_matching("pytorch_model*.bin", "consolidated*.pth", "*.bin", "*.pth", "*.pt"),
+    _first_format_files,
 )
 
 
-def read_instead(folder: Path, own: Collection[str]) -> list[Path]:
-    """The files of a folder that would be read rather than those named ``own``, which lie in it or are about to."""
+def find_rivals(folder: Path, own: Collection[str]) -> list[Path]:
+    """Files of a folder that a reader would take instead of those named ``own``, which are there or are about to be written."""
     files = {folder / name for name in own}
-    there, before = sorted({*checkpoint_files(folder), *files}), list[Path]()
-    for which in _ORDER:
-        found = which(there)
+    listed, before = sorted({*checkpoint_files(folder), *files}), list[Path]()
+    for pick in _ORDER:
+        found = pick(listed)
         if not files.isdisjoint(found):
             return before
         before += [p for p in found if p not in before]
@@ -144,24 +149,20 @@ def read_instead(folder: Path, own: Collection[str]) -> list[Path]:
 
 
 def shards_with(path: Path) -> list[Path]:
-    """The shards that a file belongs to by its name, `model-00002-of-00003.safetensors`, itself among them; empty for another name."""
+    """All shards of the set that a file belongs to, by its name `model-00002-of-00003.safetensors`; empty for other names."""
     match = SHARD.fullmatch(path.name)
     if match is None:
         return []
-    same = [p for p in checkpoint_files(path.parent) if (m := SHARD.fullmatch(p.name)) and _set_of(m) == _set_of(match)]
-    return _counted_up(same)
+    same = [p for p in checkpoint_files(path.parent) if (m := SHARD.fullmatch(p.name)) and _set_key(m) == _set_key(match)]
+    return sorted(same, key=lambda p: (fold(p.name), p.name))  # numbers count as numbers
 
 
-def _set_of(match: re.Match[str]) -> tuple[str, int, str]:
+def _set_key(match: re.Match[str]) -> tuple[str, int, str]:
     return match["stem"], int(match["total"]), match["ending"]
 
 
-def _counted_up(files: Iterable[Path]) -> list[Path]:
-    return sorted(files, key=lambda p: (fold(p.name), p.name))
-
-
 def check_sets(files: Sequence[Path]) -> None:
-    """What the names of shards say: each of a set is there, and no other set of the same name.
+    """Check by the names of shards that none is missing, and that no second set has the same name.
 
     Raises:
         InputError: MFC115.
@@ -170,8 +171,8 @@ def check_sets(files: Sequence[Path]) -> None:
     first: dict[tuple[str, int, str], Path] = {}
     for path in files:
         if match := SHARD.fullmatch(path.name):
-            sets.setdefault(_set_of(match), set()).add(int(match["number"]))
-            first.setdefault(_set_of(match), path)
+            sets.setdefault(_set_key(match), set()).add(int(match["number"]))
+            first.setdefault(_set_key(match), path)
     for (stem, total, ending), numbers in sets.items():
         twin = next((key for key in sets if key[0] == stem and key[2] == ending and key[1] != total), None)
         if twin is not None:
@@ -201,7 +202,7 @@ def _check_complete(path: Path, total: int, numbers: set[int]) -> None:
 
 
 def unfinished_in(folder: Path, files: Iterable[Path]) -> Iterator[tuple[Path, str]]:
-    """Files whose download is not finished, each with the name of what says so: `model.safetensors.aria2`."""
+    """Files whose download is not finished, each with the file that shows it: `model.safetensors.aria2`."""
     try:
         marks = [n for n in os.listdir(folder) if n.lower().endswith(UNFINISHED)]
     except OSError:
@@ -213,7 +214,7 @@ def unfinished_in(folder: Path, files: Iterable[Path]) -> Iterator[tuple[Path, s
 
 
 def check_downloads(files: Sequence[Path]) -> None:
-    """Raises FormatError (MFC202) where the download of a file is not finished: it may have its full size, and zeros in it."""
+    """Raises FormatError (MFC202) if a download is not finished: the file may already have its full size, with zeros in it."""
     for folder in dict.fromkeys(p.parent for p in files):
         for path, mark in unfinished_in(folder, [p for p in files if p.parent == folder]):
             found = f"{quoted(mark)} beside it: a download that is not finished"
@@ -222,16 +223,16 @@ def check_downloads(files: Sequence[Path]) -> None:
 
 
 def link_to_nothing(path: Path) -> str | None:
-    """What is said of a link whose target is not there; None for anything else."""
+    """Describes a link whose target is missing; None for anything else."""
     if not os.path.islink(path) or os.path.exists(path):
         return None
     return f"a link to nothing: {quoted(path.name)} -> {quoted(os.readlink(path))}"
 
 
 def dead_links(folder: Path) -> list[str]:
-    """The links to nothing among what would be weights of a folder, each as it is said."""
+    """Descriptions of the links to nothing that would be weights of a folder by their names."""
     names = sorted(n for n in os.listdir(folder) if _may_be_weights(n))
-    return [said for n in names if (said := link_to_nothing(folder / n)) is not None]
+    return [text for n in names if (text := link_to_nothing(folder / n)) is not None]
 
 
 HINT_LINKS = "A snapshot of the hub cache was copied without its blobs? Copy it with links followed (cp -rL), or fetch the files again."

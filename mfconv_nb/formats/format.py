@@ -1,4 +1,4 @@
-"""What a format module offers: one `FORMAT`, a record of all that the rest of the package asks of a format."""
+"""A format module has one `FORMAT`: a record of everything that the rest of the package needs to know of a format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mfconv_nb.formats.fields import Field
 
 @dataclass(frozen=True)
 class OpenedFile:
-    """What one file holds, by its header: lazy tensors in file order, what is no tensor, the metadata, and the side it tells."""
+    """What one file holds, by its header. ``tensors`` in file order; ``others`` are not tensors; ``side`` if the format tells it."""
 
     tensors: tuple[LazyTensor, ...]
     side: str | None
@@ -28,21 +28,21 @@ class Format:
     Attributes:
         name: what it is called in code and reports: "ckpt".
         title: what it is called in headlines and messages: "MindSpore .ckpt".
-        endings: what its files end in, with the dot and in small letters. The ending of a target chooses the format.
-        order: formats are asked in this order whether a file is theirs, and in it a folder's files are preferred. One whose first bytes
-            say little comes late.
+        endings: of its files, with the dot, in small letters. The ending of a target chooses the format.
+        order: `looks_like` of the formats is asked in this order, and a folder's files are preferred in it. A format whose first bytes say
+            little comes late.
         looks_like: whether a file is of this format, by its first 24 bytes and its size.
-        open: the content of a file by its header. Raises FormatError where it cannot be trusted.
-        annotate: every byte of a file as fields, in order and without gaps.
-        plan_file: the header and every offset of a file that will be written, from its name, its tensors and their side.
+        open: reads the header of a file. Raises FormatError if it cannot be trusted.
+        annotate: yields every byte of a file as fields, in order and without gaps.
+        plan_file: takes name, tensors and side of a file to be written; returns its header and every offset.
         marks: first bytes that only files of this format have, whatever their ending.
-        by_ending: whether the ending is enough for a file to be of this format, where it does not have the mark of another.
-        units: one and several of what is counted in an anatomy where some are left out: ("tensor", "tensors").
+        by_ending: whether the ending alone makes a file one of this format, unless it has the mark of another.
+        units: singular and plural of what an anatomy counts when it leaves some out: ("tensor", "tensors").
         is_sharded: whether a checkpoint in it may be written as several files with an index.
-        in_runs: whether a training run of MindFormers writes it, so that files with these endings may be slices of ranks.
-        cuts_tensors: whether a large tensor is kept in several entries; the fields of later ones have the owner "NAME, slice 2".
-        opening_takes: bytes of memory that opening takes beside ours: a framework is imported for it.
-        opening_said: what a report says of that.
+        in_runs: whether training runs of MindFormers write it, so that files with these endings may be slices of ranks.
+        cuts_tensors: whether a large tensor is stored in several entries; the fields of later ones have the owner "NAME, slice 2".
+        opening_takes: bytes of memory that opening needs beyond our own: for a framework that it imports.
+        opening_said: how a report explains that.
     """
 
     name: str
@@ -64,6 +64,6 @@ class Format:
 
 
 def file_with(header: Header, source: FileSource, side: str | None) -> OpenedFile:
-    """The content of a file whose tensors lie where its header says."""
+    """An opened file whose tensors lie where its header says."""
     tensors = tuple(stored_tensor(p.spec, source, p.extents) for p in header.tensors)
     return OpenedFile(tensors, side, header.others, header.metadata)

@@ -1,6 +1,6 @@
 """The cache that huggingface_hub keeps: `models--org--name/` with `refs/`, `snapshots/COMMIT/` of links, and `blobs/` named by checksum.
 
-A snapshot is a folder as any other; this module finds it from the folders around it, and from the id of a model.
+A snapshot is a folder like any other. This module finds it from the folders around it, or from the id of a model.
 Source: huggingface_hub's guide "Understand caching"; the layout of ModelScope's cache as its client writes it.
 """
 
@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
-from mfconv_nb.core.errors import InputError, on_one_line, quoted
-from mfconv_nb.formats.folders import SHOWN, checkpoint_files
+from mfconv_nb.core.errors import InputError, on_one_line
+from mfconv_nb.formats.folders import checkpoint_files, take_single
 from mfconv_nb.formats.known import weight_endings
 
 MODEL, SNAPSHOTS, REFS, BLOBS = "models--", "snapshots", "refs", "blobs"
@@ -21,10 +20,10 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def snapshot_in(folder: Path) -> Path | None:
-    """The snapshot that a folder of the cache stands for; None for any other folder, and for a snapshot itself.
+    """The snapshot to read when a folder of the cache is given; None for any other folder, and for a snapshot itself.
 
     Raises:
-        InputError: MFC115 for several models, or several snapshots of which `refs/main` names none.
+        InputError: MFC115 for several models, or for several snapshots if `refs/main` names none of them.
     """
     place = Path(os.path.abspath(folder))
     if place.name == SNAPSHOTS and place.parent.name.startswith(MODEL):
@@ -34,43 +33,35 @@ def snapshot_in(folder: Path) -> Path | None:
     if (place / SNAPSHOTS).is_dir() and (place.name.startswith(MODEL) or (place / REFS).is_dir()):
         return _snapshot_of(place)
     for cache in (place, place / "hub"):
-        if models := _folders(cache, MODEL):
-            return _snapshot_of(_only(models, cache, "model", "models"))
+        if models := _folders_in(cache, MODEL):
+            return _snapshot_of(take_single("MFC115", models, cache, "model", "models"))
     return None
 
 
 def _snapshot_of(model: Path) -> Path | None:
-    """Raises InputError (MFC115) where `refs/main` does not say which of several it is."""
-    snapshots = _folders(model / SNAPSHOTS)
+    """Raises InputError (MFC115) for several snapshots if `refs/main` names none of them."""
+    snapshots = _folders_in(model / SNAPSHOTS)
     try:
         commit = (model / REFS / "main").read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
         commit = ""
     named = [s for s in snapshots if s.name == commit]
-    return _only(named or snapshots, model / SNAPSHOTS, "snapshot", "snapshots") if snapshots else None
+    return take_single("MFC115", named or snapshots, model / SNAPSHOTS, "snapshot", "snapshots") if snapshots else None
 
 
-def _only(found: Sequence[Path], where: Path, one: str, several: str) -> Path:
-    if len(found) == 1:
-        return found[0]
-    listed = ", ".join(quoted(p.name) for p in found[:SHOWN]) + (" ..." if len(found) > SHOWN else "")
-    hint = f"Give the one you mean: {on_one_line(str(found[0]))}, say."
-    raise InputError("MFC115", where, found=f"{len(found):,} {several}: {listed}", expected=f"one {one}", hint=hint)
-
-
-def _folders(folder: Path, begin: str = "") -> list[Path]:
+def _folders_in(folder: Path, begin: str = "") -> list[Path]:
     try:
         return sorted(p for p in folder.iterdir() if p.name.startswith(begin) and p.is_dir())
     except OSError:
         return []
 
 
-def check_id(path: Path) -> None:
-    """Raises InputError (MFC101) for the id of a model, `org/name`, that is no path: with where the caches have it, or how to fetch it."""
+def refuse_model_id(path: Path) -> None:
+    """Raises InputError (MFC101) for the id of a model, `org/name`. The hint says where a cache has it, or how to fetch it."""
     text = path.as_posix()
     if _ID.fullmatch(text) is None or path.suffix in (*weight_endings(), ".json"):
         return
-    cached = _cached(text) or _cached_by_modelscope(text)
+    cached = _find_in_hub_cache(text) or _find_in_modelscope_cache(text)
     if cached is None and ("/" not in text or os.path.exists(path.parent)):
         return
     hint = f"It is in a cache on this machine: {on_one_line(str(cached))}"
@@ -79,7 +70,7 @@ def check_id(path: Path) -> None:
     raise InputError("MFC101", path, expected="a folder, an index or a file with weights", hint=hint)
 
 
-def _cached(text: str) -> Path | None:
+def _find_in_hub_cache(text: str) -> Path | None:
     home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
     hub = Path(os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub")).expanduser()
     model = hub / (MODEL + text.replace("/", "--"))
@@ -89,13 +80,13 @@ def _cached(text: str) -> Path | None:
         return model / SNAPSHOTS
 
 
-def _cached_by_modelscope(text: str) -> Path | None:
+def _find_in_modelscope_cache(text: str) -> Path | None:
     home = Path(os.environ.get("MODELSCOPE_CACHE") or "~/.cache/modelscope").expanduser()
     name = text.replace(".", "___")
     return next((p for p in (home / "hub" / "models" / name, home / "models" / name, home / "hub" / name) if p.is_dir()), None)
 
 
 def sha256_in_name(path: Path) -> str | None:
-    """The sha256 of a file, where it is a blob of the cache or a link to one, which is named by it; None for any other."""
+    """The sha256 of a blob of the cache, or of a link to one: blobs are named by it. None for any other file."""
     target = Path(os.path.realpath(path))
     return target.name if target.parent.name == BLOBS and _SHA256.fullmatch(target.name) else None

@@ -1,8 +1,8 @@
 """Index files: which shard holds which tensor. `model.safetensors.index.json`, `pytorch_model.bin.index.json`, `param_name_map.json`.
 
-All three are ``{"metadata": {"total_size": n}, "weight_map": {name: file}}``; MindSpore's may leave the wrapper out.
+All three are ``{"metadata": {"total_size": n}, "weight_map": {name: file}}``. MindSpore also writes the inner map alone.
 
-Refuses: a file name that leads out of the folder of the index, a shard that is absent, broken JSON. A path inside it is taken.
+Refuses: broken JSON, shards outside the folder of the index (a folder below it is fine), shards that do not hold what the index says.
 Source: the transformers documentation of sharded checkpoints; files written by `mindspore.unified_safetensors` 2.10.
 """
 
@@ -12,15 +12,15 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mfconv_nb.core.errors import InputError, quoted
 from mfconv_nb.core.folding import fold
 from mfconv_nb.core.report import how_many
-from mfconv_nb.core.sizes import LFS_POINTER
-from mfconv_nb.core.sources import FileSource
-from mfconv_nb.formats.fields import JSON_SPACE, OTHER, Field, json_members, tiled
+from mfconv_nb.core.sources import FileSource, read_object
+from mfconv_nb.formats.fields import JSON_SPACE, OTHER, Field, fill_gaps, json_members
 
 MAX_INDEX_BYTES = 256 << 20  # the largest seen is 12 MB, for 92,000 tensors
 HF_SAFETENSORS = "model.safetensors.index.json"
@@ -31,7 +31,7 @@ HINT_OUTSIDE = "Put the shards beside the index, and their names in it: an index
 
 @dataclass(frozen=True)
 class Index:
-    """An index file, checked: every file named in it is a path inside its folder, in its plain form (without `./`)."""
+    """An index file, checked: every file in it is a path inside the folder of the index, without `./`."""
 
     path: Path
     weight_map: Mapping[str, str]
@@ -39,7 +39,7 @@ class Index:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The shards, counted up: part2 before part10."""
+        """The shards in the order of their numbers: part2 before part10."""
         names = sorted(set(self.weight_map.values()), key=lambda name: (fold(name), name))
         return tuple(self.path.parent / name for name in names)
 
@@ -55,21 +55,11 @@ def read_index(path: Path) -> Index:
     Raises:
         InputError: MFC104.
     """
-    source = FileSource(path)
-    if source.size > MAX_INDEX_BYTES:
-        raise InputError("MFC104", path, found=how_many(source.size, "byte"), expected="an index file")
-    raw = source.read(0, source.size)
-    if raw.startswith(LFS_POINTER):
-        hint = "Fetch the files themselves: git lfs pull."
-        raise InputError("MFC104", path, found="a git-lfs pointer, not the file", expected="an index file", hint=hint)
-    try:
-        content = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise InputError("MFC104", path, found=f"broken JSON: {error}", expected="an index file") from None
-    weights = content.get("weight_map", content) if isinstance(content, dict) else None
+    content = read_object(path, MAX_INDEX_BYTES, "an index file", partial(InputError, "MFC104", path))
+    weights = content.get("weight_map", content)
     if not isinstance(weights, dict) or not weights or not all(isinstance(v, str) for v in weights.values()):
         raise InputError("MFC104", path, found="no map of names to files", expected="weight_map: {tensor name: file name}")
-    plain = {name: _plain(name) for name in set(weights.values())}
+    plain = {name: _plain_path(name) for name in set(weights.values())}
     for name, inside in plain.items():
         if inside is None:
             tensor = next(t for t, n in weights.items() if n == name)
@@ -78,8 +68,8 @@ def read_index(path: Path) -> Index:
     return Index(path, {tensor: plain[name] or name for tensor, name in weights.items()}, _total_size(content))
 
 
-def _plain(name: str) -> str | None:
-    """The path of a shard without `./`; None where it is none, or leads out of the folder."""
+def _plain_path(name: str) -> str | None:
+    """The path of a shard without `./`; None if it is empty, absolute or leads out of the folder."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if not parts or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or Path(name).is_absolute():
         return None
@@ -87,7 +77,7 @@ def _plain(name: str) -> str | None:
 
 
 def annotate(source: FileSource) -> Iterator[Field]:
-    """Every byte of the index as fields: names that follow each other and lie in the same file are one field.
+    """Every byte of the index as fields. Successive names that lie in the same file are one field.
 
     Raises:
         InputError: MFC104, as ``read_index``.
@@ -99,46 +89,42 @@ def annotate(source: FileSource) -> Iterator[Field]:
         yield Field(0, len(raw), "JSON text", f"the index, in {encoding}", OTHER)
         return
     text = raw.decode("utf-8", "surrogatepass")
-    yield from tiled(_members(text), source)
+    yield from fill_gaps(_member_fields(text), source)
 
 
-def _members(text: str) -> Iterator[Field]:
+def _member_fields(text: str) -> Iterator[Field]:
     brace = len(text) - len(text.lstrip(JSON_SPACE))
     outer = list(json_members(text, brace, 0))
     wrapped = any(name == "weight_map" for name, *_ in outer)
     yield Field(0, outer[0][2], "index begins", "a JSON object")
     for name, value, begin, end in outer:
         if name == "weight_map" and isinstance(value, dict) and value:
-            yield from _runs(text, begin, end)
+            yield from _weight_map_fields(text, begin, end)
         elif wrapped:
-            yield Field(begin, end - begin, quoted(name), _short(value))
+            yield Field(begin, end - begin, quoted(name), json.dumps(value)[:120])
     if not wrapped:
-        yield from _runs_of([(n, v, b, e) for n, v, b, e in outer])
+        yield from _fields_by_file([(n, v, b, e) for n, v, b, e in outer])
     last, size = outer[-1][3], len(text.encode("utf-8", "surrogatepass"))
     yield Field(last, size - last, "index ends", "the closing brace")
 
 
-def _short(value: object) -> str:
-    return json.dumps(value)[:120]
-
-
-def _runs(text: str, begin: int, end: int) -> Iterator[Field]:
-    """The fields of the member `weight_map`, which stands in these bytes."""
+def _weight_map_fields(text: str, begin: int, end: int) -> Iterator[Field]:
+    """The fields of the member `weight_map`, which lies in the bytes [begin, end)."""
     raw = text.encode("utf-8", "surrogatepass")[begin:end].decode("utf-8", "surrogatepass")
     brace = raw.index("{")
     inner = list(json_members(raw, brace, begin))
     yield Field(begin, inner[0][2] - begin, "weight map begins", "tensor name: file name")
-    yield from _runs_of(inner)
+    yield from _fields_by_file(inner)
     yield Field(inner[-1][3], end - inner[-1][3], "weight map ends", "the closing brace")
 
 
-def _runs_of(members: list[tuple[str, Any, int, int]]) -> Iterator[Field]:
-    """Neighbours that lie in the same file, as one field."""
-    for file, group in itertools.groupby(members, key=lambda m: str(m[1])):
-        run = list(group)
-        names = quoted(run[0][0]) if len(run) == 1 else f"{quoted(run[0][0])} to {quoted(run[-1][0])}"
-        count = how_many(len(run), "tensor")
-        yield Field(run[0][2], run[-1][3] - run[0][2], "names of a file", f"{count} in {quoted(file)}: {names}", owner=file)
+def _fields_by_file(members: list[tuple[str, Any, int, int]]) -> Iterator[Field]:
+    """One field for each group of successive names that lie in the same file."""
+    for file, same_file in itertools.groupby(members, key=lambda m: str(m[1])):
+        group = list(same_file)
+        names = quoted(group[0][0]) if len(group) == 1 else f"{quoted(group[0][0])} to {quoted(group[-1][0])}"
+        count = how_many(len(group), "tensor")
+        yield Field(group[0][2], group[-1][3] - group[0][2], "names of a file", f"{count} in {quoted(file)}: {names}", owner=file)
 
 
 def _total_size(content: Mapping[str, object]) -> int | None:
@@ -148,12 +134,12 @@ def _total_size(content: Mapping[str, object]) -> int | None:
 
 
 def check_against_files(index: Index, found: Mapping[str, str]) -> None:
-    """Names and files of the index against what the shards really hold.
+    """Compare names and files of the index with what the shards really hold.
 
     Args:
-        found: tensor name to the file that holds it, as the index would name it.
+        found: for each tensor the file that holds it, spelled as in the index.
     Raises:
-        InputError: MFC104 with the first names that are on one side only.
+        InputError: MFC104 with the first name that only the index or only the shards have.
     """
     absent = [n for n, f in index.weight_map.items() if found.get(n) != f]
     if absent:
@@ -172,6 +158,6 @@ def check_against_files(index: Index, found: Mapping[str, str]) -> None:
 
 
 def index_bytes(places: Mapping[str, str], total_size: int) -> bytes:
-    """An index file with these tensors in these files; names sorted, as transformers writes it."""
+    """The bytes of an index with these tensors in these files, its names sorted, as transformers writes it."""
     content = {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(places.items()))}
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")

@@ -1,11 +1,11 @@
 """MindSpore `.ckpt`: a protobuf stream without file header or index. Reads headers and plans files; moves no weights.
 
-Every entry is ``0A len | 0A len name | 12 len | (08 dim)* | 12 len type | 1A len content``. A tensor over 512 MiB is cut into several
-entries with the same name, one after the other. A file may end in ``crc_num`` and ten bytes of CRC-32.
+Every entry is ``0A len | 0A len name | 12 len | (08 dim)* | 12 len type | 1A len content``: tag bytes, lengths as varints. A tensor over
+512 MiB is cut into several entries with the same name, one after the other. A file may end in ``crc_num`` and ten bytes of CRC-32.
 
-Refuses: encrypted files, lengths that do not nest, content that contradicts dims x itemsize (MindSpore itself does not check), a
-name that comes back later in the file (MindSpore lets the later one win), slices of a tensor that disagree. Strings and map
-parameters are listed, not carried.
+Refuses: encrypted files, lengths that do not nest, content that contradicts dims x itemsize (MindSpore does not check that), a name that
+comes again later in the file (MindSpore takes the last), entries of one tensor that disagree. Strings and map parameters are listed, but
+not converted.
 Source: the `checkpoint.proto` descriptor of mindspore 2.10.0, and files that it saved.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from mfconv_nb.core.checkpoint import MF, OtherEntry, TensorSpec
 from mfconv_nb.core.dtypes import BY_MINDSPORE, DTYPES, itemsize
@@ -23,20 +24,21 @@ from mfconv_nb.core.sources import FileSource, StoredChecksum
 from mfconv_nb.formats.fields import OTHER, TENSOR, Field, numbers_text
 from mfconv_nb.formats.format import Format, file_with
 from mfconv_nb.formats.limits import MAX_AXES, check_can_be_written
+from mfconv_nb.formats.protobuf import LONGEST, BrokenProtobuf, read_varint, varint_bytes
 
-SLICE_BYTES = 512 << 20  # what mindspore 2.x cuts at
-WINDOW = 4096  # bytes read at a time while scanning: many small entries, or one header
+SLICE_BYTES = 512 << 20  # mindspore 2.x cuts larger tensors
+WINDOW = 4096  # bytes a read while scanning: many small entries, or one header
 MAX_NAME_BYTES = 1 << 16
 MAX_NAME_LENGTH = 1024  # of characters; MindSpore's Parameter takes no more
 MAX_DIM = (1 << 31) - 1  # MindSpore's reader takes dims as 32-bit numbers
 ENCRYPTED = {b"\xd8\x5e\x3a\x7f": "AES-GCM", b"\xd9\x5e\x3a\x7f": "AES-CBC", b"\xda\x5e\x3a\x7f": "SM4-CBC"}
 TRAILER = b"crc_num"
-TRAILER_BYTES = 17
+TRAILER_BYTES = 17  # the mark, then ten bytes of a big-endian number
 HINT_CUT = "The file is cut short or damaged: fetch or save it again."
 
 
 def looks_like(first_bytes: bytes, size: int) -> bool:
-    """True for the first byte of an entry, and for the encrypted forms."""
+    """True for the first byte of an entry, and for encrypted files."""
     return first_bytes[:1] == b"\x0a" or first_bytes[:4] in ENCRYPTED
 
 
@@ -45,7 +47,7 @@ def looks_like(first_bytes: bytes, size: int) -> bool:
 
 @dataclass
 class _Entry:
-    """One entry of the stream, as far as its header tells."""
+    """What the header of one entry says."""
 
     name: str
     dims: list[int] = field(default_factory=list)
@@ -72,19 +74,16 @@ class _Scanner:
         return data
 
     def varint(self, at: int, end: int) -> tuple[int, int]:
-        """The number at ``at`` and the offset behind it."""
-        value = 0
-        for place in range(10):
-            if at + place >= end:
-                raise self.error("MFC203", at, "a number that leaves its field")
-            byte = self.bytes(at + place, 1)[0]
-            value |= (byte & 127) << (7 * place)
-            if byte < 128:
-                return value, at + place + 1
-        raise self.error("MFC203", at, "a number of more than ten bytes")
+        """The number at ``at``, and where the next field begins."""
+        data = self.bytes(at, max(0, min(LONGEST, end - at)))
+        try:
+            value, size = read_varint(data, 0, len(data))
+        except BrokenProtobuf as broken:
+            raise self.error("MFC203", at, broken.args[1]) from None
+        return value, at + size
 
     def field(self, at: int, end: int) -> tuple[int, int, int]:
-        """Tag byte, and begin and end of a length-delimited field that must lie inside ``end``."""
+        """Tag byte, begin and end of a field with a length. It must end before ``end``."""
         tag = self.bytes(at, 1)[0]
         size, begin = self.varint(at + 1, end)
         if begin + size > end:
@@ -106,7 +105,7 @@ class _Scanner:
 
 
 def read_header(source: FileSource) -> Header:
-    """Name, shape, dtype and place of every tensor, in file order. Reads one small window an entry.
+    """Name, shape, dtype and place of every tensor, in file order. Reads one small window for each entry.
 
     Raises:
         FormatError: MFC202 (cut short), MFC203 (broken stream), MFC204 (encrypted), MFC205 (a dtype that cannot be carried).
@@ -122,7 +121,7 @@ def read_header(source: FileSource) -> Header:
         entry, at = _read_entry(scan, at)
         other = _other_entry(scan, entry)
         if open_slices and (open_slices[0].name != entry.name or other is not None):
-            tensors.append(_joined(source, open_slices))
+            tensors.append(_join_slices(source, open_slices))
             open_slices = []
         if not open_slices and entry.name in seen:
             found, hint = f"{quoted(entry.name)} a second time", "Save it again with each name once: MindSpore would take the last."
@@ -133,13 +132,13 @@ def read_header(source: FileSource) -> Header:
         else:
             open_slices.append(entry)
     if open_slices:
-        tensors.append(_joined(source, open_slices))
+        tensors.append(_join_slices(source, open_slices))
     source.checksums = _checksum_of(source, scan.end)
     return Header(tuple(tensors), {}, tuple(others))
 
 
 def _checksum_of(source: FileSource, end: int) -> tuple[StoredChecksum, ...]:
-    """The CRC-32 of all bytes before the trailer, where there is one."""
+    """The CRC-32 of all bytes before the trailer, if there is a trailer."""
     if end == source.size:
         return ()
     return (StoredChecksum(((0, end),), int.from_bytes(source.read(end + len(TRAILER), TRAILER_BYTES - len(TRAILER)), "big")),)
@@ -148,21 +147,14 @@ def _checksum_of(source: FileSource, end: int) -> tuple[StoredChecksum, ...]:
 def _check_start(source: FileSource) -> None:
     first = source.read(0, 4)
     if first in ENCRYPTED:
-        raise FormatError(
-            "MFC204",
-            source.path,
-            found=f"{ENCRYPTED[first]} encryption",
-            expected="a plain checkpoint",
-            hint="Load it in MindSpore with its key (dec_key=) and save it again without enc_key.",
-        )
+        found, hint = f"{ENCRYPTED[first]} encryption", "Load it in MindSpore with its key (dec_key=) and save it again without enc_key."
+        raise FormatError("MFC204", source.path, found=found, expected="a plain checkpoint", hint=hint)
     if not first:
         raise FormatError("MFC202", source.path, found="an empty file", expected="a MindSpore checkpoint", hint=HINT_CUT)
-    if first[:1] == b"\x08":
-        hint = "It looks like a strategy file, which describes slices and holds no weights."
-        raise FormatError("MFC203", source.path, found="first byte 08", expected="0A", hint=hint)
     if first[:1] != b"\x0a":
-        found = f"first byte {first[0]:02X}"
-        raise FormatError("MFC203", source.path, found=found, expected="0A, as MindSpore writes", hint=HINT_CUT)
+        is_strategy = first[:1] == b"\x08"
+        hint = "It looks like a strategy file, which describes slices and holds no weights." if is_strategy else HINT_CUT
+        raise FormatError("MFC203", source.path, found=f"first byte {first[0]:02X}", expected="0A, as MindSpore writes", hint=hint)
 
 
 def _read_entry(scan: _Scanner, at: int) -> tuple[_Entry, int]:
@@ -193,7 +185,7 @@ def _read_tensor(scan: _Scanner, entry: _Entry, at: int, end: int) -> None:
         if tag == 0x08:
             dim, at = scan.varint(at + 1, end)
             entry.dims.append(dim)
-        elif tag == 0x0A:  # the packed form that protobuf readers accept too
+        elif tag == 0x0A:  # packed dims, which protobuf readers accept too
             _, at, stop = scan.field(at, end)
             if stop - at > 10 * MAX_AXES:
                 raise scan.error("MFC203", at, f"{quoted(entry.name)} with dims of {how_many(stop - at, 'byte')}")
@@ -226,8 +218,8 @@ def _other_entry(scan: _Scanner, entry: _Entry) -> OtherEntry | None:
     return None
 
 
-def _joined(source: FileSource, entries: Sequence[_Entry]) -> PlacedTensor:
-    """The slices of one tensor as one. MindSpore's reader takes dims and type of the last; here all must say the same."""
+def _join_slices(source: FileSource, entries: Sequence[_Entry]) -> PlacedTensor:
+    """The entries of one tensor, joined. All must give the same dims and type, where MindSpore's reader takes those of the last."""
     last = entries[-1]
     if any((e.dims, e.type) != (last.dims, last.type) for e in entries):
         found = f"slices of {quoted(last.name)} with different dims or dtypes"
@@ -240,7 +232,7 @@ def _joined(source: FileSource, entries: Sequence[_Entry]) -> PlacedTensor:
     extents = tuple(e.content for e in entries if e.content[1])
     nbytes = sum(size for _, size in extents)
     dims = last.dims
-    shape = () if dims == [0] and nbytes == itemsize(dtype) else tuple(dims)  # 1.x wrote scalars as [0]
+    shape = () if dims == [0] and nbytes == itemsize(dtype) else tuple(dims)  # MindSpore 1.x wrote scalars as [0]
     spec = TensorSpec(last.name, shape, dtype)
     if spec.nbytes != nbytes or any(size % itemsize(dtype) for _, size in extents):
         found, expected = f"{how_many(nbytes, 'byte')} of content", f"{spec.nbytes:,}: {list(shape)} of {last.type}"
@@ -252,7 +244,7 @@ def _joined(source: FileSource, entries: Sequence[_Entry]) -> PlacedTensor:
 
 
 def annotate(source: FileSource) -> Iterator[Field]:
-    """Every byte of the file as fields: of each entry its tags and lengths, name, shape, dtype and content; the checksum at the end.
+    """Every byte of the file as fields: tags, lengths, name, shape, dtype and content of each entry, then the checksum.
 
     Raises:
         FormatError: as ``read_header``.
@@ -291,7 +283,7 @@ def _entry_fields(scan: _Scanner, at: int, end: int, entry: _Entry, slices: Mapp
 
 
 def _tensor_fields(scan: _Scanner, at: int, end: int, entry: _Entry, spec: TensorSpec | None, owner: str, part: str) -> Iterator[Field]:
-    """Shape, dtype and content, in the order in which they stand; dims that follow each other are one field."""
+    """Shape, dtype and content in file order. Successive dims are one field."""
     while at < end:
         tag, begin = scan.bytes(at, 1)[0], at
         if tag in (0x08, 0x0A):
@@ -306,8 +298,8 @@ def _tensor_fields(scan: _Scanner, at: int, end: int, entry: _Entry, spec: Tenso
         yield Field(begin, content - begin, "content length", f"tag 1A: then {how_many(at - content, 'byte')}", owner=owner)
         if spec is None:
             other = _other_entry(scan, entry) or OtherEntry(entry.name, "nothing")
-            said = f"{other.kind} {quoted(other.text)}" if other.text else other.kind
-            yield Field(content, at - content, "content", said, OTHER, owner)
+            meaning = f"{other.kind} {quoted(other.text)}" if other.text else other.kind
+            yield Field(content, at - content, "content", meaning, OTHER, owner)
         else:
             yield Field(content, at - content, "numbers", numbers_text(spec) + part, TENSOR, owner, spec.dtype)
 
@@ -319,8 +311,8 @@ def plan_file(name: str, specs: Sequence[TensorSpec]) -> FilePlan:
     """Every header byte and every offset of a `.ckpt` with these tensors, in this order.
 
     Raises:
-        OutputError: MFC405 for a dtype MindSpore cannot load (float8, complex), a name or an axis too long for it, shape (0,), which it
-            reads as a scalar, and names and shapes that no reader takes.
+        OutputError: MFC405 for a dtype that MindSpore cannot load (float8, complex), a name or an axis too long for it, the shape (0,),
+            which it reads as a scalar, and names and shapes that no reader takes.
     """
     at = 0
     fixed: list[tuple[int, bytes]] = []
@@ -340,47 +332,27 @@ def plan_file(name: str, specs: Sequence[TensorSpec]) -> FilePlan:
 
 def _check_can_hold(spec: TensorSpec, file: str) -> None:
     check_can_be_written(spec, file)
+    refuse = partial(OutputError, "MFC405", f"{quoted(spec.name)} for {file}", hint="Choose a .safetensors ending.")
     if DTYPES[spec.dtype].mindspore is None:
-        raise OutputError(
-            "MFC405",
-            f"{quoted(spec.name)} for {file}",
-            found=f"dtype {spec.dtype}",
-            expected="a dtype that MindSpore loads",
-            hint="Cast it before, or leave it out. A .safetensors file holds it where it is not for MindSpore.",
-        )
+        hint = "Cast it before, or leave it out. A .safetensors file holds it where it is not for MindSpore."
+        raise refuse(found=f"dtype {spec.dtype}", expected="a dtype that MindSpore loads", hint=hint)
     if len(spec.name) > MAX_NAME_LENGTH:
-        found, expected = f"a name of {len(spec.name):,} characters", f"at most {MAX_NAME_LENGTH:,}, as MindSpore takes"
-        raise OutputError("MFC405", f"{quoted(spec.name)} for {file}", found=found, expected=expected, hint="Choose a .safetensors ending.")
+        expected = f"at most {MAX_NAME_LENGTH:,}, as MindSpore takes"
+        raise refuse(found=f"a name of {len(spec.name):,} characters", expected=expected)
     if max(spec.shape, default=0) > MAX_DIM:
-        found, expected = f"an axis of {max(spec.shape):,}", f"at most {MAX_DIM:,}, as MindSpore's reader takes"
-        raise OutputError("MFC405", f"{quoted(spec.name)} for {file}", found=found, expected=expected, hint="Choose a .safetensors ending.")
+        raise refuse(found=f"an axis of {max(spec.shape):,}", expected=f"at most {MAX_DIM:,}, as MindSpore's reader takes")
     if spec.shape == (0,):
-        raise OutputError(
-            "MFC405",
-            f"{quoted(spec.name)} for {file}",
-            found="shape (0,)",
-            expected="a shape that MindSpore can tell from a scalar",
-            hint="Choose a .safetensors ending.",
-        )
+        raise refuse(found="shape (0,)", expected="a shape that MindSpore can tell from a scalar")
 
 
 def _entry_head(spec: TensorSpec, size: int) -> bytes:
-    """Everything of an entry before its content of ``size`` bytes."""
+    """The bytes of an entry before its content of ``size`` bytes. Outer lengths include the content, which is written later."""
     type_name = (DTYPES[spec.dtype].mindspore or "").encode()
     tag = spec.name.encode("utf-8")
-    tensor = b"".join(b"\x08" + _varint(d) for d in spec.shape) + b"\x12" + _varint(len(type_name)) + type_name
-    tensor += b"\x1a" + _varint(size)
-    entry = b"\x0a" + _varint(len(tag)) + tag + b"\x12" + _varint(len(tensor) + size) + tensor
-    return b"\x0a" + _varint(len(entry) + size) + entry
-
-
-def _varint(n: int) -> bytes:
-    out = bytearray()
-    while n > 127:
-        out.append(n & 127 | 128)
-        n >>= 7
-    out.append(n)
-    return bytes(out)
+    tensor = b"".join(b"\x08" + varint_bytes(d) for d in spec.shape) + b"\x12" + varint_bytes(len(type_name)) + type_name
+    tensor += b"\x1a" + varint_bytes(size)
+    entry = b"\x0a" + varint_bytes(len(tag)) + tag + b"\x12" + varint_bytes(len(tensor) + size) + tensor
+    return b"\x0a" + varint_bytes(len(entry) + size) + entry
 
 
 # ---- the format ------------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """PEFT's adapter folder: `adapter_model.safetensors` and `adapter_config.json`. Reads and writes the config; moves no weights.
 
-What is understood is listed, with its values. Any other setting that says something is refused with its name: it may mean another
-scale, more tensors, or (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) that the base was changed too. Adapters of plain LoRA, one rank and one
-alpha, can be converted; ranks and alphas by pattern, rsLoRA, and modules or biases that were trained whole, can be merged.
+The settings that we understand are listed below, with their values. Any other setting with a value is refused by name: it may mean
+another scale, more tensors, or (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) that the base was changed too. Plain LoRA with one rank and one alpha
+can be converted. Ranks and alphas by pattern, rsLoRA, and modules or biases that were trained whole can only be merged.
 Source: PEFT 0.21, `LoraConfig`, `tuners/lora` and the names `PeftModel.save_pretrained` writes; `LoraConfig` of MindFormers 1.3.2, 2.1.0.
 """
 
@@ -21,8 +21,8 @@ from mfconv_nb.core.sizes import read_config
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
-# Whatever these say, the tensors mean the same: where the base lies, which layers were wrapped (the names tell), how training went.
-# Those of eva, corda, loftq and lora_ga only count with that `init_lora_weights`, which is below; velora changes the backward pass alone.
+# These settings do not change what the tensors mean: where the base lies, which layers were wrapped (names tell), how training went.
+# Those of eva, corda, loftq and lora_ga count only with such `init_lora_weights`, see below; velora changes the backward pass only.
 MEANS_NOTHING = frozenset(
     {
         "auto_mapping",
@@ -65,13 +65,14 @@ MEANS_NOTHING = frozenset(
         "unsloth_fixed",
     }
 )
-# These two count by their value. Of the inits, those that leave the base as it is.
+# Settings of which we understand some values. The listed inits leave the base unchanged.
 UNDERSTOOD: Mapping[str, tuple[object, ...]] = {
     "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva", "mica"),
     "fan_in_fan_out": (True, False),
 }
-MERGED = ("use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save", "bias")  # a merge can do them, a conversion cannot
-NOT_KEPT = ("layers_to_transform", "layers_pattern", "exclude_modules", "auto_mapping")  # target_modules is exact; the last names code
+MERGED = ("use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save", "bias")  # a merge understands them, a conversion does not
+# our target_modules is exact without the first three; the last names code
+NOT_KEPT = ("layers_to_transform", "layers_pattern", "exclude_modules", "auto_mapping")
 
 HINT_MERGE = "Merge it into its base of Hugging Face (mfconv merge BASE ADAPTERS OUT; mc.merge_adapters), and convert the merged model."
 HINT_PEFT = "Merge it with PEFT (merge_and_unload), and convert the merged model."
@@ -82,11 +83,11 @@ HINT_INIT = (
 
 
 def read_adapter_config(path: Path) -> Lora:
-    """What an `adapter_config.json` says, PEFT's or the one that MindFormers writes beside a run.
+    """What an `adapter_config.json` says: PEFT's, or the one that MindFormers writes beside a training run.
 
     Returns:
-        A description whose ``problem`` (MFC319) says why these are no adapters that can be used, where they are none, and whose
-        ``only_merged`` says why they can be merged but not converted.
+        The description of the adapters. Its ``problem`` (MFC319), if any, says why they cannot be used; its ``only_merged``, if any, why
+        they can be merged but not converted.
     Raises:
         InputError: MFC101, MFC106.
     """
@@ -95,17 +96,19 @@ def read_adapter_config(path: Path) -> Lora:
     try:
         _check_understood(content, path)
         only_merged = next((_refusal(path, key, content[key], HINT_MERGE) for key in MERGED if not _is_neutral(content.get(key))), None)
-        if only_merged is not None and not is_peft:  # nobody knows whose words these are
+        if only_merged is not None and not is_peft:  # only PEFT documents these settings
             raise only_merged
         lora = lora_of(content, path.name, "r", "lora_rank")
     except MappingError as problem:
         return Lora(problem=problem)
-    kept = {key: value for key, value in content.items() if key not in NOT_KEPT and value != "none"}  # MindFormers spells no value "none"
+    kept = {
+        key: value for key, value in content.items() if key not in NOT_KEPT and value != "none"
+    }  # MindFormers writes "none" for no value
     return replace(lora, content=kept if is_peft else {}, only_merged=only_merged)
 
 
 def _is_neutral(value: object) -> bool:
-    """Whether a setting says nothing: off, none, or empty."""
+    """Whether a setting has no effect: off, none, or empty."""
     return value is None or value is False or value == "none" or (isinstance(value, str | list | dict) and not value)
 
 
@@ -129,16 +132,16 @@ def _refusal(path: Path, key: str, value: object, hint: str) -> MappingError:
 def adapter_config_bytes(
     modules: Sequence[str], rank: int, alpha: float, lora: Lora, *, transposed: bool = False, task: str | None = None
 ) -> bytes:
-    """An `adapter_config.json`: what was read before, with what is true of these tensors.
+    """An `adapter_config.json`: the settings that were read before, updated for these tensors.
 
     Args:
         modules: the exact layers, by full name.
-        transposed: whether the model holds its weights as in x out.
-        task: PEFT's name for what the model is for; None where nothing tells.
+        transposed: whether the model stores its weights as in x out.
+        task: PEFT's name for the task of the model; None if not known.
     """
     content: dict[str, Any] = {
         "auto_mapping": None,
-        "base_model_name_or_path": None,  # nobody said it; PeftModel.from_pretrained is given the model
+        "base_model_name_or_path": None,  # not known here; PeftModel.from_pretrained gets the model from its caller
         "bias": "none",
         "fan_in_fan_out": transposed,
         "inference_mode": True,
@@ -156,7 +159,7 @@ def adapter_config_bytes(
 
 
 def task_of(config: Mapping[str, Any] | None) -> str | None:
-    """PEFT's task type, by the class that config.json names; None where it tells nothing."""
+    """PEFT's task type, from the class that config.json names; None if that does not tell."""
     architectures = (config or {}).get("architectures")
     names = [n for n in architectures if isinstance(n, str)] if isinstance(architectures, list) else []
     endings = {"ForCausalLM": "CAUSAL_LM", "LMHeadModel": "CAUSAL_LM", "ForConditionalGeneration": "SEQ_2_SEQ_LM"}

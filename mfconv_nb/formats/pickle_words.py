@@ -1,9 +1,9 @@
-"""What a torch pickle says, read as a list of words and never run: which names of code it holds, and which tensor lies in which storage.
+"""Read a torch pickle as a list of words, without running it: which code it names, and which tensor lies in which storage.
 
-No object is made from it, so it does not matter what the pickle would do. What is read this way is a description, not a proof:
-conversions open torch files through torch (see ``torch_pickle.py``).
+No object is made, so a hostile pickle can do nothing. The result is a description to show, not a proof: conversions open torch files
+through torch (see ``torch_pickle.py``).
 
-Source: the opcodes of `pickletools`; the form of `torch._utils._rebuild_tensor_v2` in files that torch 1.6 to 2.10 saved.
+Source: the opcodes of `pickletools`; the arguments of `torch._utils._rebuild_tensor_v2` in files that torch 1.6 to 2.10 saved.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KNOWN = ("torch.", "torch._utils.", "collections.OrderedDict", "_codecs.encode")
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """What a pickle says of one storage: the tensor that lies in it, as far as it can be told."""
+    """What a pickle says about one storage: the tensor in it, as far as the words tell."""
 
     key: str
     name: str
@@ -39,7 +39,7 @@ class Storage:
 
 @dataclass
 class PickleWords:
-    """What one pickle says. ``end`` is the byte behind it; ``code`` the names of code that it would call."""
+    """What one pickle says. ``end`` is where it ends; ``code`` holds the names of code that it would call."""
 
     words: int = 0
     end: int = 0
@@ -50,17 +50,17 @@ class PickleWords:
 
     @property
     def strange(self) -> list[str]:
-        """Names of code that torch does not write for tensors."""
+        """The code names that torch does not write for tensors."""
         return [name for name in self.code if name.rpartition(".")[0] + "." not in KNOWN and name not in KNOWN]
 
 
 def read_words(data: bytes) -> PickleWords:
-    """The words of the pickle that ``data`` begins with.
+    """The words of the pickle at the beginning of ``data``.
 
     Raises:
         ValueError: it is broken or does not end.
     """
-    found, reader = PickleWords(), _Reader()
+    found, reader = PickleWords(), _WordReader()
     stream = io.BytesIO(data)
     try:
         for opcode, argument, _ in pickletools.genops(stream):
@@ -72,11 +72,11 @@ def read_words(data: bytes) -> PickleWords:
     return found
 
 
-class _Reader:
-    """Follows the words: the last few values, what was put aside under a number, and the storage that was named last."""
+class _WordReader:
+    """Follows the words. It remembers the last few values, values stored under a number (the memo), and the storage named last."""
 
     def __init__(self) -> None:
-        self.last: deque[Any] = deque(maxlen=8)  # the longest thing looked for: five parts of a storage, and three words between
+        self.last: deque[Any] = deque(maxlen=8)  # enough for a storage: its five parts, and three words between them
         self.kept: dict[Any, Any] = {}
         self.name = ""
         self.storage: Storage | None = None
@@ -116,14 +116,14 @@ class _Reader:
         return argument
 
     def _storage(self) -> Storage | None:
-        """From ``('storage', torch.FloatStorage, '0', 'cpu', 6)``, whose parts are the last values."""
+        """The storage of a tuple like ``('storage', torch.FloatStorage, '0', 'cpu', 6)``, whose parts are the last values."""
         parts = [p for p in self.last if p is not None][-5:]
         if len(parts) < 5 or parts[0] != "storage" or not isinstance(parts[1], _Code) or not isinstance(parts[4], int):
             return None
         return Storage(str(parts[2]), self.name, BY_STORAGE.get(parts[1].name, ""), parts[4])
 
     def _end_of_shape(self, found: PickleWords) -> None:
-        """The numbers behind a storage are the offset in it, then the shape."""
+        """Record the storage with its shape: the numbers after a storage are the offset in it, then the shape."""
         assert self.storage is not None
         s, shape = self.storage, tuple(self.sizes[1:])
         fits = self.sizes[0] == 0 and math.prod(shape) == s.elements

@@ -1,6 +1,6 @@
-"""From a path to lazy tensors: which files make up a checkpoint, what format each has, and what their headers say.
+"""From a path to lazy tensors: find the files of a checkpoint, tell the format of each, and read their headers. No weight is read.
 
-A format is told by the first bytes of a file, not by its name. What a folder means is decided in ``folders.py``. Reads headers only.
+The first bytes of a file tell its format, not its name. Which files of a folder count is decided in ``folders.py``.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 
 from mfconv_nb.core.checkpoint import MF, LazyTensor, OtherEntry
 from mfconv_nb.core.errors import InputError, MfconvError, on_one_line, quoted
+from mfconv_nb.core.paths import LFS_POINTER
 from mfconv_nb.core.report import how_many
-from mfconv_nb.core.sizes import LFS_POINTER
 from mfconv_nb.core.sources import FileSource
 from mfconv_nb.formats import index as index_files
 from mfconv_nb.formats.folders import (
@@ -32,18 +32,18 @@ from mfconv_nb.formats.folders import (
 )
 from mfconv_nb.formats.foreign_runs import hint_of_foreign_run
 from mfconv_nb.formats.format import Format, OpenedFile
-from mfconv_nb.formats.known import known_formats, titles
+from mfconv_nb.formats.known import known_formats, list_titles
 
 FOLDER, INDEX = "folder", "index"
-RUN_STATE = "hyper_param.safetensors"  # beside what mindspore.unified_safetensors merged: all that no strategy file knows
+RUN_STATE = "hyper_param.safetensors"  # mindspore.unified_safetensors puts there what no strategy file knows
 
 
 @dataclass(frozen=True)
 class Opened:
-    """The headers of one or several files, joined: lazy tensors in file order.
+    """The headers of one or several files, joined. ``tensors`` in file order.
 
-    ``run_state``: the names of those that lie in a `hyper_param.safetensors`, where counters of the run belong. ``places``: the file that
-    holds each tensor. ``twins``: names that a file leaves out since their tensor is there under another name, and that name.
+    ``run_state``: names of the tensors in a `hyper_param.safetensors`, where a training run keeps its counters. ``places``: the file of
+    each tensor. ``twins``: names that a file leaves out because it has their tensor under another name, and that name.
     """
 
     tensors: dict[str, LazyTensor]
@@ -58,7 +58,7 @@ class Opened:
 
 
 def open_path(path: Path) -> Opened:
-    """A folder, an index or a file; one that by its name is a shard of several stands for all of them.
+    """Open a folder, an index or a file. A file whose name says that it is one of several shards stands for all of them.
 
     Raises:
         InputError: MFC101 to MFC105, MFC115. FormatError: MFC2xx for a file that cannot be trusted.
@@ -76,7 +76,8 @@ def open_path(path: Path) -> Opened:
         note = f"{path.name} is one of {len(shards):,} shards by its name; the whole checkpoint is taken"
         return replace(open_files(shards), notes=(on_one_line(note),))
     except MfconvError as error:
-        error.hint = hint_of_foreign_run(path, error.where) or error.hint  # what another tool wrote is not mended file by file
+        # if another tool wrote slices, fetching single files again does not help
+        error.hint = hint_of_foreign_run(path, error.where) or error.hint
         raise
 
 
@@ -90,7 +91,7 @@ def kind_of(path: Path) -> str:
 
 
 def _kind_by_name(path: Path) -> str:
-    """What can be told without opening a file: a folder, an index; empty where the first bytes count."""
+    """The kind, if it shows without opening a file: a folder or an index. Empty if the first bytes have to tell."""
     if os.path.isdir(path):
         return FOLDER
     if not os.path.exists(path):  # unlike Path.exists(), false for a name that no system can hold
@@ -105,10 +106,10 @@ def _kind_by_name(path: Path) -> str:
 
 
 def open_files(paths: Sequence[Path]) -> Opened:
-    """Several files as one checkpoint.
+    """Open several files as one checkpoint.
 
     Raises:
-        InputError: MFC105 when a name is in two of them. FormatError: MFC202 for one whose download is not finished.
+        InputError: MFC105 if two of them hold the same name. FormatError: MFC202 for an unfinished download.
     """
     check_downloads(paths)
     tensors: dict[str, LazyTensor] = {}
@@ -143,7 +144,7 @@ META_FILE = re.compile(r"consolidated\.(\d+)\.pth")
 
 
 def _slice_of_meta(path: Path, one: OpenedFile) -> OpenedFile:
-    """The tensors of one of Meta's files, `consolidated.01.pth`: each holds a slice of the same names, told apart by its number."""
+    """Meta's files `consolidated.01.pth` hold slices under the same names: put the file's number before them."""
     match = META_FILE.fullmatch(path.name)
     if match is None:
         return one
@@ -155,7 +156,7 @@ def _open_index(path: Path) -> Opened:
     missing = [f for f in index.files if not os.path.isfile(f)]
     if missing:
         found = f"absent: {len(missing):,} of {how_many(len(index.files), 'file')}; first {quoted(missing[0].name)}"
-        found += f", {said}" if (said := link_to_nothing(missing[0])) is not None else ""
+        found += f", {link}" if (link := link_to_nothing(missing[0])) is not None else ""
         raise InputError("MFC104", path, found=found, expected="every shard beside the index", hint=_hint_missing(path))
     beside = [f for f in (path.parent / RUN_STATE,) if path.name == index_files.MINDSPORE and f not in index.files and f.is_file()]
     try:
@@ -199,32 +200,32 @@ def _open_folder(folder: Path) -> Opened:
 
 
 def _notes_beside(chosen: Chosen, beside: Sequence[Path]) -> tuple[str, ...]:
-    """Which files of weights in the folder are not read; where they are another set of weights, why it is this one."""
+    """A note on the files of weights that are not read; if they are a second set, also which set is taken, and why."""
     if not beside:
         return ()
-    listed = _listed(p.name for p in beside)
+    listed = _list_names(p.name for p in beside)
     others = [p for p in beside if p.name in NAMED or SHARD.fullmatch(p.name)]
     taken = [chosen.index] if chosen.index is not None else chosen.files
-    why = f"two sets of weights: {_listed(p.name for p in taken)} is taken, as from_pretrained does; " if others else ""
+    why = f"two sets of weights: {_list_names(p.name for p in taken)} is taken, as from_pretrained does; " if others else ""
     return (f"{why}not read: {listed}",)
 
 
-def _listed(names: Iterable[str]) -> str:
+def _list_names(names: Iterable[str]) -> str:
     shown = sorted(set(names))
     return ", ".join(on_one_line(n) for n in shown[:SHOWN]) + (" ..." if len(shown) > SHOWN else "")
 
 
 def _twins_in(one: OpenedFile) -> Mapping[str, str]:
-    """Names that safetensors' save_model left out, as the metadata says, and the name under which each tensor is there."""
+    """Names that safetensors' save_model left out (the metadata say so), and the name under which each tensor is there."""
     names = {t.name for t in one.tensors}
     return {removed: kept for removed, kept in one.metadata.items() if kept in names and removed not in names}
 
 
 def format_of(source: FileSource) -> Format:
-    """The format of a file, told by its first bytes; where they do not say, by the ending of a format for which that is enough.
+    """The format of a file: by its first bytes, or by its ending if the format allows that (``Format.by_ending``).
 
     Raises:
-        InputError: MFC103 for a file that no format takes for its own.
+        InputError: MFC103 for a file of no known format.
     """
     path, first = source.path, source.read(0, 24)
     if first.startswith(LFS_POINTER):
@@ -236,7 +237,7 @@ def format_of(source: FileSource) -> Format:
     found = next((f for f in formats if f.looks_like(first, source.size) or f in by_ending), None)
     if found is None:
         seen = f"{how_many(source.size, 'byte')}, beginning with {first[:8].hex(' ') or 'nothing'}"
-        raise InputError("MFC103", path, found=seen, expected=titles())
+        raise InputError("MFC103", path, found=seen, expected=list_titles())
     return found
 
 

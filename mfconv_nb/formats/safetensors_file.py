@@ -1,7 +1,7 @@
 """safetensors: eight bytes of header length, a JSON header, then the tensors. Reads headers and plans files; moves no weights.
 
-Serves both flavours: Hugging Face's (metadata ``format: pt``) and MindSpore's (``format: ms``), whose own reader wants the tensors
-in the order of the header, without gaps.
+Serves both flavours: Hugging Face's (metadata ``format: pt``) and MindSpore's (``format: ms``). MindSpore's reader is stricter: the tensors
+must lie in the order of the header, without gaps.
 
 Refuses: a header over 100 MB, offsets that leave the file, overlap, leave gaps or contradict shape x itemsize, a name given twice.
 Source: the format section of the safetensors README; MindSpore 2.10's reader for the stricter order.
@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from mfconv_nb.core.checkpoint import HF, MF, TensorSpec
 from mfconv_nb.core.dtypes import DTYPES, dtype_named, itemsize
 from mfconv_nb.core.errors import FormatError, OutputError, quoted
 from mfconv_nb.core.file_plan import FilePlan, Header, PlacedTensor
+from mfconv_nb.core.paths import parse_object
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sources import FileSource, StoredChecksum
 from mfconv_nb.formats.fields import JSON_SPACE, PADDING, TENSOR, Field, json_members, numbers_text
 from mfconv_nb.formats.format import Format, OpenedFile, file_with
-from mfconv_nb.formats.limits import MAX_AXES, MAX_AXIS, check_can_be_written
+from mfconv_nb.formats.limits import MAX_AXES, are_counts, check_can_be_written
 
 METADATA = "__metadata__"
 MAX_HEADER_BYTES = 100_000_000  # the reference reader's own limit
@@ -55,7 +56,7 @@ def read_header(source: FileSource) -> Header:
     if length > source.size - 8:
         found = f"a header of {how_many(length, 'byte')} in a file of {source.size:,}"
         raise FormatError("MFC202", source.path, found=found, expected="a header inside the file", hint=HINT_CUT)
-    entries = _parse_json(source, source.read(8, length))
+    entries = parse_object(source.read(8, length), "a JSON object", partial(FormatError, "MFC201", source.path), is_strict=True)
     metadata = _checked_metadata(source, entries.pop(METADATA, {}))
     placed = tuple(_placed_tensor(source, name, entry, first=8 + length) for name, entry in entries.items())
     ordered = tuple(sorted(placed, key=lambda p: p.extents[0]))
@@ -65,12 +66,12 @@ def read_header(source: FileSource) -> Header:
 
 
 def _checksum_of(placed: Sequence[PlacedTensor], crc: str) -> tuple[StoredChecksum, ...]:
-    """The CRC-32 that mindspore.save_checkpoint(crc_check=True) notes: of each name and its tensor, in the order of the names.
+    """The CRC-32 that mindspore.save_checkpoint(crc_check=True) stores: of each name and its tensor, in the order of the names.
 
-    Of a whole number without axes it takes as many zeros as the number says instead of its bytes: where there is one, nothing is compared.
+    For a scalar integer MindSpore hashes not its bytes but so many zeros (``bytes(n)``). If there is one, nothing is compared.
     """
-    counts = any(not p.spec.shape and p.spec.dtype in WHOLE_NUMBERS for p in placed)
-    if counts or not re.fullmatch("[0-9]{1,10}", crc):
+    has_scalar_integer = any(not p.spec.shape and p.spec.dtype in WHOLE_NUMBERS for p in placed)
+    if has_scalar_integer or not re.fullmatch("[0-9]{1,10}", crc):
         return ()
     parts: list[tuple[int, int] | bytes] = []
     for p in sorted(placed, key=lambda p: p.spec.name):
@@ -78,60 +79,29 @@ def _checksum_of(placed: Sequence[PlacedTensor], crc: str) -> tuple[StoredChecks
     return (StoredChecksum(tuple(parts), int(crc)),)
 
 
-def _parse_json(source: FileSource, raw: bytes) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-            raise FormatError("MFC201", source.path, found=f"{quoted(twice)} twice", expected="each name once", hint=HINT_HEADER)
-        return found
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON number")
-
-    try:
-        entries = json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        found = f"no JSON: {str(error)[:120]}"
-        raise FormatError("MFC201", source.path, found=found, expected="a JSON object", hint=HINT_HEADER) from None
-    if not isinstance(entries, dict):
-        raise FormatError("MFC201", source.path, found=f"a JSON {type(entries).__name__}", expected="a JSON object")
-    return entries
-
-
 def _checked_metadata(source: FileSource, metadata: object) -> dict[str, str]:
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise FormatError("MFC201", source.path, found="__metadata__ of another form", expected="strings by name")
+        raise FormatError("MFC201", source.path, found="__metadata__ that is no object of strings", expected="strings by name")
     return metadata
 
 
 def _placed_tensor(source: FileSource, name: str, entry: Any, first: int) -> PlacedTensor:
+    refuse = partial(FormatError, "MFC201", f"{quoted(name)} in {source.path}", hint=HINT_HEADER)
     try:
         shape, (begin, end) = entry["shape"], entry["data_offsets"]
         numbers = [*shape, begin, end]
         if not isinstance(shape, list):
-            raise TypeError  # "" and {} have no elements either
+            raise TypeError  # "" and {} would pass as shapes without axes
         name.encode("utf-8")
     except (TypeError, KeyError, ValueError):
-        raise FormatError(
-            "MFC201",
-            f"{quoted(name)} in {source.path}",
-            found=quoted(str(entry)[:100]),
-            expected="dtype, shape, data_offsets",
-            hint=HINT_HEADER,
-        ) from None
-    if not _are_counts(numbers) or len(shape) > MAX_AXES:
+        raise refuse(found=quoted(str(entry)[:100]), expected="dtype, shape, data_offsets") from None
+    if not are_counts(numbers) or len(shape) > MAX_AXES:
         found = f"shape {quoted(str(shape)[:80])}, offsets {quoted(str([begin, end])[:80])}"
-        raise FormatError("MFC201", f"{quoted(name)} in {source.path}", found=found, expected="whole numbers, not negative")
+        raise refuse(found=found, expected="whole numbers, not negative")
     spec = TensorSpec(name, tuple(shape), dtype_named(entry.get("dtype"), name, source.path))
     if end - begin != spec.nbytes:
-        found, expected = how_many(end - begin, "byte"), f"{spec.nbytes:,}: {list(shape)} of {spec.dtype}"
-        raise FormatError("MFC201", f"{quoted(name)} in {source.path}", found=found, expected=expected, hint=HINT_HEADER)
+        raise refuse(found=how_many(end - begin, "byte"), expected=f"{spec.nbytes:,}: {list(shape)} of {spec.dtype}")
     return PlacedTensor(spec, ((first + begin, end - begin),))
-
-
-def _are_counts(numbers: Sequence[object]) -> bool:
-    return all(type(n) is int and 0 <= n < MAX_AXIS for n in numbers)
 
 
 def _check_places(source: FileSource, placed: Sequence[PlacedTensor], first: int) -> None:
@@ -153,7 +123,7 @@ def _check_places(source: FileSource, placed: Sequence[PlacedTensor], first: int
 
 
 def annotate(source: FileSource) -> Iterator[Field]:
-    """Every byte of the file as fields: the length, the header member by member, padding, each tensor's numbers.
+    """Every byte of the file as fields: the length, the members of the header, padding, the numbers of each tensor.
 
     Raises:
         FormatError: as ``read_header``.
@@ -169,7 +139,7 @@ def annotate(source: FileSource) -> Iterator[Field]:
 
 
 def _header_fields(text: str, end: int) -> Iterator[Field]:
-    """The JSON object without loss: its braces, its members, the spaces around it."""
+    """Every byte of the JSON header: braces, members, the spaces around it."""
     brace = len(text) - len(text.lstrip(JSON_SPACE))
     behind = len(text) - len(text.rstrip(JSON_SPACE))
     if brace:
@@ -179,13 +149,13 @@ def _header_fields(text: str, end: int) -> Iterator[Field]:
         if number == 0:
             yield Field(at, begin - at, "header begins", "a JSON object: one member a tensor, and __metadata__")
         if name == METADATA:
-            said = ", ".join(f"{k}={v}" for k, v in value.items()) or "nothing"
-            yield Field(begin, stop - begin, "metadata", said[:300])
+            meaning = ", ".join(f"{k}={v}" for k, v in value.items()) or "nothing"
+            yield Field(begin, stop - begin, "metadata", meaning[:300])
         else:
             first, last = value["data_offsets"]
             spec = TensorSpec(name, tuple(value["shape"]), value["dtype"])
-            said = f"{quoted(name)}: {numbers_text(spec)}, bytes {first:,} to {last:,} behind the header"
-            yield Field(begin, stop - begin, "header member", said, owner=name)
+            meaning = f"{quoted(name)}: {numbers_text(spec)}, bytes {first:,} to {last:,} behind the header"
+            yield Field(begin, stop - begin, "header member", meaning, owner=name)
         at = stop
     yield Field(at, end - behind - at, "header ends", "the closing brace")
     if behind:
@@ -195,11 +165,11 @@ def _header_fields(text: str, end: int) -> Iterator[Field]:
 def plan_file(name: str, specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> FilePlan:
     """The header and every offset of a file with these tensors.
 
-    Wide dtypes come first (a stable order), so that every tensor starts at a multiple of its itemsize.
+    Tensors of wide dtypes come first (a stable sort), so that every tensor starts at a multiple of its itemsize.
 
     Raises:
-        OutputError: MFC405 for a tensor named as the metadata, a dtype that MindSpore cannot load in a file of its flavour, names and
-            shapes that no reader takes, and more of them than a header may hold.
+        OutputError: MFC405 for a tensor with the name of the metadata, a dtype that MindSpore cannot load (in its flavour), names and
+            shapes that no reader takes, and a header over 100 MB.
     """
     for spec in specs:
         _check_can_hold(spec, name, metadata)
@@ -221,20 +191,12 @@ def plan_file(name: str, specs: Sequence[TensorSpec], metadata: Mapping[str, str
 
 def _check_can_hold(spec: TensorSpec, file: str, metadata: Mapping[str, str]) -> None:
     check_can_be_written(spec, file)
+    refuse = partial(OutputError, "MFC405", f"{quoted(spec.name)} for {quoted(file)}")
     if spec.name == METADATA:
         hint = "Rename it, leave it out, or choose a .bin or .ckpt ending."
-        raise OutputError(
-            "MFC405", f"{quoted(spec.name)} for {quoted(file)}", found="the name that the metadata has", expected="another", hint=hint
-        )
+        raise refuse(found="the name that the metadata has", expected="another", hint=hint)
     if metadata.get("format") == "ms" and DTYPES[spec.dtype].mindspore is None:
-        hint = "Cast it before, or leave it out."
-        raise OutputError(
-            "MFC405",
-            f"{quoted(spec.name)} for {quoted(file)}",
-            found=f"dtype {spec.dtype}",
-            expected="a dtype that MindSpore loads",
-            hint=hint,
-        )
+        raise refuse(found=f"dtype {spec.dtype}", expected="a dtype that MindSpore loads", hint="Cast it before, or leave it out.")
 
 
 # ---- the format ------------------------------------------------------------------------------------------------------
@@ -245,10 +207,6 @@ def _open(source: FileSource) -> OpenedFile:
     return file_with(header, source, {"ms": MF, "pt": HF}.get(header.metadata.get("format", "")))
 
 
-def _plan(name: str, specs: Sequence[TensorSpec], side: str | None) -> FilePlan:
-    return plan_file(name, specs, {"format": "ms" if side == MF else "pt"})
-
-
 FORMAT = Format(
     name="safetensors",
     title="safetensors",
@@ -257,7 +215,7 @@ FORMAT = Format(
     looks_like=looks_like,
     open=_open,
     annotate=annotate,
-    plan_file=_plan,
+    plan_file=lambda name, specs, side: plan_file(name, specs, {"format": "ms" if side == MF else "pt"}),
     by_ending=True,
     in_runs=True,
 )

@@ -1,10 +1,10 @@
 """Strategy files of MindSpore: how a training run cut every tensor over its devices. Read and written without mindspore.
 
-Two forms of the same facts: protobuf (package `mindspore.straspb`, named `.ckpt` although it holds no weights) and JSON. A file speaks of
-one pipeline stage; a merged one speaks of all of them and names its tensors `STAGE-NAME`.
+MindSpore writes the same facts as protobuf (package `mindspore.straspb`, named `.ckpt` although it holds no weights) or as JSON. A file
+describes one pipeline stage. A merged file describes all of them, and names its tensors `STAGE-NAME`.
 
-Refuses (MFC114): fields that do not nest or have another type than they should, device matrices and maps that contradict each
-other, a tensor named twice, and files of absurd size. What it cannot refuse, a strategy of another run, shows in the shapes.
+Refuses (MFC114): fields that do not nest or have a wrong type, device matrices and maps that contradict each other, a tensor named twice,
+files of absurd size. A strategy of another training run cannot be recognised here; later its shapes do not fit.
 Source: the descriptor of mindspore 2.10.0 (`node_strategy.proto`), and files written with its classes.
 """
 
@@ -16,13 +16,15 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from mfconv_nb.core.blocks import Shape
 from mfconv_nb.core.errors import InputError, quoted
+from mfconv_nb.core.paths import parse_object
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sources import FileSource
+from mfconv_nb.formats.protobuf import BrokenProtobuf, read_varint, varint_bytes
 
 MAX_BYTES = 256 << 20  # 100,000 tensors take some 10 MB
 MAX_DIMS = 64
@@ -32,18 +34,18 @@ _MERGED = re.compile(r"(\d{1,6})-(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """What a strategy file says of one tensor, in MindSpore's terms.
+class StrategyLayout:
+    """What a strategy file says about one tensor, in MindSpore's terms.
 
     Attributes:
         devices: the device matrix of the stage.
-        maps: one map, with a device dimension for every axis; or one map for every axis, with several dimensions each. They are
-            counted from the right, -1 is an axis that is not cut.
-        split: rows of each slice along axis 0, where they were given by hand; empty nearly always.
-        offsets: what is taken from the indices of such a tensor.
-        field: the number of fields of a multi-field embedding; 0 nearly always.
-        shard_step, shard_size: the optimizer cuts axis 0 again, ``shard_size`` times, among ranks that lie ``shard_step`` apart; size -1
-            is as often as there are copies, 0 is not at all.
+        maps: one map with a device dimension for every axis; or one map for every axis, with several dimensions each. Dimensions are
+            counted from the right; -1 means that the axis is not cut.
+        split: rows of each slice along axis 0, if the user gave them; nearly always empty.
+        offsets: what MindSpore subtracts from the indices of such a tensor.
+        field: the number of fields of a multi-field embedding; nearly always 0.
+        shard_step, shard_size: the optimizer cuts axis 0 again, into ``shard_size`` parts, for ranks that lie ``shard_step`` apart. -1:
+            into as many parts as there are copies. 0: not at all.
     """
 
     devices: Shape
@@ -60,26 +62,29 @@ class StrategyFile:
     """The layouts of one pipeline stage, or of all of them.
 
     Attributes:
-        path: where it was read.
-        stages: for every stage its tensors; a stage is None where the file does not say which it is of.
+        path: the file.
+        stages: for every stage its tensors. The stage is None if the file does not say which it describes.
     """
 
     path: Path
-    stages: Mapping[int | None, Mapping[str, Layout]]
+    stages: Mapping[int | None, Mapping[str, StrategyLayout]]
 
 
 def looks_like(first_bytes: bytes) -> bool:
     """True for the first (at least 9) bytes of a strategy in protobuf, and for any JSON object."""
     if first_bytes.lstrip()[:1] == b"{":
         return True
-    if first_bytes[:1] != b"\x08" or (first_bytes[8:9] == b"{" and first_bytes[5:8] == b"\0\0\0"):  # the latter: safetensors
+    # field 1, the current stage, is a varint; then the file ends, or field 2 or 3 begins
+    if first_bytes[:1] != b"\x08" or (
+        first_bytes[8:9] == b"{" and first_bytes[5:8] == b"\0\0\0"
+    ):  # these zeros are a header length: safetensors
         return False
     behind = next((n for n in range(1, 7) if n < len(first_bytes) and first_bytes[n] < 128), None)
     return behind is not None and first_bytes[behind + 1 : behind + 2] in (b"", b"\x12", b"\x1a")
 
 
 def is_strategy(path: Path) -> bool:
-    """True for a file that can only be a strategy, by its content; a JSON file of another kind is none."""
+    """True for a file whose content can only be a strategy; false for other JSON files."""
     try:
         source = FileSource(path)
         first = source.read(0, 64)
@@ -90,30 +95,34 @@ def is_strategy(path: Path) -> bool:
         return False
 
 
-def read_strategy(path: Path | FileSource) -> StrategyFile:
-    """Read a strategy file of either form, told by its content.
+def read_strategy(path: Path) -> StrategyFile:
+    """Read a strategy file; its content tells whether it is protobuf or JSON.
 
     Raises:
         InputError: MFC101, MFC114.
     """
-    source = path if isinstance(path, FileSource) else FileSource(path)
+    return parse_strategy(_read_bytes(path), path)
+
+
+def _read_bytes(path: Path) -> bytes:
+    source = FileSource(path)
     if source.size > MAX_BYTES or source.size == 0:
-        raise _refusal(source.path, how_many(source.size, "byte"), f"a strategy file of at most {MAX_BYTES:,} bytes")
-    return parse_strategy(source.read(0, source.size), source.path)
+        raise _refusal(path, how_many(source.size, "byte"), f"a strategy file of at most {MAX_BYTES:,} bytes")
+    return source.read(0, source.size)
 
 
 def parse_strategy(data: bytes, path: Path) -> StrategyFile:
-    """The content of a strategy file; ``path`` is for messages.
+    """Parse the content of a strategy file; ``path`` is for messages.
 
     Raises:
         InputError: MFC114.
     """
     named, stages = _from_json(data, path) if data.lstrip()[:1] == b"{" else _from_protobuf(data, path)
     for name, layout in named.items():
-        _check(layout, name, path)
+        _check_layout(layout, name, path)
     merged = {name: _MERGED.fullmatch(name) for name in named}
     if named and all(merged.values()):
-        by_stage: dict[int | None, dict[str, Layout]] = {}
+        by_stage: dict[int | None, dict[str, StrategyLayout]] = {}
         for name, match in merged.items():
             assert match is not None
             by_stage.setdefault(int(match[1]), {})[match[2]] = named[name]
@@ -124,8 +133,8 @@ def parse_strategy(data: bytes, path: Path) -> StrategyFile:
     return StrategyFile(path, {next(iter(stages), None): named})
 
 
-def _check(layout: Layout, name: str, path: Path) -> None:
-    """The numbers of a layout against each other."""
+def _check_layout(layout: StrategyLayout, name: str, path: Path) -> None:
+    """Refuse a layout whose numbers contradict each other."""
 
     def refuse(found: str, expected: str) -> InputError:
         return _refusal(f"{quoted(name)} in {path}", found, expected)
@@ -145,7 +154,7 @@ def _check(layout: Layout, name: str, path: Path) -> None:
         raise refuse(f"{layout.shard_size} optimizer shards", "-1, 0 or a number of devices")
 
 
-def _maps_text(layout: Layout) -> str:
+def _maps_text(layout: StrategyLayout) -> str:
     return str([list(m) for m in layout.maps] if len(layout.maps) != 1 else list(layout.maps[0]))[:120]
 
 
@@ -158,141 +167,116 @@ def _refusal(where: object, found: str, expected: str) -> InputError:
 VARINT, BYTES = 0, 2
 
 
-class _Broken(Exception):
-    """Bytes that are no protobuf of this form; ``args`` are the place and what is wrong."""
-
-
-def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Every field: its number, and begin and end of its bytes, or its value and -1."""
+def _read_fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yield every field: its number, then begin and end of its bytes; for a varint its value and -1."""
     while at < end:
-        key, at = _varint(data, at, end)
+        key, at = read_varint(data, at, end)
         number, wire = key >> 3, key & 7
         if wire == VARINT:
-            value, at = _varint(data, at, end)
+            value, at = read_varint(data, at, end)
             yield number, value, -1
         elif wire == BYTES:
-            size, at = _varint(data, at, end)
+            size, at = read_varint(data, at, end)
             if size > end - at:
-                raise _Broken(at, f"a field of {how_many(size, 'byte')} where {end - at:,} are left")
+                raise BrokenProtobuf(at, f"a field of {how_many(size, 'byte')} where {end - at:,} are left")
             yield number, at, at + size
             at += size
         else:
-            raise _Broken(at, f"a field of wire type {wire}")
+            raise BrokenProtobuf(at, f"a field of wire type {wire}")
 
 
-def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
-    value = 0
-    for place in range(10):
-        if at + place >= end:
-            raise _Broken(at, "a number that leaves its field")
-        byte = data[at + place]
-        value |= (byte & 127) << (7 * place)
-        if byte < 128:
-            return value, at + place + 1
-    raise _Broken(at, "a number of more than ten bytes")
-
-
-def _signed(value: int) -> int:
-    """A negative number stands in 64 bits of two's complement, whatever the width of its field."""
+def _to_signed(value: int) -> int:
+    """A varint as a signed number: protobuf writes a negative one as 64 bits of two's complement, whatever the width of its field."""
     value &= (1 << 64) - 1
     return value - (1 << 64) if value >> 63 else value
 
 
-def _from_protobuf(data: bytes, path: Path) -> tuple[dict[str, Layout], set[int]]:
-    named: dict[str, Layout] = {}
+def _from_protobuf(data: bytes, path: Path) -> tuple[dict[str, StrategyLayout], set[int]]:
+    named: dict[str, StrategyLayout] = {}
     stages: set[int] = set()
     try:
-        for number, begin, end in _fields(data, 0, len(data)):
+        for number, begin, end in _read_fields(data, 0, len(data)):
             if number not in (1, 2, 3) or (end < 0) != (number == 1):
-                raise _Broken(begin, f"field {number}, which a strategy does not have")
+                raise BrokenProtobuf(begin, f"field {number}, which a strategy does not have")
             if number == 2:
-                stages |= _stages_of_node(data, begin, end)
+                stages |= _read_stages(data, begin, end)
             elif number == 3:
-                name, layout = _layout_item(data, begin, end)
+                name, layout = _read_layout_item(data, begin, end)
                 if name in named:
                     raise _refusal(path, f"{quoted(name)} twice", "each name once")
                 named[name] = layout
-    except _Broken as broken:
+    except BrokenProtobuf as broken:
         at, found = broken.args
         expected = "a strategy file of MindSpore, protobuf or JSON"
         raise _refusal(f"{path}, byte {at:,}", found, expected) from None
     return named, stages
 
 
-def _stages_of_node(data: bytes, begin: int, end: int) -> set[int]:
+def _read_stages(data: bytes, begin: int, end: int) -> set[int]:
     """The stage of an operator: ``{1 node_name, 2 {1 stage, 2 strategies}}``."""
-    inner = [(a, b) for number, a, b in _fields(data, begin, end) if number == 2 and b >= 0]
-    found = {value for a, b in inner for number, value, stop in _fields(data, a, b) if number == 1 and stop < 0}
+    inner = [(a, b) for number, a, b in _read_fields(data, begin, end) if number == 2 and b >= 0]
+    found = {value for a, b in inner for number, value, stop in _read_fields(data, a, b) if number == 1 and stop < 0}
     if any(stage > MAX_DEVICES for stage in found):
-        raise _Broken(begin, "a stage of an absurd number")
+        raise BrokenProtobuf(begin, "a stage of an absurd number")
     return found
 
 
-def _layout_item(data: bytes, begin: int, end: int) -> tuple[str, Layout]:
+def _read_layout_item(data: bytes, begin: int, end: int) -> tuple[str, StrategyLayout]:
     name: str | None = None
-    layout: Layout | None = None
-    for number, a, b in _fields(data, begin, end):
+    layout: StrategyLayout | None = None
+    for number, a, b in _read_fields(data, begin, end):
         if number not in (1, 2) or b < 0:
-            raise _Broken(begin, f"field {number} in the layout of a tensor")
+            raise BrokenProtobuf(begin, f"field {number} in the layout of a tensor")
         if number == 1:
             if b - a > 1 << 16:
-                raise _Broken(a, f"a name of {how_many(b - a, 'byte')}")
+                raise BrokenProtobuf(a, f"a name of {how_many(b - a, 'byte')}")
             try:
                 name = data[a:b].decode("utf-8")
             except UnicodeDecodeError:
-                raise _Broken(a, "a name that is not UTF-8") from None
+                raise BrokenProtobuf(a, "a name that is not UTF-8") from None
         else:
-            layout = _layout(data, a, b)
+            layout = _read_layout(data, a, b)
     if name is None or layout is None:
-        raise _Broken(begin, "a tensor without a name or a layout")
+        raise BrokenProtobuf(begin, "a tensor without a name or a layout")
     return name, layout
 
 
-def _layout(data: bytes, begin: int, end: int) -> Layout:
+def _read_layout(data: bytes, begin: int, end: int) -> StrategyLayout:
     dims: dict[int, list[tuple[int, ...]]] = {1: [], 2: [], 3: [], 4: []}
     numbers = {5: 0, 6: 0, 7: 0}
-    for number, a, b in _fields(data, begin, end):
+    for number, a, b in _read_fields(data, begin, end):
         if number in dims and b >= 0:
-            dims[number].append(_dims(data, a, b))
+            dims[number].append(_read_dims(data, a, b))
             if len(dims[number]) > MAX_DIMS:
-                raise _Broken(a, f"more than {MAX_DIMS} maps of one tensor")
+                raise BrokenProtobuf(a, f"more than {MAX_DIMS} maps of one tensor")
         elif number in numbers and b < 0:
-            numbers[number] = _signed(a)
+            numbers[number] = _to_signed(a)
         else:
-            raise _Broken(begin, f"field {number} in a layout")
+            raise BrokenProtobuf(begin, f"field {number} in a layout")
     devices, split, offsets = (dims[n][0] if dims[n] else () for n in (1, 3, 4))
     maps = tuple(m for m in dims[2] if m) if len(dims[2]) > 1 else tuple(dims[2])
-    return Layout(devices, maps, split, offsets, numbers[5], numbers[6], numbers[7])
+    return StrategyLayout(devices, maps, split, offsets, numbers[5], numbers[6], numbers[7])
 
 
-def _dims(data: bytes, begin: int, end: int) -> tuple[int, ...]:
+def _read_dims(data: bytes, begin: int, end: int) -> tuple[int, ...]:
     found: list[int] = []
-    for number, a, b in _fields(data, begin, end):
+    for number, a, b in _read_fields(data, begin, end):
         if number != 1:
-            raise _Broken(begin, f"field {number} in a list of dimensions")
+            raise BrokenProtobuf(begin, f"field {number} in a list of dimensions")
         if b < 0:
-            found.append(_signed(a))
-        else:  # the packed form that protobuf readers accept too
+            found.append(_to_signed(a))
+        else:  # packed numbers, which protobuf readers accept too
             while a < b:
-                value, a = _varint(data, a, b)
-                found.append(_signed(value))
+                value, a = read_varint(data, a, b)
+                found.append(_to_signed(value))
     return tuple(found)
 
 
 # ---- JSON --------------------------------------------------------------------------------------------------------------------
 
 
-def _from_json(data: bytes, path: Path) -> tuple[dict[str, Layout], set[int]]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise _refusal(path, "a name twice", "each name once")
-        return found
-
-    try:
-        content = json.loads(data.decode("utf-8"), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise _refusal(path, f"no JSON: {str(error)[:120]}", "a strategy file of MindSpore, protobuf or JSON") from None
+def _from_json(data: bytes, path: Path) -> tuple[dict[str, StrategyLayout], set[int]]:
+    content = parse_object(data, "a strategy file of MindSpore, protobuf or JSON", partial(_refusal, path), is_strict=True)
     layouts, nodes = content.get("parallel_layout_item"), content.get("parallel_strategy_item", {})
     if not isinstance(layouts, dict) or not isinstance(nodes, dict):
         raise _refusal(path, f"JSON with {', '.join(quoted(k) for k in list(content)[:4]) or 'nothing'}", "parallel_layout_item, by name")
@@ -302,23 +286,23 @@ def _from_json(data: bytes, path: Path) -> tuple[dict[str, Layout], set[int]]:
     return {name: _layout_from_json(entry, name, path) for name, entry in layouts.items()}, set(stages)
 
 
-def _layout_from_json(entry: object, name: str, path: Path) -> Layout:
+def _layout_from_json(entry: object, name: str, path: Path) -> StrategyLayout:
     try:
         if not isinstance(entry, dict):
             raise TypeError
         given = entry.get("tensor_map", [])
         nested = isinstance(given, list) and any(isinstance(m, list) for m in given)
-        maps = tuple(_whole(m if isinstance(m, list) else [m]) for m in given) if nested else (_whole(given),)
-        lists = (_whole(entry.get(key) or []) for key in ("dev_matrix", "param_split_shape", "indices_offset"))
+        maps = tuple(_whole_numbers(m if isinstance(m, list) else [m]) for m in given) if nested else (_whole_numbers(given),)
+        lists = (_whole_numbers(entry.get(key) or []) for key in ("dev_matrix", "param_split_shape", "indices_offset"))
         devices, split, offsets = lists
-        numbers = _whole([entry.get(key) or 0 for key in ("field", "opt_weight_shard_step", "opt_weight_shard_size")])
+        numbers = _whole_numbers([entry.get(key) or 0 for key in ("field", "opt_weight_shard_step", "opt_weight_shard_size")])
     except TypeError:
         found = f"{quoted(str(entry)[:100])}"
         raise _refusal(f"{quoted(name)} in {path}", found, "dev_matrix, tensor_map and so on, of whole numbers") from None
-    return Layout(devices, maps, split, offsets, *numbers)
+    return StrategyLayout(devices, maps, split, offsets, *numbers)
 
 
-def _whole(numbers: object) -> tuple[int, ...]:
+def _whole_numbers(numbers: object) -> tuple[int, ...]:
     if not isinstance(numbers, list) or not all(type(n) is int and abs(n) < 1 << 62 for n in numbers):
         raise TypeError
     return tuple(numbers)
@@ -329,15 +313,15 @@ def _whole(numbers: object) -> tuple[int, ...]:
 PROTOBUF, JSON = "protobuf", "json"
 
 
-def write_strategy(stages: Mapping[int, Mapping[str, Layout]], form: str = PROTOBUF) -> bytes:
-    """The content of a strategy file: of one stage, or, with names `STAGE-NAME`, of several. ``form`` is "protobuf" or "json"."""
+def write_strategy(stages: Mapping[int, Mapping[str, StrategyLayout]], kind: str = PROTOBUF) -> bytes:
+    """The bytes of a strategy file for one stage, or for several with names `STAGE-NAME`. ``kind`` is "protobuf" or "json"."""
     merged = len(stages) > 1
     named = {f"{stage}-{name}" if merged else name: lay for stage, layouts in stages.items() for name, lay in layouts.items()}
-    current = 1 if merged else next(iter(stages), 0)  # a merged file says 1, as MindSpore's own
-    return _as_json(current, list(stages), named) if form == JSON else _as_protobuf(current, list(stages), named)
+    current = 1 if merged else next(iter(stages), 0)  # MindSpore writes 1 into merged files
+    return _to_json(current, list(stages), named) if kind == JSON else _to_protobuf(current, list(stages), named)
 
 
-def _as_json(current: int, stages: Sequence[int], named: Mapping[str, Layout]) -> bytes:
+def _to_json(current: int, stages: Sequence[int], named: Mapping[str, StrategyLayout]) -> bytes:
     nodes = {f"stage{stage}": {"stage": stage, "parallel_strategy": [[1]]} for stage in stages}
     items = {
         name: {
@@ -354,58 +338,50 @@ def _as_json(current: int, stages: Sequence[int], named: Mapping[str, Layout]) -
     return json.dumps({"current_stage": current, "parallel_strategy_item": nodes, "parallel_layout_item": items}).encode()
 
 
-def _as_protobuf(current: int, stages: Sequence[int], named: Mapping[str, Layout]) -> bytes:
-    out = [_number(1, current)]
-    for stage in stages:  # MindSpore takes the stage of a file from its first operator, and refuses a file without one
-        strategy = _number(1, stage) + _message(2, _number(1, 1))
-        out.append(_message(2, _message(1, f"stage{stage}".encode()) + _message(2, strategy)))
+def _to_protobuf(current: int, stages: Sequence[int], named: Mapping[str, StrategyLayout]) -> bytes:
+    out = [_number_field(1, current)]
+    for stage in stages:  # one operator: MindSpore takes the stage from the first, and refuses a file without any
+        strategy = _number_field(1, stage) + _bytes_field(2, _number_field(1, 1))
+        out.append(_bytes_field(2, _bytes_field(1, f"stage{stage}".encode()) + _bytes_field(2, strategy)))
     for name, lay in named.items():
         lists = ((1, (lay.devices,)), (2, lay.maps or ((),)), (3, (lay.split,)), (4, (lay.offsets,)))
-        layouts = b"".join(_message(n, b"".join(_number(1, d) for d in dims)) for n, several in lists for dims in several)
-        layouts += _number(5, lay.field) + _number(6, lay.shard_step) + _number(7, lay.shard_size)
-        out.append(_message(3, _message(1, name.encode()) + _message(2, layouts)))
+        layouts = b"".join(_bytes_field(n, b"".join(_number_field(1, d) for d in dims)) for n, several in lists for dims in several)
+        layouts += _number_field(5, lay.field) + _number_field(6, lay.shard_step) + _number_field(7, lay.shard_size)
+        out.append(_bytes_field(3, _bytes_field(1, name.encode()) + _bytes_field(2, layouts)))
     return b"".join(out)
 
 
-def _number(field: int, value: int) -> bytes:
-    return _encoded(field << 3 | VARINT) + _encoded(value & (1 << 64) - 1)
+def _number_field(field: int, value: int) -> bytes:
+    return varint_bytes(field << 3 | VARINT) + varint_bytes(value & (1 << 64) - 1)
 
 
-def _message(field: int, content: bytes) -> bytes:
-    return _encoded(field << 3 | BYTES) + _encoded(len(content)) + content
-
-
-def _encoded(value: int) -> bytes:
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*out, value])
+def _bytes_field(field: int, content: bytes) -> bytes:
+    return varint_bytes(field << 3 | BYTES) + varint_bytes(len(content)) + content
 
 
 # ---- finding -----------------------------------------------------------------------------------------------------------------
 
 
 def strategy_files(path: Path) -> list[Path]:
-    """The strategy files at ``path``: itself, or those in that folder, told by their content; by name, numbers as numbers.
+    """``path`` itself, or the strategy files in that folder, recognised by content. Sorted by name; numbers in names count as numbers.
 
     Raises:
-        InputError: MFC101 for a folder that cannot be listed.
+        InputError: MFC101 for a folder that cannot be read.
     """
     if not os.path.isdir(path):
         return [path]
     try:
-        return sorted((p for p in path.iterdir() if p.is_file() and is_strategy(p)), key=_by_number)
+        return sorted((p for p in path.iterdir() if p.is_file() and is_strategy(p)), key=_key_with_numbers)
     except OSError as error:
         raise InputError("MFC101", path, found=error.strerror, expected="a folder that can be read") from None
 
 
-def _by_number(path: Path) -> tuple[object, ...]:
+def _key_with_numbers(path: Path) -> tuple[object, ...]:
     return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name))
 
 
 def read_strategies(paths: Sequence[Path]) -> tuple[StrategyFile, ...]:
-    """Several strategy files; equal ones, as the ranks of a stage write them, are read once.
+    """Read several strategy files. The ranks of a stage write equal files, which are parsed once.
 
     Raises:
         InputError: MFC101, MFC114.
@@ -413,10 +389,7 @@ def read_strategies(paths: Sequence[Path]) -> tuple[StrategyFile, ...]:
     seen: dict[bytes, StrategyFile] = {}
     found = []
     for path in paths:
-        source = FileSource(path)
-        if source.size > MAX_BYTES or source.size == 0:
-            read_strategy(source)  # says so, and refuses
-        data = source.read(0, source.size)
+        data = _read_bytes(path)
         if data not in seen:
             seen[data] = parse_strategy(data, path)
         found.append(replace(seen[data], path=path))

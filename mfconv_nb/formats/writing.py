@@ -1,4 +1,4 @@
-"""From a target path to the plan of every file: the ending chooses the format, a folder gets shards with an index. Writes nothing."""
+"""From a target path to a plan of every file: its ending chooses the format; a folder gets shards with an index. Writes nothing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def parse_bytes(text: str | int) -> int:
 
 
 def is_folder(target: Path) -> bool:
-    """True for a target without an ending. An ending begins with a letter: `Llama-3.1-8B` has none."""
+    """True for a folder, and for a target without an ending. An ending begins with a letter: `Llama-3.1-8B` has none."""
     return target.is_dir() or not re.match(r"\.[a-z]", target.suffix.lower())
 
 
@@ -41,8 +41,8 @@ def plan_output(specs: Sequence[TensorSpec], target: Path, side: str | None, max
     """Every file that saving ``specs`` to ``target`` will write, with every offset and the total size.
 
     Args:
-        side: "mf" gives MindSpore's flavour of safetensors and index, anything else Hugging Face's.
-        max_shard_size: shards of a folder hold at most this (a larger tensor stands alone). Left out: 5 GB.
+        side: "mf" for MindSpore's flavour of safetensors and index; anything else for Hugging Face's.
+        max_shard_size: of the shards of a folder; a larger tensor gets a shard of its own. Left out: 5 GB.
     Raises:
         OutputError: MFC405, MFC407. UsageError: MFC501.
     """
@@ -59,33 +59,33 @@ def plan_output(specs: Sequence[TensorSpec], target: Path, side: str | None, max
     if not chosen.is_sharded:
         hint = f"Give a folder instead: {target.with_suffix('')}"
         raise UsageError("MFC501", "max_shard_size", found=f"a {ending}, which is one file", expected="a folder", hint=hint)
-    shards = _shards(specs, parse_bytes(max_shard_size))
-    names = _numbered(target.stem, ending, len(shards))
-    return _sharded(shards, names, f"{target.name}.index.json" if len(shards) > 1 else None, side, folder=False)
+    shards = _split_by_size(specs, parse_bytes(max_shard_size))
+    names = _shard_names(target.stem, ending, len(shards))
+    return _plan_shards(shards, names, f"{target.name}.index.json" if len(shards) > 1 else None, side, folder=False)
 
 
 def plan_file(name: str, specs: Sequence[TensorSpec], side: str | None) -> FilePlan:
-    """One file with these tensors; its ending, which a format must have, chooses the format."""
+    """Plan one file with these tensors. Its ending, which must be known, chooses the format."""
     chosen = format_with_ending(Path(name).suffix)
     assert chosen is not None, name
     return chosen.plan_file(name, specs, side)
 
 
 def _plan_folder(specs: Sequence[TensorSpec], side: str | None, limit: int) -> OutputPlan:
-    shards = _shards(specs, limit)
+    shards = _split_by_size(specs, limit)
     if side == MF:
         names = [f"part{n}.safetensors" for n in range(len(shards))]
-        return _sharded(shards, names, index_files.MINDSPORE, side, folder=True)
-    names = _numbered("model", ".safetensors", len(shards))
-    return _sharded(shards, names, index_files.HF_SAFETENSORS if len(shards) > 1 else None, side, folder=True)
+        return _plan_shards(shards, names, index_files.MINDSPORE, side, folder=True)
+    names = _shard_names("model", ".safetensors", len(shards))
+    return _plan_shards(shards, names, index_files.HF_SAFETENSORS if len(shards) > 1 else None, side, folder=True)
 
 
-def _numbered(stem: str, ending: str, count: int) -> list[str]:
-    """Names of shards as transformers counts them; a single one is not numbered."""
+def _shard_names(stem: str, ending: str, count: int) -> list[str]:
+    """Names of shards, numbered as transformers does; a single one is not numbered."""
     return [f"{stem}{ending}"] if count == 1 else [f"{stem}-{n + 1:05}-of-{count:05}{ending}" for n in range(count)]
 
 
-def _sharded(
+def _plan_shards(
     shards: Sequence[Sequence[TensorSpec]], names: Sequence[str], index: str | None, side: str | None, *, folder: bool
 ) -> OutputPlan:
     files = tuple(plan_file(name, shard, side or HF) for name, shard in zip(names, shards, strict=True))
@@ -96,8 +96,8 @@ def _sharded(
     return OutputPlan(files, folder=folder, indexes={index: index_files.index_bytes(places, total)})
 
 
-def _shards(specs: Sequence[TensorSpec], limit: int) -> list[list[TensorSpec]]:
-    """Tensors in their order, a new shard before one would grow past the limit."""
+def _split_by_size(specs: Sequence[TensorSpec], limit: int) -> list[list[TensorSpec]]:
+    """Distribute tensors in their order; a new shard begins where the limit would be exceeded."""
     shards: list[list[TensorSpec]] = [[]]
     size = 0
     for spec in specs:

@@ -18,9 +18,9 @@ from mfconv_nb.core.errors import MappingError, quoted
 from mfconv_nb.core.folding import fold
 from mfconv_nb.core.layout import TensorLayout, axis_names, describe_tensor, parse_layout
 from mfconv_nb.core.run_yaml import Lora
+from mfconv_nb.mapping.kinds import is_run_state
 from mfconv_nb.mapping.names import parse_pattern
 from mfconv_nb.mapping.rules import ANYWHERE, AnyRule, Family, Repeated, Rule, Tied, patterns
-from mfconv_nb.mapping.run_state import run_state_of
 
 WEIGHT = ".weight"
 PEFT = "base_model.model."  # what PEFT puts before the names of the model it wraps
@@ -68,7 +68,7 @@ class Half:
 def half_of(name: str) -> Half | None:
     """What half of an adapter a tensor is, by its name; None for any other tensor."""
     match = _ADAPTER.fullmatch(name) if "lora_" in name else None
-    if match is None or run_state_of(name) is not None:
+    if match is None or is_run_state(name):
         return None
     if half := match["hf"] or match["embedding"]:
         return Half(match["module"].removeprefix(PEFT), half.lower(), "peft", match["embedding"] is not None)
@@ -181,7 +181,7 @@ def with_adapters(family: Family, names: Iterable[str], to: str, style: str = DE
         return family
     styles = sorted({half.style for half in halves.values() if half.style in STYLES}) if to == HF else [style]
     derived = tuple(a for rule in family.rules for a in _adapters_of(rule, styles))
-    alone = all(name in halves or run_state_of(name) is not None for name in names)
+    alone = all(name in halves or is_run_state(name) for name in names)
     rules = tuple(_not_missed(rule) for rule in family.rules if not isinstance(rule, Tied)) if alone else family.rules
     return family.with_rules((*rules, *derived))
 

@@ -18,6 +18,7 @@ from mfconv_nb.core.folding import fold
 from mfconv_nb.core.layout import Axis, TensorLayout, axis_names, describe_tensor, shape_of
 from mfconv_nb.core.sizes import HINT_CONFIG, Size, Sizes
 from mfconv_nb.mapping.adapters import why_no_adapter
+from mfconv_nb.mapping.kinds import kind_of
 from mfconv_nb.mapping.names import Pattern, parse_pattern
 from mfconv_nb.mapping.rules import (
     COMMON_OPTIONS,
@@ -32,7 +33,6 @@ from mfconv_nb.mapping.rules import (
     put_in,
     without_numbered,
 )
-from mfconv_nb.mapping.run_state import run_state_of
 from mfconv_nb.mapping.solve import ONE_TENSOR, Directed, Solution, SourceKey, directed_rule, solve_rule
 
 HINT_NO_CONFIG = "There is no config.json: give it, or its folder, with --config (config= in Python)."
@@ -174,7 +174,7 @@ class Matcher:
                 continue
             hits = [hit for hit in hits if hit[0] in self.numbered] or hits
             if not hits:
-                state = run_state_of(spec.name) if self.to == HF else None
+                state = kind_of(spec.name).drop if self.to == HF else None
                 if state is None:
                     unmatched.append(spec.name)
                 else:

@@ -1,9 +1,9 @@
-"""Live objects as checkpoints: a torch Module or state dict, a MindSpore Cell or parameter dict, a dict of arrays.
+"""Load live objects as checkpoints: a torch Module or state dict, a MindSpore Cell or parameter dict, a dict of arrays.
 
-Nothing is copied where the framework lets its memory be seen (torch on the CPU, numpy). MindSpore hands its bytes out as a copy, one
-tensor at a time, when they are asked for. Neither framework is imported here: an object that is given brings its own.
+torch on the CPU and numpy show us their memory: nothing is copied. MindSpore gives out copies: we fetch one tensor at a time, when it is
+read. This module imports neither framework: who has such an object has imported it already.
 
-Refuses: expanded tensors, dtypes without a name here, an empty dict, values that are no tensors.
+Refuses: dtypes that we do not know, an empty dict, values that are not tensors.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ HINT_NAME = "Give it another name in the dict."
 
 
 class LateSource:
-    """Bytes that a framework copies out when they are first asked for.
+    """Bytes that a framework copies out when they are first read.
 
-    The copy is held until as many bytes were read from it as it has, which is once through: then it is let go.
+    The copy is dropped as soon as as many bytes were read as it has: every byte is usually read once.
     """
 
     def __init__(self, size: int, fetch: Callable[[], np.ndarray[Any, np.dtype[np.uint8]]], label: str) -> None:
@@ -51,14 +51,14 @@ class LateSource:
         return self._fetch()
 
     def check_unchanged(self) -> None:
-        """Live parameters may change at any time; nothing to compare them with."""
+        """Does nothing: live parameters may change at any time."""
 
     def identity(self) -> None:
-        """Nothing tells whether they are what they were in another run."""
+        """None: another process cannot prove that they are the same."""
 
 
 def is_live(thing: object) -> bool:
-    """True for what ``load_live`` takes: a mapping, or an object of torch or MindSpore."""
+    """True for what ``load_live`` takes: a mapping, a torch Module or a MindSpore Cell."""
     return isinstance(thing, Mapping) or is_module(thing) or is_cell(thing)
 
 
@@ -73,10 +73,10 @@ def is_cell(thing: object) -> bool:
 
 
 def load_live(thing: Any) -> Checkpoint:
-    """A live object as a checkpoint.
+    """Load a live object as a checkpoint.
 
     Raises:
-        InputError: MFC109 naming the entry that is no tensor, or has a dtype or strides that cannot be carried.
+        InputError: MFC109 with the name of the entry that is no tensor, or whose dtype we do not know.
     """
     if is_module(thing):
         config = thing.config.to_dict() if hasattr(getattr(thing, "config", None), "to_dict") else None
@@ -101,11 +101,11 @@ def _checkpoint(state: Mapping[str, Any], origin: str, side: str | None, config:
         if any("\ud800" <= c <= "\udfff" for c in name):
             found = "half of a surrogate pair in the name"
             raise InputError("MFC109", quoted(name), found=found, expected="a name that is text", hint=HINT_NAME)
-        tensors[name] = _lazy(name, value)
+        tensors[name] = _lazy_tensor(name, value)
     return checkpoint_of(tensors, origin=origin, side=side, config=config)
 
 
-def _lazy(name: str, value: Any) -> LazyTensor:
+def _lazy_tensor(name: str, value: Any) -> LazyTensor:
     if isinstance(value, LazyTensor):
         return value.renamed(name)
     if _is_a(value, "torch", "Tensor"):
@@ -120,32 +120,32 @@ def _lazy(name: str, value: Any) -> LazyTensor:
 def _from_torch(name: str, t: Any) -> LazyTensor:
     torch = sys.modules["torch"]
     check_shaped(name, t)
-    dtype = _dtype_named(name, str(t.dtype).removeprefix("torch."), BY_TORCH)
+    dtype = known_dtype(name, str(t.dtype).removeprefix("torch."), BY_TORCH)
     if t.dim() > MAX_AXES:
         raise InputError("MFC109", quoted(name), found=f"{t.dim()} axes", expected=f"at most {MAX_AXES}, as numpy takes")
     spec = TensorSpec(name, tuple(t.shape), dtype)
-    t = t.detach().resolve_conj().resolve_neg()  # a conjugated view holds the plain numbers until it is asked for
+    t = t.detach().resolve_conj().resolve_neg()  # the memory of a conjugated view holds the plain numbers
     if t.device.type == "meta":
         return LazyTensor(spec, ())
     if t.device.type != "cpu" or t.layout != torch.strided:
         t = t.cpu().to_dense()
     if any(s == 0 and n > 1 for n, s in zip(t.shape, t.stride(), strict=True)):
         t = t.contiguous()
-    data = torch.empty(0, dtype=torch.uint8, device="cpu").set_(t.untyped_storage()).numpy()  # the default may be another
+    data = torch.empty(0, dtype=torch.uint8, device="cpu").set_(t.untyped_storage()).numpy()  # "cpu": the default device may be another
     return strided_tensor(spec, ArraySource(data, "torch"), 0, t.storage_offset(), tuple(t.stride()))
 
 
 def check_shaped(name: str, tensor: Any) -> None:
-    """Refuses a torch parameter that has no shape before its module is called for the first time (`LazyLinear`)."""
+    """Refuse a torch parameter without a shape: that of a `LazyLinear` which was never called."""
     if _is_a(tensor, "torch", "nn.parameter.UninitializedTensorMixin"):
         hint = "Call the network once, or make its layers with their sizes."
         raise InputError("MFC109", quoted(name), found="a parameter that has no shape yet", expected="a tensor with a shape", hint=hint)
 
 
 def _from_mindspore(name: str, t: Any) -> LazyTensor:
-    spec = TensorSpec(name, tuple(t.shape), _dtype_named(name, str(t.dtype), BY_MINDSPORE))
+    spec = TensorSpec(name, tuple(t.shape), known_dtype(name, str(t.dtype), BY_MINDSPORE))
     if getattr(t, "has_init", False):
-        return LazyTensor(spec, ())  # made under no_init_parameters: its memory holds nothing yet
+        return LazyTensor(spec, ())  # made under no_init_parameters: it has no values yet
 
     def fetch() -> np.ndarray[Any, np.dtype[np.uint8]]:
         return np.frombuffer(t.get_bytes(), np.uint8)  # bfloat16 too, which asnumpy() refuses with numpy 2
@@ -154,21 +154,20 @@ def _from_mindspore(name: str, t: Any) -> LazyTensor:
 
 
 def _from_numpy(name: str, a: np.ndarray[Any, Any]) -> LazyTensor:
-    if a.dtype not in BY_NUMPY:
-        raise InputError("MFC109", quoted(name), found=f"dtype {a.dtype}", expected=", ".join(map(str, BY_NUMPY)))
-    spec = TensorSpec(name, a.shape, BY_NUMPY[a.dtype])
+    spec = TensorSpec(name, a.shape, known_dtype(name, a.dtype, BY_NUMPY))
     data = np.ascontiguousarray(a).reshape(-1).view(np.uint8)
     return stored_tensor(spec, ArraySource(data, "numpy"), ((0, spec.nbytes),))
 
 
-def _dtype_named(name: str, dtype: str, known: Mapping[Any, str]) -> str:
+def known_dtype(name: str, dtype: object, known: Mapping[Any, str], hint: str | None = None) -> str:
+    """Our name of a framework's dtype. Raises InputError (MFC109) if it has none; ``name`` is the tensor."""
     if dtype not in known:
-        raise InputError("MFC109", quoted(name), found=f"dtype {dtype}", expected=", ".join(map(str, known)))
+        raise InputError("MFC109", quoted(name), found=f"dtype {dtype}", expected=", ".join(map(str, known)), hint=hint)
     return known[dtype]
 
 
 def _is_a(thing: object, framework: str, dotted: str) -> bool:
-    """isinstance against a class of a framework that may not be imported: then the thing cannot be one of its."""
+    """isinstance, for a class of a framework. If that is not imported, no object of it can exist."""
     found: Any = sys.modules.get(framework)
     for part in dotted.split("."):
         found = getattr(found, part, None)

@@ -1,7 +1,7 @@
-"""A network that is to get weights: what it has by name, and how one tensor is put into it. Neither framework is imported here.
+"""The tensors of a network by name, and how to put new values into each. This module imports neither framework.
 
-torch: a new parameter takes the place of the old one, as `load_state_dict(assign=True)` does, so that a module on the meta device
-becomes real. MindSpore: `Parameter.set_data`. In both, a tensor that is known under two names is one place with two names.
+torch: a new parameter replaces the old one, as with `load_state_dict(assign=True)`, so that a module on the meta device becomes real.
+MindSpore: `Parameter.set_data`. A tensor with two names is one slot with two names.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ import numpy as np
 from mfconv_nb.core.checkpoint import HF, MF
 from mfconv_nb.core.dtypes import BY_MINDSPORE, BY_TORCH, DTYPES, numpy_dtype
 from mfconv_nb.core.errors import InputError, UsageError, quoted
-from mfconv_nb.networks.live import check_shaped, is_cell, is_module
+from mfconv_nb.networks.live import check_shaped, is_cell, is_module, known_dtype
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Fill = Callable[[Bytes], None]  # fills a buffer with the bytes of one tensor
+HINT_DTYPE = "Make the network with a dtype of these (network.to(dtype) in torch)."
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One tensor of a network, and every name it has. ``put(dtype, fill)`` makes room for it in a dtype, has it filled, and puts it in."""
+    """One tensor of a network with all its names. ``put(dtype, fill)`` puts in a new tensor, which ``fill`` fills."""
 
     names: tuple[str, ...]
     shape: tuple[int, ...]
@@ -39,10 +40,10 @@ class Network:
     Attributes:
         label: what it is, in words.
         side: whose names it has, "hf" or "mf".
-        slots: its tensors, those of several names once.
-        unfilled: buffers on the meta device that no checkpoint has, and that nothing computes.
-        renames: whether it is one of transformers, which may join or rename tensors of a file when it opens one.
-        finish: computes the buffers that no checkpoint has, where the network knows how.
+        slots: its tensors, each once, even if it has several names.
+        unfilled: buffers on the meta device that no checkpoint holds and nothing computes.
+        renames: whether it is a model of transformers, which may join or rename the tensors of a file when it opens one.
+        finish: computes the buffers that no checkpoint holds, if the network knows how.
     """
 
     label: str
@@ -64,26 +65,19 @@ def network_of(thing: Any) -> Network:
         UsageError: MFC501 for anything else. InputError: MFC109 for a tensor whose dtype has no name here.
     """
     if is_module(thing):
-        return _of_module(thing)
+        return _module_network(thing)
     if is_cell(thing):
-        return _of_cell(thing)
+        return Network(f"MindSpore {type(thing).__name__}", MF, tuple(_cell_slot(n, p) for n, p in thing.parameters_dict().items()))
     hint = "A state dict is a copy or a view: give the network itself."
     raise UsageError("MFC501", "network", found=f"a {type(thing).__name__}", expected="a torch Module or a MindSpore Cell", hint=hint)
-
-
-def _dtype(name: str, dtype: str, known: Mapping[Any, str]) -> str:
-    if dtype not in known:
-        hint = "Make the network with a dtype of these (network.to(dtype) in torch)."
-        raise InputError("MFC109", quoted(name), found=f"dtype {dtype}", expected=", ".join(map(str, known)), hint=hint)
-    return known[dtype]
 
 
 # ---- torch ---------------------------------------------------------------------------------------------------------------
 
 
-def _of_module(module: Any) -> Network:
+def _module_network(module: Any) -> Network:
     saved = module.state_dict(keep_vars=True)
-    places = {name: place for name, place in _places(module).items() if name in saved}
+    places = {name: place for name, place in _places_by_name(module).items() if name in saved}
     alike: dict[int, list[str]] = {}
     for name, (owner, leaf) in places.items():
         alike.setdefault(id(getattr(owner, leaf)), []).append(name)
@@ -97,8 +91,8 @@ def _of_module(module: Any) -> Network:
     return Network(label, HF, slots, unfilled=tuple(lost))
 
 
-def _places(module: Any) -> dict[str, tuple[Any, str]]:
-    """Every parameter and buffer: the module that holds it, and its name there. A shared one is there under each of its names."""
+def _places_by_name(module: Any) -> dict[str, tuple[Any, str]]:
+    """Every parameter and buffer by name: the module that holds it, and its name there. A shared one appears under all its names."""
     return {
         f"{prefix}.{leaf}".lstrip("."): (owner, leaf)
         for prefix, owner in module.named_modules(remove_duplicate=False)
@@ -115,7 +109,8 @@ def _module_slot(names: tuple[str, ...], places: list[tuple[Any, str]]) -> Slot:
     device = "cpu" if old.device.type == "meta" else old.device
 
     def put(dtype: str, fill: Fill) -> None:
-        new = torch.empty(tuple(old.shape), dtype=getattr(torch, DTYPES[dtype].torch), device="cpu")  # the default may be another
+        # on the CPU, whatever the default device is: numpy has to see the memory
+        new = torch.empty(tuple(old.shape), dtype=getattr(torch, DTYPES[dtype].torch), device="cpu")
         fill(new.reshape(-1).view(torch.uint8).numpy())
         new = new.to(device)
         if isinstance(old, torch.nn.Parameter):
@@ -124,12 +119,12 @@ def _module_slot(names: tuple[str, ...], places: list[tuple[Any, str]]) -> Slot:
             held = owner._parameters if leaf in owner._parameters else owner._buffers
             held[leaf] = new
 
-    return Slot(names, tuple(old.shape), _dtype(names[0], str(old.dtype).removeprefix("torch."), BY_TORCH), put)
+    return Slot(names, tuple(old.shape), known_dtype(names[0], str(old.dtype).removeprefix("torch."), BY_TORCH, HINT_DTYPE), put)
 
 
 def _lost_buffers(module: Any, saved: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
-    """Buffers on the meta device that are in no state dict: tables that a network computes when it is made."""
-    return {n: place for n, place in _places(module).items() if n not in saved and getattr(*place).device.type == "meta"}
+    """Buffers on the meta device that no state dict has: tables that a network computes in its constructor."""
+    return {n: place for n, place in _places_by_name(module).items() if n not in saved and getattr(*place).device.type == "meta"}
 
 
 def _is_transformers(module: Any) -> bool:
@@ -138,10 +133,12 @@ def _is_transformers(module: Any) -> bool:
 
 
 def _compute_buffers(module: Any, lost: Mapping[str, tuple[Any, str]]) -> None:
-    """Have transformers compute the tables, as `from_pretrained` does: everything else is marked as done and stays.
+    """Have transformers compute the tables, as `from_pretrained` does. All other tensors are marked as initialised, so they stay.
+
+    We do it twice, with buffers of zeros and then of ones: a buffer that differs afterwards was not computed.
 
     Raises:
-        InputError: MFC109 naming the buffers that it leaves as they were: tried with zeros, then with ones.
+        InputError: MFC109 with the name of a buffer that was not computed.
     """
     torch: Any = sys.modules["torch"]
     seen = []
@@ -150,7 +147,7 @@ def _compute_buffers(module: Any, lost: Mapping[str, tuple[Any, str]]) -> None:
         for owner, leaf in lost.values():
             owner._buffers[leaf] = torch.full_like(owner._buffers[leaf], value, device="cpu")
         for part in module.modules():
-            part._is_hf_initialized = id(part) not in owners
+            part._is_hf_initialized = id(part) not in owners  # transformers' own mark, which `initialize_weights` respects
             for name, held in (*part._parameters.items(), *part._buffers.items()):
                 if held is not None and not (id(part) in owners and any(o is part and leaf == name for o, leaf in lost.values())):
                     held._is_hf_initialized = True
@@ -165,26 +162,22 @@ def _compute_buffers(module: Any, lost: Mapping[str, tuple[Any, str]]) -> None:
 # ---- MindSpore -----------------------------------------------------------------------------------------------------------
 
 
-def _of_cell(cell: Any) -> Network:
-    return Network(f"MindSpore {type(cell).__name__}", MF, tuple(_cell_slot(n, p) for n, p in cell.parameters_dict().items()))
-
-
 def _cell_slot(name: str, parameter: Any) -> Slot:
     mindspore: Any = sys.modules["mindspore"]
-    shape, own = tuple(parameter.shape), _dtype(name, str(parameter.dtype), BY_MINDSPORE)
+    shape, own = tuple(parameter.shape), known_dtype(name, str(parameter.dtype), BY_MINDSPORE, HINT_DTYPE)
 
     def put(dtype: str, fill: Fill) -> None:
         array = np.empty(shape, numpy_dtype(dtype))
         fill(array.reshape(-1).view(np.uint8))
         if dtype != own:
             parameter.set_dtype(getattr(mindspore, DTYPES[dtype].torch))  # MindSpore calls its dtypes as torch does
-        parameter.set_data(_tensor(mindspore, array, dtype))
+        parameter.set_data(_mindspore_tensor(mindspore, array, dtype))
 
     return Slot((name,), shape, own, put)
 
 
-def _tensor(mindspore: Any, array: np.ndarray[Any, Any], dtype: str) -> Any:
-    """The array as a Tensor of the same memory; where MindSpore knows no bfloat16 of numpy, by way of float32, which is exact."""
+def _mindspore_tensor(mindspore: Any, array: np.ndarray[Any, Any], dtype: str) -> Any:
+    """The array as a Tensor, without a copy if MindSpore takes its dtype. Else bfloat16 goes through float32, which is exact."""
     try:
         return mindspore.Tensor.from_numpy(array)
     except (TypeError, RuntimeError, ValueError):

@@ -1,182 +1,29 @@
-"""Cutting a checkpoint for the devices of a run: which rank gets which box of every tensor. Pure; the files are written by ``save``.
-
-A layout is given in words, ``{"*.wq.weight": ("tp", None)}``, or taken from the strategy files of the run that is to start.
-"""
+"""Cut a checkpoint for the devices of a run: which rank gets which box of every tensor. Pure; ``save`` writes the files."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from mfconv_nb.core.blocks import Shape
 from mfconv_nb.core.checkpoint import TensorSpec
-from mfconv_nb.core.errors import InputError, MappingError, UsageError, did_you_mean, on_one_line, quoted
-from mfconv_nb.core.paths import local_path, read_small
+from mfconv_nb.core.errors import InputError, MappingError, UsageError, did_you_mean, quoted
+from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.report import how_many
-from mfconv_nb.formats.known import run_endings
 from mfconv_nb.formats.strategy_file import read_strategies, strategy_files
+from mfconv_nb.runs.rank_layout import RankLayout, dimensions_of
 from mfconv_nb.runs.slices import Box, Slicing, boxes_of
 from mfconv_nb.runs.strategies import slicing_of, stages_of
 
-RANK_FOLDERS, CHECKPOINT_2 = "rank folders", "checkpoint 2.0"
-FORMS = (RANK_FOLDERS, CHECKPOINT_2)
-MAX_LAYOUT_BYTES = 64 << 20
-MAX_RANKS = 1 << 16
-MAX_STEP = 10**12 - 1  # twelve digits, as many as are read
-MAX_PREFIX_BYTES = 128
 HINT_ONE_RUN = "These are the strategy files of several runs, or of other stages: give a folder with those of one run."
-HINT_LAYOUT = 'Write such a file, and give it with --layout_of_ranks FILE.json (layout_of_ranks="FILE.json" in Python).'
-
-Cut = str | Sequence[str] | None  # of one axis: the device dimension that cuts it, several (the coarsest first), or none
-
-
-@dataclass(frozen=True)
-class RankLayout:
-    """How a checkpoint is cut for the devices of a run.
-
-    Attributes:
-        devices: the dimensions of the device matrix of a pipeline stage, the slowest first: ``{"dp": 2, "tp": 4}`` are 8 ranks, of which
-            0 to 3 are the first data-parallel group.
-        cuts: for patterns of names (``*`` stands for anything) what cuts each axis: ``{"*.wq.weight": ("tp", None)}``. The first
-            pattern that fits counts; a tensor that none fits is whole on every rank.
-        stages: for each pipeline stage the patterns of what it has; left out, there is one stage. A tensor may be in several stages.
-        optimizer_shards: into how many parts slices that several ranks would hold alike are cut again, along their first axis, where
-            it divides.
-        form: "rank folders" (Checkpoint 1.0: `rank_N/` and `strategy/`), or "checkpoint 2.0" (`iteration_N/` with `metadata.json`).
-        ending: of the files of rank folders, ".safetensors" or ".ckpt".
-        epoch, step: what the names of the files say.
-        prefix: of the files of rank folders.
-        strategy: instead of devices, cuts, stages and shards: the strategy files of the run that is to start, a file or a folder.
-    """
-
-    devices: Mapping[str, int] = field(default_factory=dict)
-    cuts: Mapping[str, Sequence[Cut]] = field(default_factory=dict)
-    stages: Sequence[Sequence[str]] = ()
-    optimizer_shards: int = 1
-    form: str = RANK_FOLDERS
-    ending: str = ".safetensors"
-    epoch: int = 0
-    step: int = 0
-    prefix: str = "checkpoint"
-    strategy: str | Path = ""
-
-    def __post_init__(self) -> None:
-        if isinstance(self.form, str):
-            object.__setattr__(self, "form", self.form.lower())  # "Checkpoint 2.0", as it is written elsewhere
-        _one_of("form", self.form, FORMS)
-        _one_of("ending", self.ending, run_endings())
-        for name in ("epoch", "step"):
-            _must(_is_count(getattr(self, name), MAX_STEP), name, getattr(self, name), f"a whole number from 0 to {MAX_STEP:,}")
-        _must(_is_prefix(self.prefix), "prefix", self.prefix, "a beginning of file names, such as llama: no / in it, no . at its front")
-        _must(isinstance(self.strategy, str | Path), "strategy", self.strategy, "a path")
-        if self.strategy:
-            if self.devices or self.cuts or self.stages or self.optimizer_shards != 1:
-                found = "strategy, and devices, cuts, stages or shards"
-                raise UsageError("MFC501", "strategy", found=found, expected="one of them", hint="The strategy files say it all.")
-            return
-        self._check_devices()
-        self._check_cuts()
-        shards, most = self.optimizer_shards, math.prod(self.devices.values())
-        _must(_is_count(shards, most) and shards > 0, "optimizer_shards", shards, f"a number from 1 to {most:,}, the ranks of a stage")
-        stages = self.stages
-        of_texts = _is_list(stages) and all(_is_list(stage) and all(isinstance(p, str) for p in stage) for stage in stages)
-        _must(of_texts, "stages", stages, 'for each stage a list of patterns: [["*.layers.0.*"], ["*.layers.1.*"]]')
-
-    def _check_devices(self) -> None:
-        sizes = self.devices.values() if isinstance(self.devices, Mapping) else ()
-        are_counts = bool(sizes) and all(_is_count(n, MAX_RANKS) and n > 0 for n in sizes)
-        if not are_counts or self.ranks > MAX_RANKS:
-            hint = 'Such as {"dp": 2, "tp": 4}: at most 65,536 ranks.'
-            raise UsageError("MFC501", "devices", found=_shown(self.devices), expected="dimensions with their sizes", hint=hint)
-
-    def _check_cuts(self) -> None:
-        form = 'patterns of names, and for every axis what cuts it: {"*.wq.weight": ["tp", null]}'
-        _must(isinstance(self.cuts, Mapping), "cuts", self.cuts, form)
-        for pattern, axes in self.cuts.items():
-            where = f"cuts[{quoted(str(pattern))}]"
-            _must(isinstance(pattern, str) and _is_list(axes) and all(_is_cut(cut) for cut in axes), where, axes, form)
-            unknown = [n for cut in axes for n in _dimensions(cut) if n not in self.devices]
-            if unknown:
-                expected, hint = ", ".join(self.devices), did_you_mean(unknown[0], self.devices) or "Name it in devices too, with its size."
-                raise UsageError("MFC501", where, found=quoted(unknown[0]), expected=expected, hint=hint)
-
-    @property
-    def ranks(self) -> int:
-        """The number of ranks of all stages, where no strategy files say it."""
-        return math.prod(self.devices.values()) * max(1, len(self.stages))
-
-
-def _one_of(name: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        hint = did_you_mean(str(value), known) or f"Change {name} in the layout of the ranks, or leave it out."
-        raise UsageError("MFC501", name, found=_shown(value), expected=" or ".join(known), hint=hint)
-
-
-def _must(holds: bool, name: str, value: object, expected: str) -> None:
-    if not holds:
-        raise UsageError("MFC501", name, found=_shown(value), expected=expected, hint=f"Change {name} in the layout of the ranks.")
-
-
-def _shown(value: object) -> str:
-    return quoted(value) if isinstance(value, str) else on_one_line(str(value))[:200]
-
-
-def _is_count(value: object, most: int) -> bool:
-    return type(value) is int and 0 <= value <= most
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
-
-
-def _is_cut(cut: object) -> bool:
-    return cut is None or isinstance(cut, str) or (isinstance(cut, list | tuple) and all(isinstance(n, str) for n in cut))
-
-
-def _is_prefix(prefix: object) -> bool:
-    """A beginning of file names that stay in their folder, can be shown, and leave room for rank and step in 255 bytes."""
-    if not isinstance(prefix, str) or not prefix or prefix[0] == "." or set("/\\") & set(prefix):
-        return False
-    return prefix.isprintable() and len(prefix.encode()) <= MAX_PREFIX_BYTES
-
-
-def _dimensions(cut: Cut) -> tuple[str, ...]:
-    return () if cut is None else (cut,) if isinstance(cut, str) else tuple(cut)
-
-
-def read_rank_layout(path: Path) -> RankLayout:
-    """A layout from a JSON file with the fields of ``RankLayout``.
-
-    Raises:
-        UsageError: MFC501.
-    """
-    try:
-        if (raw := read_small(path, MAX_LAYOUT_BYTES)) is None:
-            raise ValueError("more than 64 MiB")
-        content = json.loads(raw)
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError("MFC501", path, found=str(error), expected="a JSON file that says how to cut", hint=HINT_LAYOUT) from None
-    known = [f.name for f in fields(RankLayout)]
-    if not isinstance(content, dict) or not {"devices", "strategy"} & content.keys():
-        raise UsageError("MFC501", path, found="no devices", expected='{"devices": {"dp": 2, "tp": 4}, "cuts": {...}}', hint=HINT_LAYOUT)
-    unknown = [name for name in content if name not in known]
-    if unknown:
-        hint = did_you_mean(unknown[0], known) or "Take it out of the file."
-        raise UsageError("MFC501", path, found=quoted(unknown[0]), expected=", ".join(known), hint=hint)
-    return RankLayout(**content)
-
-
-# ---- what each rank gets -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class CutTensor:
-    """A tensor, how it is cut, what the dimensions of its device matrix are called, and in which stages it is."""
+    """A tensor, its slicing, the names of the dimensions of its device matrix, and its stages."""
 
     spec: TensorSpec
     slicing: Slicing
@@ -203,24 +50,24 @@ class Cutting:
 
 
 def cut_tensors(specs: Sequence[TensorSpec], layout: RankLayout) -> Cutting:
-    """How every tensor is cut.
+    """Cut every tensor as the layout says.
 
     Raises:
         UsageError: MFC501 for a pattern that fits no tensor, and a tensor that no stage has. MappingError: MFC307 for an axis that does
-            not divide, or a pattern with another number of axes than its tensor has. InputError: MFC114 for strategy files that are of
-            another model.
+            not divide, or a pattern with another number of axes than its tensor. InputError: MFC114 for strategy files of another
+            model.
     """
     if layout.strategy:
-        return _by_strategy(specs, local_path(layout.strategy))
+        return _cut_by_strategy(specs, local_path(layout.strategy))
     _check_patterns("cuts", layout.cuts, specs)
     _check_patterns("stages", [p for stage in layout.stages for p in stage], specs)
     names, stages = tuple(layout.devices), max(1, len(layout.stages))
-    tensors = tuple(CutTensor(spec, _slicing(spec, layout), names, _stages(spec, layout)) for spec in specs)
+    tensors = tuple(CutTensor(spec, _slicing_by_cuts(spec, layout), names, _stages_by_patterns(spec, layout)) for spec in specs)
     return Cutting(tensors, layout.ranks // stages, stages)
 
 
-def _by_strategy(specs: Sequence[TensorSpec], path: Path) -> Cutting:
-    """As the strategy files of another run say. What they do not name is whole on every rank."""
+def _cut_by_strategy(specs: Sequence[TensorSpec], path: Path) -> Cutting:
+    """Cut as the strategy files of another run say. Tensors that they do not name are whole on every rank."""
     files = strategy_files(path)
     if not files:
         hint = "Let strategy in the layout of the ranks name the folder in which they lie."
@@ -241,10 +88,11 @@ def _by_strategy(specs: Sequence[TensorSpec], path: Path) -> Cutting:
     for spec in specs:
         having = [stage for stage in stages if spec.name in stage.layouts]
         axes = len(spec.shape)
-        told = {slicing_of(s.layouts[spec.name], axes, devices, f"{quoted(spec.name)} in {s.path}") for s in having}
-        if len(told) > 1:
+        slicings = {slicing_of(s.layouts[spec.name], axes, devices, f"{quoted(spec.name)} in {s.path}") for s in having}
+        if len(slicings) > 1:
             raise InputError("MFC114", quoted(spec.name), found="cut differently in two stages", expected="one way", hint=HINT_ONE_RUN)
-        slicing = _checked(spec, told.pop() if told else Slicing((devices,), ((),) * axes))
+        slicing = slicings.pop() if slicings else Slicing((devices,), ((),) * axes)
+        _check_divides(spec, slicing)
         names = tuple(f"d{n}" for n in range(len(slicing.devices)))
         tensors.append(CutTensor(spec, slicing, names, tuple(s.number for s in having) or everywhere))
     return Cutting(tuple(tensors), devices, len(stages))
@@ -257,7 +105,7 @@ def _check_patterns(where: str, patterns: Mapping[str, Any] | Sequence[str], spe
             raise UsageError("MFC501", where, found=f"{quoted(pattern)}, which fits no tensor", expected="a pattern of names", hint=hint)
 
 
-def _stages(spec: TensorSpec, layout: RankLayout) -> tuple[int, ...]:
+def _stages_by_patterns(spec: TensorSpec, layout: RankLayout) -> tuple[int, ...]:
     if not layout.stages:
         return (0,)
     found = tuple(n for n, patterns in enumerate(layout.stages) if any(fnmatchcase(spec.name, p) for p in patterns))
@@ -267,7 +115,7 @@ def _stages(spec: TensorSpec, layout: RankLayout) -> tuple[int, ...]:
     return found
 
 
-def _slicing(spec: TensorSpec, layout: RankLayout) -> Slicing:
+def _slicing_by_cuts(spec: TensorSpec, layout: RankLayout) -> Slicing:
     pattern = next((p for p in layout.cuts if fnmatchcase(spec.name, p)), None)
     axes = tuple(layout.cuts[pattern]) if pattern is not None else (None,) * len(spec.shape)
     if len(axes) != len(spec.shape):
@@ -276,16 +124,18 @@ def _slicing(spec: TensorSpec, layout: RankLayout) -> Slicing:
         hint = "Change cuts: null (None in Python) for an axis that stays whole."
         raise MappingError("MFC307", quoted(spec.name), found=found, expected=expected, hint=hint)
     names = list(layout.devices)
-    cuts = tuple(tuple(names.index(n) for n in _dimensions(cut)) for cut in axes)
+    cuts = tuple(tuple(names.index(n) for n in dimensions_of(cut)) for cut in axes)
     used = [n for cut in cuts for n in cut]
     if len(used) != len(set(used)):
         found, hint = "a device dimension that cuts twice", "Change cuts: let each dimension of devices cut one axis of a tensor."
         raise MappingError("MFC307", quoted(spec.name), found=found, expected="each at most once", hint=hint)
     slicing = Slicing(tuple(layout.devices.values()), cuts)
-    return _checked(spec, _with_optimizer_shards(slicing, spec.shape, layout.optimizer_shards))
+    slicing = _with_optimizer_shards(slicing, spec.shape, layout.optimizer_shards)
+    _check_divides(spec, slicing)
+    return slicing
 
 
-def _checked(spec: TensorSpec, slicing: Slicing) -> Slicing:
+def _check_divides(spec: TensorSpec, slicing: Slicing) -> None:
     """Raises MappingError (MFC307) where an axis does not divide."""
     try:
         boxes_of(slicing, spec.shape)
@@ -295,14 +145,13 @@ def _checked(spec: TensorSpec, slicing: Slicing) -> Slicing:
         raise MappingError(
             "MFC307", quoted(spec.name), found=found, expected=expected, hint="Cut another axis, or leave it whole."
         ) from None
-    return slicing
 
 
 def _with_optimizer_shards(slicing: Slicing, shape: Shape, shards: int) -> Slicing:
-    """Cut again where there are enough equal slices and the first axis divides, as MindSpore's optimizer parallel does."""
+    """Cut the first axis again where there are enough equal slices and it divides, as MindSpore's optimizer parallel does."""
     used, left = {d for cut in slicing.cuts for d in cut}, shards
     for dimension in reversed([d for d in range(len(slicing.devices)) if d not in used]):
-        taken = _taken(slicing.devices[dimension], left)
+        taken = _shards_along(slicing.devices[dimension], left)
         if left > 1 and slicing.devices[dimension] > 1 and taken == 1:
             return slicing  # the shards would not be a box of devices
         left //= taken
@@ -311,22 +160,22 @@ def _with_optimizer_shards(slicing: Slicing, shape: Shape, shards: int) -> Slici
     return Slicing(slicing.devices, slicing.cuts, shards)
 
 
-def _taken(size: int, shards: int) -> int:
-    """How many of so many optimizer shards a device dimension takes: all that are left, or as many as it has devices; else none."""
+def _shards_along(size: int, shards: int) -> int:
+    """How many of the shards that are left lie along a device dimension of this size: all, or as many as it has devices; else 1."""
     return shards if size % shards == 0 else size if shards % size == 0 else 1
 
 
 def as_plain_cuts(slicing: Slicing, names: Sequence[str]) -> tuple[Slicing, tuple[str, ...]]:
-    """The same boxes without optimizer shards: the device dimensions that the optimizer cuts by cut the first axis, after the others.
+    """The same boxes without optimizer shards: the device dimensions that the shards use cut the first axis, after its other cuts.
 
-    A dimension of which it takes a part becomes two. The names of the dimensions come along.
+    A dimension that they use in part becomes two. Returns the names of the dimensions too.
     """
     shards, used = slicing.optimizer_shards, {d for cut in slicing.cuts for d in cut}
-    devices: list[tuple[str, int, bool]] = []  # of every new dimension its name, its size, and whether the optimizer cuts by it
+    devices: list[tuple[str, int, bool]] = []  # of every new dimension its name, its size, and whether shards lie along it
     places: dict[int, int] = {}  # of every old dimension its place, counted from the last one
     for old in reversed(range(len(slicing.devices))):
         size = slicing.devices[old]
-        taken = 1 if old in used else _taken(size, shards)
+        taken = 1 if old in used else _shards_along(size, shards)
         shards //= taken
         if taken > 1:
             devices.append((names[old], taken, True))

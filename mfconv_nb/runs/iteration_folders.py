@@ -1,7 +1,7 @@
-"""Checkpoint 2.0 of MindFormers, opened: `iteration_00000010/` with `metadata.json`, `common.json` and a file a rank. Headers only.
+"""Open Checkpoint 2.0 of MindFormers: `iteration_00000010/` with `metadata.json`, `common.json` and a file a rank. Reads headers only.
 
-A run's checkpoint folder holds several iterations; the newest that is complete is taken. Without `metadata.json` (a run on one
-card writes none) every file counts and its tensors are whole.
+A run's checkpoint folder holds several iterations; opens the newest complete one. A run on one card writes no `metadata.json`: then
+every file counts, and its tensors are whole.
 
 Source: mindformers 2.1.0, `checkpoint/checkpoint.py` and `checkpoint/utils.py`.
 """
@@ -18,8 +18,10 @@ from mfconv_nb.core.errors import InputError, MfconvError, UsageError, on_one_li
 from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.core.sources import FileSource
 from mfconv_nb.formats.checkpoint_metadata import METADATA, looks_like_metadata
-from mfconv_nb.runs.iteration import COMMON, RANK_FILE, OpenedIteration, file_names, number_of, open_iteration, prefix_of
-from mfconv_nb.runs.rank_files import beside, holds_weights
+from mfconv_nb.runs.iteration import OpenedIteration, open_iteration
+from mfconv_nb.runs.iteration_files import COMMON, RANK_FILE, file_names, iteration_in_common, prefix_of
+from mfconv_nb.runs.message_text import names_text
+from mfconv_nb.runs.rank_files import holds_weights, note_weights_beside
 from mfconv_nb.runs.run import Step, TrainedRun, check_prefix
 
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -36,13 +38,13 @@ def looks_like_iteration_folder(folder: Path) -> bool:
 
 @makes_many_objects
 def open_iteration_folder(folder: Path, *, step: Step | int | None = None, file_prefix: str | None = None) -> TrainedRun:
-    """Open one iteration: that of the folder, the step asked for, or the newest complete one.
+    """Open one iteration: that of the folder, the given step, or the newest complete one.
 
     Args:
         file_prefix: what stands before `model-` in the names of the files, where those of several checkpoints lie in one folder.
 
     Raises:
-        InputError: MFC101 for what cannot be read, MFC102 where there is none, MFC112 where there is none of this step, MFC104 for metadata
+        InputError: MFC101 for what cannot be read, MFC102 without any iteration, MFC112 without one of this step, MFC104 for metadata
             that cannot be trusted, MFC105 for files of several checkpoints that nothing tells apart. UsageError: MFC501 where several
             folders qualify, for a prefix that no file has, and for a step with an epoch. FormatError: MFC2xx for a file that cannot be
             trusted. What makes the checkpoint incomplete is in ``problems``.
@@ -51,20 +53,20 @@ def open_iteration_folder(folder: Path, *, step: Step | int | None = None, file_
         expected, hint = f"an iteration, such as {step.step}: they have no epoch", f"Give --step {step.step} (step={step.step} in Python)."
         raise UsageError("MFC501", "step", found=str(step), expected=expected, hint=hint)
     if _is_iteration(folder):
-        return _chosen(folder, {_number_of(folder): folder}, step, file_prefix)
+        return _open_chosen(folder, {_number_of(folder): folder}, step, file_prefix)
     iterations = _iterations(folder)
     if not iterations:
         inner = _inner_folders(folder)
         if not inner:
             raise InputError("MFC102", folder, found="no iteration", expected="iteration_00000010/ and so on")
         if len(inner) > 1:
-            listed = ", ".join(quoted(p.name) for p in inner[:6])
-            raise UsageError("MFC501", folder, found=f"several folders of iterations: {listed}", expected="one", hint="Give one of them.")
+            found = f"several folders of iterations: {names_text((p.name for p in inner), 6)}"
+            raise UsageError("MFC501", folder, found=found, expected="one", hint="Give one of them.")
         folder = inner[0]
         iterations = _iterations(folder)
     _check_each_once(folder)
-    run = _chosen(folder, iterations, step, file_prefix)
-    return replace(run, notes=run.notes + beside("iterations", folder))
+    run = _open_chosen(folder, iterations, step, file_prefix)
+    return replace(run, notes=run.notes + note_weights_beside("iterations", folder))
 
 
 # ---- which iteration ---------------------------------------------------------------------------------------------------------
@@ -93,7 +95,7 @@ def _folders(folder: Path) -> list[Path]:
 def _number_of(folder: Path) -> int | None:
     """The iteration that a folder's name gives, else its `common.json`."""
     match = _ITERATION.fullmatch(folder.resolve().name)
-    return int(match[1]) if match else number_of(folder)
+    return int(match[1]) if match else iteration_in_common(folder)
 
 
 def _iterations(folder: Path) -> dict[int | None, Path]:
@@ -115,8 +117,8 @@ def _inner_folders(folder: Path) -> list[Path]:
     return [p for p in _folders(folder) if _iterations(p)]
 
 
-def _chosen(folder: Path, iterations: Mapping[int | None, Path], step: Step | int | None, file_prefix: str | None) -> TrainedRun:
-    """The one that is asked for, or the newest that is complete; all of them in the table."""
+def _open_chosen(folder: Path, iterations: Mapping[int | None, Path], step: Step | int | None, file_prefix: str | None) -> TrainedRun:
+    """Open the given iteration, or the newest complete one; the run's table shows all of them."""
     if file_prefix is not None:
         known = (p for place in iterations.values() for p in map(prefix_of, file_names(place)) if p is not None)
         check_prefix(file_prefix, known, folder)
@@ -124,14 +126,14 @@ def _chosen(folder: Path, iterations: Mapping[int | None, Path], step: Step | in
     if asked is not None and asked not in iterations:
         listed = ", ".join(str(n) for n in sorted(n for n in iterations if n is not None)[-12:]) or "none with a number"
         raise InputError("MFC112", folder, found=f"iterations: {listed}", expected=f"iteration {asked}", hint="Choose one that is there.")
-    opened = open_iteration(iterations[asked], asked, file_prefix) if asked is not None else _newest_complete(iterations, file_prefix)
+    opened = open_iteration(iterations[asked], asked, file_prefix) if asked is not None else _open_newest_complete(iterations, file_prefix)
     run = opened.run
     notes = opened.skipped + _tracker_note(folder, run.chosen)
-    return replace(run, steps=_steps(opened.writers, iterations, file_prefix), notes=run.notes + notes)
+    return replace(run, steps=_steps_by_rank(opened.writers, iterations, file_prefix), notes=run.notes + notes)
 
 
-def _newest_complete(iterations: Mapping[int | None, Path], file_prefix: str | None) -> OpenedIteration:
-    """The newest one that nothing is missing of; where there is none, the newest, with what stands in its way."""
+def _open_newest_complete(iterations: Mapping[int | None, Path], file_prefix: str | None) -> OpenedIteration:
+    """Open the newest complete iteration; where there is none, the newest, with its problems."""
     skipped: list[tuple[int | None, MfconvError]] = []
     first: OpenedIteration | None = None
     described = {folder for folder in iterations.values() if os.path.isfile(folder / METADATA)}
@@ -150,7 +152,7 @@ def _newest_complete(iterations: Mapping[int | None, Path], file_prefix: str | N
             continue
         missing = [p for p in opened.run.problems if p.code == "MFC111"]
         if not missing:
-            return replace(opened, skipped=tuple(f"iteration {n} is not complete and not read: {_in_short(e)}" for n, e in skipped))
+            return replace(opened, skipped=tuple(_note_skipped(n, e) for n, e in skipped))
         first = first or opened
         skipped.append((number, missing[0]))
     if first is None:
@@ -158,8 +160,8 @@ def _newest_complete(iterations: Mapping[int | None, Path], file_prefix: str | N
     return first
 
 
-def _in_short(error: MfconvError) -> str:
-    return on_one_line(f"{error.code}, {error.found}")[:300]
+def _note_skipped(number: int | None, error: MfconvError) -> str:
+    return f"iteration {number} is not complete and not read: {on_one_line(f'{error.code}, {error.found}')[:300]}"
 
 
 def _tracker_note(folder: Path, chosen: Step | None) -> tuple[str, ...]:
@@ -173,13 +175,12 @@ def _tracker_note(folder: Path, chosen: Step | None) -> tuple[str, ...]:
     return () if said == str(chosen.step) else (f"{TRACKER} names iteration {quoted(said)}, iteration {chosen.step} is read",)
 
 
-def _steps(
+def _steps_by_rank(
     writers: Mapping[str, frozenset[int]], iterations: Mapping[int | None, Path], file_prefix: str | None
 ) -> dict[int, tuple[Step, ...]]:
     """Which rank has files of which iteration.
 
-    The number in a file's name counts the files that were written; where the metadata of the chosen one say which rank wrote a file,
-    that rank counts.
+    The metadata of the opened iteration say which rank wrote a file. Without them the number in the file's name counts as the rank.
     """
     steps: dict[int, set[Step]] = {}
     for number, folder in iterations.items():

@@ -1,6 +1,7 @@
 """Folders that `mindspore.unified_safetensors` merged: weights by `param_name_map.json`, run state in `hyper_param.safetensors`.
 
-Whatever no strategy file knew ends up among the run state, a weight too. Such a weight was not merged: it is what rank 0 held of it.
+MindSpore puts everything that no strategy file names among the run state, even weights. It does not merge such a weight: it copies the
+slice of rank 0.
 Source: mindspore 2.10, `parallel/transform_safetensors.py`.
 """
 
@@ -8,18 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mfconv_nb.core.errors import quoted
 from mfconv_nb.core.report import how_many
 from mfconv_nb.formats.reading import RUN_STATE
-from mfconv_nb.mapping.run_state import run_state_of
+from mfconv_nb.mapping.kinds import is_run_state
+from mfconv_nb.runs.message_text import names_text
 
 
 def notes_on_run_state(names: Iterable[str]) -> tuple[str, ...]:
-    """A note that names what lies in `hyper_param.safetensors` and is no run state that is known; nothing where there is none."""
-    unknown = [name for name in names if run_state_of(name) is None]
+    """A note that lists the tensors in `hyper_param.safetensors` that are not known as run state; nothing where there are none."""
+    unknown = [name for name in names if not is_run_state(name)]
     if not unknown:
         return ()
-    listed = ", ".join(quoted(n) for n in unknown[:6]) + (f" and {len(unknown) - 6:,} more" if len(unknown) > 6 else "")
     what = f"{how_many(len(unknown), 'tensor')} not known as run state"
     why = "a parameter that was in no strategy file is not merged, but copied from rank 0"
-    return (f"{RUN_STATE} holds {what}: {listed}; {why}",)
+    return (f"{RUN_STATE} holds {what}: {names_text(unknown, 6)}; {why}",)

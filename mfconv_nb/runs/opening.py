@@ -1,4 +1,4 @@
-"""Folders that a training run left behind, opened as one checkpoint of whole, lazy tensors; with the shapes that a config promises."""
+"""Open the folder of a training run, and join its slices to one checkpoint of whole, lazy tensors."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from mfconv_nb.families.registry import family_named, identify
 from mfconv_nb.mapping.adapters import half_of
 from mfconv_nb.mapping.expected import expected_specs
 from mfconv_nb.mapping.forms import fitting_forms, templates_of
+from mfconv_nb.mapping.kinds import CATEGORIES, WEIGHT, WEIGHTS, amounts_by_category, category_of, kind_of, parse_categories
 from mfconv_nb.mapping.rules import Family
-from mfconv_nb.mapping.run_state import run_state_of
-from mfconv_nb.runs.categories import CATEGORIES, WEIGHTS, amounts, categories_asked, category_of
-from mfconv_nb.runs.duplicates import copies_for_parts
+from mfconv_nb.runs.duplicates import note_equal_parts
 from mfconv_nb.runs.iteration_folders import looks_like_iteration_folder, open_iteration_folder
+from mfconv_nb.runs.message_text import names_text
 from mfconv_nb.runs.rank_folders import looks_like_rank_folders, open_rank_folders
-from mfconv_nb.runs.rank_tensors import names_text
 from mfconv_nb.runs.run import Step, TrainedRun
+from mfconv_nb.runs.run_view import RunExploration
 from mfconv_nb.streaming.fill import tensor_checksums
 from mfconv_nb.views.exploration import Exploration
 from mfconv_nb.views.showing import Explorable
@@ -36,22 +36,20 @@ MOST_LAYERS = 4096
 
 @dataclass(frozen=True, repr=False)
 class ExplorableRun(TrainedRun, Explorable):
-    """A run; in a notebook a view of its tensors, which draws how the ranks hold the one that is chosen.
+    """A run that a notebook shows as a view of its tensors, with a drawing of which rank holds which part.
 
     Attributes:
-        asked: step, strategy and prefix, as the caller said them: what opens this run again.
+        asked: step, strategy and prefix as the caller gave them; they open this run again.
     """
 
     asked: Mapping[str, str] = field(default_factory=dict)
 
     def exploration(self) -> Exploration:
-        from mfconv_nb.runs.run_view import RunExploration
-
         return RunExploration(self, self.asked)
 
 
 @dataclass(frozen=True)
-class Merged:
+class JoinedRun:
     """The whole tensors of a run, and what must hold for them to be one checkpoint."""
 
     tensors: Mapping[str, LazyTensor]
@@ -67,18 +65,18 @@ def open_run(
     file_prefix: str | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> TrainedRun | None:
-    """A run's folder, or None where a path is none. What is wrong with it stands in ``problems``; nothing is raised for it here.
+    """Open a run's folder; None for any other path. Its ``problems`` list what is wrong with the run; ``join_slices`` raises them.
 
     Args:
-        step: the step to take, ``400`` or ``"2_400"`` with its epoch. Left out: the newest that is whole.
-        strategy: the folder of the strategy files, or a merged one, where it is not found beside the ranks.
+        step: ``400``, or ``"2_400"`` with its epoch. Left out: the newest that is whole.
+        strategy: the folder of the strategy files, or a merged one, where it does not lie beside the ranks.
         file_prefix: what the names of the files begin with, where those of several checkpoints lie in one folder.
-        config: for a run without strategy files: the shapes of whole tensors follow from it.
+        config: gives the shapes of whole tensors of a run without strategy files.
     """
     run = _open_run(path, None if step is None else parse_step(step), strategy, file_prefix, config)
     if run is None:
         return None
-    doubtful = copies_for_parts(run.tensors.values()) if not run.problems else ()
+    doubtful = note_equal_parts(run.tensors.values()) if not run.problems else ()
     words = {"step": step, "strategy": strategy, "file_prefix": file_prefix}
     asked = {name: str(value) for name, value in words.items() if value is not None}
     opened = {f.name: getattr(run, f.name) for f in fields(run)}
@@ -104,7 +102,7 @@ def _open_run(
             strategy=given,
             file_prefix=file_prefix,
             shapes=lambda names: expected_shapes(names, config),
-            digest=_checksum,
+            digest=_checksum_of,
         )
     for name, value in (("step", asked), ("strategy", strategy), ("file_prefix", file_prefix)):
         if value is not None:
@@ -119,7 +117,7 @@ def looks_like_run(path: Path) -> bool:
     return os.path.isdir(path) and (looks_like_iteration_folder(path) or looks_like_rank_folders(path))
 
 
-def _checksum(tensor: LazyTensor) -> object:
+def _checksum_of(tensor: LazyTensor) -> object:
     return tensor_checksums([tensor])[tensor.name]
 
 
@@ -137,66 +135,66 @@ def parse_step(text: int | str) -> Step:
 
 
 def expected_shapes(names: Iterable[str], config: Mapping[str, Any] | None) -> dict[str, tuple[int, ...]]:
-    """The shape of every whole tensor that a config promises on the MindFormers side; empty without one.
+    """The shape of every whole tensor that a config promises on the MindFormers side; empty without a config.
 
-    Where several families fit, those shapes on which all of them agree.
+    Where several families fit, only the shapes on which all of them agree.
 
     Raises:
-        MfconvError: where no family can be told, or the config lacks a size.
+        MfconvError: where no family fits, or the config lacks a size.
     """
     if config is None:
         return {}
-    halves = ((name, half_of(name)) for name in names if category_of(name) == WEIGHTS and run_state_of(name) is None)
-    weights = list(dict.fromkeys(name if half is None else half.weight for name, half in halves))  # of an adapter that of its weight
+    halves = ((name, half_of(name)) for name in names if kind_of(name) is WEIGHT)
+    weights = list(dict.fromkeys(name if half is None else half.weight for name, half in halves))  # an adapter counts as its weight
     try:
-        return _shapes_by(identify(weights, config, to="hf"), weights, config)
+        return _shapes_of_family(identify(weights, config, to="hf"), weights, config)
     except SeveralFitError as several:
         meant = [choice["model"] for choice in several.choices if "model" in choice]
-        told = [_shapes_if_told(family_named(key), weights, config) for key in meant]
-        first, *others = [shapes for shapes in told if shapes] or [{}]
+        of_each = [_shapes_or_none(family_named(key), weights, config) for key in meant]
+        first, *others = [shapes for shapes in of_each if shapes] or [{}]
         if not first:
             raise
         return {name: shape for name, shape in first.items() if all(other.get(name) == shape for other in others)}
 
 
-def _shapes_if_told(family: Family, weights: Sequence[str], config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Nothing where this config lacks a size that the family asks for: then it is of another one."""
+def _shapes_or_none(family: Family, weights: Sequence[str], config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Empty where the config lacks a size that the family needs: then it is the config of another family."""
     try:
-        return _shapes_by(family, weights, config)
+        return _shapes_of_family(family, weights, config)
     except MfconvError:
         return {}
 
 
-def _shapes_by(family: Family, weights: Sequence[str], config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def _shapes_of_family(family: Family, weights: Sequence[str], config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     form = fitting_forms(family, templates_of(weights), "hf", {}, {})[0].form
     return {spec.name: spec.shape for spec in expected_specs(form, read_sizes(config, form.sizes), MF)}
 
 
-def merged(run: TrainedRun, only: str | Iterable[str] | None = None) -> Merged:
-    """The whole tensors of a run.
+def join_slices(run: TrainedRun, only: str | Iterable[str] | None = None) -> JoinedRun:
+    """Join the slices of a run to whole tensors. The one place that raises the problems of a run.
 
     Args:
         only: categories of tensors to take, such as ``"weights"``; left out: all.
     Raises:
-        InputError: the first of the run's problems; MFC111 where the weights are asked for and are not all there.
+        InputError: the first of the run's problems; MFC111 where ``only`` names the weights and not all of them are there.
     """
     if run.problems:
         raise run.problems[0]
-    wanted = CATEGORIES if only is None else categories_asked(only)
+    wanted = CATEGORIES if only is None else parse_categories(only)
     if only is not None and WEIGHTS in wanted:
         _check_all_weights(run)
-    taken = {name: tensor for name, tensor in run.tensors.items() if category_of(name) in wanted}
-    for tensor in taken.values():
+    chosen = {name: tensor for name, tensor in run.tensors.items() if category_of(name) in wanted}
+    for tensor in chosen.values():
         problem = tensor.problem()
         if problem is not None:
             raise problem
-    wholes = {name: tensor.whole() for name, tensor in taken.items()}
-    equalities = tuple(equality for tensor in taken.values() for equality in tensor.copies())
-    return Merged(wholes, equalities, (_amounts_note(wholes), *(f"assumed: {a}" for a in run.assumed), *run.notes))
+    wholes = {name: tensor.whole() for name, tensor in chosen.items()}
+    equalities = tuple(equality for tensor in chosen.values() for equality in tensor.copies())
+    return JoinedRun(wholes, equalities, (_note_amounts(wholes), *(f"assumed: {a}" for a in run.assumed), *run.notes))
 
 
 def _check_all_weights(run: TrainedRun) -> None:
-    """Raises InputError (MFC111) where weights of the run are in no file, or a layer among others has none; adapters may be alone."""
+    """Raises InputError (MFC111) where no file holds some of the weights, or an earlier layer has none. Adapters may be alone."""
     weights = [name for name in run.tensors if category_of(name) == WEIGHTS]
     absent = [name for name in run.absent if category_of(name) == WEIGHTS]
     if all(half_of(name) is not None for name in weights):
@@ -210,7 +208,7 @@ def _check_all_weights(run: TrainedRun) -> None:
 
 
 def layers_without(names: Iterable[str]) -> list[str]:
-    """``decoder.layers.2``: layers that have no tensor, where later ones of the same name have."""
+    """Layers without a tensor before layers that have some: ``decoder.layers.2``."""
     seen: dict[str, set[int]] = {}
     for name in names:
         if match := _LAYER.match(name):
@@ -218,8 +216,8 @@ def layers_without(names: Iterable[str]) -> list[str]:
     return [f"{stem}{n}" for stem, numbers in seen.items() for n in range(min(max(numbers), MOST_LAYERS)) if n not in numbers]
 
 
-def _amounts_note(tensors: Mapping[str, LazyTensor]) -> str:
-    found = amounts(t.spec for t in tensors.values())
+def _note_amounts(tensors: Mapping[str, LazyTensor]) -> str:
+    found = amounts_by_category(t.spec for t in tensors.values())
     return (
         ", ".join(f"{category}: {how_many(a.tensors, 'tensor')}, {bytes_text(a.nbytes)}" for category, a in found.items()) or "no tensors"
     )

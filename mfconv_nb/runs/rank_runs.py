@@ -1,15 +1,15 @@
-"""Which files of a step are of one run, where several runs wrote into the folders of the ranks.
+"""Choose the files of one run among those of a step, where several runs wrote into the folders of the ranks.
 
 MindSpore numbers the files of a run by what it finds in the folder of each rank (`_1`, `_2`): within a folder a higher number is a later
-run, across ranks the numbers say nothing. What tells, in this order:
+run, across ranks the numbers say nothing. These rules decide, in this order:
 
-1. Copies and counters. Files of one run hold equal slices where they hold the same ones, and count steps alike. Files that this links
-   belong together; files that it contradicts do not.
-2. Where a rank has one file of the step there is no choice: such files are taken as of one run, and so is what is linked to one of them.
-3. `meta.json`, where that of every rank names one of the files as the last that was saved.
-4. Where the folders of all ranks have the same numbers: the highest of them.
+1. Copies and counters. Files of one run hold equal bytes in the slices that they share, and equal step counters. Equal values link
+   files; different ones separate them.
+2. A rank with one file of the step leaves no choice: all such files, and the files linked to them, count as one run.
+3. `meta.json`: the file that it names as the last saved, where the one of every rank names a candidate.
+4. The highest number, where the folders of all ranks have the same numbers.
 
-Where several runs are told, the latest. Where nothing tells, nothing is taken.
+Of several runs that a rule finds, the latest is chosen. Where no rule decides, nothing is chosen.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mfconv_nb.core.checkpoint import LazyTensor
-from mfconv_nb.core.errors import InputError, on_one_line, quoted
+from mfconv_nb.core.errors import InputError, on_one_line
 from mfconv_nb.core.folding import fold
 from mfconv_nb.core.sources import FileSource
-from mfconv_nb.runs.categories import OPTIMIZER_STATE, WEIGHTS, category_of
+from mfconv_nb.mapping.kinds import OPTIMIZER_STATE, WEIGHTS, category_of
 from mfconv_nb.runs.rank_files import RankFile
-from mfconv_nb.runs.run import SlicedTensor, Step
+from mfconv_nb.runs.run import SlicedTensor
 from mfconv_nb.streaming.gather import read_tensor
 
 META = "meta.json"
@@ -35,15 +35,15 @@ MAX_COMPARED_BYTES = 16 << 20  # of a slice: the smaller ones of a kind tell as 
 KINDS_COMPARED = 8  # of names, for every group of ranks that hold copies: one alone may be frozen, or all ones
 RANKS_SHOWN = 4
 
-Candidates = Mapping[int, Sequence[RankFile]]  # the files of a step by rank, those of the latest run first
+Candidates = Mapping[int, Sequence[RankFile]]  # the files of a step by rank, the latest run first
 Chosen = Mapping[int, RankFile]
-Evidence = Sequence[Mapping[Path, Hashable]]  # for something that is equal in all files of a run: what it is in each file that has it
+Evidence = Sequence[Mapping[Path, Hashable]]  # values that are equal in all files of a run: each as a map from file to value
 Headers = Mapping[Path, Mapping[str, LazyTensor]]
 
 
 @dataclass(frozen=True)
-class OneRun:
-    """Files that belong together; what was concluded without proof, and what proved the rest, in sentences."""
+class RunFiles:
+    """Files of one run by rank; sentences on what is assumed without proof, and on what proves the rest."""
 
     files: Chosen
     assumed: tuple[str, ...] = ()
@@ -51,7 +51,7 @@ class OneRun:
 
 
 def needs_no_proof(candidates: Candidates, runs: Mapping[int, Collection[int]]) -> bool:
-    """Whether every rank has one file, all under the same number, and ``runs`` in its folder as all others have, as nearly always."""
+    """Whether every rank has one file, all files one number, and all folders the same ``runs``, as nearly always."""
     numbers = {f.run for files in candidates.values() for f in files}
     return (
         all(len(files) == 1 for files in candidates.values())
@@ -60,41 +60,41 @@ def needs_no_proof(candidates: Candidates, runs: Mapping[int, Collection[int]]) 
     )
 
 
-def files_of_one_run(candidates: Candidates, evidence: Evidence, is_enough: Callable[[Collection[int]], bool]) -> OneRun | None:
-    """The files of the latest run that is told, by the rules above; None where nothing tells.
+def choose_files_of_one_run(candidates: Candidates, evidence: Evidence, is_enough: Callable[[Collection[int]], bool]) -> RunFiles | None:
+    """The files of the latest run, by the rules above; None where no rule decides.
 
     Args:
-        evidence: what files of one run have in common, as ``evidence_of`` gives it.
+        evidence: from ``evidence_of``.
         is_enough: whether these ranks hold one copy of every slice.
     """
     alone = {rank: files[0] for rank, files in candidates.items() if len(files) == 1}
-    linked = _linked(candidates, evidence)
+    linked = _link_files(candidates, evidence)
     trunk = [file for group in linked if any(f.rank in alone for f in group) for file in group]
-    told = [one for group in (*linked, trunk) if (one := _by_rank(group)) and is_enough(one) and _agree(one.values(), evidence)]
-    latest = _latest(told)
+    whole_runs = [one for group in (*linked, trunk) if (one := _index_by_rank(group)) and is_enough(one) and _agree(one.values(), evidence)]
+    latest = _latest_of(whole_runs)
     several = any(len(files) > 1 for files in candidates.values())
     if latest is not None:
         is_proven = any(set(latest.values()) <= set(group) for group in linked)
         if is_proven:
-            return OneRun(latest, notes=(f"of one run, as copies and counters show: {_shown(latest)}",))
+            return RunFiles(latest, notes=(f"of one run, as copies and counters show: {_files_text(latest)}",))
         what = "one file of the step on each rank, taken as of one run, though the folders count their runs differently"
         if several:
             what = "where a rank has several files of the step copies tell which; those of ranks with one are taken as of the same run"
-        return OneRun(latest, (f"{what}: {_shown(latest)}",))
+        return RunFiles(latest, (f"{what}: {_files_text(latest)}",))
     if not several:
         return None
-    last = {rank: file for rank, files in candidates.items() if (file := _saved_last(files)) is not None}
+    last = {rank: file for rank, files in candidates.items() if (file := _last_saved_of(files)) is not None}
     if len(last) == len(candidates) and _agree(last.values(), evidence):
-        return OneRun(last, (f"the files of a run are those that {META} of each rank names as the last: {_shown(last)}",))
+        return RunFiles(last, (f"the files of a run are those that {META} of each rank names as the last: {_files_text(last)}",))
     first = {rank: files[0] for rank, files in candidates.items()}
     if len({tuple(f.run for f in files) for files in candidates.values()}) == 1 and _agree(first.values(), evidence):
-        said = f"several runs wrote into the folders of all ranks, under the same numbers; taken is the latest: {_shown(first)}"
-        return OneRun(first, (said,))
+        said = f"several runs wrote into the folders of all ranks, under the same numbers; taken is the latest: {_files_text(first)}"
+        return RunFiles(first, (said,))
     return None
 
 
-def _linked(candidates: Candidates, evidence: Evidence) -> list[list[RankFile]]:
-    """Files that belong together, in groups. Something tells of a rank only where it differs in all its files."""
+def _link_files(candidates: Candidates, evidence: Evidence) -> list[list[RankFile]]:
+    """Groups of files that equal values link. A value says nothing of a rank where two of its files share it or one lacks it."""
     group_of = {file.path: [file] for files in candidates.values() for file in files}
     for values in evidence:
         first: dict[Hashable, RankFile] = {}
@@ -110,8 +110,8 @@ def _linked(candidates: Candidates, evidence: Evidence) -> list[list[RankFile]]:
     return list({id(group): group for group in group_of.values()}.values())
 
 
-def _by_rank(files: Iterable[RankFile]) -> Chosen:
-    """Nothing where two files are of one rank: then they do not belong together after all."""
+def _index_by_rank(files: Iterable[RankFile]) -> Chosen:
+    """The files by rank; nothing where two are of one rank: then they are not of one run after all."""
     files = list(files)
     found = {f.rank: f for f in files}
     return found if len(found) == len(files) else {}
@@ -122,23 +122,23 @@ def _agree(files: Iterable[RankFile], evidence: Evidence) -> bool:
     return all(len({values[p] for p in paths if p in values}) <= 1 for values in evidence)
 
 
-def _latest(told: Sequence[Chosen]) -> Chosen | None:
-    """The one that is later on every rank that it shares with each of the others; of the same files the one on more ranks."""
-    for one in sorted(told, key=len, reverse=True):
-        shared = [[(file.run, other[rank].run) for rank, file in one.items() if rank in other] for other in told]
-        if all(runs and all(mine >= its for mine, its in runs) for runs in shared):
+def _latest_of(runs: Sequence[Chosen]) -> Chosen | None:
+    """The run that is later than each other one on all ranks that both have; of equal ones that on more ranks."""
+    for one in sorted(runs, key=len, reverse=True):
+        shared = [[(file.run, other[rank].run) for rank, file in one.items() if rank in other] for other in runs]
+        if all(numbers and all(mine >= its for mine, its in numbers) for numbers in shared):
             return one
     return None
 
 
-def _shown(files: Chosen) -> str:
+def _files_text(files: Chosen) -> str:
     ranks = sorted(files)
     listed = ", ".join(on_one_line(files[r].path.name) for r in ranks[:RANKS_SHOWN])
     return listed + (f" and {len(ranks) - RANKS_SHOWN:,} more" if len(ranks) > RANKS_SHOWN else "")
 
 
-def _saved_last(files: Sequence[RankFile]) -> RankFile | None:
-    """The one that `meta.json` beside them names."""
+def _last_saved_of(files: Sequence[RankFile]) -> RankFile | None:
+    """The file that `meta.json` beside them names as the last saved."""
     path = files[0].path.parent / META
     try:
         source = FileSource(path)
@@ -155,13 +155,13 @@ def _saved_last(files: Sequence[RankFile]) -> RankFile | None:
 def evidence_of(
     candidates: Candidates, headers: Headers, tensors: Iterable[SlicedTensor], counters: Collection[str], *, is_cut_known: bool
 ) -> Evidence:
-    """What files of one run have in common: slices that several ranks hold, by checksum, and counters.
+    """What must be equal in all files of a run: checksums of slices that several ranks hold, and counters.
 
     Args:
         headers: of every candidate.
-        tensors: as one file of each rank gives them: they say which ranks hold the same slices.
-        counters: names of what every rank of a run counts alike.
-        is_cut_known: whether strategy files say so; else only tensors count that every rank holds whole.
+        tensors: made of one file a rank; they show which ranks hold the same slices.
+        counters: names of counters that are equal on every rank of a run.
+        is_cut_known: strategy files show which ranks hold the same slices. Without them only tensors count that every rank holds whole.
     """
     by_ranks: dict[tuple[int, ...], dict[str, str]] = {}
     for tensor in sorted(tensors, key=lambda t: (len(t.shape) < 2, t.slices[0].tensor.spec.nbytes)):  # vectors last: often constant
@@ -185,19 +185,3 @@ def evidence_of(
 
 def _checksum(tensor: LazyTensor) -> Hashable:
     return tensor.dtype, tensor.shape, hashlib.blake2b(read_tensor(tensor).tobytes()).digest()
-
-
-def undecided(home: Path, step: Step | None, candidates: Candidates, others: Sequence[Step]) -> InputError:
-    """MFC112 for files of which nothing tells which belong together.
-
-    Args:
-        others: steps of which every rank has one file.
-    """
-    by_count = sorted(candidates.items(), key=lambda item: (-len(item[1]), item[0]))
-    shown = [by_count[0], by_count[-1]] if len(by_count) > 1 else by_count
-    said = "; ".join(f"rank {rank} has {', '.join(quoted(f.path.name) for f in reversed(files[:RANKS_SHOWN]))}" for rank, files in shown)
-    found = f"files of several runs{f' at step {step}' if step is not None else ''}: {said}"
-    expected = "copies, counters or a meta.json that tell which are of one run: MindSpore counts runs (_1) in each rank's folder apart"
-    hint = "Move the files of the other runs out of the folders of the ranks"
-    hint += f", or take a step of which every rank has one file: --step {others[0]} (step= in Python)." if others else "."
-    return InputError("MFC112", home, found=found, expected=expected, hint=hint)

@@ -1,6 +1,6 @@
-"""The tensors of rank folders, put together as the strategy files say: from every rank that holds a slice, over all pipeline stages.
+"""Join the slices of rank folders to whole tensors, as the strategy files say, over all ranks and pipeline stages.
 
-Nothing is raised for what one tensor lacks: it is collected, so that a reader sees all of it at once.
+Raises nothing for what one tensor lacks: problems are collected in ``Found``, so that a reader sees all of them at once.
 """
 
 from __future__ import annotations
@@ -13,24 +13,25 @@ from mfconv_nb.core.blocks import Shape
 from mfconv_nb.core.checkpoint import LazyTensor
 from mfconv_nb.core.errors import InputError, MfconvError, on_one_line, quoted
 from mfconv_nb.core.report import how_many
-from mfconv_nb.mapping.run_state import run_state_of, weight_of
+from mfconv_nb.mapping.kinds import is_run_state, weight_of
+from mfconv_nb.runs.message_text import groups_text, names_text
 from mfconv_nb.runs.run import HINT_SLICES, Slice, SlicedTensor
 from mfconv_nb.runs.slices import Box, boxes_of, whole_shape
 from mfconv_nb.runs.strategies import Stage, slicing_of
 
 Held = Mapping[int, LazyTensor]  # by rank
-Groups = Sequence[tuple[int, ...]]  # of ranks of which one is needed
+Groups = Sequence[tuple[int, ...]]  # groups of ranks: a checkpoint needs one rank of each
 Stages = Sequence[Stage]
 
 
 @dataclass
 class Found:
-    """What is collected while the tensors of a step are put together.
+    """Collects what is found while the tensors of a step are joined.
 
     Attributes:
-        absent: groups of ranks of which one is needed and none is there.
+        absent: groups of ranks without a rank that is there.
         left_out: optimizer state that is not all there, with the ranks that would have it.
-        as_weights, unexplained: state that no strategy names: of the optimizer, taken as cut like its weight; or left out.
+        as_weights, unexplained: state that no strategy names: taken as cut like its weight; or left out.
         foreign: by rank the tensors that the strategy gives to other stages.
         unknown: weights that no strategy names.
         stages_differ: tensors that two stages cut differently.
@@ -48,31 +49,13 @@ class Found:
     stages_differ: list[str] = field(default_factory=list)
     opened: frozenset[int] = frozenset()
 
-
-# ---- words for messages ------------------------------------------------------------------------------------------------------
-
-
-def ranks_text(groups: Groups) -> str:
-    """``rank 3 (or its copy 7)``; eight of them at most."""
-    texts = []
-    for first, *others in list(groups)[:8]:
-        instead = f" (or its copy {others[0]})" if len(others) == 1 else f" (or a copy of it: {some_of(others)})" if others else ""
-        texts.append(f"rank {first}{instead}")
-    return ", ".join(texts) + (f" and {len(groups) - 8} more" if len(groups) > 8 else "")
+    def add_contradiction(self, name: str, found: str, expected: str, code: str = "MFC113") -> None:
+        """Add a problem of one tensor."""
+        self.problems.append(InputError(code, quoted(name), found=found, expected=expected, hint=HINT_SLICES))
 
 
-def some_of(numbers: Sequence[int]) -> str:
-    """``0, 1, 2``; six of them at most."""
-    return ", ".join(str(n) for n in numbers[:6]) + (" ..." if len(numbers) > 6 else "")
-
-
-def names_text(names: Sequence[str]) -> str:
-    """``'a', 'b'``; four of them at most."""
-    return ", ".join(quoted(n) for n in names[:4]) + (" ..." if len(names) > 4 else "")
-
-
-def by_strategy(home: Path, stages: Stages, held: Mapping[str, Held], found: Found, shapes: Mapping[str, Shape]) -> None:
-    """Put every tensor that some rank holds together, as the strategy files say.
+def join_by_strategy(home: Path, stages: Stages, held: Mapping[str, Held], found: Found, shapes: Mapping[str, Shape]) -> None:
+    """Join every tensor that some rank holds, as the strategy files say, into ``found``.
 
     Raises:
         InputError: MFC114 where they name none of these tensors. What else does not fit is in ``found.problems``.
@@ -81,60 +64,58 @@ def by_strategy(home: Path, stages: Stages, held: Mapping[str, Held], found: Fou
     if not known & held.keys():
         hint = "They are of another run: give the right ones with --strategy."
         expected = f"tensors such as {quoted(next(iter(held), ''))}"
-        some = ", ".join(quoted(n) for n in sorted(known)[:3]) or "no tensor"
+        some = names_text(sorted(known), 3) or "no tensor"
         raise InputError("MFC114", stages[0].path, found=some, expected=expected, hint=hint)
     for name, ranks in held.items():
         if name in known:
-            _from_stages(stages, name, ranks, found)
+            _join_named(stages, name, ranks, found)
         elif (weight := weight_of(name)) in known:
-            _as_weight(stages, name, weight, ranks, held.get(weight, {}), found)
-        elif _same_shapes(ranks):
-            found.tensors[name] = held_whole(name, ranks)
-            if run_state_of(name) is None:
+            _join_as_weight(stages, name, weight, ranks, held.get(weight, {}), found)
+        elif not _two_that_differ(ranks):
+            found.tensors[name] = whole_on_ranks(name, ranks)
+            if not is_run_state(name):
                 found.unknown.append(name)
-        elif run_state_of(name) is not None:
+        elif is_run_state(name):
             found.unexplained.append(name)
         else:
-            found.problems.append(_unknown_and_cut(home, name, ranks))
+            found.problems.append(_unnamed_slices_error(home, name, ranks))
     for name, tensor in found.tensors.items():
         if name in shapes and tuple(shapes[name]) != tensor.shape:
             said = f"as {on_one_line(str(stages[0].path))} says, from slices of {list(tensor.slices[0].tensor.shape)}"
-            shown = f"{list(tensor.shape)}, {said}"
-            expected = f"{list(shapes[name])}, as the config says"
-            found.problems.append(InputError("MFC113", quoted(name), found=shown, expected=expected, hint=HINT_SLICES))
+            found.add_contradiction(name, f"{list(tensor.shape)}, {said}", f"{list(shapes[name])}, as the config says")
 
 
 # ---- optimizer state and other tensors that no strategy names --------------------------------------------------------------------
 
 
-def _as_weight(stages: Stages, name: str, weight: str, ranks: Held, of_weight: Held, found: Found) -> None:
-    """State of the optimizer that no strategy names: cut as its weight where it has the same shape on every rank; else it is left out."""
+def _join_as_weight(stages: Stages, name: str, weight: str, ranks: Held, of_weight: Held, found: Found) -> None:
+    """Join optimizer state that no strategy names: cut as its weight where it has the weight's shape on every rank; else left out."""
     if all(r in of_weight and of_weight[r].shape == t.shape for r, t in ranks.items()):
-        told = Found(opened=found.opened)
+        joined = Found(opened=found.opened)
         alike = tuple(replace(s, layouts={name: s.layouts[weight]}) for s in stages if weight in s.layouts)
-        _from_stages(alike, name, ranks, told)
-        if name in told.tensors:
-            found.tensors[name] = told.tensors[name]
-            found.as_weights += [name] if len(told.tensors[name].boxes) > 1 else []
+        _join_named(alike, name, ranks, joined)
+        if name in joined.tensors:
+            found.tensors[name] = joined.tensors[name]
+            found.as_weights += [name] if len(joined.tensors[name].boxes) > 1 else []
             return
     found.unexplained.append(name)
 
 
-def _unknown_and_cut(home: Path, name: str, ranks: Held) -> InputError:
-    (a, first), *others = ranks.items()
-    b, other = next((r, t) for r, t in others if (t.shape, t.dtype) != (first.shape, first.dtype))
-    each = (f"{list(t.shape)} of {t.dtype} on rank {rank}" for rank, t in ((a, first), (b, other)))
-    shown = f"{' and '.join(each)}, and no strategy file names it"
+def _unnamed_slices_error(home: Path, name: str, ranks: Held) -> InputError:
+    shown = f"{' and '.join(_two_that_differ(ranks))}, and no strategy file names it"
     expected = "a strategy file that says how it was cut"
     return InputError("MFC114", f"{quoted(name)} in {home}", found=shown, expected=expected, hint="Give the strategy files of this run.")
 
 
-def _same_shapes(ranks: Held) -> bool:
-    return len({(t.shape, t.dtype) for t in ranks.values()}) == 1
+def _two_that_differ(ranks: Held) -> list[str]:
+    """The first slice and the first one of another shape or dtype, as text: ``[4, 8] of F32 on rank 0``; empty where all are alike."""
+    (a, first), *others = ranks.items()
+    other = next(((r, t) for r, t in others if (t.shape, t.dtype) != (first.shape, first.dtype)), None)
+    return [f"{list(t.shape)} of {t.dtype} on rank {rank}" for rank, t in ((a, first), other)] if other is not None else []
 
 
-def held_whole(name: str, ranks: Held) -> SlicedTensor:
-    """A tensor that every rank which has it holds whole."""
+def whole_on_ranks(name: str, ranks: Held) -> SlicedTensor:
+    """A tensor that is whole on every rank that has it."""
     first = next(iter(ranks.values()))
     box = Box((0,) * len(first.shape), first.shape)
     return SlicedTensor(name, first.shape, first.dtype, tuple(Slice(r, box, t) for r, t in sorted(ranks.items())))
@@ -143,51 +124,41 @@ def held_whole(name: str, ranks: Held) -> SlicedTensor:
 # ---- tensors of the strategy -------------------------------------------------------------------------------------------------
 
 
-def _from_stages(stages: Stages, name: str, ranks: Held, found: Found) -> None:
-    first = next(iter(ranks.values()))
-    for rank, tensor in ranks.items():
-        if (tensor.shape, tensor.dtype) != (first.shape, first.dtype) and len(_with(stages, name)) == 1:
-            a = next(iter(ranks))
-            shown = f"{list(first.shape)} of {first.dtype} on rank {a}, {list(tensor.shape)} of {tensor.dtype} on rank {rank}"
-            found.problems.append(InputError("MFC113", quoted(name), found=shown, expected="slices of one shape", hint=HINT_SLICES))
-            return
-    parts: list[tuple[Stage, SlicedTensor, tuple[Box, ...]]] = []
+def _join_named(stages: Stages, name: str, ranks: Held, found: Found) -> None:
+    """Join a tensor that the strategy names, from the slices of all stages that have it."""
+    having = [s for s in stages if name in s.layouts]
+    if len(having) == 1 and (differing := _two_that_differ(ranks)):
+        found.add_contradiction(name, ", ".join(differing), "slices of one shape")
+        return
     for rank in ranks:
-        if not any(rank in stage.ranks for stage in _with(stages, name)):
+        if not any(rank in stage.ranks for stage in having):
             found.foreign.setdefault(rank, []).append(name)
-    for stage in _with(stages, name):
+    parts: list[tuple[Stage, SlicedTensor, tuple[Box, ...]]] = []
+    for stage in having:
         mine = {r: t for r, t in ranks.items() if r in stage.ranks}
         if mine:
-            sliced = _in_stage(stage, name, mine, found)
+            sliced = _join_in_stage(stage, name, mine, found)
             if sliced is None:
                 return
             parts.append((stage, *sliced))
-    if not parts:
-        numbers, a = ", ".join(str(s.number) for s in _with(stages, name)), next(iter(ranks))
-        shown, expected = f"on rank {a}", f"on the ranks of stage {numbers}, as {quoted(_with(stages, name)[0].path.name)} says"
-        found.problems.append(InputError("MFC114", quoted(name), found=shown, expected=expected, hint=HINT_SLICES))
+    if parts:
+        _join_stages(name, parts, found)
         return
-    _join_stages(name, parts, found)
+    expected = f"on the ranks of stage {', '.join(str(s.number) for s in having)}, as {quoted(having[0].path.name)} says"
+    found.add_contradiction(name, f"on rank {next(iter(ranks))}", expected, "MFC114")
 
 
-def _with(stages: Sequence[Stage], name: str) -> list[Stage]:
-    return [s for s in stages if name in s.layouts]
-
-
-def _in_stage(stage: Stage, name: str, ranks: Held, found: Found) -> tuple[SlicedTensor, tuple[Box, ...]] | None:
-    """The slices of one stage, and the box of each of its ranks."""
+def _join_in_stage(stage: Stage, name: str, ranks: Held, found: Found) -> tuple[SlicedTensor, tuple[Box, ...]] | None:
+    """The slices of one stage, and the box of each of its ranks; None, and a problem, where they contradict the strategy."""
+    if differing := _two_that_differ(ranks):
+        found.add_contradiction(name, ", ".join(differing), "slices of one shape")
+        return None
     layout = stage.layouts[name]
-    (a, first), *rest = ranks.items()
-    for rank, tensor in rest:
-        if (tensor.shape, tensor.dtype) != (first.shape, first.dtype):
-            shown = f"{list(first.shape)} of {first.dtype} on rank {a}, {list(tensor.shape)} of {tensor.dtype} on rank {rank}"
-            found.problems.append(InputError("MFC113", quoted(name), found=shown, expected="slices of one shape", hint=HINT_SLICES))
-            return None
+    a, first = next(iter(ranks.items()))
     slicing = slicing_of(layout, len(first.shape), stage.devices, f"{quoted(name)} in {stage.path}")
     if layout.split and first.shape[:1] != layout.split[:1]:
         shown = f"slices of {list(first.shape)} in the file of rank {a}"
-        expected = f"{how_many(layout.split[0], 'row')}, as {quoted(stage.path.name)} says"
-        found.problems.append(InputError("MFC113", quoted(name), found=shown, expected=expected, hint=HINT_SLICES))
+        found.add_contradiction(name, shown, f"{how_many(layout.split[0], 'row')}, as {quoted(stage.path.name)} says")
         return None
     whole = whole_shape(slicing, first.shape)
     boxes = boxes_of(slicing, whole)
@@ -196,33 +167,32 @@ def _in_stage(stage: Stage, name: str, ranks: Held, found: Found) -> tuple[Slice
 
 
 def _join_stages(name: str, parts: Sequence[tuple[Stage, SlicedTensor, tuple[Box, ...]]], found: Found) -> None:
-    """One tensor from the stages that have it: all its copies where they cut it alike, else from the first that is complete."""
+    """Join one tensor from its stages: all copies where they cut it alike, else those of the first complete stage."""
     _, tensor, boxes = parts[0]
     if any(p[1].shape != tensor.shape or p[1].dtype != tensor.dtype for p in parts):
         shown = " and ".join(f"{list(t.shape)} of {t.dtype} in stage {s.number}" for s, t, _ in parts[:4])
-        found.problems.append(InputError("MFC113", quoted(name), found=shown, expected="the same in all stages", hint=HINT_SLICES))
+        found.add_contradiction(name, shown, "the same in all stages")
         return
     if any(set(p[2]) != set(boxes) for p in parts):
         found.stages_differ.append(name)
-        parts = [p for p in parts if _held(p[1]) == set(p[2])][:1] or parts[:1]
+        parts = [p for p in parts if _boxes_held(p[1]) == set(p[2])][:1] or parts[:1]
         _, tensor, boxes = parts[0]
     slices = tuple(s for _, t, _ in parts for s in t.slices)
     joined = SlicedTensor(name, tensor.shape, tensor.dtype, slices, tensor.slicing, tensor.stage)
-    lacking = set(boxes) - _held(joined)
+    lacking = set(boxes) - _boxes_held(joined)
     if lacking:
         holders = [tuple(s.first + n for s, _, bs in parts for n, b in enumerate(bs) if b == box) for box in sorted(lacking)]
         groups = [tuple(rank for rank in group if rank not in found.opened) for group in holders]
         if not all(groups):
             box, ranks = next((b, h) for b, h, g in zip(sorted(lacking), holders, groups, strict=True) if not g)
-            shown, expected = f"nothing for {box.text()}", f"a slice of it on {ranks_text([ranks])}"
-            found.problems.append(InputError("MFC113", quoted(name), found=shown, expected=expected, hint=HINT_SLICES))
+            found.add_contradiction(name, f"nothing for {box.text()}", f"a slice of it on {groups_text([ranks])}")
             return
-        if run_state_of(name) is not None:
+        if is_run_state(name):
             found.left_out += [(name, g) for g in groups]
             return
         found.absent.update(dict.fromkeys(groups))
     found.tensors[name] = joined
 
 
-def _held(tensor: SlicedTensor) -> set[Box]:
+def _boxes_held(tensor: SlicedTensor) -> set[Box]:
     return {s.box for s in tensor.slices}

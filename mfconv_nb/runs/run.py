@@ -1,6 +1,8 @@
-"""What a training run left behind, as data: which rank has which steps, how every tensor lies in slices, and what stands in the way.
+"""A training run as data: which rank has which steps, how every tensor lies in slices, and what is wrong.
 
-The kinds of folder are read by modules of their own (``rank_folders``, ``iteration_folders``); all of them give a ``TrainedRun``.
+``rank_folders`` and ``iteration_folders`` open the two kinds of folder; both return a ``TrainedRun``. Refusals have one style: a file or an
+argument that cannot be used raises at once; what makes the run no whole checkpoint is listed in its ``problems``, and raised in one place,
+``opening.join_slices``. Functions named ``…_error`` make an error for either.
 """
 
 from __future__ import annotations
@@ -19,10 +21,13 @@ from mfconv_nb.core.report import Column, Result, Table, how_many
 from mfconv_nb.runs.slice_map import SliceMap
 from mfconv_nb.runs.slices import Box, Slicing, tiling_of
 
+MAX_ROWS_OF_RANKS = 16  # of more ranks neighbours with the same steps share a row
+MAX_STEPS = 12
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Step:
-    """When a checkpoint was written. MindFormers counts steps within an epoch where data are sunk; Checkpoint 2.0 has no epoch."""
+    """When a checkpoint was written. In data sink mode MindFormers counts steps within an epoch; Checkpoint 2.0 has no epoch."""
 
     epoch: int | None
     step: int
@@ -47,8 +52,8 @@ class SlicedTensor:
     Attributes:
         shape: of the whole tensor.
         slices: every slice that was found, by rank.
-        slicing: how the run cut it; None where the boxes were written down one by one.
-        stage: the pipeline stage that has it; the first one, for a tensor that several have.
+        slicing: how the run cut it; None where the metadata list the boxes one by one.
+        stage: the pipeline stage that has it; the first one where several have it.
     """
 
     name: str
@@ -71,12 +76,12 @@ class SlicedTensor:
             place = box.block(self.shape)
             for piece in first.tensor.pieces:
                 blocks = compose(place, piece.block)
-                assert blocks is not None, "a slice in a file is made of runs, and a box meets a run in boxes"
+                assert blocks is not None, "a slice in a file is made of spans, and a box meets a span in boxes"
                 pieces += [replace(piece, block=block) for block in blocks]
         return LazyTensor(TensorSpec(self.name, self.shape, self.dtype), tuple(pieces))
 
     def copies(self) -> Iterator[Equality]:
-        """What must hold the same bytes: each further copy of a box and the first one."""
+        """What must be equal, byte by byte: each further copy of a box and the first one."""
         for box, (first, *others) in self.boxes.items():
             for other in others:
                 why = f"ranks {first.rank} and {other.rank} hold the same slice {box.text()}"
@@ -84,7 +89,7 @@ class SlicedTensor:
                 yield Equality(first.tensor.renamed(self.name), other.tensor.renamed(self.name), why, hint)
 
     def problem(self) -> MfconvError | None:
-        """MFC113 where the slices do not make up the tensor."""
+        """MFC113 where the slices do not make up the tensor, else None."""
         tiling = tiling_of(self.shape, self.boxes)
         if tiling.is_exact:
             return None
@@ -107,8 +112,8 @@ def check_prefix(prefix: str, known: Iterable[str], folder: Path) -> None:
         raise UsageError("MFC501", "file_prefix", found=found, expected=expected, hint=did_you_mean(prefix, names) or HINT_PREFIX)
 
 
-def several_prefixes(code: str, folder: Path, prefixes: Iterable[str], *, found: str, expected: str) -> InputError:
-    """The error where the files of several checkpoints lie in one folder, with what says which one is meant."""
+def several_prefixes_error(code: str, folder: Path, prefixes: Iterable[str], *, found: str, expected: str) -> InputError:
+    """The error where the files of several checkpoints lie in one folder; its choices are the prefixes."""
     choices = prefix_choices(prefixes)
     said = " or ".join(map(as_flags, choices))
     error = InputError(code, folder, found=found, expected=expected, hint=f"Say which: {said} (file_prefix= in Python).")
@@ -117,7 +122,7 @@ def several_prefixes(code: str, folder: Path, prefixes: Iterable[str], *, found:
 
 
 def prefix_choices(prefixes: Iterable[str]) -> tuple[Mapping[str, str], ...]:
-    """What says which of the prefixes is meant."""
+    """For each prefix the argument that chooses it."""
     return tuple({"file_prefix": prefix} for prefix in sorted(prefixes))
 
 
@@ -127,19 +132,18 @@ HINT_SLICES = "A rank's file is missing, or the strategy files are those of anot
 
 @dataclass(frozen=True, repr=False)
 class TrainedRun(Result):
-    """A folder that a training run left behind, opened: headers only.
+    """A training run, opened at one step: headers only.
 
     Attributes:
-        folder: where it lies.
-        kind: what it is, in words: "Checkpoint 2.0", "rank folders (Checkpoint 1.0)".
+        kind: "Checkpoint 2.0" or "rank folders (Checkpoint 1.0)".
         steps: for every rank the steps it has.
         chosen: the step that is read.
         tensors: every tensor of that step, weights and run state alike, by name.
         files: the files that are read.
         others: entries that are no tensors.
-        absent: names that the run's metadata or strategy have for a tensor that no file holds.
-        problems: what makes it no checkpoint; it is not merged while there are any.
-        assumed: what was concluded without a file that says so, in sentences.
+        absent: tensors that the run's metadata or strategy name and no file holds.
+        problems: what makes it no whole checkpoint; while there are any, it is not merged.
+        assumed: sentences on what no file says and the reader concluded.
         notes: sentences a reader should see.
         state: numbers of the run: epoch_num, global_step, loss_scale.
     """
@@ -158,7 +162,7 @@ class TrainedRun(Result):
     state: Mapping[str, Any] = field(default_factory=dict)
 
     def slice_map(self, name: str) -> SliceMap:
-        """The picture of one tensor: which rank holds which box of it.
+        """A picture of one tensor: which rank holds which box of it.
 
         Raises:
             MappingError: MFC309 for a name that the run does not have, with the nearest one.
@@ -183,23 +187,20 @@ class TrainedRun(Result):
         """True when the run has several pipeline stages."""
         return any(tensor.stage for tensor in self.tensors.values())
 
-    def table(self) -> Table:
+    def table(self, most_ranks: int = MAX_ROWS_OF_RANKS) -> Table:
         """Which rank has which step: a row a rank, a column a step, the chosen one marked.
 
-        Of many ranks those that follow each other and have the same steps are one row; of many steps the newest are shown.
+        Of more than ``most_ranks``, neighbours with the same steps share a row; of many steps the newest are shown.
         """
         steps = _shown_steps(self)
         columns = (Column("rank", numeric=True), *(Column(f"{step}{' ←' * (step == self.chosen)}") for step in steps))
-        rows = [(ranks, *("✓" if step in had else "–" for step in steps)) for ranks, had in _rank_rows(self.steps)]
+        rows = [(ranks, *("✓" if step in had else "–" for step in steps)) for ranks, had in _rank_rows(self.steps, most_ranks)]
         verdict = "✗ Not a whole checkpoint." if self.problems else ""
         chosen = f" · step {self.chosen}" if self.chosen is not None else ""
         headline = f"{self.kind} · {how_many(len(self.steps), 'rank')} · {how_many(len(self.tensors), 'tensor')}{chosen} · {self.folder}"
         facts = tuple(str(p).replace("\n", " ") for p in self.problems[:6]) + tuple(f"assumed: {a}" for a in self.assumed) + self.notes
-        return Table(verdict, headline, columns, rows, facts, row_noun="ranks")
-
-
-MAX_ROWS_OF_RANKS = 16  # more of them are folded
-MAX_STEPS = 12
+        noun = "ranks" if len(rows) == len(self.steps) else "groups of ranks"
+        return Table(verdict, headline, columns, rows, facts, row_noun=noun)
 
 
 def _shown_steps(run: TrainedRun) -> list[Step]:
@@ -208,9 +209,9 @@ def _shown_steps(run: TrainedRun) -> list[Step]:
     return shown if run.chosen is None or run.chosen in shown else [run.chosen, *shown[1:]]
 
 
-def _rank_rows(steps: Mapping[int, tuple[Step, ...]]) -> list[tuple[int | str, tuple[Step, ...]]]:
-    """A row a rank; of more than a few ranks a row for each run of them with the same steps."""
-    if len(steps) <= MAX_ROWS_OF_RANKS:
+def _rank_rows(steps: Mapping[int, tuple[Step, ...]], most: int) -> list[tuple[int | str, tuple[Step, ...]]]:
+    """A row a rank; of many ranks a row for neighbours with the same steps."""
+    if len(steps) <= most:
         return [(rank, had) for rank, had in sorted(steps.items())]
     rows: list[tuple[int | str, tuple[Step, ...]]] = []
     for (_, had), group in groupby(enumerate(sorted(steps.items())), key=lambda item: (item[1][0] - item[0], item[1][1])):

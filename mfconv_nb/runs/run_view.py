@@ -1,4 +1,4 @@
-"""What a notebook's view of a training run shows: which rank has which step, every kind of tensor with how it is cut, and its slice map."""
+"""The view of a training run in a notebook: which rank has which step, how every kind of tensor is cut, and its slice map."""
 
 from __future__ import annotations
 
@@ -7,39 +7,38 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from itertools import groupby
 
 from mfconv_nb.core.checkpoint import LazyTensor
 from mfconv_nb.core.folding import fold, folded_name, index_ranges
 from mfconv_nb.core.progress import OnProgress
-from mfconv_nb.core.report import Column, Table, grid_html, note_html, shape_text
-from mfconv_nb.runs.categories import CATEGORIES, category_of
+from mfconv_nb.core.report import Column, grid_html, note_html, shape_text
+from mfconv_nb.mapping.kinds import CATEGORIES, category_of
 from mfconv_nb.runs.run import SlicedTensor, TrainedRun
 from mfconv_nb.runs.slices import Box
 from mfconv_nb.views.exploration import Exploration
 from mfconv_nb.views.values import bytes_to_read, values_html
 
-MOST_RANKS = 12  # rows of the table of ranks and steps; more are folded where they have the same steps, and then counted
+MOST_RANKS = 12  # rows of the table of ranks and steps
 
 
 class RunExploration(Exploration):
-    """The tensors of a run, those of all layers that are cut alike and lie on the same ranks in one row."""
+    """The tensors of a run; those of all layers that are cut alike and lie on the same ranks share a row."""
 
     def __init__(self, run: TrainedRun, asked: Mapping[str, str]) -> None:
         self.run, self.asked = run, asked
         kinds: dict[tuple[object, ...], list[SlicedTensor]] = {}
         for tensor in run.tensors.values():
-            kinds.setdefault(_kind(tensor), []).append(tensor)
+            kinds.setdefault(_row_key(tensor), []).append(tensor)
         self.kinds = sorted(kinds.values(), key=lambda found: CATEGORIES.index(category_of(found[0].name)))
         columns = [Column("tensor"), Column("whole shape"), Column("cut into"), Column("ranks")]
         columns += [*[Column("stage", numeric=True)] * run.has_stages, Column("category", optional=True)]
-        lines = [_line(found, run.has_stages) for found in self.kinds]
+        lines = [_row_cells(found, run.has_stages) for found in self.kinds]
         self.table = replace(run.table(), columns=tuple(columns), rows=lines, row_noun="kinds of tensors")
         self.statuses = [category_of(found[0].name) for found in self.kinds]
         had = Counter(category_of(name) for name in run.tensors)
         self.counts = {category: had[category] for category in CATEGORIES if had[category]}
         self.sort_keys = [
-            [line[0], found[0].shape, len(found[0].boxes), _ranks(found[0]), *line[4:]]
+            [line[0], found[0].shape, len(found[0].boxes), _ranks_of(found[0]), *line[4:]]
             for line, found in zip(lines, self.kinds, strict=True)
         ]
 
@@ -51,7 +50,7 @@ class RunExploration(Exploration):
         return self._names[row]
 
     def above(self) -> str:
-        return grid_html(ranks_and_steps(self.run), MOST_RANKS)
+        return grid_html(self.run.table(MOST_RANKS), MOST_RANKS)
 
     def overview(self) -> str:
         return note_html("Choose a row to see which rank holds which part of a tensor.")
@@ -77,32 +76,22 @@ class RunExploration(Exploration):
         return f"mc.load({words}).run.slice_map({member!r})" if member else self.table.code
 
 
-def ranks_and_steps(run: TrainedRun) -> Table:
-    """The table of a run; where it has many ranks, neighbours that have the same steps are one row."""
-    table = run.table()
-    if len(table.rows) <= MOST_RANKS:
-        return table
-    groups = [list(rows) for _, rows in groupby(table.rows, key=lambda row: row[1:])]
-    rows = [(index_ranges(int(row[0]) for row in group), *group[0][1:]) for group in groups]
-    return replace(table, rows=rows, row_noun="groups of ranks")
-
-
-def _kind(tensor: SlicedTensor) -> tuple[object, ...]:
+def _row_key(tensor: SlicedTensor) -> tuple[object, ...]:
     """What the tensors of a row share."""
-    return fold(tensor.name)[0], category_of(tensor.name), tensor.shape, tensor.dtype, tensor.stage, _ranks(tensor), _boxes(tensor)
+    return fold(tensor.name)[0], category_of(tensor.name), tensor.shape, tensor.dtype, tensor.stage, _ranks_of(tensor), _boxes_of(tensor)
 
 
-def _boxes(tensor: SlicedTensor) -> frozenset[tuple[int, Box]]:
+def _boxes_of(tensor: SlicedTensor) -> frozenset[tuple[int, Box]]:
     return frozenset((s.rank, s.box) for s in tensor.slices)
 
 
-def _ranks(tensor: SlicedTensor) -> tuple[int, ...]:
+def _ranks_of(tensor: SlicedTensor) -> tuple[int, ...]:
     return tuple(sorted({s.rank for s in tensor.slices}))
 
 
-def _line(found: Sequence[SlicedTensor], with_stage: bool) -> tuple[object, ...]:
+def _row_cells(found: Sequence[SlicedTensor], with_stage: bool) -> tuple[object, ...]:
     first = found[0]
-    name, ranks = folded_name(t.name for t in found), index_ranges(_ranks(first))
+    name, ranks = folded_name(t.name for t in found), index_ranges(_ranks_of(first))
     return name, shape_text(first.shape), _cut_text(first), ranks, *([first.stage] * with_stage), category_of(first.name)
 
 

@@ -1,7 +1,7 @@
-"""The picture of a tensor in slices: the whole as a rectangle, cut into the boxes that were found, each with the ranks that hold it.
+"""Draw a tensor in slices: the whole as a rectangle, cut into boxes, each with the ranks that hold it.
 
-Within a panel a length is a number of elements, so an area is a share of the tensor. Where there are more boxes than can be read, the
-first ones are drawn, in the corner where the tensor begins, and the others are counted.
+Within a panel lengths count elements, so an area is a share of the tensor. Of more boxes than a reader can tell apart, only the first
+ones are drawn, in the corner where the tensor begins; a line counts the others.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mfconv_nb.core.dtypes import short_name
 from mfconv_nb.core.folding import index_ranges
 from mfconv_nb.core.report import how_many, plain_marks, shape_text
 from mfconv_nb.runs.slices import Box
-from mfconv_nb.views.drawing import OTHER_COLOURS, escaped, shortened
+from mfconv_nb.views.drawing import OTHER_COLOURS, escape_text, shorten
 
 MAX_BOXES = 64  # drawn; all of them stand in ``.boxes``
 MAX_PANELS = 8
@@ -38,11 +38,11 @@ Place = tuple[float, float, float, float]  # x, y, width, height
 
 @dataclass(frozen=True)
 class SliceMap:
-    """Which ranks hold which box of a tensor. Shows itself in a notebook as a picture, in a terminal as a line a box.
+    """Which ranks hold which box of a tensor: a picture in a notebook, a line a box in a terminal.
 
     Attributes:
         shape: of the whole tensor.
-        boxes: every box that was found, with the ranks that hold it: all of them hold the same bytes.
+        boxes: every box, with the ranks that hold it, all with the same bytes.
         stage: the pipeline stage that has it; None where the run has one stage only.
     """
 
@@ -76,7 +76,7 @@ class SliceMap:
         more = len(self.boxes) - len(shown)
         if more:
             lines.append(f"  {_more_text(more)}: .boxes")
-        return plain_marks("\n".join([f"{shortened(self.name, 100)}  {self.tensor_text} · {self.cut_text}", *lines]))
+        return plain_marks("\n".join([f"{shorten(self.name, 100)}  {self.tensor_text} · {self.cut_text}", *lines]))
 
     def _repr_html_(self) -> str:
         return self.svg()
@@ -86,36 +86,37 @@ class SliceMap:
         plan = self._plan
         body = [part for panel in plan.panels for part in _panel_svg(panel, plan.pictured)]
         body += _ticks(plan) if self.shape and all(self.shape) else ()
-        title = escaped(f"{shortened(self.name, 100)}: {self.tensor_text}, {self.cut_text}")
+        title = escape_text(f"{shorten(self.name, 100)}: {self.tensor_text}, {self.cut_text}")
         height = plan.bottom + (LINE + 8 if plan.more else 8)
         if plan.more:
             body.append(f'<text x="{LEFT}" y="{height - 5:g}" font-size="11">{_more_text(plan.more)}</text>')
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" class="mfconv-drawing" role="img" aria-label="{title}"'
             f' viewBox="0 0 {WIDTH} {height:g}" style="{STYLE}"><title>{title}</title><g fill="currentColor" font-size="12">'
-            f'<text y="12">{escaped(shortened(self.name, 57))}</text><g font-size="11" opacity=".75">'
-            f'<text y="27">{escaped(shortened(self.tensor_text, 62))}</text><text y="41">{escaped(shortened(self.cut_text, 62))}</text></g>'
+            f'<text y="12">{escape_text(shorten(self.name, 57))}</text><g font-size="11" opacity=".75">'
+            f'<text y="27">{escape_text(shorten(self.tensor_text, 62))}</text>'
+            f'<text y="41">{escape_text(shorten(self.cut_text, 62))}</text></g>'
             f"{''.join(body)}</g></svg>"
         )
 
     @cached_property
     def _plan(self) -> _Plan:
-        return _planned(self.shape, self.boxes)
+        return _plan_of(self.shape, self.boxes)
 
 
 def ranks_text(ranks: Iterable[int]) -> str:
-    """``rank 0``, ``ranks 0‥3``, ``ranks 0, 8, 16``; of many that stand apart the first, the last and their number."""
+    """``rank 0``, ``ranks 0‥3``, ``ranks 0, 8, 16``; of many with gaps the first, the last and their number."""
     numbers = sorted(set(ranks))
     return f"rank{'s' * (len(numbers) != 1)} {_numbers_text(numbers)}"
 
 
 def _numbers_text(numbers: Sequence[int]) -> str:
-    if numbers and (len(numbers) <= 8 or _is_one_run(numbers)):
-        return index_ranges(numbers) if _is_one_run(numbers) else ", ".join(map(str, numbers))
+    if numbers and (len(numbers) <= 8 or _is_one_range(numbers)):
+        return index_ranges(numbers) if _is_one_range(numbers) else ", ".join(map(str, numbers))
     return f"{numbers[0]} … {numbers[-1]}, {len(numbers):,} of them" if numbers else "none"
 
 
-def _is_one_run(numbers: Sequence[int]) -> bool:
+def _is_one_range(numbers: Sequence[int]) -> bool:
     return len(numbers) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1
 
 
@@ -128,7 +129,7 @@ def _more_text(more: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Panel:
-    """A rectangle: the last two axes of a tensor, or its only one. ``lead`` are the spans of the axes before these."""
+    """A rectangle: the last two axes of a tensor, or its only one. ``lead`` holds the spans of the axes before these."""
 
     lead: tuple[Span, ...]
     x: float
@@ -137,17 +138,17 @@ class _Panel:
 
 @dataclass(frozen=True, slots=True)
 class _Pictured:
-    """How numbers of the tensor become pixels: what of the last two axes is drawn, and how wide and tall that is."""
+    """The scale of a panel: how many rows and columns are drawn, and how wide and tall they are in pixels."""
 
     rows: int
     columns: int
     width: float
     height: float
-    is_cut: tuple[bool, bool]  # whether rows, columns go on beyond what is drawn
+    is_cut: tuple[bool, bool]  # whether there are more rows, more columns than are drawn
 
     def place(self, box: Box) -> Place:
         """x, y, width and height of a box in its panel."""
-        (y, x), (tall, wide) = _matrix(box.offset), _matrix(box.shape, 1)
+        (y, x), (tall, wide) = _last_two(box.offset), _last_two(box.shape, 1)
         across, down = self.width / self.columns, self.height / self.rows
         return x * across, y * down, wide * across, tall * down
 
@@ -156,34 +157,34 @@ class _Pictured:
 class _Plan:
     panels: tuple[_Panel, ...]
     pictured: _Pictured
-    edges: tuple[tuple[int, ...], tuple[int, ...]]  # of rows and of columns, as far as drawn
+    edges: tuple[tuple[int, ...], tuple[int, ...]]  # of the rows and columns that are drawn
     bottom: float
     more: int
     is_vector: bool  # or a single number
 
 
-def _matrix(numbers: Sequence[int], missing: int = 0) -> tuple[int, int]:
-    """The last two of an offset or a shape; a vector is a matrix of one row."""
+def _last_two(numbers: Sequence[int], missing: int = 0) -> tuple[int, int]:
+    """The last two numbers of an offset or a shape; a vector counts as a matrix of one row."""
     padded = (missing, missing, *numbers)
     return padded[-2], padded[-1]
 
 
-def _planned(shape: Shape, boxes: Mapping[Box, tuple[int, ...]]) -> _Plan:
-    leads = sorted({_lead(box) for box in boxes}) or [()]
+def _plan_of(shape: Shape, boxes: Mapping[Box, tuple[int, ...]]) -> _Plan:
+    leads = sorted({_lead_of(box) for box in boxes}) or [()]
     panel_count = next((n for n in range(min(len(leads), MAX_PANELS), 1, -1) if _have_room(leads[:n])), 1)
     width = _panel_width(panel_count)
-    whole = tuple(max(1, n) for n in _matrix(shape, 1))
+    whole = tuple(max(1, n) for n in _last_two(shape, 1))
     height = FLAT if len(shape) < 2 else min(HIGH, max(LOW, width * whole[0] / whole[1]))
-    all_edges = [_edges(axis, size, boxes) for axis, size in enumerate(whole)]
-    columns = _first(all_edges[1], min(MAX_BOXES // panel_count, int(width // NARROWEST)))
-    rows = _first(all_edges[0], min(max(2, MAX_BOXES // (panel_count * (len(columns) - 1))), int(HIGH // SHORTEST)))
+    all_edges = [_edges_of(axis, size, boxes) for axis, size in enumerate(whole)]
+    columns = _first_spans(all_edges[1], min(MAX_BOXES // panel_count, int(width // NARROWEST)))
+    rows = _first_spans(all_edges[0], min(max(2, MAX_BOXES // (panel_count * (len(columns) - 1))), int(HIGH // SHORTEST)))
     if len(shape) >= 2:
         height = min(HIGH, max(height, SHORTEST * (len(rows) - 1)))
     is_cut = (rows[-1] < all_edges[0][-1], columns[-1] < all_edges[1][-1])
     pictured = _Pictured(rows[-1], columns[-1], width, height, is_cut)
     panels, drawn = [], 0
     for number, lead in enumerate(leads[:panel_count]):
-        here = [(box, ranks) for box, ranks in sorted(boxes.items()) if _lead(box) == lead and _fits(box, pictured)]
+        here = [(box, ranks) for box, ranks in sorted(boxes.items()) if _lead_of(box) == lead and _is_pictured(box, pictured)]
         panels.append(_Panel(lead, LEFT + number * (width + GAP), tuple(here[: MAX_BOXES // panel_count])))
         drawn += len(panels[-1].boxes)
     return _Plan(tuple(panels), pictured, (rows, columns), TOP + _top_lines(leads[0]) + height, len(boxes) - drawn, len(shape) < 2)
@@ -194,7 +195,7 @@ def _panel_width(count: int) -> float:
 
 
 def _have_room(leads: Sequence[tuple[Span, ...]]) -> bool:
-    """Whether the spans of so many panels can be printed above them."""
+    """Whether the spans of so many panels fit above them."""
     return max(len(_lead_text(lead)) for lead in leads) * SMALL <= _panel_width(len(leads))
 
 
@@ -202,27 +203,27 @@ def _lead_text(lead: Sequence[Span]) -> str:
     return f"[{', '.join(f'{a}:{b}' for a, b in lead)}]" if lead else ""
 
 
-def _lead(box: Box) -> tuple[Span, ...]:
+def _lead_of(box: Box) -> tuple[Span, ...]:
     pairs = list(zip(box.offset, box.shape, strict=True))[:-2]
     return tuple((first, first + count) for first, count in pairs)
 
 
-def _edges(axis: int, size: int, boxes: Iterable[Box]) -> tuple[int, ...]:
+def _edges_of(axis: int, size: int, boxes: Iterable[Box]) -> tuple[int, ...]:
     """Where boxes begin and end along one of the last two axes."""
     found = {0, size}
     for box in boxes:
-        first, count = _matrix(box.offset)[axis], _matrix(box.shape, 1)[axis]
+        first, count = _last_two(box.offset)[axis], _last_two(box.shape, 1)[axis]
         found |= {first, first + count}
     return tuple(sorted(n for n in found if n >= 0))
 
 
-def _first(edges: tuple[int, ...], count: int) -> tuple[int, ...]:
+def _first_spans(edges: tuple[int, ...], count: int) -> tuple[int, ...]:
     """The edges of the first few spans."""
     return edges[: max(1, count) + 1]
 
 
-def _fits(box: Box, pictured: _Pictured) -> bool:
-    (y, x), (tall, wide) = _matrix(box.offset), _matrix(box.shape, 1)
+def _is_pictured(box: Box, pictured: _Pictured) -> bool:
+    (y, x), (tall, wide) = _last_two(box.offset), _last_two(box.shape, 1)
     return y >= 0 and x >= 0 and y + tall <= pictured.rows and x + wide <= pictured.columns
 
 
@@ -236,7 +237,7 @@ def _top_lines(lead: tuple[Span, ...]) -> int:
 def _panel_svg(panel: _Panel, pictured: _Pictured) -> Iterator[str]:
     top = TOP + _top_lines(panel.lead)
     if panel.lead:
-        spans = escaped(shortened(_lead_text(panel.lead), int(pictured.width / SMALL)))
+        spans = escape_text(shorten(_lead_text(panel.lead), int(pictured.width / SMALL)))
         yield f'<text x="{panel.x:g}" y="{TOP - 2}" font-size="10" font-weight="bold">{spans}</text>'
     wide, tall = pictured.width, pictured.height
     yield _rect(panel.x, top, wide, tall, ' fill="none" stroke="currentColor" stroke-opacity=".5" stroke-dasharray="3 3"/>')
@@ -247,36 +248,36 @@ def _panel_svg(panel: _Panel, pictured: _Pictured) -> Iterator[str]:
     yield f'<g text-anchor="middle" font-size="11" fill="#000" pointer-events="none">{labels}</g>'
     rows_go_on, columns_go_on = pictured.is_cut
     if columns_go_on:
-        yield _go_on(panel.x + wide, top, panel.x + wide, top + tall)
+        yield _open_side_svg(panel.x + wide, top, panel.x + wide, top + tall)
     if rows_go_on:
-        yield _go_on(panel.x, top + tall, panel.x + wide, top + tall)
+        yield _open_side_svg(panel.x, top + tall, panel.x + wide, top + tall)
 
 
-def _go_on(x: float, y: float, to_x: float, to_y: float) -> str:
-    """The side on which a tensor is longer than its picture."""
+def _open_side_svg(x: float, y: float, to_x: float, to_y: float) -> str:
+    """A dashed side, where the tensor is longer than its picture."""
     line = f'x1="{x:.2f}" y1="{y:.2f}" x2="{to_x:.2f}" y2="{to_y:.2f}"'
     return f'<line {line} stroke="currentColor" stroke-width="3" stroke-dasharray="2 4"/>'
 
 
 def _box_svg(box: Box, ranks: tuple[int, ...], place: Place) -> str:
     fill = OTHER_COLOURS[min(ranks, default=0) % len(OTHER_COLOURS)]  # a rank has one colour in every map
-    tip = escaped(f"{box.text()}: {ranks_text(ranks)}")
+    tip = escape_text(f"{box.text()}: {ranks_text(ranks)}")
     return _rect(*place, f' fill="{fill}"><title>{tip}</title></rect>')
 
 
 def _label_svg(box: Box, ranks: tuple[int, ...], place: Place) -> str:
     x, y, wide, tall = place
-    lines = _label(box, ranks, wide, tall)
+    lines = _label_lines(box, ranks, wide, tall)
     first = y + tall / 2 + 4 - (len(lines) - 1) * LABEL / 2
-    return "".join(f'<text x="{x + wide / 2:.1f}" y="{first + n * LABEL:.1f}">{escaped(line)}</text>' for n, line in enumerate(lines))
+    return "".join(f'<text x="{x + wide / 2:.1f}" y="{first + n * LABEL:.1f}">{escape_text(line)}</text>' for n, line in enumerate(lines))
 
 
 def _rect(x: float, y: float, wide: float, tall: float, rest: str) -> str:
     return f'<rect x="{x:.2f}" y="{y:.2f}" width="{wide:.2f}" height="{tall:.2f}"{rest}'
 
 
-def _label(box: Box, ranks: tuple[int, ...], wide: float, tall: float) -> list[str]:
-    """What is printed in a box: its ranks, and its shape where there is room; the ranks one below the other where they must be."""
+def _label_lines(box: Box, ranks: tuple[int, ...], wide: float, tall: float) -> list[str]:
+    """The text in a box: its ranks, and its shape where there is room; in a narrow box the ranks below each other."""
     most, room = int((wide - 4) / CHARACTER), int((tall - 2) / LABEL)
     ranks = tuple(sorted(set(ranks)))
     word, numbers = f"rank{'s' * (len(ranks) != 1)}", _numbers_text(ranks)
@@ -285,14 +286,14 @@ def _label(box: Box, ranks: tuple[int, ...], wide: float, tall: float) -> list[s
         [ranks_text(ranks)],
         [word, numbers],
         [numbers],
-        _wrapped(numbers.split(", "), most),
+        _wrap_parts(numbers.split(", "), most),
         [f"{numbers[: max(1, most - 1)]}…"],
     )
     return next((form for form in forms if len(form) <= room and all(len(line) <= most for line in form)), [])
 
 
-def _wrapped(parts: Sequence[str], most: int) -> list[str]:
-    """Parts with commas between them, in lines of at most ``most`` characters where a part allows it."""
+def _wrap_parts(parts: Sequence[str], most: int) -> list[str]:
+    """Join parts with commas, in lines of at most ``most`` characters unless one part is longer."""
     lines = [parts[0]]
     for part in parts[1:]:
         longer = f"{lines[-1]}, {part}"
@@ -301,20 +302,20 @@ def _wrapped(parts: Sequence[str], most: int) -> list[str]:
 
 
 def _ticks(plan: _Plan) -> Iterator[str]:
-    """Where boxes begin and end: rows at the left of the first panel, columns above each one that has room."""
+    """The numbers at the edges of boxes: rows at the left of the first panel, columns above every panel."""
     pictured, (rows, columns), first = plan.pictured, plan.edges, plan.panels[0]
     top = TOP + _top_lines(first.lead)
-    for edge, y in () if plan.is_vector else _apart(rows, pictured.height / pictured.rows, lambda _: LINE - 3.0):
+    for edge, y in () if plan.is_vector else _readable_edges(rows, pictured.height / pictured.rows, lambda _: LINE - 3.0):
         yield f'<text x="{LEFT - 4}" y="{top + y + 4:.1f}" text-anchor="end" font-size="10" opacity=".75">{edge}</text>'
     for panel in plan.panels:
-        for edge, x in _apart(columns, pictured.width / pictured.columns, lambda n: len(str(n)) * SMALL + 6):
+        for edge, x in _readable_edges(columns, pictured.width / pictured.columns, lambda n: len(str(n)) * SMALL + 6):
             anchor = "start" if x == 0 else "end" if edge == columns[-1] else "middle"
             place = f'x="{panel.x + x:.1f}" y="{top - 4}" text-anchor="{anchor}"'
             yield f'<text {place} font-size="10" opacity=".75">{edge}</text>'
 
 
-def _apart(edges: Sequence[int], scale: float, room: Callable[[int], float]) -> Iterator[tuple[int, float]]:
-    """The edges whose numbers do not run into each other, and where they are: the first, the last, and those that fit between."""
+def _readable_edges(edges: Sequence[int], scale: float, room: Callable[[int], float]) -> Iterator[tuple[int, float]]:
+    """The edges whose numbers do not overlap, with their places: the first, the last, and those that fit between."""
     last = edges[-1]
     end = 0.0
     for edge in edges:

@@ -1,6 +1,6 @@
-"""Slices: which box of a whole tensor each device of a training run holds, and whether the boxes that were found make up the whole.
+"""Slices: which box of a whole tensor each device of a training run holds, and whether given boxes make up the whole.
 
-A box is a block of rows, columns and so on: where it begins in the whole tensor, and its shape. Pure; nothing is read.
+A box is a range of rows, columns and so on: where it begins in the whole tensor, and its shape. Pure; reads nothing.
 Source: the sharding of MindSpore 2.10 (`dev_matrix`, `tensor_map`, `opt_weight_shard_step`, `opt_weight_shard_size`).
 """
 
@@ -27,7 +27,7 @@ class Box:
         return math.prod(self.shape)
 
     def block(self, whole: Shape) -> Block:
-        """The box as it lies in a slice of its own, on the source side, and in the whole tensor, on the target side."""
+        """The block from a slice that is the box (the source) to the whole tensor (the target)."""
         strides = c_strides(whole)
         start = sum(first * step for first, step in zip(self.offset, strides, strict=True))
         return make_block(self.shape, 0, c_strides(self.shape), start, strides)
@@ -43,8 +43,8 @@ class Slicing:
 
     Attributes:
         devices: the device matrix; its product is the number of devices, the last dimension counts fastest.
-        cuts: for every axis of the tensor the device dimensions that cut it, from the left, the coarsest first; empty where it is whole.
-        optimizer_shards: into how many parts the first axis of each slice is cut again, over devices that would hold equal slices.
+        cuts: for every axis of the tensor the device dimensions that cut it, counted from the left, the coarsest first; empty for none.
+        optimizer_shards: into how many parts the first axis of each slice is cut again, over the devices that would hold equal slices.
     """
 
     devices: Shape
@@ -57,7 +57,7 @@ class Slicing:
 
     @property
     def parts(self) -> Shape:
-        """Into how many parts each axis is cut, optimizer shards not counted."""
+        """Into how many parts each axis is cut, without optimizer shards."""
         return tuple(math.prod(self.devices[d] for d in cut) for cut in self.cuts)
 
     @property
@@ -67,7 +67,7 @@ class Slicing:
 
 
 def whole_shape(slicing: Slicing, slice_shape: Shape) -> Shape:
-    """The shape of the whole tensor of which each device holds a slice of ``slice_shape``."""
+    """The shape of a whole tensor whose slices have the shape ``slice_shape``."""
     whole = [n * parts for n, parts in zip(slice_shape, slicing.parts, strict=True)]
     if whole:
         whole[0] *= slicing.optimizer_shards
@@ -76,7 +76,7 @@ def whole_shape(slicing: Slicing, slice_shape: Shape) -> Shape:
 
 @lru_cache(maxsize=4096)
 def boxes_of(slicing: Slicing, whole: Shape) -> tuple[Box, ...]:
-    """The box that each device of the stage holds, by its place in the device matrix.
+    """The box of each device of the stage, by its place in the device matrix.
 
     Raises:
         ValueError: when an axis does not divide; ``args`` are the axis, its size and the number of parts.
@@ -86,7 +86,7 @@ def boxes_of(slicing: Slicing, whole: Shape) -> tuple[Box, ...]:
         if size % count:
             raise ValueError(axis, size, count)
     shape = tuple(size // count for size, count in zip(whole, parts, strict=True))
-    seen: dict[Shape, int] = {}  # equal slices so far, by their place: the optimizer cuts among them
+    seen: dict[Shape, int] = {}  # how many devices had the same place so far: optimizer shards cut among them
     boxes = []
     for device in product(*(range(n) for n in slicing.devices)):
         place = tuple(_place(slicing, cut, device) for cut in slicing.cuts)
@@ -100,7 +100,7 @@ def boxes_of(slicing: Slicing, whole: Shape) -> tuple[Box, ...]:
 
 
 def _place(slicing: Slicing, cut: Sequence[int], device: Sequence[int]) -> int:
-    """Which part of an axis a device holds: its coordinates in the dimensions that cut the axis, as digits of one number."""
+    """Which part of an axis a device holds: its coordinates in the dimensions that cut the axis, read as the digits of one number."""
     place = 0
     for dimension in cut:
         place = place * slicing.devices[dimension] + device[dimension]
@@ -112,7 +112,7 @@ def _place(slicing: Slicing, cut: Sequence[int], device: Sequence[int]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """What is wrong with a set of boxes: elements that no box has, pairs that overlap, boxes that leave the tensor. Empty: they tile it."""
+    """What is wrong with a set of boxes: elements in no box, pairs that overlap, boxes that leave the tensor. Empty where they tile it."""
 
     gaps: tuple[Box, ...] = ()
     overlaps: tuple[tuple[Box, Box], ...] = ()
@@ -124,7 +124,7 @@ class Tiling:
 
 
 def tiling_of(whole: Shape, boxes: Iterable[Box]) -> Tiling:
-    """Whether distinct boxes cover every element of a tensor exactly once; where not, the first few places."""
+    """Whether distinct boxes cover every element of a tensor exactly once; where not, the first few mistakes."""
     return _tiling_of(whole, frozenset(boxes))
 
 
@@ -133,7 +133,7 @@ def _tiling_of(whole: Shape, boxes: frozenset[Box]) -> Tiling:
     outside = tuple(sorted(b for b in boxes if any(o < 0 or o + n > w for o, n, w in zip(b.offset, b.shape, whole, strict=True))))
     if outside:
         return Tiling(outside=outside)
-    # along every axis the places where some box begins or ends: between two of them a cell is held by a box as a whole or not at all
+    # The edges of all boxes cut the tensor into cells; a box holds a cell as a whole or not at all.
     edges = [sorted({0, size, *(b.offset[a] for b in boxes), *(b.offset[a] + b.shape[a] for b in boxes)}) for a, size in enumerate(whole)]
     index = [{edge: n for n, edge in enumerate(axis)} for axis in edges]
     holder: dict[Shape, Box] = {}

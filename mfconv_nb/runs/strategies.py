@@ -1,4 +1,4 @@
-"""What strategy files say of a run: its pipeline stages, the ranks of each, and how every tensor is cut over them."""
+"""Pipeline stages of a run from its strategy files: the ranks of each, and how every tensor is cut over them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mfconv_nb.core.errors import InputError, quoted
 from mfconv_nb.core.report import how_many
-from mfconv_nb.formats.strategy_file import Layout, StrategyFile
+from mfconv_nb.formats.strategy_file import StrategyFile, StrategyLayout
 from mfconv_nb.runs.slices import Slicing, boxes_of
 
 HINT_STRATEGY = "Give the strategy files of this run with --strategy."
@@ -24,7 +24,7 @@ class Stage:
     number: int
     first: int
     devices: int
-    layouts: Mapping[str, Layout]
+    layouts: Mapping[str, StrategyLayout]
     path: Path
 
     @property
@@ -33,15 +33,15 @@ class Stage:
 
 
 def stages_of(files: Sequence[StrategyFile], ranks: Sequence[int]) -> tuple[Stage, ...]:
-    """The stages that strategy files speak of, in order, with the ranks that they stand for.
+    """The stages that strategy files describe, in order, with their ranks.
 
     Args:
-        ranks: that have a folder; they tell how many devices a stage has where no device matrix does.
+        ranks: all that have a folder. Their number gives the devices of a stage where no device matrix does.
 
     Raises:
         InputError: MFC114 where two files contradict each other; MFC111 where a stage has none.
     """
-    found: dict[int, tuple[Mapping[str, Layout], Path]] = {}
+    found: dict[int, tuple[Mapping[str, StrategyLayout], Path]] = {}
     for file in files:
         for stage, layouts in file.stages.items():
             number = _stage_by_name(file, layouts) if stage is None else stage
@@ -66,25 +66,27 @@ def stages_of(files: Sequence[StrategyFile], ranks: Sequence[int]) -> tuple[Stag
     return tuple(stages)
 
 
-def _stage_by_name(file: StrategyFile, layouts: Mapping[str, Layout]) -> int:
-    """The stage of a file that does not say it: by the rank in its name; 0 where that has none."""
+def _stage_by_name(file: StrategyFile, layouts: Mapping[str, StrategyLayout]) -> int:
+    """The stage of a file that does not give one: from the rank in its name, else 0."""
     match = re.search(r"rank_(\d{1,6})", file.path.name)
     devices = max((math.prod(lay.devices) for lay in layouts.values()), default=1)
     return int(match[1]) // devices if match else 0
 
 
-def _refuse_contradiction(stage: int, first: Mapping[str, Layout], path: Path, second: Mapping[str, Layout], other: Path) -> None:
+def _refuse_contradiction(
+    stage: int, first: Mapping[str, StrategyLayout], path: Path, second: Mapping[str, StrategyLayout], other: Path
+) -> None:
     name = next(n for n in (*first, *second) if first.get(n) != second.get(n))
     found = f"{quoted(path.name)} and {quoted(other.name)}, which differ at {quoted(name)}"
     hint = "They are of two runs: give those of this run with --strategy."
     raise InputError("MFC114", path.parent, found=found, expected=f"one strategy for stage {stage}", hint=hint)
 
 
-def slicing_of(layout: Layout, axes: int, devices: int, where: object) -> Slicing:
+def slicing_of(layout: StrategyLayout, axes: int, devices: int, where: object) -> Slicing:
     """How a tensor of ``axes`` axes is cut over the ``devices`` of its stage.
 
     Raises:
-        InputError: MFC114 where the layout is not of such a tensor, or of a kind that is not known here.
+        InputError: MFC114 where the layout does not fit such a tensor, or is of an unknown kind.
     """
 
     def refuse(found: str, expected: str) -> InputError:
@@ -94,7 +96,7 @@ def slicing_of(layout: Layout, axes: int, devices: int, where: object) -> Slicin
         raise refuse(f"an embedding of {how_many(layout.field, 'field')}", "tensors that are cut along their axes")
     if len(set(layout.split)) > 1:
         raise refuse(f"uneven slices, {list(layout.split[:8])}", "slices of one size")
-    maps = _maps(layout, axes)
+    maps = _maps_of(layout, axes)
     if maps is None:
         given = len(layout.maps[0]) if len(layout.maps) == 1 else len(layout.maps)
         raise refuse(f"a tensor map for {how_many(given, 'axis', 'axes')}, and slices of {axes}", "one entry an axis")
@@ -108,10 +110,10 @@ def slicing_of(layout: Layout, axes: int, devices: int, where: object) -> Slicin
     return _with_shards(slicing, layout, refuse)
 
 
-def _maps(layout: Layout, axes: int) -> tuple[tuple[int, ...], ...] | None:
+def _maps_of(layout: StrategyLayout, axes: int) -> tuple[tuple[int, ...], ...] | None:
     """For every axis the dimensions that cut it; None where their number is wrong.
 
-    One map of several entries is a dimension for each axis, or all the dimensions of the only one.
+    One map of several entries gives one dimension for each axis, or all dimensions of the only axis.
     """
     if len(layout.maps) > 1:
         return layout.maps if len(layout.maps) == axes else None
@@ -121,15 +123,15 @@ def _maps(layout: Layout, axes: int) -> tuple[tuple[int, ...], ...] | None:
     return (flat,) if axes == 1 and flat else None
 
 
-def _with_shards(slicing: Slicing, layout: Layout, refuse: Callable[[str, str], InputError]) -> Slicing:
+def _with_shards(slicing: Slicing, layout: StrategyLayout, refuse: Callable[[str, str], InputError]) -> Slicing:
     copies = slicing.device_count // math.prod(slicing.parts)
     size = copies if layout.shard_size == -1 else layout.shard_size
     if size in (0, 1) or not slicing.cuts or (layout.shard_step == 0 and layout.shard_size == -1):
         return slicing
     used = {d for cut in slicing.cuts for d in cut}
     free = [d for d, n in enumerate(slicing.devices) if d not in used and n > 1]
-    uncut = copies == slicing.device_count  # then the matrix has no structure that counts
-    if copies % size or not (uncut or _fits(size, [slicing.devices[d] for d in free])):
+    uncut = copies == slicing.device_count  # then no dimension of the matrix matters
+    if copies % size or not (uncut or _fits_dimensions(size, [slicing.devices[d] for d in free])):
         raise refuse(
             f"{size} optimizer shards", f"whole dimensions, or a part of one, of the {how_many(copies, 'copy', 'copies')} of each slice"
         )
@@ -141,8 +143,8 @@ def _with_shards(slicing: Slicing, layout: Layout, refuse: Callable[[str, str], 
     return replace(slicing, optimizer_shards=size)
 
 
-def _fits(size: int, free: Sequence[int]) -> bool:
-    """Whether the innermost free device dimensions make up the shards; MindSpore merges no others."""
+def _fits_dimensions(size: int, free: Sequence[int]) -> bool:
+    """Whether the shards lie along the innermost free device dimensions; MindSpore uses no others."""
     for n in reversed(free):
         if size % n and n % size:
             return False
@@ -160,24 +162,24 @@ def copy_groups(slicing: Slicing) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(g) for g in groups.values())
 
 
-def layout_of(slicing: Slicing) -> Layout:
-    """What a strategy file says of a tensor that is cut so; ``slicing_of`` the other way round."""
+def layout_of(slicing: Slicing) -> StrategyLayout:
+    """What a strategy file says of a tensor that is cut like this: the inverse of ``slicing_of``."""
     last = len(slicing.devices) - 1
     maps = tuple(tuple(last - d for d in cut) or (-1,) for cut in slicing.cuts)
     if all(len(m) == 1 for m in maps):
         maps = (tuple(k for (k,) in maps),)
     if slicing.optimizer_shards == 1:
-        return Layout(slicing.devices, maps)
+        return StrategyLayout(slicing.devices, maps)
     first, second, *_ = copy_groups(replace(slicing, optimizer_shards=1))[0]
-    return Layout(slicing.devices, maps, shard_step=second - first, shard_size=slicing.optimizer_shards)
+    return StrategyLayout(slicing.devices, maps, shard_step=second - first, shard_size=slicing.optimizer_shards)
 
 
 def needed_groups(stages: Sequence[Stage], names: Iterable[str] | None = None) -> tuple[tuple[int, ...], ...]:
-    """Groups of ranks of which one is needed each: those that hold the same slice of one of these tensors (all, where left out)."""
+    """Groups of ranks that hold the same slice of one of these tensors (of any, where left out): one rank of each is needed."""
     wanted = None if names is None else set(names)
     found: dict[tuple[int, ...], None] = {}
     for stage in stages:
-        kinds: dict[tuple[Layout, int], str] = {}
+        kinds: dict[tuple[StrategyLayout, int], str] = {}
         for name, layout in stage.layouts.items():
             if wanted is None or name in wanted:
                 kinds.setdefault((layout, stage.devices), name)

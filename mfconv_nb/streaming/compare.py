@@ -1,7 +1,7 @@
-"""Comparing two lazy tensors, panel by panel: bytes first, numbers only where the bytes differ.
+"""Compare two lazy tensors, panel by panel: bytes first, numbers only where the bytes differ.
 
-Equal means the same bytes: NaN payloads count, +0.0 and -0.0 differ. Integers compare as integers. Where the dtypes differ the
-first is cast to the second's, and the numbers are compared in that dtype.
+Equal means the same bytes: NaN payloads count, +0.0 and -0.0 differ. Integers compare as integers. If the dtypes differ, the first tensor
+is cast to the dtype of the second.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from mfconv_nb.core.checkpoint import LazyTensor
 from mfconv_nb.core.dtypes import CASTABLE, itemsize, max_ulp_distance, numpy_dtype
 from mfconv_nb.core.progress import OnProgress
 from mfconv_nb.core.report import difference_text
-from mfconv_nb.streaming.gather import MAX_PANEL_BYTES, PANEL_BYTES, Gatherer, panels
-from mfconv_nb.streaming.workers import Pulse, run_tasks
+from mfconv_nb.streaming.gather import PanelReader, more_scattered, panels
+from mfconv_nb.streaming.workers import Pulse, do_tasks
 
 Array = np.ndarray[Any, np.dtype[Any]]
 SEGMENT_BYTES = 64 << 20
@@ -29,11 +29,10 @@ class Comparison:
 
     Attributes:
         differing: elements whose bytes differ.
-        max_abs: largest absolute difference, over elements that are finite on both sides.
-        max_ulp: largest distance in representable numbers, infinities included, NaN left out; None for integers.
-        nan, inf: counts on the first and on the second side.
-        only_nan, only_inf: of these, the ones where the other side has a number: what was none before, and what became none. A NaN that
-            became infinite counts as one that was NaN.
+        max_abs: largest absolute difference, over elements that are finite in both.
+        max_ulp: largest distance in representable numbers, with infinities, without NaN; None for integers.
+        nan, inf: counts in the first and in the second.
+        only_nan, only_inf: of these, those where the other has a number. A NaN that became infinite counts in ``only_nan``.
         first_difference: flat index of the first element whose bytes differ; None when all are equal.
     """
 
@@ -53,12 +52,12 @@ class Comparison:
 
     @property
     def spoilt(self) -> bool:
-        """Whether one side has NaN or infinity where the other has a number."""
+        """Whether one of the two has NaN or infinity where the other has a number."""
         return any((*self.only_nan, *self.only_inf))
 
 
-def joined(a: Comparison, b: Comparison) -> Comparison:
-    """Two parts of one tensor as one."""
+def join_comparisons(a: Comparison, b: Comparison) -> Comparison:
+    """The comparison of two parts of a tensor, joined."""
     firsts = [f for f in (a.first_difference, b.first_difference) if f is not None]
     return Comparison(
         a.elements + b.elements,
@@ -74,28 +73,28 @@ def joined(a: Comparison, b: Comparison) -> Comparison:
 
 
 def differences_in_words(compared: Iterable[Comparison], numbers: str = "{}") -> list[str]:
-    """How tensors differ, the worst first: what became NaN or infinite, or was, then how far apart the numbers are; empty for equal bytes.
+    """How tensors differ, in words, the worst first: NaN and infinities, then how far apart the numbers are; empty for equal bytes.
 
     Args:
-        numbers: how the largest distance of two numbers is said: ``at most {}``.
+        numbers: a phrase around the largest distance of two numbers: ``at most {}``.
     """
     found = [c for c in compared if not c.equal_bytes]
     if not found:
         return []
     words = {"became NaN": ("only_nan", 1), "became infinite": ("only_inf", 1), "was NaN": ("only_nan", 0), "was infinite": ("only_inf", 0)}
-    counts = {word: sum(getattr(c, what)[side] for c in found) for word, (what, side) in words.items()}
-    said = [f"{n:,} {word}" for word, n in counts.items() if n]
+    counts = {word: sum(getattr(c, what)[which] for c in found) for word, (what, which) in words.items()}
+    phrases = [f"{n:,} {word}" for word, n in counts.items() if n]
     max_abs = max(c.max_abs for c in found)
     ulps = [c.max_ulp for c in found if c.max_ulp is not None]
     if max_abs > 0:
-        return [*said, numbers.format(difference_text(max_abs, max(ulps, default=None) if not said else None))]
-    if said or any(ulps):
-        return said or ["infinities of the other sign"]
+        return [*phrases, numbers.format(difference_text(max_abs, max(ulps, default=None) if not phrases else None))]
+    if phrases or any(ulps):
+        return phrases or ["infinities of the other sign"]
     return ["only signs of zero or NaN payloads" if any(map(any, (c.nan for c in found))) else "only signs of zero"]
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class _PairSegment:
     number: int
     first: LazyTensor
     second: LazyTensor
@@ -108,49 +107,40 @@ def compare_tensors(
 ) -> list[Comparison]:
     """Compare pairs of tensors of equal shapes, streaming. Memory: two panels a thread.
 
-    ``nan`` and ``inf`` are counted in panels whose bytes differ, and in none where all bytes are equal.
+    ``nan`` and ``inf`` are counted only in panels whose bytes differ.
     """
     pairs = list(pairs)
     results = [Comparison(0, max_ulp=0 if b.dtype in CASTABLE else None) for _, b in pairs]
 
-    def worker(pulse: Pulse) -> Callable[[_Part], None]:
-        left, right = Gatherer(), Gatherer()
-        buffers = [np.empty(PANEL_BYTES, np.uint8), np.empty(PANEL_BYTES, np.uint8)]
+    def worker(pulse: Pulse) -> Callable[[_PairSegment], None]:
+        left, right = PanelReader(), PanelReader()
 
-        def compare(part: _Part) -> None:
-            dtype = part.second.dtype
-            size = itemsize(dtype)
-            scattered = part.first if any(not p.block.is_run for p in part.first.pieces) else part.second
-            result = results[part.number]
-            for start, stop in panels(scattered, dtype, part.start, part.stop):
-                nbytes = (stop - start) * size
-                if nbytes > buffers[0].size:
-                    buffers[:] = [np.empty(max(nbytes, MAX_PANEL_BYTES), np.uint8) for _ in buffers]
-                a, b = (buffer[:nbytes] for buffer in buffers)
-                left.fill(part.first, dtype, start, stop, a)
-                right.fill(part.second, dtype, start, stop, b)
-                pulse.add(nbytes)
-                result = joined(result, _compare_bytes(a, b, dtype, start))
-            found.append((part.number, result))
+        def compare(segment: _PairSegment) -> None:
+            dtype, result = segment.second.dtype, results[segment.number]
+            for start, stop in panels(more_scattered(segment.first, segment.second), dtype, segment.start, segment.stop):
+                a, b = left.read(segment.first, dtype, start, stop), right.read(segment.second, dtype, start, stop)
+                pulse.add(b.size)
+                result = join_comparisons(result, _compare_bytes(a, b, dtype, start))
+            found.append((segment.number, result))
 
         return compare
 
     found: list[tuple[int, Comparison]] = []
-    run_tasks(list(_parts(pairs)), worker, threads, on_progress)
+    do_tasks(list(_pair_segments(pairs)), worker, threads, on_progress)
     for number, result in found:
-        results[number] = joined(results[number], result)
+        results[number] = join_comparisons(results[number], result)
     return results
 
 
-def _parts(pairs: list[tuple[LazyTensor, LazyTensor]]) -> Iterable[_Part]:
+def _pair_segments(pairs: list[tuple[LazyTensor, LazyTensor]]) -> Iterable[_PairSegment]:
     for number, (a, b) in enumerate(pairs):
         step = SEGMENT_BYTES // itemsize(b.dtype)
         for start in range(0, b.spec.elements, step):
-            yield _Part(number, a, b, start, min(b.spec.elements, start + step))
+            yield _PairSegment(number, a, b, start, min(b.spec.elements, start + step))
 
 
 def _compare_bytes(a: Array, b: Array, dtype: str, start: int) -> Comparison:
-    words = a.size // 8 * 8  # as 64-bit words: 14 GB/s, where bytes compare at 1
+    words = a.size // 8 * 8  # compared as 64-bit words: 14 GB/s; as bytes 1 GB/s
     if np.array_equal(a[:words].view(np.uint64), b[:words].view(np.uint64)) and np.array_equal(a[words:], b[words:]):
         return Comparison(a.size // itemsize(dtype), max_ulp=0 if dtype in CASTABLE else None)
     return _compare_numbers(a, b, dtype, start)
@@ -178,6 +168,6 @@ def _compare_numbers(a: Array, b: Array, dtype: str, start: int) -> Comparison:
 
 
 def _integer_distance(x: Array, y: Array) -> float:
-    """The largest distance of two integer or boolean arrays."""
+    """The largest distance between two integer or boolean arrays."""
     unsigned = np.dtype(f"u{x.dtype.itemsize}")  # the difference modulo 2**bits is exact, whatever the signs
     return float((np.maximum(x, y).astype(unsigned) - np.minimum(x, y).astype(unsigned)).max())

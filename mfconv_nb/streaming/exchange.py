@@ -1,4 +1,4 @@
-"""Two folders change their names in one step, so that a name always leads to one of them. Linux 3.15 and later."""
+"""Exchange the names of two folders in one step, so that each name leads to a folder at any moment. Linux 3.15 and later."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ _EXCHANGE = 2  # RENAME_EXCHANGE
 
 
 def exchange(first: Path, second: Path) -> None:
-    """What was ``first`` is ``second`` then, and the other way round; at no moment is a name absent.
+    """Exchange the names of two files or folders; at no moment is a name absent.
+
+    Python has no function for this system call, so it is called in the C library.
 
     Raises:
-        OSError: also where the system (ENOSYS) or the file system (EINVAL) has no such call; nothing is changed then.
+        OSError: also if the system (ENOSYS) or the file system (EINVAL) has no such call. Then nothing has changed.
     Source: the Linux manual, rename(2), renameat2 with RENAME_EXCHANGE.
     """
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if os.name == "posix" else None

@@ -1,10 +1,10 @@
-"""Filling planned files: the only place where weights are written. Layout first, then fill, in any order, with bounded memory.
+"""Fill planned files: the only place where weights are written. Every offset is known before, so any order will do, with bounded memory.
 
-Every tensor is cut into segments of 64 MiB. A worker takes a segment, gathers it panel by panel into one buffer, takes the checksum
-as the bytes pass, and writes each panel to its planned place. Where a panel lies in a file as it is wanted, the system copies it from file
-to file, and the checksum is of what stands in the new one.
+Every tensor is cut into segments of 64 MiB. A worker takes a segment, gathers it panel by panel into one buffer, computes the checksum as
+the bytes pass, and writes each panel to its planned place. If a source file already has a panel's bytes as they are wanted, the system
+copies them from file to file. Then we read them back from the new file for the checksum.
 
-A tensor's checksum is the XXH3-128 of its bytes; with several segments it is the XXH3-128 of the segments' digests, one after the other.
+The checksum of a tensor is the XXH3-128 of its bytes. For several segments it is the XXH3-128 of their digests, in order.
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import xxhash
 
 from mfconv_nb.core.checkpoint import LazyTensor
 from mfconv_nb.core.dtypes import itemsize
 from mfconv_nb.core.file_plan import FilePlan
 from mfconv_nb.core.progress import OnProgress
-from mfconv_nb.streaming.gather import MAX_PANEL_BYTES, PANEL_BYTES, Gatherer, panels
+from mfconv_nb.streaming.gather import PANEL_BYTES, Bytes, PanelReader, find_spans, panels
 from mfconv_nb.streaming.journal import Finished, Journal
 from mfconv_nb.streaming.open_files import allow_open_files
-from mfconv_nb.streaming.workers import Pulse, run_tasks
+from mfconv_nb.streaming.workers import Pulse, do_tasks
 
 SEGMENT_BYTES = 64 << 20
 DEFAULT_THREADS = 2
@@ -44,7 +43,7 @@ class FillJob:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A run of elements of one tensor, and where its bytes go."""
+    """Successive elements of one tensor, and where their bytes go."""
 
     file: int
     name: str
@@ -55,7 +54,7 @@ class Segment:
 
 
 def segments_of(job: FillJob, file: int) -> Iterable[Segment]:
-    """The segments of every tensor of a file, in file order. A tensor whose CRC is wanted stays whole."""
+    """The segments of every tensor of a file, in file order. A tensor that needs a CRC-32 is one segment: CRCs of parts are not joined."""
     for name, extents in job.plan.places.items():
         size = itemsize(job.dtypes[name])
         whole = name in job.plan.crc_fields
@@ -69,11 +68,11 @@ def segments_of(job: FillJob, file: int) -> Iterable[Segment]:
 
 
 class Filled(NamedTuple):
-    """What was seen while the bytes passed, by (file number, name).
+    """What was counted while the bytes passed, by (file number, name).
 
     Attributes:
         checksums: of every tensor.
-        infinite: of the tensors where a cast made numbers infinite, how many.
+        infinite: how many numbers a cast made infinite, for the tensors where it did.
     """
 
     checksums: dict[tuple[int, str], str]
@@ -81,10 +80,10 @@ class Filled(NamedTuple):
 
 
 def fill_files(jobs: Sequence[FillJob], journal: Journal, threads: int = DEFAULT_THREADS, on_progress: OnProgress | None = None) -> Filled:
-    """Fill every file; what the journal has finished, and what is still so on the disk, is not written again.
+    """Fill every file. Segments that the journal lists, and that are still intact on the disk, are not written again.
 
     Raises:
-        OSError: when writing fails. InputError: when a source changed.
+        OSError: if writing fails. InputError: if a source has changed.
     """
     held = {id(job.tensors): job.tensors for job in jobs}  # the shards of a folder share one mapping of all tensors
     sources = {id(p.source) for tensors in held.values() for t in tensors.values() for p in t.pieces}
@@ -92,7 +91,7 @@ def fill_files(jobs: Sequence[FillJob], journal: Journal, threads: int = DEFAULT
     descriptors = [_open_planned(job) for job in jobs]
     try:
         wanted = {(s.file, s.name, s.number): s for n, job in enumerate(jobs) for s in segments_of(job, n)}
-        finished = _still_true(jobs, descriptors, wanted, journal.finished, threads)
+        finished = _verify_recorded(jobs, descriptors, wanted, journal.finished, threads)
         before = sum(_nbytes(jobs, wanted[f.key]) for f in finished.values())
         todo = [segment for key, segment in wanted.items() if key not in finished]
 
@@ -103,7 +102,7 @@ def fill_files(jobs: Sequence[FillJob], journal: Journal, threads: int = DEFAULT
         def worker(pulse: Pulse) -> Callable[[Segment], None]:
             return _Writer(jobs, descriptors, pulse, record).write
 
-        run_tasks(todo, worker, threads, None if on_progress is None else lambda done: on_progress(before + done))
+        do_tasks(todo, worker, threads, None if on_progress is None else lambda done: on_progress(before + done))
         for job, descriptor, number in zip(jobs, descriptors, range(len(jobs)), strict=True):
             _write_crcs(job, descriptor, number, finished)
     finally:
@@ -113,7 +112,7 @@ def fill_files(jobs: Sequence[FillJob], journal: Journal, threads: int = DEFAULT
 
 
 def infinite_among(finished: Iterable[Finished]) -> dict[tuple[int, str], int]:
-    """How many numbers a cast made infinite, by (file number, name), where it did; a segment that stands there twice counts once."""
+    """How many numbers a cast made infinite, by (file number, name), where it did. A segment that is listed twice counts once."""
     infinite: dict[tuple[int, str], int] = {}
     for done in {done.key: done for done in finished}.values():
         if done.infinite:
@@ -124,7 +123,7 @@ def infinite_among(finished: Iterable[Finished]) -> dict[tuple[int, str], int]:
 def tensor_checksums(
     tensors: Sequence[LazyTensor], threads: int = DEFAULT_THREADS, on_progress: OnProgress | None = None
 ) -> dict[str, str]:
-    """The checksum of every tensor, as ``fill_files`` takes it, without writing anything."""
+    """The checksum of every tensor, as ``fill_files`` computes it, without writing anything."""
     plans = {t.name: ((0, t.spec.nbytes),) for t in tensors}
     job = FillJob(FilePlan("", 0, (), plans), Path(), {t.name: t for t in tensors}, {t.name: t.dtype for t in tensors})
     wanted = {(s.file, s.name, s.number): s for s in segments_of(job, 0)}
@@ -136,12 +135,12 @@ def tensor_checksums(
     def worker(pulse: Pulse) -> Callable[[Segment], None]:
         return _Writer([job], None, pulse, record).write
 
-    run_tasks(list(wanted.values()), worker, threads, on_progress)
+    do_tasks(list(wanted.values()), worker, threads, on_progress)
     return {name: checksum for (_, name), checksum in _checksums_of(wanted, finished).items()}
 
 
 def _open_planned(job: FillJob) -> int:
-    """The file at its full size, with everything in place that is no weight."""
+    """Open a file at its full size, with everything written that is no weight."""
     job.path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(job.path, os.O_RDWR | os.O_CREAT, 0o644)
     os.ftruncate(descriptor, job.plan.size)
@@ -151,53 +150,48 @@ def _open_planned(job: FillJob) -> int:
 
 
 class _Writer:
-    """One thread's worker: a buffer, a gatherer, and the way from a segment to the file. Without files it only takes checksums."""
+    """The worker of one thread: brings segments into the files. Without ``descriptors`` it only computes checksums."""
 
     def __init__(
         self, jobs: Sequence[FillJob], descriptors: Sequence[int] | None, pulse: Pulse, record: Callable[[Finished], None]
     ) -> None:
         self.jobs, self.descriptors, self.pulse, self.record = jobs, descriptors, pulse, record
-        self.gatherer, self.buffer, self.can_copy = Gatherer(), np.empty(PANEL_BYTES, np.uint8), True
+        self.reader, self.can_copy = PanelReader(), True
 
     def write(self, segment: Segment) -> None:
         job = self.jobs[segment.file]
         tensor, dtype = job.tensors[segment.name], job.dtypes[segment.name]
-        size, digest, infinite = itemsize(dtype), xxhash.xxh3_128(), self.gatherer.infinite
+        size, digest, before = itemsize(dtype), xxhash.xxh3_128(), self.reader.gatherer.infinite
         crc = 0 if segment.name in job.plan.crc_fields else None
         for first, last in panels(tensor, dtype, segment.start, segment.stop):
-            panel = self._panel((last - first) * size)
+            panel = self.reader.room((last - first) * size)
             offset = segment.offset + (first - segment.start) * size
-            is_written = self._copied(segment, first, last, offset, panel)
+            is_written = self._copy_by_system(segment, first, last, offset, panel)
             if not is_written:
-                self.gatherer.fill(tensor, dtype, first, last, panel)
+                self.reader.gatherer.fill(tensor, dtype, first, last, panel)
             digest.update(panel.data)
             if crc is not None:
                 crc = zlib.crc32(panel.data, crc)
             if self.descriptors is not None and not is_written:
                 write_at(self.descriptors[segment.file], panel.data, offset)
             self.pulse.add(panel.size)
-        infinite = self.gatherer.infinite - infinite
+        infinite = self.reader.gatherer.infinite - before
         self.record(Finished(segment.file, segment.name, segment.number, digest.hexdigest(), crc, infinite))
 
-    def _copied(self, segment: Segment, first: int, last: int, offset: int, panel: np.ndarray[Any, np.dtype[np.uint8]]) -> bool:
-        """Whether the system has copied these elements from file to file; the panel then holds what stands in the new file."""
+    def _copy_by_system(self, segment: Segment, first: int, last: int, offset: int, panel: Bytes) -> bool:
+        """Have the system copy these elements from file to file, and read them back into ``panel``. False if it cannot."""
         if self.descriptors is None or not self.can_copy:
             return False
         job, descriptor = self.jobs[segment.file], self.descriptors[segment.file]
-        runs = self.gatherer.runs(job.tensors[segment.name], job.dtypes[segment.name], first, last)
-        if not runs:
+        spans = find_spans(job.tensors[segment.name], job.dtypes[segment.name], first, last)
+        if not spans:
             return False
-        self.can_copy = all(run.source.copy_to(descriptor, run.offset, run.nbytes, offset + run.at) for run in runs)
+        self.can_copy = all(span.source.copy_to(descriptor, span.offset, span.nbytes, offset + span.at) for span in spans)
         return self.can_copy and _read_back(descriptor, panel.data, offset) == panel.size
-
-    def _panel(self, nbytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        if nbytes > self.buffer.size:
-            self.buffer = np.empty(max(nbytes, MAX_PANEL_BYTES), np.uint8)
-        return self.buffer[:nbytes]
 
 
 def write_at(descriptor: int, data: memoryview, offset: int) -> None:
-    """Write all of ``data`` at ``offset``; the system may take it in parts."""
+    """Write all of ``data`` at ``offset``; one system call may write less."""
     while data:
         if hasattr(os, "pwrite"):
             done = os.pwrite(descriptor, data, offset)
@@ -211,14 +205,14 @@ def _nbytes(jobs: Sequence[FillJob], segment: Segment) -> int:
     return (segment.stop - segment.start) * itemsize(jobs[segment.file].dtypes[segment.name])
 
 
-def _still_true(
+def _verify_recorded(
     jobs: Sequence[FillJob],
     descriptors: Sequence[int],
     wanted: Mapping[tuple[int, str, int], Segment],
     recorded: Sequence[Finished],
     threads: int,
 ) -> dict[tuple[int, str, int], Finished]:
-    """The recorded segments whose bytes on the disk still have the recorded checksum."""
+    """The recorded segments whose bytes, read again, have the recorded checksum: a crash may have lost writes."""
     kept: dict[tuple[int, str, int], Finished] = {}
 
     def worker(pulse: Pulse) -> Callable[[Finished], None]:
@@ -242,11 +236,12 @@ def _still_true(
 
         return check
 
-    run_tasks(recorded, worker, threads)
+    do_tasks(recorded, worker, threads)
     return kept
 
 
 def _read_back(descriptor: int, buffer: memoryview, offset: int) -> int:
+    """Read from the file that is being written; returns how many bytes came."""
     if hasattr(os, "preadv"):
         return os.preadv(descriptor, [buffer], offset)
     os.lseek(descriptor, offset, os.SEEK_SET)
@@ -257,7 +252,7 @@ def _read_back(descriptor: int, buffer: memoryview, offset: int) -> int:
 
 def _write_crcs(job: FillJob, descriptor: int, file: int, finished: Mapping[tuple[int, str, int], Finished]) -> None:
     for name, offsets in job.plan.crc_fields.items():
-        crc = finished[file, name, 0].crc or 0
+        crc = finished[file, name, 0].crc or 0  # such a tensor is one segment, number 0
         for offset in offsets:
             write_at(descriptor, memoryview(crc.to_bytes(4, "little")), offset)
 

@@ -1,9 +1,13 @@
-"""Reading part of a lazy tensor: any run of its elements, from all the places they lie in, into one buffer.
+"""Reading part of a lazy tensor: some of its elements, from every place they lie in, into one buffer.
 
-Where a run is contiguous in the source it is one `preadv` into the caller's buffer. Where short runs lie side by side (rows of a slice that
-was cut along its last axis) all of them are one `preadv` into scratch memory, and moved from there. Where they are scattered (a
-transpose) they are read one by one, or together over small gaps, into scratch memory, and moved in tiles. No file is mapped: a map of one
-that is cut short ends the process.
+A span is a row of bytes that lie side by side in the source. How elements are read depends on their spans:
+
+- A long span is one `preadv` into the caller's buffer.
+- Short spans close together (rows of a slice that was cut along its last axis) are read with one `preadv` into scratch memory, and moved
+  from there.
+- Short spans far apart (a transpose) are read one by one, or together over small gaps, into scratch memory, and moved in tiles.
+
+No file is mapped into memory: a map of a file that another program shortens ends the process.
 """
 
 from __future__ import annotations
@@ -24,20 +28,19 @@ from mfconv_nb.core.sources import FileSource
 
 PANEL_BYTES = 2 << 20  # one read and one write; 1 thread: 1.07 x cp, with 512 KiB 1.24, with 256 KiB 1.49 (2 GB, quiet machine)
 MAX_PANEL_BYTES = 8 << 20  # where rows are scattered in the source, a panel has at least 1024 of them, up to this
-PANEL_ROWS = 1024  # a run of so many numbers is long enough to be read by a call of its own
-SHORTEST_RUN = 2 << 10  # contiguous runs shorter than this are read into scratch memory, and moved from there
-WIDEST_GAP = 8 << 10  # a wider one between two short runs costs more to read than a call of its own
-SCRATCH_BYTES = 8 << 20  # of short runs that are read before they are moved
-SHORTEST_READ = 64 << 10  # shorter runs that lie side by side are read at once, then moved: with 2 KiB 13 times as fast, with 64 KiB 1.3
-
-SHORTEST_COPY = 64 << 10  # shorter runs are not worth a call of their own
-MOST_PIECES = 64  # of a tensor that is looked through for runs
+PANEL_ROWS = 1024  # a span of so many numbers is long enough to be read by a call of its own
+SHORTEST_SPAN = 2 << 10  # shorter spans are read into scratch memory, and moved from there
+WIDEST_GAP = 8 << 10  # a wider gap between two short spans costs more to read than a second call
+SCRATCH_BYTES = 8 << 20  # of short spans, read before they are moved
+SHORTEST_READ = 64 << 10  # shorter spans close together are read at once, then moved: 13 times as fast with spans of 2 KiB, 1.3 with 64 KiB
+SHORTEST_COPY = 64 << 10  # the system copies no span shorter than this: a call costs more
+MOST_PIECES = 64  # a tensor of more pieces is not searched for spans to copy
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def panels(tensor: LazyTensor, dtype: str, start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """Cut the elements [start, stop) into runs of about ``PANEL_BYTES``, at row boundaries where the source is scattered."""
+    """Cut the elements [start, stop) into panels of about ``PANEL_BYTES``, at row boundaries where the source is scattered."""
     widest = max([itemsize(dtype), *(itemsize(p.dtype) for p in tensor.pieces)])
     size = max(1, PANEL_BYTES // widest)
     rows = [s for p in tensor.pieces if not p.block.is_run for s in p.block.target_strides if s > 1]
@@ -52,8 +55,13 @@ def panels(tensor: LazyTensor, dtype: str, start: int, stop: int) -> Iterator[tu
         first = last
 
 
-class Run(NamedTuple):
-    """Bytes side by side in a file, and where they go, counted from the first that is wanted."""
+def more_scattered(first: LazyTensor, second: LazyTensor) -> LazyTensor:
+    """Of two tensors that are read side by side, the one whose rows decide where panels end."""
+    return first if any(not p.block.is_run for p in first.pieces) else second
+
+
+class Span(NamedTuple):
+    """Bytes side by side in a file. ``at`` is where they go, counted from the first byte that is wanted."""
 
     source: FileSource
     offset: int
@@ -61,11 +69,26 @@ class Run(NamedTuple):
     nbytes: int
 
 
+def find_spans(tensor: LazyTensor, dtype: str, start: int, stop: int) -> list[Span] | None:
+    """Where the elements [start, stop) lie in files, if they are there in the wanted order and dtype, in a few long spans; else None."""
+    if not 0 < len(tensor.pieces) <= MOST_PIECES:
+        return None
+    found, size = [], itemsize(dtype)
+    for piece in tensor.pieces:
+        for block in clip_target(piece.block, start, stop):
+            nbytes = block.elements * size
+            if piece.dtype != dtype or not block.is_run or nbytes < SHORTEST_COPY or not isinstance(piece.source, FileSource):
+                return None
+            at = (block.target_offset - start) * size
+            found.append(Span(piece.source, piece.start + block.source_offset * size, at, nbytes))
+    return found
+
+
 class Gatherer:
-    """Fills buffers with parts of lazy tensors. One a thread: it owns a scratch buffer for casts.
+    """Fills buffers with parts of lazy tensors. One a thread: it owns scratch memory.
 
     Attributes:
-        infinite: how many finite numbers casts have made infinite so far.
+        infinite: how many finite numbers became infinite in casts so far.
     """
 
     def __init__(self) -> None:
@@ -80,29 +103,15 @@ class Gatherer:
             for block in clip_target(piece.block, start, stop):
                 self._fill_block(piece, moved(block, target=-start), dtype, target)
 
-    def runs(self, tensor: LazyTensor, dtype: str, start: int, stop: int) -> list[Run] | None:
-        """Where the elements [start, stop) lie, if they lie in files as they are wanted, in a few long runs; None if not."""
-        if not 0 < len(tensor.pieces) <= MOST_PIECES:
-            return None
-        found, size = [], itemsize(dtype)
-        for piece in tensor.pieces:
-            for block in clip_target(piece.block, start, stop):
-                nbytes = block.elements * size
-                if piece.dtype != dtype or not block.is_run or nbytes < SHORTEST_COPY or not isinstance(piece.source, FileSource):
-                    return None
-                at = (block.target_offset - start) * size
-                found.append(Run(piece.source, piece.start + block.source_offset * size, at, nbytes))
-        return found
-
     def _fill_block(self, piece: Piece, block: Block, dtype: str, target: Bytes) -> None:
         size = itemsize(piece.dtype)
-        span = 1 + sum((n - 1) * s for n, s in zip(block.sizes, block.source_strides, strict=True))
-        is_dense = span <= 2 * block.elements
+        reach = 1 + sum((n - 1) * s for n, s in zip(block.sizes, block.source_strides, strict=True))
+        is_dense = reach <= 2 * block.elements
         if piece.dtype == dtype:
-            run = _run_length(block)
-            if block.is_run or run * size >= (SHORTEST_READ if is_dense else SHORTEST_RUN):
-                for first, at in _runs(block):
-                    place = target[at * size : (at + run) * size]
+            length = _span_length(block)
+            if block.is_run or length * size >= (SHORTEST_READ if is_dense else SHORTEST_SPAN):
+                for first, at in _span_offsets(block):
+                    place = target[at * size : (at + length) * size]
                     piece.source.read_into(piece.start + first * size, place.data)
                 return
         numbers = target.view(numpy_dtype(dtype))
@@ -118,35 +127,55 @@ class Gatherer:
         self.infinite += move_block(numbers, source, block)
 
     def _move_stripes(self, piece: Piece, block: Block, axes: int, target: np.ndarray[Any, Any]) -> None:
-        """Read what lies together in the source, once for every index of the ``axes`` that step widest there; move all of it.
+        """Read the bytes that lie together in the source, once for every index of the ``axes`` that step widest there; then move them.
 
-        Scratch memory is aligned whatever the file's offsets are.
+        Numbers can be moved from scratch memory because it is aligned, whatever the offsets in the file are.
         """
-        order, size = _by_source(block), itemsize(piece.dtype)
+        order, size = _axes_by_source_step(block), itemsize(piece.dtype)
         outer, inner = order[:axes], order[axes:]
-        span = 1 + sum((block.sizes[n] - 1) * block.source_strides[n] for n in inner)
+        reach = 1 + sum((block.sizes[n] - 1) * block.source_strides[n] for n in inner)
         count = math.prod(block.sizes[n] for n in outer)
-        if self._scratch.size < count * span * size:
-            self._scratch = np.empty(count * span * size, np.uint8)
-        first, room = piece.start + block.source_offset * size, self._scratch[: count * span * size].data
+        if self._scratch.size < count * reach * size:
+            self._scratch = np.empty(count * reach * size, np.uint8)
+        scratch = self._scratch[: count * reach * size]
+        first = piece.start + block.source_offset * size
         if outer and isinstance(piece.source, FileSource):
-            piece.source.read_runs([first + step * size for step in _steps(block, outer)], span * size, room)
+            piece.source.read_runs([first + step * size for step in _source_steps(block, outer)], reach * size, scratch.data)
         else:
-            piece.source.read_into(first, room)
-        strides, packed = list(block.source_strides), span
+            piece.source.read_into(first, scratch.data)
+        strides, packed = list(block.source_strides), reach  # where the elements lie in scratch memory
         for n in reversed(outer):
             strides[n], packed = packed, packed * block.sizes[n]
-        held = self._scratch[: count * span * size].view(numpy_dtype(piece.dtype))
-        self.infinite += move_block(target, held, replace(block, source_offset=0, source_strides=tuple(strides)))
+        compact = replace(block, source_offset=0, source_strides=tuple(strides))
+        self.infinite += move_block(target, scratch.view(numpy_dtype(piece.dtype)), compact)
 
 
-def _by_source(block: Block) -> list[int]:
-    """The axes of a block, the one that steps widest in the source first."""
+class PanelReader:
+    """Reads panels into one buffer, which the next panel overwrites. One a thread."""
+
+    def __init__(self) -> None:
+        self.gatherer, self._buffer = Gatherer(), np.empty(PANEL_BYTES, np.uint8)
+
+    def room(self, nbytes: int) -> Bytes:
+        """So many bytes of the buffer, which grows where panels are wide."""
+        if nbytes > self._buffer.size:
+            self._buffer = np.empty(max(nbytes, MAX_PANEL_BYTES), np.uint8)
+        return self._buffer[:nbytes]
+
+    def read(self, tensor: LazyTensor, dtype: str, start: int, stop: int) -> Bytes:
+        """The elements [start, stop) as ``dtype``, in C order."""
+        panel = self.room((stop - start) * itemsize(dtype))
+        self.gatherer.fill(tensor, dtype, start, stop, panel)
+        return panel
+
+
+def _axes_by_source_step(block: Block) -> list[int]:
+    """The axes of a block; first the one that steps widest in the source."""
     return sorted(range(len(block.sizes)), key=lambda n: -block.source_strides[n])
 
 
-def _steps(block: Block, axes: Sequence[int]) -> list[int]:
-    """How far from its first element in the source every index of some axes lies, in the order of these axes."""
+def _source_steps(block: Block, axes: Sequence[int]) -> list[int]:
+    """For every index of some axes: how far from the first element of the block it lies in the source."""
     steps = np.zeros(1, np.int64)
     for n in axes:
         steps = (steps[:, None] + np.arange(block.sizes[n]) * block.source_strides[n]).reshape(-1)
@@ -154,43 +183,43 @@ def _steps(block: Block, axes: Sequence[int]) -> list[int]:
 
 
 def _stripes(block: Block, size: int) -> Iterator[tuple[Block, int]]:
-    """A block that is scattered in its source as parts that fit into scratch memory; of each, how many axes are read index by index.
+    """Parts of a scattered block that fit into scratch memory, each with how many of its axes are read index by index.
 
     Args:
         size: bytes of an element.
     """
-    order, span, axes = _by_source(block), 1, len(block.sizes)
+    order, reach, axes = _axes_by_source_step(block), 1, len(block.sizes)
     for n in reversed(order):
-        if (block.source_strides[n] - span) * size > WIDEST_GAP:
+        if (block.source_strides[n] - reach) * size > WIDEST_GAP:
             break
-        span += (block.sizes[n] - 1) * block.source_strides[n]
+        reach += (block.sizes[n] - 1) * block.source_strides[n]
         axes -= 1
     count = math.prod(block.sizes[n] for n in order[:axes])
-    if count * span * size <= SCRATCH_BYTES:
+    if count * reach * size <= SCRATCH_BYTES:
         yield block, axes
         return
     widest, most = order[0], block.sizes[order[0]]
-    step = max(1, most * SCRATCH_BYTES // (count * span * size)) if most > 1 else 1
+    step = max(1, most * SCRATCH_BYTES // (count * reach * size)) if most > 1 else 1
     for first in range(0, most, step):
-        yield from _stripes(_taken(block, widest, first, min(first + step, most)), size)
+        yield from _stripes(_cut_axis(block, widest, first, min(first + step, most)), size)
 
 
-def _taken(block: Block, axis: int, first: int, last: int) -> Block:
-    """The indices [first, last) of one axis."""
+def _cut_axis(block: Block, axis: int, first: int, last: int) -> Block:
+    """The part of a block with the indices [first, last) of one axis."""
     sizes = (*block.sizes[:axis], last - first, *block.sizes[axis + 1 :])
     source, target = first * block.source_strides[axis], first * block.target_strides[axis]
     return make_block(sizes, block.source_offset + source, block.source_strides, block.target_offset + target, block.target_strides)
 
 
-def _run_length(block: Block) -> int:
-    """Elements that lie side by side in source and target."""
+def _span_length(block: Block) -> int:
+    """How many elements lie side by side in source and target alike."""
     if block.is_run:
         return block.elements
     return block.sizes[-1] if block.source_strides[-1] == block.target_strides[-1] == 1 else 1
 
 
-def _runs(block: Block) -> Iterator[tuple[int, int]]:
-    """Source and target offset of every contiguous run."""
+def _span_offsets(block: Block) -> Iterator[tuple[int, int]]:
+    """Source and target offset of every span."""
     if block.is_run:
         yield block.source_offset, block.target_offset
         return
@@ -201,7 +230,7 @@ def _runs(block: Block) -> Iterator[tuple[int, int]]:
 
 
 class _MadeSource:
-    """The bytes of a tensor that cannot be seen through, made in memory when they are first asked for.
+    """The bytes of a tensor that pieces cannot describe: made in memory when they are first read.
 
     Attributes:
         made_of: the sources it is made from.
@@ -231,9 +260,9 @@ class _MadeSource:
 
 
 def made_whole(tensor: LazyTensor) -> LazyTensor:
-    """The same tensor as one contiguous piece, which is made in memory (the size of this tensor) when it is first read.
+    """The same tensor as one contiguous piece, made in memory (the size of this tensor) when it is first read.
 
-    For the rare mappings of mappings whose boxes do not meet in a box.
+    For the rare tensors that are mapped twice with boxes that do not meet in a box.
     """
     return stored_tensor(tensor.spec, _MadeSource(tensor), ((0, tensor.spec.nbytes),))
 

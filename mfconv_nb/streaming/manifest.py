@@ -1,17 +1,19 @@
-"""The folder ``NAME.mfconv`` beside an output: a manifest of how every tensor came about, and the tensors the output cannot carry.
+"""The folder ``NAME.mfconv`` beside an output: the manifest, which says how each tensor was made, and tensors the output cannot hold.
 
-The manifest holds no time and no path of a machine, so two runs of the same conversion write the same bytes.
+The manifest holds no time and no path of the machine, so the same conversion always writes the same bytes.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from mfconv_nb.core.dtypes import CASTABLE
 from mfconv_nb.core.errors import InputError
+from mfconv_nb.core.sources import read_object
 
 MANIFEST = "manifest.json"
 CARRIED = "carried.safetensors"
@@ -20,15 +22,15 @@ MAX_MANIFEST_BYTES = 512 << 20
 
 
 def side_folder(target: Path) -> Path:
-    """``llama.ckpt`` has ``llama.ckpt.mfconv`` beside it; so has a folder, even one that is given as ``.``."""
+    """``llama.ckpt.mfconv`` for ``llama.ckpt``; likewise for a folder, even one given as ``.``."""
     target = target if target.name not in ("", "..") else target.resolve()
     return target.parent / f"{target.name}.mfconv"
 
 
 def manifest_bytes(content: dict[str, Any]) -> bytes:
-    """The manifest as it is written: one tensor a line, so that it can be read, searched and compared.
+    """The bytes of a manifest, with one tensor a line, so that people can read, search and compare it.
 
-    Half of a surrogate pair, in the name of a file or in text that a pickle holds, becomes the escape that JSON has for it.
+    Half of a surrogate pair (in a file name, or from a pickle), which UTF-8 cannot hold, becomes a JSON escape.
     """
     tensors = content.pop("tensors")
     head = json.dumps({"manifest_version": VERSION, **content}, indent=1, ensure_ascii=False)
@@ -37,28 +39,23 @@ def manifest_bytes(content: dict[str, Any]) -> bytes:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest in a side folder; None where there is none.
+    """The manifest in a side folder; None if there is none.
 
     Raises:
-        InputError: MFC110 when there is one that cannot be used.
+        InputError: MFC110 if it cannot be used.
     """
     path = folder / MANIFEST
     if not path.is_file():
         return None
-    hint = f"Remove {folder.name}, and the checkpoint is taken as it is."
-    if path.stat().st_size > MAX_MANIFEST_BYTES:
-        raise InputError("MFC110", path, found=f"{path.stat().st_size:,} bytes", expected="a manifest", hint=hint)
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise InputError("MFC110", path, found=f"broken JSON: {error}", expected="a manifest", hint=hint) from None
+    refuse = partial(InputError, "MFC110", path, hint=f"Remove {folder.name}, and the checkpoint is taken as it is.")
+    content = read_object(path, MAX_MANIFEST_BYTES, "a manifest", refuse)
     if not _is_sound(content):
-        raise InputError("MFC110", path, found="another form", expected=f"manifest version {VERSION}", hint=hint)
-    return dict(content)
+        raise refuse(found="another structure", expected=f"manifest version {VERSION}")
+    return content
 
 
 def _is_sound(content: object) -> bool:
-    """Whether a manifest has the form that it is written in: what is read of it, and nothing that could not have been written."""
+    """Whether everything that we read of a manifest could have been written by ``manifest_bytes``."""
     if not isinstance(content, dict) or content.get("manifest_version") != VERSION:
         return False
     if any(content.get(side) not in ("hf", "mf", None) for side in ("to", "from_side")):
@@ -82,7 +79,7 @@ def _is_list_of(value: Any, is_one: Callable[[Any], bool]) -> TypeGuard[list[Any
 
 
 def _is_tensor(entry: Any) -> bool:
-    """A dtype that a family fixes was a floating one before: a cast from anything else is never made."""
+    """A dtype that the family fixes needs ``cast_from``, and that must be a floating dtype: we cast nothing else."""
     return (
         isinstance(entry, dict)
         and isinstance(entry.get("name"), str)
@@ -96,7 +93,7 @@ def _is_tensor(entry: Any) -> bool:
 
 
 def _is_sound_asked(asked: object) -> bool:
-    """What of the source was not asked for: a number of layers, patterns of names."""
+    """Which part of the source the user asked for: a number of layers, patterns of names to leave out."""
     if not isinstance(asked, dict):
         return False
     layers, patterns = asked.get("layers"), asked.get("leave_out", [])

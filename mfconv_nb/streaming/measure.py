@@ -1,29 +1,27 @@
-"""Statistics of lazy tensors and of pairs of them, panel by panel; of all elements or of a sample.
+"""Statistics of a lazy tensor or of two, panel by panel; of all elements or of a sample.
 
-A sample is the beginnings of panels that are spread evenly over the tensor: always the same ones, and the result says how many.
+A sample takes the beginnings of panels, spread evenly over the tensor. It is the same every time, and the result gives its size.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
-
-import numpy as np
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from mfconv_nb.core.checkpoint import LazyTensor
-from mfconv_nb.core.dtypes import itemsize, numpy_dtype
+from mfconv_nb.core.dtypes import numpy_dtype
 from mfconv_nb.core.errors import MappingError, UsageError, quoted
 from mfconv_nb.core.progress import OnProgress
 from mfconv_nb.core.statistics.one_tensor import Accumulator, Statistics, accumulator
 from mfconv_nb.core.statistics.two_tensors import PairAccumulator, PairStatistics
-from mfconv_nb.streaming.gather import MAX_PANEL_BYTES, Gatherer, panels
-from mfconv_nb.streaming.workers import Pulse, run_tasks
+from mfconv_nb.streaming.gather import PanelReader, more_scattered, panels
+from mfconv_nb.streaming.workers import Pulse, do_tasks
 
-LEAST_PANELS = 8  # a sample is taken from at least so many places, where the tensor has them
+LEAST_PANELS = 8  # a sample comes from at least so many panels, if the tensor has them
 
 Panel = tuple[int, int]
-Array = np.ndarray[Any, np.dtype[Any]]
+Counter = TypeVar("Counter", Accumulator, PairAccumulator)
 
 
 def measure(
@@ -37,28 +35,18 @@ def measure(
     """The statistics of a tensor, streaming. Memory: a panel, counters and some 12 MiB of scratch a thread.
 
     Args:
-        on_progress: called with the bytes seen so far, of ``sampled_elements`` in all.
-        sample: see at most about so many elements; ``sampled`` of the result then says (seen, all).
-        stop: set it, from any thread, to end this within a panel.
+        on_progress: called with the bytes read so far; ``sampled_elements`` gives the total.
+        sample: read at most about so many elements; the result's ``sampled`` is then (read, all).
+        stop: set it, from any thread, to stop within a panel.
     Returns:
-        The statistics; None when it was stopped.
+        The statistics; None if it was stopped.
     Raises:
-        MappingError: MFC310 for a tensor that has a name and a shape only.
+        MappingError: MFC310 for a tensor with a name and a shape only.
         UsageError: MFC501 for a sample of less than one element.
     """
-    counted: list[Accumulator] = []
-
-    def counter() -> Callable[[int, int], None]:
-        seen, read = accumulator(tensor.dtype), _Reader(tensor, tensor.dtype)
-        counted.append(seen)
-        return lambda start, last: seen.add(read(start, last))
-
-    if _stream(counter, _sample(tensor, tensor.dtype, sample), itemsize(tensor.dtype), threads, on_progress, stop):
-        return None
-    whole = accumulator(tensor.dtype)
-    for part in counted:
-        whole.merge(part)
-    return whole.result(tensor.spec.elements)
+    chosen = _choose_panels(tensor, tensor.dtype, sample)
+    counted = _count(lambda: accumulator(tensor.dtype), (tensor,), tensor.dtype, chosen, threads, on_progress, stop)
+    return None if counted is None else counted.result(tensor.spec.elements)
 
 
 def measure_pair(
@@ -70,86 +58,69 @@ def measure_pair(
     sample: int | None = None,
     stop: threading.Event | None = None,
 ) -> PairStatistics | None:
-    """How two tensors of one shape differ, streaming; where their dtypes differ the first is cast to the second's.
+    """How two tensors of one shape differ, streaming. If their dtypes differ, the first is cast to the dtype of the second.
 
-    Args and memory as for ``measure``, with two panels a thread; progress counts bytes of the second.
+    Arguments and memory as for ``measure``, with two panels a thread; progress counts bytes of the second.
 
     Returns:
-        The statistics; None when it was stopped.
+        The statistics; None if it was stopped.
     Raises:
-        MappingError: MFC310 for two shapes, or for a tensor that has a name and a shape only.
+        MappingError: MFC310 for two shapes, or for a tensor with a name and a shape only.
         UsageError: MFC501 for a sample of less than one element.
     """
     if first.shape != second.shape:
         found, hint = f"shapes {first.shape} and {second.shape}", "Map one side first, so that both have the same names and shapes."
         raise MappingError("MFC310", quoted(second.name), found=found, expected="one shape", hint=hint)
     dtype = second.dtype
-    scattered = first if any(not p.block.is_run for p in first.pieces) else second
-    counted: list[PairAccumulator] = []
-
-    def counter() -> Callable[[int, int], None]:
-        seen, read_first, read_second = PairAccumulator(dtype), _Reader(first, dtype), _Reader(second, dtype)
-        counted.append(seen)
-        return lambda start, last: seen.add(read_first(start, last), read_second(start, last))
-
-    if _stream(counter, _sample(scattered, dtype, sample), itemsize(dtype), threads, on_progress, stop):
-        return None
-    whole = PairAccumulator(dtype)
-    for part in counted:
-        whole.merge(part)
-    return whole.result(second.spec.elements)
+    chosen = _choose_panels(more_scattered(first, second), dtype, sample)
+    counted = _count(lambda: PairAccumulator(dtype), (first, second), dtype, chosen, threads, on_progress, stop)
+    return None if counted is None else counted.result(second.spec.elements)
 
 
 def sampled_elements(tensor: LazyTensor, sample: int | None) -> int:
-    """How many elements ``measure`` sees; times the bytes of one, where its progress ends."""
-    return sum(last - start for start, last in _sample(tensor, tensor.dtype, sample))
+    """How many elements ``measure`` reads. Times the itemsize, it is where progress ends."""
+    return sum(last - start for start, last in _choose_panels(tensor, tensor.dtype, sample))
 
 
-class _Reader:
-    """Reads panels of a tensor into one buffer, which the next panel overwrites."""
-
-    def __init__(self, tensor: LazyTensor, dtype: str) -> None:
-        self._tensor, self._dtype = tensor, dtype
-        self._gatherer, self._buffer = Gatherer(), np.empty(min(MAX_PANEL_BYTES, tensor.spec.elements * itemsize(dtype)), np.uint8)
-
-    def __call__(self, start: int, last: int) -> Array:
-        nbytes = (last - start) * itemsize(self._dtype)
-        if nbytes > self._buffer.size:
-            self._buffer = np.empty(nbytes, np.uint8)
-        self._gatherer.fill(self._tensor, self._dtype, start, last, self._buffer)
-        return self._buffer[:nbytes].view(numpy_dtype(self._dtype))
-
-
-def _stream(
-    make_counter: Callable[[], Callable[[int, int], None]],
-    tasks: Iterator[Panel],
-    size: int,
+def _count(
+    make_counter: Callable[[], Counter],
+    tensors: Sequence[LazyTensor],
+    dtype: str,
+    chosen: Iterator[Panel],
     threads: int,
     on_progress: OnProgress | None,
     stop: threading.Event | None,
-) -> bool:
-    """Count all panels; true when it was stopped before the last one was done."""
+) -> Counter | None:
+    """Count the chosen panels of one or two tensors, with one counter a thread, merged at the end. None if it was stopped."""
+    counters: list[Counter] = []
     left_early = threading.Event()
 
     def worker(pulse: Pulse) -> Callable[[Panel], None]:
-        count = make_counter()
+        counter, readers = make_counter(), [PanelReader() for _ in tensors]
+        counters.append(counter)
 
         def work(panel: Panel) -> None:
             if stop is not None and stop.is_set():
                 left_early.set()
                 pulse.stop()
                 pulse.add(0)  # leaves the worker
-            count(*panel)
-            pulse.add((panel[1] - panel[0]) * size)
+            numbers = [r.read(t, dtype, *panel).view(numpy_dtype(dtype)) for r, t in zip(readers, tensors, strict=True)]
+            counter.add(*numbers)
+            pulse.add(numbers[-1].nbytes)
 
         return work
 
-    run_tasks(tasks, worker, threads, on_progress)
-    return left_early.is_set()
+    do_tasks(chosen, worker, threads, on_progress)
+    if left_early.is_set():
+        return None
+    whole = make_counter()
+    for counter in counters:
+        whole.merge(counter)
+    return whole
 
 
-def _sample(tensor: LazyTensor, dtype: str, sample: int | None) -> Iterator[Panel]:
-    """All panels; or the beginnings of evenly spread ones, at most ``sample`` elements together."""
+def _choose_panels(tensor: LazyTensor, dtype: str, sample: int | None) -> Iterator[Panel]:
+    """All panels; or the beginnings of evenly spread panels, with at most ``sample`` elements in all."""
     if sample is not None and sample < 1:
         raise UsageError("MFC501", "sample", found=sample, expected="at least 1 element, or None for all", hint="Leave it out.")
     elements = tensor.spec.elements

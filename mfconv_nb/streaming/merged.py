@@ -1,7 +1,7 @@
-"""A weight with an adapter added, as a source of bytes: rows are computed when they are read, and never all at once.
+"""A weight with an adapter added, as a source of bytes: rows are computed when they are read, never all at once.
 
-Of the adapter its half A (rank x in) is held while the weight is in use; of the weight and of B a panel of rows. Where the weight is held
-as in x out, both halves are held.
+In memory: the half A of the adapter (rank x in) while the weight is in use, and a panel of rows of the weight and of B. If the weight is
+stored as in x out, both halves are in memory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Made = TypeVar("Made")
 
 
 class _Recent(Generic[Made]):
-    """What was made for the last few sources; forgotten with them."""
+    """A cache with one entry for each of the last few sources; entries vanish with their sources."""
 
     def __init__(self, most: int) -> None:
         self._most, self._lock = most, threading.Lock()
@@ -41,8 +41,8 @@ class _Recent(Generic[Made]):
         return made
 
 
-_HALVES: _Recent[tuple[Array, ...]] = _Recent(8)  # a few for each thread: they are needed for every panel of their weight
-_WHOLE: _Recent[Bytes] = _Recent(2)  # one a thread: a scattered read (a transpose) asks for the whole tensor, again and again
+_HALVES: _Recent[tuple[Array, ...]] = _Recent(8)  # a few a thread: every panel of a weight needs them
+_WHOLE: _Recent[Bytes] = _Recent(2)  # one a thread: a transpose reads the whole tensor again and again
 
 
 class MergedSource:
@@ -50,7 +50,7 @@ class MergedSource:
 
     Attributes:
         made_of: the sources it is computed from.
-        computed: how, in words; a manifest says it of every tensor that has numbers from here.
+        computed: the formula, in words; the manifest gives it for every tensor with numbers from here.
     """
 
     def __init__(self, weight: LazyTensor, a: LazyTensor, b: LazyTensor, scale: float, *, transposed: bool) -> None:
@@ -85,7 +85,7 @@ class MergedSource:
         return None if None in parts else [self.computed, *parts]
 
     def _rows(self, gatherer: Gatherer, row: int, stop: int) -> Array:
-        """Some rows of the result. Where the weight is held as in x out, they are columns of the product."""
+        """Some rows of the result. If the weight is stored as in x out, they are columns of the product."""
         weight = _some_rows(gatherer, self._weight, row, stop)
         a, *b = _HALVES.get(self, self._read_halves)
         if self._transposed:

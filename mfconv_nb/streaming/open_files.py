@@ -1,4 +1,4 @@
-"""How many files a process may have open: a run of a thousand ranks has as many files, and each stays open while it is read."""
+"""Raise the limit of open files: a training run of a thousand ranks has a thousand files, and each stays open while it is read."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ SPARE = 256  # for everything else: the kernel's sockets, the libraries
 
 
 def allow_open_files(count: int) -> None:
-    """Raise this process's own limit where it is too low for so many files, as far as the system lets it."""
+    """Raise the limit of this process if it is too low for so many files, as far as the system allows."""
     try:
-        import resource  # not on Windows, which has no such limit
+        import resource  # here: Windows does not have it, nor such a limit
     except ImportError:
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,18 +1,23 @@
-"""From finished files to their final names: all or nothing, for one file, for files beside each other and for folders.
+"""Give finished files their final names, all or nothing. The order of events in ``publish``:
 
-Before the first rename everything is complete in the staging folder, and the journal says what goes where. Then, one of four ways:
+1. Everything is complete in the staging folder (see ``staging.py``). With ``durable``, it is flushed to the disk.
+2. The journal gets a line with all renames, and the inode of the file or folder that is renamed last.
+3. The files get their names, in one of four ways:
 
-- One file, whether or not an old one has its name: one rename.
-- A new folder: one rename.
-- An old folder, on Linux: a folder with the new files and hard links to everything else that lay in the old one is made aside, and the
-  two change their names in one step. The old one, which is then aside, is removed last.
-- Otherwise (a mount point, several files beside each other, the folder one works in, a file system without that step or without hard
-  links): in place. The old files are moved aside, index first, then the new ones in, index last. In between no index is there, and
-  ``load`` refuses with MFC104. What was there before is whole in the staging folder until the new output is.
+   - One file, whether it is new or replaces one: one rename.
+   - A new folder: one rename.
+   - An existing folder, on Linux: `whole` in the staging folder gets the new files, and hard links to everything else in the old folder.
+     Then the two folders exchange their names in one step.
+   - Else one by one (a mount point, several files side by side, the working directory, a file system without exchange or hard links). The
+     old files are moved to `old` in the staging folder, index first; then the new ones to their places, index last. Meanwhile there is no
+     index, and ``load`` refuses with MFC104.
 
-The first three are atomic: whenever a run is killed, the name leads to the old output or to the new one. The side folder is moved after
-that; which one belongs to the output is told by the inode that the journal has noted, and ``load`` takes that one, so files and side
-folder are never of two models. Whatever run is next for this target first finishes what was stopped.
+4. The side folder with the manifest is moved, and replaces an older one.
+5. What is left of the old output is removed, then the journal, then the staging folder.
+
+The first three ways are atomic: if the process is killed, the name leads to the old output or to the new one, complete. If it is killed
+later, ``finish_earlier`` repeats what is missing, in the next save to this target. Between 3 and 4, ``load`` compares the inode in the
+journal with that of the output (``side_folders``), so it never combines an output with the side folder of another.
 """
 
 from __future__ import annotations
@@ -29,11 +34,11 @@ from mfconv_nb.streaming.exchange import exchange
 from mfconv_nb.streaming.journal import Journal, Lock, Publishing, publishing_of
 from mfconv_nb.streaming.staging import SIDE, STAGING, Staging, refused_writes, staging_of
 
-# ---- what a reader finds -----------------------------------------------------------------------------------------------------
+# ---- for readers of the output -----------------------------------------------------------------------------------------------
 
 
 def side_folders(path: Path) -> tuple[Path, ...]:
-    """Where the side folder of what lies under ``path`` may be, best first; the one in the staging folder if it was not moved yet."""
+    """Where the side folder of the output at ``path`` may be, best first. If it was not moved yet, it is the one in the staging folder."""
     staging = staging_of(path)
     if os.path.isdir(staging.side) and _has_arrived(staging, publishing_of(staging.journal)):
         return (staging.side,)
@@ -41,7 +46,7 @@ def side_folders(path: Path) -> tuple[Path, ...]:
 
 
 def check_not_half_replaced(path: Path) -> None:
-    """Raises InputError (MFC104) where a run was stopped, or is busy, between the old and the new files of this path or beside it."""
+    """Raises InputError (MFC104) if the files here, or beside, are partly old and partly new: a save was stopped, or still works."""
     places = [path, path.parent] if path.name else [path]
     if path.name.removesuffix(".index.json"):
         places.append(path.with_name(path.name.removesuffix(".index.json")))
@@ -59,7 +64,7 @@ def check_not_half_replaced(path: Path) -> None:
 
 
 def _has_arrived(staging: Staging, noted: Publishing | None) -> bool:
-    """Whether the file or folder with which the new output is there has its final name."""
+    """Whether the new output is complete: the file or folder that is renamed last has its final name."""
     if noted is None:
         return False
     try:
@@ -72,13 +77,13 @@ def _has_arrived(staging: Staging, noted: Publishing | None) -> bool:
 
 
 def publish(staging: Staging, journal: Journal, names: Sequence[str], old: Sequence[str], *, folder: bool, durable: bool) -> None:
-    """Give the finished files their final names. See above for how, and for what is found when this is stopped.
+    """Give the finished files their final names, as described at the top of this module.
 
     Args:
-        names: the new files, in the order in which they appear where they are moved one by one: an index last.
-        old: files of what is replaced, also under names of new ones, an index first. They are removed when the new ones are there.
-        folder: the files go into the target, otherwise beside it.
-        durable: flush everything to the disk first, so that a power cut cannot undo what was reported.
+        names: the new files; if they are moved one by one, then in this order: an index last.
+        old: the files to replace, index first, also if new ones have the same names. They are removed once the new ones are in place.
+        folder: the files go into the target; else beside it.
+        durable: flush everything to the disk first, so that a power cut cannot undo what we reported.
     """
     target = staging.target
     with refused_writes(target):
@@ -87,10 +92,10 @@ def publish(staging: Staging, journal: Journal, names: Sequence[str], old: Seque
                 flush(path)
         if folder and not os.path.lexists(target):
             _move(staging, journal, [("data", target.name)], durable=durable)
-        elif not (folder and _exchanged(staging, journal, {*names, *old}, durable=durable)):
+        elif not (folder and _exchange_folders(staging, journal, {*names, *old}, durable=durable)):
             home = f"{target.name}/" if folder else ""
             moves = [(f"data/{name}", f"{home}{name}") for name in names]
-            is_one = len(names) == 1 and set(old) <= set(names)  # whose rename replaces the old one
+            is_one = len(names) == 1 and set(old) <= set(names)  # its rename replaces the old file in one step: nothing to move away
             _move(staging, journal, moves, [] if is_one else [(f"{home}{name}", f"old/{name}") for name in old], durable=durable)
         _finish(staging, publishing_of(staging.journal), durable=durable)
 
@@ -98,7 +103,7 @@ def publish(staging: Staging, journal: Journal, names: Sequence[str], old: Seque
 def _move(
     staging: Staging, journal: Journal, moves: Sequence[tuple[str, str]], away: Sequence[tuple[str, str]] = (), *, durable: bool
 ) -> None:
-    """Rename from the staging folder to beside the target (in it for its files), after what is in the way was moved ``away``."""
+    """Note all renames in the journal, then do them: first old files ``away`` into the staging folder, then new ones from there."""
     inode = os.lstat(staging.root / moves[-1][0]).st_ino
     noted = Publishing(inode, tuple(moves), tuple(away))
     journal.begin_publishing(noted, durable=durable)
@@ -106,10 +111,10 @@ def _move(
 
 
 def _roll_forward(staging: Staging, noted: Publishing) -> None:
-    """The renames that were noted; those that are done already are passed over, so that a stopped run can be finished."""
+    """Do the noted renames. Skip those that are done, so that this also finishes a save that was stopped."""
     above = staging.target.parent
     if noted.away or len(noted.moves) > 1:
-        staging.old.mkdir(exist_ok=True)
+        staging.old.mkdir(exist_ok=True)  # even if it stays empty: as long as it exists, the target counts as half replaced
     for name, to in noted.away:
         if os.path.lexists(above / name) and not os.path.lexists(staging.root / to):
             (staging.root / to).parent.mkdir(parents=True, exist_ok=True)
@@ -120,10 +125,12 @@ def _roll_forward(staging: Staging, noted: Publishing) -> None:
             os.replace(staging.root / name, above / to)
 
 
-def _exchanged(staging: Staging, journal: Journal, replaced: Collection[str], *, durable: bool) -> bool:
-    """Whether the old folder and a new one have changed their names in one step; nothing has happened where they cannot."""
+def _exchange_folders(staging: Staging, journal: Journal, replaced: Collection[str], *, durable: bool) -> bool:
+    """Let the old folder and the new one exchange their names in one step. False if that is not possible; then nothing has changed."""
     target, whole = staging.target, staging.whole
-    if staging.root.parent == target or _is_in(Path.cwd(), target):  # a shell that works in it would stay in the old one
+    if staging.root.parent == target:  # staging lies in the target where that is a mount point, which cannot be renamed
+        return False
+    if _is_in(Path.cwd(), target):  # a shell that works in the folder would stay in the old one
         return False
     try:
         _remove(whole)
@@ -136,6 +143,7 @@ def _exchanged(staging: Staging, journal: Journal, replaced: Collection[str], *,
         journal.begin_publishing(noted, durable=durable)
         exchange(whole, target)
     except OSError:  # another file system, one without hard links, files of another owner, a mount point inside
+        # a line in the journal does no harm: the next one replaces it
         shutil.rmtree(whole, ignore_errors=True)
         return False
     return True
@@ -146,8 +154,7 @@ def _link(source: str, target: str) -> None:
 
 
 def _link_others(source: Path, target: Path, replaced: Collection[str], inside: str = "") -> None:
-    """Hard links in ``target`` to everything that is in ``source`` and not there, but for the names that are replaced."""
-    status = os.stat(source)
+    """Make hard links in ``target`` to everything in ``source`` that it lacks, except ``replaced``. Copies modes, times, owners."""
     for entry in sorted(os.scandir(source), key=lambda e: e.name):
         name, there = f"{inside}{entry.name}", target / entry.name
         if name in replaced or name in (SIDE, STAGING):
@@ -158,8 +165,9 @@ def _link_others(source: Path, target: Path, replaced: Collection[str], inside: 
         elif not os.path.lexists(there):
             _link(entry.path, str(there))
     shutil.copystat(source, target)
-    if (os.stat(target).st_uid, os.stat(target).st_gid) != (status.st_uid, status.st_gid):
-        os.chown(target, status.st_uid, status.st_gid)
+    old, new = os.stat(source), os.stat(target)
+    if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+        os.chown(target, old.st_uid, old.st_gid)
 
 
 def _is_in(path: Path, folder: Path) -> bool:
@@ -168,9 +176,9 @@ def _is_in(path: Path, folder: Path) -> bool:
 
 
 def _finish(staging: Staging, noted: Publishing | None, *, durable: bool) -> None:
-    """After the new output is there: its side folder, then the old files go, the journal last."""
+    """Steps 4 and 5, after the new output has its name: move its side folder, remove what is left of the old output, the journal last."""
     whole, target = staging.whole, staging.target
-    if noted is not None and noted.replaced and os.path.isdir(whole):  # it is the old folder now; what appeared in it meanwhile stays
+    if noted is not None and noted.replaced and os.path.isdir(whole):  # now the old folder: keep files that others put into it meanwhile
         _link_others(whole, target, noted.replaced)
     if os.path.isdir(staging.side):
         for side in staging.other_sides:
@@ -186,8 +194,8 @@ def _finish(staging: Staging, noted: Publishing | None, *, durable: bool) -> Non
                 flush(path)
     for path in (staging.data, staging.old_side, staging.whole, staging.old):
         _remove(path)
-    staging.journal.unlink()
-    with suppress(OSError):  # another run is just beginning here
+    staging.journal.unlink()  # last: as long as it is there, the next save repeats these steps
+    with suppress(OSError):  # not empty: another save is just beginning here
         staging.root.rmdir()
 
 
@@ -197,7 +205,7 @@ def _remove(folder: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """fsync a file or, where the system can, a folder."""
+    """fsync a file, or a folder if the system can do that."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -208,23 +216,23 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-# ---- what an earlier run has left --------------------------------------------------------------------------------------------
+# ---- what an earlier save has left -------------------------------------------------------------------------------------------
 
 
 def finish_earlier(staging: Staging) -> Publishing | None:
-    """Finish what an earlier run was stopped in after it had begun to change what is under the target's name.
+    """Finish an earlier save that was stopped after it had begun to change the output.
 
     Returns:
-        What that run was doing; None where there was nothing to finish.
+        The renames of that save; None if there was nothing to finish.
     Raises:
-        OutputError: MFC406 when that run is not stopped at all; MFC404.
+        OutputError: MFC406 if that save is still busy; MFC404.
     """
     if not _is_half_done(staging):
         return None
     with refused_writes(staging.target):
         try:
             lock = Lock(staging.journal, create=False)
-        except FileNotFoundError:  # that run has ended meanwhile
+        except FileNotFoundError:  # that save has ended meanwhile
             return None
         try:
             noted = publishing_of(staging.journal)

@@ -1,8 +1,14 @@
-"""Where an output is written until it is complete, and where its files end up: always on one mount, so that renames can publish it.
+"""The staging folder, in which an output is written until it is complete. It is on the mount of the target, so that renames can publish it.
 
-A link is followed first: what is written goes where it points. Staging lies beside the target, `NAME.mfconv-partial`, and so does the
-side folder. Where no file can be renamed from beside a folder into it (it is a mount point, `/output` of a container; or the folder
-above may not be written to) both lie inside it, as `.mfconv-partial` and `.mfconv`.
+The order of events in a save:
+
+1. `staging_of` finds the place. It follows links first. Staging folder `NAME.mfconv-partial` and side folder `NAME.mfconv` lie beside the
+   target. If files beside a folder cannot be renamed into it (it is a mount point, such as `/output` of a container, or the folder above is
+   read-only), they lie inside it, as `.mfconv-partial` and `.mfconv`.
+2. `check_names_are_free` and `check_space` refuse links, foreign folders and a full disk, before anything is written.
+3. `open_journal` makes the folder, or finds that of a save that was stopped, and locks its journal (see ``journal.py``).
+4. The files are filled in `data`, the manifest in `side` (see ``fill.py``).
+5. ``publish.py`` moves both to their final names, and removes the staging folder.
 """
 
 from __future__ import annotations
@@ -18,23 +24,23 @@ from pathlib import Path
 
 from mfconv_nb.core.errors import OutputError
 from mfconv_nb.core.report import bytes_text
-from mfconv_nb.streaming.journal import Journal, closed_on_error
+from mfconv_nb.streaming.journal import Journal, close_on_error
 from mfconv_nb.streaming.manifest import side_folder
 
 STAGING, SIDE = ".mfconv-partial", ".mfconv"
-MOST_LINKS = 40  # that lead to each other; what Linux follows
-MOST_TRIES = 20  # of opening a folder that other runs remove
+MOST_LINKS = 40  # Linux follows no longer chain of links
+MOST_TRIES = 20  # to open a folder that other saves remove at the same time
 
 
 @dataclass(frozen=True, slots=True)
 class Staging:
-    """The folder of an unfinished output: its data, its side folder, its journal, and what it replaces.
+    """The paths of an unfinished output: its data, side folder and journal, and what it replaces.
 
     Attributes:
-        target: the output; no link.
-        root: the folder itself.
-        side_folder: where the side folder ends up.
-        other_sides: places where an older side folder may lie; those are gone when the new one is there.
+        target: the output; links are resolved.
+        root: the staging folder.
+        side_folder: the final place of the side folder.
+        other_sides: places where an older side folder may lie; it is removed when the new one is in place.
     """
 
     target: Path
@@ -52,12 +58,12 @@ class Staging:
 
     @property
     def old(self) -> Path:
-        """Files of the old output that were moved out of the way. While it is there, the target is neither the old nor the new one."""
+        """Files of the old output that were moved away. While this folder exists, the target is neither the old output nor the new one."""
         return self.root / "old"
 
     @property
     def whole(self) -> Path:
-        """A folder that is ready to change its name with the old one; then the old one."""
+        """The complete new folder, ready to exchange its name with the old one. After the exchange: the old one."""
         return self.root / "whole"
 
     @property
@@ -76,18 +82,18 @@ class Staging:
 
 
 def staging_of(target: Path) -> Staging:
-    """Where the output for ``target`` is written until it is complete. Reads links and folders only."""
-    real = followed(target)
+    """The staging paths for ``target``. Looks at links and folders; makes nothing."""
+    real = follow_links(target)
     beside, inside = side_folder(real), real / SIDE
-    is_inside = os.path.isdir(real) and not _takes_renames(real)
+    is_inside = os.path.isdir(real) and not _can_rename_into(real)
     root = real / STAGING if is_inside else beside.with_name(beside.name.removesuffix(SIDE) + STAGING)
     first = inside if is_inside else beside
     others = dict.fromkeys(p for p in (inside, beside, side_folder(target)) if p != first)
     return Staging(real, root, first, tuple(others))
 
 
-def followed(path: Path) -> Path:
-    """Where a path leads if it is a link, whether or not something is there."""
+def follow_links(path: Path) -> Path:
+    """Where a path leads if it is a link, whether or not anything exists there."""
     path = path if path.name not in ("", "..") else Path(os.path.realpath(path))
     for _ in range(MOST_LINKS):
         if not os.path.islink(path):
@@ -96,14 +102,14 @@ def followed(path: Path) -> Path:
     return path
 
 
-def _takes_renames(folder: Path) -> bool:
+def _can_rename_into(folder: Path) -> bool:
     """Whether a file beside a folder can be renamed into it, and the folder itself be renamed."""
     above = folder.absolute().parent
     return mount_of(folder) == mount_of(above) and os.access(above, os.W_OK | os.X_OK)
 
 
 def mount_of(path: Path) -> tuple[int, str]:
-    """Device and mount of a path. A folder that is mounted from the same device has another mount, which only Linux tells."""
+    """Device and mount of a path. A bind mount has the same device but another mount number, which Linux tells in /proc."""
     number = ""
     with suppress(OSError):
         descriptor = os.open(path, getattr(os, "O_PATH", os.O_RDONLY))
@@ -116,19 +122,19 @@ def mount_of(path: Path) -> tuple[int, str]:
 
 
 def open_journal(staging: Staging, fingerprint: str) -> Journal:
-    """The locked journal in the staging folder, both made or found; what another plan has left there is thrown away.
+    """Make or find the staging folder and its journal, and lock that. Throws away what a save with another plan has left.
 
     Raises:
-        OutputError: MFC404 when it cannot be made, MFC406 when another run holds it.
+        OutputError: MFC404 if it cannot be made, MFC406 if another save holds it.
     """
     with refused_writes(staging.target):
         for _ in range(MOST_TRIES):
             staging.root.mkdir(parents=True, exist_ok=True)
             try:
                 journal = Journal(staging.journal, fingerprint)
-            except FileNotFoundError:  # another run has just ended, and taken the folder with it
+            except FileNotFoundError:  # another save has just ended and removed the folder: make it again
                 continue
-            with closed_on_error(journal):
+            with close_on_error(journal):
                 if journal.is_new:
                     _clear(staging)
                 staging.data.mkdir(exist_ok=True)
@@ -138,7 +144,7 @@ def open_journal(staging: Staging, fingerprint: str) -> Journal:
 
 
 def _clear(staging: Staging) -> None:
-    """Throw away what an earlier run of another plan has left; its journal is another matter, and so are files of an old output."""
+    """Throw away what a save with another plan has written. Keep `old`: those files belong to the user."""
     for path in (staging.data, staging.side, staging.whole):
         if os.path.lexists(path):
             shutil.rmtree(path)
@@ -149,7 +155,7 @@ def _clear(staging: Staging) -> None:
 
 @contextmanager
 def refused_writes(target: Path) -> Iterator[None]:
-    """Turn what the system says about writing into our own errors (MFC403, MFC404)."""
+    """Turn errors of the system, when writing, into our own (MFC403, MFC404)."""
     try:
         yield
     except OSError as error:
@@ -162,18 +168,18 @@ def refused_writes(target: Path) -> Iterator[None]:
 
 
 def check_space(staging: Staging, needed: int) -> None:
-    """Raises OutputError (MFC403) when the disk of the target has less free than is still ``needed`` of so many bytes."""
+    """Raises OutputError (MFC403) if the disk of the target has no room for ``needed`` bytes. Those of a stopped save count as free."""
     folder = next(p for p in (staging.root, *staging.root.absolute().parents) if p.exists())
-    free = shutil.disk_usage(folder).free + _already_there(staging)
+    free = shutil.disk_usage(folder).free + _bytes_written(staging)
     if free < needed:
         hint = "Free some space, or choose a target on another disk."
         raise OutputError("MFC403", staging.target, found=f"{bytes_text(free)} free", expected=bytes_text(needed), hint=hint)
 
 
-def _already_there(staging: Staging) -> int:
-    """Bytes on the disk that an unfinished run has written: its files are as long as planned, with holes."""
+def _bytes_written(staging: Staging) -> int:
+    """Bytes that a stopped save has really written. Its files already have their full length, with holes; blocks tell."""
     total = 0
-    with suppress(OSError):  # another run is just ending
+    with suppress(OSError):  # another save is just ending
         for path in staging.data.rglob("*"):
             total += getattr(os.lstat(path), "st_blocks", 0) * 512
     return total
@@ -187,9 +193,9 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def check_names_are_free(staging: Staging, names: Iterable[str]) -> None:
-    """Raises OutputError (MFC401) where a name that is written to or cleared is a link, which leads out of the target, or not ours.
+    """Raises OutputError (MFC401) if a path that we write to or remove is a link, which could lead anywhere, or not ours.
 
-    The target itself is one still where links lead in a circle.
+    The target, though resolved, is still a link if links lead in a circle.
     """
     files = [staging.data / name for name in names]
     above = {folder for file in files for folder in file.parents if staging.data in folder.parents}

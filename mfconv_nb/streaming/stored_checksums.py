@@ -1,7 +1,7 @@
-"""Checksums that files carry themselves: a CRC-32 at the end of a MindSpore file, one for each member of a torch file.
+"""Compare the checksums that files carry themselves: a CRC-32 at the end of a MindSpore file, one for each member of a torch file.
 
-They are compared before the numbers of a file are used for something that lasts. One pass through the file, in bounded memory; files, and
-members of one, are read side by side.
+This happens before a file's numbers are used for anything that lasts. It takes one pass through the file, in bounded memory; threads share
+files and members.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from mfconv_nb.core.errors import FormatError
 from mfconv_nb.core.progress import NoProgress, Progress
 from mfconv_nb.core.sources import FileSource, StoredChecksum
 from mfconv_nb.streaming.gather import PANEL_BYTES
-from mfconv_nb.streaming.workers import Pulse, run_tasks
+from mfconv_nb.streaming.workers import Pulse, do_tasks
 
 HINT = "Its bytes were changed since it was written: fetch or save the file again."
 
 
 def sources_of(tensors: Iterable[LazyTensor]) -> list[FileSource]:
-    """The files that tensors are read from, each once; of computed ones, what they are computed from."""
+    """The files that tensors are read from, each once. For computed tensors, the files of what they are computed from."""
     found: dict[int, FileSource] = {}
     for tensor in tensors:
         for piece in tensor.pieces:
@@ -31,12 +31,12 @@ def sources_of(tensors: Iterable[LazyTensor]) -> list[FileSource]:
 
 
 def check_stored_checksums(tensors: Iterable[LazyTensor], threads: int = 2, progress: Progress | None = None) -> int:
-    """Compare every checksum that the files behind some tensors carry.
+    """Compare every checksum in the files behind some tensors.
 
     Args:
-        progress: of the step that comes after it; this one shows its own beside it.
+        progress: of the step that follows; the comparison shows a bar of its own beside it.
     Returns:
-        How many there were.
+        How many checksums there were.
     Raises:
         FormatError: MFC209 for the first that differs.
     """
@@ -53,9 +53,9 @@ def check_stored_checksums(tensors: Iterable[LazyTensor], threads: int = 2, prog
         return check
 
     with (progress or NoProgress()).another(sum(c.nbytes for _, c in todo), "comparing checksums") as bar:
-        run_tasks(todo, worker, threads, bar)
+        do_tasks(todo, worker, threads, bar)
     for source, _ in todo:
-        source.checksums = ()  # a proof reads its files several times, and compares them once
+        source.checksums = ()  # a proof reads its files several times; comparing once is enough
     return len(todo)
 
 

@@ -1,4 +1,4 @@
-"""Threads that take tasks from one list: the first error stops all, Ctrl-C stops all within a panel, progress is counted in bytes."""
+"""Threads that take tasks from one list. The first error stops all; Ctrl-C stops all within a panel; progress counts bytes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ PULSE_SECONDS = 0.05
 
 
 class Stopped(Exception):
-    """Raised inside a worker to leave it; never leaves this module."""
+    """Raised inside a worker to leave it; ``do_tasks`` catches it."""
 
 
 class Pulse:
-    """What a worker holds: it counts bytes, and is told to stop."""
+    """Shared by the workers of one call: counts bytes, and tells the workers to stop."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -27,7 +27,7 @@ class Pulse:
         self.done = 0
 
     def add(self, nbytes: int) -> None:
-        """Count bytes; leaves the worker when the run was stopped."""
+        """Count bytes. Raises ``Stopped``, which leaves the worker, once all shall stop."""
         if self._stop.is_set():
             raise Stopped
         with self._lock:
@@ -37,18 +37,18 @@ class Pulse:
         self._stop.set()
 
 
-def run_tasks(
+def do_tasks(
     tasks: Iterable[Task],
     make_worker: Callable[[Pulse], Callable[[Task], None]],
     threads: int,
     on_progress: OnProgress | None = None,
 ) -> None:
-    """Run a worker's function on every task, in ``threads`` threads, in the order of the list.
+    """Have ``threads`` workers do all tasks, which they take in the order of the list.
 
     Args:
-        make_worker: called once a thread; what it returns owns that thread's buffers.
+        make_worker: called once in each thread; the function that it returns owns the buffers of its thread.
     Raises:
-        Whatever a task raised first; KeyboardInterrupt after all threads have stopped.
+        The first error of a task; KeyboardInterrupt. Both after all threads have stopped.
     """
     pulse, errors, lock = Pulse(), [], threading.Lock()
     waiting = iter(tasks)
@@ -68,7 +68,7 @@ def run_tasks(
                 worker(task)
         except Stopped:
             pass
-        except BaseException as error:  # carried to the calling thread and raised there
+        except BaseException as error:  # the calling thread raises it
             errors.append(error)
             pulse.stop()
 

@@ -1,4 +1,4 @@
-"""The checksum that a tensor of zeros has, so that one is noticed without a second look at its bytes."""
+"""Recognise tensors of zeros by their checksum, without reading their bytes again."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ ZEROS = "is the source whole? Where a download broke off, the rest of a file is 
 
 
 def is_matrix(spec: TensorSpec) -> bool:
-    """Whether a tensor has two axes with more than one number: vectors of zeros are everyday."""
+    """Whether a tensor has two axes longer than 1. Vectors of zeros are common, so they are not reported."""
     return sum(n > 1 for n in spec.shape) >= 2
 
 
 def notes_on_zeros(written: Mapping[str, tuple[TensorSpec, str]]) -> tuple[str, ...]:
-    """A note where matrices that were written are zeros, told by their checksums.
+    """A note if matrices that were written are all zeros.
 
     Args:
-        written: of each name what was written, and its checksum.
+        written: for each name the spec and the checksum of what was written.
     """
     zeros = [n for n, (spec, checksum) in written.items() if is_matrix(spec) and checksum in checksum_of_zeros(spec.nbytes)]
     if not zeros:
@@ -33,7 +33,7 @@ def notes_on_zeros(written: Mapping[str, tuple[TensorSpec, str]]) -> tuple[str, 
 
 @lru_cache(maxsize=4096)
 def checksum_of_zeros(nbytes: int) -> frozenset[str]:
-    """The checksums that ``fill_files`` takes of so many zero bytes: whole, as in torch files, or in segments."""
+    """The checksums that ``fill_files`` computes for so many zero bytes: as one segment (torch files), or as several."""
     whole = _digest(nbytes)
     if nbytes <= SEGMENT_BYTES:
         return frozenset({whole.hex()})

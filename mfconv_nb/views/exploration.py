@@ -1,4 +1,4 @@
-"""What a view can show of a result: rows, and what is said about each. The steps fill it in, ``explorer.py`` draws it."""
+"""What a view shows of a result: rows, and details of each. Steps implement it, ``explorer.py`` draws it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Exploration:
     """A result as rows that can be filtered by status, opened, and inspected tensor by tensor.
 
     Attributes:
-        table: what the result shows at once; its rows are the rows of the view.
-        counts: tensors by status, also those of which there are none: the chips.
+        table: the table of the result; its rows are the rows of the view.
+        counts: number of tensors by status, zeros included; each gets a chip.
         statuses: the status of each row.
-        sort_keys: of each row, one key a column: what stands in it as a number where there is one.
-        element_hint: an example of an index that ``explain`` takes; empty where it explains nothing.
+        sort_keys: for each row one key a column: the number in the cell, if there is one.
+        element_hint: an example of an index for ``explain``; empty if the view cannot explain elements.
     """
 
     table: Table
@@ -31,12 +31,12 @@ class Exploration:
         """The names of the tensors behind a row."""
         raise NotImplementedError
 
-    def searched(self, row: int) -> str:
-        """What a search looks at: every name of a row, a line each."""
+    def search_text(self, row: int) -> str:
+        """The text that a search looks through: every name of a row, one a line."""
         return "\n".join(self.members(row))
 
     def above(self) -> str:
-        """HTML that stays above the rows, below the headline."""
+        """HTML between the headline and the rows."""
         return ""
 
     def overview(self) -> str:
@@ -52,13 +52,13 @@ class Exploration:
         raise NotImplementedError
 
     def nbytes(self, member: str, sample: bool) -> int:
-        """The bytes that ``measure`` counts; 0 where it has nothing to read, or needs no sample."""
+        """The bytes that ``measure`` reads; 0 if there is nothing to read, or no need for a sample."""
         return 0
 
     def measure(self, member: str, sample: bool, progress: OnProgress, stop: threading.Event) -> str:
-        """HTML with the statistics and histograms of a tensor, of all of it or of a sample; empty when it was stopped."""
+        """HTML with statistics and histograms of a tensor, or of a sample of it; empty if it was stopped."""
         raise NotImplementedError
 
     def code(self, row: int, member: str) -> str:
-        """The Python line that gives the same."""
+        """The line of Python that returns the same."""
         return self.table.code

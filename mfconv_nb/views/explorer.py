@@ -1,4 +1,4 @@
-"""One view for every result: verdict and chips above, the table left, what is chosen right, the Python line below."""
+"""One view for every result: verdict and chips above, the table on the left, the chosen row on the right, the line of Python below."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from mfconv_nb.core.report import box_html, bytes_text, head_html, note_html
 from mfconv_nb.views.exploration import Exploration
 from mfconv_nb.views.row_table import RowTable
 
-PAGE = 100  # rows on a page; and tensors in the list of a row
-EVERY = ""  # the chip that filters nothing
-ONE_AT_A_TIME = threading.Lock()  # a picture that is no longer wanted may still be drawn when the next is asked for
+PAGE = 100  # rows of the table, or tensors in the list of a row, on a page
+EVERY = ""  # the status of the chip "all"
+ONE_AT_A_TIME = threading.Lock()  # a cancelled picture may still be drawn when the next one begins
 
 
 class Explorer(W.VBox):
-    """The view of an ``Exploration``. Everything that can be clicked can be reached by Tab and used with the keyboard."""
+    """The view of an ``Exploration``. Everything that can be clicked also works with Tab and the keyboard."""
 
     def __init__(self, exploration: Exploration) -> None:
         self.exploration = exploration
-        self.names = [exploration.searched(row) for row in range(len(exploration.table.rows))]
+        self.names = [exploration.search_text(row) for row in range(len(exploration.table.rows))]
         self.shown: list[int] = list(range(len(self.names)))  # rows that pass the filters, in order
         self.first = 0  # of the page
         self.row, self.member = -1, ""
@@ -104,7 +104,7 @@ class Explorer(W.VBox):
             self.chips[EVERY].value = True
 
     def _show_rows(self) -> None:
-        """The rows that pass chip and search, sorted, from the first page on."""
+        """Show the first page of the rows that pass chip and search, sorted."""
         status = next((s for s, chip in self.chips.items() if chip.value), EVERY)
         pattern = _pattern(self.search.value)
         statuses, rows = self.exploration.statuses, self.exploration.table.rows
@@ -163,7 +163,7 @@ class Explorer(W.VBox):
         _show(self.list, len(members) > 1)
         _show(self.list_pages, len(members) > PAGE)
         self.list_earlier.disabled, self.list_later.disabled = self.list_first == 0, self.list_first + PAGE >= len(members)
-        self.list.value = None  # new options have cleared it, unless they are the old ones
+        self.list.value = None  # so that the next line notifies, even if number and options are the same
         self.list.value = self.list_first
 
     def _choose_member(self, number: int | None) -> None:
@@ -178,7 +178,7 @@ class Explorer(W.VBox):
         self._show_buttons()
         self._show_line()
         if self.exploration.nbytes(self.member, False) and not self.exploration.nbytes(self.member, True):
-            self._measure(False)  # small enough to need no sample: it takes less than asking
+            self._measure(False)  # no sample needed: reading takes less time than a click
 
     def _explain(self, text: str) -> None:
         if not text.strip():
@@ -186,10 +186,10 @@ class Explorer(W.VBox):
             return
         numbers = re.findall(r"-?\d+", text)
         try:
-            said = self.exploration.explain(self.row, self.member, tuple(int(n) for n in numbers))
+            answer = self.exploration.explain(self.row, self.member, tuple(int(n) for n in numbers))
         except MfconvError as error:
-            said = note_html(str(error))
-        self.explained.value = box_html(said)
+            answer = note_html(str(error))
+        self.explained.value = box_html(answer)
 
     def _show_line(self) -> None:
         line = self.exploration.code(self.row, self.member)
@@ -214,15 +214,15 @@ class Explorer(W.VBox):
                 if done - self.bar.value >= nbytes // 50:
                     self.bar.value = done
 
-        threading.Thread(target=self._measured, args=(self.member, sample, progress, stop), daemon=True).start()
+        threading.Thread(target=self._measure_in_thread, args=(self.member, sample, progress, stop), daemon=True).start()
 
-    def _measured(self, member: str, sample: bool, progress: OnProgress, stop: threading.Event) -> None:
+    def _measure_in_thread(self, member: str, sample: bool, progress: OnProgress, stop: threading.Event) -> None:
         try:
             with ONE_AT_A_TIME:
                 shown = self.exploration.measure(member, sample, progress, stop)
-        except Exception as error:  # whatever it is, the reader should see it here and not in a log
+        except Exception as error:  # in a thread nobody else would show it
             shown = note_html(str(error))
-        if self.measuring is stop:  # nothing else has been chosen meanwhile
+        if self.measuring is stop:  # the user has not chosen something else meanwhile
             self.measuring, self.is_measured = None, not sample
             self.values.value = box_html(shown)
             self._show_buttons()
@@ -235,7 +235,7 @@ class Explorer(W.VBox):
             self._show_buttons()
 
     def _show_buttons(self) -> None:
-        """What can be asked for: all values and a sample of them, unless they are shown or being read."""
+        """Offer to read all values or a sample, unless they are shown already or being read."""
         for widget in (self.bar, self.cancel):
             _show(widget, False)
         for button, words, sample in ((self.measure, "Show values", False), (self.sample, "Sample them", True)):
@@ -256,7 +256,7 @@ def _chip(status: str, count: int) -> Any:
 
 
 def _pattern(text: str) -> re.Pattern[str] | None:
-    """What a search looks for within a name; ``*`` stands for anything within it."""
+    """A search as a pattern; ``*`` stands for any text within a name."""
     if not text.strip():
         return None
     return re.compile(r"[^\n]*".join(map(re.escape, text.strip().split("*"))), re.IGNORECASE)

@@ -1,8 +1,8 @@
-"""Histograms and a heat map as small PNG pictures that read on light and on dark pages. Draws what ``stats`` counted; reads nothing.
+"""Histograms and a heat map as small PNG pictures, readable on light and on dark pages. Draws statistics; reads no tensor.
 
-The background is transparent. No single grey reaches a contrast of 4.5 on white and on #111 alike (the most is 4.35 on both), so text
-is a grey for either (4.3) unless the caller knows the page: ``dark`` true or false gives 4.5 and more there.
-matplotlib is imported when the first picture is drawn; its global state (pyplot, rcParams) is not touched.
+The background is transparent. No grey has a contrast of 4.5 on both white and #111 (the best has 4.35), so text is a grey with 4.3 on
+either, unless the caller knows the page: with ``dark`` true or false text has 4.5 or more.
+matplotlib is imported when the first picture is drawn. Its global state (pyplot, rcParams) is not touched.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
@@ -25,9 +26,9 @@ from mfconv_nb.core.statistics.two_tensors import PairStatistics, ulp_label
 
 BEFORE, AFTER = "#0072B2", "#D55E00"  # Okabe-Ito blue and vermilion: at least 3.6 on white and on #111
 INK = {None: "#7A7A7A", False: "#6F6F6F", True: "#8C8C8C"}  # text and axes, by ``dark``
-DOTS = 100  # a pixel is 1/100 inch at scale 1
-FLOOR = 0.5  # where bars of log counts begin: a count of 1 is seen
-MAX_CELLS = 64  # rows or columns of a heat map; more are pooled, and the largest value is kept
+DOTS = 100  # a pixel of the page is 1/100 inch at scale 1
+FLOOR = 0.5  # bars on a log scale begin here, so that a count of 1 is visible
+MAX_CELLS = 64  # rows or columns of a heat map; more are pooled, and a cell shows their largest value
 MAX_LABEL = 28
 LEFT = 70  # pixels for "100,000" and the word beside it
 
@@ -35,14 +36,14 @@ LEFT = 70  # pixels for "100,000" and the word beside it
 def histogram_png(
     before: Statistics, after: Statistics | None = None, *, width: int = 560, dark: bool | None = None, scale: float = 1
 ) -> bytes:
-    """The numbers of one tensor, or of two on one axis: filled before, stepped after, counts in powers of ten.
+    """Histogram of one tensor, or of two on one axis: ``before`` as filled bars, ``after`` as a line; counts on a log scale.
 
-    NaN and infinities are bars of their own, with their counts, right of the rest. Range and standard deviation stand above.
+    NaN and infinities have bars of their own on the right, with their counts. Range and standard deviation stand above.
 
     Args:
         width: in pixels of the page.
-        dark: whether the page is dark; None where that is not known.
-        scale: pixels of the picture for one of the page; 2 is sharp on fine screens.
+        dark: whether the page is dark; None if not known.
+        scale: pixels of the picture for each pixel of the page; 2 is sharp on high-resolution screens.
     """
     sides = [s for s in (before, after) if s is not None]
     names = ("before", "after") if after is not None else ("",)
@@ -54,7 +55,7 @@ def histogram_png(
     finite = [s for s in sides if s.finite]
     if finite:
         edges = edges_between(min(s.minimum for s in finite), max(s.maximum for s in finite), BINS)
-        places, unit = _scaled(edges)
+        places, unit = _scale_edges(edges)
         for number, side in enumerate(sides):
             counts = side.counted.histogram(edges).counts
             highest = max(highest, counts.max())
@@ -62,7 +63,7 @@ def histogram_png(
         axes.set_xlabel(f"value{unit}{_sample_text(sides)}", color=canvas.ink, fontsize=8)
         axes.set_xlim(places[0], places[-1])
     else:
-        _say(axes, "no finite numbers" if before.elements else "no numbers", canvas.ink)
+        _write_instead(axes, "no finite numbers" if before.elements else "no numbers", canvas.ink)
     highest = max([highest, *(n for _, counts in special for n in counts)])
     _log_counts(axes, highest, canvas.ink)
     if special:
@@ -75,7 +76,7 @@ def histogram_png(
 def difference_png(pair: PairStatistics, *, width: int = 560, dark: bool | None = None, scale: float = 1) -> bytes | None:
     """How two tensors differ: histograms of the differences (second minus first) and of the ULP distance, side by side.
 
-    Zero is blue, all else vermilion. None where all bytes are equal: that is said in words, not drawn.
+    Zero is blue, everything else vermilion. None if all bytes are equal: callers say that in words.
     """
     if pair.equal_bytes:
         return None
@@ -100,9 +101,9 @@ def heatmap_png(
     scale: float = 1,
     label: str = "largest absolute difference",
 ) -> bytes:
-    """One cell for each (row, column): colours for values on a log scale, grey for exactly 0, NaN crossed out, nothing where none is.
+    """One cell for each (row, column): colours on a log scale, grey for exactly 0, a cross for NaN, empty if there is no value.
 
-    Rows and columns stand in the order in which they first occur. More than 64 of them are pooled: a cell then shows the largest.
+    Rows and columns are in the order in which they first occur. More than 64 are pooled: a cell then shows their largest value.
 
     Args:
         values: from (row label, column label) to a number of at least 0; infinity is drawn as the largest.
@@ -125,32 +126,41 @@ def heatmap_png(
         _colour_bar(canvas, mesh, width - right + 14, below, low, high)
     zeros, undefined = int((grid == 0).sum()), bool((grid == -1).any())
     infinite = bool(np.isinf(grid).any())
-    said = (
+    caption = (
         label
         + ("; grey: 0" if zeros else "")
         + ("; ×: not a number" if undefined else "")
         + ("; infinity as the largest" if infinite else "")
     )
-    canvas.text(6, canvas.height - 15, said if grid.size else "nothing to show")
+    canvas.text(6, canvas.height - 15, caption if grid.size else "nothing to show")
     return canvas.png()
 
 
 # ---- the canvas ------------------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=1)
+def _import_matplotlib() -> Any:
+    import matplotlib.backends.backend_agg  # here: heavy, and only pictures need it
+    import matplotlib.colors  # here: as above
+    import matplotlib.figure  # here: as above
+    import matplotlib.patches  # here: as above
+    import matplotlib.ticker  # here: as above
+
+    return matplotlib
+
+
 class _Canvas:
     """A figure measured in pixels of the page, from the lower left."""
 
     def __init__(self, width: int, height: int, dark: bool | None, scale: float) -> None:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
+        matplotlib = _import_matplotlib()
         self.width, self.height, self.ink = width, height, INK[dark]
-        self._figure: Any = Figure((width / DOTS, height / DOTS), dpi=DOTS * scale, facecolor="none", edgecolor="none")
-        self._agg: Any = FigureCanvasAgg(self._figure)
+        self._figure: Any = matplotlib.figure.Figure((width / DOTS, height / DOTS), dpi=DOTS * scale, facecolor="none", edgecolor="none")
+        self._agg: Any = matplotlib.backends.backend_agg.FigureCanvasAgg(self._figure)
 
     def axes(self, left: float, bottom: float, width: float, height: float) -> Any:
-        """Axes of which only the left and the lower line are drawn."""
+        """Axes with only the left and the lower line."""
         place = (left / self.width, bottom / self.height, max(1, width) / self.width, max(1, height) / self.height)
         axes = self._figure.add_axes(place, facecolor="none")
         for side, spine in axes.spines.items():
@@ -185,17 +195,17 @@ class _Canvas:
 
 
 def _palette_png(pixels: Any) -> bytes:
-    """Red, green, blue, alpha as a PNG of at most 256 colours: a third of the size, and nothing an eye would notice is lost."""
-    pixels[..., 3] = (np.minimum(pixels[..., 3], 247) + 8) // 17 * 17  # 16 steps of transparency are enough for smooth letters
+    """Pixels of red, green, blue, alpha as a PNG with at most 256 colours: a third of the size, without a visible difference."""
+    pixels[..., 3] = (np.minimum(pixels[..., 3], 247) + 8) // 17 * 17  # 16 levels of transparency are enough for smooth letters
     pixels[pixels[..., 3] == 0] = 0
-    for dropped in range(8):  # bits of each colour; none, mostly
+    for dropped in range(8):  # drop so many bits of each colour; mostly none
         kept = np.array([0xFF & 0xFF << dropped] * 3 + [0xFF], np.uint8)
         colours, places = np.unique((pixels & kept).view(np.uint32), return_inverse=True)
         if colours.size <= 256:
             break
     palette = colours.view(np.uint8).reshape(-1, 4)
     height, width = pixels.shape[:2]
-    lines = np.zeros((height, width + 1), np.uint8)  # each begins with 0: no filter
+    lines = np.zeros((height, width + 1), np.uint8)  # each begins with a 0: PNG's mark for no filter
     lines[:, 1:] = places.reshape(height, width)
     chunks = (
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
@@ -209,23 +219,22 @@ def _palette_png(pixels: Any) -> bytes:
 
 
 def _patch(number: int) -> Any:
-    from matplotlib.patches import Patch
+    patch = _import_matplotlib().patches.Patch
+    return patch(facecolor=BEFORE) if number == 0 else patch(facecolor="none", edgecolor=AFTER, linewidth=1.3)
 
-    return Patch(facecolor=BEFORE) if number == 0 else Patch(facecolor="none", edgecolor=AFTER, linewidth=1.3)
 
-
-def _say(axes: Any, text: str, ink: str) -> None:
+def _write_instead(axes: Any, text: str, ink: str) -> None:
     axes.text(0.5, 0.5, text, color=ink, fontsize=9, ha="center", va="center", transform=axes.transAxes)
     axes.set_xticks([])
 
 
-def _scaled(edges: Any) -> tuple[Any, str]:
-    """The edges in a power of ten that keeps their figures short, and how the axis says so. Holds for any float64."""
+def _scale_edges(edges: Any) -> tuple[Any, str]:
+    """The edges divided by a power of ten that keeps their labels short, and the label of that power. Works for any float64."""
     largest = float(np.abs(edges).max())
     if largest == 0 or 1e-3 <= largest < 1e4:
         return edges, ""
     power = math.floor(math.log10(largest))
-    half = power // 2  # in two steps: 10**power itself may be out of range
+    half = power // 2  # divide twice: 10**power itself may overflow
     return edges / 10.0**half / 10.0 ** (power - half), f" (× 1e{power:+d})"
 
 
@@ -235,22 +244,20 @@ def _sample_text(sides: Sequence[Statistics | PairStatistics]) -> str:
 
 
 def _log_counts(axes: Any, highest: float, ink: str) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
+    ticker = _import_matplotlib().ticker
     axes.set_yscale("log")
     axes.set_ylim(FLOOR, highest * 4)
-    axes.yaxis.set_major_locator(LogLocator(numticks=6))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda n, _: count_text(round(n)) if n >= 1 else ""))
+    axes.yaxis.set_major_locator(ticker.LogLocator(numticks=6))
+    axes.yaxis.set_minor_locator(ticker.NullLocator())
+    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda n, _: count_text(round(n)) if n >= 1 else ""))
     axes.set_ylabel("elements", color=ink, fontsize=8)
     axes.yaxis.set_label_coords(-58 / DOTS / axes.get_position().width / axes.get_figure().get_figwidth(), 0.5)
 
 
 def _linear_values(axes: Any, ink: str) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     wide = axes.get_position().width * axes.get_figure().get_figwidth() * DOTS
-    axes.xaxis.set_major_locator(MaxNLocator(max(2, min(5, int(wide // 60)))))  # pixels for "−0.0025" and a space
+    most = max(2, min(5, int(wide // 60)))  # 60 pixels: "−0.0025" and a space
+    axes.xaxis.set_major_locator(_import_matplotlib().ticker.MaxNLocator(most))
     axes.xaxis.get_offset_text().set(color=ink, fontsize=8)
 
 
@@ -278,7 +285,7 @@ def _draw_counts(axes: Any, counts: Any, places: Any, number: int) -> None:
 
 
 def _special_counts(sides: Sequence[Statistics]) -> list[tuple[str, list[int]]]:
-    """NaN and infinities, the kinds that occur, with the count on each side."""
+    """The counts of NaN and infinities in each tensor, for the kinds that occur."""
     kinds = (("NaN", "nan"), ("-inf", "negative_infinity"), ("+inf", "positive_infinity"))
     counts = [(label, [int(getattr(s, kind)) for s in sides]) for label, kind in kinds]
     return [(label, found) for label, found in counts if any(found)]
@@ -289,8 +296,8 @@ def _draw_special(axes: Any, special: Sequence[tuple[str, list[int]]], highest: 
         for number, count in enumerate(counts):
             if count:
                 _draw_counts(axes, np.array([count]), np.array([place - 0.3, place + 0.3]), number)
-        said = "\n".join(count_text(n) for n in (counts if len(set(counts)) > 1 else counts[:1]))
-        axes.text(place, max(counts) * 1.15, said, color=ink, fontsize=7, ha="center", va="bottom")
+        caption = "\n".join(count_text(n) for n in (counts if len(set(counts)) > 1 else counts[:1]))
+        axes.text(place, max(counts) * 1.15, caption, color=ink, fontsize=7, ha="center", va="bottom")
     _log_counts(axes, highest, ink)
     axes.set_ylabel("")
     axes.set_yticks([])
@@ -301,11 +308,11 @@ def _draw_special(axes: Any, special: Sequence[tuple[str, list[int]]], highest: 
 
 def _draw_differences(axes: Any, pair: PairStatistics, ink: str) -> None:
     if pair.max_abs == 0:  # signs of zeros, NaN or infinities
-        _say(axes, "no finite number changed its value", ink)
+        _write_instead(axes, "no finite number changed its value", ink)
         axes.set_yticks([])
         return
     edges, counts = pair.histogram(BINS + 1)
-    places, unit = _scaled(edges)
+    places, unit = _scale_edges(edges)
     _bars(axes, counts, places, BINS // 2)
     axes.set_xlabel(f"difference{unit}", color=ink, fontsize=8)
     axes.set_xlim(places[0], places[-1])
@@ -324,7 +331,7 @@ def _draw_ulp(axes: Any, ulp: Sequence[int], ink: str) -> None:
 
 
 def _short_ulp(place: int) -> str:
-    """``5-8``; from 65 on its upper end as a power of two, ``≤2^7``."""
+    """``5-8``; above 64 the upper end as a power of two: ``≤2^7``."""
     return ulp_label(place) if place < 8 else f"≤2^{place - 1}"
 
 
@@ -335,7 +342,7 @@ def _bars(axes: Any, counts: Any, places: Any, zero: int) -> None:
 
 # ---- the heat map ----------------------------------------------------------------------------------------------------
 
-NONE, UNDEFINED = -2.0, -1.0  # cells without a value, and NaN: below every value, so that pooling keeps what is worse
+NONE, UNDEFINED = -2.0, -1.0  # no value, and NaN; below every value, so that pooling keeps the worse
 
 
 def _grid(values: Mapping[tuple[str, str], float]) -> tuple[list[str], list[str], Any]:
@@ -356,13 +363,13 @@ def _pooled_labels(names: Sequence[str], by: int) -> list[str]:
 
 
 def _own_end(first: str, last: str) -> str:
-    """What ``last`` does not share with ``first``; numbers stay whole."""
+    """The end of ``last`` that differs from ``first``; numbers stay whole."""
     shared = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
     return last[len(shared.rstrip("0123456789")) :]
 
 
 def _short_label(name: str) -> str:
-    """Names come from strangers: no control characters, none that the font lacks, at most ``MAX_LABEL``."""
+    """A name as a label. Names come from strangers: control characters and those that the font lacks are replaced, long names cut."""
     text = printable(name).replace("\n", " ")
     text = "".join(c if c.isascii() or c in "…‥" else "?" for c in text)
     return text if len(text) <= MAX_LABEL else f"{text[:10]}…{text[11 - MAX_LABEL :]}"
@@ -370,22 +377,20 @@ def _short_label(name: str) -> str:
 
 def _draw_cells(axes: Any, grid: Any, low: float, high: float, ink: str) -> Any:
     """The colours; returns what the colour bar needs."""
-    from matplotlib import colormaps
-    from matplotlib.colors import ListedColormap
-
-    # viridis without its darkest fifth, which would be lost on a dark page
-    colours = ListedColormap(colormaps["viridis"](np.linspace(0.2, 1, 64)))
+    matplotlib = _import_matplotlib()
+    # viridis without its darkest fifth, which could not be seen on a dark page
+    colours = matplotlib.colors.ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0.2, 1, 64)))
     height, width = grid.shape
     edges = np.arange(width + 1) - 0.5, np.arange(height + 1) - 0.5
     line: dict[str, Any] = {"edgecolors": ink, "linewidth": 0.3} if max(height, width) <= 40 else {}
-    exponents = np.log10(np.clip(grid, low, high))  # linear in the exponent: holds for subnormal numbers too
+    exponents = np.log10(np.clip(grid, low, high))  # a linear scale of exponents works for subnormal numbers too
     bottom, top = math.log10(low), math.log10(high)
     if bottom == top:
         bottom, top = bottom - 1, top + 1
     mesh = None
     if grid.size:
         mesh = axes.pcolormesh(*edges, np.ma.masked_where(grid <= 0, exponents), cmap=colours, vmin=bottom, vmax=top, **line)
-        grey = ListedColormap([ink])
+        grey = matplotlib.colors.ListedColormap([ink])
         axes.pcolormesh(*edges, np.ma.masked_where(grid != 0, np.zeros(grid.shape)), cmap=grey, alpha=0.25, **line)
         y, x = np.nonzero(grid == UNDEFINED)
         axes.plot(x, y, "x", color=ink, markersize=5)
@@ -409,7 +414,7 @@ def _label_cells(axes: Any, rows: Sequence[str], columns: Sequence[str], row_hig
 
 
 def _colour_bar(canvas: _Canvas, mesh: Any, left: float, bottom: float, low: float, high: float) -> None:
-    """From the smallest to the largest value that is not 0; both are written as they are."""
+    """A bar from the smallest to the largest value above 0; both are labelled exactly."""
     axes = canvas.axes(left, bottom, 12, canvas.height - bottom - 24)
     first, last = mesh.get_clim()
     exponents = np.linspace(first, last, 64)

@@ -1,7 +1,7 @@
-"""A table whose rows can be chosen, by mouse and by keyboard. It holds a page of rows, never all of them.
+"""A table whose rows can be chosen by mouse and by keyboard. It holds a page of rows, never all of them.
 
-Our own small front end, after trying libraries: of those measured, the one for tables could not choose rows by keyboard, sorted and
-searched within a page only, and stored 825 KB in a saved notebook.
+It has a small front end of its own. The library for tables that we measured could not choose rows by keyboard, sorted and searched only
+within a page, and added 825 KB to a saved notebook.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class RowTable(anywidget.AnyWidget):
     Traits:
         columns: title, numeric and optional of each column.
         rows: one list of texts a row.
-        picked: the row that is chosen, counted within the page; -1 for none.
-        is_sorted: whether a click on a heading asks for another order; else the order is part of what the rows say.
-        sort: the column by number and whether downwards; whoever fills the rows sorts them.
+        picked: number of the chosen row on the page; -1 for none.
+        is_sorted: whether a click on a heading sorts; false if the order of the rows has a meaning.
+        sort: number of the column, and whether downwards. Python sorts the rows, not the browser.
         note: a line under the table.
-        label: what a screen reader calls the table.
+        label: the name of the table for screen readers.
     """
 
     _esm = HERE / "row_table.js"

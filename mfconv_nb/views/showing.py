@@ -1,4 +1,4 @@
-"""How a notebook shows a result: as a view where there is a kernel, as text and HTML everywhere else."""
+"""Show a result in a notebook: as a view while a kernel runs, as text and HTML everywhere else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mfconv_nb.views.exploration import Exploration
 
 
 class Explorable(Result):
-    """A result that a notebook shows as a view. Everywhere else, and without a kernel, its HTML and its text say the same."""
+    """A result that a notebook shows as a view. Without a kernel, its HTML and its text say the same."""
 
     def exploration(self) -> Exploration:
         raise NotImplementedError
@@ -21,22 +21,22 @@ class Explorable(Result):
 
 
 def show_view(result: Result, exploration: Exploration) -> None:
-    """Show the script-free form, which stays in a saved notebook, and below it the view, which takes its place while it lives.
+    """Show plain HTML, which stays in a saved notebook, and below it the view, which hides the HTML while the kernel runs.
 
     Raises:
-        NotImplementedError: outside a kernel, or without the packages: IPython then shows the plain forms.
+        NotImplementedError: outside a kernel, or without ipywidgets. IPython then shows HTML or text.
     """
     if not in_notebook():
         raise NotImplementedError
     try:
-        from mfconv_nb.views.explorer import Explorer  # loads ipywidgets
+        from mfconv_nb.views.explorer import Explorer  # here: loads ipywidgets
     except ImportError as error:
         raise NotImplementedError from error
     show_both(result, Explorer(exploration))
 
 
 def show_both(result: Result, view: Any) -> None:
-    """Show the script-free form of a result, and below it a widget that takes its place while it lives."""
+    """Show the plain HTML of a result, and below it a widget that hides the HTML while the kernel runs."""
     display = sys.modules["IPython"].display.display
     saved = f"<div class='mfconv-static'>{table_html(result.table())}</div>"
     display({"text/html": saved, "text/plain": repr(result)}, raw=True)

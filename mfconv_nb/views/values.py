@@ -1,4 +1,4 @@
-"""What the values of one tensor, or of a pair, look like: statistics as a table, histograms as small pictures. Read when asked for."""
+"""Show the values of one tensor, or of two: statistics as a table, histograms as pictures. Reads the values when it is called."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from mfconv_nb.core.report import Column, Table, table_html
 from mfconv_nb.core.statistics.one_tensor import Statistics
 from mfconv_nb.core.statistics.two_tensors import PairStatistics
 from mfconv_nb.streaming.measure import measure, measure_pair, sampled_elements
+from mfconv_nb.views.figures import difference_png, heatmap_png, histogram_png
 
-SAMPLE = 1 << 20  # elements; a tensor of up to four times as many is read whole, within a second
-WIDTH = 420  # of a picture, in pixels of the page: what the inspector has in a window of 1280
+SAMPLE = 1 << 20  # elements; a tensor with up to four times as many is read whole, within a second
+WIDTH = 420  # of a picture, in pixels of the page: the room of the inspector in a window of 1280
 
 
 def bytes_to_read(tensors: Sequence[LazyTensor], sample: bool) -> int:
-    """The bytes that ``values_html`` counts; 0 for tensors without values, and for a sample where none is needed."""
+    """The bytes that ``values_html`` reads; 0 for tensors without values, and for a sample of tensors small enough to be read whole."""
     if not tensors or not all(t.pieces for t in tensors) or (sample and tensors[0].spec.elements <= 4 * SAMPLE):
         return 0
     passes = [*tensors, tensors[-1]] if len(tensors) == 2 else tensors
@@ -27,9 +28,10 @@ def bytes_to_read(tensors: Sequence[LazyTensor], sample: bool) -> int:
 
 
 def values_html(tensors: Sequence[LazyTensor], sample: bool, progress: OnProgress, stop: threading.Event, *, compared: bool = False) -> str:
-    """The values of a tensor; of two: both, and how they differ, where they do. Empty when it was stopped.
+    """The values of a tensor; or of two tensors, and how they differ. Empty if it was stopped.
 
-    ``compared``: that the reader has been told in words how the two differ.
+    Args:
+        compared: the page already says in words how the two differ.
     """
     limit = SAMPLE if sample else None
     seen: list[Statistics] = []
@@ -50,27 +52,25 @@ def values_html(tensors: Sequence[LazyTensor], sample: bool, progress: OnProgres
     if pair is None:
         return ""
     if pair.equal_bytes:
-        said = f"Bitwise equal{_of_sample(pair)}."
+        sentence = f"Bitwise equal{_sample_note(pair)}."
         drawn = _statistics_html(seen[:1]) + _picture(seen[:1])
     else:
-        said = f"{pair.differing:,} of {pair.elements:,} numbers differ: {pair.in_words}{_of_sample(pair)}."
+        sentence = f"{pair.differing:,} of {pair.elements:,} numbers differ: {pair.in_words}{_sample_note(pair)}."
         drawn = _statistics_html(seen) + _picture(seen) + _difference_picture(pair)
-    return drawn if compared else f"<div>{said}</div>{drawn}"
+    return drawn if compared else f"<div>{sentence}</div>{drawn}"
 
 
 def heatmap_html(values: Mapping[tuple[str, str], float]) -> str:
     """The largest differences by (kind of tensor, layer) as a picture."""
-    from mfconv_nb.views.figures import heatmap_png
-
-    return _img(heatmap_png(values, width=WIDTH, scale=2), "largest difference of each layer and kind of tensor")
+    return _img_html(heatmap_png(values, width=WIDTH, scale=2), "largest difference of each layer and kind of tensor")
 
 
-def _of_sample(found: PairStatistics) -> str:
+def _sample_note(found: PairStatistics) -> str:
     return f" in a sample: {found.sampled[0]:,} of {found.sampled[1]:,} numbers" if found.sampled else ""
 
 
 def _statistics_html(seen: Sequence[Statistics]) -> str:
-    """One column a side, one row a statistic."""
+    """One column for each tensor, one row for each statistic."""
     titles = ("before", "after") if len(seen) > 1 else ("value",)
     columns = (Column("statistic"), *(Column(title, True) for title in titles))
     rows = [(label, *(read(s) for s in seen)) for label, read in STATISTICS]
@@ -91,17 +91,13 @@ STATISTICS: tuple[tuple[str, Callable[[Statistics], str]], ...] = (
 
 
 def _picture(seen: Sequence[Statistics]) -> str:
-    from mfconv_nb.views.figures import histogram_png
-
-    return _img(histogram_png(seen[0], seen[1] if len(seen) > 1 else None, width=WIDTH, scale=2), "histogram of the values")
+    return _img_html(histogram_png(seen[0], seen[1] if len(seen) > 1 else None, width=WIDTH, scale=2), "histogram of the values")
 
 
 def _difference_picture(pair: PairStatistics) -> str:
-    from mfconv_nb.views.figures import difference_png
-
     picture = difference_png(pair, width=WIDTH, scale=2)
-    return "" if picture is None else _img(picture, "histograms of the difference and of the ULP distance")
+    return "" if picture is None else _img_html(picture, "histograms of the difference and of the ULP distance")
 
 
-def _img(png: bytes, says: str) -> str:
+def _img_html(png: bytes, says: str) -> str:
     return f"<img class='mfconv-img' width={WIDTH} alt='{says}' src='data:image/png;base64,{base64.b64encode(png).decode()}'>"

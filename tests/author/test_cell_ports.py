@@ -21,7 +21,7 @@ from mindspore import nn
 from torch import nn as tnn
 
 import mfconv_nb as mc
-from mfconv_nb.author.suggesting.drafting import LIKELY
+from mfconv_nb.author.suggesting.answering import LIKELY
 from mfconv_nb.author.suggesting.suggestion import Suggestion
 from mfconv_nb.families.words import cell_ports as ports
 from mfconv_nb.mapping.rules import AnyRule

@@ -9,7 +9,7 @@ import pytest
 
 import mfconv_nb as mc
 from demo.page import page_html
-from mfconv_nb.author.suggesting.drafting import GUESS
+from mfconv_nb.author.suggesting.answering import GUESS
 from mfconv_nb.cli.main import run
 from mfconv_nb.families.user_families import family_in_file
 from tests.docs.support import ROOT, code_cells, prose

@@ -90,12 +90,19 @@ def sites() -> tuple[Site, ...]:
     found: dict[tuple[Path, int, int], Site] = {}
     for path, tree in modules():
         for scope in (tree, *(n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef))):  # the innermost function last
-            for call in (n for n in ast.walk(scope) if isinstance(n, ast.Call) and makes_an_error(n)):
+            for call in (c for n in ast.walk(scope) if isinstance(n, ast.Call) and makes_an_error(c := without_partial(n))):
                 code = ast.literal_eval(call.args[0]) if isinstance(call.args[0], ast.Constant) else "a variable"
                 hint = next((k.value for k in call.keywords if k.arg == "hint"), None)
                 place = f"{path.relative_to(PACKAGE.parent)}:{call.lineno}"
                 found[path, call.lineno, call.col_offset] = Site(place, code, not may_be_empty(hint, scope))
     return tuple(found.values())
+
+
+def without_partial(call: ast.Call) -> ast.Call:
+    """`partial(InputError, "MFC101", ...)`, which refuses several times, as `InputError("MFC101", ...)`."""
+    if ast.unparse(call.func) != "partial" or len(call.args) < 2:
+        return call
+    return ast.copy_location(ast.Call(call.args[0], call.args[1:], call.keywords), call)
 
 
 def makes_an_error(call: ast.Call) -> bool:

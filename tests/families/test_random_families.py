@@ -31,7 +31,6 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fill, "SEGMENT_BYTES", 64)
     monkeypatch.setattr(gather, "PANEL_BYTES", 24)
     monkeypatch.setattr(gather, "MAX_PANEL_BYTES", 48)
-    monkeypatch.setattr(fill, "MAX_PANEL_BYTES", 48)
 
 
 @pytest.fixture

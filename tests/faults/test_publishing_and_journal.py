@@ -370,7 +370,7 @@ def test_every_file_is_on_the_disk_before_the_first_rename(way: str, tmp_path: P
         mc.save(toy, tmp_path / "out", max_shard_size="100KB")
     made = recorded(monkeypatch)
     if way == "in place":
-        monkeypatch.setattr(publish, "_exchanged", lambda *_, **__: False)
+        monkeypatch.setattr(publish, "_exchange_folders", lambda *_, **__: False)
     report = mc.save(toy, tmp_path / "out", max_shard_size="100KB", overwrite=way != "new")
     names = [path.name for path in report.files]
     first = next(n for n, (call, _) in enumerate(made) if call != "fsync")
@@ -385,7 +385,7 @@ def test_files_appear_one_after_the_other_and_an_index_last(tmp_path: Path, monk
     toy = mc.toy("llama")
     mc.save(toy, tmp_path / "out", max_shard_size="100KB")
     made = recorded(monkeypatch)
-    monkeypatch.setattr(publish, "_exchanged", lambda *_, **__: False)
+    monkeypatch.setattr(publish, "_exchange_folders", lambda *_, **__: False)
     report = mc.save(toy, tmp_path / "out", max_shard_size="100KB", overwrite=True)
     renamed, count = [name for call, name in made if call == "replace"], len(report.files)
     assert renamed[0] == renamed[2 * count - 1] == "model.safetensors.index.json"  # the first to go, the last to come

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mfconv_nb as mc
-from mfconv_nb.author.proving.specimen import Arrays, carried, mapped_rules, specimen
+from mfconv_nb.author.proving.specimen import Arrays, carry_across, mapped_rules, specimen
 from mfconv_nb.core.checkpoint import HF, MF, TensorSpec
 from mfconv_nb.core.sizes import Sizes
 from mfconv_nb.mapping.explain import SOURCE, TARGET, Explained, explain_element, explain_tensor
@@ -55,9 +55,9 @@ def test_an_element_is_where_the_plan_moves_it_in_every_rule_of_every_family(for
     chance = random.Random(7)
     for rule in mapped_rules(form):
         arrays, sizes = specimen(form, rule)
-        across = carried(form, (rule,), arrays, MF, sizes)
+        across = carry_across(form, (rule,), arrays, MF, sizes)
         assert_exact(plan_of(form, (rule,), arrays, MF, sizes), arrays, across, 3, chance)
-        back = carried(form, (rule,), across, HF, sizes)
+        back = carry_across(form, (rule,), across, HF, sizes)
         assert_exact(plan_of(form, (rule,), across, HF, sizes), across, back, 2, chance)
 
 
@@ -94,9 +94,9 @@ def test_an_element_is_where_the_plan_moves_it_whatever_rule_and_sizes(made: tup
     rule, values = made
     form = Family("made", "nothing", (rule,), sizes={axis: axis for axis in values}, toy=values)
     arrays, sizes = specimen(form, rule)
-    across = carried(form, (rule,), arrays, MF, sizes)
+    across = carry_across(form, (rule,), arrays, MF, sizes)
     assert_exact(plan_of(form, (rule,), arrays, MF, sizes), arrays, across, 4, chance)
-    back = carried(form, (rule,), across, HF, sizes)
+    back = carry_across(form, (rule,), across, HF, sizes)
     assert_exact(plan_of(form, (rule,), across, HF, sizes), across, back, 4, chance)
 
 

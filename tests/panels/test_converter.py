@@ -21,11 +21,11 @@ def test_any_file_of_a_sharded_folder_stands_for_the_folder(toy: Path) -> None:
     form = mc.panel()
     for name in ("config.json", "model.safetensors.index.json", sorted(p.name for p in toy.glob("*.safetensors"))[0]):
         form.source.value = ""
-        form._chosen(str(toy / name))
+        form._choose_file(str(toy / name))
         assert form.source.value == str(toy)
         assert form.mapped is not None
     mc.save(mc.map(mc.load(toy)), toy.parent / "one.ckpt")
-    form._chosen(str(toy.parent / "one.ckpt"))
+    form._choose_file(str(toy.parent / "one.ckpt"))
     assert form.source.value == str(toy.parent / "one.ckpt")
 
 
@@ -137,7 +137,7 @@ def done(form: Panel) -> None:
 
 
 def fields_of_a_run_are_shown(form: Panel) -> bool:
-    return bool(form.of_run.layout.display != "none")
+    return bool(form.run_fields.layout.display != "none")
 
 
 def code_of(form: Panel) -> str:
@@ -257,7 +257,7 @@ def test_a_prefix_may_be_no_text(tmp_path: Path) -> None:
 
 def test_a_file_of_a_rank_stands_for_the_run(run: Path) -> None:
     form = mc.panel()
-    form._chosen(str(sorted((run / "rank_3").glob("*.safetensors"))[0]))
+    form._choose_file(str(sorted((run / "rank_3").glob("*.safetensors"))[0]))
     assert form.source.value == str(run)
 
 

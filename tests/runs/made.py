@@ -1,7 +1,7 @@
-"""Folders as a MindFormers run leaves them (Checkpoint 1.0): `rank_N/` with slices, `strategy/` with MindSpore's own protobuf.
+"""Folders as a MindFormers run leaves them (Checkpoint 1.0): `rank_N/` with slices, `strategy/` with how they were cut.
 
-The slices are cut here with numpy, device dimension after device dimension, and the strategy files are written with mindspore's
-protobuf classes: nothing of the package is used, so that what it reads is not what it wrote itself.
+Numpy cuts the slices here, device dimension after device dimension, and a small writer of protobuf makes the strategy files: the package
+must not read what it wrote itself. `test_strategy_file.py` proves that the writer makes the same bytes as MindSpore's own classes.
 """
 
 from __future__ import annotations
@@ -94,6 +94,7 @@ def make_rank_folders(
         strategy: "protobuf", "json" (a file a rank), "merged" (one protobuf file) or None.
         redundant: False leaves every slice on one rank only and says so in the metadata, as `remove_redundancy=True` does.
         extra: further entries of every file: ``{"epoch_num": np.array(1, np.int32)}``.
+        with_mindspore: mindspore writes the weights and the strategy files.
     """
     stages = 1 + max((s for cut in cuts.values() for s in cut.stages), default=0)
     devices = max((math.prod(cut.devices) for cut in cuts.values()), default=1)
@@ -117,11 +118,12 @@ def make_rank_folders(
         _save(path, {**held[rank], **(extra or {})}, redundant, with_mindspore)
         (path.parent / "meta.json").write_text(json.dumps({"last_epoch": epoch, "last_step": step, "last_ckpt_file": path.name}))
     if strategy == "merged":
-        write_strategy_file(folder / "strategy" / "merged_ckpt_strategy.ckpt", cuts, range(stages), merged=True)
+        merged = folder / "strategy" / "merged_ckpt_strategy.ckpt"
+        write_strategy_file(merged, cuts, range(stages), merged=True, with_mindspore=with_mindspore)
     elif strategy is not None:
         for rank in held:
             path = folder / "strategy" / f"ckpt_strategy_rank_{rank}.{'json' if strategy == 'json' else 'ckpt'}"
-            write_strategy_file(path, cuts, [rank // devices])
+            write_strategy_file(path, cuts, [rank // devices], with_mindspore=with_mindspore)
     return folder
 
 
@@ -135,29 +137,19 @@ def _save(path: Path, arrays: Mapping[str, Array], redundant: bool, with_mindspo
     ms.save_checkpoint(entries, str(path), format=path.suffix[1:])
 
 
-def write_strategy_file(path: Path, cuts: Mapping[str, Cut], stages: Sequence[int] | range, *, merged: bool = False) -> Path:
+def write_strategy_file(
+    path: Path, cuts: Mapping[str, Cut], stages: Sequence[int] | range, *, merged: bool = False, with_mindspore: bool = False
+) -> Path:
     """A strategy file of the tensors in ``stages``; merged: with names `STAGE-NAME`. The ending chooses protobuf or JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    items = [(stage, n, c) for stage in stages for n, c in cuts.items() if stage in c.stages]
+    layouts = {f"{stage}-{n}" if merged else n: c for stage in stages for n, c in cuts.items() if stage in c.stages}
     if path.suffix == ".json":
-        layouts = {f"{stage}-{n}" if merged else n: _as_json(cut) for stage, n, cut in items}
         nodes = {f"Default/op{stage}": {"stage": stage, "parallel_strategy": [[1]]} for stage in stages}
-        path.write_text(json.dumps({"current_stage": stages[0], "parallel_strategy_item": nodes, "parallel_layout_item": layouts}))
+        items = {n: _as_json(cut) for n, cut in layouts.items()}
+        path.write_text(json.dumps({"current_stage": stages[0], "parallel_strategy_item": nodes, "parallel_layout_item": items}))
         return path
-    from mindspore.train import node_strategy_pb2
-
-    whole = node_strategy_pb2.ParallelStrategyMap()
-    whole.current_stage = 1 if merged else stages[0]
-    for stage in stages:
-        node = whole.parallel_strategy_item.add()
-        node.node_name = f"Default/op{stage}"
-        node.parallel_strategys.stage = stage
-        node.parallel_strategys.parallel_strategy.add().dim.append(1)
-    for stage, n, cut in items:
-        item = whole.parallel_layout_item.add()
-        item.param_name = f"{stage}-{n}" if merged else n
-        _fill(item.parallel_layouts, cut)
-    path.write_bytes(whole.SerializeToString())
+    write = strategy_by_mindspore if with_mindspore else strategy_bytes
+    path.write_bytes(write(layouts, stages, current=1 if merged else stages[0]))
     return path
 
 
@@ -179,17 +171,70 @@ def _as_json(cut: Cut) -> dict[str, Any]:
     }
 
 
-def _fill(layouts: Any, cut: Cut) -> None:
-    layouts.dev_matrix.add().dim.extend(cut.devices)
+# ---- strategies in protobuf ----------------------------------------------------------------------------------------------------
+
+
+def strategy_bytes(layouts: Mapping[str, Cut], stages: Sequence[int] | range, current: int) -> bytes:
+    """What MindSpore's classes write (``strategy_by_mindspore``), without mindspore."""
+    nodes = [_field(1, f"Default/op{s}".encode()) + _field(2, _field(1, s) + _field(2, _field(1, 1))) for s in stages]
+    items = [_field(1, n.encode()) + _field(2, _layout(cut)) for n, cut in layouts.items()]
+    return _field(1, current) + b"".join([_field(2, node) for node in nodes] + [_field(3, item) for item in items])
+
+
+def _layout(cut: Cut) -> bytes:
+    """``{1 dev_matrix, 2 tensor_map, 3 param_split_shape, 4 indices_offset, 5 field, 6 shard step, 7 shard size}``."""
+    maps = b"".join(_field(2, _dims(m)) for m in _maps(cut))
+    numbers = b"".join(_field(5 + n, value) for n, value in enumerate((0, *_optimizer(cut))))
+    return _field(1, _dims(cut.devices)) + maps + _field(3, b"") + _field(4, b"") + numbers
+
+
+def _maps(cut: Cut) -> list[tuple[int, ...]]:
+    """One map; of a tensor that has an axis cut by several dimensions, one map an axis."""
     if any(isinstance(m, tuple) for m in cut.maps):
-        for m in cut.maps:  # one map an axis
-            layouts.tensor_map.add().dim.extend(m if isinstance(m, tuple) else (m,))
-    else:
-        layouts.tensor_map.add().dim.extend(cut.maps)
-    layouts.param_split_shape.add()
-    layouts.indices_offset.add()
-    layouts.field = 0
-    layouts.opt_weight_shard_step, layouts.opt_weight_shard_size = _optimizer(cut)
+        return [m if isinstance(m, tuple) else (m,) for m in cut.maps]
+    return [tuple(m for m in cut.maps if isinstance(m, int))]
+
+
+def _dims(numbers: Iterable[int]) -> bytes:
+    return b"".join(_field(1, n) for n in numbers)
+
+
+def _field(number: int, value: int | bytes) -> bytes:
+    if isinstance(value, bytes):
+        return _varint(number << 3 | 2) + _varint(len(value)) + value
+    return _varint(number << 3) + _varint(value)
+
+
+def _varint(value: int) -> bytes:
+    """Seven bits a byte, the lowest first; a negative number in 64 bits of two's complement."""
+    value &= (1 << 64) - 1
+    low, rest = value & 127, value >> 7
+    return bytes([low | 128]) + _varint(rest) if rest else bytes([low])
+
+
+def strategy_by_mindspore(layouts: Mapping[str, Cut], stages: Sequence[int] | range, current: int) -> bytes:
+    """A strategy, written by MindSpore's own protobuf classes."""
+    from mindspore.train import node_strategy_pb2
+
+    whole = node_strategy_pb2.ParallelStrategyMap()
+    whole.current_stage = current
+    for stage in stages:
+        node = whole.parallel_strategy_item.add()
+        node.node_name = f"Default/op{stage}"
+        node.parallel_strategys.stage = stage
+        node.parallel_strategys.parallel_strategy.add().dim.append(1)
+    for name, cut in layouts.items():
+        item = whole.parallel_layout_item.add()
+        item.param_name = name
+        of_item = item.parallel_layouts
+        of_item.dev_matrix.add().dim.extend(cut.devices)
+        for m in _maps(cut):
+            of_item.tensor_map.add().dim.extend(m)
+        of_item.param_split_shape.add()
+        of_item.indices_offset.add()
+        of_item.field = 0
+        of_item.opt_weight_shard_step, of_item.opt_weight_shard_size = _optimizer(cut)
+    return bytes(whole.SerializeToString())
 
 
 def numbered_tensors(shapes: Mapping[str, tuple[int, ...]], *, first: int = 0) -> dict[str, Array]:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from mfconv_nb.core.errors import InputError
-from mfconv_nb.formats.strategy_file import Layout
+from mfconv_nb.formats.strategy_file import StrategyLayout
 from mfconv_nb.runs import strategies
 from mfconv_nb.runs.rank_folders import open_rank_folders
 from mfconv_nb.runs.run import Step
@@ -81,7 +81,7 @@ def test_ckpt_folders_too(tmp_path: Path, kind: str) -> None:
     tensors = numbered_tensors(shapes)
     name = "{prefix}_rank_{rank}-{epoch}_{step}.{ending}"
     folder = make_rank_folders(tmp_path / "run", tensors, cuts, strategy=None, ending="ckpt", name=name)
-    strategy = write_strategy_file(tmp_path / "strategy.ckpt", cuts, [0])
+    strategy = write_strategy_file(tmp_path / "strategy.ckpt", cuts, [0], with_mindspore=True)
     ms.transform_checkpoints(str(folder), str(tmp_path / "merged"), "whole", str(strategy), None)
     theirs = ms.load_checkpoint(str(tmp_path / "merged" / "rank_0" / "whole0.ckpt"))
     run = open_rank_folders(folder, strategy=strategy)
@@ -125,15 +125,15 @@ def cuts(draw: st.DrawFn) -> Cut:
     return Cut(devices, whole.maps, shards)
 
 
-def layout_of(cut: Cut) -> Layout:
+def layout_of(cut: Cut) -> StrategyLayout:
     several = isinstance(cut.maps[0], tuple)
     maps = tuple(m for m in cut.maps if isinstance(m, tuple)) if several else (tuple(m for m in cut.maps if isinstance(m, int)),)
-    return Layout(
+    return StrategyLayout(
         cut.devices, maps, shard_step=cut.group[1] - cut.group[0] if cut.shards > 1 else 0, shard_size=cut.shards if cut.shards > 1 else 0
     )
 
 
-def merged_by_mindspore(cut: Cut, layout: Layout, parts: list[Any]) -> Any:
+def merged_by_mindspore(cut: Cut, layout: StrategyLayout, parts: list[Any]) -> Any:
     from mindspore.parallel._parallel_serialization import _transform_parallel_checkpoint
 
     maps = [list(m) for m in layout.maps] if isinstance(cut.maps[0], tuple) else list(layout.maps[0])
@@ -211,7 +211,7 @@ def test_mixed_steps_are_merged_by_mindspore_and_not_by_us(tmp_path: Path) -> No
     old, new = (numbered_tensors({"a": (8, 4)}, first=n) for n in (0, 1000))
     folder = make_rank_folders(tmp_path / "run", old, plain, step=1, strategy=None)
     make_rank_folders(folder, new, plain, step=2, ranks=[0], strategy=None)
-    strategy = write_strategy_file(tmp_path / "s.ckpt", plain, [0])
+    strategy = write_strategy_file(tmp_path / "s.ckpt", plain, [0], with_mindspore=True)
     mixed = unified(folder, strategy, tmp_path / "merged")
     assert np.array_equal(mixed[:2], new["a"][:2])
     assert np.array_equal(mixed[2:], old["a"][2:])
@@ -223,7 +223,7 @@ def test_mixed_steps_are_merged_by_mindspore_and_not_by_us(tmp_path: Path) -> No
 def test_a_strategy_with_the_wrong_axis_shows_in_the_shape(tmp_path: Path) -> None:
     tensors = numbered_tensors({"a": (8, 4)})
     folder = make_rank_folders(tmp_path / "run", tensors, {"a": Cut((4,), (0, -1))}, strategy=None)
-    strategy = write_strategy_file(tmp_path / "s.ckpt", {"a": Cut((4,), (-1, 0))}, [0])
+    strategy = write_strategy_file(tmp_path / "s.ckpt", {"a": Cut((4,), (-1, 0))}, [0], with_mindspore=True)
     assert unified(folder, strategy, tmp_path / "merged").shape == (2, 16)
     run = open_rank_folders(folder, strategy=strategy, shapes={"a": (8, 4)})
     assert [p.code for p in run.problems] == ["MFC113"]

@@ -28,8 +28,6 @@ from tests.runs.made_runs import STATE, Arrays, cuts_of, make_run, original, wei
 from tests.support import flip_bit, raw_of, raws_in, without, write_safetensors
 from tests.toys import arrays_of
 
-pytestmark = pytest.mark.real_frameworks  # the strategy files are made with mindspore's protobuf classes
-
 
 @pytest.fixture
 def hf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -61,7 +59,7 @@ def assert_is_original(folder: str = "OUT") -> None:
 # ---- merged and reversed in one pass -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ending", ["safetensors", "ckpt"])
+@pytest.mark.parametrize("ending", ["safetensors", pytest.param("ckpt", marks=pytest.mark.real_frameworks)])
 @pytest.mark.parametrize("strategy", ["protobuf", "json", "merged"])
 def test_a_run_becomes_the_original_folder_in_one_command(ending: str, strategy: str, weights: Arrays) -> None:
     make_run(Path("run"), weights, ending=ending, strategy=strategy)
@@ -106,6 +104,7 @@ def test_pipeline_stages_are_put_together_and_a_missing_stage_is_named(weights: 
     assert_nothing_written()
 
 
+@pytest.mark.real_frameworks
 def test_the_folder_opens_with_transformers_and_has_the_logits_of_the_original(weights: Arrays) -> None:
     import torch
     from transformers import AutoModelForCausalLM
@@ -229,6 +228,7 @@ def test_a_weight_that_is_missing_everywhere_is_missed(weights: Arrays, capsys: 
     assert_nothing_written()
 
 
+@pytest.mark.real_frameworks
 def test_a_weight_that_hides_in_the_run_state_of_a_merge_is_converted_and_named(
     weights: Arrays, capsys: pytest.CaptureFixture[str]
 ) -> None:

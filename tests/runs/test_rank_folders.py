@@ -22,8 +22,6 @@ from mfconv_nb.streaming.gather import read_tensor
 from tests.runs.made import Cut, make_rank_folders, numbered_tensors, write_strategy_file
 from tests.support import write_safetensors
 
-pytestmark = pytest.mark.real_frameworks  # the strategy files are made with mindspore's protobuf classes
-
 TP = (2, 4)  # data parallel 2, tensor parallel 4
 SHAPES = {"wq.weight": (16, 8), "wo.weight": (8, 16), "norm.weight": (8,), "w2.weight": (16, 4), "adam_m.wq.weight": (16, 8)}
 CUTS = {
@@ -226,6 +224,7 @@ def test_the_same_name_with_other_counters_inside_is_refused(tmp_path: Path) -> 
     assert "global_step is 10 on rank 0 and 20 on rank 2" in str(run.problems[0])
 
 
+@pytest.mark.real_frameworks  # mindspore writes the .ckpt files
 def test_a_newest_step_that_was_cut_short_gives_way_to_the_one_before(tmp_path: Path) -> None:
     tensors = numbered_tensors({"wq.weight": (8, 4)})
     make_rank_folders(tmp_path, tensors, PLAIN, step=1, ending="ckpt")
@@ -325,6 +324,7 @@ def test_links_that_lead_nowhere_do_not_hide_the_run(tmp_path: Path) -> None:
     assert_whole(open_rank_folders(tmp_path), tensors)
 
 
+@pytest.mark.real_frameworks  # mindspore writes the .ckpt files
 def test_the_same_step_in_the_other_format_is_not_read_and_named(tmp_path: Path) -> None:
     tensors = numbered_tensors({"wq.weight": (8, 4)})
     make_rank_folders(tmp_path, tensors, PLAIN)

@@ -11,15 +11,13 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb.core.report import Column, Table
-from mfconv_nb.runs.categories import category_of
-from mfconv_nb.runs.run import TrainedRun
-from mfconv_nb.runs.run_view import MOST_RANKS, RunExploration, ranks_and_steps
+from mfconv_nb.mapping.kinds import category_of
+from mfconv_nb.runs.run import Step, TrainedRun
+from mfconv_nb.runs.run_view import MOST_RANKS, RunExploration
 from mfconv_nb.views.explorer import Explorer
 from tests.runs.made import Cut, make_rank_folders, numbered_tensors
 from tests.support import text_of
 
-pytestmark = pytest.mark.real_frameworks
 DEVICES = (2, 2)
 STATE = {"epoch_num": np.array(1, np.int32), "global_step": np.array(7, np.int32)}
 
@@ -119,14 +117,23 @@ def test_a_run_that_is_not_whole_is_shown_with_what_is_wrong(folder: Path) -> No
             assert view.nbytes(member, False) == 0
 
 
+def run_with_steps(steps: dict[int, tuple[Step, ...]]) -> TrainedRun:
+    return TrainedRun(Path(), "", steps, chosen=Step(None, 2), tensors={})
+
+
 def test_many_ranks_are_folded_by_the_steps_they_have() -> None:
-    columns = (Column("rank", numeric=True), Column("1"), Column("2 ←"))
-    rows = [(rank, "✓", "–" if rank in (100, 101) else "✓") for rank in range(256)]
-
-    class Many(TrainedRun):
-        def table(self) -> Table:
-            return Table("", "", columns, rows)
-
-    table = ranks_and_steps(Many(Path(), "", {}, None, {}))
+    first, second = Step(None, 1), Step(None, 2)
+    table = run_with_steps({rank: (first,) if rank in (100, 101) else (first, second) for rank in range(256)}).table(MOST_RANKS)
+    assert [column.title for column in table.columns] == ["rank", "1", "2 ←"]
     assert table.rows == [("0‥99", "✓", "✓"), ("100‥101", "✓", "–"), ("102‥255", "✓", "✓")]
-    assert len(table.rows) <= MOST_RANKS
+    assert table.row_noun == "groups of ranks"
+    few = run_with_steps(dict.fromkeys(range(MOST_RANKS), (first,))).table(MOST_RANKS)
+    assert [row[0] for row in few.rows] == list(range(MOST_RANKS))
+
+
+def test_more_groups_of_ranks_than_there_are_rows_are_counted() -> None:
+    first, second = Step(None, 1), Step(None, 2)
+    run = run_with_steps({rank: (first,) if rank % 4 else (first, second) for rank in range(60)})
+    above = text_of(RunExploration(run, {}).above())
+    assert re.search(r"1‥3\s+✓\s+–", above)
+    assert f"{30 - MOST_RANKS} more groups of ranks" in above

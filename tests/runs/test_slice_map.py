@@ -193,7 +193,6 @@ def test_any_cut_is_drawn_in_place_and_readable(data: st.DataObject) -> None:
     assert len(inside(svg)) >= len(places)  # none without a label
 
 
-@pytest.mark.real_frameworks
 def test_a_run_draws_any_of_its_tensors_and_names_the_nearest(tmp_path: Path) -> None:
     shapes = {"layers.0.wq.weight": (16, 8), "layers.1.wq.weight": (16, 8), "norm.weight": (8,)}
     cuts = {
@@ -212,7 +211,6 @@ def test_a_run_draws_any_of_its_tensors_and_names_the_nearest(tmp_path: Path) ->
     assert caught.value.hint == "Did you mean 'layers.1.wq.weight'?"
 
 
-@pytest.mark.real_frameworks
 def test_a_run_with_one_stage_names_none(tmp_path: Path) -> None:
     make_rank_folders(tmp_path, numbered_tensors({"w": (16, 8)}), {"w": Cut((2, 2), (0, -1))})
     assert "stage" not in repr(open_rank_folders(tmp_path).slice_map("w"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from mfconv_nb.core.errors import InputError
 from mfconv_nb.formats.strategy_file import (
     JSON,
     PROTOBUF,
-    Layout,
+    StrategyLayout,
     is_strategy,
     looks_like,
     parse_strategy,
@@ -21,7 +22,7 @@ from mfconv_nb.formats.strategy_file import (
     strategy_files,
     write_strategy,
 )
-from tests.runs.made import Cut, numbered_tensors, write_strategy_file
+from tests.runs.made import Cut, numbered_tensors, strategy_by_mindspore, strategy_bytes, write_strategy_file
 from tests.support import write_safetensors
 
 CUTS = {
@@ -30,9 +31,9 @@ CUTS = {
     "scale": Cut((8,), ()),
 }
 LAYOUTS = {
-    "model.wq.weight": Layout((2, 4), ((0, -1),), shard_step=4, shard_size=2),
-    "model.w-2.weight": Layout((2, 2, 2), ((2, 0), (-1,))),
-    "scale": Layout((8,), ((),)),
+    "model.wq.weight": StrategyLayout((2, 4), ((0, -1),), shard_step=4, shard_size=2),
+    "model.w-2.weight": StrategyLayout((2, 2, 2), ((2, 0), (-1,))),
+    "scale": StrategyLayout((8,), ((),)),
 }
 
 
@@ -40,12 +41,37 @@ LAYOUTS = {
 @pytest.mark.parametrize("ending", ["ckpt", "json"])
 @pytest.mark.parametrize("merged", [False, True])
 def test_what_mindspores_classes_write(tmp_path: Path, ending: str, merged: bool) -> None:
-    path = write_strategy_file(tmp_path / f"s.{ending}", CUTS, [0, 1] if merged else [0], merged=merged)
+    path = write_strategy_file(tmp_path / f"s.{ending}", CUTS, [0, 1] if merged else [0], merged=merged, with_mindspore=True)
     found = read_strategy(path)
     assert (len(found.stages) > 1) is merged
     expected = {0: LAYOUTS, 1: {"model.w-2.weight": LAYOUTS["model.w-2.weight"]}} if merged else {0: LAYOUTS}
     assert found.stages == expected
     assert is_strategy(path)
+
+
+@st.composite
+def cuts(draw: st.DrawFn) -> Cut:
+    """Any cut that the tests can make: matrices, maps of one or several dimensions an axis, shards, stages."""
+    devices = tuple(draw(st.lists(st.integers(1, 300), min_size=1, max_size=4)))
+    dims = draw(st.permutations(range(len(devices))))
+    axes = draw(st.integers(0, 3))
+    maps = tuple(dims[n] if n < len(dims) and draw(st.booleans()) else -1 for n in range(axes))
+    if maps and draw(st.booleans()):
+        maps = ((*dims,), *(-1 for _ in maps[1:]))
+    cut = Cut(devices, maps)
+    may_shard = draw(st.booleans()) and math.prod(devices) < 1000 and len(cut.group) > 1
+    return Cut(devices, maps, shards=draw(st.integers(2, 400)) if may_shard else 1)
+
+
+@pytest.mark.real_frameworks
+@settings(max_examples=100, deadline=None)  # the first one imports mindspore
+@given(
+    layouts=st.dictionaries(st.text(st.characters(exclude_categories=("Cs",)), max_size=200), cuts(), max_size=4),
+    stages=st.lists(st.integers(0, 300), min_size=1, max_size=3),
+    current=st.integers(0, 300),
+)
+def test_the_writer_of_the_tests_makes_the_bytes_of_mindspores_classes(layouts: dict[str, Cut], stages: list[int], current: int) -> None:
+    assert strategy_bytes(layouts, stages, current) == strategy_by_mindspore(layouts, stages, current)
 
 
 @pytest.mark.real_frameworks
@@ -56,7 +82,7 @@ def test_what_we_write_is_read_by_mindspore(tmp_path: Path) -> None:
     names = {n: lay for n, lay in LAYOUTS.items() if "-" not in n}  # mindspore's reader breaks on such names
     for form, ending in ((PROTOBUF, "ckpt"), (JSON, "json")):
         path = tmp_path / f"s.{ending}"
-        path.write_bytes(write_strategy({0: names, 1: {"model.wo.weight": Layout((2, 4), ((-1, 0),))}}, form))
+        path.write_bytes(write_strategy({0: names, 1: {"model.wo.weight": StrategyLayout((2, 4), ((-1, 0),))}}, form))
         strategy = _build_searched_strategy(str(path))
         assert _extract_pipeline_stage_num(strategy) == 2
         read = _convert_to_list(strategy)
@@ -74,13 +100,13 @@ counts = st.integers(-(1 << 31), (1 << 31) - 1)
 
 
 @st.composite
-def layouts(draw: st.DrawFn) -> Layout:
+def layouts(draw: st.DrawFn) -> StrategyLayout:
     devices = tuple(draw(st.lists(st.integers(1, 8), min_size=1, max_size=4)))
     order = draw(st.permutations(range(len(devices))))
     used = tuple(order[: draw(st.integers(0, len(devices)))])
     maps = draw(st.sampled_from([((*used, -1),), tuple((k,) for k in used) if len(used) > 1 else ((),)]))
     split = tuple(draw(st.lists(st.integers(0, 1 << 40), max_size=3)))
-    return Layout(devices, maps, split, (), draw(counts), draw(counts), draw(st.integers(-1, 64)))
+    return StrategyLayout(devices, maps, split, (), draw(counts), draw(counts), draw(st.integers(-1, 64)))
 
 
 @settings(max_examples=100)
@@ -88,7 +114,7 @@ def layouts(draw: st.DrawFn) -> Layout:
     st.dictionaries(st.integers(0, 9), st.dictionaries(names, layouts(), min_size=1, max_size=3), min_size=1, max_size=3),
     st.sampled_from([PROTOBUF, JSON]),
 )
-def test_there_and_back(stages: dict[int, dict[str, Layout]], form: str) -> None:
+def test_there_and_back(stages: dict[int, dict[str, StrategyLayout]], form: str) -> None:
     data = write_strategy(stages, form)
     assert looks_like(data[:64])
     assert parse_strategy(data, Path("s")).stages == dict(sorted(stages.items()))
@@ -114,10 +140,10 @@ HOSTILE = {
     "a name twice": write_strategy({0: {"w": LAYOUTS["scale"]}}) * 2,
     "no name": b"\x08\x00\x1a\x02\x12\x00",
     "a name that is no text": b"\x08\x00\x1a\x05\x0a\x01\xff\x12\x00",
-    "absurdly many devices": write_strategy({0: {"w": Layout((1 << 30, 1 << 30), ((0, -1),))}}),
-    "a dimension that is not there": write_strategy({0: {"w": Layout((2, 4), ((2, -1),))}}),
-    "a dimension that cuts twice": write_strategy({0: {"w": Layout((2, 4), ((1, 1),))}}),
-    "no devices at all": write_strategy({0: {"w": Layout((0,), ((-1,),))}}),
+    "absurdly many devices": write_strategy({0: {"w": StrategyLayout((1 << 30, 1 << 30), ((0, -1),))}}),
+    "a dimension that is not there": write_strategy({0: {"w": StrategyLayout((2, 4), ((2, -1),))}}),
+    "a dimension that cuts twice": write_strategy({0: {"w": StrategyLayout((2, 4), ((1, 1),))}}),
+    "no devices at all": write_strategy({0: {"w": StrategyLayout((0,), ((-1,),))}}),
     "deep JSON": b'{"parallel_layout_item":' + b"[" * 100_000,
     "JSON of another kind": b'{"weight_map": {}}',
     "JSON with texts for numbers": json.dumps({"parallel_layout_item": {"w": {"dev_matrix": ["8"], "tensor_map": [0]}}}).encode(),
@@ -143,7 +169,7 @@ def outcome(content: bytes) -> str:
         found = parse_strategy(content, Path("s.ckpt"))
     except InputError as error:
         return error.code
-    assert all(isinstance(lay, Layout) for layouts in found.stages.values() for lay in layouts.values())
+    assert all(isinstance(lay, StrategyLayout) for layouts in found.stages.values() for lay in layouts.values())
     return "read"
 
 

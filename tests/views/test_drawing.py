@@ -14,7 +14,7 @@ from mfconv_nb.mapping.explain import explain_tensor
 from mfconv_nb.mapping.plan import MappingPlan, plan_mapping
 from mfconv_nb.rules import Family, Rule
 from mfconv_nb.steps.converting.map_report import MapReport
-from mfconv_nb.views.drawing import OTHER_COLOURS, ROLE_COLOURS, Box, Cell, Drawing, role_colours
+from mfconv_nb.views.drawing import OTHER_COLOURS, ROLE_COLOURS, Cell, Drawing, DrawnBox, role_colours
 from mfconv_nb.views.explained import drawing_of
 from tests.every_form import FORMS
 from tests.support import luminance
@@ -158,7 +158,7 @@ HOSTILE = "<script>alert(1)</script>\"'&\x1b[31m\n" + "ü" * 500
 
 def test_names_from_strangers_are_escaped_cut_and_harmless() -> None:
     boxes = tuple(
-        Box(HOSTILE + str(n), HOSTILE, HOSTILE, (Cell((n,), HOSTILE, (HOSTILE, "q"), HOSTILE, 0, 0, 1, 1),), HOSTILE) for n in range(8)
+        DrawnBox(HOSTILE + str(n), HOSTILE, HOSTILE, (Cell((n,), HOSTILE, (HOSTILE, "q"), HOSTILE, 0, 0, 1, 1),), HOSTILE) for n in range(8)
     )
     drawing = Drawing(HOSTILE, boxes, boxes, HOSTILE[:60])
     text = drawing.svg()

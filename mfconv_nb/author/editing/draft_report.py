@@ -1,4 +1,4 @@
-"""What is told of a draft of rules: its rows and counts as a table, and as HTML beside the fields of the editor. No widget here."""
+"""A judged draft as a table of rows and counts, and as the HTML that the editor shows beside its fields. No widget here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TONES = {GOOD: "mfconv-good", DOUBT: "mfconv-mid", BAD: "mfconv-bad"}
 
 @dataclass(frozen=True, repr=False)
 class DraftReport(Result):
-    """A draft as it is judged: what a saved notebook keeps of the editor."""
+    """A draft and its judgement as a table: this is what a saved notebook keeps of the editor."""
 
     draft: Draft
     judgement: Judgement
@@ -31,17 +31,17 @@ class DraftReport(Result):
             Column("layout"),
             Column("judgement", optional=True),
         )
-        rows = [(*cells, said.words) for cells, said in zip(cells_of(self.draft, self.judgement), self.judgement.rows, strict=True)]
+        rows = [(*cells, judged.words) for cells, judged in zip(cells_of(self.draft, self.judgement), self.judgement.rows, strict=True)]
         verdict = "✓ Every name has a row." if self.judgement.is_complete else "! Not complete."
-        told = f"{how_many(len(rows), 'row')}: {', '.join(text for text, _ in tallies(self.judgement))}"
-        return Table(verdict, told, columns, rows, row_noun="rows")
+        headline = f"{how_many(len(rows), 'row')}: {', '.join(text for text, _ in tallies(self.judgement))}"
+        return Table(verdict, headline, columns, rows, row_noun="rows")
 
 
 def cells_of(draft: Draft, judgement: Judgement) -> list[tuple[str, str, str, str, str]]:
     """Mark, number, names and layout of every row."""
     return [
-        (said.mark, str(place + 1), _names_cell(row.hf), _names_cell(row.mf), row.layout if row.kind == RULE else _kind_cell(row))
-        for place, (row, said) in enumerate(zip(draft.rows, judgement.rows, strict=True))
+        (judged.mark, str(number), _names_cell(row.hf), _names_cell(row.mf), _layout_cell(row))
+        for number, (row, judged) in enumerate(zip(draft.rows, judgement.rows, strict=True), 1)
     ]
 
 
@@ -51,12 +51,12 @@ def _names_cell(text: str) -> str:
     return Lines("\n".join([*map(one_line, lines[:4]), *([f"and {len(lines) - 4} more"] if len(lines) > 4 else [])]))
 
 
-def _kind_cell(row: DraftRow) -> str:
-    return f"{row.kind}: {row.layout}" if row.layout else row.kind
+def _layout_cell(row: DraftRow) -> str:
+    return row.layout if row.kind == RULE else f"{row.kind}: {row.layout}" if row.layout else row.kind
 
 
 def tallies(judgement: Judgement) -> list[tuple[str, str]]:
-    """The counts over the table, each with its mark."""
+    """The counts above the table, each with its mark."""
     counts = [
         (f"{judgement.matched[HF]:,} hf and {judgement.matched[MF]:,} mf matched", GOOD),
         (f"{judgement.unmatched_count(HF):,} unmatched hf", DOUBT),
@@ -77,26 +77,26 @@ def head_of(judgement: Judgement) -> str:
     return f"<div role='status'>{verdict}{''.join(spans)}</div>{''.join(flaws)}"
 
 
-def judged_html(row: DraftRow, said: RowJudgement, place: int) -> str:
-    """What is said of a row, under its fields: with a caret under the character that is to blame, or the tensor that does not fit."""
-    tone = TONES.get(said.mark, "")
-    head = f"<div role='status'><span class='{tone}'>{said.mark}</span> row {place + 1}: {prose_html(said.words)}</div>"
+def judged_html(row: DraftRow, judged: RowJudgement, place: int) -> str:
+    """The judgement of a row, shown under its fields: a caret under the character to blame, and the tensors that do not fit."""
+    tone = TONES.get(judged.mark, "")
+    head = f"<div role='status'><span class='{tone}'>{judged.mark}</span> row {place + 1}: {prose_html(judged.words)}</div>"
     parts = [head]
-    if said.fault is not None:
-        fault = said.fault
+    if judged.fault is not None:
+        fault = judged.fault
         title = {"": "", "sizes": "constants"}.get(fault.field, fault.field)
         if fault.caret:
             parts.append(f"<pre class='mfconv-caret'>{html.escape(fault.caret)}</pre>")
         about = f"in {title}: " if title else ""
         parts.append(f"<div>{about}expected {prose_html(fault.expected)}</div>")
         parts += [note_html(fault.hint)] if fault.hint else []
-    for shape in said.shapes:
+    for shape in judged.shapes:
         cells = [("tensor", name_html(shape.tensor)), ("expected", prose_html(shape.expected)), ("found", prose_html(shape.found))]
         body = "".join(f"<tr><th scope='row'>{title}</th><td>{cell}</td></tr>" for title, cell in cells)
         parts.append(f"<table class='mfconv-t'><tbody>{body}</tbody></table>")
         parts += [note_html(shape.hint)] if shape.hint else []
-    if said.shape_count > len(said.shapes):
-        parts.append(note_html(f"and {how_many(said.shape_count - len(said.shapes), 'more tensor')}"))
+    if judged.shape_count > len(judged.shapes):
+        parts.append(note_html(f"and {how_many(judged.shape_count - len(judged.shapes), 'more tensor')}"))
     if row.more.get("when"):
         words = ", ".join(f"{name}={value!r}" for name, value in row.more["when"].items())
         parts.append(note_html(f"only in the form with {words}"))
@@ -105,7 +105,7 @@ def judged_html(row: DraftRow, said: RowJudgement, place: int) -> str:
 
 
 def sizes_html(sizes: tuple[SizeJudgement, ...]) -> str:
-    """What each line of the sizes is here, as a table; empty where there are none."""
+    """The size of each axis here, as a table; empty if there are no sizes."""
     cells = "".join(
         f"<tr><td>{name_html(s.axis)}</td><td class='{TONES.get(s.mark, '') if s.mark != GOOD else ''}'>{prose_html(s.words)}</td></tr>"
         for s in sizes

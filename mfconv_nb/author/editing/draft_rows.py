@@ -1,17 +1,18 @@
-"""A draft of a family as rows of text, as an editor shows and changes them; and each row as the rule that it says. Pure.
+"""Turn a family into rows of text that an editor shows and changes, and turn rows back into rules. Pure.
 
-Both ways without loss: what a row does not show (a dtype, an option it belongs to) stays in ``more`` while the rest is edited. Names are
-separated by commas or line breaks; a single name with a comma after it is a tuple of one, as in Python.
+Nothing is lost either way: what a row does not show (a dtype, the options it belongs to) stays in ``more`` while the rest is edited. Commas
+or line breaks separate names; a single name with a comma after it is a tuple of one, as in Python.
 
-Refuses: nothing by itself. A row that cannot be read is a ``Fault`` with the field, and the character where it can be told.
+Raises only in ``family_of``. A row that cannot be read is a ``Fault``: the field, and the character where one is to blame.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import chain, count, repeat
 from typing import Any
 
 from mfconv_nb.author.suggesting.suggestion import COPIES, DROPPED, RULE, TIED, Suggestion
@@ -22,15 +23,16 @@ from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Names, Place, Repeate
 
 KINDS = (RULE, COPIES, TIED, DROPPED)
 CLASSES: Mapping[str, type[AnyRule]] = {RULE: Rule, COPIES: Repeated, TIED: Tied, DROPPED: Drop}
-# of each kind, what its rule has besides names, layout and sizes
+# what the rules of each kind have besides names, layout and sizes
 MORE: Mapping[str, tuple[str, ...]] = {
     RULE: ("only_if", "optional", "dtype", "when", "same_as"),
     COPIES: ("may_be", "only_if", "optional", "when"),
     TIED: ("same_as", "only_if", "when"),
     DROPPED: ("why", "when", "same_as"),
 }
-SCALAR = "scalar"  # in ``more``: a sentence without a single axis, which is not the same as none
-HERE = "row"  # the file of rules made from rows; the line is the number of the row, from 1
+SCALAR = "scalar"  # in ``more``: a layout without a single axis, which is not the same as no layout
+HERE = "row"  # a rule made of a row is written at (HERE, the id of the row): see ``row_id_of``
+NO_ID = -1  # of a row that is in no draft yet
 
 _NAME = re.compile(r'\s*("(?:[^"\\]|\\.)*"|[^,\n"][^,\n]*|"[^,\n]*)\s*')
 _BRACES = re.compile(r"\{=?[a-z_][a-z0-9_]*\}")
@@ -48,6 +50,7 @@ class DraftRow:
         sizes: structural constants, ``name = number or axis``, a line each.
         more: what else its rule has: ``only_if``, ``optional``, ``dtype``, ``when``, ``may_be``, ``same_as``, ``why``.
         note: why it was suggested; no part of the rule.
+        id: stays the same while the row is edited and moved, so that rules, flaws and judgements find it. ``Draft`` gives it.
     """
 
     kind: str = RULE
@@ -57,11 +60,12 @@ class DraftRow:
     sizes: str = ""
     more: Mapping[str, Any] = field(default_factory=dict, hash=False)
     note: str = field(default="", compare=False)
+    id: int = field(default=NO_ID, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why a row cannot be read or cannot be true: the field, and in its text the character, where that can be told."""
+    """Why a row cannot be read or cannot be true: the field, and the character in its text where one is to blame."""
 
     field: str
     found: str
@@ -72,7 +76,7 @@ class Fault:
 
     @property
     def caret(self) -> str:
-        """The line of the text with a caret under the character; empty where no character is to blame."""
+        """The line of the text with a caret under the character; empty if no character is to blame."""
         if self.position is None:
             return ""
         first = self.text.rfind("\n", 0, self.position) + 1
@@ -81,29 +85,41 @@ class Fault:
 
 @dataclass(frozen=True)
 class Draft:
-    """A family being edited: its rows and sizes as text, and the family that everything else is from."""
+    """A family being edited: its rows and sizes as text, and the family that supplies the rest. No two rows have the same id."""
 
     rows: tuple[DraftRow, ...]
     sizes: str
     base: Family
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", tuple(_with_own_ids(self.rows)))
 
     def with_row(self, place: int, row: DraftRow) -> Draft:
         """The draft with another row at a place."""
         return replace(self, rows=(*self.rows[:place], row, *self.rows[place + 1 :]))
 
 
+def _with_own_ids(rows: Sequence[DraftRow]) -> Iterator[DraftRow]:
+    """The rows; a new row, and the copy of a row above it, get the next free id."""
+    free = count(1 + max((row.id for row in rows), default=NO_ID))
+    taken = {NO_ID}
+    for row in rows:
+        own = replace(row, id=next(free)) if row.id in taken else row
+        taken.add(own.id)
+        yield own
+
+
 # ---- from a family --------------------------------------------------------------------------------------------------------
 
 
 def draft_of(family: Family, notes: Iterable[str] = ()) -> Draft:
-    """A family as rows."""
-    said = iter(notes)
-    rows = tuple(replace(row_of(rule), note=next(said, "")) for rule in family.rules)
+    """A family as rows; ``notes`` are those of its rules, in their order."""
+    rows = tuple(replace(row_of(rule), note=note) for rule, note in zip(family.rules, chain(notes, repeat("")), strict=False))
     return Draft(rows, "\n".join(f"{axis} = {sentence}" for axis, sentence in family.sizes.items()), family)
 
 
 def draft_of_suggestion(suggestion: Suggestion, key: str) -> Draft:
-    """A suggestion as rows, each with the reason it was made for."""
+    """A suggestion as rows, each with the reason for it as a note."""
     return draft_of(suggestion.family(key), (f"{s.confidence}: {s.reason}" for s in suggestion.suggested))
 
 
@@ -120,18 +136,18 @@ def row_of(rule: AnyRule) -> DraftRow:
 
 
 def sizes_text(sizes: Mapping[str, object]) -> str:
-    """``name = value``, a line each."""
+    """Sizes as text: one line ``name = value`` each."""
     return "\n".join(f"{name} = {value}" for name, value in sizes.items())
 
 
 def names_text(names: Names) -> str:
-    """Names as one text: a line each; in double quotes where a name holds a comma, a quote, a line break or a space at an end."""
+    """Names as text, one a line. Double quotes enclose a name with a comma, a quote, a line break, or a space at an end."""
     if isinstance(names, str):
-        return _written(names)
-    return ",\n".join(map(_written, names)) + ("," if len(names) == 1 else "")
+        return _quote_if_needed(names)
+    return ",\n".join(map(_quote_if_needed, names)) + ("," if len(names) == 1 else "")
 
 
-def _written(name: str) -> str:
+def _quote_if_needed(name: str) -> str:
     return json.dumps(name, ensure_ascii=False) if re.search(r'[,\n"]|^\s|\s$', name) else name
 
 
@@ -139,83 +155,90 @@ def _written(name: str) -> str:
 
 
 def family_of(draft: Draft) -> Family:
-    """The family that a draft says.
+    """The family that a draft describes.
 
     Raises:
-        MappingError: MFC311 naming the row, where one cannot be read or cannot be true, or the line of the sizes.
+        MappingError: MFC311 naming the first row that cannot be read or cannot be true, or the line of the sizes.
     """
     rules, faults = rules_of(draft.rows)
     sizes, wrong = read_lines(draft.sizes, "sizes")
-    for place, fault in sorted(faults.items()):
-        raise _refused(f"row {place + 1}, {_said(draft.rows[place])}", fault)
+    numbers = {row.id: number for number, row in enumerate(draft.rows, 1)}
+    titles = {row.id: f"row {numbers[row.id]}, {row.kind} {quoted(_first_line(row.hf or row.mf))}" for row in draft.rows}
+    for row_id, fault in faults.items():
+        raise _refusal_of(titles[row_id], fault)
     for fault in wrong:
-        raise _refused("the sizes of the family", fault)
+        raise _refusal_of("the sizes of the family", fault)
     family = replace(draft.base, rules=tuple(rules.values()), sizes=sizes, written_at=(HERE, 0))
-    for flaw in flaws_of(family)[:1]:
-        where = " and ".join(f"row {r.written_at[1]}, {_said(draft.rows[r.written_at[1] - 1])}" for r in flaw.rules)
-        raise MappingError("MFC311", where or "the family", found=flaw.found, expected=flaw.expected, hint=flaw.hint or None)
+    for flaw in sorted(flaws_of(family), key=lambda flaw: sorted(numbers[row_id_of(rule)] for rule in flaw.rules)):
+        blamed = sorted(map(row_id_of, flaw.rules), key=numbers.__getitem__)
+        where = " and ".join(titles[row_id] for row_id in blamed) or "the family"
+        raise MappingError("MFC311", where, found=flaw.found, expected=flaw.expected, hint=flaw.hint or None)
     return family
 
 
-def _refused(where: str, fault: Fault) -> MappingError:
+def _first_line(names: str) -> str:
+    return names.partition("\n")[0].rstrip(", ")
+
+
+def _refusal_of(where: str, fault: Fault) -> MappingError:
     caret = fault.caret.replace("\n", f"\n{' ' * 12}")
     found = Lines(f"{fault.found}\n{' ' * 12}{caret}") if caret else fault.found
     return MappingError("MFC311", where, found=found, expected=fault.expected, hint=fault.hint or None, position=fault.position)
 
 
-def _said(row: DraftRow) -> str:
-    """A row in a message: its kind and its first name."""
-    return f"{row.kind} {quoted((row.hf or row.mf).partition(chr(10))[0].rstrip(', '))}"
-
-
 def rules_of(rows: Iterable[DraftRow]) -> tuple[dict[int, AnyRule], dict[int, Fault]]:
-    """By the places of their rows: the rules, and the faults of rows that cannot be read."""
+    """By the ids of their rows, in their order: the rules, and the faults of rows that cannot be read."""
     rules: dict[int, AnyRule] = {}
     faults: dict[int, Fault] = {}
-    for place, row in enumerate(rows):
-        read = read_row(row, place)
-        if isinstance(read, Fault):
-            faults[place] = read
+    for row in rows:
+        found = read_row(row)
+        if isinstance(found, Fault):
+            faults[row.id] = found
         else:
-            rules[place] = read
+            rules[row.id] = found
     return rules, faults
 
 
-def read_row(row: DraftRow, place: int = 0) -> AnyRule | Fault:
-    """The rule that a row says, or why it says none."""
+def row_id_of(rule: AnyRule) -> int:
+    """The id of the row that a rule was made of; changed copies of the rule keep it."""
+    return rule.written_at[1]
+
+
+def read_row(row: DraftRow) -> AnyRule | Fault:
+    """The rule that a row describes, or why it describes none."""
     for fault in _faults_of(row):
         return fault
-    written_at: Place = (HERE, place + 1)
+    written_at: Place = (HERE, row.id)
     more = {name: row.more[name] for name in MORE[row.kind] if name in row.more}
     if row.kind == DROPPED:
-        return Drop(_single(row.hf or row.mf), side="hf" if row.hf.strip() else "mf", written_at=written_at, **{"why": "", **more})
+        return Drop(_first_name(row.hf or row.mf), side="hf" if row.hf.strip() else "mf", written_at=written_at, **{"why": "", **more})
     if row.kind == TIED:
-        return Tied(_single(row.hf), _single(row.mf), layout=row.layout, written_at=written_at, **more)
+        return Tied(_first_name(row.hf), _first_name(row.mf), layout=row.layout, written_at=written_at, **more)
     layout = row.layout if row.layout.strip() or SCALAR in row.more else None
     if row.kind == COPIES:
-        return Repeated(read_names(row.hf), _single(row.mf), layout, written_at=written_at, **more)
+        return Repeated(read_names(row.hf), _first_name(row.mf), layout, written_at=written_at, **more)
     sizes = {axis: int(size) if size.isdigit() else size for axis, size in read_lines(row.sizes, "sizes")[0].items()}
     return Rule(read_names(row.hf), read_names(row.mf), layout, sizes, written_at=written_at, **more)
 
 
 def read_names(text: str) -> Names:
-    """The names in a text: one as it is, several as a tuple."""
-    found = tuple(_unquoted(m[1].strip()) for m in _NAME.finditer(text) if m[1].strip())
+    """The names in a text: one as a string, several as a tuple."""
+    found = tuple(_without_quotes(m[1].strip()) for m in _NAME.finditer(text) if m[1].strip())
     is_one = len(found) == 1 and "," not in _NAME.sub("", text.strip())
     return found[0] if is_one else found
 
 
-def _unquoted(name: str) -> str:
+def _without_quotes(name: str) -> str:
     return str(json.loads(name)) if re.fullmatch(r'"(?:[^"\\]|\\.)*"', name) else name
 
 
-def _single(text: str) -> str:
+def _first_name(text: str) -> str:
     names = read_names(text)
     return names if isinstance(names, str) else names[0]
 
 
 def read_lines(text: str, where: str) -> tuple[dict[str, str], list[Fault]]:
-    """``name = value`` lines as a dict, and the lines that are something else."""
+    """Lines ``name = value`` as a dict, and the faults of all other lines; ``where`` is the field that they are in."""
     found: dict[str, str] = {}
     wrong: list[Fault] = []
     begun = 0
@@ -246,13 +269,13 @@ def _faults_of(row: DraftRow) -> Iterator[Fault]:
     try:
         parse_layout(row.layout)
     except MappingError as error:
-        found = "a character that no sentence has" if _is_odd(row.layout, error.position) else "a sentence that cannot be read"
+        found = "a character that no sentence has" if _is_foreign(row.layout, error.position) else "a sentence that cannot be read"
         yield Fault("layout", found, str(error.expected), error.hint or "", row.layout, error.position)
     if row.kind == RULE:
         yield from read_lines(row.sizes, "sizes")[1]
 
 
-def _is_odd(text: str, position: int | None) -> bool:
+def _is_foreign(text: str, position: int | None) -> bool:
     return position is not None and position < len(text) and not re.match(r"[a-z0-9_()+,]|->", text[position:])
 
 

@@ -1,9 +1,8 @@
-"""What is to be said of each row of a draft, on the names and shapes of two real sides. Pure; quick enough to run while one types.
+"""Check each row of a draft against the names and shapes of two real checkpoints. Pure; fast enough to run while the user types.
 
-Names are folded once. What one row finds is remembered for as long as neither the row nor a size that it speaks of changes, so that a
-keystroke costs the row it is in.
+``Sides`` folds all names once and remembers the judgement of a row until the row or a size in it changes, so a keystroke costs one row.
 
-Refuses: nothing; what is wrong is part of the judgement.
+Raises nothing: whatever is wrong becomes a mark and a message of the judgement.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-from mfconv_nb.author.editing.draft_rows import HERE, Draft, DraftRow, Fault, read_lines, read_names, rules_of
+from mfconv_nb.author.editing.draft_rows import HERE, Draft, DraftRow, Fault, read_lines, read_names, row_id_of, rules_of
 from mfconv_nb.core.checkpoint import HF, MF, SIDE_NAMES, TensorSpec
 from mfconv_nb.core.errors import MfconvError, quoted
 from mfconv_nb.core.folding import fold
@@ -26,16 +25,17 @@ from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sizes import Size, Sizes, read_sizes
 from mfconv_nb.mapping.flaws import Flaw, early_flaws_of, flaws_of
 from mfconv_nb.mapping.forms import MAX_FORMS, all_forms
+from mfconv_nb.mapping.kinds import is_run_state
 from mfconv_nb.mapping.matching import MAPPED, Matcher, Problem, Row
 from mfconv_nb.mapping.names import Pattern
 from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Repeated, Rule, Tied, default_form, layouts_of, numbered_rules, sides_of
-from mfconv_nb.mapping.run_state import run_state_of
 
 GOOD, DOUBT, BAD, QUIET = "✓", "!", "✗", "–"
 PLACEHOLDER = re.compile(r"\{[a-z_][a-z0-9_]*\}")
-MOST_KEPT = 2000  # remembered findings: a long session of typing
+MOST_KEPT = 2000  # remembered judgements: a long session of typing
 
-Hits = Sequence[int]  # places within the names of one template
+Hits = Sequence[int]  # positions in the list of names of one template
+TakenNames = Set[tuple[str, str]]  # (side, name): names that other rows claim first
 
 
 class Side:
@@ -46,7 +46,7 @@ class Side:
         self.groups: dict[str, list[tuple[tuple[int, ...], TensorSpec]]] = {}
         self.by_name: dict[str, TensorSpec] = {}
         for spec in specs:
-            if side == MF and run_state_of(spec.name) is not None:
+            if side == MF and is_run_state(spec.name):
                 continue
             template, numbers = fold(spec.name)
             self.groups.setdefault(template, []).append((numbers, spec))
@@ -57,14 +57,15 @@ class Side:
         return len(self.by_name)
 
     def hits(self, pattern: Pattern) -> Hits:
-        """The places, among the names of its template, that a pattern matches."""
+        """Which names of its template a pattern matches, as positions in ``groups``."""
         if pattern.text not in self._hits:
             if len(self._hits) > MOST_KEPT:
                 self._hits.clear()
             group = self.groups.get(pattern.template, [])
-            are_all = len(set(pattern.slots)) == len(pattern.slots) and all(isinstance(slot, str) for slot in pattern.slots)
-            found = [n for n, (numbers, _) in enumerate(group) if pattern.match(numbers) is not None] if not are_all else ()
-            self._hits[pattern.text] = range(len(group)) if are_all else found
+            if len(set(pattern.slots)) == len(pattern.slots) and all(isinstance(slot, str) for slot in pattern.slots):
+                self._hits[pattern.text] = range(len(group))  # only different placeholders: every name matches
+            else:
+                self._hits[pattern.text] = [n for n, (numbers, _) in enumerate(group) if pattern.match(numbers) is not None]
         return self._hits[pattern.text]
 
     def specs(self, pattern: Pattern) -> Iterator[TensorSpec]:
@@ -74,12 +75,12 @@ class Side:
 
 
 class Sides:
-    """Both sides and the config: what a draft is judged on. Without a MindFormers side only the other one is looked at."""
+    """What a draft is judged on: both sides and the config. If the MindFormers side is None, only the Hugging Face side is checked."""
 
     def __init__(self, hf: Iterable[TensorSpec], mf: Iterable[TensorSpec] | None, config: Mapping[str, Any] | None = None) -> None:
         self.hf, self.mf, self.config = Side(hf, HF), Side(mf or (), MF), config
         self.has_mf = mf is not None
-        self.known: dict[object, RowJudgement] = {}
+        self.known: dict[object, RowJudgement] = {}  # remembered, see _judge_rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +95,15 @@ class ShapeError:
 
 @dataclass(frozen=True, slots=True)
 class RowJudgement:
-    """What is to be said of one row.
+    """The mark and the message of one row.
 
     Attributes:
-        mark: ✓ it is true, ! something is left to be looked at, ✗ it cannot be, – it is about nothing here.
-        words: that in a sentence.
-        fault: why it cannot be read, or cannot be true on any shapes.
-        shapes: the first shape errors; ``shape_count`` says how many tensors there are.
-        hf, mf: names of each side that it matches.
-        ambiguous: the rows that match a name of this one too.
+        mark: ✓ the row is right, ! the user should look at it, ✗ it is wrong, – it matches nothing here and need not.
+        words: the reason, as a sentence.
+        fault: why the row cannot be read, or would be wrong on any shapes.
+        shapes: the first shape errors; ``shape_count`` counts all tensors with one.
+        hf, mf: how many names of each side it matches.
+        ambiguous: the ids of the rows that match some of the same names.
         example: one instance of the rule, for a picture.
     """
 
@@ -119,7 +120,7 @@ class RowJudgement:
 
 @dataclass(frozen=True, slots=True)
 class SizeJudgement:
-    """One line of the family's sizes: the number that the config gives, or what is wrong."""
+    """One line of the family's sizes: its number by the config, or what is wrong with it."""
 
     axis: str
     sentence: str
@@ -130,16 +131,16 @@ class SizeJudgement:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A draft on two sides.
+    """How a draft fits two sides.
 
     Attributes:
-        rows: one a row.
-        sizes: one a line of the sizes.
-        unmatched: by side, the names that no row matches, those of one template together.
+        rows: one judgement for each row, in the order of the draft.
+        sizes: one judgement for each line of the sizes.
+        unmatched: by side, the names that no row matches, grouped by template.
         ambiguous: by side, how many names more than one row matches.
         matched: by side, how many names exactly one row matches.
-        flaws: what is wrong with the family and with no row of it.
-        chosen: the form of the family that the names are of.
+        flaws: what is wrong with the family as a whole.
+        chosen: the options of the form that fits the names best.
     """
 
     rows: tuple[RowJudgement, ...]
@@ -163,146 +164,134 @@ class Judgement:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every row is true, and every name has one."""
+        """Whether every row is right and every name has exactly one row."""
         left = sum(map(self.unmatched_count, self.unmatched)) + sum(self.ambiguous.values()) + len(self.flaws)
         return not left and all(row.mark in (GOOD, QUIET) for row in self.rows) and not any(s.mark == BAD for s in self.sizes)
 
 
 @makes_many_objects
 def judge(draft: Draft, sides: Sides) -> Judgement:
-    """Every row of a draft, and what it leaves over."""
+    """Judge every row of a draft, and list the names that no row matches."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)  # of sizes that are half typed
-        return _judgement(draft, sides)
+        return _judge_draft(draft, sides)
 
 
-def _judgement(draft: Draft, sides: Sides) -> Judgement:
+def _judge_draft(draft: Draft, sides: Sides) -> Judgement:
     rules, faults = rules_of(draft.rows)
-    sentences, wrong = read_lines(draft.sizes, "sizes")
+    sentences, wrong_lines = read_lines(draft.sizes, "sizes")
     family = replace(draft.base, rules=tuple(rules.values()), sizes=sentences, written_at=(HERE, 0))
-    flaws = _flaws(family)
-    named = [_names_of(draft.rows[place], place) for place in faults]
-    form = _form(family.with_rules((*family.rules, *named)), sides)
-    judged_sizes, sizes = _sizes(sentences, form.sizes, sides.config)
-    told = numbered_rules(form.rules, sizes.values_by_axis)
-    here = {rule.written_at[1] - 1: rule for rule, _ in told}
-    unnumbered = {rule.written_at[1] - 1 for rule in form.rules} - here.keys()
-    taken = _taken([rule for rule, is_numbered in told if is_numbered], sides)
-    free = frozenset(rule.written_at[1] - 1 for rule, is_numbered in told if not is_numbered) if taken else frozenset()
-    meeting = _meetings(here, sides, taken, free)
-    about: dict[int, Flaw] = {}
-    for each in sorted(flaws, key=lambda flaw: len(flaw.rules)):  # what a row alone has to answer for comes first
-        for rule in each.rules:
-            about.setdefault(rule.written_at[1] - 1, each)
+    flaws = _all_flaws(family)
+    flaw_by_row = _first_flaws(flaws)
+    unreadable = [row for row in draft.rows if row.id in faults]  # their names are not unmatched while the user types a layout
+    names_only = [Rule(read_names(row.hf), read_names(row.mf), written_at=(HERE, row.id)) for row in unreadable]
+    form = _best_form(family.with_rules((*family.rules, *names_only)), sides)
+    size_judgements, sizes = _judge_sizes(sentences, form.sizes, sides.config)
+    claims = _claims_of(form, sizes, sides)
+    overlaps = _find_overlaps(claims, sides)
     if len(sides.known) > MOST_KEPT:
         sides.known.clear()
+    numbers = {row.id: number for number, row in enumerate(draft.rows, 1)}
     rows = []
-    for place, row in enumerate(draft.rows):
-        flaw = about.get(place)
-        fault = faults.get(place) or (_fault(row, flaw) if flaw is not None and len(flaw.rules) == 1 else None)
-        others = tuple(sorted({*meeting.rows.get(place, ()), *_with(flaw, place)}))
+    for row in draft.rows:
+        flaw = flaw_by_row.get(row.id)
+        fault = faults.get(row.id) or (_fault_of(row, flaw) if flaw is not None and len(flaw.rules) == 1 else None)
+        in_flaw = {row_id_of(rule) for rule in flaw.rules} - {row.id} if flaw is not None else set()
+        others = tuple(sorted(in_flaw | overlaps.rows.get(row.id, set()), key=numbers.__getitem__))
         if fault is not None:
             rows.append(RowJudgement(BAD, fault.found, fault, ambiguous=others))
-        elif place in unnumbered:
+        elif row.id in claims.without_number:
             rows.append(RowJudgement(DOUBT, "a number of its names is a size that only a config.json tells"))
-        elif place not in here and not others:
+        elif row.id not in claims.rules and not others:
             rows.append(RowJudgement(QUIET, "for another option; these names are not of that form"))
         else:
-            found = (
-                _judged(here[place], sides, sizes, taken if place in free else frozenset()) if place in here else RowJudgement(QUIET, "")
-            )
-            rows.append(_ambiguous(found, others) if others else found)
+            known = _judge_rule(claims, row.id, sides, sizes) if row.id in claims.rules else RowJudgement(QUIET, "")
+            rows.append(_as_ambiguous(known, others, numbers) if others else known)
     return Judgement(
         tuple(rows),
-        judged_sizes,
-        {side.side: meeting.unmatched[side.side] for side in (sides.hf, sides.mf)},
-        {s: meeting.ambiguous[s] for s in (HF, MF)},
-        {s.side: len(s) - sum(map(len, meeting.unmatched[s.side])) - meeting.ambiguous[s.side] for s in (sides.hf, sides.mf)},
-        (*wrong, *(Fault("", flaw.found, flaw.expected, flaw.hint) for flaw in flaws if not flaw.rules)),
+        size_judgements,
+        {side.side: overlaps.unmatched[side.side] for side in (sides.hf, sides.mf)},
+        {s: overlaps.ambiguous[s] for s in (HF, MF)},
+        {s.side: len(s) - sum(map(len, overlaps.unmatched[s.side])) - overlaps.ambiguous[s.side] for s in (sides.hf, sides.mf)},
+        (*wrong_lines, *(Fault("", flaw.found, flaw.expected, flaw.hint) for flaw in flaws if not flaw.rules)),
         form.chosen,
     )
 
 
-def _flaws(family: Family) -> tuple[Flaw, ...]:
-    """All flaws: also those of rows that a check would not come to, as sizes or conditions of others are wrong."""
+def _all_flaws(family: Family) -> tuple[Flaw, ...]:
+    """All flaws of a family: ``flaws_of`` stops at early ones, so rules without one are checked again, with the sizes that are sound."""
     early = early_flaws_of(family)
     if not early:
         return flaws_of(family)
-    blamed = {rule.written_at for flaw in early for rule in flaw.rules}
+    blamed = {row_id_of(rule) for flaw in early for rule in flaw.rules}
     sound = {axis: s for axis, s in family.sizes.items() if not early_flaws_of(Family("draft", "", (), {axis: s}))}
     named = {axis: sound.get(axis, "0") for axis in family.sizes}
-    rest = replace(family, key="draft", sizes=named, rules=tuple(r for r in family.rules if r.written_at not in blamed))
+    rest = replace(family, key="draft", sizes=named, rules=tuple(r for r in family.rules if row_id_of(r) not in blamed))
     return (*early, *flaws_of(rest))
 
 
-def _names_of(row: DraftRow, place: int) -> AnyRule:
-    """The names of a row that cannot be read: they are not unmatched while one types, or looks for the other name."""
-    return Rule(read_names(row.hf), read_names(row.mf), written_at=(HERE, place + 1))
+def _first_flaws(flaws: Iterable[Flaw]) -> dict[int, Flaw]:
+    """By row, the flaw to show: one of the row alone comes before one that it shares with another row."""
+    found: dict[int, Flaw] = {}
+    for flaw in sorted(flaws, key=lambda flaw: len(flaw.rules)):
+        for rule in flaw.rules:
+            found.setdefault(row_id_of(rule), flaw)
+    return found
 
 
-def _with(flaw: Flaw | None, place: int) -> list[int]:
-    """The other row of two that can match the same names."""
-    return [] if flaw is None else [r.written_at[1] - 1 for r in flaw.rules if r.written_at[1] - 1 != place]
+def _as_ambiguous(known: RowJudgement, others: tuple[int, ...], numbers: Mapping[int, int]) -> RowJudgement:
+    rows = " and ".join(f"row {numbers[row_id]}" for row_id in others[:3])
+    return replace(known, mark=BAD, words=f"ambiguous: {rows} match{'es' * (len(others) == 1)} the same names", ambiguous=others)
 
 
-def _ambiguous(found: RowJudgement, others: tuple[int, ...]) -> RowJudgement:
-    rows = " and ".join(f"row {n + 1}" for n in others[:3])
-    return replace(found, mark=BAD, words=f"ambiguous: {rows} match{'es' * (len(others) == 1)} the same names", ambiguous=others)
-
-
-def _fault(row: DraftRow, flaw: Flaw) -> Fault:
-    """A flaw as a fault of the row, at the first axis of its sentence that the flaw names."""
+def _fault_of(row: DraftRow, flaw: Flaw) -> Fault:
+    """A flaw as a fault of its row, with the caret at the first axis of the layout that the flaw names."""
     layout = row.layout
-    word = next((w for w in flaw.found.split("'")[1::2] if w.isidentifier() and w in layout), None)
-    position = next((at for at in _places(word, layout)), None) if word is not None and row.layout in flaw.found else None
-    found = flaw.found.removesuffix(f": {quoted(layout)}").removesuffix(f" in {quoted(layout)}") if layout else flaw.found
-    return Fault("layout" if layout in flaw.found and layout else "", found, flaw.expected, flaw.hint, layout, position)
-
-
-def _places(word: str, layout: str) -> Iterator[int]:
-    at = layout.find(word)
-    while at >= 0:
-        if not (layout[at - 1 : at].isidentifier() or layout[at + len(word) : at + len(word) + 1].isidentifier()):
-            yield at
-        at = layout.find(word, at + 1)
+    if not layout or layout not in flaw.found:
+        return Fault("", flaw.found, flaw.expected, flaw.hint, layout)
+    axes = [word for word in flaw.found.split("'")[1::2] if word.isidentifier()]
+    axis = next((match for word in axes if (match := re.search(rf"\b{word}\b", layout))), None)
+    found = flaw.found.removesuffix(f": {quoted(layout)}").removesuffix(f" in {quoted(layout)}")
+    return Fault("layout", found, flaw.expected, flaw.hint, layout, axis.start() if axis else None)
 
 
 # ---- the form, and its sizes ----------------------------------------------------------------------------------------------
 
 
-def _form(family: Family, sides: Sides) -> Family:
-    """The form of a family that leaves the fewest kinds of names over, on both sides."""
+def _best_form(family: Family, sides: Sides) -> Family:
+    """The form of a family that leaves the fewest templates of both sides unmatched."""
     if not any(o.values for o in family.options):
         return family
     try:
         forms: Iterable[Family] = islice(all_forms(family), MAX_FORMS)
         return min(forms, key=lambda form: sum(len(s.groups.keys() - form.templates(to)) for s, to in ((sides.hf, MF), (sides.mf, HF))))
-    except (KeyError, TypeError):  # rules that stand under options which the family does not have: the flaws say so
+    except (KeyError, TypeError):  # a rule names an option that the family lacks: the flaws report it
         return default_form(replace(family, rules=()))
 
 
-def _sizes(
+def _judge_sizes(
     sentences: Mapping[str, str], spelled: Mapping[str, str], config: Mapping[str, Any] | None
 ) -> tuple[tuple[SizeJudgement, ...], Sizes]:
-    """Each size by itself, and all that can be told together."""
+    """Each line of the sizes by itself, and together the sizes of all lines that can be read. ``spelled`` are the sizes of the form."""
     judged, good = [], {}
     for axis, sentence in sentences.items():
-        said = spelled.get(axis, sentence)
+        text = spelled.get(axis, sentence)
         try:
-            if early_flaws_of(Family("draft", "", (), {axis: said})):
+            if early_flaws_of(Family("draft", "", (), {axis: text})):
                 raise ValueError
-            size = read_sizes(config or {}, {axis: said}).get(axis)
-            read_sizes(config or {}, {axis: f"{PLACEHOLDER.sub('0', said)} | ?"})  # what depends on a name is read here, not while mapping
+            size = read_sizes(config or {}, {axis: text}).get(axis)
+            any_number = PLACEHOLDER.sub("0", text)  # a size that depends on a name fails here, not while mapping
+            read_sizes(config or {}, {axis: f"{any_number} | ?"})
         except MfconvError as error:
             words = f"config.json has none of {sentence}" if error.found == "no value" else f"{error.found}; expected {error.expected}"
             judged.append(SizeJudgement(axis, sentence, None, words if config is not None else "needs a config.json", DOUBT))
             continue
-        except Exception:  # whatever is half typed cannot be read
+        except Exception:  # half-typed text may fail in any way
             judged.append(SizeJudgement(axis, sentence, None, "config keys and + - * /, alternatives after |", BAD))
             continue
-        good[axis] = said
-        told = "depends on the name" if "{" in said else "may be unknown"
-        words = told if size is None else f"from {size.first} to {size.value}" if size.first else str(size.value)
+        good[axis] = text
+        no_number = "depends on the name" if "{" in text else "may be unknown"
+        words = no_number if size is None else f"from {size.first} to {size.value}" if size.first else str(size.value)
         judged.append(SizeJudgement(axis, sentence, None if size is None else size.value, words, QUIET if size is None else GOOD))
     return tuple(judged), read_sizes(config or {}, good)
 
@@ -310,66 +299,98 @@ def _sizes(
 # ---- names ----------------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Claims:
+    """Which rule each row has in a form, with the config's numbers filled into its names.
+
+    Attributes:
+        rules: by row id.
+        taken: by row id, the names that it leaves to rows with a number of the config in their names: those count before placeholders.
+        without_number: rows whose names need a number that no config gives.
+    """
+
+    rules: Mapping[int, AnyRule]
+    taken: Mapping[int, TakenNames]
+    without_number: Set[int]
+
+
+def _claims_of(form: Family, sizes: Sizes, sides: Sides) -> _Claims:
+    pairs = numbered_rules(form.rules, sizes.values_by_axis)
+    rules = {row_id_of(rule): rule for rule, _ in pairs}
+    numbered = [rule for rule, has_number in pairs if has_number]
+    patterns = ((side, p) for rule in numbered for side, to in ((sides.hf, MF), (sides.mf, HF)) for p in sides_of(rule, to)[0])
+    names = frozenset((side.side, spec.name) for side, pattern in patterns for spec in side.specs(pattern))
+    taken = {row_id_of(rule): frozenset() if has_number else names for rule, has_number in pairs}
+    return _Claims(rules, taken, {row_id_of(rule) for rule in form.rules} - rules.keys())
+
+
 @dataclass(slots=True)
-class _Meeting:
+class _Overlaps:
+    """Names that not exactly one row matches.
+
+    Attributes:
+        rows: by row id, the rows that match some of the same names.
+        ambiguous: by side, how many names several rows match.
+        unmatched: by side, the names that no row matches, grouped by template.
+    """
+
     rows: dict[int, set[int]]
     ambiguous: dict[str, int]
     unmatched: dict[str, tuple[tuple[str, ...], ...]]
 
 
-def _taken(numbered: Iterable[AnyRule], sides: Sides) -> frozenset[tuple[str, str]]:
-    """By side, the names of rows with a number of the config in their names: they count before a placeholder."""
-    patterns = ((side, p) for rule in numbered for side, to in ((sides.hf, MF), (sides.mf, HF)) for p in sides_of(rule, to)[0])
-    return frozenset((side.side, spec.name) for side, pattern in patterns for spec in side.specs(pattern))
-
-
-def _meetings(rules: Mapping[int, AnyRule], sides: Sides, taken: Set[tuple[str, str]], free: Set[int]) -> _Meeting:
-    """On each side: which names no row matches, and which rows match the same ones. ``taken`` names are none of the ``free`` rows'."""
-    found = _Meeting({}, {}, {})
+def _find_overlaps(claims: _Claims, sides: Sides) -> _Overlaps:
+    found = _Overlaps({}, {}, {})
     for side, to in ((sides.hf, MF), (sides.mf, HF)):
         by_template: dict[str, list[tuple[int, Pattern]]] = {}
-        for place, rule in rules.items():
+        for row_id, rule in claims.rules.items():
             for pattern in sides_of(rule, to)[0]:
-                by_template.setdefault(pattern.template, []).append((place, pattern))
-        twice, unmatched = 0, []
+                by_template.setdefault(pattern.template, []).append((row_id, pattern))
+        ambiguous, unmatched = 0, []
         for template, group in side.groups.items():
-            here = [(place, side.hits(pattern)) for place, pattern in by_template.get(template, ())]
-            if taken:
-                gone = {n for n, (_, spec) in enumerate(group) if (side.side, spec.name) in taken}
-                here = [(place, [n for n in hits if n not in gone] if gone and place in free else hits) for place, hits in here]
-            here = [(place, hits) for place, hits in here if len(hits)]
-            if len(here) == 1 and len(here[0][1]) == len(group):
+            matched = [(row_id, _free_hits(side, pattern, claims.taken[row_id])) for row_id, pattern in by_template.get(template, ())]
+            matched = [(row_id, hits) for row_id, hits in matched if len(hits)]
+            if len(matched) == 1 and len(matched[0][1]) == len(group):
                 continue
-            count = Counter(n for _, hits in here for n in hits)
-            several = {n for n, times in count.items() if times > 1}
-            twice += len(several)
-            if several:
-                places = [place for place, hits in here if not several.isdisjoint(hits)]
-                for place in places:
-                    found.rows.setdefault(place, set()).update(other for other in places if other != place or places.count(place) > 1)
-            left = tuple(spec.name for n, (_, spec) in enumerate(group) if n not in count)
+            times = Counter(n for _, hits in matched for n in hits)
+            several = {n for n, count in times.items() if count > 1}
+            ambiguous += len(several)
+            sharing = [row_id for row_id, hits in matched if not several.isdisjoint(hits)] if several else []
+            for row_id in sharing:  # a row overlaps itself if two of its own names match the same tensor
+                found.rows.setdefault(row_id, set()).update(o for o in sharing if o != row_id or sharing.count(row_id) > 1)
+            left = tuple(spec.name for n, (_, spec) in enumerate(group) if n not in times)
             unmatched += [left] if left else []
-        found.ambiguous[side.side], found.unmatched[side.side] = twice, tuple(unmatched)
+        found.ambiguous[side.side], found.unmatched[side.side] = ambiguous, tuple(unmatched)
     return found
+
+
+def _free_hits(side: Side, pattern: Pattern, taken: TakenNames) -> Hits:
+    """Which names a pattern matches, without those that other rows claim first."""
+    hits = side.hits(pattern)
+    if not taken:
+        return hits
+    group = side.groups[pattern.template]
+    return [n for n in hits if (side.side, group[n][1].name) not in taken]
 
 
 # ---- one row --------------------------------------------------------------------------------------------------------------
 
 
-def _judged(rule: AnyRule, sides: Sides, sizes: Sizes, taken: Set[tuple[str, str]]) -> RowJudgement:
-    speaks_of = _words_of(rule)
-    told = tuple((axis, sizes[axis]) for axis in sorted(speaks_of) if axis in sizes)
-    key = (repr(rule), told, sizes.depends_on, taken)
+def _judge_rule(claims: _Claims, row_id: int, sides: Sides, sizes: Sizes) -> RowJudgement:
+    """The judgement of one rule; remembered in ``sides`` under all that it depends on."""
+    rule, taken = claims.rules[row_id], claims.taken[row_id]
+    sizes_used = tuple((axis, sizes[axis]) for axis in sorted(_words_of(rule)) if axis in sizes)
+    key = (repr(rule), sizes_used, sizes.depends_on, taken)
     if key not in sides.known:
         try:
-            sides.known[key] = _looked_at(rule, sides, sizes, taken)
+            sides.known[key] = _compare_with_sides(rule, sides, sizes, taken)
         except MfconvError as error:
             sides.known[key] = RowJudgement(BAD, f"{error.found}; expected {error.expected}")
     return sides.known[key]
 
 
 def _words_of(rule: AnyRule) -> set[str]:
-    """Every axis, placeholder and flag that a rule speaks of."""
+    """Every axis, placeholder and flag in a rule."""
     words = {p for side in sides_of(rule, MF) for pattern in side for p in pattern.placeholders}
     if isinstance(rule, Drop):
         return words
@@ -377,7 +398,8 @@ def _words_of(rule: AnyRule) -> set[str]:
     return words | {n for side in layouts for tensor in side for n in axis_names(tensor)} | ({rule.only_if} if rule.only_if else set())
 
 
-def _looked_at(rule: AnyRule, sides: Sides, sizes: Sizes, taken: Set[tuple[str, str]]) -> RowJudgement:
+def _compare_with_sides(rule: AnyRule, sides: Sides, sizes: Sizes, taken: TakenNames) -> RowJudgement:
+    """The judgement of one rule on the tensors that its patterns match."""
     hf, mf = (
         list(dict.fromkeys(s for pattern in sides_of(rule, to)[0] for s in side.specs(pattern) if (side.side, s.name) not in taken))
         for side, to in ((sides.hf, MF), (sides.mf, HF))
@@ -389,18 +411,18 @@ def _looked_at(rule: AnyRule, sides: Sides, sizes: Sizes, taken: Set[tuple[str, 
         )
     if not hf:
         return _without_hf(rule, len(mf), sizes, sides)
-    matcher = Matcher(Family(HERE, "", (rule,), {}), MF, sizes.with_more(_seen(rule, sides, sizes)), None, None)
+    matcher = Matcher(Family(HERE, "", (rule,), {}), MF, sizes.with_more(_sizes_from_names(rule, sides, sizes)), None, None)
     matcher.match(hf)
     matcher.add_rows()
     rows = [row for _, row in matcher.rows if row.status == MAPPED]
     shapes = [ShapeError(p.name, p.found, p.expected, p.hint) for p in matcher.problems if p.kind == "shape"]
-    shapes += _shapes_there(rows, sides.mf)
+    shapes += _wrong_targets(rows, sides.mf)
     mark, words = _verdict(matcher.problems, rows, shapes, hf, mf, sides)
     return RowJudgement(mark, words, None, tuple(shapes[:3]), len(shapes), len(hf), len(mf), example=rows[0] if rows else None)
 
 
-def _shapes_there(rows: Iterable[Row], mf: Side) -> Iterator[ShapeError]:
-    """MindFormers tensors whose shape is not the one that a row makes."""
+def _wrong_targets(rows: Iterable[Row], mf: Side) -> Iterator[ShapeError]:
+    """MindFormers tensors with another shape than a row makes."""
     for row in rows:
         for target in row.targets:
             there = mf.by_name.get(target.name)
@@ -417,7 +439,7 @@ def _verdict(
     mf: Sequence[TensorSpec],
     sides: Sides,
 ) -> tuple[str, str]:
-    """The mark of a row that matches something on the Hugging Face side, and the sentence."""
+    """The mark and the message of a row that matches something on the Hugging Face side."""
     if shapes:
         return BAD, f"{how_many(len(shapes), 'tensor')} of another shape: {shapes[0].tensor}"
     for problem in problems:
@@ -425,7 +447,7 @@ def _verdict(
     if not sides.has_mf:
         return GOOD, f"matches {how_many(len(hf), 'tensor')} on the Hugging Face side"
     if not mf:
-        return DOUBT, _only(SIDE_NAMES[HF], len(hf), SIDE_NAMES[MF])
+        return DOUBT, _words_for_one_side(SIDE_NAMES[HF], len(hf), SIDE_NAMES[MF])
     made = {target.name for row in rows for target in row.targets}
     lacking = [name for name in made if name not in sides.mf.by_name]
     if lacking:
@@ -438,24 +460,24 @@ def _verdict(
 
 
 def _without_hf(rule: Rule | Repeated | Tied, mf: int, sizes: Sizes, sides: Sides) -> RowJudgement:
-    """A row that matches nothing on the Hugging Face side: as it should be, where a head is tied or a flag is off."""
+    """The judgement of a row that matches nothing on the Hugging Face side: right if the head is tied, or if a flag is off."""
     flag = sizes.get(rule.only_if) if rule.only_if else None
     if isinstance(rule, Tied) and flag is not None and flag.value and (mf or not sides.has_mf):
         return RowJudgement(GOOD, f"tied to {rule.same_as}: absent on the Hugging Face side, as {rule.only_if} says", mf=mf)
     if mf:
-        return RowJudgement(DOUBT, _only(SIDE_NAMES[MF], mf, SIDE_NAMES[HF]), mf=mf)
+        return RowJudgement(DOUBT, _words_for_one_side(SIDE_NAMES[MF], mf, SIDE_NAMES[HF]), mf=mf)
     if not isinstance(rule, Tied) and (rule.optional or (flag is not None and not flag.value)):
         why = f"{rule.only_if} is 0" if flag is not None and not flag.value else "it is optional"
         return RowJudgement(QUIET, f"matches nothing here, and need not: {why}")
     return RowJudgement(DOUBT, "matches nothing")
 
 
-def _only(here: str, count: int, there: str) -> str:
+def _words_for_one_side(here: str, count: int, there: str) -> str:
     return f"matches {how_many(count, 'tensor')} on the {here} side, and none on the {there} side"
 
 
-def _seen(rule: AnyRule, sides: Sides, sizes: Sizes) -> dict[str, Size]:
-    """How far the placeholders of the MindFormers names count, where no config says it."""
+def _sizes_from_names(rule: AnyRule, sides: Sides, sizes: Sizes) -> dict[str, Size]:
+    """For placeholders without a size: how far the MindFormers names count."""
     found: dict[str, Size] = {}
     for pattern in sides_of(rule, HF)[0]:
         unknown = [p for p in pattern.placeholders if p not in sizes]

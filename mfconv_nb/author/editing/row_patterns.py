@@ -1,4 +1,4 @@
-"""A pattern for names that no row of a draft matches yet. Pure."""
+"""Make a pattern for names that no row of a draft matches yet. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mfconv_nb.mapping.rules import AnyRule, sides_of
 
 
 def pattern_for(names: Sequence[str], rows: Iterable[AnyRule]) -> str:
-    """A pattern for names of one template: a placeholder in place of every number that changes, called as other rows call it."""
+    """A pattern for names of one template: every number that changes becomes a placeholder, named as in the other rows."""
     template, first = fold(names[0])
     if not first:
         return names[0]
@@ -22,7 +22,7 @@ def pattern_for(names: Sequence[str], rows: Iterable[AnyRule]) -> str:
     for piece, column in zip(pieces, [*columns, ()], strict=True):
         text += piece
         if column and (len(set(column)) > 1 or _is_loop(text)):
-            name = known.get(fold(text)[0]) or _called(text)
+            name = known.get(fold(text)[0]) or _placeholder_name(text)
             while name in taken:
                 name += "_"
             taken.add(name)
@@ -33,7 +33,7 @@ def pattern_for(names: Sequence[str], rows: Iterable[AnyRule]) -> str:
 
 
 def _beginnings(pattern: Pattern) -> Iterator[tuple[str, str]]:
-    """Everything of a pattern before each placeholder, with numbers and placeholders folded, and the placeholder's name."""
+    """For each placeholder of a pattern: the text before it, with numbers and placeholders folded, and its name."""
     pieces = pattern.template.split("#")
     for n, slot in enumerate(pattern.slots):
         if isinstance(slot, str):
@@ -41,12 +41,12 @@ def _beginnings(pattern: Pattern) -> Iterator[tuple[str, str]]:
 
 
 def _is_loop(before: str) -> bool:
-    """Whether a number that is seen once is one of a row: it stands between two dots."""
+    """Whether a number that never changes counts layers all the same: it stands behind two words, as in `model.layers.0`."""
     return before.endswith(".") and before.count(".") > 1
 
 
-def _called(before: str) -> str:
-    """What a placeholder is called by the word before it: `experts.` makes `expert`, anything that is no plural `layer`."""
+def _placeholder_name(before: str) -> str:
+    """A name by the word before the number: `experts.` makes `expert`, a word that is no plural makes `layer`."""
     word = before.rstrip("._/").replace("/", ".").rpartition(".")[2].lower()
     single = word.removesuffix("s")
     return single if single != word and len(single) > 2 and single.isidentifier() and single.islower() else "layer"

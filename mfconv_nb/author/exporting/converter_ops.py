@@ -1,82 +1,161 @@
-"""A rule as one of MindFormers' conversion operations (`ConvertOp` in ``checkpoint/converter/convert_op.py``), where one says the same.
+"""MindFormers' conversion operations: the layout sentence of each, the names that each takes, and the one that does what a rule says.
 
-Refuses: what none of them does, with the words for what is missing. Pure; MindFormers is not imported.
-Source: mindformers 2.1.0. Its operations know their sizes from the model's config when they run.
+Refuses a rule that no operation does, and says what is missing. Pure; MindFormers is not imported.
+Source: mindformers 2.1.0, ``checkpoint/converter`` (`convert_op.py`, `template.py`). They read sizes from the model's config when they run.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from mfconv_nb.core.layout import Axis, Expression, Product, Sum, TensorLayout
+from mfconv_nb.core.layout import Axis, Expression, Product, Sum, parse_layout
 from mfconv_nb.mapping.names import Pattern
 from mfconv_nb.mapping.rules import Repeated, Rule
 from mfconv_nb.mapping.solve import Directed, structural_sizes
 
-RENAME, CONCAT, QKV, QKV_BIAS, EXPERTS, SCALE_SPLIT = (
+RENAME, CONCAT, STACK, QKV, QKV_BIAS, EXPERTS, SCALE_SPLIT = (
     "RenameConvertOp",
     "ConcatConvertOp",
+    "StackConvertOp",
     "QKVConvertOp",
     "QKVBiasConvertOp",
     "ExpertsConvertOp",
     "ScaleSplitConvertOp",
 )
+QKV_LAYOUTS = {
+    QKV: "(groups group_q) hidden, (groups group_k) hidden, (groups group_v) hidden -> (groups (group_q + group_k + group_v)) hidden",
+    QKV_BIAS: "(groups group_q), (groups group_k), (groups group_v) -> (groups (group_q + group_k + group_v))",
+}
+EXPERTS_LAYOUTS = {  # by the number of names; "{each}" is "expert " for experts that are stacked already
+    1: "{each}hidden ffn -> (expert ffn) hidden",
+    2: "{each}gate hidden, {each}up hidden -> (expert hidden) (gate + up)",
+}
+EQUAL_PARTS = "it cuts into equal parts, unless split_sizes says their sizes (config=... writes them)"
+SAMPLES = (0, 3, 12)  # indices for which names are tried
 _PLACEHOLDER = re.compile(r"\{[a-z_][a-z0-9_]*\}")
 _PLAIN = re.compile(r"[A-Za-z0-9_.{}/-]*")  # their names become regular expressions, in which only the dot is escaped
 
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """One operation of theirs.
+    """One operation of MindFormers.
 
     Attributes:
-        name: the class.
-        hf, mf: its names, with ``{}`` for an index.
-        more: its other arguments, as text.
-        one_way: why it has no way back, or nothing.
+        name: its class.
+        hf, mf: its tensor names, with ``{}`` for an index.
+        more: its other arguments.
+        one_way: why it has no way back; empty where it has one.
+        line: where it stands in a text.
     """
 
     name: str
     hf: tuple[str, ...]
     mf: tuple[str, ...]
-    more: Mapping[str, str] = field(default_factory=dict)
+    more: Mapping[str, Any] = field(default_factory=dict)
     one_way: str = ""
+    line: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.name}({', '.join(self.hf)} -> {', '.join(self.mf)})"
+
+
+# ---- what they do ----------------------------------------------------------------------------------------------------------
+
+
+def concat_layout(parts: Sequence[str], axes: int, dim: int, *, interleaved: bool) -> str:
+    """Tensors joined along one of their axes, end to end or in turns."""
+    others = {1: [], 2: ["hidden" if dim == 0 else "out"]}.get(axes) or [f"axis_{n}" for n in range(axes - 1)]
+    each, joined = ("(ffn {})", "(ffn ({}))") if interleaved else ("{}", "({})")
+    sources = [" ".join([*others[:dim], each.format(part), *others[dim:]]) for part in parts]
+    target = " ".join([*others[:dim], joined.format(" + ".join(parts)), *others[dim:]])
+    return f"{', '.join(sources)} -> {target}"
+
+
+def stack_layout(parts: Sequence[str], axes: int, dim: int) -> str:
+    """Tensors stacked along a new axis; each part has one row."""
+    names = [f"axis_{n}" for n in range(axes)]
+    sources = [" ".join([f"({part} {names[0]})", *names[1:]]) for part in parts]
+    target = " ".join([*names[:dim], f"({' + '.join(parts)})", *names[dim:]])
+    return f"{', '.join(sources)} -> {target}"
+
+
+def split_layout(parts: Sequence[str], axes: int) -> str:
+    """A tensor cut along its first axis; each part has one row."""
+    rest = "".join(f" axis_{n}" for n in range(1, axes))
+    return f"({' + '.join(parts)}){rest} -> {', '.join(part + rest for part in parts)}"
+
+
+# ---- which of them takes a name ----------------------------------------------------------------------------------------------
+
+
+def their_name(pattern: Pattern) -> str:
+    """A pattern as MindFormers writes it, with ``{}`` for each placeholder."""
+    return _PLACEHOLDER.sub("{}", pattern.text)
+
+
+def takes(pattern: str, name: str) -> bool:
+    """Whether a pattern takes a name as in MindFormers: ``{}`` is anything, and anything may follow."""
+    first, *rest = pattern.split("{}")
+    if not name.startswith(first):
+        return False
+    at = len(first)
+    for text in rest:
+        at = name.find(text, at)
+        if at < 0:
+            return False
+        at += len(text)
+    return True
+
+
+def lost_names(ops: Sequence[Op], side: str) -> Iterator[tuple[Op, str, str, Op]]:
+    """Names that MindFormers gives to another operation: the operation, its name, an example, the operation that takes it.
+
+    Its template looks for an equal name first, then for the longest pattern; of two equal ones the last counts.
+    """
+    by_name: dict[str, Op] = {name: op for op in ops for name in getattr(op, side)}
+    longest_first = sorted(by_name, key=len, reverse=True)
+    for op in ops:
+        for name in getattr(op, side):
+            for sample in dict.fromkeys(name.replace("{}", str(index)) for index in SAMPLES):
+                taker = by_name.get(sample) or next((by_name[p] for p in longest_first if takes(p, sample)), op)
+                if taker is not op:
+                    yield op, name, sample, taker
+                    break
+
+
+# ---- which of them does what a rule says -------------------------------------------------------------------------------------
 
 
 def op_of(directed: Directed, sizes: Mapping[str, int]) -> Op | str:
-    """The operation that does what a rule does from Hugging Face to MindFormers, or what their operations lack for it.
+    """The operation that does what a rule does from Hugging Face to MindFormers, or in words the operation that is missing.
 
     Args:
         directed: the rule, read towards MindFormers.
-        sizes: the sizes of axes, from a config; only the proportions of q, k and v are judged by them.
+        sizes: the sizes of axes, from a config; they decide only about parts of unequal size and the proportions of q, k and v.
     """
-    lacking = _names_lacking(directed)
+    lacking = _why_no_names(directed)
     if lacking:
         return lacking
-    own = [p for names in directed.own for p in names]
+    own = {p for names in directed.own for p in names}
     if own:
-        return _experts(directed, own)
+        return _experts_op(directed, own)
     if len(directed.source) == len(directed.target) == 1:
         if directed.layouts is None or directed.layouts[0] == directed.layouts[1]:
             return _op(RENAME, directed)
         return "an operation that transposes, reorders or reshapes one tensor"
-    if len(directed.target) == 1:
-        return _joined(directed, sizes)
-    return _split(directed)
+    return _joining_op(directed, sizes) if len(directed.target) == 1 else _split_op(directed)
 
 
-def _op(name: str, directed: Directed, more: Mapping[str, str] = {}, one_way: str = "") -> Op:
-    return Op(name, _their_names(directed.source), _their_names(directed.target), more, one_way)
+def _op(name: str, directed: Directed, more: Mapping[str, Any] | None = None, one_way: str = "") -> Op:
+    hf, mf = (tuple(map(their_name, patterns)) for patterns in (directed.source, directed.target))
+    return Op(name, hf, mf, more or {}, one_way)
 
 
-def _their_names(patterns: tuple[Pattern, ...]) -> tuple[str, ...]:
-    return tuple(_PLACEHOLDER.sub("{}", p.text) for p in patterns)
-
-
-def _names_lacking(directed: Directed) -> str:
-    """What their names cannot say of a rule; empty where they can."""
+def _why_no_names(directed: Directed) -> str:
+    """Why their names cannot say a rule; empty where they can."""
     rule = directed.rule
     if isinstance(rule, Repeated):
         return "an operation that keeps one of several equal tensors"
@@ -86,119 +165,111 @@ def _names_lacking(directed: Directed) -> str:
         return "a way for a Hugging Face name with 'qkv' in it: their template hands such a tensor on as it is"
     if not all(_PLAIN.fullmatch(p.text) for p in (*directed.source, *directed.target)):
         return "names of letters, digits, '_', '-' and '.' only: theirs are regular expressions"
-    loops = [_in_order(p) for p in (*directed.source, *directed.target)]
-    shared = tuple(p for p in loops[-1] if p in directed.loops)
-    if any(tuple(p for p in each if p in directed.loops) != shared or len(set(each)) != len(each) for each in loops):
+    orders = [_ordered_placeholders(p) for p in (*directed.source, *directed.target)]
+    shared = tuple(p for p in orders[-1] if p in directed.loops)
+    if any(tuple(p for p in each if p in directed.loops) != shared or len(set(each)) != len(each) for each in orders):
         return "placeholders in the same order in every name, each once: their indices are filled in by position"
     if len(directed.source) + len(directed.target) > 2 and len(shared) > 1:
         return "an operation on several tensors whose names have two indices: they collect by the first one"
     return ""
 
 
-def _in_order(pattern: Pattern) -> tuple[str, ...]:
+def _ordered_placeholders(pattern: Pattern) -> tuple[str, ...]:
+    """The placeholders of a pattern in their order, with repetitions."""
     return tuple(slot for slot in pattern.slots if isinstance(slot, str))
 
 
-# ---- several tensors to one ----------------------------------------------------------------------------------------------
+def _bind_axes(layout: str, directed: Directed) -> dict[str, Expression] | None:
+    """What each axis of a sentence is in a rule's layouts; None where the rule says something else."""
+    bound: dict[str, Expression] = {}
 
+    def binds(e: Expression, theirs: Expression) -> bool:
+        if isinstance(e, Axis):
+            return bound.setdefault(e.name, theirs) == theirs
+        if isinstance(e, Product) and isinstance(theirs, Product):
+            return binds_all(e.factors, theirs.factors)
+        return isinstance(e, Sum) and isinstance(theirs, Sum) and binds_all(e.parts, theirs.parts)
 
-def _joined(directed: Directed, sizes: Mapping[str, int]) -> Op | str:
+    def binds_all(ours: Sequence[Expression], theirs: Sequence[Expression]) -> bool:
+        return len(ours) == len(theirs) and all(map(binds, ours, theirs))
+
     assert directed.layouts is not None
-    sources, target = directed.layouts[0], directed.layouts[1][0]
-    if any(len(s) != len(target) for s in sources):
-        return "an operation that joins tensors of fewer axes"
-    moved = [n for n, e in enumerate(target) if any(s[n] != e for s in sources)]
-    if len(moved) != 1:
-        return "an operation that joins along one axis and moves others"
-    dim = moved[0]
-    parts = tuple(s[dim] for s in sources)
+    sentence = parse_layout(layout)
+    sides = zip((sentence.left, sentence.right), directed.layouts, strict=True)
+    return bound if all(len(ours) == len(side) and all(map(binds_all, ours, side)) for ours, side in sides) else None
+
+
+def _part_names(count: int) -> list[str]:
+    return [f"part_{n}" for n in range(1, count + 1)]
+
+
+def _have_one_row(parts: Sequence[Expression], directed: Directed) -> bool:
+    """Whether each part has one row: MindFormers then takes the parts in turns."""
+    constants, _ = structural_sizes(directed.rule)
+    return all(isinstance(part, Axis) and constants.get(part.name) == 1 for part in parts)
+
+
+def _joining_op(directed: Directed, sizes: Mapping[str, int]) -> Op | str:
+    """The operation that makes one tensor of several."""
+    assert directed.layouts is not None
+    axes, names = len(directed.layouts[1][0]), _part_names(len(directed.source))
+    for dim in range(axes):
+        for interleaved in (False, True):
+            bound = _bind_axes(concat_layout(names, axes, dim, interleaved=interleaved), directed)
+            parts = [bound[name] for name in names] if bound is not None else []
+            if parts and not interleaved:
+                return _end_to_end(directed, dim, parts, sizes)
+            if parts and _have_one_row(parts, directed):
+                return _op(CONCAT, directed, {"dim": dim})  # interleaved is their default
+    for name, layout in QKV_LAYOUTS.items():
+        bound = _bind_axes(layout, directed)
+        if bound is not None:
+            return _qkv_op(name, directed, bound, sizes)
+    return "an operation that joins tensors in this way"
+
+
+def _end_to_end(directed: Directed, dim: int, parts: Sequence[Expression], sizes: Mapping[str, int]) -> Op:
+    """Tensors joined end to end. The way back of their operation cuts into equal parts, or into the sizes of split_sizes."""
+    more: dict[str, Any] = {"dim": dim, "interleaved": False}
     constants, same = structural_sizes(directed.rule)
-    if target[dim] == Sum(parts):
-        return _concatenated(directed, dim, parts, constants, same, sizes)
-    common = _common_factor(parts)
-    if common is None or target[dim] != Product((common[0], Sum(common[1]))):
-        return "an operation that interleaves in this way"
-    if all(isinstance(p, Axis) and constants.get(p.name) == 1 for p in common[1]):
-        return _op(CONCAT, directed, {"dim": str(dim)})  # interleaved unless they are told otherwise
-    return _grouped(directed, dim, common[0], common[1], target, sizes)
-
-
-def _concatenated(
-    directed: Directed,
-    dim: int,
-    parts: tuple[Expression, ...],
-    constants: Mapping[str, int],
-    same: Mapping[str, str],
-    sizes: Mapping[str, int],
-) -> Op | str:
-    """Tensors end to end. The way back of their operation cuts into equal parts, or into sizes that are written down."""
-    more = {"dim": str(dim), "interleaved": "False"}
     names = [p.name if isinstance(p, Axis) else "" for p in parts]
     if all(names) and len({constants.get(n) or same.get(n, n) for n in names}) == 1:
         return _op(CONCAT, directed, more)
     known = [{**sizes, **constants}.get(n) or sizes.get(same.get(n, "")) for n in names]
-    if all(known):
-        written = {} if len(set(known)) == 1 else {"split_sizes": f"[{', '.join(str(n) for n in known)}]"}
-        return _op(CONCAT, directed, {**more, **written})
-    why = "it cuts into equal parts, unless split_sizes says their sizes (config=... writes them)"
-    return _op(CONCAT, directed, more, why)
+    if not all(known):
+        return _op(CONCAT, directed, more, EQUAL_PARTS)
+    return _op(CONCAT, directed, {**more, "split_sizes": known} if len(set(known)) > 1 else more)
 
 
-def _common_factor(parts: tuple[Expression, ...]) -> tuple[Expression, tuple[Expression, ...]] | None:
-    """``(groups q), (groups k)`` as groups and (q, k)."""
-    if not all(isinstance(p, Product) and len(p.factors) == 2 for p in parts):
-        return None
-    pairs = [p.factors for p in parts if isinstance(p, Product)]
-    return (pairs[0][0], tuple(p[1] for p in pairs)) if len({p[0] for p in pairs}) == 1 else None
-
-
-def _grouped(
-    directed: Directed, dim: int, groups: Expression, parts: tuple[Expression, ...], target: TensorLayout, sizes: Mapping[str, int]
-) -> Op | str:
-    """q, k and v of a group together, as their operations for q, k and v have them."""
-    names = [e.name for e in (groups, *parts) if isinstance(e, Axis)]
-    if dim != 0 or len(parts) != 3 or len(names) != 4 or len(target) > 2:
-        return "an operation that interleaves in this way"
-    known = [sizes.get(n) for n in names]
-    count, q, k, v = (n or 0 for n in known)
+def _qkv_op(name: str, directed: Directed, bound: Mapping[str, Expression], sizes: Mapping[str, int]) -> Op | str:
+    """q, k and v of each group together."""
+    axes = [bound[axis] for axis in ("groups", "group_q", "group_k", "group_v")]
+    count, q, k, v = (sizes.get(e.name, 0) if isinstance(e, Axis) else 0 for e in axes)
     heads = sizes.get("heads", 0)
-    if not all(known) or k != v or q % max(k, 1) or (heads and heads * k != count * q):
+    if not (count and q and k) or k != v or q % k or (heads and heads * k != count * q):
         return "q, k and v of a group in proportions that num_attention_heads, num_query_groups and kv_channels give"
-    if len(target) == 2:
-        return _op(QKV, directed) if target[1] == Axis("hidden") else "rows of q, k and v that are hidden_size long"
-    if q != k:
+    if name == QKV and bound["hidden"] != Axis("hidden"):
+        return "rows of q, k and v that are hidden_size long"
+    if name == QKV_BIAS and q != k:
         return "an operation for biases with fewer key/value heads than heads: QKVBiasConvertOp takes q to be as long as k"
-    return _op(QKV_BIAS, directed)
+    return _op(name, directed)
 
 
-def _experts(directed: Directed, own: list[str]) -> Op | str:
-    """One index is an axis of the other side: the experts of a layer, as their operation stacks them."""
-    wanted = "experts stacked as ExpertsConvertOp has them: transposed, (expert hidden) (gate + up) or (expert ffn) hidden"
-    if set(own) != {"expert"} or len(directed.target) != 1 or any(_in_order(p)[-1] != "expert" for p in directed.source):
-        return wanted
-    assert directed.layouts is not None
-    sources, target = directed.layouts[0], directed.layouts[1][0]
-    if len(target) != 2 or any(len(s) != 2 for s in sources) or len(sources) > 2:
-        return wanted
-    across = {s[1] for s in sources} if len(sources) == 2 else {s[0] for s in sources}
-    if len(sources) == 2:
-        fits = len(across) == 1 and target == (Product((Axis("expert"), sources[0][1])), Sum((sources[0][0], sources[1][0])))
-    else:
-        fits = target == (Product((Axis("expert"), sources[0][1])), sources[0][0])
-    return _op(EXPERTS, directed) if fits else wanted
+def _experts_op(directed: Directed, own: set[str]) -> Op | str:
+    """The experts of a layer stacked: one index in the names is an axis of the other side."""
+    layout = EXPERTS_LAYOUTS.get(len(directed.source), "").format(each="")
+    if own == {"expert"} and layout and directed.layouts and all(_ordered_placeholders(p)[-1] == "expert" for p in directed.source):
+        bound = _bind_axes(layout, directed)
+        if bound is not None and bound["expert"] == Axis("expert"):
+            return _op(EXPERTS, directed)
+    return "experts stacked as ExpertsConvertOp has them: transposed, (expert hidden) (gate + up) or (expert ffn) hidden"
 
 
-# ---- one tensor to several -----------------------------------------------------------------------------------------------
-
-
-def _split(directed: Directed) -> Op | str:
-    """The one split of theirs: along the first axis, in parts of one row."""
-    wanted = "an operation that splits a tensor, other than row by row"
-    if len(directed.source) != 1 or directed.layouts is None:
-        return wanted
-    source, targets = directed.layouts[0][0], directed.layouts[1]
-    constants, _ = structural_sizes(directed.rule)
-    if not source or any(len(t) != len(source) or t[1:] != source[1:] for t in targets) or source[0] != Sum(tuple(t[0] for t in targets)):
-        return wanted
-    rows = all(isinstance(t[0], Axis) and constants.get(t[0].name) == 1 for t in targets)
-    return _op(SCALE_SPLIT, directed) if rows else wanted
+def _split_op(directed: Directed) -> Op | str:
+    """Their only split: along the first axis, into parts of one row."""
+    names = _part_names(len(directed.target))
+    if len(directed.source) == 1 and directed.layouts and directed.layouts[0][0]:
+        bound = _bind_axes(split_layout(names, len(directed.layouts[0][0])), directed)
+        if bound is not None and _have_one_row([bound[name] for name in names], directed):
+            return _op(SCALE_SPLIT, directed)
+    return "an operation that splits a tensor, other than row by row"

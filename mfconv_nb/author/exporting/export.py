@@ -1,4 +1,4 @@
-"""export: a family in the form of another tool, as files that run without this package."""
+"""export: write a family in the form of another tool, as files that run without this package."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.author.exporting.exported import Exported
-from mfconv_nb.author.exporting.mindformers import export_mindformers
-from mfconv_nb.author.exporting.troubleshooter import export_troubleshooter
-from mfconv_nb.author.exporting.weight_converters import export_weight_converters
+from mfconv_nb.author.exporting.exported import Exported, resolve_form
+from mfconv_nb.author.exporting.mindformers import mindformers_files
+from mfconv_nb.author.exporting.troubleshooter import weight_map_file
+from mfconv_nb.author.exporting.weight_converters import converters_file
+from mfconv_nb.author.family_text import write_texts
 from mfconv_nb.core.errors import UsageError, did_you_mean, quoted
+from mfconv_nb.core.paths import local_path
 from mfconv_nb.mapping.rules import Family
-from mfconv_nb.steps.loading.load import Loadable, config_of, load
+from mfconv_nb.steps.loading.caller_facts import read_caller_facts
+from mfconv_nb.steps.loading.load import Loadable, load
 
 HINT_FORM = "Give --to mindformers for files that MindFormers runs (to='mindformers' in Python)."
 FORMS = ("mindformers", "weight_converters", "troubleshooter")
@@ -28,7 +31,7 @@ def export(
     overwrite: bool = False,
     **options: object,
 ) -> Exported:
-    """Write one form of a family as another tool has it.
+    """Write one form of a family in the format of another tool.
 
     - ``to="mindformers"``: a folder with `convert_weight.py`, `convert_reversed.py` and a README, MindFormers' extension form.
     - ``to="weight_converters"``: a text with the `weight_converters` list of a MindFormers model class.
@@ -36,15 +39,15 @@ def export(
 
     Args:
         family: a key, a file that defines ``FAMILY``, or a ``Family``.
-        target: the folder or the file.
-        names: for a weight map: the checkpoint that is to be converted (anything ``load`` takes), or its names.
-        config: a config.json, its folder, or its content: for a weight map, the names that it promises; for `weight_converters`, rules
-            that it does not promise are left out, and unequal parts get their sizes.
+        target: the folder or the file to write.
+        names: for a weight map: the checkpoint to be converted (anything ``load`` takes), or its names.
+        config: a config.json, its folder, or its content. A weight map lists the names that it promises. `weight_converters` gets the sizes
+            of unequal parts, and leaves out rules that it does not promise.
         overwrite: replace files of these names.
         options: what the family takes, such as ``qkv_concat=False``; left out, the defaults.
     Raises:
-        MappingError: MFC314 with every rule that the form cannot say; MFC301, MFC303, MFC305. OutputError: MFC401, MFC404.
-        UsageError: MFC501 for another form, or an argument that the form does not take.
+        MappingError: MFC314 with every rule that the format cannot say; MFC301, MFC303, MFC305. OutputError: MFC401, MFC404.
+        UsageError: MFC501 for another format, or an argument that the format does not take.
     """
     if to not in FORMS:
         hint = did_you_mean(str(to), FORMS) or HINT_FORM
@@ -54,16 +57,19 @@ def export(
         if value is not None:
             found, hint = f"given with to={to!r}", "Leave it out."
             raise UsageError("MFC501", argument, found=found, expected="nothing: this form does not depend on it", hint=hint)
+    content = read_caller_facts(config).config
+    form, path = resolve_form(family, options), local_path(target)
     if to == "mindformers":
-        return export_mindformers(family, target, overwrite=overwrite, **options)
-    content = config_of(config)
-    if to == "weight_converters":
-        return export_weight_converters(family, target, config=content, overwrite=overwrite, **options)
-    return export_troubleshooter(family, target, names=names_in(names), config=content, overwrite=overwrite, **options)
+        texts, notes = mindformers_files(form, path)
+    elif to == "weight_converters":
+        texts, notes = converters_file(form, path, content)
+    else:
+        texts, notes = weight_map_file(form, path, names_in(names), content)
+    return Exported(form.key, write_texts(texts, overwrite=overwrite, make_folders=True), notes)
 
 
 def names_in(thing: Loadable | Sequence[str] | None) -> Sequence[str] | None:
-    """The names of a checkpoint, or a list of names as it is; a list of paths of files that are there is a checkpoint."""
+    """The names of a checkpoint, or a list of names as it is. A list of files that exist is a checkpoint."""
     if thing is None:
         return None
     if is_list_of_names(thing):
@@ -72,7 +78,7 @@ def names_in(thing: Loadable | Sequence[str] | None) -> Sequence[str] | None:
 
 
 def is_list_of_names(thing: Any) -> bool:
-    """Whether this is a list of names, and not of files."""
+    """Whether this is a list of names, not of files."""
     is_list = isinstance(thing, list | tuple | set | frozenset) and bool(thing)
     return is_list and all(isinstance(name, str) and not _is_there(name) for name in thing)
 

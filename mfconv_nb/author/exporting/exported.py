@@ -1,4 +1,4 @@
-"""What every export has in common: the form of a family that is meant, files that appear all or not at all, and the result."""
+"""What all exports share: the form of a family that is exported, the result, and the refusal of rules."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mfconv_nb.core.errors import MappingError, OutputError, UsageError
+from mfconv_nb.core.errors import MappingError, UsageError
 from mfconv_nb.core.report import how_many
 from mfconv_nb.families.registry import family_meant
 from mfconv_nb.mapping.flaws import INDENT
 from mfconv_nb.mapping.forms import checked_options, options_of
 from mfconv_nb.mapping.rules import Family, default_form
+from mfconv_nb.mapping.solve import Directed
+
+Files = tuple[dict[Path, str], tuple[str, ...]]  # texts by their files, and notes for the reader
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What an export wrote: its files, and what is to be known or done next.
+    """The files that an export wrote, and notes for the reader.
 
     Attributes:
         family: the family's key.
-        files: what was written.
-        notes: sentences and lines for the reader, such as the two lines that make MindFormers know the files.
+        notes: sentences and lines, such as the two lines that make MindFormers know the files.
     """
 
     family: str
@@ -35,14 +37,14 @@ class Exported:
 
 @dataclass(frozen=True, slots=True)
 class Unsayable:
-    """A rule that the other tool has no words for, and what is missing."""
+    """A rule that the other tool has no words for, and what it lacks."""
 
     rule: str
     lacking: str
 
 
-def form_meant(family: str | Path | Family, options: Mapping[str, object]) -> Family:
-    """The one form of a family that is exported: its options as given, else their defaults.
+def resolve_form(family: str | Path | Family, options: Mapping[str, object]) -> Family:
+    """The form of a family to export: its options as given, else their defaults.
 
     Raises:
         MappingError: MFC301, MFC305. UsageError: MFC501 for an option that gives a size: exported files read sizes when they run.
@@ -61,32 +63,21 @@ def form_words(form: Family) -> str:
     return ", ".join(f"{name} = {value}" for name, value in form.chosen.items()) or "the only one"
 
 
-def write_texts(texts: Mapping[Path, str], *, overwrite: bool) -> tuple[Path, ...]:
-    """Write files, and the folders they lie in; none where one of them is there already.
+def rule_text(directed: Directed) -> str:
+    """A rule in one line: the names it reads, and the names it makes."""
+    source, target = (", ".join(p.text for p in patterns) for patterns in (directed.source, directed.target))
+    return f"{source} -> {target or 'nothing'}"
 
-    Raises:
-        OutputError: MFC401, MFC404.
-    """
-    there = [path for path in texts if path.exists()]
-    if there and not overwrite:
-        hint = "Choose another name, or say --force (overwrite=True in Python)."
-        raise OutputError("MFC401", there[0], found="a file", expected="no file", hint=hint)
-    for path, text in texts.items():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise OutputError("MFC404", path, found=error.strerror, expected="a place that can be written") from None
-    return tuple(texts)
+
+def cannot_say(where: str, found: str, expected: str) -> MappingError:
+    """The error for rules that the other tool has no words for."""
+    return MappingError("MFC314", where, found=found, expected=expected, hint="Convert it with mfconv itself: mfconv convert.")
 
 
 def refuse(unsayable: Sequence[Unsayable], key: str, expected: str) -> None:
     """Raises MappingError (MFC314) with every rule that cannot be said; nothing where there is none."""
-    if not unsayable:
-        return
     if len(unsayable) == 1:
-        where, found = unsayable[0].rule, unsayable[0].lacking
-    else:
-        where = f"family {key}"
-        found = f"\n{INDENT}".join([f"{how_many(len(unsayable), 'rule')}:", *(f"{u.rule}: {u.lacking}" for u in unsayable)])
-    raise MappingError("MFC314", where, found=found, expected=expected, hint="Convert it with mfconv itself: mfconv convert.")
+        raise cannot_say(unsayable[0].rule, unsayable[0].lacking, expected)
+    if unsayable:
+        lines = [f"{how_many(len(unsayable), 'rule')}:", *(f"{u.rule}: {u.lacking}" for u in unsayable)]
+        raise cannot_say(f"family {key}", f"\n{INDENT}".join(lines), expected)

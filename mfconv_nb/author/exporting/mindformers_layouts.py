@@ -1,4 +1,4 @@
-"""A layout sentence as explicit numpy operations: the text of a function that reshapes, splits, transposes and joins. Pure."""
+"""Writes a layout sentence as numpy operations: the text of a function that reshapes, splits, transposes and joins arrays. Pure."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mfconv_nb.core.errors import MappingError
 from mfconv_nb.core.layout import Axis, Expression, One, Product, Sum, TensorLayout, Zero, axis_names
 
 Dims = tuple[Expression, ...]
-Blocks = dict[frozenset[str], tuple[str, tuple[str, ...]]]  # names of the axes -> the variable, and the names in its order
-RESERVED = ("np", "size", "check_zeros")  # what the functions call
+Blocks = dict[frozenset[str], tuple[str, tuple[str, ...]]]  # axes of a block -> its variable, and the axes in their order there
+RESERVED = ("np", "size", "check_zeros")  # names that the functions use
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +21,10 @@ class Sentence:
     """One direction of a rule with a layout.
 
     Attributes:
-        source, target: the tensors; an axis that stands in the other side's names comes first in a tensor, as its tensors are stacked.
+        source, target: the tensors. Tensors that names count (one for each expert) are stacked: their first axis is the count.
         constants, same: the structural sizes of the rule.
-        from_config: axes whose size a config always tells.
-        perhaps: axes whose size a config may tell: asked for only where no shape tells it.
+        from_config: axes whose size every config gives.
+        perhaps: axes whose size a config may give; it is read only where shapes do not give it.
     """
 
     source: tuple[TensorLayout, ...]
@@ -37,13 +37,13 @@ class Sentence:
 
 @dataclass(slots=True)
 class _Writer:
-    """The lines of a function as they come about."""
+    """Collects the lines of a function."""
 
     lines: list[str] = field(default_factory=list)
     count: int = 0
 
     def assign(self, text: str) -> str:
-        """A new variable with this value; its name."""
+        """Add a line that sets a new variable; returns its name."""
         self.count += 1
         name = f"step_{self.count}"
         self.lines.append(f"{name} = {text}")
@@ -54,7 +54,7 @@ def function_text(name: str, sentence: Sentence, title: str) -> str:
     """The text of a function ``name(size, source_1, …)`` that returns the target arrays.
 
     Raises:
-        MappingError: MFC314 where no size of an axis can be told.
+        MappingError: MFC314 where neither a shape nor a config gives the size of an axis.
     """
     writer = _Writer()
     variables = [f"source_{n}" for n in range(1, len(sentence.source) + 1)]
@@ -63,12 +63,12 @@ def function_text(name: str, sentence: Sentence, title: str) -> str:
     for variable, tensor in zip(variables, sentence.source, strict=True):
         _take_apart(writer, variable, tensor, False, blocks)
     results = [_put_together(writer, tensor, False, blocks, variables[0]) for tensor in sentence.target]
-    body = [f'"""{title}"""', *_used([*writer.lines, f"return [{', '.join(results)}]"])]
+    body = [f'"""{title}"""', *_without_unused([*writer.lines, f"return [{', '.join(results)}]"])]
     return "\n".join([f"def {name}(size, {', '.join(variables)}):", *(f"    {line}" for line in body)])
 
 
-def _used(lines: Sequence[str]) -> list[str]:
-    """The lines without those that set a variable no later line looks at."""
+def _without_unused(lines: Sequence[str]) -> list[str]:
+    """The lines without those whose variable no later line uses."""
     kept: list[str] = []
     for line in reversed(lines):
         variable = re.match(r"(\w+) = ", line)
@@ -81,7 +81,7 @@ def _used(lines: Sequence[str]) -> list[str]:
 
 
 def _size_lines(sentence: Sentence, variables: Sequence[str]) -> list[str]:
-    """One line for every axis: a constant, the length of an axis of its own, from config.json, or what is left of a shape."""
+    """One line for every axis: its size is a constant, the length of an array's axis, a size of config.json, or solved from a length."""
     lines = [f"{variable_of(axis)} = {size}" for axis, size in sentence.constants.items()]
     known = set(sentence.constants)
     places = [(e, f"{v}.shape[{n}]") for v, tensor in zip(variables, sentence.source, strict=True) for n, e in enumerate(tensor)]
@@ -101,17 +101,17 @@ def _size_lines(sentence: Sentence, variables: Sequence[str]) -> list[str]:
     for axis in sorted(wanted & sentence.from_config - known):
         learn(axis, f'size("{axis}")')
     while wanted - known:
-        found = next((f for e, text in places if (f := _solved(e, text, known, sentence.same))), None)
+        found = next((f for e, text in places if (f := _solve_axis(e, text, known, sentence.same))), None)
         asked = sorted(wanted & sentence.perhaps - known)
         if found is None and not asked:
             missing = ", ".join(sorted(wanted - known))
-            raise MappingError("MFC314", found=f"no size for {missing}", expected="a size that config.json or a shape tells")
+            raise MappingError("MFC314", found=f"no size for {missing}", expected="a size from config.json or a shape")
         learn(*(found or (asked[0], f'size("{asked[0]}")')))
     return lines
 
 
-def _solved(e: Expression, text: str, known: set[str], same: Mapping[str, str]) -> tuple[str, str] | None:
-    """The one axis of an expression that is not known, and its size as a text; None where there is none or several."""
+def _solve_axis(e: Expression, text: str, known: set[str], same: Mapping[str, str]) -> tuple[str, str] | None:
+    """The one unknown axis of an expression, and its size as a text; None where there are none or several."""
     if isinstance(e, Axis):
         return None if e.name in known else (e.name, text)
     if not isinstance(e, Product | Sum):
@@ -129,11 +129,11 @@ def _solved(e: Expression, text: str, known: set[str], same: Mapping[str, str]) 
         ones = [size_text(p) for p in parts if isinstance(p, One | Zero)]
         rest = " - ".join([text, *given, *ones])
         rest = f"({rest}) // {len(unknown)}" if len(unknown) > 1 else f"({rest})"
-    return _solved(unknown[0], rest, known, same)
+    return _solve_axis(unknown[0], rest, known, same)
 
 
 def variable_of(axis: str) -> str:
-    """An axis as a variable: ``in`` is a word of Python, and ``np`` is numpy."""
+    """The variable for an axis; with ``_`` where Python or the function uses the name: ``in_``, ``np_``."""
     taken = keyword.iskeyword(axis) or axis in RESERVED or re.fullmatch(r"(step|source)_[0-9]+", axis)
     return f"{axis}_" if taken else axis
 
@@ -157,19 +157,19 @@ def _shape_text(dims: Iterable[Expression]) -> str:
 # ---- arrays --------------------------------------------------------------------------------------------------------------
 
 
-def _flat(dims: Iterable[Expression]) -> Dims:
-    """The axes with products taken apart and axes of size one left away."""
+def _flatten(dims: Iterable[Expression]) -> Dims:
+    """The axes with products taken apart, without axes of size one."""
     found: list[Expression] = []
     for e in dims:
         if isinstance(e, Product):
-            found += _flat(e.factors)
+            found += _flatten(e.factors)
         elif not isinstance(e, One | Zero):
             found.append(e)
     return tuple(found)
 
 
 def _has_zeros(dims: Iterable[Expression]) -> bool:
-    """Whether these axes, without looking into sums, say that all numbers are zero."""
+    """Whether a ``0`` among these axes, outside of sums, says that all numbers are zero."""
     return any(isinstance(e, Zero) or (isinstance(e, Product) and _has_zeros(e.factors)) for e in dims)
 
 
@@ -182,8 +182,8 @@ def _with_part(dims: Dims, place: int, part: Expression) -> Dims:
 
 
 def _take_apart(writer: _Writer, variable: str, dims: Dims, zeros: bool, blocks: Blocks) -> None:
-    """Lines that cut a tensor into its blocks, each with one axis a name; the blocks by their names."""
-    flat, zeros = _flat(dims), zeros or _has_zeros(dims)
+    """Add lines that cut a tensor into its blocks, and the blocks to ``blocks``."""
+    flat, zeros = _flatten(dims), zeros or _has_zeros(dims)
     if flat != dims:
         variable = writer.assign(f"{variable}.reshape({_shape_text(flat)})")
     place = _first_sum(flat)
@@ -203,8 +203,8 @@ def _take_apart(writer: _Writer, variable: str, dims: Dims, zeros: bool, blocks:
 
 
 def _put_together(writer: _Writer, dims: Dims, zeros: bool, blocks: Blocks, like: str) -> str:
-    """Lines that make a tensor of its blocks; the variable that holds it."""
-    flat, zeros = _flat(dims), zeros or _has_zeros(dims)
+    """Add lines that build a tensor of its blocks; returns its variable."""
+    flat, zeros = _flatten(dims), zeros or _has_zeros(dims)
     place = _first_sum(flat)
     if place is not None:
         e = flat[place]
@@ -214,12 +214,12 @@ def _put_together(writer: _Writer, dims: Dims, zeros: bool, blocks: Blocks, like
     elif zeros:
         return writer.assign(f"np.zeros({_shape_text(dims)}, {like}.dtype)")
     else:
-        variable = _in_order(writer, [e.name for e in flat if isinstance(e, Axis)], blocks)
+        variable = _arrange_block(writer, [e.name for e in flat if isinstance(e, Axis)], blocks)
     return variable if flat == dims else writer.assign(f"{variable}.reshape({_shape_text(dims)})")
 
 
-def _in_order(writer: _Writer, names: Sequence[str], blocks: Blocks) -> str:
-    """The block of these axes, transposed where they stand in another order."""
+def _arrange_block(writer: _Writer, names: Sequence[str], blocks: Blocks) -> str:
+    """The variable of a block with its axes in this order; adds a line that transposes it where needed."""
     if frozenset(names) not in blocks:
         raise MappingError("MFC314", found=f"a block {' '.join(names)} on one side only", expected="the same blocks on both sides")
     variable, order = blocks[frozenset(names)]

@@ -1,4 +1,4 @@
-"""The sentences by which a family reads its sizes from config.json, as Python expressions. Pure."""
+"""Translates the sentences by which a family reads sizes from config.json into Python expressions. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SIGNS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Mod: "%", ast.Pow: "**"
 
 
 def alternatives_of(sentence: str) -> list[tuple[str, str]]:
-    """For every alternative of a sentence where it begins to count and where it ends, as expressions over ``config`` and ``at``."""
+    """For every alternative of a sentence its first index and its size, as expressions over ``config`` and ``at``."""
     found = []
     for alternative in (text.strip() for text in sentence.split("|")):
         if alternative == UNKNOWN:
@@ -23,13 +23,13 @@ def alternatives_of(sentence: str) -> list[tuple[str, str]]:
     return found
 
 
-def always_told(sentence: str) -> bool:
-    """Whether a config without this size is refused."""
+def is_always_known(sentence: str) -> bool:
+    """Whether every config has this size: one without it is refused."""
     return UNKNOWN not in sentence
 
 
 def expression_text(sentence: str) -> str:
-    """``hidden_size / num_attention_heads`` as ``exactly(config["hidden_size"], config["num_attention_heads"])``."""
+    """``hidden_size / num_attention_heads`` as ``divide(config["hidden_size"], config["num_attention_heads"])``."""
     return _text(ast.parse(_PLACEHOLDER.sub(lambda m: _AT + m[1], sentence), mode="eval").body)
 
 
@@ -43,7 +43,7 @@ def _text(node: ast.expr) -> str:
     if isinstance(node, ast.Subscript):
         return f"{_text(node.value)}[{_text(node.slice)}]"
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
-        return f"exactly({_text(node.left)}, {_text(node.right)})"
+        return f"divide({_text(node.left)}, {_text(node.right)})"
     if isinstance(node, ast.BinOp):
         return f"({_text(node.left)} {_SIGNS[type(node.op)]} {_text(node.right)})"
     if isinstance(node, ast.UnaryOp) and isinstance(node.operand, ast.Name):

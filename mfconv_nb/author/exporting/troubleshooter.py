@@ -1,7 +1,7 @@
-"""export_troubleshooter: a family as TroubleShooter's weight map, the JSON that its ``convert_weight(weight_map_path=...)`` reads.
+"""A family as TroubleShooter's weight map, the JSON that its ``convert_weight(weight_map_path=...)`` reads.
 
-The file is a list of two objects: every name of the torch side with its MindSpore name, and for special tensors the function that
-changes them. There is one such function, an extra axis for the weight of a one-dimensional convolution.
+The file is a list of two objects: every torch name with its MindSpore name, and special tensors with the function that changes them.
+There is one such function: it adds an axis to the weight of a one-dimensional convolution.
 
 Refuses: every rule that needs more than a rename or that axis, all at once (MFC314); names that no rule knows (MFC303).
 Source: troubleshooter 1.0.18, ``migrator/weight_migrator.py``.
@@ -14,12 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.author.exporting.exported import Exported, Unsayable, form_meant, refuse, write_texts
+from mfconv_nb.author.exporting.exported import Files, Unsayable, refuse, rule_text
 from mfconv_nb.core.checkpoint import HF, MF
 from mfconv_nb.core.errors import MappingError, UsageError, did_you_mean, quoted
 from mfconv_nb.core.folding import fold, folded_names
-from mfconv_nb.core.layout import One, TensorLayout
-from mfconv_nb.core.paths import local_path
+from mfconv_nb.core.layout import One
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sizes import read_sizes
 from mfconv_nb.mapping.expected import expected_specs
@@ -31,25 +30,16 @@ CONV1D = "troubleshooter.migrator.mapping_relation.weight_adapter.trans_conv1d_w
 EXPECTED = "renames, and the extra axis of a Conv1d weight (out in width -> out in 1 width)"
 
 
-def export_troubleshooter(
-    family: str | Path | Family,
-    target: str | Path,
-    *,
-    names: Sequence[str] | None = None,
-    config: Mapping[str, Any] | None = None,
-    overwrite: bool = False,
-    **options: object,
-) -> Exported:
-    """Write one form of a family as TroubleShooter's weight map, which lists every name of a model.
+def weight_map_file(form: Family, file: Path, names: Sequence[str] | None, config: Mapping[str, Any] | None) -> Files:
+    """A weight map, which lists every name of a model.
 
     Args:
-        names: the names of the torch side: those of the state dict that is to be converted, in its order.
+        names: the names of the state dict that is to be converted, in its order.
         config: the content of a config.json, for the names that it promises. Without either, those of the family's toy.
     Raises:
-        MappingError: MFC314 with every rule that cannot be said, MFC303 with names that no rule knows; MFC301, MFC305.
-        OutputError: MFC401, MFC404.
+        MappingError: MFC314 with every rule that cannot be said, MFC303 with names that no rule knows. UsageError: MFC501 without names.
     """
-    form = form_meant(family, options)
+    origin = "those of the checkpoint"
     if names is None:
         content = config if config is not None else form.toy
         if not content:
@@ -58,12 +48,9 @@ def export_troubleshooter(
             raise UsageError("MFC501", "names", found="none", expected=expected, hint=hint)
         names = [spec.name for spec in expected_specs(form, read_sizes(content, form.sizes), HF)]
         origin = "those that the config promises" if config is not None else "those of the family's toy: names= or config= gives a model's"
-    else:
-        origin = "those of the checkpoint"
-    renamed, values = weight_map(form, names)
-    text = json.dumps([renamed, values], indent=1, ensure_ascii=False) + "\n"
-    files = write_texts({local_path(target): text}, overwrite=overwrite)
-    return Exported(form.key, files, (f"{how_many(len(renamed), 'name')}, {origin}.",))
+    renamed, functions = weight_map(form, names)
+    text = json.dumps([renamed, functions], indent=1, ensure_ascii=False) + "\n"
+    return {file: text}, (f"{how_many(len(renamed), 'name')}, {origin}.",)
 
 
 def weight_map(form: Family, names: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -88,7 +75,7 @@ def weight_map(form: Family, names: Sequence[str]) -> tuple[dict[str, str], dict
             continue
         directed, at = hits[0]
         if lacking := _lacking(directed):
-            unsayable.setdefault(directed.rule, Unsayable(_where(directed), lacking))
+            unsayable.setdefault(directed.rule, Unsayable(rule_text(directed), lacking))
         else:
             renamed[name] = directed.target[0].fill(at)
             values |= {name: CONV1D} if _is_conv1d(directed) else {}
@@ -101,13 +88,8 @@ def weight_map(form: Family, names: Sequence[str]) -> tuple[dict[str, str], dict
     return renamed, values
 
 
-def _where(directed: Directed) -> str:
-    target = ", ".join(p.text for p in directed.target) or "nothing"
-    return f"{', '.join(p.text for p in directed.source)} -> {target}"
-
-
 def _lacking(directed: Directed) -> str:
-    """What the map cannot say of a rule; empty where it can."""
+    """Why the map cannot say a rule; empty where it can."""
     if isinstance(directed.rule, Drop):
         return "a place for a tensor that MindFormers does not have: the map must give every name a new one"
     if not isinstance(directed.rule, Rule | Tied) or len(directed.source) != 1 or len(directed.target) != 1 or any(directed.own):
@@ -125,8 +107,4 @@ def _is_conv1d(directed: Directed) -> bool:
     if directed.layouts is None:
         return False
     source, target = directed.layouts[0][0], directed.layouts[1][0]
-    return len(source) == 3 and target == _with_extra_axis(source)
-
-
-def _with_extra_axis(tensor: TensorLayout) -> TensorLayout:
-    return (*tensor[:2], One(), *tensor[2:])
+    return len(source) == 3 and target == (*source[:2], One(), *source[2:])

@@ -12,7 +12,7 @@ from mfconv_nb.author.exporting.export import is_list_of_names
 from mfconv_nb.author.importing.drafts import (
     MAPPING,
     TRANSFORMERS,
-    Known,
+    Context,
     check_form,
     rules_in_pairs,
     rules_in_text,
@@ -20,12 +20,13 @@ from mfconv_nb.author.importing.drafts import (
 )
 from mfconv_nb.author.importing.imported import ImportedRules
 from mfconv_nb.author.importing.rule_texts import unreadable
-from mfconv_nb.author.importing.transformers_rules import registered
+from mfconv_nb.author.importing.transformers_rules import read_registered_transforms
 from mfconv_nb.author.importing.troubleshooter import MAX_JSON
 from mfconv_nb.author.importing.weight_mapping import pairs_from
 from mfconv_nb.core.errors import InputError, UsageError, one_line, quoted
 from mfconv_nb.core.paths import local_path
-from mfconv_nb.steps.loading.load import Loadable, config_of, load
+from mfconv_nb.steps.loading.caller_facts import read_caller_facts
+from mfconv_nb.steps.loading.load import Loadable, load
 
 _MODEL_TYPE = re.compile(r"[A-Za-z0-9_]+")
 
@@ -37,17 +38,17 @@ def import_rules(
     names: Loadable | Sequence[str] | None = None,
     config: str | Path | Mapping[str, Any] | None = None,
 ) -> ImportedRules:
-    """Read the rules of another tool as drafts, and say what is wrong with them. No text is run, and nothing that it names is imported.
+    """Read the rules of another tool as drafts, and say what is wrong with them. Runs no text, and imports nothing that it names.
 
     - ``"weight_converters"``: the list that a model class of MindFormers declares, in a Python text (its `utils.py`).
-    - ``"weight_mapping"``: the pairs of texts of static inference. What they do depends on their order, so ``names`` are needed.
-    - ``"transformers"``: a Python text with `WeightRenaming` and `WeightConverter`, or a model type such as ``"mixtral"``, for which the
-      installed transformers is asked. Most of these patterns are parts of names, so ``names`` are needed.
+    - ``"weight_mapping"``: the pairs of texts of static inference. Their result depends on their order, so ``names`` are needed.
+    - ``"transformers"``: a Python text with `WeightRenaming` and `WeightConverter`, or a model type such as ``"mixtral"``, whose mapping
+      the installed transformers has. Most of these patterns are parts of names, so ``names`` are needed.
     - ``"troubleshooter"``: TroubleShooter's weight map, a JSON.
 
     Args:
         source: a file, a text, a model type, or pairs of texts.
-        form: one of the above; left out, told from the content. A model type needs ``form="transformers"``.
+        form: one of the above; left out, the content decides. A model type needs ``form="transformers"``.
         names: a checkpoint of the side that the rules read (anything ``load`` takes), or its names.
         config: a config.json, its folder, or its content: sizes are read from it. Left out: that of ``names``, if it has one.
     Returns:
@@ -56,47 +57,47 @@ def import_rules(
         MappingError: MFC315 for a text that cannot be read. UsageError: MFC501. InputError: MFC1xx.
     """
     check_form(form)
-    known = _known(names, config)
+    given = _read_given(names, config)
     pairs = pairs_from(source)
     if pairs is not None and form in (None, MAPPING):
-        return rules_in_pairs(pairs, is_set=isinstance(source, set | frozenset), known=known)
+        return rules_in_pairs(pairs, is_set=isinstance(source, set | frozenset), given=given)
     if not isinstance(source, str | Path):
         expected = "a file, a text, a model type, or pairs of texts"
         hint = "A path or a text can always be read."
         raise UsageError("MFC501", "source", found=f"a {type(source).__name__}", expected=expected, hint=hint)
     if form == TRANSFORMERS and isinstance(source, str) and _MODEL_TYPE.fullmatch(source) and not Path(source).is_file():
-        return _of_model_type(source, known)
-    text, where = _text(source)
-    return rules_in_text(text, where, form, known)
+        return _import_model_type(source, given)
+    text, where = _read_text(source)
+    return rules_in_text(text, where, form, given)
 
 
-def _known(names: Any, config: Any) -> Known:
-    content = config_of(config)
+def _read_given(names: Any, config: Any) -> Context:
+    content = read_caller_facts(config).config
     if names is None:
-        return Known((), None, content)
+        return Context((), None, content)
     if is_list_of_names(names):
-        return Known(tuple(dict.fromkeys(names)), None, content)
+        return Context(tuple(dict.fromkeys(names)), None, content)
     checkpoint = load(names)
-    known = Known(tuple(t.name for t in checkpoint), {t.name: t.shape for t in checkpoint}, content)
-    return replace(known, config=checkpoint.config) if content is None else known
+    given = Context(tuple(t.name for t in checkpoint), {t.name: t.shape for t in checkpoint}, content)
+    return replace(given, config=checkpoint.config) if content is None else given
 
 
-def _of_model_type(model_type: str, known: Known) -> ImportedRules:
+def _import_model_type(model_type: str, given: Context) -> ImportedRules:
     try:
-        found = registered(model_type)
+        mapping = read_registered_transforms(model_type)
     except ImportError as error:
-        told, wanted = one_line(str(error))[:200], "transformers, to ask for a model type"
-        raise UsageError("MFC501", "form", found=told, expected=wanted, hint="pip install transformers") from None
-    if found is None:
+        found, expected = one_line(str(error))[:200], "transformers, to look up a model type"
+        raise UsageError("MFC501", "form", found=found, expected=expected, hint="pip install transformers") from None
+    if mapping is None:
         expected = "a model type that transformers has a conversion mapping for"
         hint = "Models that keep their names have none. A Python text with a list of WeightRenaming can be read too."
         raise UsageError("MFC501", "source", found=quoted(model_type), expected=expected, hint=hint)
-    transforms, version = found
-    return rules_of_transforms(transforms, f"transformers {version}, {model_type}", known)
+    transforms, version = mapping
+    return rules_of_transforms(transforms, f"transformers {version}, {model_type}", given)
 
 
-def _text(source: str | Path) -> tuple[str, str]:
-    """A text, and what it is called: a file is read, anything with a bracket or a line break is the text itself."""
+def _read_text(source: str | Path) -> tuple[str, str]:
+    """A text, and its name in messages. Anything with a bracket or a line break is the text itself; else it is a file."""
     if isinstance(source, str) and re.search(r"[\n(\[{]", source) and not _is_file(source):
         return source, "the text"
     try:

@@ -1,20 +1,20 @@
-"""What an import of another tool's rules gives: drafted rules, each with the line it was made from, and what is wrong with theirs. Pure."""
+"""The result of an import: drafted rules, each with the line it was made from, and findings about the other tool's rules. Pure."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mfconv_nb.core.errors import one_line
 from mfconv_nb.core.folding import folded_names
 from mfconv_nb.core.report import Column, Result, Table, how_many, json_text
-from mfconv_nb.mapping.rules import AnyRule, Drop, Family
+from mfconv_nb.mapping.rules import Family, Rule
 
-# what a finding may say of a rule of theirs
+# the kinds of findings
 OVERLAPS = "overlaps another"
 NEVER_MATCHES = "never matches"
 SHADOWED = "shadowed by an earlier one"
@@ -25,12 +25,14 @@ NO_ORDER = "has no order"
 NOT_UNDERSTOOD = "not understood"
 NEEDS_NAMES = "needs names"
 
-MOST_TOLD = 40  # findings that the printed form lists; all of them are in ``findings``
+Shapes = Mapping[str, tuple[int, ...]]  # shapes of the given names, by names with {} for each number between dots
+
+MOST_TOLD = 40  # findings in the printed result; ``findings`` has all of them
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What the lint says of one rule of theirs.
+    """What the lint says about one rule of the other tool.
 
     Attributes:
         kind: one of the words above.
@@ -49,12 +51,27 @@ class Finding:
         return one_line(f"{where}{self.rule}: {self.kind}: {self.why}")
 
 
+class Theirs(Protocol):
+    """A rule of the other tool; its ``str`` is how it is written there."""
+
+    @property
+    def line(self) -> int: ...
+
+
+def finding_of(kind: str, theirs: Theirs, why: str) -> Finding:
+    """A finding about one rule of the other tool."""
+    return Finding(kind, str(theirs), theirs.line, why)
+
+
 @dataclass(frozen=True, slots=True)
 class Drafted:
-    """One drafted rule, and the rule of theirs that it was made from."""
+    """One drafted rule, and the rule of the other tool that it was made from."""
 
-    rule: AnyRule
+    rule: Rule
     theirs: str
+
+    def __str__(self) -> str:
+        return self.theirs
 
     @property
     def line(self) -> int:
@@ -62,19 +79,34 @@ class Drafted:
 
     @property
     def hf(self) -> str:
-        return self.rule.pattern if isinstance(self.rule, Drop) else text_of(self.rule.hf)
+        return _names_text(self.rule.hf)
 
     @property
     def mf(self) -> str:
-        return "" if isinstance(self.rule, Drop) else text_of(self.rule.mf)
+        return _names_text(self.rule.mf)
 
     @property
     def layout(self) -> str:
-        return "" if isinstance(self.rule, Drop) else self.rule.layout or ""
+        return self.rule.layout or ""
 
 
-def text_of(names: str | Sequence[str]) -> str:
+def _names_text(names: str | Sequence[str]) -> str:
     return names if isinstance(names, str) else ", ".join(names)
+
+
+@dataclass(slots=True)
+class Drafts:
+    """Drafts and findings while a source is read, and notes about its format."""
+
+    drafted: list[Drafted] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
+
+    def add(self, each: Drafted | Finding) -> None:
+        if isinstance(each, Drafted):
+            self.drafted.append(each)
+        else:
+            self.findings.append(each)
 
 
 @dataclass(frozen=True, repr=False)
@@ -82,13 +114,13 @@ class ImportedRules(Result):
     """Rules of another tool as drafts, and what a lint finds in them.
 
     Attributes:
-        form: whose form they were in.
+        form: the format they were in, such as "weight_converters".
         source: the file, the model type, or "the text".
         drafted: the rules, in their order; ``rule.written_at`` is the file and the line.
-        findings: what is wrong with rules of theirs. One that has a finding may still be drafted: the draft matches whole names.
-        sizes: for axes of the sentences, where config.json has them.
-        notes: sentences about the form.
-        unmatched: names, of those that were given, that no drafted rule takes.
+        findings: what is wrong with the other tool's rules. A rule with a finding may still be drafted: the draft matches whole names.
+        sizes: for each axis of a layout where its size stands in config.json.
+        notes: sentences about the format.
+        unmatched: those of the given names that no drafted rule takes.
     """
 
     form: str
@@ -101,7 +133,7 @@ class ImportedRules(Result):
     config: Mapping[str, Any] | None = None
 
     @property
-    def rules(self) -> tuple[AnyRule, ...]:
+    def rules(self) -> tuple[Rule, ...]:
         """The drafted rules alone."""
         return tuple(d.rule for d in self.drafted)
 

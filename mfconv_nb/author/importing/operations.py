@@ -1,7 +1,7 @@
 """A chain of transformers' operations (`Concatenate`, `MergeModulelist`, `Chunk`, ...) as one layout sentence. Pure.
 
-The chain is followed on the names of axes: each operation moves, joins or splits names, and what stands at the end is the right side.
-Refuses, with a reason: an operation that decides by shape, one that asks the model, and what has no words in the notation.
+The chain is applied to names of axes instead of tensors: each operation moves, joins or splits names, and the result is the right side.
+Refuses, with a reason: an operation that decides by shape or asks the model, and what the notation has no words for.
 """
 
 from __future__ import annotations
@@ -12,25 +12,26 @@ from typing import Any
 
 from mfconv_nb.core.report import how_many
 
-Sizes = Mapping[str, int | str]
-PART_WORDS = {"gate": "gate", "w1": "gate", "up": "up", "w3": "up", "q": "q", "k": "k", "v": "v"}
+OwnSizes = Mapping[str, int | str]  # the sizes of a rule's own axes: a number, or the axis with the same size
+PART_WORDS = {"w1": "gate", "w3": "up", "query": "q", "key": "k", "value": "v", **{word: word for word in ("gate", "up", "q", "k", "v")}}
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One operation: the class, and its arguments."""
+    """One operation: its class and its arguments."""
 
     name: str
     more: Mapping[str, Any] = field(hash=False)
 
     def number(self, key: str, default: int) -> int | None:
+        """An argument that counts an axis; None where it is no small number."""
         value = self.more.get(key, default)
         return value if type(value) is int and 0 <= value < 8 else None
 
 
 @dataclass
 class Followed:
-    """Where a chain stands: the axes that each tensor had at first, and those it has now."""
+    """The state of a chain: the axes that each tensor had at first, and those it has now."""
 
     first: list[list[str]]
     now: list[list[str]]
@@ -38,18 +39,18 @@ class Followed:
 
 
 class CannotSay(Exception):
-    """Inside the import only: why a chain is no sentence."""
+    """Why a chain is no sentence. Stays inside the import."""
 
 
 def sentence_of(
     chain: Sequence[Operation], sources: Sequence[str], targets: Sequence[str], axes: int, own: str | None
-) -> tuple[str, Sizes]:
+) -> tuple[str, OwnSizes]:
     """The sentence of a chain, and the rule's own sizes.
 
     Args:
-        sources, targets: patterns of the two sides, for the names of parts.
+        sources, targets: patterns of the two sides; parts get their names from them.
         axes: how many axes a source tensor has.
-        own: the placeholder that counts the tensors that are merged.
+        own: the placeholder that counts the merged tensors.
     Raises:
         CannotSay: with the reason.
     """
@@ -61,18 +62,18 @@ def sentence_of(
         if chunked:
             raise CannotSay(f"{operation.name} behind {before}, of some of its parts only")
         if operation.name == "MergeModulelist":
-            _merge(state, operation, own)
+            _merge_tensors(state, operation, own)
         elif operation.name == "Concatenate":
-            _join(state, operation, sources)
+            _join_tensors(state, operation, sources)
         elif operation.name in ("Chunk", "Split"):
-            _split(state, operation, targets, after_turns=before == "Interleave" and not chain[place - 1].more.get("inverse", False))
+            _split_tensor(state, operation, targets, after_turns=before == "Interleave" and not chain[place - 1].more.get("inverse", False))
             chunked = True
         elif operation.name == "Transpose":
-            _transpose(state, operation)
+            _swap_axes(state, operation)
         elif operation.name == "Interleave":
-            _turns(state, operation, followed_by=chain[place + 1].name if place + 1 < len(chain) else "")
+            _interleave_halves(state, operation, followed_by=chain[place + 1].name if place + 1 < len(chain) else "")
         elif operation.name == "PermuteForRope":
-            _rope(state, operation)
+            _permute_for_rope(state, operation)
         else:
             raise CannotSay(f"{operation.name} has no words in a layout")
     if own is not None and not any(own in tensor for tensor in state.now):
@@ -83,21 +84,21 @@ def sentence_of(
     return f"{left} -> {right}", state.sizes
 
 
-def _axis(state: Followed, dim: int | None, tensor: int = 0) -> str:
+def _axis_at(state: Followed, dim: int | None, tensor: int = 0) -> str:
     if dim is None or dim >= len(state.now[tensor]):
         raise CannotSay("an axis that the tensor does not have")
     return state.now[tensor][dim]
 
 
-def _replace(state: Followed, tensor: int, name: str, first: str, now: str) -> None:
-    """Another expression for an axis that has been moved only."""
+def _replace_axis(state: Followed, tensor: int, name: str, first: str, now: str) -> None:
+    """Write an axis as another expression on both sides. It must not have been joined or split before."""
     if name not in state.first[tensor]:
         raise CannotSay("an axis that was joined or split before")
     state.first[tensor] = [first if axis == name else axis for axis in state.first[tensor]]
     state.now[tensor] = [now if axis == name else axis for axis in state.now[tensor]]
 
 
-def _merge(state: Followed, operation: Operation, own: str | None) -> None:
+def _merge_tensors(state: Followed, operation: Operation, own: str | None) -> None:
     dim = operation.number("dim", 0)
     if own is None or dim is None or dim > len(state.now[0]):
         raise CannotSay("MergeModulelist without a number in the names that counts the tensors")
@@ -105,14 +106,14 @@ def _merge(state: Followed, operation: Operation, own: str | None) -> None:
         tensor.insert(dim, own)
 
 
-def _join(state: Followed, operation: Operation, sources: Sequence[str]) -> None:
+def _join_tensors(state: Followed, operation: Operation, sources: Sequence[str]) -> None:
     if operation.more.get("num_shards_attribute") is not None or len(state.now) < 2:
         raise CannotSay("Concatenate of a number of tensors that only the model's config knows")
     dim = operation.number("dim", 0)
-    name = _axis(state, dim)
+    name = _axis_at(state, dim)
     parts = part_names(sources)
     for tensor, part in enumerate(parts):
-        _replace(state, tensor, name, part, part)
+        _replace_axis(state, tensor, name, part, part)
     assert dim is not None
     joined = [*state.now[0][:dim], f"({' + '.join(parts)})", *state.now[0][dim + 1 :]]
     state.now = [joined]
@@ -120,63 +121,64 @@ def _join(state: Followed, operation: Operation, sources: Sequence[str]) -> None
         state.sizes |= dict.fromkeys(parts[1:], parts[0])
 
 
-def _split(state: Followed, operation: Operation, targets: Sequence[str], *, after_turns: bool) -> None:
+def _split_tensor(state: Followed, operation: Operation, targets: Sequence[str], *, after_turns: bool) -> None:
     if operation.more.get("num_shards_attribute") is not None or len(state.now) != 1 or len(targets) < 2:
         raise CannotSay(f"{operation.name} into a number of tensors that only the model's config knows")
     dim = operation.number("dim", 0)
-    name, parts = _axis(state, dim), part_names(targets)
+    name, parts = _axis_at(state, dim), part_names(targets)
     if after_turns and len(parts) == 2 and name == "(pair half)":
         state.first[0] = [f"(half ({' + '.join(parts)}))" if axis == "(half pair)" else axis for axis in state.first[0]]
         state.now = [[f"(half {part})" if axis == name else axis for axis in state.now[0]] for part in parts]
         state.sizes = {**{k: v for k, v in state.sizes.items() if k != "pair"}, **dict.fromkeys(parts, 1)}
         return
-    _replace(state, 0, name, f"({' + '.join(parts)})", name)
+    _replace_axis(state, 0, name, f"({' + '.join(parts)})", name)
     state.now = [[part if axis == name else axis for axis in state.now[0]] for part in parts]
     if operation.name == "Chunk":
         state.sizes |= dict.fromkeys(parts[1:], parts[0])
 
 
-def _transpose(state: Followed, operation: Operation) -> None:
+def _swap_axes(state: Followed, operation: Operation) -> None:
     one, other = operation.number("dim0", 0), operation.number("dim1", 1)
     if operation.more.get("check_dims"):
         raise CannotSay("Transpose(check_dims=True) looks at the model's shape: of a square tensor nobody can tell what it did")
     if len(state.now) != 1:
         raise CannotSay("Transpose of several tensors")
-    first, second = _axis(state, one), _axis(state, other)
+    first, second = _axis_at(state, one), _axis_at(state, other)
     swap = {first: second, second: first}
     state.now = [[swap.get(axis, axis) for axis in state.now[0]]]
 
 
-def _turns(state: Followed, operation: Operation, followed_by: str) -> None:
+def _interleave_halves(state: Followed, operation: Operation, followed_by: str) -> None:
     if len(state.now) != 1:
         raise CannotSay("Interleave of several tensors")
-    name = _axis(state, operation.number("dim", 0))
+    name = _axis_at(state, operation.number("dim", 0))
     halves, pairs = "(half pair)", "(pair half)"
     inverse = bool(operation.more.get("inverse", False))
-    _replace(state, 0, name, pairs if inverse else halves, halves if inverse else pairs)
+    _replace_axis(state, 0, name, pairs if inverse else halves, halves if inverse else pairs)
     state.sizes["pair"] = 2
 
 
-def _rope(state: Followed, operation: Operation) -> None:
+def _permute_for_rope(state: Followed, operation: Operation) -> None:
     if operation.more.get("permute_layer_names") is not None or len(state.now) != 1:
         raise CannotSay("PermuteForRope of some of several tensors, by words in their names")
-    name, inverse = _axis(state, 0), bool(operation.more.get("inverse", False))
+    name, inverse = _axis_at(state, 0), bool(operation.more.get("inverse", False))
     inside = operation.more.get("subconfig_key")
     heads = f"{str(inside).removesuffix('_config')}_heads" if inside else "heads"
     if not heads.isidentifier() or not heads.islower():
         raise CannotSay(f"PermuteForRope with the heads of {inside!r}")
     first, now = f"({heads} half pair)", f"({heads} pair half)"
-    _replace(state, 0, name, now if inverse else first, first if inverse else now)
+    _replace_axis(state, 0, name, now if inverse else first, first if inverse else now)
     state.sizes["pair"] = 2
 
 
-def part_names(patterns: Sequence[str]) -> tuple[str, ...]:
-    """What the parts of a tensor are called: by the words of their names that differ."""
-    split = [pattern.replace("\\", "").replace("*", "").split(".") for pattern in patterns]
+def part_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Names for the parts of a tensor: the first word in which their tensors' names differ, else numbers."""
+    split = [name.replace("\\", "").replace("*", "").split(".") for name in names]
     for words in zip(*split, strict=False):
-        if len(set(words)) == len(words):
-            short = [word.removesuffix("_proj").removesuffix("_layer") for word in words]
-            known = tuple(PART_WORDS.get(word, "") for word in short)
-            if all(known) and len(set(known)) == len(known):
-                return known
-    return tuple(f"part_{n}" for n in range(1, len(patterns) + 1))
+        short = [word.removesuffix("_proj").removesuffix("_layer") for word in words]
+        known = tuple(PART_WORDS.get(word, "") for word in short)
+        if all(known) and len(set(known)) == len(known):
+            return known
+        if len(set(short)) == len(short) and all(word.isascii() and word.isidentifier() and word.islower() for word in short):
+            return tuple(f"{word}_part" for word in short)
+    return tuple(f"part_{n}" for n in range(1, len(names) + 1))

@@ -1,8 +1,8 @@
-"""A regular expression of theirs, admitted only where matching it against a name takes few steps. Theirs come from texts of strangers.
+"""Admits a regular expression only if matching it against a name takes few steps: the texts may come from strangers.
 
 Admitted: text, escaped characters, ``.``, ``\\d``, ``\\w``, classes, ``^``, ``$``, groups, look-arounds, alternatives, and ``*``, ``+``,
-``?`` behind one character. Refused: a quantifier behind a group, counted quantifiers, back references, and so many of them together that
-a name could keep the search busy.
+``?`` behind one character. Refused: a quantifier behind a group, counted quantifiers, back references, and so many repeats together that
+a search could take very long.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def objection_to(pattern: str) -> str:
     """Why a pattern is not admitted; empty where it is."""
     at, depth, repeats, digits = 0, 0, 0, 0
     choices, alternatives = 1, [1]
-    last = ""  # the atom before: "" none, "digit", "any", "group"
+    last = ""  # kind of the atom before: "" (none), "digit", "any", "group"
     while at < len(pattern):
         character = pattern[at]
         if group := _GROUP.match(pattern, at):
@@ -59,12 +59,12 @@ def objection_to(pattern: str) -> str:
     return ""
 
 
-def searched(pattern: str) -> str:
-    """What transformers searches for: ``*.`` is anything, and a pattern ends where a word ends."""
+def to_search_pattern(pattern: str) -> str:
+    """The expression that transformers searches for: ``*.`` is anything, and a pattern ends where a word ends."""
     text = pattern.replace("*.", r".*\.")
     return text + r"(?!\w)" if re.search(r"[a-zA-Z0-9]$", text) else text
 
 
 def is_whole(pattern: str) -> bool:
-    """Whether a pattern says a whole name, as a text with ``(\\d+)`` for numbers: such a one can be translated without names."""
+    """Whether a pattern is a whole name with ``(\\d+)`` for its numbers. Such a pattern can be translated without names."""
     return re.fullmatch(r"\^(?:[A-Za-z0-9_-]|\\\.|\(\\d\+\))+\$", pattern) is not None

@@ -1,18 +1,19 @@
-"""A Python text that holds rules of another tool, read as data. Nothing in it is run: it is parsed, and constants are picked out.
+"""Reads the lists in a Python text with rules of another tool. Runs nothing: it parses the text and picks out constants.
 
 Refuses (MFC315): a text of more than 524,288 characters, or 100,000 in a line; brackets that are nested too deep; what Python itself cannot
-parse. What is no constant (a call of something else, an f-string, a comprehension) is told with its line, and the rest is read.
+parse. What is no constant (a call of something else, an f-string, a comprehension) becomes ``Unread`` with its line; the rest is read.
 """
 
 from __future__ import annotations
 
 import ast
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from mfconv_nb.author.importing.imported import NOT_UNDERSTOOD, Drafts, Finding
 from mfconv_nb.core.errors import MappingError, one_line
 
 MAX_TEXT = 1 << 19  # characters; the largest text of this kind has 120,000
@@ -20,22 +21,26 @@ MOST_IN_A_LINE = 100_000  # a sum of 100,000 ones is nested as deep as it is lon
 MOST_NESTED = 60  # brackets inside each other
 MOST_RULES = 2_000  # of one list
 MOST_CHARACTERS = 300  # of one name or pattern
-MOST_STEPS = 200_000  # parts of a text that are looked at: names may stand for each other
+MOST_STEPS = 200_000  # nodes that are read of one text: constants may stand for each other
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call that stands in a text: ``RenameConvertOp(hf_names="a", mf_names="b")``."""
+    """A call in a text: ``RenameConvertOp(hf_names="a", mf_names="b")``."""
 
     name: str
     positional: tuple[Any, ...]
     keywords: Mapping[str, Any] = field(hash=False)
     line: int = 0
 
+    def arguments(self, names: Sequence[str]) -> dict[str, Any]:
+        """All arguments by name; ``names`` are those of the positional ones."""
+        return {**dict(zip(names, self.positional, strict=False)), **self.keywords}
+
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """An element of a list that is no constant, and what it is."""
+    """An element of a list that is no constant, and what it is instead."""
 
     line: int
     what: str
@@ -44,14 +49,14 @@ class Unread:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A list that stands in a text.
+    """A list in a text.
 
     Attributes:
-        name: what it is assigned to; empty where it is not.
+        name: the variable it is assigned to; empty where there is none.
         scope: the class or function around it.
         is_set: whether it is written as a set, which has no order.
-        elements: constants, calls, and what could not be read, each with its line.
-        called: what is called in it.
+        elements: constants, calls and ``Unread``, each with its line.
+        called: the names that it calls.
     """
 
     name: str
@@ -62,16 +67,32 @@ class Listed:
     called: frozenset[str] = frozenset()
 
 
+def texts_of(value: Any, most: int) -> tuple[str, ...]:
+    """One text or a list of texts, at most so many; nothing where it is something else."""
+    texts = [value] if isinstance(value, str) else value
+    is_read = isinstance(texts, list) and len(texts) <= most and all(isinstance(text, str) and text for text in texts)
+    return tuple(texts) if is_read else ()
+
+
+def read_elements(listed: Listed, found: Drafts) -> Iterator[tuple[int, Any]]:
+    """The elements that could be read, with their lines; every other element is a finding."""
+    for line, element in listed.elements:
+        if isinstance(element, Unread):
+            found.add(Finding(NOT_UNDERSTOOD, element.text or "this", element.line, element.what))
+        else:
+            yield line, element
+
+
 class _NotConstant(Exception):
-    """Inside this module only: a part of a text that is no constant."""
+    """A part of a text that is no constant. Stays inside this module."""
 
     def __init__(self, node: ast.AST, what: str) -> None:
         super().__init__(what)
         self.line, self.what = getattr(node, "lineno", 0), what
 
 
-def parsed(text: str, where: object) -> ast.Module:
-    """The text as a tree.
+def parse_text(text: str, where: object) -> ast.Module:
+    """The syntax tree of a text.
 
     Raises:
         MappingError: MFC315.
@@ -95,7 +116,7 @@ def parsed(text: str, where: object) -> ast.Module:
 
 
 def unreadable(where: object, found: str, expected: str, hint: str | None = None) -> MappingError:
-    """The refusal of a text of rules."""
+    """The error for a text of rules that cannot be read."""
     return MappingError("MFC315", where, found=found, expected=expected, hint=hint)
 
 
@@ -112,33 +133,34 @@ def _check_depth(text: str, where: object) -> None:
 
 
 def lists_in(tree: ast.Module, names: frozenset[str], calls: frozenset[str]) -> tuple[Listed, ...]:
-    """The lists of a text that are assigned to one of ``names``, or that hold calls of one of ``calls``.
+    """The lists of a text that are assigned to one of ``names``, or that call one of ``calls``.
 
-    An expression alone, with no assignment around it, counts as a list of any of the names.
+    A list that stands alone, without an assignment, counts too.
     """
     found: list[Listed] = []
-    reader = _Reader({})
+    reader = _ConstantReader({})
     taken: set[int] = set()
-    for scope, node in _statements(tree):
-        target, value = _assigned(node)
+    for scope, node in _statements_of(tree):
+        target, value = _assignment_in(node)
         if value is None:
             continue
         if target:
             reader.constants[target] = value
         is_alone = isinstance(node, ast.Expr) and isinstance(value, ast.List | ast.Tuple | ast.Set)
         if target in names or is_alone:
-            found.append(_listed(target, scope, value, reader))
+            found.append(_read_list(target, scope, value, reader))
             taken |= {id(inner) for inner in ast.walk(value)}
-    for scope, node in _statements(tree):
+    for scope, node in _statements_of(tree):
         for inner in ast.walk(node):
-            is_list = isinstance(inner, ast.List | ast.Tuple) and id(inner) not in taken
-            if is_list and any(_called(each) in calls for each in inner.elts):  # type: ignore[attr-defined]
+            if not isinstance(inner, ast.List | ast.Tuple) or id(inner) in taken:
+                continue
+            if any(_callee_of(each) in calls for each in inner.elts):
                 taken |= {id(each) for each in ast.walk(inner)}
-                found.append(_listed("", scope, inner, reader))  # type: ignore[arg-type]
+                found.append(_read_list("", scope, inner, reader))
     return tuple(found)
 
 
-def _statements(tree: ast.Module) -> Iterator[tuple[str, ast.stmt]]:
+def _statements_of(tree: ast.Module) -> Iterator[tuple[str, ast.stmt]]:
     """The statements of a module and of the classes in it, each with the name of the class."""
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
@@ -147,7 +169,8 @@ def _statements(tree: ast.Module) -> Iterator[tuple[str, ast.stmt]]:
             yield getattr(node, "name", ""), node
 
 
-def _assigned(node: ast.stmt) -> tuple[str, ast.expr | None]:
+def _assignment_in(node: ast.stmt) -> tuple[str, ast.expr | None]:
+    """The variable that a statement sets, and its value; no variable for an expression alone, nothing for other statements."""
     if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
         return node.targets[0].id, node.value
     if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
@@ -157,28 +180,28 @@ def _assigned(node: ast.stmt) -> tuple[str, ast.expr | None]:
     return "", None
 
 
-def _called(node: ast.AST) -> str:
-    """The last word of what is called: ``convert_op.RenameConvertOp(...)`` is RenameConvertOp."""
+def _callee_of(node: ast.AST) -> str:
+    """The last word of the function in a call: ``convert_op.RenameConvertOp(...)`` gives RenameConvertOp."""
     if not isinstance(node, ast.Call):
         return ""
     return node.func.id if isinstance(node.func, ast.Name) else node.func.attr if isinstance(node.func, ast.Attribute) else ""
 
 
-def _listed(name: str, scope: str, node: ast.expr, reader: _Reader) -> Listed:
+def _read_list(name: str, scope: str, node: ast.expr, reader: _ConstantReader) -> Listed:
     elements = tuple(islice(reader.elements(node, 0), MOST_RULES + 1))
-    called = frozenset(map(_called, getattr(node, "elts", ()))) - {""}
+    called = frozenset(map(_callee_of, getattr(node, "elts", ()))) - {""}
     return Listed(name, scope, node.lineno, isinstance(node, ast.Set), elements, called)
 
 
 @dataclass
-class _Reader:
-    """Reads constants; counts the parts it looks at."""
+class _ConstantReader:
+    """Reads constants, and counts the nodes it visits."""
 
     constants: dict[str, ast.expr]
     steps: int = 0
 
     def elements(self, node: ast.expr, depth: int) -> Iterator[tuple[int, Any]]:
-        """The elements of a list, of lists that are added, and of lists that are laid out with a star."""
+        """The elements of a list, of a sum of lists, and of lists behind a star."""
         self.steps += 1
         if depth > MOST_NESTED or self.steps > MOST_STEPS:
             yield node.lineno, Unread(node.lineno, "names that stand for each other", "")
@@ -198,14 +221,14 @@ class _Reader:
                 both = ast.copy_location(ast.Tuple([key, value], ast.Load()), value) if key is not None else None
                 yield value.lineno, Unread(value.lineno, "a dict laid out with stars", "") if both is None else self.read(both)
         else:
-            yield node.lineno, Unread(node.lineno, _kind(node), _shown(node))
+            yield node.lineno, Unread(node.lineno, _kind_of(node), _source_of(node))
 
     def read(self, node: ast.expr) -> Any:
         """A constant or a call; ``Unread`` where it is neither."""
         try:
             return self._value(node, 0)
         except _NotConstant as found:
-            return Unread(found.line or node.lineno, found.what, _shown(node))
+            return Unread(found.line or node.lineno, found.what, _source_of(node))
 
     def _value(self, node: ast.expr, depth: int) -> Any:
         self.steps += 1
@@ -227,22 +250,22 @@ class _Reader:
                 return left + right
         if isinstance(node, ast.Name) and node.id in self.constants:
             return self._value(self.constants[node.id], depth + 1)
-        if isinstance(node, ast.Call) and _called(node)[:1].isupper():
+        if isinstance(node, ast.Call) and _callee_of(node)[:1].isupper():
             return self._call(node, depth)
-        raise _NotConstant(node, _kind(node))
+        raise _NotConstant(node, _kind_of(node))
 
     def _call(self, node: ast.Call, depth: int) -> Call:
         if any(isinstance(each, ast.Starred) for each in node.args) or any(k.arg is None for k in node.keywords):
             raise _NotConstant(node, "arguments laid out with a star")
         positional = tuple(self._value(each, depth + 1) for each in node.args)
         keywords = {k.arg: self._value(k.value, depth + 1) for k in node.keywords if k.arg is not None}
-        return Call(_called(node), positional, keywords, node.lineno)
+        return Call(_callee_of(node), positional, keywords, node.lineno)
 
 
-def _kind(node: ast.AST) -> str:
-    """What a part of a text is, for one who reads the message."""
+def _kind_of(node: ast.AST) -> str:
+    """What a part of a text is, in the words of a message."""
     if isinstance(node, ast.Call):
-        return f"a call of {_called(node) or 'something'}, which is not run"
+        return f"a call of {_callee_of(node) or 'something'}, which is not run"
     words = {
         ast.JoinedStr: "an f-string",
         ast.ListComp: "a comprehension",
@@ -258,7 +281,7 @@ def _kind(node: ast.AST) -> str:
     return words.get(type(node), f"a {type(node).__name__}")
 
 
-def _shown(node: ast.AST) -> str:
+def _source_of(node: ast.AST) -> str:
     try:
         text = one_line(ast.unparse(node))
     except (RecursionError, ValueError, AttributeError):

@@ -1,4 +1,4 @@
-"""Where the sizes of an imported sentence stand in config.json. With a config at hand its own keys; without one, the usual keys."""
+"""Where config.json has the sizes of an imported layout: under the keys of the given config, or without one under the usual keys."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 from mfconv_nb.author.axes import GROUPS, HEAD, HEADS, PARTS, WHOLE_AXES, Facts, facts_of
 from mfconv_nb.core.layout import axis_names, parse_layout
 from mfconv_nb.core.sizes import UNKNOWN
-from mfconv_nb.mapping.rules import AnyRule, Drop
+from mfconv_nb.mapping.rules import Rule
 
-# axis of a sentence -> sentences over config keys; where a config lacks the number of groups, every head is one
+# axis -> sentences over config keys; where a config lacks the number of groups, each head is a group
 SENTENCES: Mapping[str, tuple[str, ...]] = {
     HEADS: PARTS[HEADS],
     GROUPS: (*PARTS[GROUPS], *PARTS[HEADS]),
@@ -24,21 +24,21 @@ SENTENCES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def sizes_for(rules: Iterable[AnyRule], config: Mapping[str, Any] | None) -> dict[str, str]:
-    """The sizes that a config can give to the axes of some rules; what it cannot give follows from shapes, or is told when it is needed."""
-    spoken_of: set[str] = set()
+def sizes_for(rules: Iterable[Rule], config: Mapping[str, Any] | None) -> dict[str, str]:
+    """The sentence for each axis of some rules whose size a config can give. Other sizes follow from shapes."""
+    axes: set[str] = set()
     for rule in rules:
-        if not isinstance(rule, Drop) and rule.layout:
+        if rule.layout:
             layout = parse_layout(rule.layout)
-            spoken_of |= axis_names(e for side in (layout.left, layout.right) for tensor in side for e in tensor)
+            axes |= axis_names(e for side in (layout.left, layout.right) for tensor in side for e in tensor)
     facts = facts_of(config)
-    vision = [axis for axis in spoken_of if axis.endswith("_heads")]
+    vision = [axis for axis in axes if axis.endswith("_heads")]
     inside = {axis: f"{axis.removesuffix('_heads')}_config.num_attention_heads | {UNKNOWN}" for axis in vision}
-    return inside | {axis: told for axis in SENTENCES if axis in spoken_of and (told := _told(axis, facts, config))}
+    return inside | {axis: sentence for axis in SENTENCES if axis in axes and (sentence := _sentence_for(axis, facts, config))}
 
 
-def _told(axis: str, facts: Facts, config: Mapping[str, Any] | None) -> str:
-    """The sentence of an axis; every usual one, and "may be unknown", where no config is at hand."""
+def _sentence_for(axis: str, facts: Facts, config: Mapping[str, Any] | None) -> str:
+    """The sentence of an axis; without a config all usual ones, and ``?``."""
     sentences = SENTENCES[axis]
     if not config:
         return " | ".join([*sentences, UNKNOWN])

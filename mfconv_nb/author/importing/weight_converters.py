@@ -1,20 +1,34 @@
-"""MindFormers' `weight_converters` lists as drafts. MindFormers is not needed.
+"""MindFormers' `weight_converters` lists as drafts, one rule for each operation. MindFormers is not needed.
 
-One operation is one rule. How many axes a tensor has is not said there: it is taken from the names given, where they come with shapes;
-else a bias has one axis, and everything else that is joined has two.
-
-Their matching: an equal name first, else the longest pattern whose text the name begins with, where ``{}`` is anything. What that
-gives to another operation than the drafts would is a finding. Source: mindformers 2.1.0, `checkpoint/converter`.
+Such a list does not say how many axes a tensor has. Shapes of the given names say it; without them a bias has one axis, and every other
+joined tensor has two. A name that MindFormers' matching gives to another operation than the drafts do is a finding.
+Source: mindformers 2.1.0, `checkpoint/converter`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from mfconv_nb.author.axes import GROUPS, HEADS, Facts, facts_of
+from mfconv_nb.author.exporting.converter_ops import (
+    CONCAT,
+    EXPERTS,
+    EXPERTS_LAYOUTS,
+    QKV,
+    QKV_BIAS,
+    QKV_LAYOUTS,
+    RENAME,
+    SCALE_SPLIT,
+    STACK,
+    Op,
+    concat_layout,
+    lost_names,
+    split_layout,
+    stack_layout,
+    takes,
+    their_name,
+)
 from mfconv_nb.author.importing.imported import (
     NEVER_MATCHES,
     NO_WAY_BACK,
@@ -22,111 +36,73 @@ from mfconv_nb.author.importing.imported import (
     NOT_UNDERSTOOD,
     OVERLAPS,
     Drafted,
+    Drafts,
     Finding,
+    Shapes,
+    finding_of,
 )
-from mfconv_nb.author.importing.names import filled, is_plain, placeholder_words
-from mfconv_nb.author.importing.rule_texts import Call, Listed, Unread, unreadable
+from mfconv_nb.author.importing.names import fill_braces, is_plain, placeholder_words
+from mfconv_nb.author.importing.operations import OwnSizes, part_names
+from mfconv_nb.author.importing.rule_texts import Call, Listed, read_elements, texts_of, unreadable
+from mfconv_nb.core.checkpoint import MF
 from mfconv_nb.core.folding import fold
 from mfconv_nb.core.report import how_many
-from mfconv_nb.mapping.rules import Place, Rule
+from mfconv_nb.mapping.rules import Rule, sides_of
 
-OPERATIONS: Mapping[str, tuple[str, ...]] = {  # and what follows hf_names, mf_names and mf_config
-    "RenameConvertOp": (),
-    "ConcatConvertOp": ("dim", "split_sizes", "interleaved"),
-    "StackConvertOp": ("dim",),
-    "QKVConvertOp": (),
-    "QKVBiasConvertOp": (),
-    "ExpertsConvertOp": (),
-    "ScaleSplitConvertOp": (),
+OPERATIONS: Mapping[str, tuple[str, ...]] = {  # with the arguments behind hf_names, mf_names and mf_config
+    RENAME: (),
+    CONCAT: ("dim", "split_sizes", "interleaved"),
+    STACK: ("dim",),
+    QKV: (),
+    QKV_BIAS: (),
+    EXPERTS: (),
+    SCALE_SPLIT: (),
 }
-SAMPLES = (0, 3, 12)  # indices for which names are tried
-QKV_LAYOUT = "(groups group_q) hidden, (groups group_k) hidden, (groups group_v) hidden -> (groups (group_q + group_k + group_v)) hidden"
-QKV_BIAS_LAYOUT = "(groups group_q), (groups group_k), (groups group_v) -> (groups (group_q + group_k + group_v))"
 NOTE = "Their names match from the beginning and take anything behind; the drafts match whole names, and numbers for {}."
 NOTE_GATED = "Gate and up in turns, as it is written here; a model's config may say otherwise (use_interleaved_weight_layout_mlp)."
 NOTE_BIAS = "QKVBiasConvertOp cuts q, k and v in equal parts: it runs only where every head has a group of its own."
-MOST_NAMES = 4_000  # of all operations of a list: each is tried against all others
-PARTS = {
-    ("gate", "up"): ("gate", "up"),
-    ("w1", "w3"): ("gate", "up"),
-    ("q", "k", "v"): ("q", "k", "v"),
-    ("query", "key", "value"): ("q", "k", "v"),
-}
+MOST_TENSORS = 64  # of one operation
+MOST_NAMES = 4_000  # in a list: each is tried against all others
 
 
-@dataclass(frozen=True, slots=True)
-class TheirOp:
-    """One operation of a list, read."""
-
-    name: str
-    hf: tuple[str, ...]
-    mf: tuple[str, ...]
-    more: Mapping[str, Any]
-    line: int
-
-    def __str__(self) -> str:
-        return f"{self.name}({', '.join(self.hf)} -> {', '.join(self.mf)})"
-
-
-def drafts_of_converters(
-    listed: Listed, file: str, shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any] | None
-) -> tuple[list[Drafted], list[Finding], tuple[str, ...]]:
-    """The drafts of a list, what the lint finds in it, and notes.
-
-    Args:
-        shapes: of the names given, as far as they have some, by names with ``{}`` for each number between dots.
-        config: the content of a config.json.
-    """
-    drafted: list[Drafted] = []
-    findings: list[Finding] = []
-    ops: list[TheirOp] = []
-    for line, element in listed.elements:
-        op = _read(line, element)
+def draft_converters(listed: Listed, file: str, shapes: Shapes, config: Mapping[str, Any] | None) -> Drafts:
+    """The drafts of a list, and what the lint finds in it. ``config`` is the content of a config.json."""
+    found, ops = Drafts(), []
+    for line, element in read_elements(listed, found):
+        op = _read_op(line, element)
         if isinstance(op, Finding):
-            findings.append(op)
-            continue
-        ops.append(op)
-        layout = _layout(op, shapes)
-        if isinstance(layout, Finding):
-            findings.append(layout)
+            found.add(op)
         else:
-            drafted.append(Drafted(_rule(op, layout, (file, op.line)), str(op)))
+            ops.append(op)
+            found.add(_draft_op(op, shapes, file))
     if sum(len(op.hf) + len(op.mf) for op in ops) > MOST_NAMES:
         raise unreadable(file, "a list of very many names", f"at most {MOST_NAMES:,}")
-    findings += _matching(ops)
-    findings += _unequal_heads(ops, facts_of(config))
-    gated = any(op.name == "ConcatConvertOp" and op.more.get("interleaved", True) and "linear_fc1" in op.mf[0] for op in ops)
-    biases = any(op.name == "QKVBiasConvertOp" for op in ops)
-    return drafted, findings, (NOTE, *([NOTE_GATED] if gated else []), *([NOTE_BIAS] if biases else []))
+    found.findings += [*_lint_matching(ops), *_find_unequal_heads(ops, facts_of(config))]
+    gated = any(op.name == CONCAT and op.more.get("interleaved", True) and "linear_fc1" in op.mf[0] for op in ops)
+    biases = any(op.name == QKV_BIAS for op in ops)
+    found.notes = (NOTE, *([NOTE_GATED] if gated else []), *([NOTE_BIAS] if biases else []))
+    return found
 
 
-def _read(line: int, element: Any) -> TheirOp | Finding:
-    if isinstance(element, Unread):
-        return Finding(NOT_UNDERSTOOD, element.text or "this", element.line, element.what)
+def _read_op(line: int, element: Any) -> Op | Finding:
     if not isinstance(element, Call) or element.name not in OPERATIONS:
         shown = element.name if isinstance(element, Call) else repr(element)[:60]
         return Finding(NOT_UNDERSTOOD, shown, line, f"none of {', '.join(OPERATIONS)}")
     fields = ("hf_names", "mf_names", "mf_config", *OPERATIONS[element.name])
-    values = {**dict(zip(fields, element.positional, strict=False)), **element.keywords}
-    names = [_names(values.get(key)) for key in ("hf_names", "mf_names")]
+    values = element.arguments(fields)
+    names = [texts_of(values.get(key), MOST_TENSORS) for key in ("hf_names", "mf_names")]
     more = {k: v for k, v in values.items() if k not in ("hf_names", "mf_names", "mf_config")}
     odd = [key for key in more if key not in OPERATIONS[element.name]]
     if len(element.positional) > len(fields) or not all(names) or odd:
         why = f"an argument {odd[0]}" if odd else "hf_names and mf_names that are no names"
         return Finding(NOT_UNDERSTOOD, element.name, line, why)
-    op = TheirOp(element.name, names[0], names[1], more, line)
+    op = Op(element.name, names[0], names[1], more, line=line)
     why = _wrong_names(op) or _wrong_arguments(op)
     return Finding(NOT_UNDERSTOOD, str(op), line, why) if why else op
 
 
-def _names(value: Any) -> tuple[str, ...]:
-    names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list) or not all(isinstance(n, str) and n for n in names) or len(names) > 64:
-        return ()
-    return tuple(names)
-
-
-def _wrong_names(op: TheirOp) -> str:
+def _wrong_names(op: Op) -> str:
+    """What is wrong with the names of an operation; empty where they are right."""
     odd = next((n for n in (*op.hf, *op.mf) if not is_plain(n)), None)
     if odd is not None:
         return f"{odd!r} has more in it than letters, digits, '_', '-', '/', '.' and {{}}"
@@ -136,7 +112,8 @@ def _wrong_names(op: TheirOp) -> str:
     return ""
 
 
-def _wrong_arguments(op: TheirOp) -> str:
+def _wrong_arguments(op: Op) -> str:
+    """What is wrong with the other arguments of an operation; empty where they are right."""
     dim, cut = op.more.get("dim", 0), op.more.get("split_sizes")
     if type(dim) is not int or not 0 <= dim < 8:
         return f"dim={dim!r}"
@@ -147,195 +124,109 @@ def _wrong_arguments(op: TheirOp) -> str:
 
 # ---- one operation as a sentence ------------------------------------------------------------------------------------------------
 
-Sentence = tuple[str | None, Mapping[str, int | str]]  # a layout, and the rule's own sizes
 
-
-def _rule(op: TheirOp, sentence: Sentence, place: Place) -> Rule:
-    words = placeholder_words(op.hf[0])
-    if op.name == "ExpertsConvertOp" and "expert" not in words:
-        words = (*words[:-1], "expert")
-    hf, mf = (tuple(filled(name, words) for name in names) for names in (op.hf, op.mf))
-    return Rule(hf if len(hf) > 1 else hf[0], mf if len(mf) > 1 else mf[0], sentence[0], sizes=sentence[1], written_at=place)
-
-
-def _layout(op: TheirOp, shapes: Mapping[str, tuple[int, ...]]) -> Sentence | Finding:
-    """The sentence of an operation; a finding where it can never run, or where its names lose an index."""
-    own = 1 if op.name == "ExpertsConvertOp" else 0
+def _draft_op(op: Op, shapes: Shapes, file: str) -> Drafted | Finding:
+    """The rule of an operation; a finding where the operation can never run, or where its names lose an index."""
+    own = 1 if op.name == EXPERTS else 0
     there, here = op.hf[0].count("{}"), op.mf[0].count("{}")
     if here > there:
-        return Finding(NEVER_MATCHES, str(op), op.line, "a {} on the MindFormers side has no index on the other: it cannot be filled in")
+        return finding_of(NEVER_MATCHES, op, "a {} on the MindFormers side has no index on the other: it cannot be filled in")
     if there - here > own:
-        return Finding(NO_WAY_BACK, str(op), op.line, "every index goes to the same name: the last one overwrites the others")
-    makers = {
-        "RenameConvertOp": _rename,
-        "ConcatConvertOp": _concat,
-        "StackConvertOp": _stack,
-        "QKVConvertOp": _qkv,
-        "QKVBiasConvertOp": _qkv,
-        "ExpertsConvertOp": _experts,
-        "ScaleSplitConvertOp": _split,
-    }
-    found = makers[op.name](op, shapes)
-    return Finding(NEVER_MATCHES, str(op), op.line, found) if isinstance(found, str) else found
+        return finding_of(NO_WAY_BACK, op, "every index goes to the same name: the last one overwrites the others")
+    sentence = _sentence_of(op, shapes)
+    if isinstance(sentence, str):
+        return finding_of(NEVER_MATCHES, op, sentence)
+    words = placeholder_words(op.hf[0])
+    if op.name == EXPERTS and "expert" not in words:
+        words = (*words[:-1], "expert")
+    hf, mf = (tuple(fill_braces(name, words) for name in names) for names in (op.hf, op.mf))
+    layout, sizes = sentence
+    place = (file, op.line)
+    return Drafted(Rule(hf if len(hf) > 1 else hf[0], mf if len(mf) > 1 else mf[0], layout, sizes=sizes, written_at=place), str(op))
 
 
-def _rename(op: TheirOp, shapes: Mapping[str, tuple[int, ...]]) -> Sentence | str:
-    return (None, {}) if len(op.hf) == len(op.mf) == 1 else "it takes one name on each side"
-
-
-def _axes(op: TheirOp, shapes: Mapping[str, tuple[int, ...]], least: int) -> int:
+def _sentence_of(op: Op, shapes: Shapes) -> tuple[str | None, OwnSizes] | str:
+    """The layout sentence of an operation and the rule's own sizes; or why it fails, where it has the wrong number of names."""
+    hf, mf, dim = len(op.hf), len(op.mf), op.more.get("dim", 0)
+    if op.name == RENAME:
+        return (None, {}) if hf == mf == 1 else "it takes one name on each side"
+    if op.name in QKV_LAYOUTS:
+        return (QKV_LAYOUTS[op.name], {}) if hf == 3 and mf == 1 else "it joins three tensors into one"
+    if op.name == EXPERTS:
+        if mf != 1 or hf > 2:
+            return "it takes one or two names and makes one"
+        are_stacked = op.hf[0].count("{}") == op.mf[0].count("{}")
+        return EXPERTS_LAYOUTS[hf].format(each="expert " if are_stacked else ""), {"up": "gate"} if hf == 2 else {}
     known = next((len(shapes[name]) for name in op.hf if name in shapes), None)
-    guess = 1 if op.hf[0].rpartition(".")[2].endswith("bias") else 2
-    return max(least, guess if known is None else known)
-
-
-def _around(count: int, dim: int) -> tuple[list[str], list[str]]:
-    """The other axes of a tensor, before and behind one of them."""
-    names = {1: [], 2: ["hidden" if dim == 0 else "out"]}.get(count) or [f"axis_{n}" for n in range(count - 1)]
-    return names[:dim], names[dim:]
-
-
-def _parts(op: TheirOp) -> tuple[str, ...]:
-    """What joined tensors are called: by the word in which their names differ."""
-    split = [name.split(".") for name in op.hf]
-    differing = [words for words in zip(*split, strict=False) if len(set(words)) == len(words)]
-    for words in differing:
-        short = tuple(w.removesuffix("_proj").removesuffix("_layer") for w in words)
-        if short in PARTS:
-            return PARTS[short]
-        if len(set(short)) == len(short) and all(w.isascii() and w.isidentifier() and w.islower() for w in short):
-            return tuple(f"{w}_part" for w in short)
-    return tuple(f"part_{n}" for n in range(1, len(op.hf) + 1))
-
-
-def _concat(op: TheirOp, shapes: Mapping[str, tuple[int, ...]]) -> Sentence | str:
-    if len(op.mf) != 1 or len(op.hf) < 2:
+    if op.name == SCALE_SPLIT:
+        rows = [f"row_{n}" for n in range(1, mf + 1)]
+        return (split_layout(rows, known or 1), dict.fromkeys(rows, 1)) if hf == 1 and mf > 1 else "it splits one tensor into several"
+    if mf != 1 or hf < 2:
         return "it joins several tensors into one, and nothing else"
-    dim, parts = op.more.get("dim", 0), _parts(op)
-    before, behind = _around(_axes(op, shapes, dim + 1), dim)
-    if op.more.get("interleaved", True):
-        sources = [" ".join([*before, f"(ffn {part})", *behind]) for part in parts]
-        target = " ".join([*before, f"(ffn ({' + '.join(parts)}))", *behind])
-        return f"{', '.join(sources)} -> {target}", dict.fromkeys(parts, 1)
-    sources = [" ".join([*before, part, *behind]) for part in parts]
-    target = " ".join([*before, f"({' + '.join(parts)})", *behind])
-    return f"{', '.join(sources)} -> {target}", _part_sizes(op, parts, shapes, dim)
+    axes = known or (1 if op.hf[0].endswith("bias") else 2)
+    if op.name == STACK:
+        rows = [f"part_{n}" for n in range(1, hf + 1)]
+        return stack_layout(rows, max(axes, dim, 1), dim), dict.fromkeys(rows, 1)
+    parts, interleaved = part_names(op.hf), bool(op.more.get("interleaved", True))
+    sizes = dict.fromkeys(parts, 1) if interleaved else _part_sizes(op, parts, shapes, dim)
+    return concat_layout(parts, max(axes, dim + 1), dim, interleaved=interleaved), sizes
 
 
-def _part_sizes(op: TheirOp, parts: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]], dim: int) -> Mapping[str, int | str]:
-    """The parts in their way back: sizes that are written there, else equal ones where shapes agree; q, k and v stand in configs."""
+def _part_sizes(op: Op, parts: Sequence[str], shapes: Shapes, dim: int) -> OwnSizes:
+    """The sizes of joined parts: those of split_sizes, else equal ones where shapes agree. For q, k and v a config has them."""
     cut = op.more.get("split_sizes")
     if cut:
         return dict(zip(parts, cut, strict=True))
     known = {shapes[name][dim] for name in op.hf if name in shapes}
-    equal = len(known) == 1 or (not known and parts != ("q", "k", "v"))
+    equal = len(known) == 1 or (not known and set(parts) != {"q", "k", "v"})
     return dict.fromkeys(parts[1:], parts[0]) if equal else {}
-
-
-def _stack(op: TheirOp, shapes: Mapping[str, tuple[int, ...]]) -> Sentence | str:
-    if len(op.mf) != 1 or len(op.hf) < 2:
-        return "it stacks several tensors, and nothing else"
-    dim, parts = op.more.get("dim", 0), [f"part_{n}" for n in range(1, len(op.hf) + 1)]
-    axes = [f"axis_{n}" for n in range(_axes(op, shapes, max(dim, 1)))]
-    sources = [" ".join([f"({part} {axes[0]})", *axes[1:]]) for part in parts]
-    target = " ".join([*axes[:dim], f"({' + '.join(parts)})", *axes[dim:]])
-    return f"{', '.join(sources)} -> {target}", dict.fromkeys(parts, 1)
-
-
-def _qkv(op: TheirOp, shapes: Mapping[str, tuple[int, ...]]) -> Sentence | str:
-    if len(op.hf) != 3 or len(op.mf) != 1:
-        return "it joins three tensors into one"
-    return (QKV_BIAS_LAYOUT if op.name == "QKVBiasConvertOp" else QKV_LAYOUT), {}
-
-
-def _experts(op: TheirOp, shapes: Mapping[str, tuple[int, ...]]) -> Sentence | str:
-    if len(op.mf) != 1 or len(op.hf) > 2:
-        return "it takes one or two names and makes one"
-    each = "" if op.hf[0].count("{}") > op.mf[0].count("{}") else "expert "  # stacked already
-    if len(op.hf) == 2:
-        return f"{each}gate hidden, {each}up hidden -> (expert hidden) (gate + up)", {"up": "gate"}
-    return f"{each}hidden ffn -> (expert ffn) hidden", {}
-
-
-def _split(op: TheirOp, shapes: Mapping[str, tuple[int, ...]]) -> Sentence | str:
-    if len(op.hf) != 1 or len(op.mf) < 2:
-        return "it splits one tensor into several"
-    parts = [f"row_{n}" for n in range(1, len(op.mf) + 1)]
-    known = next((len(shapes[name]) for name in op.hf if name in shapes), 1)
-    rest = "".join(f" axis_{n}" for n in range(1, known))
-    return f"({' + '.join(parts)}){rest} -> {', '.join(part + rest for part in parts)}", dict.fromkeys(parts, 1)
 
 
 # ---- their matching -------------------------------------------------------------------------------------------------------------
 
 
-def takes(pattern: str, name: str) -> bool:
-    """Whether a pattern of theirs takes a name: it begins like it, with anything for each ``{}``, and anything may follow."""
-    first, *rest = pattern.split("{}")
-    if not name.startswith(first):
-        return False
-    at = len(first)
-    for text in rest:
-        at = name.find(text, at)
-        if at < 0:
-            return False
-        at += len(text)
-    return True
-
-
-def op_taking(name: str, by_name: Mapping[str, TheirOp], longest_first: Sequence[str]) -> TheirOp | None:
-    """The operation that their template takes for a name."""
-    if name in by_name:
-        return by_name[name]
-    return next((by_name[pattern] for pattern in longest_first if takes(pattern, name)), None)
-
-
-def _matching(ops: Sequence[TheirOp]) -> Iterator[Finding]:
+def _lint_matching(ops: Sequence[Op]) -> Iterator[Finding]:
+    """Operations that never run, and names that go to another operation."""
     for op in ops:
         held = next((name for name in op.hf if "qkv" in name), None)
         if held is not None:
-            yield Finding(NEVER_MATCHES, str(op), op.line, f"their template hands {held} on as it is: 'qkv' stands in the name")
+            yield finding_of(NEVER_MATCHES, op, f"their template hands {held} on as it is: 'qkv' stands in the name")
     for side in ("hf", "mf"):
-        yield from _taken(ops, side)
+        yield from _find_lost_names(ops, side)
 
 
-def _unequal_heads(ops: Sequence[TheirOp], facts: Facts) -> Iterator[Finding]:
+def _find_unequal_heads(ops: Sequence[Op], facts: Facts) -> Iterator[Finding]:
+    """Operations that fail where the config has fewer key/value heads than heads."""
     heads, groups = facts.values(HEADS)[:1], facts.values(GROUPS)[:1]
     for op in ops if groups and heads != groups else ():
-        if op.name == "QKVBiasConvertOp":
+        if op.name == QKV_BIAS:
             few = how_many(groups[0], "group")
-            why = f"it fails in both directions where heads share keys: {heads[0] if heads else '?'} heads, {few}"
-            yield Finding(NO_WAY_BACK, str(op), op.line, why)
+            yield finding_of(
+                NO_WAY_BACK, op, f"it fails in both directions where heads share keys: {heads[0] if heads else '?'} heads, {few}"
+            )
 
 
-def _taken(ops: Sequence[TheirOp], side: str) -> Iterator[Finding]:
-    """Names of an operation that their matching gives to another one."""
-    by_name = {name: op for op in ops for name in getattr(op, side)}  # as theirs: the last one of a name counts
-    longest_first = sorted(by_name, key=len, reverse=True)
+def _find_lost_names(ops: Sequence[Op], side: str) -> Iterator[Finding]:
+    """For each operation the first name that MindFormers' matching gives to another one."""
     kind = OVERLAPS if side == "hf" else NO_WAY_BACK
-    for op in ops:
-        for name in getattr(op, side):
-            if by_name[name] is not op:
-                why = f"{name} stands in line {by_name[name].line} too: the last one counts"
-                yield Finding(kind, str(op), op.line, why)
-                break
-            taken = [(s, t) for s in _samples(name) if (t := op_taking(s, by_name, longest_first)) is not None and t is not op]
-            if taken:
-                sample, taker = taken[0]
-                yield Finding(kind, str(op), op.line, f"{sample} goes to the operation of line {taker.line}, {taker}")
-                break
-
-
-def _samples(name: str) -> list[str]:
-    return [name.replace("{}", str(index)) for index in SAMPLES] if "{}" in name else [name]
+    reported: set[int] = set()
+    for op, name, sample, taker in lost_names(ops, side):
+        if id(op) not in reported:
+            reported.add(id(op))
+            is_equal = name in getattr(taker, side)
+            at = f"line {taker.line}"
+            yield finding_of(
+                kind,
+                op,
+                f"{name} stands in {at} too: the last one counts" if is_equal else f"{sample} goes to the operation of {at}, {taker}",
+            )
 
 
 def accepted_by_others(names: Sequence[str], drafted: Sequence[Drafted]) -> list[Finding]:
-    """Names that no draft takes, but an operation of theirs does: its pattern has no end."""
+    """Names that no draft takes and an operation does, since its pattern has no end."""
     patterns: dict[str, Drafted] = {}
     for d in drafted:
-        for name in (d.rule.hf,) if isinstance(d.rule.hf, str) else d.rule.hf:  # type: ignore[union-attr]
-            patterns[re.sub(r"\{[a-z_][a-z0-9_]*\}", "{}", name)] = d
+        patterns |= {their_name(pattern): d for pattern in sides_of(d.rule, MF)[0]}
     longest_first = sorted(patterns, key=len, reverse=True)
     accepted: dict[int, tuple[Drafted, list[str]]] = {}
     for name in {fold(name)[0]: name for name in names}.values():
@@ -343,10 +234,9 @@ def accepted_by_others(names: Sequence[str], drafted: Sequence[Drafted]) -> list
         if taker is not None:
             accepted.setdefault(id(taker), (taker, []))[1].append(name)
     return [
-        Finding(
+        finding_of(
             NOT_ANCHORED,
-            d.theirs,
-            d.line,
+            d,
             f"it also accepts {found[0]}" + (f" and {how_many(len(found) - 1, 'more form')}" if found[1:] else ""),
         )
         for d, found in accepted.values()

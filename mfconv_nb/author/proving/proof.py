@@ -1,11 +1,11 @@
-"""prove: that a family's rules are sound, without a weight. Conditions that can fail, for every form of the family.
+"""Prove that a family's rules are sound, without weights. These conditions are checked for every form of the family:
 
 - No two patterns of a side can match the same name, and names are matched whole.
-- Every size that a sentence needs is given, in both directions.
-- Every placeholder that stands on one side only is an axis of the other side's sentence.
+- Every size that a layout needs is given, in both directions.
+- Every placeholder of one side only is an axis of the other side's layout.
 - There and back, every number of a specimen returns to its place; every place of the target is filled once.
-- Every small mistake that is made in the rules on purpose is noticed (see ``mutations.py``), and by what.
-- A wrong head count is noticed: by the config's sizes, or by the numbers it misplaces.
+- Every small mistake that is made in the rules on purpose is noticed (see ``mutations.py``); the proof says by what.
+- A wrong head count is noticed: by the config's sizes, or by the numbers that it misplaces.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.author.proving.consequences import NOTICED, SURVIVED, noticed_by, noticed_in_config, same
+from mfconv_nb.author.proving.consequences import NOTICED, SURVIVED, are_equal, noticed_by, noticed_in_config
 from mfconv_nb.author.proving.mutations import Mutation, mutations_of
-from mfconv_nb.author.proving.specimen import Mapped, carried, mapped_rules, sized, specimen
+from mfconv_nb.author.proving.specimen import Mapped, carry_across, mapped_rules, specimen, without_sizeless_rules
 from mfconv_nb.core.checkpoint import HF, MF, SIDE_NAMES
 from mfconv_nb.core.errors import MappingError, one_line
 from mfconv_nb.core.report import Column, Result, Table, how_many
@@ -35,7 +35,7 @@ WRONG_HEADS = "wrong head count"
 
 @dataclass(frozen=True, slots=True)
 class Proved:
-    """One condition for one form of a family: whether it holds, and what was seen."""
+    """One condition for one form of a family: whether it holds, and what shows it."""
 
     form: str
     condition: str
@@ -48,7 +48,7 @@ class Caught:
     """A mistake that was made on purpose, and what noticed it.
 
     Attributes:
-        mutation: the rules before and after it; ``config``: the toy's config with it. One of the two.
+        mutation: the mistake, if it is one in the rules; ``config``: the toy's config with the mistake, if it is one in the config.
     """
 
     form: str
@@ -59,7 +59,7 @@ class Caught:
     config: Mapping[str, Any] | None = None
 
 
-def prove(family: str | Path | Family) -> ProofReport:
+def prove_rules(family: str | Path | Family) -> ProofReport:
     """Prove a family's rules, for every combination of its options. Reads no weight; takes a second or so.
 
     Args:
@@ -75,24 +75,22 @@ def prove(family: str | Path | Family) -> ProofReport:
         label = ", ".join(f"{n}={v}" for n, v in form.chosen.items()) or "the only form"
         forms[label] = form
         try:
-            for condition, holds, seen in _conditions(form):  # one by one: what was seen before an error counts
+            for condition, holds, seen in _check_conditions(form):  # one by one: those before an error count
                 proved.append(Proved(label, condition, holds, seen))
-            caught += [Caught(label, m.kind, m.what, by, mutation=m) for m, by in _mutations(form)]
+            noticed = [(m, noticed_by(form, m)) for m in mutations_of(mapped_rules(form))]
+            caught += [Caught(label, m.kind, m.what, by, mutation=m) for m, by in noticed if by is not None]  # None: it changes nothing
             caught += [Caught(label, WRONG_HEADS, what, by, config=config) for what, config, by in _wrong_head_counts(form)]
         except MappingError as error:
-            proved.append(Proved(label, "The rules can be read.", False, _told(error)))
+            # without the hint, which is about options that a proof does not have
+            line = one_line(f"{error.code}, {error.where}: found {error.found}, expected {error.expected}")
+            proved.append(Proved(label, "The rules can be read.", False, line))
     return ProofReport(chosen.key, tuple(proved), tuple(caught), forms)
-
-
-def _told(error: MappingError) -> str:
-    """An error as one line; its hint speaks of flags that the proof does not have."""
-    return one_line(f"{error.code}, {error.where}: found {error.found}, expected {error.expected}")
 
 
 # ---- conditions --------------------------------------------------------------------------------------------------------
 
 
-def _conditions(form: Family) -> Iterator[tuple[str, bool, str]]:
+def _check_conditions(form: Family) -> Iterator[tuple[str, bool, str]]:
     for side, to in ((SIDE_NAMES[HF], MF), (SIDE_NAMES[MF], HF)):
         meeting = [f"{a.text} and {b.text}" for (_, a), (_, b) in overlaps(form, to)]
         seen = "; ".join(meeting[:3]) or how_many(sum(len(sides_of(rule, to)[0]) for rule in form.rules), "pattern")
@@ -105,7 +103,7 @@ def _conditions(form: Family) -> Iterator[tuple[str, bool, str]]:
     lost = [text for rule in mapped_rules(form) for text in _lost_there_and_back(form, rule)]
     seen = "; ".join(lost[:3]) or how_many(len(mapped_rules(form)), "rule")
     yield "There and back, every number returns to its place.", not lost, seen
-    promised = sized(form, read_sizes(form.toy, form.sizes))
+    promised = without_sizeless_rules(form, read_sizes(form.toy, form.sizes))
     wrong, unsaid = _toy_problems(promised), len(form.rules) - len(promised.rules)
     seen = "both ways" + (f", but for {how_many(unsaid, 'rule')} with an axis whose size no config gives" if unsaid else "")
     yield "What a config promises on one side becomes what it promises on the other.", not wrong, "; ".join(wrong[:3]) or seen
@@ -113,10 +111,10 @@ def _conditions(form: Family) -> Iterator[tuple[str, bool, str]]:
 
 def _lost_there_and_back(form: Family, rule: Mapped) -> Iterator[str]:
     there, sizes = specimen(form, rule)
-    across = carried(form, (rule,), there, MF, sizes)
-    back = carried(form, (rule,), across, HF, sizes)
-    again = carried(form, (rule,), back, MF, sizes)
-    if not same(there, back) or not same(across, again):
+    across = carry_across(form, (rule,), there, MF, sizes)
+    back = carry_across(form, (rule,), across, HF, sizes)
+    again = carry_across(form, (rule,), back, MF, sizes)
+    if not are_equal(there, back) or not are_equal(across, again):
         yield str(rule.hf)
 
 
@@ -134,20 +132,12 @@ def _toy_problems(form: Family) -> list[str]:
 # ---- mistakes ----------------------------------------------------------------------------------------------------------
 
 
-def _mutations(form: Family) -> Iterator[tuple[Mutation, str]]:
-    """Every mistake, and what noticed it. One that changes nothing, such as two factors of which one has size 1, is none."""
-    for mutation in mutations_of(mapped_rules(form)):
-        by = noticed_by(form, mutation)
-        if by is not None:
-            yield mutation, by
-
-
 def _wrong_head_counts(form: Family) -> Iterator[tuple[str, Mapping[str, Any], str]]:
-    """Every head count in the toy config, doubled: refused by the sizes, or numbers go elsewhere. One that is never used is left out."""
+    """Double every head count of the toy config, and say what noticed it; without counts that are never used."""
     sizes = read_sizes(form.toy, form.sizes)
     for path, value in _head_counts(form.toy):
         if any(path[-1] in size.origin for size in sizes.values()):
-            config = _changed(form.toy, path, 2 * value)
+            config = _with_value(form.toy, path, 2 * value)
             by = noticed_in_config(form, config)
             if by is not None:
                 yield f"{'.'.join(path)} {value} as {2 * value}", config, by
@@ -161,8 +151,9 @@ def _head_counts(config: Mapping[str, Any], inside: tuple[str, ...] = ()) -> Ite
             yield (*inside, key), value
 
 
-def _changed(config: Mapping[str, Any], path: tuple[str, ...], value: int) -> dict[str, Any]:
-    inner = _changed(config[path[0]], path[1:], value) if len(path) > 1 else value
+def _with_value(config: Mapping[str, Any], path: tuple[str, ...], value: int) -> dict[str, Any]:
+    """The config with another value under a path of keys."""
+    inner = _with_value(config[path[0]], path[1:], value) if len(path) > 1 else value
     return {**config, path[0]: inner}
 
 
@@ -171,10 +162,10 @@ def _changed(config: Mapping[str, Any], path: tuple[str, ...], value: int) -> di
 
 @dataclass(frozen=True, repr=False)
 class ProofReport(Result):
-    """What was proved of a family, and what noticed each mistake that was made on purpose.
+    """Which conditions hold for a family, and what noticed each mistake that was made on purpose.
 
     Attributes:
-        forms: the forms of the family, by what they are called in ``proved`` and ``caught``.
+        forms: the forms of the family, by their labels in ``proved`` and ``caught``.
     """
 
     family: str
@@ -205,7 +196,7 @@ class ProofReport(Result):
         return Table("✓ Proved." if self.passed else "✗ Not proved.", headline, columns, list(self._lines()), facts, row_noun="conditions")
 
     def verdict(self) -> Verdict:
-        """The same in one line."""
+        """The report in one line."""
         table = self.table()
         return Verdict(table.verdict, table.headline)
 

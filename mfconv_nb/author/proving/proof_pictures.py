@@ -1,7 +1,7 @@
-"""What a mistake in the rules would do, to be looked at: drawings with the right roles, and a map of the numbers that go elsewhere.
+"""Draw what a mistake in the rules would do: two drawings with the right roles, and a map of the numbers that go elsewhere.
 
-In both drawings a colour stands for what the numbers are, as the right rules say: with gate and up swapped, the bands of the target have
-exchanged colours.
+In both drawings a colour means what the numbers are by the right rules: if gate and up are swapped, the bands of the target exchange
+colours.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mfconv_nb.mapping.plan import MappingPlan
 from mfconv_nb.views.drawing import Drawing
 from mfconv_nb.views.explained import drawing_of
 
-MOST_MAPS = 3  # targets whose numbers are mapped; a stack of experts has hundreds
+MOST_MAPS = 3  # targets with a map; a stack of experts has hundreds
 DOWN, ACROSS = 32, 64  # squares of a map at most; more numbers share one
 WIDE = 4  # units of a square
 LARGEST, LONGEST = 12, 192  # pixels of a square, and of a map, at most
@@ -31,26 +31,28 @@ LARGEST, LONGEST = 12, 192  # pixels of a square, and of a map, at most
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """The right layout, and what the mistake makes of it; None where there is nothing to draw."""
+    """The right layout, and what the mistake makes of it; None if there is nothing to draw."""
 
     right: Drawing | None
     wrong: Drawing | None
 
 
 def pictures_of(consequence: Consequence) -> Pictures:
-    """Both drawings of a mistake."""
-    right = _explained(consequence.right_plan)
+    """Draw a mistake."""
+    right = _explain_plan(consequence.right_plan)
     if right is None:
         return Pictures(None, None)
     named = _with_roles_by_source(right)
     labels = _labels_of(named, consequence.there)
-    wrong = _explained(consequence.wrong_plan) if consequence.wrong is not None else None
-    return Pictures(drawing_of(named), None if wrong is None else drawing_of(_with_true_roles(_in_order_of(named, wrong), labels)))
+    wrong = _explain_plan(consequence.wrong_plan) if consequence.wrong is not None else None
+    return Pictures(drawing_of(named), None if wrong is None else drawing_of(_with_true_roles(_with_order_of(named, wrong), labels)))
 
 
-def _explained(plan: MappingPlan | None) -> Explanation | None:
+def _explain_plan(plan: MappingPlan | None) -> Explanation | None:
     """All rows of a plan as one explanation."""
-    found = list(_each_row(plan)) if plan is not None else []
+    if plan is None:
+        return None
+    found = [explain_tensor(plan, row.targets[0].name, TARGET) for row in plan.rows if row.sources and row.targets]
     if not found:
         return None
     blocks = tuple(block for e in found for block in e.row_blocks)
@@ -58,32 +60,26 @@ def _explained(plan: MappingPlan | None) -> Explanation | None:
     return replace(found[0], row_blocks=blocks, blocks=blocks[:1], faces=tuple(faces.values()))
 
 
-def _in_order_of(right: Explanation, wrong: Explanation) -> Explanation:
-    """The tensors one below the other as in the right drawing, so that what changes is what is in them."""
+def _with_order_of(right: Explanation, wrong: Explanation) -> Explanation:
+    """The wrong explanation with its tensors in the order of the right one, so that the drawings differ in contents only."""
     places = {(f.side, f.spec.name): n for n, f in enumerate(right.faces)}
     faces = sorted(wrong.faces, key=lambda f: places.get((f.side, f.spec.name), len(places)))
     blocks = sorted(wrong.row_blocks, key=lambda b: places.get((TARGET, b.target or ""), len(places)))
     return replace(wrong, faces=tuple(faces), row_blocks=tuple(blocks))
 
 
-def _each_row(plan: MappingPlan) -> Iterator[Explanation]:
-    for row in plan.rows:
-        if row.sources and row.targets:
-            yield explain_tensor(plan, row.targets[0].name, TARGET)
-
-
 def _with_roles_by_source(explanation: Explanation) -> Explanation:
-    """Where several rules are drawn, whose roles are all the names of their axes, the part of the source's name that tells them apart."""
+    """With several rules whose blocks all have one role: the part of the source's name that distinguishes it becomes the role."""
     blocks = explanation.row_blocks
     sources = list(dict.fromkeys(b.source for b in blocks if b.source is not None))
     if len(sources) < 2 or len({b.role for b in blocks}) > 1 or any(b.index for b in blocks):
         return explanation
-    words = _telling_words(sources)
+    words = _distinctive_parts(sources)
     return replace(explanation, row_blocks=tuple(replace(b, role=words[b.source]) if b.source else b for b in blocks))
 
 
-def _telling_words(names: Sequence[str]) -> dict[str, str]:
-    """Of each name the parts that not all names share: ``gate_proj``."""
+def _distinctive_parts(names: Sequence[str]) -> dict[str, str]:
+    """By name: the parts of it that not all names share: ``gate_proj``."""
     parts = [name.split(".") for name in names]
     shared = set.intersection(*(set(p) for p in parts))
     return {name: ".".join(w for w in p if w not in shared) or name for name, p in zip(names, parts, strict=True)}
@@ -91,7 +87,7 @@ def _telling_words(names: Sequence[str]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class _Labels:
-    """Which role every number of every source has: its place in ``roles``; -1 where none is known."""
+    """The role of every number of every source, as an index of ``roles``; -1 if it is unknown."""
 
     roles: tuple[str, ...]
     places: Mapping[str, Array]
@@ -107,14 +103,14 @@ def _labels_of(right: Explanation, there: Arrays) -> _Labels:
 
 
 def _numbers_of(block: RoleBlock, flat: Array) -> Array:
-    """The numbers of a block in its source: a view, not a copy."""
+    """The numbers of a block in its source, as a view that can be written to."""
     move = block.block
     strides = tuple(s * flat.itemsize for s in move.source_strides)
     return np.lib.stride_tricks.as_strided(flat[move.source_offset :], move.sizes, strides)
 
 
 def _with_true_roles(wrong: Explanation, labels: _Labels) -> Explanation:
-    """Every block with the role of the numbers that it really holds; several, where it mixes them."""
+    """Every block with the role of the numbers that it really contains, or with several roles if it mixes them."""
     return replace(wrong, row_blocks=tuple(replace(b, role=_true_role(b, labels)) for b in wrong.row_blocks))
 
 
@@ -130,11 +126,11 @@ def _true_role(block: RoleBlock, labels: _Labels) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Misplaced:
-    """How many of the numbers would have gone elsewhere, and the first of them.
+    """How many numbers would have gone elsewhere, and the first of them.
 
     Attributes:
-        masks: of every target, which of its places would hold a wrong number.
-        place: of the first one, with the name of its tensor; ``owner``: where the number that it would hold belongs, None for nowhere.
+        masks: for every target, which of its places would hold a wrong number.
+        place: the first of them, with its tensor; ``owner``: the place to which the number there belongs, None if it belongs nowhere.
     """
 
     wrong: int
@@ -145,14 +141,14 @@ class Misplaced:
 
     @property
     def sentence(self) -> str:
-        said = f"{self.wrong:,} of {how_many(self.total, 'number')} would have gone elsewhere"
+        count = f"{self.wrong:,} of {how_many(self.total, 'number')} would have gone elsewhere"
         if self.place is None:
-            return said + "."
+            return count + "."
         (name, index), owner = self.place, self.owner
         if owner is None:
-            return f"{said}; the first: element {_index_text(index)} of {name} would hold what belongs nowhere."
+            return f"{count}; the first: element {_index_text(index)} of {name} would hold what belongs nowhere."
         whose = "" if owner[0] == name else f" of {owner[0]}"
-        return f"{said}; the first: element {_index_text(index)} of {name} would hold what belongs to {_index_text(owner[1])}{whose}."
+        return f"{count}; the first: element {_index_text(index)} of {name} would hold what belongs to {_index_text(owner[1])}{whose}."
 
 
 def _index_text(index: tuple[int, ...]) -> str:
@@ -160,7 +156,7 @@ def _index_text(index: tuple[int, ...]) -> str:
 
 
 def misplaced_numbers(consequence: Consequence) -> Misplaced | None:
-    """The numbers that go elsewhere; None where names or shapes differ already, so that no place has a partner."""
+    """The numbers that go elsewhere; None if names or shapes differ already and places have no partners."""
     right, wrong = consequence.right, consequence.wrong
     if wrong is None or wrong.keys() != right.keys() or any(wrong[n].shape != right[n].shape for n in right):
         return None
@@ -182,7 +178,7 @@ def _owner(right: Mapping[str, Array], number: int) -> tuple[str, tuple[int, ...
 
 
 def maps_html(misplaced: Misplaced) -> str:
-    """A small map of every target that would hold right and wrong numbers: dark squares where all are wrong, light ones where some are."""
+    """A small map for each target with right and wrong numbers: in dark squares all are wrong, in light ones some."""
     named = [(name, mask) for name, mask in misplaced.masks.items() if mask.any() and not mask.all()]
     left = len(named) - MOST_MAPS
     parts = [_map_html(name, mask) for name, mask in named[:MOST_MAPS]]
@@ -192,13 +188,13 @@ def maps_html(misplaced: Misplaced) -> str:
 def _map_html(name: str, mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> str:
     said = f"{int(mask.sum()):,} of {how_many(mask.size, 'number')}"
     rows = mask.reshape(mask.shape[0], -1) if mask.ndim > 1 else mask.reshape(1, -1)
-    shares = _pooled(rows)
+    shares = _shares_of_wrong(rows)
     high, wide = (n * WIDE for n in shares.shape)
     pixels = shares.shape[1] * max(3, min(LARGEST, LONGEST // max(shares.shape)))
     squares = "".join(
         f'<rect x="{x * WIDE}" y="{y * WIDE}" width="{n * WIDE}" height="{WIDE}" fill="#D55E00" fill-opacity="{tone}"/>'
         for y, line in enumerate(shares)
-        for x, n, tone in _runs(line)
+        for x, n, tone in _spans(line)
     )
     frame = f'<rect x=".5" y=".5" width="{wide - 1}" height="{high - 1}" fill="none" stroke="currentColor" stroke-opacity=".5"/>'
     style = f"display:block;width:100%;max-width:{pixels}px;height:auto;overflow:visible"
@@ -207,7 +203,7 @@ def _map_html(name: str, mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) 
     return f"{head}<svg {alone}><g shape-rendering='crispEdges'>{squares}</g>{frame}</svg>"
 
 
-def _pooled(rows: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _shares_of_wrong(rows: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     """The share of wrong numbers in each square."""
     found: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = rows.astype(np.float64)
     for axis, most in ((0, DOWN), (1, ACROSS)):
@@ -218,8 +214,8 @@ def _pooled(rows: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> np.ndarray
     return found
 
 
-def _runs(line: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Iterator[tuple[int, int, str]]:
-    """Squares of one tone beside each other: where they begin, how many, and the tone. None where no number is wrong."""
+def _spans(line: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Iterator[tuple[int, int, str]]:
+    """Neighbouring squares of one tone: where they begin, how many they are, and the tone. Squares without a wrong number are left out."""
     tones = ["" if share == 0 else "1" if share == 1 else ".65" if share >= 0.5 else ".35" for share in line]
     first = 0
     for n in range(1, len(tones) + 1):

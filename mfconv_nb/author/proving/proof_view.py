@@ -1,5 +1,5 @@
-"""What a notebook's view of a proof shows: conditions and mistakes; of a mistake the rule before and after, what noticed it, and the
-picture of what it would have done. Nothing is worked out before it is chosen."""
+"""The view of a proof in a notebook: conditions and mistakes. For a mistake it shows the rule before and after, what noticed it, and a
+picture of what it would have done; all of this is worked out only when the user chooses the mistake."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ HOW = {
 
 
 class ProofExploration(Exploration):
-    """Conditions and mistakes by what noticed them. Its members are single forms, or single mistakes with their form."""
+    """One row for each condition, and for each kind of mistake and what noticed it. Members are forms, or single mistakes with forms."""
 
     def __init__(self, report: ProofReport) -> None:
         self.report = report
-        self.conditions = _grouped([(p.condition,) for p in report.proved], report.proved)
-        self.mistakes = _grouped([(c.kind, c.by) for c in report.caught], report.caught)
+        self.conditions = _group_by_key([(p.condition,) for p in report.proved], report.proved)
+        self.mistakes = _group_by_key([(c.kind, c.by) for c in report.caught], report.caught)
         lines = [_condition_line(found) for found in self.conditions.values()]
         lines += [_mistake_line(found) for found in self.mistakes.values()]
         columns = (Column("status"), Column("condition, or mistake"), Column("times", True), Column("seen", optional=True))
@@ -62,14 +62,14 @@ class ProofExploration(Exploration):
 
     @cached_property
     def _members(self) -> list[dict[str, Proved | Caught]]:
-        """Of each row, what stands behind each of its members."""
+        """For each row its conditions or mistakes, by member."""
         named: list[dict[str, Proved | Caught]] = [{p.form: p for p in found} for found in self.conditions.values()]
-        return named + [_named_once(found) for found in self.mistakes.values()]
+        return named + [_with_unique_names(found) for found in self.mistakes.values()]
 
     def members(self, row: int) -> Sequence[str]:
         return list(self._members[row])
 
-    def searched(self, row: int) -> str:
+    def search_text(self, row: int) -> str:
         whole = [each.what for each in self._members[row].values() if isinstance(each, Caught)]
         return "\n".join([str(self.table.rows[row][1]), *self._members[row], *whole])
 
@@ -87,15 +87,15 @@ class ProofExploration(Exploration):
         return "_.rows()"
 
 
-def _grouped(keys: Sequence[tuple[str, ...]], found: Sequence[Any]) -> dict[tuple[str, ...], list[Any]]:
+def _group_by_key(keys: Sequence[tuple[str, ...]], found: Sequence[Any]) -> dict[tuple[str, ...], list[Any]]:
     groups: dict[tuple[str, ...], list[Any]] = {}
     for key, each in zip(keys, found, strict=True):
         groups.setdefault(key, []).append(each)
     return groups
 
 
-def _named_once(found: Sequence[Caught]) -> dict[str, Proved | Caught]:
-    """Each mistake by what it is and in which form; one that is there twice gets a number."""
+def _with_unique_names(found: Sequence[Caught]) -> dict[str, Proved | Caught]:
+    """Mistakes by what they change and in which form; equal names get a number."""
     named: dict[str, Proved | Caught] = {}
     for caught in found:
         short = f"{_short(caught.what)} · {caught.form}"
@@ -108,7 +108,7 @@ def _named_once(found: Sequence[Caught]) -> dict[str, Proved | Caught]:
 
 
 def _short(what: str) -> str:
-    """Of two names what they do not share: ``…w1.weight and …w3.weight``."""
+    """Two names without the beginning that they share: ``…w1.weight and …w3.weight``."""
     first, joined, second = what.partition(" and ")
     a, b = first.split("."), second.split(".")
     shared = next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), 0)
@@ -128,7 +128,7 @@ def _mistake_line(found: Sequence[Caught]) -> tuple[str, str, int, str]:
 
 
 def mistake_html(caught: Caught, form: Family) -> str:
-    """The rule before and after, what noticed the mistake and the message it gives, and the pictures."""
+    """A mistake as HTML: the rule before and after, what noticed it, the message, and the pictures."""
     consequence = _consequence(caught, form)
     return "".join(
         [
@@ -149,19 +149,19 @@ def _consequence(caught: Caught, form: Family) -> Consequence:
 
 
 def _rules_html(caught: Caught, consequence: Consequence) -> Iterator[str]:
-    """The rules, and the rules with the mistake; what differs is marked."""
+    """The rules before and after the mistake, with the differences marked."""
     if caught.mutation is None:
         words = caught.what.split()  # "num_attention_heads 6 as 12"
         before, after = " ".join(words[:-2]), f"{' '.join(words[:-3])} {words[-1]}"
         rows = consequence.right_plan.rows if consequence.right_plan is not None else ()
         rules = dict.fromkeys(_rule_text(row.rule) for row in rows if isinstance(row.rule, Mapped))
         yield f"<div class='mfconv-f'>config.json</div><div><code>{escape(before)}</code></div>"
-        yield f"<div class='mfconv-f'>with the mistake</div><div><code>{_marked(before, after)[1]}</code></div>"
+        yield f"<div class='mfconv-f'>with the mistake</div><div><code>{_mark_differences(before, after)[1]}</code></div>"
         yield from (f"<div class='mfconv-f'>the rule</div>{_lines_html(escape(text))}" for text in rules)
         return
     before = "\n".join(map(_rule_text, caught.mutation.before))
     after = "\n".join(map(_rule_text, caught.mutation.after))
-    first, second = _marked(before, after) if after else (escape(printable(before)), "<b class='mfconv-bad'>no rule</b>")
+    first, second = _mark_differences(before, after) if after else (escape(printable(before)), "<b class='mfconv-bad'>no rule</b>")
     yield f"<div class='mfconv-f'>the rule</div>{_lines_html(first)}"
     yield f"<div class='mfconv-f'>with the mistake</div>{_lines_html(second)}"
 
@@ -179,8 +179,8 @@ def _lines_html(marked: str) -> str:
     return f"<div style='white-space:pre-wrap'><code>{marked}</code></div>"
 
 
-def _marked(before: str, after: str) -> tuple[str, str]:
-    """Both texts as HTML, the words that differ marked."""
+def _mark_differences(before: str, after: str) -> tuple[str, str]:
+    """Both texts as HTML, with the words that differ marked."""
     a, b = (TOKENS.findall(printable(text)) for text in (before, after))
     left: list[str] = []
     right: list[str] = []
@@ -192,14 +192,14 @@ def _marked(before: str, after: str) -> tuple[str, str]:
 
 
 def _messages_html(consequence: Consequence) -> Iterator[str]:
-    """What is said where a plan is refused, and which shapes and names are wrong."""
+    """The error of a refused plan, and the names and shapes that are wrong."""
     plan, right, wrong = consequence.wrong_plan, consequence.right, consequence.wrong
     error: MfconvError | None = consequence.refused
     if error is None and plan is not None and plan.problems:
         tensors = [LazyTensor(TensorSpec(n, a.shape, "I64"), ()) for n, a in consequence.there.items()]
         error = CoverageError(plan, checkpoint_of(tensors, origin="the specimen", side=HF))
     if error is not None:
-        text = re.sub(r"(?<=\S) {2,}", " ", re.sub(r"\n {3,}", "\n    ", printable(str(error))))  # a narrow place: no columns
+        text = re.sub(r"(?<=\S) {2,}", " ", re.sub(r"\n {3,}", "\n    ", printable(str(error))))  # no columns: the place is narrow
         yield f"<div style='white-space:pre-wrap'><code>{escape(text)}</code></div>"
     if wrong is None:
         return

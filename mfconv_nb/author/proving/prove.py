@@ -1,12 +1,12 @@
-"""prove: that a family's rules are sound, as a view of every mistake that was made on purpose and what it would have done."""
+"""Prove that a family's rules are sound; a notebook shows every mistake that was made on purpose and what it would have done."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from mfconv_nb.author.proving.proof import ProofReport
-from mfconv_nb.author.proving.proof import prove as prove_rules
+from mfconv_nb.author.proving.proof import ProofReport, prove_rules
+from mfconv_nb.author.proving.proof_view import ProofExploration
 from mfconv_nb.mapping.rules import Family
 from mfconv_nb.views.exploration import Exploration
 from mfconv_nb.views.showing import Explorable
@@ -14,11 +14,9 @@ from mfconv_nb.views.showing import Explorable
 
 @dataclass(frozen=True, repr=False)
 class ExplorableProof(ProofReport, Explorable):
-    """What was proved of a family; in a notebook a view, which draws each mistake when it is chosen."""
+    """A proof that a notebook shows as a view, which draws a mistake when the user chooses it."""
 
     def exploration(self) -> Exploration:
-        from mfconv_nb.author.proving.proof_view import ProofExploration
-
         return ProofExploration(self)
 
 
@@ -28,8 +26,8 @@ def prove(family: str | Path | Family) -> ExplorableProof:
     Args:
         family: a key, a file that defines ``FAMILY``, or a ``Family``; it needs a toy config.
     Returns:
-        A report whose ``passed`` is true when every condition holds and no mistake survived. In a notebook: every mistake that was made
-        on purpose, what noticed it, and a picture of what it would have done.
+        A report whose ``passed`` is true when every condition holds and no mistake survived. A notebook shows every mistake that was
+        made on purpose, what noticed it, and a picture of what it would have done.
     """
-    found = prove_rules(family)
-    return ExplorableProof(found.family, found.proved, found.caught, found.forms)
+    report = prove_rules(family)
+    return ExplorableProof(report.family, report.proved, report.caught, report.forms)

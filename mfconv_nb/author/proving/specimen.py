@@ -1,7 +1,7 @@
-"""One instance of a rule with numbers in it, every number different, to see where each goes. numpy only; no file is read.
+"""Make one instance of a rule with numbers in it, all different, to see where each number goes. numpy only; reads no file.
 
-The sizes are those of the family's toy config, all different where the model leaves a choice; an axis that no config gives gets a prime.
-So does one as large as in a real model, whose config a draft has for its toy: a sentence says the same of 53 columns as of 8,192.
+The sizes are those of the family's toy config, all different where the model allows it. An axis without a size gets a prime. So does an
+axis as large as in a real model, which a drafted family has in its toy config: a sentence means the same for 53 columns as for 8,192.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ Arrays = dict[str, Array]
 Mapped = Rule | Repeated | Tied
 
 PRIMES = (5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
-LARGE = 400  # but for padding, the largest axis of a built-in toy has 384
+LARGE = 400  # the largest axis of a built-in toy, apart from padding, has 384
 PRIMES_OF_LARGE = (41, 43, 47, 53, 59, 61, 67, 71, 73, 79)
-NO_LAYOUT = (3, 5)  # a shape for a rule without a sentence
+NO_LAYOUT = (3, 5)  # the shape for a rule without a layout
 
 
 def specimen(form: Family, rule: Mapped) -> tuple[Arrays, Sizes]:
-    """The Hugging Face tensors of one instance of a rule, filled with different numbers, and the sizes they were made with.
+    """Make the Hugging Face tensors of one instance of a rule, filled with different numbers; also return the sizes they have.
 
     Raises:
-        MappingError: MFC311 when the sizes or the sentence do not give a shape.
+        MappingError: MFC311 if the sizes or the layout do not give a shape.
     """
     sizes = _sizes_of_one(form, rule)
     rule = next((r for r, _ in numbered_rules([rule], sizes.values_by_axis) if not isinstance(r, Drop)), rule)
@@ -61,7 +61,7 @@ def specimen(form: Family, rule: Mapped) -> tuple[Arrays, Sizes]:
 
 
 def _sizes_of_one(form: Family, rule: Mapped) -> Sizes:
-    """The sizes of the toy config, with every loop of the rule counting one round only, and primes for what no config gives."""
+    """The sizes of the toy config, with one round of every loop of the rule, and primes for axes without a size."""
     sizes = read_sizes(form.toy, form.sizes)
     loops = directed_rule(rule, MF).loops
     first = _first_indices(sizes, loops)
@@ -73,18 +73,18 @@ def _sizes_of_one(form: Family, rule: Mapped) -> Sizes:
     axes = axis_names(e for side in layouts for tensor in side for e in tensor)
     missing = sorted(axes - known.keys() - structural_sizes(rule)[1].keys())
     primes = {axis: Size(prime, "the proof") for axis, prime in zip(missing, PRIMES, strict=False)}
-    return Sizes({**known, **_of_large(known, axes - first.keys()), **primes})
+    return Sizes({**known, **_small_for_large(known, axes - first.keys()), **primes})
 
 
-def _of_large(known: Mapping[str, Size], axes: Iterable[str]) -> dict[str, Size]:
-    """Small sizes for axes that are large; equal ones stay equal."""
+def _small_for_large(known: Mapping[str, Size], axes: Iterable[str]) -> dict[str, Size]:
+    """Small sizes for large axes; equal sizes stay equal."""
     large = {axis: known[axis].value for axis in axes if axis in known and not known[axis].first and known[axis].value > LARGE}
     small = dict(zip(sorted(set(large.values())), PRIMES_OF_LARGE, strict=False))
     return {axis: Size(small[value], known[axis].origin) for axis, value in large.items() if value in small}
 
 
 def _first_indices(sizes: Sizes, loops: tuple[str, ...]) -> dict[str, int]:
-    """Where each loop begins to count."""
+    """The first number of each loop."""
     first: dict[str, int] = {}
     for axis in loops:
         size = sizes.at(first).get(axis)
@@ -92,27 +92,31 @@ def _first_indices(sizes: Sizes, loops: tuple[str, ...]) -> dict[str, int]:
     return first
 
 
-def carried(form: Family, rules: tuple[Mapped, ...], arrays: Mapping[str, Array], to: str, sizes: Sizes) -> Arrays:
-    """Some tensors, mapped by some rules.
+def carry_across(form: Family, rules: tuple[Mapped, ...], arrays: Mapping[str, Array], to: str, sizes: Sizes) -> Arrays:
+    """Map some tensors by some rules.
 
     Raises:
-        MappingError: MFC311 with the first problem of the plan, or where a target is not covered exactly once.
+        MappingError: MFC311 with the first problem of the plan, or if a target is not covered exactly once.
     """
-    plan = planned(form, rules, arrays, to, sizes)
+    plan = plan_specimen(form, rules, arrays, to, sizes)
     if plan.problems:
         first = plan.problems[0]
         raise MappingError("MFC311", first.name, found=f"{first.kind}: {first.found}", expected=first.expected)
-    return moved(plan, arrays)
+    return move_numbers(plan, arrays)
 
 
-def planned(form: Family, rules: tuple[Mapped, ...], arrays: Mapping[str, Array], to: str, sizes: Sizes) -> MappingPlan:
-    """The plan for some tensors by some rules, with its problems."""
+def plan_specimen(form: Family, rules: tuple[Mapped, ...], arrays: Mapping[str, Array], to: str, sizes: Sizes) -> MappingPlan:
+    """Plan how some rules map some tensors; the plan lists its problems."""
     specs = [TensorSpec(name, array.shape, "I64") for name, array in arrays.items()]
     return plan_mapping(specs, form.with_rules(rules), to, sizes=sizes)
 
 
-def moved(plan: MappingPlan, arrays: Mapping[str, Array]) -> Arrays:
-    """What a plan says, done to arrays in memory."""
+def move_numbers(plan: MappingPlan, arrays: Mapping[str, Array]) -> Arrays:
+    """Do what a plan says to arrays in memory.
+
+    Raises:
+        MappingError: MFC311 if a target is not covered exactly once.
+    """
     found: Arrays = {}
     for row in plan.rows:
         for number, spec in enumerate(row.targets):
@@ -126,12 +130,8 @@ def moved(plan: MappingPlan, arrays: Mapping[str, Array]) -> Arrays:
                 move_block(target.view(), np.ascontiguousarray(source), part.block)
                 covered += part.block.elements
             if covered != spec.elements or (target < 0).any():
-                raise MappingError(
-                    "MFC311",
-                    spec.name,
-                    found=f"{how_many(covered, 'number')} for {how_many(spec.elements, 'place')}",
-                    expected="one for each",
-                )
+                counts = f"{how_many(covered, 'number')} for {how_many(spec.elements, 'place')}"
+                raise MappingError("MFC311", spec.name, found=counts, expected="one for each")
             found[spec.name] = target.reshape(spec.shape)
     return found
 
@@ -141,14 +141,14 @@ def mapped_rules(form: Family) -> list[Mapped]:
     return [rule for rule in form.rules if not isinstance(rule, Drop)]
 
 
-def sized(form: Family, sizes: Sizes) -> Family:
-    """The form without rules of which no config promises a shape: drafts have axes without a size, and renames without a sentence."""
+def without_sizeless_rules(form: Family, sizes: Sizes) -> Family:
+    """The form without rules whose shapes no config gives: drafts may have axes without a size, and renames without a layout."""
     known = {*sizes, *(axis for axis, sentence in form.sizes.items() if "{" in sentence)}
     return form.with_rules(tuple(rule for rule in form.rules if isinstance(rule, Drop) or _is_sized(rule, known)))
 
 
 def _is_sized(rule: Mapped, known: Set[str]) -> bool:
-    """Whether every axis of a rule has a size: by the config, by the rule itself, or by names that count it."""
+    """Whether every axis of a rule has a size: from the config, from the rule itself, or from the names that count it."""
     layouts = layouts_of(rule, MF)
     constants, same = structural_sizes(rule)
     counted = {p for side in sides_of(rule, MF) for pattern in side for p in pattern.placeholders}

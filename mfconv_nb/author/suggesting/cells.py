@@ -1,6 +1,6 @@
-"""Cells: which layer of torch, and which cell of MindSpore, two tensors belong to. The table is `families/cell_ports.py`.
+"""Match torch layers with MindSpore cells by the names of their tensors. The table is `families/words/cell_ports.py`.
 
-A layer is known by all that it holds, on both sides: `weight` and `gamma` beside running means are a BatchNorm, alone a LayerNorm.
+A layer is recognised by all of its tensors on both sides: `weight` and `gamma` are a BatchNorm beside running means, else a LayerNorm.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from mfconv_nb.author.suggesting.groups import Group
 from mfconv_nb.families.words.cell_ports import ATTENTION, PORTS, Port
 
-FEWEST_KERNEL_AXES = 4  # from here on an equal shape is a convolution's; three axes may be experts
+FEWEST_KERNEL_AXES = 4  # a weight with fewer axes need not be a convolution: three may be experts
 
-Leaves = Mapping[str, frozenset[str]]  # of every module, what its tensors are called
+Leaves = Mapping[str, frozenset[str]]  # by module: the leaves of its tensors
 
 
 @dataclass(frozen=True, slots=True)
-class Ported:
-    """What the table says of two tensors.
+class PortMatch:
+    """What the table says about two tensors.
 
     Attributes:
-        reason: for the reader.
-        same_place: whether the module is called the same on both sides.
-        fixed_axes: whether the order of the axes is known, too.
+        reason: for the user; may be empty.
+        same_place: whether the module has the same name on both sides.
+        fixed_axes: whether the order of the axes is known.
     """
 
     reason: str
@@ -33,22 +33,22 @@ class Ported:
 
 
 def leaves_of(groups: Iterable[Group]) -> Leaves:
-    """What the tensors of every module are called."""
+    """The leaves of every module."""
     found: dict[str, set[str]] = defaultdict(set)
     for group in groups:
         found[group.parent].add(group.leaf)
     return {parent: frozenset(leaves) for parent, leaves in found.items()}
 
 
-def ported(hf: Group, mf: Group, hf_leaves: Leaves, mf_leaves: Leaves) -> Ported | None:
-    """What the table says of a pair; None where it says nothing."""
+def match_port(hf: Group, mf: Group, hf_leaves: Leaves, mf_leaves: Leaves) -> PortMatch | None:
+    """What the table says about a pair; None if it says nothing."""
     for port in PORTS:
         if _fits(port, hf, mf, hf_leaves, mf_leaves):
-            return Ported(_reason(port, hf, mf), hf.parent == _outside(port, mf), port.axis)
+            return PortMatch(_reason(port, hf, mf), hf.parent == _outside(port, mf), port.axis)
     if hf.leaf == mf.leaf and hf.shape == mf.shape:
         kernel = len(hf.shape) >= FEWEST_KERNEL_AXES and hf.leaf == "weight"
-        said = "a convolution: both keep its axes in the same order" if kernel else ""
-        return Ported(said, hf.parent == mf.parent, kernel)
+        reason = "a convolution: both keep its axes in the same order" if kernel else ""
+        return PortMatch(reason, hf.parent == mf.parent, kernel)
     return None
 
 
@@ -58,12 +58,12 @@ def is_joint(hf: Group, mf: Group) -> bool:
 
 
 def why_dropped(hf: Group) -> str | None:
-    """Of a tensor that only torch has, why that is; None where the table does not know it."""
+    """Why only torch has a tensor; None if the table does not know it."""
     return next((port.dropped[hf.leaf] for port in PORTS if hf.leaf in port.dropped), None)
 
 
 def _fits(port: Port, hf: Group, mf: Group, hf_leaves: Leaves, mf_leaves: Leaves) -> bool:
-    """Whether two tensors are called as the port says, and nothing beside them belongs to another layer."""
+    """Whether two tensors have the names of a port, and no tensor beside them belongs to another layer."""
     names = (port.names.get(hf.leaf), port.alone.get(hf.leaf))
     if mf.leaf not in names or (port.inner and not f".{mf.parent}".endswith(f".{port.inner}")):
         return False
@@ -74,7 +74,7 @@ def _fits(port: Port, hf: Group, mf: Group, hf_leaves: Leaves, mf_leaves: Leaves
 
 
 def _outside(port: Port, mf: Group) -> str:
-    """The module of a tensor, without the cell inside it."""
+    """The module of a tensor without the port's inner cell."""
     return mf.parent.removesuffix(port.inner).removesuffix(".") if port.inner else mf.parent
 
 

@@ -1,7 +1,7 @@
-"""Evidence: what the numbers of both sides say. A fingerprint that no order changes finds partners; equal bytes decide a variant.
+"""Compare the numbers of two checkpoints. A fingerprint that ignores order finds candidate pairs; comparing bytes then picks the layout.
 
-Two values of each loop are read at most: the first and the last layer, say. Where dtypes differ, the wider one is cast to the narrower.
-In memory stands one instance of a rule at a time: an embedding, or all experts of a layer where they become one tensor.
+At most two values of each loop are read: the first layer and the last. If dtypes differ, the wider one is cast to the narrower. Memory
+holds one instance of a rule at a time: an embedding, or all experts of a layer if they become one tensor.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from mfconv_nb.author.suggesting.variants import Variant
 from mfconv_nb.core.blocks import Block, move_block
-from mfconv_nb.core.checkpoint import MF, Checkpoint, LazyTensor, TensorSpec
+from mfconv_nb.core.checkpoint import HF, MF, Checkpoint, TensorSpec
 from mfconv_nb.core.dtypes import cast_into, itemsize, numpy_dtype
 from mfconv_nb.core.errors import MappingError
 from mfconv_nb.core.sizes import Size, Sizes
@@ -23,67 +23,63 @@ from mfconv_nb.mapping.rules import Family, Repeated, Rule
 from mfconv_nb.streaming.gather import read_tensor
 
 Array = np.ndarray[Any, np.dtype[Any]]
-AT_ONCE = 1 << 20  # elements that are hashed at a time: 8 MiB of 64-bit words
-PLACES = 64  # of a block, looked at before all of it is moved: a wrong order shows in a few numbers
-MOST_NUMBERED = 1 << 24  # elements of tensors that are numbered through to compare two orders
+AT_ONCE = 1 << 20  # elements hashed or compared at a time: 8 MiB of 64-bit words
+PLACES = 64  # of a block, compared before all of it is moved: a wrong order shows in a few numbers
+MOST_NUMBERED = 1 << 24  # elements that are numbered to compare two orders
 _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)  # odd numbers with well mixed bits (splitmix64)
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """The numbers of two checkpoints, read when they are asked for."""
+class Numbers:
+    """The numbers of two checkpoints, each tensor read when it is needed."""
 
     hf: Checkpoint
     mf: Checkpoint
     _prints: dict[tuple[str, str, str], int] = field(default_factory=dict)
 
     def flat(self, side: str, name: str, dtype: str) -> Array:
-        """The numbers of a tensor in one row, as ``dtype``."""
-        tensor = self._tensor(side, name)
+        """The numbers of a tensor as one flat array of ``dtype``."""
+        tensor = (self.hf if side == HF else self.mf).tensors[name]
         return cast_to(read_tensor(tensor).reshape(-1), dtype)
 
     def fingerprint(self, side: str, name: str, dtype: str) -> int:
-        """A number that depends on the elements of a tensor but not on their order, and ignores zeros. Those of parts add up."""
+        """A number that depends on the elements of a tensor, but not on their order nor on zeros. The fingerprints of parts add up."""
         key = (side, name, dtype)
         if key not in self._prints:
             self._prints[key] = fingerprint(self.flat(side, name, dtype))
         return self._prints[key]
 
     def agree(self, hf: Sequence[TensorSpec], mf: Sequence[TensorSpec]) -> bool:
-        """Whether the numbers of some tensors of each side are the same, in whatever order."""
+        """Whether some tensors of each side hold the same numbers, in any order."""
         dtype = common_dtype([s.dtype for s in (*hf, *mf)])
         if dtype is None:
             return False
-        sums = [sum(self.fingerprint(side, s.name, dtype) for s in specs) for side, specs in (("hf", hf), ("mf", mf))]
+        sums = [sum(self.fingerprint(side, s.name, dtype) for s in specs) for side, specs in ((HF, hf), (MF, mf))]
         return (sums[0] - sums[1]) % (1 << 64) == 0
 
     def same(self, one: tuple[str, TensorSpec], other: tuple[str, TensorSpec]) -> bool:
-        """Whether two tensors, each of a side, are equal to the byte."""
+        """Whether two tensors, each given with its side, are equal to the byte."""
         dtype = common_dtype([one[1].dtype, other[1].dtype])
         if dtype is None or self.fingerprint(one[0], one[1].name, dtype) != self.fingerprint(other[0], other[1].name, dtype):
             return False
         return equal_bytes(self.flat(one[0], one[1].name, dtype), self.flat(other[0], other[1].name, dtype))
 
     def is_constant(self, side: str, spec: TensorSpec) -> bool:
-        """Whether all numbers of a tensor are equal: it proves nothing then."""
+        """Whether all numbers of a tensor are equal: equal bytes prove nothing then."""
         return _is_of_one_value(self.flat(side, spec.name, spec.dtype))
 
-    def held(self, hf: Sequence[TensorSpec], mf: Sequence[TensorSpec]) -> Held | None:
-        """The numbers of one instance of a rule, in memory; None where their dtypes have nothing in common."""
+    def read_instance(self, hf: Sequence[TensorSpec], mf: Sequence[TensorSpec]) -> InstanceNumbers | None:
+        """Read the numbers of one instance of a rule; None if no dtype holds those of both sides."""
         dtype = common_dtype([s.dtype for s in (*hf, *mf)])
         if dtype is None:
             return None
-        return Held(
-            tuple(hf), tuple(mf), *({s.name: self.flat(side, s.name, dtype) for s in specs} for side, specs in (("hf", hf), ("mf", mf)))
-        )
-
-    def _tensor(self, side: str, name: str) -> LazyTensor:
-        return (self.hf if side == "hf" else self.mf).tensors[name]
+        sources, targets = ({s.name: self.flat(side, s.name, dtype) for s in specs} for side, specs in ((HF, hf), (MF, mf)))
+        return InstanceNumbers(tuple(hf), tuple(mf), sources, targets)
 
 
 @dataclass(frozen=True)
-class Held:
-    """The tensors of one instance of a rule, on both sides, with their numbers as one dtype."""
+class InstanceNumbers:
+    """The tensors of one instance of a rule on both sides, and their numbers as flat arrays of one dtype."""
 
     hf: tuple[TensorSpec, ...]
     mf: tuple[TensorSpec, ...]
@@ -92,18 +88,18 @@ class Held:
 
     @property
     def is_constant(self) -> bool:
-        """Whether all numbers of each tensor are equal: they prove nothing then."""
+        """Whether all numbers of each tensor are equal: equal bytes prove nothing then."""
         return all(map(_is_of_one_value, self.sources.values()))
 
     @property
     def repeats(self) -> bool:
-        """Whether rows or columns begin alike: numbers in another order may be the same bytes then."""
+        """Whether two rows or two columns begin alike: another order may give the same bytes then."""
         shaped = [_bits(self.targets[s.name]).reshape(s.shape) for s in self.mf if s.elements > 1]
         return any(_begin_alike(bits.reshape(len(bits), -1)) or _begin_alike(bits.reshape(-1, bits.shape[-1]).T) for bits in shaped)
 
     def shows(self, rule: Rule | Repeated, variant: Variant) -> bool:
-        """Whether a rule makes exactly the bytes of the one side from the other."""
-        row = planned(rule, variant, self.hf)
+        """Whether a rule makes exactly the bytes of the MindFormers side from the Hugging Face side."""
+        row = plan_row(rule, variant, self.hf)
         if row is None or {(t.name, t.shape) for t in row.targets} != {(s.name, s.shape) for s in self.mf}:
             return False
         if not all(equal_bytes(self.sources[copy], self.sources[row.sources[0].name]) for copy in row.copies):
@@ -111,12 +107,12 @@ class Held:
         placed = ((part, spec.name) for spec, parts in zip(row.targets, row.parts, strict=False) for part in parts)
         if not all(_agree_in_places(self.sources[p.source], self.targets[name], p.block) for p, name in placed if p.source is not None):
             return False
-        made = carried_out(row, self.sources)
+        made = carry_out(row, self.sources)
         return all(equal_bytes(made[name], target) for name, target in self.targets.items())
 
 
 def _agree_in_places(source: Array, target: Array, block: Block) -> bool:
-    """Whether some numbers of a block are the same on both sides; without looking at all of it."""
+    """Whether a few numbers of a block, chosen at random, are the same on both sides."""
     if not block.elements:
         return True
     places = np.random.default_rng(0).integers(0, block.sizes, (PLACES, len(block.sizes)))
@@ -134,30 +130,30 @@ def _is_of_one_value(flat: Array) -> bool:
 
 
 def _begin_alike(rows: Array) -> bool:
-    """Whether two rows begin with the same numbers; eight are enough to tell most apart."""
+    """Whether two rows begin with the same eight numbers; eight tell most rows apart."""
     few = np.ascontiguousarray(rows[:, :8])
     return len(np.unique(few, axis=0)) < len(few)
 
 
 def move_alike(rules: tuple[Rule | Repeated, Rule | Repeated], variants: tuple[Variant, Variant], hf: Sequence[TensorSpec]) -> bool:
-    """Whether two rules put every number of an instance to the same place."""
-    rows = [planned(rule, variant, hf) for rule, variant in zip(rules, variants, strict=True)]
+    """Whether two rules move every number of an instance to the same place."""
+    rows = [plan_row(rule, variant, hf) for rule, variant in zip(rules, variants, strict=True)]
     if rows[0] is None or rows[1] is None or sum(s.elements for s in hf) > MOST_NUMBERED:
         return False
     ends = np.cumsum([0, *(s.elements for s in hf)])
     numbers = {s.name: np.arange(1 + ends[n], 1 + ends[n + 1]) for n, s in enumerate(hf)}
-    made = [carried_out(row, numbers) for row in rows if row is not None]
+    made = [carry_out(row, numbers) for row in rows if row is not None]
     return made[0].keys() == made[1].keys() and all(np.array_equal(made[0][name], made[1][name]) for name in made[0])
 
 
-def evidence_of(hf: Checkpoint, mf: Checkpoint) -> Evidence | None:
-    """The numbers of both sides; None where one of them has names and shapes only."""
+def numbers_of(hf: Checkpoint, mf: Checkpoint) -> Numbers | None:
+    """The numbers of both sides; None if one of them has names and shapes only."""
     whole = all(t.pieces or not t.spec.elements for checkpoint in (hf, mf) for t in checkpoint)
-    return Evidence(hf, mf) if whole else None
+    return Numbers(hf, mf) if whole else None
 
 
-def planned(rule: Rule | Repeated, variant: Variant, hf: Sequence[TensorSpec]) -> Row | None:
-    """The one row of a rule for one instance; None where it does not fit."""
+def plan_row(rule: Rule | Repeated, variant: Variant, hf: Sequence[TensorSpec]) -> Row | None:
+    """The one row of a rule for one instance; None if the rule does not fit."""
     sizes = Sizes({axis: Size(value, "its shape") for axis, value in variant.sizes.items()})
     same = [TensorSpec(s.name, s.shape, hf[0].dtype) for s in hf]
     try:
@@ -167,8 +163,8 @@ def planned(rule: Rule | Repeated, variant: Variant, hf: Sequence[TensorSpec]) -
     return plan.rows[0] if len(plan.rows) == 1 and not [p for p in plan.problems if p.kind != "missing"] else None
 
 
-def carried_out(row: Row, sources: Mapping[str, Array]) -> dict[str, Array]:
-    """What a row says, done to arrays in memory."""
+def carry_out(row: Row, sources: Mapping[str, Array]) -> dict[str, Array]:
+    """Do what a row says to arrays in memory."""
     made = {}
     for number, spec in enumerate(row.targets):
         if not row.parts:
@@ -183,7 +179,7 @@ def carried_out(row: Row, sources: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def common_dtype(dtypes: Sequence[str]) -> str | None:
-    """The narrowest of some dtypes; None for two of the same width, of which neither can hold the other."""
+    """The narrowest of some dtypes; None if there are two of that width: neither can hold the other."""
     least = min(map(itemsize, dtypes))
     narrow = {d for d in dtypes if itemsize(d) == least}
     return narrow.pop() if len(narrow) == 1 else None
@@ -200,7 +196,7 @@ def cast_to(flat: Array, dtype: str) -> Array:
 
 
 def equal_bytes(one: Array, other: Array) -> bool:
-    """Whether two rows of numbers are equal to the byte; stops at the first stretch that is not."""
+    """Whether two flat arrays are equal to the byte; stops at the first stretch that differs."""
     if one.size != other.size or one.dtype != other.dtype:
         return False
     a, b = _bits(one), _bits(other)

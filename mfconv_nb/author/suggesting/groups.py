@@ -1,7 +1,7 @@
-"""Groups: names that differ only in their loops, as one. Which numbers of a name count layers, and which belong to the name.
+"""Group names that differ only in their loops: decide which numbers of a name count layers and which are part of the name.
 
-A number counts where it stands alone between dots and where what follows is much the same for every value: all layers hold about the
-same tensors. `layer.0.SelfAttention` and `layer.1.DenseReluDense` hold other things each, so those numbers are part of the name.
+A number counts if it stands alone between dots and if much the same follows for every value, as all layers have about the same tensors.
+`layer.0.SelfAttention` and `layer.1.DenseReluDense` contain different tensors, so those numbers are part of the name.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mfconv_nb.core.blocks import Shape
 from mfconv_nb.core.checkpoint import TensorSpec
 
 LOOP_WORDS = frozenset({"layers", "layer", "blocks", "block", "h", "experts", "resblocks", "stages", "stage"})
-# what two values of a loop have in common, more than that: of DeepSeek's dense and sparse layers it is three quarters
+# two values of a loop have a larger share of their tensors in common; DeepSeek's dense and sparse layers three quarters
 LEAST_COMMON, LEAST_COMMON_OF_MANY, MANY = 0.5, 0.2, 5
 
 _ALONE = re.compile(r"(?:(?<=[./])|^)(0|[1-9][0-9]{0,8})(?=[./]|$)")
@@ -31,7 +31,7 @@ class Group:
     Attributes:
         parts: the text before, between and after the loops: one more than there are loops.
         specs: the tensors, by the numbers in their names.
-        place: of its first tensor in the checkpoint.
+        place: the position of its first tensor in the checkpoint.
     """
 
     parts: tuple[str, ...]
@@ -57,7 +57,7 @@ class Group:
 
     @property
     def leaf(self) -> str:
-        """What stands after the last dot: `weight`."""
+        """The text after the last dot: `weight`."""
         return self.parts[-1].rpartition(".")[2]
 
     @cached_property
@@ -72,7 +72,7 @@ class Group:
 
     @cached_property
     def counting(self) -> tuple[Group, tuple[int, ...]]:
-        """The group with the loops that have several values only, and which those are; a number that never changes is text."""
+        """The group with only those loops that have several values, and which they are. A number that never changes becomes text."""
         kept = tuple(n for n in range(self.loops) if len(self.counts(n)) > 1)
         first, parts = min(self.specs), [self.parts[0]]
         for n, part in enumerate(self.parts[1:]):
@@ -92,13 +92,13 @@ class Group:
         return re.split(r"[./]", self.parts[loop].rstrip("./"))[-1]
 
     def counts(self, loop: int) -> tuple[int, ...]:
-        """The values of one loop, counted up."""
+        """The values of one loop, in ascending order."""
         return tuple(sorted({index[loop] for index in self.specs}))
 
 
 @dataclass(slots=True)
 class _Name:
-    """A name while it is being read: the text between the loops found so far, their numbers, and what is left to read."""
+    """A name that is partly read: the texts before the loops found so far, their numbers, the text since, and the rest."""
 
     spec: TensorSpec
     place: int
@@ -111,9 +111,8 @@ class _Name:
 def groups_of(specs: Sequence[TensorSpec]) -> tuple[Group, ...]:
     """The groups of a checkpoint, in the order of their first tensor."""
     done: list[_Name] = []
-    open_names = [
-        _Name(spec, place, (), (), "", spec.name) for place, spec in enumerate(specs) if spec.name and not set(spec.name) & set("{}#")
-    ]
+    readable = [(place, spec) for place, spec in enumerate(specs) if spec.name and not set(spec.name) & set("{}#")]
+    open_names = [_Name(spec, place, (), (), "", spec.name) for place, spec in readable]
     while open_names:
         by_prefix: dict[tuple[tuple[str, ...], str], list[_Name]] = defaultdict(list)
         for name in open_names:
@@ -122,16 +121,17 @@ def groups_of(specs: Sequence[TensorSpec]) -> tuple[Group, ...]:
                 done.append(name)
             else:
                 by_prefix[name.parts, name.text + name.rest[: number.start()]].append(name)
-        open_names = [
-            _stepped(name, text, loop) for (_, text), names in by_prefix.items() for loop in [_is_loop(text, names)] for name in names
-        ]
+        open_names = []
+        for (_, text), names in by_prefix.items():
+            is_loop = _is_loop(text, names)
+            open_names += [_read_past_number(name, text, is_loop) for name in names]
     found: dict[tuple[str, ...], list[_Name]] = defaultdict(list)
     for name in sorted(done, key=lambda n: n.place):
         found[(*name.parts, name.text + name.rest)].append(name)
     return tuple(Group(parts, {n.numbers: n.spec for n in names}, names[0].place) for parts, names in found.items())
 
 
-def _stepped(name: _Name, text: str, is_loop: bool) -> _Name:
+def _read_past_number(name: _Name, text: str, is_loop: bool) -> _Name:
     number = _ALONE.search(name.rest)
     assert number is not None
     rest, value = name.rest[number.end() :], number[1]
@@ -141,7 +141,7 @@ def _stepped(name: _Name, text: str, is_loop: bool) -> _Name:
 
 
 def _is_loop(text: str, names: Sequence[_Name]) -> bool:
-    """Whether the numbers after ``text`` count: what follows is much the same for each."""
+    """Whether the numbers after ``text`` count, that is, much the same follows each."""
     after: dict[int, dict[str, Shape]] = defaultdict(dict)
     for name in names:
         number = _ALONE.search(name.rest)

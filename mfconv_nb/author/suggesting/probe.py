@@ -1,4 +1,4 @@
-"""probe: a tensor that does not match its reference, and what makes it match."""
+"""Find out why a tensor does not equal its reference, and what makes it equal."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ def probe(
     *,
     config: str | Path | Mapping[str, Any] | None = None,
 ) -> Probe:
-    """Say which known variant makes a tensor equal to its reference, or where the first element that differs comes from.
+    """Find the known variant that makes a tensor equal to its reference, or the first element that differs and where it comes from.
 
-    Tried are: another order of q, k and v or of gate and up, end to end against head by head, group by group or row by row, rotary rows in
-    pairs or in halves, transposes, axes of size one, experts stacked.
+    It tries: another order of q, k and v or of gate and up; end to end against head by head, group by group or row by row; rotary rows in
+    pairs or in halves; transposes; axes of size one; experts stacked.
 
     Args:
-        found: one tensor (numpy, torch, MindSpore), a list of them, or a checkpoint. Of a mapped checkpoint the source is told too.
-        reference: the same for what it should be. Names in common are compared; without any, all of one side with all of the other.
+        found: one tensor (numpy, torch, MindSpore), a list of them, or a checkpoint. For a mapped checkpoint the source is named too.
+        reference: the same, as it should be. Names in common are compared; if there are none, all of one side with all of the other.
         name: compare these names only.
         config: a config.json, its folder or its content: its head counts are tried first.
     Raises:
         MappingError: MFC310 for names and shapes without values; MFC309 for a name that is not there.
     """
-    a, b = _loaded(found, config), _loaded(reference, config)
+    a, b = _load_tensors(found, config), _load_tensors(reference, config)
     names = (name,) if isinstance(name, str) else tuple(name)
     for each in names:
         a[each], b[each]  # an unknown name gets the nearest one as a hint
     return probe_of(a, b, names)
 
 
-def _loaded(thing: Any, config: Any) -> Checkpoint:
-    """One tensor, or several, as a checkpoint; everything else as ``load`` takes it."""
+def _load_tensors(thing: Any, config: Any) -> Checkpoint:
+    """Load one tensor or a list of tensors as a checkpoint, and anything else as ``load`` does."""
     if _is_tensor(thing):
         return load({"tensor": thing}, config=config)
     if isinstance(thing, list | tuple) and thing and all(map(_is_tensor, thing)):

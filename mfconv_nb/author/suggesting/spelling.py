@@ -1,6 +1,6 @@
-"""Spelling: drafts as rules of one family. Loops get names, axes that mean other numbers in other rules get names of their own.
+"""Write pairings as rules of one family. Every loop gets a name; two axes share a name only if they have the same size.
 
-A size is read from config.json where the config has the number under a usual key; else the number itself stands in the family.
+A size is read from config.json if the config has the number under a usual key. Otherwise the number itself is written in the family.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 
 from mfconv_nb.author.axes import GROUPS, HEAD, HEADS, ROPE, Facts
-from mfconv_nb.author.suggesting.drafting import Draft
+from mfconv_nb.author.suggesting.answering import TensorPairing
 from mfconv_nb.author.suggesting.groups import Group
 from mfconv_nb.author.suggesting.questions import Question
 from mfconv_nb.author.suggesting.variants import Variant
@@ -20,8 +21,8 @@ from mfconv_nb.mapping.rules import ANYWHERE, AnyRule, Repeated, Rule, Tied
 
 NAMED_BY = (ENCODER, DECODER, VISION, LANGUAGE)
 INNER = "block"  # a loop inside a loop of layers
-# the axes that a size may be read as, beside one of its own name
-MEANT: Mapping[str, tuple[str, ...]] = {
+# by axis: the axes whose config keys may give its size, besides its own
+READ_AS: Mapping[str, tuple[str, ...]] = {
     "pair": (),
     "heads_here": (),
     "turns": (HEADS, GROUPS),
@@ -38,26 +39,26 @@ MEANT: Mapping[str, tuple[str, ...]] = {
 
 @dataclass
 class Spelled:
-    """The rules of some drafts, with the sizes and the loops that they speak of."""
+    """The rules of some pairings, and the sizes of their loops and axes."""
 
     sizes: dict[str, str] = field(default_factory=dict)
     rules: list[AnyRule] = field(default_factory=list)
-    _values: dict[str, str] = field(default_factory=dict)
+    _values: dict[str, int] = field(default_factory=dict)
     _loops: dict[tuple[str, tuple[int, ...]], str] = field(default_factory=dict)
     _scopes: dict[str, str] = field(default_factory=dict)
 
     def loop_name(self, group: Group, loop: int) -> str:
-        """What a loop of a group is called: the same for all groups under the same words."""
+        """The name of a loop of a group: the same for all groups under the same words."""
         return self._loops.get((_scope(group, loop), group.counts(loop))) or self._scopes.get(_scope(group, loop)) or "any"
 
 
-def spell(drafts: Sequence[Draft], facts: Facts) -> Spelled:
-    """Write drafts as rules."""
+def spell(pairings: Sequence[TensorPairing], facts: Facts) -> Spelled:
+    """Write pairings as rules."""
     spelled = Spelled()
-    _name_loops(drafts, facts, spelled)
-    for draft in drafts:
-        spelled.rules.append(_rule(draft, facts, spelled))
-    if any(draft.tied for draft in drafts):
+    _name_loops(pairings, facts, spelled)
+    for pairing in pairings:
+        spelled.rules.append(_rule(pairing, facts, spelled))
+    if any(pairing.tied for pairing in pairings):
         spelled.sizes["tied"] = "tie_word_embeddings | 1"
     return spelled
 
@@ -69,44 +70,44 @@ def _scope(group: Group, loop: int) -> str:
     return "#".join(group.parts[: loop + 1])
 
 
-def _shared(drafts: Sequence[Draft]) -> Iterator[tuple[Group, int]]:
-    yield from ((draft.hf[0], loop) for draft in drafts for loop, _ in draft.meeting.shared)
+def _shared_loops(pairings: Sequence[TensorPairing]) -> Iterator[tuple[Group, int]]:
+    yield from ((pairing.hf[0], loop) for pairing in pairings for loop, _ in pairing.meeting.shared)
 
 
-def _name_loops(drafts: Sequence[Draft], facts: Facts, spelled: Spelled) -> None:
+def _name_loops(pairings: Sequence[TensorPairing], facts: Facts, spelled: Spelled) -> None:
     counts: dict[str, Counter[tuple[int, ...]]] = {}
     words: dict[str, str] = {}
-    for group, loop in _shared(drafts):
+    for group, loop in _shared_loops(pairings):
         counts.setdefault(_scope(group, loop), Counter())[group.counts(loop)] += 1
-        words[_scope(group, loop)] = _base(group, loop)
+        words[_scope(group, loop)] = _loop_word(group, loop)
     taken: set[str] = set()
     for scope in counts:
-        alone = list(words.values()).count(words[scope]) == 1
-        name = words[scope] if alone else _told_apart(scope, words[scope])
-        spelled._scopes[scope] = name = _free(name, taken)
+        is_only = list(words.values()).count(words[scope]) == 1
+        name = words[scope] if is_only else _name_by_tower(scope, words[scope])
+        spelled._scopes[scope] = name = _take_free_name(name, taken)
         widest = max(counts[scope], key=lambda c: (len(c), c))
         for values in counts[scope]:
-            own = name if values == widest else _free(_range_name(name, values, widest), taken)
+            own = name if values == widest else _take_free_name(_range_name(name, values, widest), taken)
             spelled._loops[scope, values] = own
-            _size_loop(own, scope, values, drafts, facts, spelled)
+            _size_loop(own, scope, values, pairings, facts, spelled)
 
 
-def _base(group: Group, loop: int) -> str:
+def _loop_word(group: Group, loop: int) -> str:
     word = group.word(loop).lower()
     if "expert" in word:
         return "expert"
     return "layer" if loop == 0 or "layer" in word else INNER
 
 
-def _told_apart(scope: str, base: str) -> str:
-    """`encoder_layer`: by the words that tell towers apart, else by the first word."""
+def _name_by_tower(scope: str, base: str) -> str:
+    """`encoder_layer`: by the word of a tower in the scope, else by its first word."""
     places = read_name(scope + "#.x").places
     known = next((place for place in NAMED_BY if place in places), None)
     first = re.sub(r"[^a-z]+", "_", scope.split(".")[0].lower()).strip("_")
     return f"{known or first}_{base}" if known or first else base
 
 
-def _free(name: str, taken: set[str]) -> str:
+def _take_free_name(name: str, taken: set[str]) -> str:
     while name in taken:
         name += "_too"
     taken.add(name)
@@ -119,49 +120,42 @@ def _range_name(name: str, values: tuple[int, ...], widest: tuple[int, ...]) -> 
     return f"{name}_from_{values[0]}" if values[-1] == widest[-1] else f"{name}_to_{values[-1]}"
 
 
-def _size_loop(name: str, scope: str, values: tuple[int, ...], drafts: Sequence[Draft], facts: Facts, spelled: Spelled) -> None:
-    """The limits of a loop, where it counts without a gap, the same for every value of the loops around it."""
-    groups = [g for g, loop in _shared(drafts) if _scope(g, loop) == scope and g.counts(loop) == values]
+def _size_loop(name: str, scope: str, values: tuple[int, ...], pairings: Sequence[TensorPairing], facts: Facts, spelled: Spelled) -> None:
+    """Write the limits of a loop, if it counts without a gap and alike for every value of the loops around it."""
+    groups = [g for g, loop in _shared_loops(pairings) if _scope(g, loop) == scope and g.counts(loop) == values]
     loop = scope.count("#")
-    even = all(len(g.specs) == _product(len(g.counts(n)) for n in range(g.loops)) for g in groups)
+    even = all(len(g.specs) == prod(len(g.counts(n)) for n in range(g.loops)) for g in groups)
     if values == tuple(range(values[0], values[-1] + 1)) and (even or loop == 0):
         kind = "expert" if "expert" in name else "layer"
         last = facts.sentence(values[-1] + 1, kind)
         spelled.sizes[name] = f"{facts.sentence(values[0], 'start')} .. {last}" if values[0] else last
 
 
-def _product(numbers: Iterator[int]) -> int:
-    total = 1
-    for n in numbers:
-        total *= n
-    return total
-
-
 # ---- rules -------------------------------------------------------------------------------------------------------------------
 
 
-def _rule(draft: Draft, facts: Facts, spelled: Spelled) -> AnyRule:
-    variant = _own_axes(draft.variant, facts, spelled)
-    if draft.meeting.word and draft.meeting.word not in spelled.sizes:
-        spelled.sizes[draft.meeting.word] = facts.sentence(draft.meeting.count, draft.meeting.word)
-    if draft.tied:
-        embedding, head = draft.hf[0].first.name, draft.mf[0].first.name
+def _rule(pairing: TensorPairing, facts: Facts, spelled: Spelled) -> AnyRule:
+    variant = _with_free_axes(pairing.variant, facts, spelled)
+    if pairing.meeting.word and pairing.meeting.word not in spelled.sizes:
+        spelled.sizes[pairing.meeting.word] = facts.sentence(pairing.meeting.count, pairing.meeting.word)
+    if pairing.tied:
+        embedding, head = pairing.hf[0].first.name, pairing.mf[0].first.name
         return Tied(head if head.startswith("lm_head") else "lm_head.weight", head, embedding, variant.layout)
-    names = [spelled.loop_name(draft.hf[0], loop) for loop, _ in draft.meeting.shared]
-    rule = Question(draft.hf, draft.mf, draft.meeting).rule(variant, names)
+    names = [spelled.loop_name(pairing.hf[0], loop) for loop, _ in pairing.meeting.shared]
+    rule = Question(pairing.hf, pairing.mf, pairing.meeting).rule(variant, names)
     gaps = any(name not in spelled.sizes and name.startswith("some_") for name in names)
     return replace(rule, optional=ANYWHERE) if gaps and isinstance(rule, Rule | Repeated) else rule
 
 
-def _own_axes(variant: Variant, facts: Facts, spelled: Spelled) -> Variant:
-    """The variant with its sizes in the family: an axis that is taken with another size gets another name here."""
+def _with_free_axes(variant: Variant, facts: Facts, spelled: Spelled) -> Variant:
+    """The variant, its sizes added to the family. An axis whose name already has another size is renamed."""
     renamed: dict[str, str] = {}
     for axis, value in variant.sizes.items():
         sentence = _sentence(axis, value, facts)
         name = axis
-        while spelled._values.get(name, str(value)) != str(value) or spelled.sizes.get(name, sentence) != sentence:
+        while spelled._values.get(name, value) != value or spelled.sizes.get(name, sentence) != sentence:
             name += "_too"
-        spelled._values[name], spelled.sizes[name] = str(value), sentence
+        spelled._values[name], spelled.sizes[name] = value, sentence
         if name != axis:
             renamed[axis] = name
     if not renamed:
@@ -172,10 +166,11 @@ def _own_axes(variant: Variant, facts: Facts, spelled: Spelled) -> Variant:
 
 
 def _sentence(axis: str, value: int, facts: Facts) -> str:
+    """The size of an axis as the family says it: a config key, or the number."""
     bare = axis
     while bare.startswith(("from_", "one_")):
         bare = bare.partition("_")[2]
     kind = "part" if bare.endswith(("_part", "_here")) else bare
-    meant = MEANT.get(kind, ())
+    read_as = READ_AS.get(kind, ())
     known = facts.axis(value)
-    return facts.sentence(value, bare, *meant, *([known.axis] if known is not None and kind not in MEANT else []))
+    return facts.sentence(value, bare, *read_as, *([known.axis] if known is not None and kind not in READ_AS else []))

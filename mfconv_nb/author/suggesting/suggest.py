@@ -1,4 +1,4 @@
-"""suggest: rules for an architecture that nobody mapped, drafted from the two sides."""
+"""Draft rules for an architecture that nobody mapped, from a checkpoint of each side."""
 
 from __future__ import annotations
 
@@ -21,24 +21,22 @@ Shapes = Mapping[str, tuple[int, ...]]
 def suggest(hf: Loadable | Shapes, mf: Loadable | Shapes, *, config: str | Path | Mapping[str, Any] | None = None) -> Suggestion:
     """Draft the rules that carry a Hugging Face checkpoint to the names and shapes of a MindFormers one.
 
-    Where both sides hold the numbers of the same model, they decide, by equal bytes in the first layer and in the last. Nothing is taken
-    from known families.
+    If both sides hold the numbers of the same model, equal bytes in the first layer and in the last decide. Known families are not used.
 
     Args:
         hf: a checkpoint of the Hugging Face side: anything that ``load`` takes, or names with shapes (``{"wte.weight": (331, 96)}``), or
             a JSON file of these.
         mf: the same for the MindFormers side, a network or ``mc.expected(...)`` among others.
-        config: a config.json, its folder, or its content, instead of the one the checkpoint has: sizes are read from it.
+        config: a config.json, its folder, or its content, in place of the checkpoint's own: sizes are read from it.
     Returns:
         Rules, each with a reason and a confidence ("certain" by bytes that no other known rule makes, "likely", or a "guess"), and the
-        names that are left over.
-        ``.family("mine")`` is a family for ``mc.map``.
+        names that are left over. ``.family("mine")`` is a family for ``mc.map``.
     """
     return suggestion_of(side_of(hf, HF, config), side_of(mf, MF, None))
 
 
 def side_of(thing: Any, side: str, config: Any) -> Checkpoint:
-    """One side as a checkpoint; names with shapes become one without numbers."""
+    """One side as a checkpoint; names with shapes become a checkpoint without numbers."""
     thing = _shapes_in(thing) or thing
     if isinstance(thing, Mapping) and thing and all(isinstance(shape, tuple | list) for shape in thing.values()):
         specs = [_spec(str(name), shape) for name, shape in thing.items()]
@@ -54,7 +52,7 @@ def _spec(name: str, shape: Sequence[Any]) -> TensorSpec:
 
 
 def _shapes_in(thing: Any) -> Shapes | None:
-    """Names with shapes, where ``thing`` is a JSON file of nothing else; None for any other file, which ``load`` judges."""
+    """Names with shapes, if ``thing`` is a JSON file of nothing else; None for any other file, which is left to ``load``."""
     if not isinstance(thing, str | Path) or not str(thing).endswith(".json"):
         return None
     try:

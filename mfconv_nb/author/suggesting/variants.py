@@ -1,17 +1,17 @@
-"""Variants: every known way in which the tensors of one side may lie in those of the other, as layout sentences. Shapes only, pure.
+"""List every known way in which the tensors of one side become those of the other, as layout sentences. Shapes only, pure.
 
-The most usual variant comes first. Where several fit the shapes, only numbers can tell; the first one is a guess then.
+The most usual variant comes first. If several fit the shapes, only numbers can decide, and without numbers the first one is a guess.
 
-- one to one: as it is, transposed, axes in another order, axes of size one more or fewer, neighbouring axes flattened, rows of zeros at
-  the end; and, where only numbers can see it: rotary rows in pairs or in halves, parts by turns or end to end, parts in another order
+- one to one: unchanged, transposed, axes in another order, axes of size one more or fewer, neighbouring axes flattened, rows of zeros at
+  the end; and, visible in numbers only: rotary rows in pairs or in halves, parts by turns or end to end, parts in another order
 - several to one (q, k and v; gate and up) and one to several: end to end, by turns head by head or group by group, row by row
-- a loop of one side (experts, shards) as an axis of the other, in front, along an axis or below each other; or equal copies
+- a loop of one side (experts, shards) as an axis of the other: in front, along an axis, or below each other; or equal copies
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, permutations
 from math import gcd, isqrt, prod
@@ -22,21 +22,25 @@ from mfconv_nb.core.report import how_many
 
 COPIES = "copies"
 PLAIN, TRANSPOSED, ONES = "the same shape", "transposed", "axes of size one more or fewer"
-MOST_TURNS = 24  # divisors of a row count that are tried as a number of heads, after those that the config names
+MOST_TURNS = 24  # divisors of a row count that are tried as a number of heads, after the config's own counts
 MOST_AXES = 5
 BY_HEADS, BY_ROWS = "heads", "rows"  # how parts take turns in a fused tensor
-LOCAL = ("rows", "columns", "third", "fourth", "fifth", "sixth", "seventh", "eighth")  # axes of one rule: their sizes are its shapes'
+LOCAL = ("rows", "columns", "third", "fourth", "fifth", "sixth", "seventh", "eighth")  # axes of one rule only: shapes give their sizes
+
+
+Sentence = Callable[[Sequence[str], str], str]  # makes a layout of the parts and of the whole along one axis
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One way to lie: a sentence, what it says in words, and the sizes it needs.
+    """One way in which tensors become others.
 
     Attributes:
-        layout: the sentence; the first side is the one that was given first.
+        layout: the sentence, from the tensors that were given first to the others.
+        words: the same in words.
         structural: constants and equal axes, as ``Rule.sizes`` takes them.
-        sizes: the sizes of axes that shapes may not tell, as numbers.
-        hidden: shapes cannot tell it from a simpler one: it is worth trying only where there are numbers.
+        sizes: the sizes of axes that shapes may not give.
+        hidden: shapes cannot tell it from a simpler one, so it is tried only if there are numbers.
     """
 
     layout: str
@@ -45,8 +49,8 @@ class Variant:
     sizes: Mapping[str, int] = field(default_factory=dict)
     hidden: bool = False
 
-    def turned(self) -> Variant:
-        """The same with the sides exchanged."""
+    def with_sides_exchanged(self) -> Variant:
+        """The same variant the other way round."""
         left, arrow, right = self.layout.partition(" -> ")
         return replace(self, layout=f"{right} -> {left}") if arrow else self
 
@@ -55,12 +59,12 @@ class Variant:
 
 
 def named_axes(shape: Shape, facts: Facts) -> tuple[list[str], dict[str, int]]:
-    """A name for every axis of a shape, by the config where it has the number; each once. Axes of size one read ``1``."""
+    """A name for every axis of a shape, all different: the config's name for the size, else a local one. Axes of size one read ``1``."""
     names: list[str] = []
     sizes: dict[str, int] = {}
     unknown = iter(LOCAL)
     for size in shape:
-        known = facts.axis(size) if size > 4 else None  # kernels, colours and the like are no axis of a config
+        known = facts.axis(size) if size > 4 else None  # smaller ones are kernels, colours and the like
         name = "1" if size == 1 else known.axis if known is not None else next(unknown)
         while name != "1" and name in names:
             name = f"from_{name}"
@@ -73,30 +77,30 @@ def named_axes(shape: Shape, facts: Facts) -> tuple[list[str], dict[str, int]]:
 # ---- one to one ----------------------------------------------------------------------------------------------------------
 
 
-def one_to_one(source: Shape, target: Shape, facts: Facts, *, may_pad: bool = False) -> Iterator[Variant]:
+def variants_of_one(source: Shape, target: Shape, facts: Facts, *, may_pad: bool = False) -> Iterator[Variant]:
     """How one tensor may become one other.
 
     Args:
-        may_pad: whether rows of zeros are usual, as in a padded vocabulary; else only numbers can show them.
+        may_pad: whether rows of zeros are usual, as in a padded vocabulary. Otherwise only numbers can show them.
     """
     names, sizes = named_axes(source, facts)
     if source == target:
         yield Variant(" ".join(names), PLAIN, sizes=sizes)
     if len(source) <= MOST_AXES:
-        yield from _reordered(source, target, names, sizes)
-    yield from _flattened(source, target, facts)
+        yield from _reordered_axes(source, target, names, sizes)
+    yield from _flattened_axes(source, target, facts)
     if len(source) == len(target) > 0 and source[1:] == target[1:] and source[0] < target[0]:
         padded = " ".join([f"({names[0]} + 0 pad)", *names[1:]])
         known = {**sizes, "pad": target[0] - source[0]}
         yield Variant(f"{' '.join(names)} -> {padded}", "rows of zeros at the end", sizes=known, hidden=not may_pad)
     if prod(source) == prod(target) and len(source) in (1, 2) and sorted(source) == sorted(target):
-        for turned in (False,) if source == target and len(source) == 1 else (False, True):
-            if (source[::-1] if turned else source) == target:
-                yield from _moved_rows(source, facts, turned)
+        for transposed in (False,) if source == target and len(source) == 1 else (False, True):
+            if (source[::-1] if transposed else source) == target:
+                yield from _moved_rows(source, facts, transposed)
 
 
-def _reordered(source: Shape, target: Shape, names: Sequence[str], sizes: Mapping[str, int]) -> Iterator[Variant]:
-    """The same axes in another order, with axes of size one wherever they stand."""
+def _reordered_axes(source: Shape, target: Shape, names: Sequence[str], sizes: Mapping[str, int]) -> Iterator[Variant]:
+    """The same axes in another order; axes of size one may be anywhere."""
     real = [n for n, size in zip(names, source, strict=True) if size != 1]
     by_name = dict(zip(names, source, strict=True))
     wanted = [size for size in target if size != 1]
@@ -113,7 +117,7 @@ def _reordered(source: Shape, target: Shape, names: Sequence[str], sizes: Mappin
         yield Variant(f"{' '.join(names)} -> {right}", words, sizes=sizes)
 
 
-def _flattened(source: Shape, target: Shape, facts: Facts) -> Iterator[Variant]:
+def _flattened_axes(source: Shape, target: Shape, facts: Facts) -> Iterator[Variant]:
     """Neighbouring axes of one side as one axis of the other; the other axes in any order."""
     if prod(source) != prod(target) or len(source) == len(target) or 1 in source or 1 in target or not source or not target:
         return
@@ -121,53 +125,53 @@ def _flattened(source: Shape, target: Shape, facts: Facts) -> Iterator[Variant]:
     names = [f"split_{n}" if n in LOCAL else n for n in named_axes(long, facts)[0]]  # no shape of the short side tells their sizes
     sizes = dict(zip(names, long, strict=True))
     for order in permutations(range(len(long))) if len(long) <= MOST_AXES else ():
-        flat = _grouped([names[n] for n in order], [long[n] for n in order], short)
+        flat = _merge_axes([names[n] for n in order], [long[n] for n in order], short)
         if flat is not None:
             whole = " ".join(names)
             words = "neighbouring axes as one" + ("" if list(order) == sorted(order) else ", in another order")
             yield Variant(f"{whole} -> {flat}" if long is source else f"{flat} -> {whole}", words, sizes=sizes)
 
 
-def _grouped(names: list[str], sizes: list[int], shape: Shape) -> str | None:
-    """Axes put together, in their order, so that they have a shape; None where that cannot be."""
+def _merge_axes(names: list[str], sizes: list[int], shape: Shape) -> str | None:
+    """Neighbouring axes merged so that they have a shape, as text; None if that cannot be."""
     texts = []
     for wanted in shape:
-        taken, count = [], 1
+        merged, count = [], 1
         while sizes and count < wanted:
-            taken.append(names.pop(0))
+            merged.append(names.pop(0))
             count *= sizes.pop(0)
         if count != wanted:
             return None
-        texts.append(taken[0] if len(taken) == 1 else f"({' '.join(taken)})")
+        texts.append(merged[0] if len(merged) == 1 else f"({' '.join(merged)})")
     return None if sizes else " ".join(texts)
 
 
-# ---- one to one, where only numbers can tell -------------------------------------------------------------------------------
+# ---- one to one, visible in numbers only -----------------------------------------------------------------------------------
 
 
-def _moved_rows(source: Shape, facts: Facts, turned: bool) -> Iterator[Variant]:
-    """Rows that stand in another order on the other side: rotary pairs and halves, parts by turns. Along the first axis or the last."""
+def _moved_rows(source: Shape, facts: Facts, transposed: bool) -> Iterator[Variant]:
+    """Rows in another order on the other side: rotary pairs and halves, parts by turns; along the first axis or the last."""
     for axis in dict.fromkeys((0, len(source) - 1)):
         for left, right, words, structural, sizes in _row_orders(source[axis], facts):
-            here, there = (_beside_columns(rows, axis, len(source)) for rows in (left, right))
-            text = f"{' '.join(here)} -> {' '.join(there[::-1] if turned else there)}"
-            yield Variant(text, words + (", transposed" if turned else ""), structural, sizes, hidden=True)
+            here, there = (_with_columns(rows, axis, len(source)) for rows in (left, right))
+            text = f"{' '.join(here)} -> {' '.join(there[::-1] if transposed else there)}"
+            yield Variant(text, words + (", transposed" if transposed else ""), structural, sizes, hidden=True)
 
 
-def _beside_columns(rows: str, axis: int, count: int) -> list[str]:
-    """The axes of a tensor whose rows are written out."""
+def _with_columns(rows: str, axis: int, count: int) -> list[str]:
+    """The ``count`` axes of a tensor, of which ``rows`` is one."""
     columns = ["columns"] * (count - 1)
     return [*columns[:axis], rows, *columns[axis:]]
 
 
-_Order = tuple[str, str, str, Mapping[str, int | str], Mapping[str, int]]
+_Order = tuple[str, str, str, Mapping[str, int | str], Mapping[str, int]]  # rows here, rows there, words, structural, sizes
 
 
 def _row_orders(rows: int, facts: Facts) -> Iterator[_Order]:
     counts = turns_of(rows, facts, most=rows // 4)
     yield from (order for heads in counts if heads > 1 for order in _rotary(rows, heads))
     yield from _partly_rotary(rows, facts)
-    yield from _regrouped(rows, facts)
+    yield from _regrouped_parts(rows, facts)
     yield from _rotary(rows, 1)  # the same as two parts row by row, which is more usual
 
 
@@ -180,7 +184,7 @@ def _rotary(rows: int, heads: int) -> Iterator[_Order]:
 
 
 def _partly_rotary(rows: int, facts: Facts) -> Iterator[_Order]:
-    """Rows of which only the last of each head are rotary."""
+    """Orders of rows if only the last rows of each head are rotary."""
     for rope in facts.values(ROPE):
         for heads in [h for h in (*facts.values(HEADS), 1) if rows % h == 0 and rows // h > rope]:
             sizes = {"heads": heads, "rest": rows // heads - rope, "pair": rope // 2}
@@ -189,8 +193,8 @@ def _partly_rotary(rows: int, facts: Facts) -> Iterator[_Order]:
             yield back, there, "the rotary rows of each head, halves as pairs", {"half": 2}, sizes
 
 
-def _regrouped(rows: int, facts: Facts) -> Iterator[_Order]:
-    """Several parts in one tensor on both sides: end to end here, by turns there; or in another order."""
+def _regrouped_parts(rows: int, facts: Facts) -> Iterator[_Order]:
+    """Orders of several parts that are one tensor on both sides: end to end here and by turns there, or in another order."""
     for parts in _partitions(rows, facts):
         names = ("q", "k", "v") if len(parts) == 3 else ("gate", "up")
         for order in list(permutations(range(len(parts))))[1:]:
@@ -222,7 +226,7 @@ def _partitions(rows: int, facts: Facts) -> Iterator[Shape]:
 
 
 def turns_of(size: int, facts: Facts, *, most: int | None = None) -> list[int]:
-    """Counts that may take turns in ``size`` rows: heads and key/value groups of the config first, then every divisor."""
+    """Numbers of turns that ``size`` rows may have: heads and key/value groups of the config first, then divisors."""
     limit = most or size
     named = [n for n in facts.values(GROUPS, HEADS) if n > 1]
     small = [n for n in range(1, isqrt(size) + 1) if size % n == 0]
@@ -234,104 +238,93 @@ def turns_of(size: int, facts: Facts, *, most: int | None = None) -> list[int]:
 # ---- several to one --------------------------------------------------------------------------------------------------------
 
 
-def several_to_one(parts: Sequence[Shape], whole: Shape, names: Sequence[str], facts: Facts, *, by_turns: str = "") -> Iterator[Variant]:
-    """How several tensors may become one: along one axis, end to end or by turns; turned round, how one becomes several.
+def variants_of_several(
+    parts: Sequence[Shape], whole: Shape, names: Sequence[str], facts: Facts, *, by_turns: str = ""
+) -> Iterator[Variant]:
+    """How several tensors may become one: along one axis, end to end or by turns. With the sides exchanged: how one becomes several.
 
     Args:
-        names: what the parts are called, in the order they are given; none of them a name of an axis.
-        by_turns: how parts usually take turns in such a tensor, which is then tried first: head by head (or group), or row by row.
+        names: of the parts, in their order; none of them is the name of an axis.
+        by_turns: how parts usually take turns in such a tensor, tried first: head by head (or group), or row by row.
     """
     if len({len(p) for p in parts}) != 1 or len(whole) != len(parts[0]):
         return
-    found = list(_joined(parts, whole, names, facts))
+    found = list(_joined_parts(parts, whole, names, facts))
     taking_turns = [v for v in found if v.words.startswith("by turns") and not v.hidden] if by_turns else []
     axes = (HEADS, GROUPS) if len(set(parts)) == 1 else (GROUPS, HEADS)  # equal parts: as many heads for q as for k and v
     counts = [gcd(*(p[0] for p in parts))] if by_turns == BY_ROWS else facts.values(*axes)
-    usual = [v for count in counts for v in taking_turns if count in _turn_counts(v)]
+    usual = [v for count in counts for v in taking_turns if count in [v.sizes.get(axis) for axis in (HEADS, GROUPS, "turns")]]
     first = [*usual, *taking_turns][:1]
     yield from (*first, *(v for v in found if v not in first))
 
 
-def _turn_counts(variant: Variant) -> list[int]:
-    return [variant.sizes[axis] for axis in (HEADS, GROUPS, "turns") if axis in variant.sizes]
-
-
-def _joined(parts: Sequence[Shape], whole: Shape, names: Sequence[str], facts: Facts) -> Iterator[Variant]:
-    """Along the first axis before others: linear weights stand output first."""
+def _joined_parts(parts: Sequence[Shape], whole: Shape, names: Sequence[str], facts: Facts) -> Iterator[Variant]:
+    """The parts along each axis, the first one first: linear weights have their outputs there."""
     count = len(parts[0])
     for axis in range(count):
-        for turned in (False, True) if count == 2 else (False,):
-            goal = whole[::-1] if turned else whole
+        for transposed in (False, True) if count == 2 else (False,):
+            goal = whole[::-1] if transposed else whole
             sizes = [p[axis] for p in parts]
             others = {p[:axis] + p[axis + 1 :] for p in parts}
             if len(others) == 1 and goal[:axis] + goal[axis + 1 :] == next(iter(others)) and sum(sizes) == goal[axis]:
                 rest, known = _other_axes(next(iter(others)), names, facts)
-                yield from _arranged(sizes, names, axis, rest, known, facts, turned)
+                yield from _arrangements_of(sizes, names, axis, rest, known, facts, transposed)
 
 
 def _other_axes(shape: Shape, taken: Sequence[str], facts: Facts) -> tuple[list[str], dict[str, int]]:
-    """Names for the axes that all parts share: none that a part has."""
+    """Names for the axes that all parts share, different from those of the parts."""
     names, sizes = named_axes(shape, facts)
     new = {name: f"from_{name}" if name in taken else name for name in names}
     return [new[n] for n in names], {new[n]: size for n, size in sizes.items()}
 
 
-def _arranged(
-    sizes: Sequence[int], names: Sequence[str], axis: int, rest: Sequence[str], known: Mapping[str, int], facts: Facts, turned: bool
+def _arrangements_of(
+    sizes: Sequence[int], names: Sequence[str], axis: int, rest: Sequence[str], known: Mapping[str, int], facts: Facts, transposed: bool
 ) -> Iterator[Variant]:
     """The parts along one axis: end to end first, then by turns, then in other orders."""
-    how = ", transposed" if turned else ""
+    how = ", transposed" if transposed else ""
     equal = _equal(names, sizes)
 
     def sentence(left: Sequence[str], right: str) -> str:
         there = [*rest[:axis], right, *rest[axis:]]
-        return ", ".join(" ".join([*rest[:axis], e, *rest[axis:]]) for e in left) + " -> " + " ".join(there[::-1] if turned else there)
+        return ", ".join(" ".join([*rest[:axis], e, *rest[axis:]]) for e in left) + " -> " + " ".join(there[::-1] if transposed else there)
 
     own = dict(zip(names, sizes, strict=True))
     for order in permutations(range(len(sizes))):
         usual = order == tuple(range(len(sizes)))
-        said = " + ".join(names[n] for n in order)
-        yield Variant(sentence(names, f"({said})"), f"{said} end to end{how}", equal, {**known, **own}, hidden=not usual)
+        together = " + ".join(names[n] for n in order)
+        yield Variant(sentence(names, f"({together})"), f"{together} end to end{how}", equal, {**known, **own}, hidden=not usual)
         for turns in turns_of(gcd(*sizes), facts):
             if turns == 1:
                 continue
             pieces = [f"{n}_part" for n in names]
             each = {p: s // turns for p, s in zip(pieces, sizes, strict=True)}
-            axis_of_turns = _turns(turns, facts)
+            axis_of_turns = next((axis for axis in (HEADS, GROUPS) if turns in facts.values(axis)), "turns")
             text = sentence([f"({axis_of_turns} {p})" for p in pieces], f"({axis_of_turns} ({' + '.join(pieces[n] for n in order)}))")
-            words = f"by turns, {turns} times {said}{how}"
+            words = f"by turns, {turns} times {together}{how}"
             yield Variant(text, words, _equal(pieces, list(each.values())), {**known, **each, axis_of_turns: turns}, hidden=not usual)
     yield from _rotary_parts(sizes, names, sentence, known, facts, how)
 
 
 def _rotary_parts(
-    sizes: Sequence[int], names: Sequence[str], sentence: object, known: Mapping[str, int], facts: Facts, how: str
+    sizes: Sequence[int], names: Sequence[str], sentence: Sentence, known: Mapping[str, int], facts: Facts, how: str
 ) -> Iterator[Variant]:
-    """One part, or q and k, in rotary pairs in the whole and in halves apart, or the other way round."""
-    assert callable(sentence)
+    """One part, or q and k, in rotary pairs in the whole and in halves apart."""
     chosen = [(n,) for n in range(len(sizes))] + ([(0, 1)] if len(sizes) == 3 else [])
     for turns in (1, *turns_of(gcd(*sizes), facts, most=max(sizes))):
         for moved in chosen:
             if any(sizes[n] % (2 * turns) for n in moved):
                 continue
-            pieces, each, apart, inside = [], {}, [], []
+            each, apart, inside = {}, [], []
             for n, (name, size) in enumerate(zip(names, sizes, strict=True)):
                 piece = f"{name}_pair" if n in moved else f"{name}_part"
-                pieces.append(piece)
                 each[piece] = size // turns // (2 if n in moved else 1)
                 apart.append(f"(turns {_half(n)} {piece})" if n in moved else f"(turns {piece})")
                 inside.append(f"{piece} {_half(n)}" if n in moved else piece)
             halves = {_half(n): 2 for n in moved}
             text = sentence(apart, f"(turns ({' + '.join(inside)}))")
-            said = " and ".join(names[n] for n in moved)
-            yield Variant(
-                text, f"by {turns} turns, {said} in rotary pairs in the whole{how}", halves, {**known, **each, "turns": turns}, hidden=True
-            )
-
-
-def _turns(turns: int, facts: Facts) -> str:
-    """What an axis of turns is called: by the config, where it has the number."""
-    return HEADS if turns in facts.values(HEADS) else GROUPS if turns in facts.values(GROUPS) else "turns"
+            words = f"by {turns} turns, {' and '.join(names[n] for n in moved)} in rotary pairs in the whole{how}"
+            yield Variant(text, words, halves, {**known, **each, "turns": turns}, hidden=True)
 
 
 def _half(place: int) -> str:
@@ -339,15 +332,15 @@ def _half(place: int) -> str:
 
 
 def _equal(names: Sequence[str], sizes: Sequence[int]) -> dict[str, int | str]:
-    """Parts of one size, said as such: then shapes alone tell every size."""
+    """Axes of one size as equal axes, so that shapes alone give every size; empty if sizes differ."""
     return dict.fromkeys(names[1:], names[0]) if len(set(sizes)) == 1 else {}
 
 
 # ---- a loop of one side as an axis of the other ----------------------------------------------------------------------------
 
 
-def stacked(source: Shape, target: Shape, count: int, loop: str, facts: Facts) -> Iterator[Variant]:
-    """How ``count`` tensors of one shape may become one: as a new axis in front, along an axis, or as copies of one another."""
+def variants_of_stack(source: Shape, target: Shape, count: int, loop: str, facts: Facts) -> Iterator[Variant]:
+    """How ``count`` tensors of one shape may become one: along a new axis in front, along an old one, or as equal copies."""
     names, sizes = named_axes(source, facts)
     names = [f"one_{n}" if n == loop else n for n in names]
     sizes = {n: s for n, s in sizes.items() if n != loop}
@@ -378,23 +371,24 @@ def _sliced_rotary(source: Shape, axis: int, loop: str, names: Sequence[str], si
     for heads in turns_of(source[axis], facts, most=source[axis] // 4):
         pair = source[axis] // heads // 2
         if heads * pair * 2 == source[axis] and pair > 1:
-            for left, right, said in (("pair half", "half pair", "pairs as halves"), ("half pair", "pair half", "halves as pairs")):
+            own = {**sizes, "heads_here": heads, "pair": pair}
+            for left, right, order in (("pair half", "half pair", "pairs as halves"), ("half pair", "pair half", "halves as pairs")):
                 there = [*names[:axis], f"({loop} heads_here {right})", *names[axis + 1 :]]
                 here = [*names[:axis], f"(heads_here {left})", *names[axis + 1 :]]
-                own = {**sizes, "heads_here": heads, "pair": pair}
-                yield Variant(
-                    f"{' '.join(here)} -> {' '.join(there)}", f"every {loop} a slice, rotary {said}", {"half": 2}, own, hidden=True
-                )
+                words = f"every {loop} a slice, rotary {order}"
+                yield Variant(f"{' '.join(here)} -> {' '.join(there)}", words, {"half": 2}, own, hidden=True)
 
 
-def several_stacked(parts: Sequence[Shape], whole: Shape, names: Sequence[str], count: int, loop: str, facts: Facts) -> Iterator[Variant]:
-    """Several tensors of each of ``count`` experts as one: along a new axis in front, or one below the other; the parts along any axis."""
+def variants_of_several_stacked(
+    parts: Sequence[Shape], whole: Shape, names: Sequence[str], count: int, loop: str, facts: Facts
+) -> Iterator[Variant]:
+    """How several tensors of ``count`` experts may become one: experts along a new axis in front or below each other, parts along any."""
     if whole[:1] == (count,):
-        for variant in several_to_one(parts, whole[1:], names, facts):
+        for variant in variants_of_several(parts, whole[1:], names, facts):
             left, _, right = variant.layout.partition(" -> ")
             yield replace(variant, layout=f"{left} -> {loop} {right}", words=f"every {loop} along a new axis, {variant.words}")
     if whole and len(whole) == len(parts[0]) and whole[0] % count == 0:
-        for variant in several_to_one(parts, (whole[0] // count, *whole[1:]), names, facts):
+        for variant in variants_of_several(parts, (whole[0] // count, *whole[1:]), names, facts):
             left, _, right = variant.layout.partition(" -> ")
             yield replace(variant, layout=f"{left} -> {_below(loop, right)}", words=f"every {loop} a slice, {variant.words}")
 

@@ -1,6 +1,6 @@
-"""The usual words of weight names, read into a few notions: `q_proj`, `wq` and `query` mean the same thing.
+"""Read the usual words of weight names: `q_proj`, `wq` and `query` mean the same thing.
 
-General knowledge only. Nothing here is taken from the families that are known, and a name that no word fits is compared as text.
+General knowledge only: nothing here comes from the known families. Names without a known word are compared as text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NORM_1, NORM_2, NORM_3, NORM = "norm_1", "norm_2", "norm_3", "norm"
 TOKEN, POSITION, KIND, HEAD, ROUTER = "token", "position", "kind", "head", "router"
 CLASS, PATCH, MASK, MTP = "class", "patch", "mask", "mtp"
 
-# places: where it stands
+# places: which part of the model it belongs to
 ATTENTION, CROSS, FEED_FORWARD, EXPERTS, SHARED = "attention", "cross", "feed_forward", "experts", "shared"
 VISION, LANGUAGE, ENCODER, DECODER, ADAPTER, QUERY = "vision", "language", "encoder", "decoder", "adapter", "query"
 EMBEDDING, PREDICTION = "embedding", "prediction"
@@ -25,7 +25,7 @@ EMBEDDING, PREDICTION = "embedding", "prediction"
 WEIGHT, BIAS = "weight", "bias"
 MEAN, VARIANCE = "mean", "variance"  # running ones, of a batch norm
 
-FUSED = {QKV: (Q, K, V), GATE_UP: (GATE, UP), KV: (K, V)}  # what a fused tensor is made of, in the usual order
+FUSED = {QKV: (Q, K, V), GATE_UP: (GATE, UP), KV: (K, V)}  # the parts of a fused tensor, in the usual order
 
 LEAVES = {
     "weight": WEIGHT,
@@ -40,7 +40,7 @@ LEAVES = {
     **dict.fromkeys(("running_var", "moving_variance", "variance"), VARIANCE),
 }
 
-# (a whole word, or two with a dot) -> role; longer ones are looked for first
+# by whole word, or by several with dots: the role; longer ones are looked up first
 ROLES: Mapping[str, str] = {
     **dict.fromkeys(("q_proj", "wq", "query", "q", "dense1", "to_q", "linear_q", "query_proj"), Q),
     **dict.fromkeys(("k_proj", "wk", "key", "k", "dense2", "to_k", "linear_k", "key_proj"), K),
@@ -87,8 +87,8 @@ PLACES: Mapping[str, str] = {
     **dict.fromkeys(("predictions", "mlmloss"), PREDICTION),
 }
 
-# inside longer words
-SPEAKING: Mapping[str, str] = {
+# places by a part of a word
+PARTS_OF_WORDS: Mapping[str, str] = {
     "encoder": ENCODER,
     "decoder": DECODER,
     "vision": VISION,
@@ -107,7 +107,7 @@ BY_ROW = frozenset({"linear_fc1"})  # a row of gate before each row of up (MindF
 INPUT_FIRST = frozenset({"projection"})  # MindFormers' older layers keep this weight input first
 CONV1D = frozenset({"c_attn", "c_fc", "c_proj"})  # GPT-2's linear layers, which may stand input first
 
-# constants and masks that a model computes for itself
+# constants and masks that models compute
 BUFFERS = (
     "inv_freq",
     "masked_bias",
@@ -122,12 +122,12 @@ BUFFERS = (
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the words of a name say.
+    """The meaning of a name.
 
     Attributes:
         words: all words, in lower case, without the leaf.
-        role: what the tensor is; empty where no word tells.
-        places: where it stands.
+        role: what the tensor is; empty if no word says it.
+        places: the parts of the model it belongs to.
         leaf: weight, bias, mean or variance.
     """
 
@@ -144,15 +144,18 @@ class Reading:
 
 @lru_cache(maxsize=8192)
 def read_name(template: str) -> Reading:
-    """Read a name whose loops are ``#``: `model.layers.#.self_attn.q_proj.weight`."""
-    words = [w.lower() for w in re.split(r"[./]", template) if w not in ("#", "")]
-    leaf, words = _leaf(words)
-    within = words[_last_loop(template) :] or words[-1:]
-    role = _role([_placed(w) for w in within], within)
+    """Read a name with ``#`` for every loop: `model.layers.#.self_attn.q_proj.weight`."""
+    leaf, words = _leaf(_words_of(template))
+    within = words[len(_words_of(template.rpartition("#")[0])) :] or words[-1:]  # after the last loop
+    role = _role([PLACES.get(w, w) for w in within], within)
     places = frozenset(p for w in words for p in _places(w))
     if role in (POSITION, KIND, TOKEN, PATCH, CLASS, HEAD):
         places -= {EMBEDDING}
     return Reading(tuple(words), role, places, leaf)
+
+
+def _words_of(template: str) -> list[str]:
+    return [w.lower() for w in re.split(r"[./]", template) if w not in ("#", "")]
 
 
 def _leaf(words: list[str]) -> tuple[str, list[str]]:
@@ -168,22 +171,15 @@ def _leaf(words: list[str]) -> tuple[str, list[str]]:
     return (BIAS if words[-1].endswith("bias") else WEIGHT), words
 
 
-def _last_loop(template: str) -> int:
-    """How many words stand before the last loop."""
-    before = template.rpartition("#")[0]
-    return len([w for w in re.split(r"[./]", before) if w not in ("#", "")])
+def _role(places: list[str], words: list[str]) -> str:
+    """The role by the last words, the longest first: `attention.output.dense` before `output.dense` before `dense`.
 
-
-def _placed(word: str) -> str:
-    """A word as its place, where it is one: `mlp` as `feed_forward`."""
-    return PLACES.get(word, word)
-
-
-def _role(placed: list[str], words: list[str]) -> str:
-    """The role that the last words tell, the longest first: `attention.output.dense` before `output.dense` before `dense`."""
+    Args:
+        places: the words, each replaced by its place if it is one: `mlp` by `feed_forward`.
+    """
     for length in (3, 2, 1):
-        for form in (placed, words):
-            found = ROLES.get(".".join(form[-length:])) if len(form) >= length else None
+        for texts in (places, words):
+            found = ROLES.get(".".join(texts[-length:])) if len(texts) >= length else None
             if found is not None:
                 return found
     for ending, role in ROLES.items():
@@ -194,4 +190,4 @@ def _role(placed: list[str], words: list[str]) -> str:
 
 def _places(word: str) -> list[str]:
     found = [PLACES[word]] if word in PLACES else []
-    return found + [place for part, place in SPEAKING.items() if part in word and place not in found]
+    return found + [place for part, place in PARTS_OF_WORDS.items() if part in word and place not in found]

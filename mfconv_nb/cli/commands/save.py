@@ -29,7 +29,7 @@ from mfconv_nb.cli.options import (
 )
 from mfconv_nb.cli.sections import CONVERT
 from mfconv_nb.core.errors import UsageError, quoted
-from mfconv_nb.runs.categories import amounts
+from mfconv_nb.mapping.kinds import amounts_by_category
 
 SECTION = CONVERT
 SUMMARY = "The same checkpoint in another form: merged slices, another format, slices for ranks."
@@ -78,7 +78,7 @@ def save(
     of_run: dict[str, Any] = {"step": step, "strategy": strategy, "file_prefix": file_prefix}
     checkpoint = mc.load(source, config=config, only=only, **of_run)
     if only is not None and not checkpoint.tensors:
-        there = ", ".join(amounts(mc.load(source, config=config, **of_run).specs)) or "nothing at all"
+        there = ", ".join(amounts_by_category(mc.load(source, config=config, **of_run).specs)) or "nothing at all"
         hint = "Choose one that is there, or leave --only out."
         raise UsageError("MFC501", "only", found=f"{quoted(only)}, of which there is nothing", expected=there, hint=hint)
     for note in checkpoint.notes:

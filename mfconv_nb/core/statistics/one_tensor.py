@@ -89,7 +89,7 @@ class Accumulator:
     def _count(self, chunk: Array) -> None:
         raise NotImplementedError
 
-    def _sampled(self, total: int | None) -> tuple[int, int] | None:
+    def _sample_note(self, total: int | None) -> tuple[int, int] | None:
         return None if total is None or total == self.elements else (self.elements, total)
 
 
@@ -127,7 +127,7 @@ class _CodeAccumulator(Accumulator):
         special = np.isnan(numbers), numbers == np.inf, numbers == -np.inf, numbers == 0
         nan, positive, negative, zeros = (int(counts[codes].sum()) for codes in special)
         others, moments = (nan, positive, negative, zeros), (low, high, mean, std)
-        return Statistics(self.dtype, self.elements, number, *others, *moments, True, self._sampled(total), seen)
+        return Statistics(self.dtype, self.elements, number, *others, *moments, True, self._sample_note(total), seen)
 
 
 class _WideAccumulator(Accumulator):
@@ -173,7 +173,7 @@ class _WideAccumulator(Accumulator):
         mean, std = (float(low), 0.0) if low == high else _mean_and_std(self._parts)
         counted = self._bins.result(float(low), float(high), self._integers) if finite else no_counts()
         others, moments = (self._nan, self._positive, self._negative, self._zeros), (low, high, mean, std)
-        return Statistics(self.dtype, self.elements, finite, *others, *moments, False, self._sampled(total), counted)
+        return Statistics(self.dtype, self.elements, finite, *others, *moments, False, self._sample_note(total), counted)
 
 
 def _moments(wide: Array) -> tuple[int, float, float]:

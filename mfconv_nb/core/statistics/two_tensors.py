@@ -118,7 +118,7 @@ class PairAccumulator:
         self._highest = max(self._highest, float(difference.max(initial=0.0)))
 
     def _count_ulp(self, x: Array, y: Array) -> None:
-        p, q = _ordered(x, self.dtype), _ordered(y, self.dtype)
+        p, q = _order_numbers(x, self.dtype), _order_numbers(y, self.dtype)
         distance = np.maximum(p, q).view(np.uint64) - np.minimum(p, q).view(np.uint64)
         largest = int(distance.max(initial=0))
         self._max_ulp = max(self._max_ulp, largest)
@@ -177,7 +177,7 @@ def _ordered_codes(dtype: str) -> Array:
     return ordered_bits(np.arange(1 << 16).astype(np.uint16).view(numpy_dtype(dtype)))
 
 
-def _ordered(a: Array, dtype: str) -> Array:
+def _order_numbers(a: Array, dtype: str) -> Array:
     return _ordered_codes(dtype)[a.view(np.uint16)] if itemsize(dtype) == 2 else ordered_bits(a)
 
 

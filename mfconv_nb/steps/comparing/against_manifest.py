@@ -11,7 +11,7 @@ from mfconv_nb.core.errors import InputError
 from mfconv_nb.core.progress import OnProgress, progress_for
 from mfconv_nb.core.report import how_many
 from mfconv_nb.steps.comparing.conditions import FAIL, PASS, Condition
-from mfconv_nb.steps.loading.load import manifest_near
+from mfconv_nb.steps.loading.beside import manifest_near
 from mfconv_nb.streaming.fill import tensor_checksums
 from mfconv_nb.streaming.stored_checksums import check_stored_checksums
 

@@ -12,11 +12,11 @@ from mfconv_nb.core.folding import fold
 from mfconv_nb.families.registry import candidates_of, family_remembered, identify, known_families
 from mfconv_nb.mapping.flaws import check_family
 from mfconv_nb.mapping.forms import Choice, configured_options, fitting_forms, templates_of
+from mfconv_nb.mapping.kinds import is_run_state
 from mfconv_nb.mapping.plan import DROPPED, LEFT_OUT, MappingPlan
 from mfconv_nb.mapping.quantised import claimed, codes_among, quantisation_of, scheme_by_names
 from mfconv_nb.mapping.remedies import wrapped_names
 from mfconv_nb.mapping.rules import Family, OptionValue, form_of
-from mfconv_nb.mapping.run_state import run_state_of
 from mfconv_nb.steps.converting.map_request import MapRequest
 
 
@@ -78,7 +78,7 @@ def check_no_codes(plan: MappingPlan, source: Checkpoint) -> None:
     claim = claimed(source.config) or source.history.quantised_by
     known = {s.name for row in plan.rows if row.status != LEFT_OUT for s in row.sources}
     weights = [s for row in plan.rows if row.status not in (LEFT_OUT, DROPPED) for s in row.sources]
-    unknown = [s for s in source.specs if s.name not in known and run_state_of(s.name) is None]
+    unknown = [s for s in source.specs if s.name not in known and not is_run_state(s.name)]
     found = scheme_by_names(unknown, claim) or codes_among(weights, claim, all_weights=True)
     _refuse_scheme(source, found or codes_among((*weights, *unknown), claim))
 

@@ -19,7 +19,7 @@ from mfconv_nb.mapping.rules import Family, OptionValue
 from mfconv_nb.steps.converting.map_rows import counts_by_status, groups_of_rows
 from mfconv_nb.steps.converting.map_view import MappingExploration
 from mfconv_nb.views.drawing import Drawing
-from mfconv_nb.views.explained import ExplainReport, drawing_of, explained
+from mfconv_nb.views.explained import ExplainReport, drawing_of, make_explain_report
 from mfconv_nb.views.exploration import Exploration
 from mfconv_nb.views.showing import Explorable, show_view
 
@@ -72,7 +72,7 @@ class MapReport(Explorable):
         Raises:
             MappingError: MFC309 for an unknown name. UsageError: MFC501 for an index outside the tensor.
         """
-        return explained(self.plan, name, index, side)
+        return make_explain_report(self.plan, name, index, side)
 
     def drawing(self, name: str, *, side: str | None = None) -> Drawing:
         """The rule of a tensor as a picture: sources left, targets right, their parts by role. Arguments and errors as ``explain``."""

@@ -12,9 +12,9 @@ from mfconv_nb.core.errors import MappingError, UsageError, did_you_mean, quoted
 from mfconv_nb.core.sizes import Size, Sizes, read_sizes
 from mfconv_nb.mapping.adapters import DEFAULT_STYLE, STYLES, half_of
 from mfconv_nb.mapping.forms import options_of, templates_of
+from mfconv_nb.mapping.kinds import is_run_state
 from mfconv_nb.mapping.plan import MappingPlan, plan_mapping
 from mfconv_nb.mapping.rules import Family, OptionValue
-from mfconv_nb.mapping.run_state import run_state_of
 from mfconv_nb.steps.converting.twins import with_twins
 from mfconv_nb.steps.loading.sides import side_of_names
 
@@ -32,7 +32,7 @@ class MapRequest:
     def names(self) -> list[str]:
         """The names that need a rule; of an adapter that of its weight."""
         names = [n for n in self.source.tensors if not any(fnmatchcase(n, p) for p in self.leave_out)]
-        names = names if self.to == MF else [n for n in names if run_state_of(n) is None]
+        names = names if self.to == MF else [n for n in names if not is_run_state(n)]
         return [*dict.fromkeys(n if (half := half_of(n)) is None else half.weight for n in names)]
 
     def plan(self, form: Family, given: Mapping[str, OptionValue]) -> MappingPlan:

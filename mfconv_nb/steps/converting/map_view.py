@@ -14,7 +14,7 @@ from mfconv_nb.core.report import Table, bytes_text, name_html, prose_html, tabl
 from mfconv_nb.mapping.explain import SOURCE, TARGET, Face, explain_tensor
 from mfconv_nb.mapping.plan import MappingPlan, Row
 from mfconv_nb.steps.converting.map_rows import counts_by_status
-from mfconv_nb.views.explained import drawing_of, explained
+from mfconv_nb.views.explained import drawing_of, make_explain_report
 from mfconv_nb.views.exploration import Exploration
 from mfconv_nb.views.values import bytes_to_read, values_html
 
@@ -40,7 +40,7 @@ class MappingExploration(Exploration):
     def members(self, row: int) -> Sequence[str]:
         return [spec.name for each in self.groups[row] for spec in each.targets or each.sources]
 
-    def searched(self, row: int) -> str:
+    def search_text(self, row: int) -> str:
         return "\n".join(spec.name for each in self.groups[row] for spec in (*each.sources, *each.targets))
 
     def inspect(self, row: int, member: str) -> str:
@@ -58,7 +58,7 @@ class MappingExploration(Exploration):
         return "".join(parts)
 
     def explain(self, row: int, member: str, index: tuple[int, ...]) -> str:
-        return table_html(explained(self.plan, member, index, self._side(member)).table())
+        return table_html(make_explain_report(self.plan, member, index, self._side(member)).table())
 
     def _side(self, member: str) -> str:
         return TARGET if self._rows[member].targets else SOURCE

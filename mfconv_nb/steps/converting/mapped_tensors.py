@@ -13,9 +13,9 @@ from mfconv_nb.core.checkpoint import MF, SIDE_NAMES, Checkpoint, Equality, Lazy
 from mfconv_nb.core.dtypes import itemsize, numpy_dtype, short_name
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sources import ArraySource, zeros_source
+from mfconv_nb.mapping.kinds import ONES, kind_of
 from mfconv_nb.mapping.plan import LEFT_OUT, TIED, Row
 from mfconv_nb.mapping.rules import Tied
-from mfconv_nb.mapping.run_state import ONES, constant_of
 from mfconv_nb.streaming.gather import made_whole
 
 HINT_TIED = 'Give a config with "tie_word_embeddings": false to keep both (and remove the manifest beside it).'
@@ -118,13 +118,13 @@ def equalities_of(row: Row, source: Checkpoint, tensors: Mapping[str, LazyTensor
         why = f"a part of {how_many(part.block.elements, 'number')} is filled with zeros on the {SIDE_NAMES[MF]} side"
         found.append(Equality(LazyTensor(spec, tuple(pieces)), LazyTensor(spec, (zeros,)), why, HINT_ZEROS))
     if row.status == LEFT_OUT:
-        left = [source.tensors[spec.name] for spec in row.sources if constant_of(spec.name)]
-        found += [Equality(t, _constant(t.spec), f"left out, which needs {constant_of(t.name)} in it", HINT_CONSTANT) for t in left]
+        left = [source.tensors[spec.name] for spec in row.sources if kind_of(spec.name).numbers]
+        found += [Equality(t, _constant(t.spec), f"left out, which needs {kind_of(t.name).numbers} in it", HINT_CONSTANT) for t in left]
     return found
 
 
 def _constant(spec: TensorSpec) -> LazyTensor:
     """What a constant of a layer must hold for a model without it to be the same."""
-    numbers = np.ones(spec.elements) if constant_of(spec.name) == ONES else np.arange(spec.elements)
+    numbers = np.ones(spec.elements) if kind_of(spec.name).numbers == ONES else np.arange(spec.elements)
     data = np.frombuffer(numbers.astype(numpy_dtype(spec.dtype)).tobytes(), np.uint8)
-    return LazyTensor(spec, (Piece(ArraySource(data, constant_of(spec.name)), 0, spec.dtype, whole(spec.elements)),))
+    return LazyTensor(spec, (Piece(ArraySource(data, kind_of(spec.name).numbers), 0, spec.dtype, whole(spec.elements)),))

@@ -27,9 +27,9 @@ from mfconv_nb.core.report import Column, Result, Table, how_many, how_many_in_s
 from mfconv_nb.core.run_yaml import Lora
 from mfconv_nb.formats.peft_folder import HINT_MERGE, HINT_PEFT
 from mfconv_nb.mapping.adapters import CONV1D, CONV1D_LAYERS, PEFT, WEIGHT, Adapter, adapters_of, half_of, is_adapter
+from mfconv_nb.mapping.kinds import is_run_state
 from mfconv_nb.mapping.lora_scale import ScaledAdapter, scaled_adapters
 from mfconv_nb.mapping.rules import Family
-from mfconv_nb.mapping.run_state import run_state_of
 from mfconv_nb.steps.converting.map import map_checkpoint
 from mfconv_nb.steps.loading.load import Loadable, load
 from mfconv_nb.streaming.merged import merged_tensor
@@ -180,7 +180,7 @@ def only_adapters(checkpoint: Checkpoint) -> Checkpoint:
     if not tensors:
         raise _no_adapters(checkpoint)
     _check_nothing_whole(checkpoint, HINT_MERGE)
-    others = [n for n in checkpoint.tensors if n not in tensors and run_state_of(n) is None]
+    others = [n for n in checkpoint.tensors if n not in tensors and not is_run_state(n)]
     note = (f"only adapters are taken; left out: {how_many(len(others), 'other tensor')}, first {others[0]}",) if others else ()
     return replace(checkpoint, tensors=tensors, history=replace(checkpoint.history, notes=(*checkpoint.notes, *note)))
 
@@ -207,7 +207,7 @@ def unwrap_names(checkpoint: Checkpoint) -> Checkpoint:
     """
     tensors: dict[str, LazyTensor] = {}
     for name, tensor in checkpoint.tensors.items():
-        if any(word in name for word in OF_ADAPTERS) and not is_adapter(name) and run_state_of(name) is None:
+        if any(word in name for word in OF_ADAPTERS) and not is_adapter(name) and not is_run_state(name):
             found = "a tensor of an adapter, and neither of its halves"
             raise MappingError("MFC319", quoted(name), found=found, expected="pairs of A and B", hint=HINT_PEFT)
         if not name.startswith(PEFT) or is_adapter(name):
@@ -222,7 +222,7 @@ def unwrap_names(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _drop_run_state(checkpoint: Checkpoint) -> Checkpoint:
-    tensors = {n: t for n, t in checkpoint.tensors.items() if run_state_of(n) is None and not n.endswith(TRAINING_ONLY)}
+    tensors = {n: t for n, t in checkpoint.tensors.items() if not is_run_state(n) and not n.endswith(TRAINING_ONLY)}
     return replace(checkpoint, tensors=tensors)
 
 

@@ -7,6 +7,7 @@ of a head that should be the embedding; and, up to 256 MiB or when asked, whatev
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from mfconv_nb.core.errors import MfconvError, printable
@@ -20,7 +21,8 @@ from mfconv_nb.steps.inspecting.diagnosis import STOP, TOLD, Diagnosis, Finding
 from mfconv_nb.steps.inspecting.doctor_findings import describe, findings_of, run_findings
 from mfconv_nb.steps.inspecting.next_commands import Config, NextCommands
 from mfconv_nb.steps.inspecting.seen import look_at
-from mfconv_nb.steps.loading.load import config_near, load, load_run
+from mfconv_nb.steps.loading.caller_facts import read_caller_facts
+from mfconv_nb.steps.loading.load import load, load_run
 
 TOPICS_OF_A_PART = ("contents", "dtypes", "state of the run", "names", "quantised")  # what is true of a part too
 
@@ -53,8 +55,10 @@ def doctor(
     try:
         place, _ = whole_of(place)
         whole = part_of(place)
-        run = open_run(place, step=step, strategy=strategy, file_prefix=file_prefix, config=config_near(place, config))
-        checkpoint = load_run(run, place, config=config) if run is not None else load(path, config=config)
+        facts = read_caller_facts(config)
+        facts = replace(facts, config=facts.config_for(place))
+        run = open_run(place, step=step, strategy=strategy, file_prefix=file_prefix, config=facts.config)
+        checkpoint = load_run(run, place, facts) if run is not None else load(path, config=config)
     except (MfconvError, OSError) as error:
         return _refusal_diagnosis(commands, error, run, whole)
     seen = look_at(place, checkpoint, run, step_asked=step is not None)

@@ -21,9 +21,8 @@ from mfconv_nb.formats.index import MINDSPORE
 from mfconv_nb.formats.reading import FOLDER, INDEX, format_of, kind_of
 from mfconv_nb.formats.writing import plan_output
 from mfconv_nb.mapping.adapters import is_adapter
+from mfconv_nb.mapping.kinds import WEIGHTS, amounts_by_category, category_of, is_run_state
 from mfconv_nb.mapping.plan import LEFT_OUT, TIED
-from mfconv_nb.mapping.run_state import constant_of
-from mfconv_nb.runs.categories import WEIGHTS, amounts, category_of
 from mfconv_nb.runs.run import Step, TrainedRun
 from mfconv_nb.steps.converting.map_report import CoverageError
 from mfconv_nb.steps.converting.twins import HINT_HEAD, differ_at_first
@@ -94,7 +93,7 @@ def run_findings(run: TrainedRun, *, skipped: Sequence[Step] = ()) -> Iterator[F
 
 
 def _content_findings(seen: Seen) -> Iterator[Finding]:
-    found = amounts(seen.checkpoint.specs)
+    found = amounts_by_category(seen.checkpoint.specs)
     said = ", ".join(f"{category} {how_many(a.tensors, 'tensor')} ({bytes_text(a.nbytes)})" for category, a in found.items())
     count = sum(s.elements for s in seen.weights)
     yield Finding(TOLD, "contents", f"{said or 'no tensor'}; {how_many_in_short(count, 'parameter')}")
@@ -124,7 +123,7 @@ def _name_findings(seen: Seen) -> Iterator[Finding]:
         yield Finding(FINE, "mapping", f"every tensor has its place on the {SIDE_NAMES[seen.mapped.side or HF]} side: {there}")
         yield from (Finding(TOLD, "note", note) for note in report.notes)
         left = [s.name for row in report.plan.rows if row.status == LEFT_OUT for s in row.sources if category_of(s.name) == WEIGHTS]
-        left = [name for name in left if not constant_of(name)]  # a conversion checks what they hold
+        left = [name for name in left if not is_run_state(name)]  # a conversion checks what constants of layers hold
         if left:
             yield Finding(DECIDE, "left out", f"{how_many(len(left), 'tensor')}; first {left[0]}")
     elif seen.refused is not None:

@@ -10,8 +10,8 @@ from typing import Any
 from mfconv_nb.core.checkpoint import HF, MF
 from mfconv_nb.core.errors import InputError, MfconvError, SeveralFitError, as_flags, as_place, as_word
 from mfconv_nb.core.run_yaml import ENDINGS as YAML_ENDINGS
+from mfconv_nb.mapping.kinds import BUFFERS, WEIGHTS, amounts_by_category
 from mfconv_nb.mapping.remedies import leave_out_flags
-from mfconv_nb.runs.categories import BUFFERS, WEIGHTS, amounts
 from mfconv_nb.runs.opening import looks_like_run
 from mfconv_nb.runs.part_of import PartOf
 from mfconv_nb.steps.inspecting.doctor_findings import targets_of, why_not_held
@@ -91,7 +91,7 @@ class NextCommands:
 
     def _only_flag(self, seen: Seen) -> str:
         """What the other side can have, where there is more: weights and buffers, without the state of the run."""
-        found = amounts(seen.checkpoint.specs)
+        found = amounts_by_category(seen.checkpoint.specs)
         kept = [category for category in (WEIGHTS, BUFFERS) if category in found]
         return f" --only {','.join(kept)}" if len(kept) < len(found) else ""
 

@@ -10,8 +10,8 @@ from typing import Any
 from mfconv_nb.core.checkpoint import HF, MF, Checkpoint, TensorSpec
 from mfconv_nb.core.errors import MfconvError, SeveralFitError, WrappedNamesError
 from mfconv_nb.mapping.adapters import is_adapter
+from mfconv_nb.mapping.kinds import WEIGHTS, category_of
 from mfconv_nb.mapping.quantised import quantisation_of
-from mfconv_nb.runs.categories import WEIGHTS, category_of
 from mfconv_nb.runs.run import Step, TrainedRun
 from mfconv_nb.steps.converting.map import map_checkpoint
 from mfconv_nb.steps.converting.map_report import CoverageError

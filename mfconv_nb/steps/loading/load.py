@@ -8,27 +8,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.core.checkpoint import MF, SIDE_NAMES, Checkpoint, History, LazyTensor, Original, Written
-from mfconv_nb.core.errors import InputError, MappingError
+from mfconv_nb.core.checkpoint import MF, SIDE_NAMES, Checkpoint, History, Written
+from mfconv_nb.core.errors import InputError
 from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.report import how_many
-from mfconv_nb.core.run_yaml import ENDINGS, Lora, RunConfig, checked_alpha, lora_of, read_run_config
-from mfconv_nb.core.sizes import PARAMS, read_config, read_params
-from mfconv_nb.formats.assets import scheme_beside
-from mfconv_nb.formats.peft_folder import CONFIG, read_adapter_config
+from mfconv_nb.core.run_yaml import lora_of
+from mfconv_nb.formats.assets import quantisation_beside
 from mfconv_nb.formats.reading import Opened, open_files, open_path
 from mfconv_nb.mapping.adapters import is_adapter
+from mfconv_nb.mapping.kinds import category_of, parse_categories
 from mfconv_nb.networks.live import HINT, is_live, load_live
-from mfconv_nb.runs.categories import categories_asked, category_of
 from mfconv_nb.runs.merged_by_mindspore import notes_on_run_state
-from mfconv_nb.runs.opening import merged, open_run
+from mfconv_nb.runs.opening import join_slices, open_run
 from mfconv_nb.runs.part_of import note_on_a_part, part_of, whole_of
 from mfconv_nb.runs.run import TrainedRun
+from mfconv_nb.steps.loading.beside import fitting_manifest, lora_beside, lora_of_run, read_original
+from mfconv_nb.steps.loading.caller_facts import CallerFacts, GivenConfig, read_caller_facts
 from mfconv_nb.steps.loading.manifest_proof import written_parts
 from mfconv_nb.steps.loading.sides import side_of_names
-from mfconv_nb.streaming.manifest import CARRIED, read_manifest
-from mfconv_nb.streaming.publish import check_not_half_replaced, side_folders
+from mfconv_nb.streaming.publish import check_not_half_replaced
 
 Loadable = Any  # a Checkpoint, a path, several paths, a torch Module or state dict, a MindSpore Cell or parameter dict, a dict of arrays
 
@@ -37,7 +36,7 @@ Loadable = Any  # a Checkpoint, a path, several paths, a torch Module or state d
 def load(
     source: Loadable,
     *,
-    config: str | Path | Mapping[str, Any] | None = None,
+    config: GivenConfig = None,
     step: int | str | None = None,
     strategy: str | Path | None = None,
     file_prefix: str | None = None,
@@ -62,12 +61,13 @@ def load(
         InputError: MFC1xx; MFC111 to MFC114 for a run that is no whole checkpoint. FormatError: MFC2xx. MappingError: MFC319 where two
             places give different alphas.
     """
+    facts = read_caller_facts(config, lora_alpha)
     if isinstance(source, Checkpoint):
-        return select_categories(with_caller_facts(source, config, lora_alpha), only)
+        return select_categories(facts.add_to(source), only)
     if is_live(source):
         live = load_live(source)
         live = replace(live, side=side_of_names(live.tensors) or live.side)
-        return select_categories(with_caller_facts(live, config, lora_alpha), only)
+        return select_categories(facts.add_to(live), only)
     said: tuple[str, ...] = ()
     if isinstance(source, Sequence) and not isinstance(source, str | bytes):
         if odd := [p for p in source if not isinstance(p, str | Path)]:
@@ -81,13 +81,14 @@ def load(
         given = local_path(source)
         check_not_half_replaced(given)
         path, said = whole_of(given)
-        run = open_run(path, step=step, strategy=strategy, file_prefix=file_prefix, config=config_near(path, config))
+        facts = replace(facts, config=facts.config_for(path))
+        run = open_run(path, step=step, strategy=strategy, file_prefix=file_prefix, config=facts.config)
         if run is not None:
-            return load_run(run, path, config=config, only=only, lora_alpha=lora_alpha)
+            return load_run(run, path, facts, only)
         opened = open_path(path)
     else:
         raise InputError("MFC109", found=f"a {type(source).__name__}", expected="a path or a live object", hint=HINT)
-    folder, manifest, notes = _fitting_manifest(path, opened.tensors)
+    folder, manifest, notes = fitting_manifest(path, opened.tensors)
     side = manifest.get("to") or side_of_names(opened.tensors) or opened.side
     if side in SIDE_NAMES and opened.side in SIDE_NAMES and side != opened.side:
         notes += (f"the names are {SIDE_NAMES[side]}'s, which counts; files of this format are usually {SIDE_NAMES[opened.side]}'s",)
@@ -95,13 +96,13 @@ def load(
         files=opened.files,
         others=opened.others,
         notes=said + note_on_a_part(path) + opened.notes + notes_on_run_state(opened.run_state) + notes,
-        lora=_lora_beside(path),
+        lora=lora_beside(path),
         twins=opened.twins,
-        quantised_by=scheme_beside(path if os.path.isdir(path) else path.parent),
+        quantised_by=quantisation_beside(path if os.path.isdir(path) else path.parent),
     )
     origin = str(source) if isinstance(source, str | Path) else how_many(len(opened.files), "file")
-    found = Checkpoint(opened.tensors, origin, side, _config_beside(path), history)
-    return select_categories(with_caller_facts(_with_manifest(found, path, folder, manifest), config, lora_alpha), only)
+    found = Checkpoint(opened.tensors, origin, side, facts.config_for(path), history)
+    return select_categories(facts.add_to(_with_manifest(found, path, folder, manifest)), only)
 
 
 def _with_manifest(found: Checkpoint, path: Path, side_folder: Path, manifest: Mapping[str, Any]) -> Checkpoint:
@@ -117,7 +118,7 @@ def _with_manifest(found: Checkpoint, path: Path, side_folder: Path, manifest: M
         family=manifest.get("family"),
         family_file=manifest.get("family_file") or "",
         options=manifest.get("options") or {},
-        original=_read_original(side_folder, manifest),
+        original=read_original(side_folder, manifest),
         written=Written(side_folder.name, parts, config, lora),
         lora=found.history.lora or lora,
     )
@@ -139,21 +140,14 @@ def select_categories(checkpoint: Checkpoint, only: str | Sequence[str] | None) 
     """The checkpoint with the tensors of the given categories alone; all of them where none is given."""
     if only is None:
         return checkpoint
-    wanted = categories_asked(only)
+    wanted = parse_categories(only)
     return replace(checkpoint, tensors={n: t for n, t in checkpoint.tensors.items() if category_of(n) in wanted})
 
 
-def load_run(
-    run: TrainedRun,
-    path: Path,
-    *,
-    config: str | Path | Mapping[str, Any] | None = None,
-    only: str | Sequence[str] | None = None,
-    lora_alpha: float | None = None,
-) -> Checkpoint:
+def load_run(run: TrainedRun, path: Path, facts: CallerFacts, only: str | Sequence[str] | None = None) -> Checkpoint:
     """The checkpoint of a run that was opened: its whole tensors, and what must hold of its copies before anything is written."""
-    whole = merged(run, only)
-    folder, manifest, notes = _fitting_manifest(path, whole.tensors)
+    whole = join_slices(run, only)
+    folder, manifest, notes = fitting_manifest(path, whole.tensors)
     has_adapters = any(map(is_adapter, whole.tensors))
     history = History(
         files=run.files,
@@ -161,127 +155,8 @@ def load_run(
         notes=whole.notes + notes,
         equalities=whole.equalities,
         run=run,
-        lora=_lora_of_run(path) if has_adapters else None,
+        lora=lora_of_run(path) if has_adapters else None,
     )
     origin = f"{path}, {run.kind}" + (f", step {run.chosen}" if run.chosen is not None else "")
-    found = Checkpoint(whole.tensors, origin, MF, _config_beside(path), history)
-    return with_caller_facts(_with_manifest(found, path, folder, manifest), config, lora_alpha)
-
-
-def with_caller_facts(checkpoint: Checkpoint, config: str | Path | Mapping[str, Any] | None, alpha: float | None) -> Checkpoint:
-    """The checkpoint with the config and the alpha that the caller gave.
-
-    Raises:
-        MappingError: MFC319 where the caller and a file give different numbers for the same adapters.
-    """
-    given = _read_given_config(config)
-    lora = checkpoint.history.lora
-    lora = _join_lora(lora, given.lora if given is not None else None)
-    lora = _join_lora(lora, Lora(checked_alpha(alpha, "lora_alpha"), origin="the call") if alpha is not None else None)
-    if given is None and lora is checkpoint.history.lora:
-        return checkpoint
-    says_sizes = given is not None and (given.config or given.lora is None)  # an adapter_config.json alone says none
-    known = given.config if given is not None and says_sizes else checkpoint.config
-    folder = local_path(config) if isinstance(config, str | Path) else None
-    config_folder = folder if folder is not None and folder.is_dir() else checkpoint.history.config_folder
-    return replace(checkpoint, config=known, history=replace(checkpoint.history, config_folder=config_folder, lora=lora))
-
-
-def _join_lora(first: Lora | None, second: Lora | None) -> Lora | None:
-    """What two places say of the same adapters.
-
-    Raises:
-        MappingError: MFC319 where they give different numbers.
-    """
-    if first is None or second is None:
-        return first or second
-    for word, a, b in (("lora_alpha", first.alpha, second.alpha), ("rank", first.rank, second.rank)):
-        if a is not None and b is not None and a != b:
-            found = f"{a:g} in {first.origin or 'one place'}, {b:g} in {second.origin or 'another'}"
-            raise MappingError(
-                "MFC319", word, found=found, expected="one value", hint="Give the files of the run that made these adapters."
-            )
-    known = first if first.alpha is not None else second
-    dropout = first.dropout if first.dropout is not None else second.dropout
-    content, problem = first.content or second.content, first.problem or second.problem
-    only_merged = first.only_merged or second.only_merged
-    return Lora(known.alpha, first.rank or second.rank, known.origin, dropout, content, problem, only_merged)
-
-
-def _lora_beside(path: Path) -> Lora | None:
-    """What the adapter_config.json beside adapters says."""
-    beside = (path if os.path.isdir(path) else path.parent) / CONFIG
-    return read_adapter_config(beside) if beside.is_file() else None
-
-
-def _lora_of_run(path: Path) -> Lora | None:
-    """What the adapter_config.json of a run says: MindFormers writes it above the checkpoint's folder."""
-    folder = Path(os.path.abspath(path))
-    return next((_lora_beside(place) for place in (folder, *list(folder.parents)[:2]) if os.path.isfile(place / CONFIG)), None)
-
-
-def config_of(config: str | Path | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """What a caller gave as config: its content, with the names of config.json."""
-    given = _read_given_config(config)
-    return None if given is None else given.config
-
-
-def config_near(path: Path, config: str | Path | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """What a caller gave as config, else the one beside a path."""
-    return config_of(config) if config is not None else _config_beside(path)
-
-
-def _read_given_config(config: str | Path | Mapping[str, Any] | None) -> RunConfig | None:
-    if config is None or isinstance(config, Mapping):
-        return None if config is None else RunConfig(config, None)
-    path = local_path(config)
-    if path.suffix.lower() in ENDINGS:
-        return read_run_config(path)
-    if path.name == CONFIG:
-        return RunConfig({}, read_adapter_config(path))
-    if os.path.isdir(path):
-        return RunConfig(_config_beside(path) or read_config(path / "config.json"), None)
-    return RunConfig(read_params(path) if path.name == PARAMS else read_config(path), None)
-
-
-def _config_beside(path: Path) -> Mapping[str, Any] | None:
-    folder = path if os.path.isdir(path) else path.parent
-    if (folder / "config.json").is_file() or (folder / "config.json").is_symlink():  # one that leads nowhere is refused
-        return read_config(folder / "config.json")
-    return read_params(folder / PARAMS) if (folder / PARAMS).is_file() else None
-
-
-def manifest_near(path: Path, tensors: Mapping[str, LazyTensor]) -> tuple[Path, dict[str, Any], bool] | None:
-    """The side folder of a checkpoint, its manifest, and whether that describes exactly these tensors.
-
-    It is looked for beside the path and beside what an index stands for. The one of the folder that a file is in counts if it fits.
-    """
-    inside = [path.with_name(path.name.removesuffix(".index.json")), path.parent] if not path.is_dir() else []
-    sides = [side for place in (path, *inside) for side in side_folders(place)]
-    found = [(side, manifest) for side in sides if (manifest := read_manifest(side)) is not None]
-    specs = {n: (t.shape, t.dtype) for n, t in tensors.items()} if found else {}
-    for side, manifest in found:
-        if {t["name"]: (tuple(t["shape"]), t["dtype"]) for t in manifest["tensors"]} == specs:
-            return side, manifest, True
-    of_folder = side_folders(path.parent)
-    return next(((side, manifest, False) for side, manifest in found if side not in of_folder), None)
-
-
-def _fitting_manifest(path: Path, tensors: Mapping[str, LazyTensor]) -> tuple[Path, dict[str, Any], tuple[str, ...]]:
-    """The side folder and manifest of exactly these tensors; nothing, and a note, where there is one of others."""
-    side, manifest, fits = manifest_near(path, tensors) or (path, {}, True)
-    return (side, manifest, ()) if fits else (side, {}, (f"{side.name} describes other tensors and is not used",))
-
-
-def _read_original(side: Path, manifest: Mapping[str, Any]) -> Original | None:
-    if manifest.get("from_side") is None:
-        return None
-    carried = side / CARRIED
-    kept = open_files([carried]).tensors if manifest.get("carried") else {}
-    if kept.keys() != set(manifest.get("carried", ())):
-        hint = f"Remove {side.name}, and the checkpoint is taken as it is."
-        raise InputError("MFC110", carried, found="other tensors than the manifest says", expected="the tensors kept for it", hint=hint)
-    names = {n for t in manifest["tensors"] for n in t["from"]} | kept.keys()
-    dtypes = {n: t["cast_from"] for t in manifest["tensors"] if t.get("dtype_fixed") for n in t["from"]}
-    asked = manifest.get("asked", {})
-    return Original(manifest["from_side"], frozenset(names), kept, dtypes, asked.get("layers"), tuple(asked.get("leave_out", ())))
+    found = Checkpoint(whole.tensors, origin, MF, facts.config_for(path), history)
+    return facts.add_to(_with_manifest(found, path, folder, manifest))

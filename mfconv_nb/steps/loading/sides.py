@@ -14,8 +14,8 @@ from mfconv_nb.families.registry import built_in, known_families
 from mfconv_nb.families.words.mcore import is_mcore_name
 from mfconv_nb.mapping.adapters import half_of
 from mfconv_nb.mapping.forms import templates_of
+from mfconv_nb.mapping.kinds import is_run_state
 from mfconv_nb.mapping.rules import Family, all_templates
-from mfconv_nb.mapping.run_state import run_state_of
 
 # parts of names that MindFormers alone has
 OF_MF = ("embedding_weight", "embedding_table", ".attention.wq.", ".attention_norm.", ".gamma", ".beta", "linear_qkv", "mindpet_delta")
@@ -28,7 +28,7 @@ def side_of_names(names: Iterable[str], family: Family | None = None) -> str | N
     Args:
         family: the one that is meant, where the caller has one of its own; left out, all that are known.
     """
-    weights = (n if (half := half_of(n)) is None else half.weight for n in names if run_state_of(n) is None)
+    weights = (n if (half := half_of(n)) is None else half.weight for n in names if not is_run_state(n))
     templates = templates_of(weights)
     hf, mf = _known_templates() if family is None else _templates_of((family,))
     for side, here, there in ((HF, hf, mf), (MF, mf, hf)):

@@ -15,7 +15,7 @@ from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.core.progress import OnProgress, progress_for
 from mfconv_nb.core.report import Column, Result, Table, bytes_text, how_many, seconds_text, shape_text
 from mfconv_nb.core.sources import ByteSource
-from mfconv_nb.mapping.run_state import is_layer_state
+from mfconv_nb.mapping.kinds import LAYER_STATE, kind_of
 from mfconv_nb.networks.slots import Bytes, Network, Slot, network_of
 from mfconv_nb.steps.comparing.diff import shape_hint
 from mfconv_nb.steps.loading.load import Loadable, load
@@ -167,7 +167,7 @@ def _check_fit(matched: Matched, source: Checkpoint, target: Network, *, strict:
         found = f"buffers on the meta device that no checkpoint has: {', '.join(folded_names(target.unfilled)[:4])}"
         raise OutputError("MFC408", where, found=found, expected="buffers with values", hint=hint)
     kinds = (SHAPE, DTYPE) if not strict and matched.puts else (MISSING, UNEXPECTED, SHAPE, DTYPE)
-    own = {name for name in matched.names_of(MISSING) if target.side == MF and is_layer_state(name)} if matched.puts else set()
+    own = {name for name in matched.names_of(MISSING) if target.side == MF and kind_of(name) is LAYER_STATE} if matched.puts else set()
     refused = tuple(m for m in matched.misfits if m.kind in kinds and m.name not in own)
     if refused:
         raise AssignError(refused, where=where, hint=_hint(matched, source, target))

@@ -21,7 +21,7 @@ from mfconv_nb.core.report import how_many
 from mfconv_nb.core.run_yaml import RUN_CONFIG, Lora
 from mfconv_nb.core.sources import ByteSource
 from mfconv_nb.formats import peft_folder, safetensors_file
-from mfconv_nb.formats.assets import code_named, config_bytes, read_assets
+from mfconv_nb.formats.assets import code_files_named_in, config_bytes, read_assets
 from mfconv_nb.formats.writing import is_folder, plan_output
 from mfconv_nb.mapping.adapters import CONV1D, HINT_ALPHA, adapters_of, is_adapter, rank_of
 from mfconv_nb.mapping.plan import MappingPlan, Row
@@ -173,7 +173,7 @@ def _extras(
     said, notes = true_config(config, checkpoint, specs)
     same = found.get("config.json") if said == config else None
     files = {**found, "config.json": same or config_bytes(said)}
-    if code := code_named(files):
+    if code := code_files_named_in(files):
         notes += (
             f"auto_map names code, which does not come along; from_pretrained needs it from the original's folder: {', '.join(code)}",
         )

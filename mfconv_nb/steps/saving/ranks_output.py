@@ -15,7 +15,8 @@ from mfconv_nb.formats.checkpoint_metadata import METADATA, Chunk, DeviceLayout,
 from mfconv_nb.formats.known import format_with_ending
 from mfconv_nb.formats.strategy_file import write_strategy
 from mfconv_nb.formats.writing import plan_file
-from mfconv_nb.runs.cutting import CHECKPOINT_2, CutTensor, Cutting, RankLayout, as_plain_cuts, cut_tensors, read_rank_layout
+from mfconv_nb.runs.cutting import CutTensor, Cutting, as_plain_cuts, cut_tensors
+from mfconv_nb.runs.rank_layout import CHECKPOINT_2, RankLayout, read_rank_layout
 from mfconv_nb.runs.slices import Box
 from mfconv_nb.runs.strategies import layout_of
 from mfconv_nb.steps.converting.mapped_tensors import TensorMaker

@@ -19,7 +19,7 @@ from mfconv_nb.core.errors import MappingError, quoted
 from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.progress import NoProgress, OnProgress, Progress, progress_for
-from mfconv_nb.runs.cutting import RankLayout
+from mfconv_nb.runs.rank_layout import RankLayout
 from mfconv_nb.steps.loading.load import Loadable, load
 from mfconv_nb.steps.saving.output import Output, manifest_of, whole_output
 from mfconv_nb.steps.saving.ranks_output import ranks_output

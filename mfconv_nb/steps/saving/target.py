@@ -10,7 +10,7 @@ from mfconv_nb.core.errors import InputError, OutputError, quoted
 from mfconv_nb.core.file_plan import OutputPlan
 from mfconv_nb.core.sources import FileSource
 from mfconv_nb.formats import index as index_files
-from mfconv_nb.formats.folders import checkpoint_files, read_instead
+from mfconv_nb.formats.folders import checkpoint_files, find_rivals
 from mfconv_nb.formats.known import weight_endings
 from mfconv_nb.runs.opening import looks_like_run
 from mfconv_nb.steps.saving.output import Output
@@ -96,6 +96,6 @@ def files_to_replace(plan: OutputPlan, staging: Staging) -> list[str]:
         names |= dict.fromkeys(
             f.name for f in found if f.suffix.lower() in weight_endings() and f.parent == home and f.name.startswith(beside)
         )  # it may name anything
-    names |= dict.fromkeys(f.name for f in (read_instead(home, plan.names) if plan.folder else ()))
+    names |= dict.fromkeys(f.name for f in (find_rivals(home, plan.names) if plan.folder else ()))
     names |= dict.fromkeys(plan.names)
     return [name for name in names if os.path.lexists(home / name) and not (home / name).is_dir()]

@@ -254,6 +254,19 @@ def test_rows_that_match_the_same_names_name_each_other(llama: Sides) -> None:
     assert judgement.ambiguous == {"hf": 1, "mf": 1}
 
 
+def test_a_row_keeps_its_id_when_it_moves_and_a_copy_gets_its_own(llama: Sides) -> None:
+    draft = draft_of(FAMILIES["baichuan2"])
+    first, second, *rest = draft.rows
+    moved = replace(draft, rows=(second, first, *rest, first))
+    assert [row.id for row in moved.rows[:2]] == [second.id, first.id]
+    assert len({row.id for row in moved.rows}) == len(moved.rows)
+    judgement = judge(moved, llama)
+    assert judgement.rows[1].ambiguous == (moved.rows[-1].id,)
+    assert "ambiguous: row 2 matches the same names" in judgement.rows[-1].words
+    with pytest.raises(MfconvError, match=rf"row 2, rule .* and row {len(moved.rows)}, rule"):
+        family_of(moved)
+
+
 def test_a_size_says_its_number_or_what_is_wrong(llama: Sides) -> None:
     draft = draft_of(FAMILIES["baichuan2"])
     sizes = {s.axis: s for s in judge(replace(draft, sizes=f"{draft.sizes}\nodd = hidden_sice\nbad = 3 +"), llama).sizes}

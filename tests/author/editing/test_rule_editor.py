@@ -166,7 +166,7 @@ def test_one_side_is_enough(editor: RuleEditor) -> None:
 def test_names_of_strangers_are_shown_as_text() -> None:
     evil = "<img src=x onerror=alert(1)>"
     editor = mc.author.edit(mc.rules.Family("mine", "", (mc.rules.Rule(evil, "b"),), {}), {evil: (1, 2), f"{evil}2": (3,)}, {"b": (2, 1)})
-    shown = "".join(w.value for w in (editor.tally, editor.judged, editor.drawing, editor.sizes_told, editor.line))
+    shown = "".join(w.value for w in (editor.tally, editor.judged, editor.drawing, editor.size_table, editor.line))
     assert "<img" not in shown
     assert "<img" not in editor.report._repr_html_()
 
@@ -196,13 +196,13 @@ def test_the_form_that_a_row_is_for_can_be_chosen() -> None:
     before = editor.family
     assert before.rules[editor.place].when == {"qkv_concat": False}
     assert "only in the form with qkv_concat=False" in editor.judged.value
-    editor.forms["qkv_concat"].value = ()
+    editor.options["qkv_concat"].value = ()
     assert "ambiguous" in editor.judged.value  # the joined q, k and v of the other forms take this name too
     editor.undo.click()
     assert editor.family == before
     editor.add.click()
     editor.hf.value, editor.mf.value, editor.layout_field.value = "extra.weight", "extra.weight", "hidden"
-    editor.forms["qkv_concat"].value = (True,)
+    editor.options["qkv_concat"].value = (True,)
     assert editor.family.rules[editor.place].when == {"qkv_concat": True}
     assert "for another option" in editor.judged.value
 
@@ -212,7 +212,7 @@ def test_a_value_that_an_option_does_not_have_is_shown_and_judged() -> None:
     family = mc.rules.Family("mine", "two forms", (rule,), sizes={"x": "x"}, options=(mc.rules.Option("taste", ("sweet", "sour")),))
     editor = mc.author.edit(family, {"a": (2,)}, {"b": (2,)}, config={"x": 2})
     assert "when taste='salty'" in html.unescape(editor.judged.value)
-    editor.forms["taste"].value = ("sour",)
+    editor.options["taste"].value = ("sour",)
     assert editor.family.rules[0].when == {"taste": "sour"}
-    editor.forms["taste"].value = ()
+    editor.options["taste"].value = ()
     assert "matches 1 tensor on each side" in editor.judged.value

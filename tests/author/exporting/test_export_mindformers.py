@@ -158,6 +158,37 @@ def test_the_files_do_not_need_the_package_and_refuse_what_they_do_not_know(conv
     assert raws_in(root / "renames" / "again.ckpt") == raws_in(root / "renames" / "toy.ckpt")
 
 
+@pytest.mark.real_frameworks
+def test_the_program_of_the_files_is_a_module_that_refuses_what_its_tables_do_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+
+    from mfconv_nb.author.exporting import standalone
+
+    assert standalone.regular_expression_of("a.{n}.b.{n}").fullmatch("a.12.b.12")
+    assert not standalone.regular_expression_of("a.{n}.b.{n}").fullmatch("a.1.b.2")
+    assert not standalone.regular_expression_of("a.{n}").fullmatch("a.01")
+    array = np.arange(4, dtype=np.float32)
+    with pytest.raises(ValueError, match="1 names that no rule knows, such as x"):
+        standalone.apply_rules({"x": ("float32", array)}, {})
+    monkeypatch.setattr(standalone, "RULES", (standalone.Move(("a.{n}",), ("b.{n}",)),))
+    monkeypatch.setattr(standalone, "RUN_STATE", (("adam.",), (), ()))
+    written, _ = standalone.apply_rules({"a.0": ("float32", array), "adam.a.0": ("float32", array)}, {})
+    assert list(written) == ["b.0"]
+    dtype, bits = standalone.cast_tensors(written, {}, "bf16")["b.0"]
+    assert (dtype, bits.tolist()) == ("bfloat16", [0, 0x3F80, 0x4000, 0x4040])
+
+
+def test_a_file_holds_what_its_direction_needs_and_no_more(tmp_path: Path) -> None:
+    there, back, _ = mc.author.export("llama", tmp_path, to="mindformers").files
+    defined = [{node.name for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef)} for file in (there, back)]
+    assert defined[0] - defined[1] >= {"convert_pt_to_ms", "read_huggingface", "add_tied", "as_mindspore"}
+    assert defined[1] - defined[0] >= {"convert_ms_to_pt", "read_mindspore", "remove_tied"}
+    assert "safe_open" not in back.read_text()
+    assert not [name for name in defined[0] | defined[1] if name.startswith("to_")]  # the functions of layouts do, and must not meet them
+    assert '"adam_m."' in back.read_text()
+    assert '"adam_m."' not in there.read_text()
+
+
 def numbered(form: Family) -> bool:
     """Whether names of a form have a number of the config."""
     return any(numbers_of(rule) for rule in form.rules)
@@ -269,7 +300,7 @@ def test_a_sentence_becomes_numpy_operations() -> None:
 @pytest.mark.parametrize(
     "sentence, text",
     [
-        ("hidden_size / heads", 'exactly(config["hidden_size"], config["heads"])'),
+        ("hidden_size / heads", 'divide(config["hidden_size"], config["heads"])'),
         ("4 * vision_config.width", '(4 * config["vision_config"]["width"])'),
         ("depths[{stage}]", 'config["depths"][at["stage"]]'),
         ("int(width * 2 ** {stage})", 'int((config["width"] * (2 ** at["stage"])))'),

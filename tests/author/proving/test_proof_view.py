@@ -167,7 +167,7 @@ def test_nothing_is_worked_out_before_it_is_chosen(monkeypatch: pytest.MonkeyPat
     original = consequence_of
     monkeypatch.setattr("mfconv_nb.author.proving.proof_view.consequence_of", lambda *a: calls.update(["worked out"]) or original(*a))
     _, view = view_of("llama")
-    assert [view.searched(row) for row in range(len(view.statuses))]
+    assert [view.search_text(row) for row in range(len(view.statuses))]
     assert view.overview()
     assert not calls
     row = row_of(view, "numbers", "targets swapped")
@@ -178,5 +178,5 @@ def test_nothing_is_worked_out_before_it_is_chosen(monkeypatch: pytest.MonkeyPat
 def test_a_search_finds_a_mistake_by_the_whole_name_that_it_is_about() -> None:
     _, view = view_of("llama")
     row = row_of(view, "numbers", "targets swapped")
-    assert "model.layers.{layer}.feed_forward.w3.weight" in view.searched(row)
+    assert "model.layers.{layer}.feed_forward.w3.weight" in view.search_text(row)
     assert any(member.startswith("…w1.weight and …w3.weight") for member in view.members(row))

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb.author.proving.proof import ProofReport, prove
+from mfconv_nb.author.proving.proof import ProofReport
+from mfconv_nb.author.proving.proof import prove_rules as prove
 from mfconv_nb.cli.main import run as mfconv
 from mfconv_nb.families.registry import family_named
 from mfconv_nb.rules import Drop, Family, Rule

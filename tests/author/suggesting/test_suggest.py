@@ -18,8 +18,8 @@ from benchmarks.suggest import Score, default_scores, different, families_with_t
 from benchmarks.unseen import UNSEEN
 from mfconv_nb.author.axes import facts_of
 from mfconv_nb.author.family_text import write_family
-from mfconv_nb.author.suggesting import drafting, evidence
-from mfconv_nb.author.suggesting.drafting import CERTAIN, GUESS, LIKELY
+from mfconv_nb.author.suggesting import answering, drafting, evidence
+from mfconv_nb.author.suggesting.answering import CERTAIN, GUESS, LIKELY
 from mfconv_nb.author.suggesting.groups import groups_of
 from mfconv_nb.author.suggesting.probing import DIFFERS, MISSING, VARIANT
 from mfconv_nb.author.suggesting.suggestion import Suggestion
@@ -398,7 +398,8 @@ def test_a_shape_that_is_none_is_refused_with_its_name(shape: Any) -> None:
 def test_a_table_with_a_rule_a_layer_asks_once_how_a_pair_may_lie(monkeypatch: pytest.MonkeyPatch) -> None:
     """Numbers that are glued to words are part of the name: 240 rules, of which each could be any other of its shape."""
     asked, variants_of = [], drafting.variants_of
-    monkeypatch.setattr(drafting, "variants_of", lambda question, facts: asked.append(question) or variants_of(question, facts))
+    for room in (drafting, answering):
+        monkeypatch.setattr(room, "variants_of", lambda question, facts: asked.append(question) or variants_of(question, facts))
     hf = {f"block{n}_{part}.weight": (8, 6 + n % 2) for n in range(20) for part in "abcdefghijkl"}
     found = mc.author.suggest(hf, {name.replace("block", "layer"): shape for name, shape in hf.items()}).suggested
     assert len(found) == 240
@@ -577,8 +578,8 @@ def test_the_same_numbers_in_an_unknown_order_are_said_to_be_that() -> None:
 
 def test_an_order_that_no_variant_gives_is_told_without_moving_every_number_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
     large, tried, moved = numbers(2048, 1024), [], []
-    planned, move_block = evidence.planned, evidence.move_block
-    monkeypatch.setattr(evidence, "planned", lambda *of: tried.append(of) or planned(*of))
+    plan_row, move_block = evidence.plan_row, evidence.move_block
+    monkeypatch.setattr(evidence, "plan_row", lambda *of: tried.append(of) or plan_row(*of))
     monkeypatch.setattr(evidence, "move_block", lambda *of: moved.append(of[-1].elements) or move_block(*of))
     assert not mc.author.probe(large, large[RNG.permutation(2048)]).explained
     assert len(tried) > 20

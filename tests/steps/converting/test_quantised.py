@@ -139,7 +139,7 @@ def test_ascends_own_scheme_is_named_by_the_file_beside_the_weights(toy: tuple[d
 def test_whole_numbers_under_the_name_of_a_weight_are_no_weights(
     dtype: Any, side: str, toy: tuple[dict[str, Array], dict[str, Any]]
 ) -> None:
-    tensors = toy[0] if side == "hf" else {n: mc.read(m, n) for m in [mc.map(mc.load(toy[0], config=toy[1]), "llama")] for n in m.tensors}
+    tensors = toy[0] if side == "hf" else arrays_of(mc.map(mc.load(toy[0], config=toy[1]), "llama"))
     name = next(n for n in tensors if n.endswith(("q_proj.weight", "wq.weight")))
     spoiled = mc.load(tensors | {name: tensors[name].astype(dtype)}, config=toy[1])
     assert name in refusal(lambda: mc.map(spoiled, "llama", to="mf" if side == "hf" else "hf"))

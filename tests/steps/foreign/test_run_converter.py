@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb.author.exporting.mindformers import export_mindformers
 from mfconv_nb.cli.main import run
 from mfconv_nb.core.errors import InputError, MappingError, OutputError
 from tests.support import PATIENCE, raws_in, wait_until, write_safetensors
@@ -111,7 +110,7 @@ EXPORTED: dict[str, tuple[str, dict[str, Any]]] = {
 def test_an_exported_family_runs_both_ways_and_gives_what_the_family_gives(name: str, tmp_path: Path) -> None:
     key, options = EXPORTED[name]
     mc.toy(key, tmp_path / "toy", options=options)
-    export_mindformers(key, tmp_path / "mine", **options)
+    mc.author.export(key, tmp_path / "mine", to="mindformers", **options)
     there = mc.run_converter(tmp_path / "mine", tmp_path / "toy", tmp_path / "o.ckpt", against=key, show=False, **options)
     assert there.equal
     assert raws_in(tmp_path / "o.ckpt") == raws_of(mc.map(mc.load(tmp_path / "toy"), key, **options))
@@ -132,7 +131,7 @@ def test_an_exported_family_runs_both_ways_and_gives_what_the_family_gives(name:
 
 @pytest.mark.real_frameworks
 def test_a_dtype_is_handed_over_as_mindspores_and_expected_of_the_output(toy: Path, tmp_path: Path) -> None:
-    export_mindformers("llama", tmp_path / "mine")
+    mc.author.export("llama", tmp_path / "mine", to="mindformers")
     report = mc.run_converter(tmp_path / "mine", toy, tmp_path / "o.ckpt", dtype="fp32", against="llama", show=False)
     assert report.equal
     assert {raw.dtype for raw in raws_in(tmp_path / "o.ckpt").values()} == {"F32"}

@@ -68,6 +68,19 @@ def test_a_config_that_is_given_counts_more_than_the_one_beside_the_files(folder
     assert mc.load({"w": numbered(2)}, config=other).config == other
 
 
+def test_a_config_that_is_given_takes_the_place_of_a_broken_one(folder: Path, tmp_path: Path) -> None:
+    (folder / "config.json").replace(tmp_path / "good.json")
+    (folder / "config.json").write_text("{")
+    with pytest.raises(InputError, match="MFC106"):
+        mc.load(folder)
+    assert mc.load(folder, config=tmp_path / "good.json").config == llama.FAMILY.toy
+
+
+def test_what_is_said_of_adapters_leaves_the_config_beside_the_files(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 8}')
+    assert mc.load(folder, config=tmp_path / "adapter_config.json").config == llama.FAMILY.toy
+
+
 def test_the_config_comes_along_in_the_manifest(folder: Path, tmp_path: Path) -> None:
     mc.save(mc.map(mc.load(folder)), tmp_path / "elsewhere" / "a.ckpt")
     assert mc.load(tmp_path / "elsewhere" / "a.ckpt").config == llama.FAMILY.toy

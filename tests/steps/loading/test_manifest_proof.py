@@ -13,7 +13,7 @@ import pytest
 import mfconv_nb as mc
 from mfconv_nb.cli.main import run as mfconv
 from mfconv_nb.core.errors import MappingError
-from mfconv_nb.runs.cutting import RankLayout
+from mfconv_nb.runs.rank_layout import RankLayout
 from mfconv_nb.steps.loading import manifest_proof
 from tests.support import raws_in, write_safetensors
 from tests.toys import arrays_of, raws_of

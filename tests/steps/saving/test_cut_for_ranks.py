@@ -13,7 +13,7 @@ import pytest
 import mfconv_nb as mc
 from mfconv_nb.cli.main import run
 from mfconv_nb.core.errors import InputError, MappingError, OutputError, UsageError
-from mfconv_nb.runs.cutting import CHECKPOINT_2, RANK_FOLDERS
+from mfconv_nb.runs.rank_layout import CHECKPOINT_2, RANK_FOLDERS
 from tests.faults.support import finished, started
 
 CUTS: dict[str, Any] = {

@@ -11,7 +11,7 @@ import pytest
 
 import mfconv_nb as mc
 from mfconv_nb.cli.main import run as mfconv
-from mfconv_nb.mapping.run_state import COUNTERS, prefixes_before_names, run_state_of
+from mfconv_nb.mapping.kinds import COUNTERS, category_of, is_run_state, kind_of, prefixes_before_names
 from tests.toys import arrays_of
 
 WEIGHT = "model.layers.0.attention.wq.weight"
@@ -54,7 +54,7 @@ def trained(**more: Any) -> dict[str, Any]:
     ],
 )
 def test_a_name_of_a_training_run_is_recognised(name: str, kind: str) -> None:
-    found = run_state_of(name)
+    found = kind_of(name).drop
     assert found is not None
     assert found.pattern == kind
 
@@ -68,7 +68,27 @@ def test_a_name_of_a_training_run_is_recognised(name: str, kind: str) -> None:
     ],
 )
 def test_a_weight_is_no_run_state(name: str) -> None:
-    assert run_state_of(name) is None
+    assert not is_run_state(name)
+
+
+@pytest.mark.parametrize(
+    "name, category, is_left_out",
+    [
+        (WEIGHT, "weights", False),
+        (f"adam_m.{WEIGHT}", "optimizer", True),
+        ("adam_m.decoder.layers.1.mlp.router.fi_accu", "optimizer", True),  # the first kind that fits counts
+        (f"accu_grads.{WEIGHT}", "gradients", True),
+        ("global_step", "run state", True),
+        ("decoder.layers.1.mlp.router.fi_accu", "run state", True),
+        ("decoder.layers.1.attn_hc.rms_weight", "weights", True),  # an untrained weight that transformers does not have
+        ("model.rotary.inv_freq", "buffers", False),  # a rule of the family says what becomes of it
+        ("freqs_cis", "buffers", False),
+        ("model.my_inv_freq", "weights", False),
+    ],
+)
+def test_a_name_has_one_kind_which_gives_its_category_and_whether_it_is_left_out(name: str, category: str, is_left_out: bool) -> None:
+    assert category_of(name) == category
+    assert is_run_state(name) is is_left_out
 
 
 def test_a_trained_checkpoint_comes_back_without_its_run_state(tmp_path: Path) -> None:

@@ -1,0 +1,78 @@
+"""What lies beside the weights: the config, what is said of adapters, and the manifest with what it remembers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mfconv_nb.core.checkpoint import LazyTensor, Original
+from mfconv_nb.core.errors import InputError
+from mfconv_nb.core.run_yaml import Lora
+from mfconv_nb.core.sizes import PARAMS, read_config, read_params
+from mfconv_nb.formats.peft_folder import CONFIG, read_adapter_config
+from mfconv_nb.formats.reading import open_files
+from mfconv_nb.streaming.manifest import CARRIED, read_manifest
+from mfconv_nb.streaming.publish import side_folders
+
+
+def config_beside(path: Path) -> Mapping[str, Any] | None:
+    """The config.json of a folder, or of the folder a file lies in; else Meta's params.json."""
+    folder = path if os.path.isdir(path) else path.parent
+    if (folder / "config.json").is_file() or (folder / "config.json").is_symlink():  # one that leads nowhere is refused
+        return read_config(folder / "config.json")
+    return read_params(folder / PARAMS) if (folder / PARAMS).is_file() else None
+
+
+def lora_beside(path: Path) -> Lora | None:
+    """What the adapter_config.json beside adapters says."""
+    beside = (path if os.path.isdir(path) else path.parent) / CONFIG
+    return read_adapter_config(beside) if beside.is_file() else None
+
+
+def lora_of_run(path: Path) -> Lora | None:
+    """What the adapter_config.json of a run says: MindFormers writes it above the checkpoint's folder."""
+    folder = Path(os.path.abspath(path))
+    return next((lora_beside(place) for place in (folder, *list(folder.parents)[:2]) if os.path.isfile(place / CONFIG)), None)
+
+
+def manifest_near(path: Path, tensors: Mapping[str, LazyTensor]) -> tuple[Path, dict[str, Any], bool] | None:
+    """The side folder of a checkpoint, its manifest, and whether that describes exactly these tensors.
+
+    It is looked for beside the path and beside what an index stands for. The one of the folder that a file is in counts if it fits.
+    """
+    inside = [path.with_name(path.name.removesuffix(".index.json")), path.parent] if not path.is_dir() else []
+    sides = dict.fromkeys(side for place in (path, *inside) for side in side_folders(place))
+    found = [(side, manifest) for side in sides if (manifest := read_manifest(side)) is not None]
+    specs = {n: (t.shape, t.dtype) for n, t in tensors.items()} if found else {}
+    for side, manifest in found:
+        if {t["name"]: (tuple(t["shape"]), t["dtype"]) for t in manifest["tensors"]} == specs:
+            return side, manifest, True
+    of_folder = side_folders(path.parent)
+    return next(((side, manifest, False) for side, manifest in found if side not in of_folder), None)
+
+
+def fitting_manifest(path: Path, tensors: Mapping[str, LazyTensor]) -> tuple[Path, dict[str, Any], tuple[str, ...]]:
+    """The side folder and manifest of exactly these tensors; nothing, and a note, where there is one of others."""
+    side, manifest, fits = manifest_near(path, tensors) or (path, {}, True)
+    return (side, manifest, ()) if fits else (side, {}, (f"{side.name} describes other tensors and is not used",))
+
+
+def read_original(side: Path, manifest: Mapping[str, Any]) -> Original | None:
+    """What a manifest remembers of the side that a checkpoint was mapped from.
+
+    Raises:
+        InputError: MFC110 where the tensors kept in the side folder are not those of the manifest.
+    """
+    if manifest.get("from_side") is None:
+        return None
+    carried = side / CARRIED
+    kept = open_files([carried]).tensors if manifest.get("carried") else {}
+    if kept.keys() != set(manifest.get("carried", ())):
+        hint = f"Remove {side.name}, and the checkpoint is taken as it is."
+        raise InputError("MFC110", carried, found="other tensors than the manifest says", expected="the tensors kept for it", hint=hint)
+    names = {n for t in manifest["tensors"] for n in t["from"]} | kept.keys()
+    dtypes = {n: t["cast_from"] for t in manifest["tensors"] if t.get("dtype_fixed") for n in t["from"]}
+    asked = manifest.get("asked", {})
+    return Original(manifest["from_side"], frozenset(names), kept, dtypes, asked.get("layers"), tuple(asked.get("leave_out", ())))
