@@ -22,7 +22,8 @@ from tests.toys import refused_with
 
 def toy_of(key: str) -> Checkpoint:
     """The toy of a family as a stranger sees it: nothing remembers the family."""
-    return replace(mc.toy(key), family=None)
+    toy = mc.toy(key)
+    return replace(toy, history=replace(toy.history, family=None))
 
 
 def llama(**said: Any) -> Checkpoint:
@@ -38,7 +39,8 @@ def refusal(source: Checkpoint, **how: Any) -> NotListedError:
 @pytest.mark.parametrize("to", ["mf", "hf"])
 def test_a_model_type_that_no_family_lists_is_refused_both_ways_with_the_family_that_its_names_fit(to: str) -> None:
     config = {"model_type": "my_moonlit", "architectures": ["MyMoonlitForCausalLM"]}
-    there = replace(mc.map(llama(), "llama"), config={**LLAMA.toy, **config}, family=None, original=None)
+    mapped = mc.map(llama(), "llama")
+    there = replace(mapped, config={**LLAMA.toy, **config}, history=replace(mapped.history, family=None, original=None))
     error = refusal(llama(**config) if to == "mf" else there, to=to)
     assert "model_type 'my_moonlit', which no family lists; its names fit " in str(error.found)
     assert "llama, mistral, internlm3" in str(error.expected)
