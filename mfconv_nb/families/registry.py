@@ -97,12 +97,17 @@ def family_named(key: str) -> Family:
 def window_of(config: Mapping[str, Any]) -> Window | None:
     """How the config of a model may limit attention to a window, by its ``model_type``. Any family may say so."""
     model_type = model_type_of(config)
-    return next((f.windows[model_type] for f in known_families() if isinstance(model_type, str) and model_type in f.windows), None)
+    return next((f.windows[model_type] for f in _families_with_facts() if isinstance(model_type, str) and model_type in f.windows), None)
 
 
 def conv1d_layers(model_type: object) -> tuple[str, ...]:
     """The names of the layers that transformers holds as Conv1D, in x out, in models of this type; none for most."""
-    return next((f.conv1d[model_type] for f in known_families() if isinstance(model_type, str) and model_type in f.conv1d), ())
+    return next((f.conv1d[model_type] for f in _families_with_facts() if isinstance(model_type, str) and model_type in f.conv1d), ())
+
+
+def _families_with_facts() -> list[Family]:
+    """The known families, then all built-in ones: what transformers does stays true of a model whose built-in family was replaced."""
+    return [*known_families(), *built_in().values()]
 
 
 def family_meant(family: str | Path | Family) -> Family:

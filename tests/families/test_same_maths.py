@@ -160,6 +160,17 @@ def test_a_window_is_seen_for_a_family_of_ones_own_too() -> None:
     assert describe_unlisted(mine, {**config, "sliding_window": None}, registry.window_of(config)) is None
 
 
+def test_facts_of_transformers_stay_true_where_a_registered_family_takes_the_place_of_a_built_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    window, layers = registry.window_of({"model_type": "qwen2"}), registry.conv1d_layers("gpt2")
+    assert window is not None
+    assert "c_proj" in layers
+    monkeypatch.setattr(registry, "_registered", {})
+    for key in [f.key for f in registry.built_in().values() if f.windows or f.conv1d]:
+        mc.register(derive_family(registry.built_in()[key], key, "one without these facts"), replace=True)
+    assert registry.window_of({"model_type": "qwen2"}) == window
+    assert registry.conv1d_layers("gpt2") == layers
+
+
 def test_every_part_of_a_model_has_to_be_one_that_the_family_lists() -> None:
     toy = toy_of("llava")
     config = dict(toy.config or {})
