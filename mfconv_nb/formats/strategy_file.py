@@ -95,15 +95,6 @@ def is_strategy(path: Path) -> bool:
         return False
 
 
-def read_strategy(path: Path) -> StrategyFile:
-    """Read a strategy file; its content tells whether it is protobuf or JSON.
-
-    Raises:
-        InputError: MFC101, MFC114.
-    """
-    return parse_strategy(_read_bytes(path), path)
-
-
 def _read_bytes(path: Path) -> bytes:
     source = FileSource(path)
     if source.size > MAX_BYTES or source.size == 0:

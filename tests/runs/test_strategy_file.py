@@ -18,7 +18,7 @@ from mfconv_nb.formats.strategy_file import (
     is_strategy,
     looks_like,
     parse_strategy,
-    read_strategy,
+    read_strategies,
     strategy_files,
     write_strategy,
 )
@@ -42,7 +42,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("merged", [False, True])
 def test_what_mindspores_classes_write(tmp_path: Path, ending: str, merged: bool) -> None:
     path = write_strategy_file(tmp_path / f"s.{ending}", CUTS, [0, 1] if merged else [0], merged=merged, with_mindspore=True)
-    found = read_strategy(path)
+    (found,) = read_strategies([path])
     assert (len(found.stages) > 1) is merged
     expected = {0: LAYOUTS, 1: {"model.w-2.weight": LAYOUTS["model.w-2.weight"]}} if merged else {0: LAYOUTS}
     assert found.stages == expected
@@ -158,7 +158,7 @@ def test_hostile_files_are_refused_by_name(tmp_path: Path, case: str) -> None:
     path = tmp_path / "s.ckpt"
     path.write_bytes(HOSTILE[case])
     with pytest.raises(InputError) as caught:
-        read_strategy(path)
+        read_strategies([path])
     assert caught.value.code == "MFC114"
     assert "s.ckpt" in str(caught.value)
     assert len(str(caught.value)) < 2000

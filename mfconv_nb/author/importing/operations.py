@@ -71,7 +71,7 @@ def sentence_of(
         elif operation.name == "Transpose":
             _swap_axes(state, operation)
         elif operation.name == "Interleave":
-            _interleave_halves(state, operation, followed_by=chain[place + 1].name if place + 1 < len(chain) else "")
+            _interleave_halves(state, operation)
         elif operation.name == "PermuteForRope":
             _permute_for_rope(state, operation)
         else:
@@ -148,7 +148,7 @@ def _swap_axes(state: Followed, operation: Operation) -> None:
     state.now = [[swap.get(axis, axis) for axis in state.now[0]]]
 
 
-def _interleave_halves(state: Followed, operation: Operation, followed_by: str) -> None:
+def _interleave_halves(state: Followed, operation: Operation) -> None:
     if len(state.now) != 1:
         raise CannotSay("Interleave of several tensors")
     name = _axis_at(state, operation.number("dim", 0))

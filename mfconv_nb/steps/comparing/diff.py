@@ -25,8 +25,8 @@ def diff(
         values: compare the numbers too: equal bytes, largest difference, ULP, NaN and inf. Streams; memory stays bounded.
         progress: show a bar when it takes longer than half a second; or a function that is called with the bytes compared so far.
     Raises:
-        MappingError: MFC310 with ``values`` where one side has names and shapes only. FormatError: MFC209 with ``values`` where
-            and a file does not fit the checksum that it carries.
+        MappingError: MFC310 with ``values``, where one side has names and shapes only. FormatError: MFC209 with ``values``, where a file
+            does not fit the checksum that it carries.
     """
     return diff_checkpoints(load(first), load(second), values=values, threads=threads, progress=progress)
 
