@@ -74,6 +74,44 @@ def test_options_reach_the_steps(toy: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "folder").glob("part*.safetensors"))) > 3
 
 
+@pytest.mark.parametrize(
+    "said, taken",
+    [
+        ([], {"dtype": None, "max_shard_size": None, "dry_run": False, "overwrite": False, "durable": True, "threads": 2}),
+        (["--dtype", "fp16", "--max_shard_size", "1KB"], {"dtype": "fp16", "max_shard_size": "1KB", "overwrite": False}),
+        (["--dry_run", "--force"], {"dry_run": True, "overwrite": True, "durable": True}),
+        (["--no_fsync", "--threads", "3"], {"durable": False, "threads": 3, "dry_run": False}),
+    ],
+    ids=lambda given: " ".join(given) or "nothing",
+)
+def test_what_is_said_of_writing_reaches_save(said: list[str], taken: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_safetensors(tmp_path / "x.safetensors", {"a": numbered(3, 5)})
+    asked: dict[str, Any] = {}
+    write = mc.save
+
+    def save(*given: Any, **how: Any) -> Any:
+        asked.update(how)
+        return write(*given, **how)
+
+    monkeypatch.setattr(mc, "save", save)
+    assert run(["save", str(tmp_path / "x.safetensors"), str(tmp_path / "out"), *said]) == 0
+    assert {name: asked[name] for name in taken} == taken
+
+
+@pytest.mark.parametrize("command", ["convert", "save", "merge", "verify", "doctor"])
+def test_what_is_said_of_a_run_reaches_the_step_that_opens_it(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def note(*_: Any, **how: Any) -> Any:
+        asked.update(how)
+        raise mc.InputError("MFC101", "run")
+
+    monkeypatch.setattr(mc, "doctor" if command == "doctor" else "load", note)
+    places = [str(tmp_path / name) for name in ("run", "out")][: 1 if command == "doctor" else 2]
+    assert run([command, *places, "--step", "2_400", "--strategy", "s", "--file_prefix", "p"]) == 2
+    assert {name: asked[name] for name in ("step", "strategy", "file_prefix")} == {"step": "2_400", "strategy": Path("s"), "file_prefix": "p"}
+
+
 def test_a_dry_run_shows_the_mapping_and_writes_nothing(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(tmp_path.iterdir())
     assert run(["convert", str(toy), str(tmp_path / "o.ckpt"), "--dry_run"]) == 0
