@@ -118,6 +118,29 @@ def test_buffers_and_config_of_a_stale_manifest_are_not_used(folder: Path, tmp_p
     assert stale.config is None
 
 
+def test_the_alpha_of_a_stale_manifest_is_asked_for_again_and_that_of_a_config_beside_stays(folder: Path) -> None:
+    names = {f"model.layers.{n}.attention.wq.lora_{half}": shape for n in range(4) for half, shape in (("a", (2, 96)), ("b", (120, 2)))}
+
+    def adapters(seed: int) -> Path:
+        rng = np.random.default_rng(seed)
+        made = {name: rng.normal(size=shape).astype(np.float32) for name, shape in names.items()}
+        mc.save(mc.load(made, config=folder / "llama", lora_alpha=6), folder / f"{seed}.safetensors", progress=False)
+        return folder / f"{seed}.safetensors"
+
+    file = adapters(1)
+    lora = mc.map(mc.load(file), "llama", to="hf").history.lora
+    assert lora is not None
+    assert (lora.alpha, lora.origin) == (6, "the manifest")
+    put_under_the_manifest_of(file, adapters(2))
+    stale = mc.map(mc.load(file), "llama", to="hf")
+    assert any(STALE in note for note in stale.report.notes)
+    assert stale.history.lora is None
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 8}')
+    beside = mc.map(mc.load(file), "llama", to="hf").history.lora
+    assert beside is not None
+    assert (beside.alpha, beside.origin) == (8, "adapter_config.json")
+
+
 def test_slices_of_ranks_prove_the_manifest_of_a_run(folder: Path) -> None:
     mapped = mc.map(mc.load(folder / "qwen3"), "qwen3", to="mf", use_interleaved_weight_layout_mlp=False)
     mc.save(mapped, folder / "run", layout_of_ranks=LAYOUT, progress=False)
