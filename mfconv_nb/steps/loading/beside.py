@@ -18,10 +18,10 @@ from mfconv_nb.streaming.publish import side_folders
 
 
 def config_beside(path: Path) -> Mapping[str, Any] | None:
-    """The config.json of a folder, or of the folder a file lies in; else Meta's params.json."""
+    """The config.json of a folder, or of the folder a file lies in; else Meta's params.json. An empty object counts as none."""
     folder = path if os.path.isdir(path) else path.parent
     if (folder / "config.json").is_file() or (folder / "config.json").is_symlink():  # one that leads nowhere is refused
-        return read_config(folder / "config.json")
+        return read_config(folder / "config.json") or None
     return read_params(folder / PARAMS) if (folder / PARAMS).is_file() else None
 
 

@@ -86,6 +86,15 @@ def test_the_config_comes_along_in_the_manifest(folder: Path, tmp_path: Path) ->
     assert mc.load(tmp_path / "elsewhere" / "a.ckpt").config == llama.FAMILY.toy
 
 
+def test_a_config_beside_the_files_that_says_nothing_leaves_that_of_the_manifest(folder: Path, tmp_path: Path) -> None:
+    mc.save(mc.map(mc.load(folder)), tmp_path / "elsewhere" / "a.ckpt")
+    (tmp_path / "elsewhere" / "config.json").write_text("{}")
+    assert mc.load(tmp_path / "elsewhere" / "a.ckpt").config == llama.FAMILY.toy
+    mc.save({"w": numbered(2)}, tmp_path / "elsewhere" / "b.safetensors")
+    assert mc.load(tmp_path / "elsewhere" / "b.safetensors").config is None
+    assert mc.load(tmp_path / "elsewhere" / "a.ckpt", config={}).config == {}  # the caller means it
+
+
 def test_an_index_that_does_not_agree_with_its_files_is_refused(folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     content = json.loads(index.read_text())
