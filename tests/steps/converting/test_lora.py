@@ -126,6 +126,20 @@ def test_the_manifest_remembers_alpha_and_how_the_run_named_its_adapters(base: P
     assert mc.verify(source, tmp_path / "peft.safetensors").equal
 
 
+def test_the_config_that_mindformers_writes_above_a_run_tells_alpha(base: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    mc.save(mc.load(trained(base)), output / "checkpoint", layout_of_ranks=mc.RankLayout({"tp": 2}, {"*lora_b": ("tp", None)}))
+    shutil.rmtree(output / "checkpoint.mfconv")
+    assert mc.load(output / "checkpoint").history.lora is None
+    (output / "adapter_config.json").write_text(json.dumps({"lora_rank": RANK, "lora_alpha": ALPHA}))
+    for path in (output, output / "checkpoint"):
+        assert (lora := mc.load(path).history.lora) is not None
+        assert (lora.alpha, lora.origin) == (ALPHA, "adapter_config.json")
+    weights = mc.map(mc.load(base), "llama")
+    mc.save(weights, output / "weights", layout_of_ranks=mc.RankLayout({"tp": 2}))
+    assert mc.load(output / "weights").history.lora is None  # there are no adapters in it
+
+
 def test_what_peft_wrote_keeps_its_other_settings_on_the_way_through(base: Path, tmp_path: Path) -> None:
     mc.save(mc.map(mc.load(saved_run(base, tmp_path / "run.ckpt"), config=base, lora_alpha=ALPHA), "llama", to="hf"), tmp_path / "peft")
     path = tmp_path / "peft" / "adapter_config.json"
