@@ -160,7 +160,7 @@ def test_a_window_is_seen_for_a_family_of_ones_own_too() -> None:
     assert describe_unlisted(mine, {**config, "sliding_window": None}, registry.window_of(config)) is None
 
 
-def test_facts_of_transformers_stay_true_where_a_registered_family_takes_the_place_of_a_built_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_facts_of_transformers_stay_true_where_a_registered_family_replaces_a_built_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     window, layers = registry.window_of({"model_type": "qwen2"}), registry.conv1d_layers("gpt2")
     assert window is not None
     assert "c_proj" in layers

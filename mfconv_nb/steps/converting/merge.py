@@ -33,6 +33,7 @@ from mfconv_nb.mapping.lora_scale import ScaledAdapter, scaled_adapters
 from mfconv_nb.mapping.rules import Family
 from mfconv_nb.steps.converting.map import map_checkpoint
 from mfconv_nb.steps.loading.load import Loadable, load
+from mfconv_nb.steps.loading.manifest_proof import prove_own_manifest
 from mfconv_nb.streaming.merged import merged_tensor
 
 HINT_BASE = "Give the weights that the adapters were trained on; where they are of the other side, --model (family=) says how names map."
@@ -145,8 +146,13 @@ def merge_adapters(
         _check_nothing_whole(trained, HINT_OTHER_SIDE)
         told = family or trained.family or weights.family or None
         trained = map_checkpoint(replace(trained, config=trained.config or weights.config), told, to=weights.side)
-    lora = trained.history.lora or Lora()
-    found = scaled_adapters(adapters_of(trained.specs), lora, trained.origin)
+    proven, stale = prove_own_manifest(trained)
+    lora = proven.history.lora or Lora()
+    try:
+        found = scaled_adapters(adapters_of(trained.specs), lora, trained.origin)
+    except MappingError as error:
+        error.hint = f"{stale}. {error.hint or ''}".strip() if stale else error.hint
+        raise
     replaced, equalities = ({}, ()) if adapters is None else _whole_tensors(trained, weights, lora)
     equalities += (*_check_tied(weights, found, replaced), *(trained.history.equalities if adapters is not None else ()))
     kept = {name: replaced.get(name, tensor) for name, tensor in weights.tensors.items() if not is_adapter(name)}

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from mfconv_nb.core.checkpoint import HF, MF, Checkpoint, LazyTensor, TrainingRun, Written
-from mfconv_nb.core.errors import quote
+from mfconv_nb.core.errors import MappingError, quote
 from mfconv_nb.core.folding import fold
+from mfconv_nb.families.registry import family_remembered
 from mfconv_nb.mapping.names import Pattern
 from mfconv_nb.mapping.rules import NUMBERS, Family, OptionValue, form_of, sides_of
 from mfconv_nb.streaming.fill import tensor_checksums
@@ -29,11 +30,29 @@ def prove_manifest(checkpoint: Checkpoint, family: Family, to: str) -> tuple[Che
     Args:
         family: that it is read as, in the direction ``to``.
     """
-    history = replace(checkpoint.history, written=None)
     written = checkpoint.history.written
     if written is None:
         return checkpoint, ""
-    changed = _find_changed(written, _unseen_patterns(family, checkpoint.options, to))
+    return _with_proof(checkpoint, written, _sample(written, _unseen_patterns(family, checkpoint.options, to)))
+
+
+def prove_own_manifest(checkpoint: Checkpoint) -> tuple[Checkpoint, str]:
+    """As ``prove_manifest``, by the family that the manifest names: for what is not mapped. Every tensor is read if that is not known."""
+    written, history = checkpoint.history.written, checkpoint.history
+    if written is None:
+        return checkpoint, ""
+    try:
+        family = family_remembered(history.family, history.family_file) if history.family else None
+    except MappingError:
+        return _with_proof(checkpoint, written, list(written.parts))
+    unseen = _unseen_patterns(family, checkpoint.options, MF if checkpoint.side == HF else HF) if family is not None else {}
+    return _with_proof(checkpoint, written, _sample(written, unseen))
+
+
+def _with_proof(checkpoint: Checkpoint, written: Written, names: Sequence[str]) -> tuple[Checkpoint, str]:
+    """Compare the tensors of these names with the manifest; see ``prove_manifest``."""
+    history = replace(checkpoint.history, written=None)
+    changed = _find_changed(written, names)
     if changed is None:
         return replace(checkpoint, history=history), ""
     note = f"{written.label} is of other numbers than these ({quote(changed)} is not what was written) and is not used"
@@ -56,9 +75,8 @@ def _unseen_patterns(family: Family, remembered: Mapping[str, Any], to: str) -> 
     return found
 
 
-def _find_changed(written: Written, unseen: Mapping[str, Pattern]) -> str | None:
-    """The first tensor of a sample that is not what was written; None where all are."""
-    names = _sample(written, unseen)
+def _find_changed(written: Written, names: Sequence[str]) -> str | None:
+    """The first of these tensors that is not what was written; None where all are."""
     parts = {f"{n} {name}": (name, part, noted) for name in names for n, (part, noted) in enumerate(written.parts[name])}
     found = tensor_checksums([part.renamed(key) for key, (_, part, _) in parts.items()], threads=1)
     return next((name for key, (name, _, noted) in parts.items() if found[key] != noted), None)

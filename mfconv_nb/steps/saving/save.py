@@ -21,6 +21,7 @@ from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.progress import NoProgress, OnProgress, Progress, progress_for
 from mfconv_nb.runs.rank_layout import RankLayout
 from mfconv_nb.steps.loading.load import Loadable, load
+from mfconv_nb.steps.loading.manifest_proof import prove_own_manifest
 from mfconv_nb.steps.saving.output import Output, manifest_of, whole_output
 from mfconv_nb.steps.saving.ranks_output import ranks_output
 from mfconv_nb.steps.saving.save_report import SaveReport
@@ -77,7 +78,8 @@ def save(
         FormatError: MFC209 where a source does not fit the checksum that it carries.
     """
     begun = time.monotonic()
-    target, source = local_path(target), load(checkpoint)
+    target = local_path(target)
+    source, stale = prove_own_manifest(load(checkpoint))
     if layout_of_ranks is None:
         out = whole_output(source, target, requested_dtype(dtype), max_shard_size, assets)
     else:
@@ -85,6 +87,7 @@ def save(
     staging = staging_of(target)
     out = _with_target_name(staging.target, out)
     about, fingerprint = _report_facts(out, staging.target), out.fingerprint()
+    about["notes"] = (*((stale,) if stale else ()), *about["notes"])
     check_names_are_free(staging, out.plan.names)
     earlier = None if dry_run else finish_earlier(staging)
     if earlier is not None and earlier.fingerprint == fingerprint:

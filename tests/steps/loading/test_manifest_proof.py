@@ -141,6 +141,50 @@ def test_the_alpha_of_a_stale_manifest_is_asked_for_again_and_that_of_a_config_b
     assert (beside.alpha, beside.origin) == (8, "adapter_config.json")
 
 
+def test_a_save_does_not_pass_on_what_a_stale_manifest_remembers(folder: Path) -> None:
+    file = saved("qwen3", folder, "out.safetensors", use_interleaved_weight_layout_mlp=False)
+    kept = mc.save(mc.load(file), folder / "kept.safetensors", progress=False)
+    assert not any(STALE in note for note in kept.notes)
+    assert mc.map(folder / "kept.safetensors").report.decided[NAME["qwen3"]] == "remembered"
+    put_under_the_manifest_of(file, saved("qwen3", folder, "other.safetensors"))
+    again = mc.save(mc.load(file), folder / "again.safetensors", progress=False)
+    assert STALE in again.notes[0]
+    copied = mc.load(folder / "again.safetensors")
+    assert (copied.family, copied.options, copied.config) == (None, {}, None)
+    mapped = mc.map(copied, "qwen3", to="hf", config=folder / "qwen3" / "config.json")
+    assert mapped.report.decided[NAME["qwen3"]] == "default"
+    assert raws_of(mapped) == raws_in(folder / "qwen3")
+
+
+def test_adapters_are_not_merged_by_the_alpha_of_a_stale_manifest(folder: Path) -> None:
+    weights = mc.map(mc.load(folder / "llama"), "llama", to="mf")
+    for seed in (1, 2):
+        rng = np.random.default_rng(seed)
+        halves = {"a": rng.normal(size=(2, 96)), "b": rng.normal(size=(120, 2))}
+        made = {f"model.layers.0.attention.wq.lora_{half}": numbers.astype(np.float32) for half, numbers in halves.items()}
+        mc.save(mc.load(made, lora_alpha=6 * seed), folder / f"{seed}.safetensors", progress=False)
+    assert "alpha 6 from the manifest" in mc.merge_adapters(weights, folder / "1.safetensors").notes[-1]
+    put_under_the_manifest_of(folder / "1.safetensors", folder / "2.safetensors")
+    with pytest.raises(MappingError) as refused:
+        mc.merge_adapters(weights, folder / "1.safetensors")
+    assert refused.value.code == "MFC319"
+    assert f"1.safetensors.mfconv {STALE}" in str(refused.value)
+    assert "--lora_alpha" in str(refused.value)
+
+
+def test_every_tensor_proves_the_manifest_of_a_family_that_is_not_known_here(folder: Path) -> None:
+    file = saved("qwen3", folder, "out.safetensors")
+    manifest = file.with_name("out.safetensors.mfconv") / "manifest.json"
+    manifest.write_text(
+        manifest.read_text().replace('"family": "qwen3"', '"family": "unheard_of"').replace('"family":"qwen3"', '"family":"unheard_of"')
+    )
+    loaded = mc.load(file)
+    assert loaded.family == "unheard_of"
+    assert manifest_proof.prove_own_manifest(loaded)[0].family == "unheard_of"
+    changed_in_one("decoder.layers.1.mlp.linear_fc2.weight")(file)
+    assert manifest_proof.prove_own_manifest(mc.load(file))[0].family is None
+
+
 def test_slices_of_ranks_prove_the_manifest_of_a_run(folder: Path) -> None:
     mapped = mc.map(mc.load(folder / "qwen3"), "qwen3", to="mf", use_interleaved_weight_layout_mlp=False)
     mc.save(mapped, folder / "run", layout_of_ranks=LAYOUT, progress=False)
