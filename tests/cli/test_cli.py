@@ -15,6 +15,7 @@ import pytest
 
 import mfconv_nb as mc
 from mfconv_nb.cli.main import mfconv, run
+from mfconv_nb.core.errors import InputError
 from mfconv_nb.families import llama
 from tests.support import PATIENCE, flip_bit, numbered, place_of, raws_in, write_safetensors
 from tests.toys import raws_of
@@ -100,13 +101,20 @@ def test_what_is_said_of_writing_reaches_save(
     assert {name: asked[name] for name in taken} == taken
 
 
+def test_save_takes_the_small_files_of_a_hugging_face_folder_along(toy: Path, tmp_path: Path) -> None:
+    (toy / "tokenizer_config.json").write_text('{"a": 1}')
+    assert run(["save", str(toy), str(tmp_path / "one.safetensors")]) == 0
+    assert run(["save", str(tmp_path / "one.safetensors"), str(tmp_path / "folder"), "--config", str(toy)]) == 0
+    assert (tmp_path / "folder" / "tokenizer_config.json").read_text() == '{"a": 1}'
+
+
 @pytest.mark.parametrize("command", ["convert", "save", "merge", "verify", "doctor"])
 def test_what_is_said_of_a_run_reaches_the_step_that_opens_it(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
 
     def note(*_: Any, **how: Any) -> Any:
         asked.update(how)
-        raise mc.InputError("MFC101", "run")
+        raise InputError("MFC101", "run")
 
     monkeypatch.setattr(mc, "doctor" if command == "doctor" else "load", note)
     places = [str(tmp_path / name) for name in ("run", "out")][: 1 if command == "doctor" else 2]

@@ -15,12 +15,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import mfconv_nb as mc
 from mfconv_nb.core.errors import InputError, OutputError
 from mfconv_nb.streaming import publish
 from mfconv_nb.streaming.journal import Finished, Journal
+from mfconv_nb.streaming.staging import open_journal as take_journal
 from tests.faults.support import RUNNER, finished, hashes, mounted_disk, said_at_the_end, start, started
 from tests.support import PATIENCE, wait_until
 
@@ -77,6 +79,23 @@ def test_a_run_that_publishes_is_still_alone(llama: Path, tmp_path: Path) -> Non
     assert "MFC406" in second.stderr
     assert first.returncode == 0
     assert mc.verify(llama, target).equal
+
+
+def test_a_target_that_another_run_wrote_while_this_one_waited_is_refused_before_anything_is_filled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out.safetensors"
+
+    def open_journal(*given: Any) -> Any:
+        target.write_bytes(b"another's")
+        return take_journal(*given)
+
+    monkeypatch.setattr("mfconv_nb.steps.saving.save.open_journal", open_journal)
+    monkeypatch.setattr("mfconv_nb.steps.saving.save.fill_files", lambda *_: pytest.fail("it fills files"))
+    with pytest.raises(mc.MfconvError) as refused:
+        mc.save({"w": np.ones(3, np.float32)}, target)
+    assert refused.value.code == "MFC401"
+    assert target.read_bytes() == b"another's"
 
 
 def test_a_target_that_appears_during_the_run_is_not_replaced(llama: Path, tmp_path: Path) -> None:

@@ -301,3 +301,11 @@ def test_the_manifest_says_how_every_tensor_came_about(pair: tuple[Path, Path]) 
 def test_a_checkpoint_in_memory_is_verified_like_a_file(pair: tuple[Path, Path]) -> None:
     loaded: Checkpoint = mc.load(pair[0])
     assert mc.verify(loaded, mc.map(loaded, llama.FAMILY)).equal
+
+
+def test_the_manifest_tells_how_many_layers_the_conversion_took(tmp_path: Path) -> None:
+    mc.toy("llama", tmp_path / "hf")
+    mc.save(mc.map(tmp_path / "hf", layers=2), tmp_path / "two.ckpt")
+    report = mc.verify(tmp_path / "hf", tmp_path / "two.ckpt")
+    assert report.equal
+    assert any(change.startswith("left out: model.layers.{2‥3}.") for change in report.changes)
