@@ -101,11 +101,14 @@ def test_what_is_said_of_writing_reaches_save(
     assert {name: asked[name] for name in taken} == taken
 
 
-def test_save_takes_the_small_files_of_a_hugging_face_folder_along(toy: Path, tmp_path: Path) -> None:
+def test_save_and_the_way_back_take_the_small_files_of_a_hugging_face_folder_along(toy: Path, tmp_path: Path) -> None:
     (toy / "tokenizer_config.json").write_text('{"a": 1}')
     assert run(["save", str(toy), str(tmp_path / "one.safetensors")]) == 0
     assert run(["save", str(tmp_path / "one.safetensors"), str(tmp_path / "folder"), "--config", str(toy)]) == 0
-    assert (tmp_path / "folder" / "tokenizer_config.json").read_text() == '{"a": 1}'
+    assert run(["convert", str(toy), str(tmp_path / "o.ckpt")]) == 0
+    assert run(["convert", "--reversed", str(tmp_path / "o.ckpt"), str(tmp_path / "back"), "--config", str(toy)]) == 0
+    for folder in ("folder", "back"):
+        assert (tmp_path / folder / "tokenizer_config.json").read_text() == '{"a": 1}'
 
 
 @pytest.mark.parametrize("command", ["convert", "save", "merge", "verify", "doctor"])

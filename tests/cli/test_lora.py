@@ -66,7 +66,9 @@ def test_without_alpha_the_shell_refuses_and_says_which_option_gives_it(folder: 
 )
 def test_every_way_to_merge_gives_the_same_folder(given: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["convert", "--model", "llama", "--reversed", "lora.ckpt", "peft", "--config", "hf", "--lora_alpha", "6"]) == 0
+    Path("hf/tokenizer_config.json").write_text("{}")
     assert run(["merge", *given]) == 0
+    assert Path("merged/tokenizer_config.json").read_text() == "{}"
     said = capsys.readouterr().out
     assert "4 weights changed by 1.5 * B A (alpha 6" in said
     assert "Way back: 4 weights computed" in said
