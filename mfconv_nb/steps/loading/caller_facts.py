@@ -97,4 +97,5 @@ def _join_lora(first: Lora | None, second: Lora) -> Lora:
     dropout = first.dropout if first.dropout is not None else second.dropout
     content, problem = first.content or second.content, first.problem or second.problem
     only_merged = first.only_merged or second.only_merged
-    return Lora(known.alpha, first.rank or second.rank, known.origin, dropout, content, problem, only_merged)
+    part_rank = first.part_rank or second.part_rank
+    return Lora(known.alpha, first.rank or second.rank, known.origin, dropout, content, problem, only_merged, part_rank)

@@ -13,7 +13,7 @@ from mfconv_nb.core.errors import InputError
 from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.report import how_many
-from mfconv_nb.core.run_yaml import lora_of
+from mfconv_nb.core.run_yaml import Lora, lora_of
 from mfconv_nb.formats.assets import quantisation_beside
 from mfconv_nb.formats.reading import Opened, open_files, open_path
 from mfconv_nb.mapping.adapters import is_adapter
@@ -111,7 +111,7 @@ def _with_manifest(found: Checkpoint, path: Path, side_folder: Path, manifest: M
         return found
     remembered = manifest.get("lora")
     config = manifest.get("config") if found.config is None else None
-    lora = lora_of(remembered, "the manifest", "rank") if found.history.lora is None and isinstance(remembered, dict) else None
+    lora = _remembered_lora(remembered) if found.history.lora is None and isinstance(remembered, dict) else None
     parts = written_parts(manifest, found.tensors, found.history.run, path)
     history = replace(
         found.history,
@@ -123,6 +123,11 @@ def _with_manifest(found: Checkpoint, path: Path, side_folder: Path, manifest: M
         lora=found.history.lora or lora,
     )
     return replace(found, config=found.config or config, history=history)
+
+
+def _remembered_lora(remembered: Mapping[str, Any]) -> Lora:
+    part = lora_of({"rank": remembered.get("part_rank")}, "the manifest", "rank").rank
+    return replace(lora_of(remembered, "the manifest", "rank"), part_rank=part)
 
 
 def _open_several(paths: Sequence[Path]) -> Opened:

@@ -274,8 +274,11 @@ def _computation_of(tensor: LazyTensor) -> dict[str, str]:
 def _adapters_entry(checkpoint: Checkpoint) -> dict[str, Any]:
     """What is known of the adapters in it, and what was merged into it."""
     lora, merged = checkpoint.history.lora, checkpoint.history.merged
-    has = lora is not None and lora.alpha is not None and any(is_adapter(n) for n in checkpoint.tensors)
-    about = {"lora": {"lora_alpha": lora.alpha, "read_from": lora.origin}} if lora is not None and has else {}
+    about: dict[str, Any] = {}
+    if lora is not None and any(is_adapter(n) for n in checkpoint.tensors):
+        said = {"lora_alpha": lora.alpha, "read_from": lora.origin} if lora.alpha is not None else {}
+        said |= {"rank": lora.rank, "part_rank": lora.part_rank} if lora.part_rank is not None else {}
+        about = {"lora": said} if said else {}
     return {**about, **({"merged": merged.about()} if merged is not None else {})}
 
 
