@@ -110,7 +110,7 @@ def lora_after(lora: Lora | None, plan: MappingPlan) -> Lora | None:
     """What is known of the adapters after a mapping: with stacked ones, rank and alpha are others."""
     stacking = plan.stacking
     if stacking is None:
-        return lora
+        return lora if lora is None or lora.part_rank is None else replace(lora, part_rank=None)
     lora, mark = lora or Lora(), f", times {stacking.factor}" if stacking.factor > 1 else ""
     if plan.to == HF:
         alpha = None if lora.alpha is None else lora.alpha / stacking.factor

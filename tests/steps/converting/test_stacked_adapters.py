@@ -197,3 +197,114 @@ def test_the_style_of_a_name_is_told(name: str, style: str, module: str) -> None
     half = half_of(name)
     assert half is not None
     assert (half.style, half.module) == (style, module)
+
+
+# ---- what lies beside the adapters of a run ---------------------------------------------------------------------------------------
+
+
+def config_of_run(path: Path, **settings: Any) -> Path:
+    """`mindformers_adapter_config.json` with the keys that MindFormers 2.1.0 writes."""
+    lora = {"target_modules": ".*linear_proj", "exclude_layers": None, "lora_rank": RANK, "lora_alpha": ALPHA, "lora_dropout": 0.1}
+    content = {"format": "mindformers_pynative_lora_adapter_v1", "base_load_path": "/base", "base_fingerprint": "0" * 64}
+    said = {**content, "lora_config": {**lora, **settings}, "global_step": 4, "consumed_samples": 32}
+    path.write_text(json.dumps({**said, **{key: settings[key] for key in settings.keys() & content.keys()}}))
+    return path
+
+
+@pytest.fixture
+def run_of_layers(base: Path, tmp_path: Path) -> Path:
+    """A Checkpoint 2.0 of adapters alone, named as the dynamic graph names them."""
+    mapped = mc.map(mc.load(halves_of(base, ("o_proj",)), config=base), "qwen3", adapters="lora")
+    layout = mc.RankLayout({"tp": 2}, {"*.linear_proj.lora_a": (None, "tp")}, form="checkpoint 2.0", step=4)
+    mc.save(mapped, tmp_path / "run", layout_of_ranks=layout)
+    shutil.rmtree(tmp_path / "run.mfconv", ignore_errors=True)
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("place", [".", "iteration_00000004"])
+def test_a_run_of_the_dynamic_graph_says_its_alpha_itself(place: str, run_of_layers: Path, base: Path, tmp_path: Path) -> None:
+    config_of_run(run_of_layers / place / "mindformers_adapter_config.json")
+    found = mc.load(run_of_layers, config=base)
+    assert (found.history.lora.alpha, found.history.lora.rank, found.history.lora.origin) == (
+        ALPHA,
+        RANK,
+        "mindformers_adapter_config.json",
+    )
+    mc.save(mc.map(found, "qwen3", to="hf"), tmp_path / "peft")
+    said = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
+    assert (said["r"], said["lora_alpha"], said["lora_dropout"]) == (RANK, ALPHA, 0.1)
+    merged = mc.merge_adapters(base, run_of_layers, family="qwen3")
+    assert merged.history.merged.scale == ALPHA / RANK
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"lora_rank": 8}, "3 in the tensors"),
+        ({"lora_alpha": 6.5}, "a whole number"),
+        ({"lora_alpha": 0}, "a number above 0"),
+        ({"format": "of tomorrow"}, "mindformers_pynative_lora_adapter_v1"),
+        ({"lora_alpha": None}, "no lora_alpha"),
+    ],
+    ids=str,
+)
+def test_a_config_of_a_run_that_cannot_be_is_refused(settings: dict[str, Any], told: str, run_of_layers: Path, base: Path) -> None:
+    config_of_run(run_of_layers / "mindformers_adapter_config.json", **settings)
+    with pytest.raises(mc.MfconvError) as refused:
+        mc.merge_adapters(base, run_of_layers, family="qwen3")
+    assert refused.value.code == "MFC319"
+    assert told in str(refused.value)
+
+
+def test_the_config_of_a_run_can_be_given(run_of_layers: Path, base: Path, tmp_path: Path) -> None:
+    given = config_of_run(tmp_path / "mindformers_adapter_config.json", lora_alpha=24)
+    assert mc.load(run_of_layers, config=given).history.lora.alpha == 24
+
+
+def test_two_configs_that_say_different_alphas_are_refused(run_of_layers: Path) -> None:
+    config_of_run(run_of_layers / "mindformers_adapter_config.json")
+    (run_of_layers / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": RANK, "lora_alpha": 24}))
+    with pytest.raises(mc.MfconvError) as refused:
+        mc.load(run_of_layers)
+    assert refused.value.code == "MFC319"
+
+
+def test_a_checkpoint_2_of_adapters_says_rank_alpha_and_layers_as_mindformers_writes_them(base: Path, tmp_path: Path) -> None:
+    folder = peft_folder(tmp_path / "peft", halves_of(base, ALL))
+    mapped = mc.map(mc.load(folder, config=base), "qwen3", adapters="lora")
+    layout = mc.RankLayout({"tp": 2}, {"*.linear_qkv.lora_b": ("tp", None)}, form="checkpoint 2.0", step=4)
+    mc.save(mapped, tmp_path / "run", layout_of_ranks=layout)
+    for place in (".", "iteration_00000004"):
+        said = json.loads((tmp_path / "run" / place / "mindformers_adapter_config.json").read_text())
+        layers = (r".*self_attention\.linear_qkv", r".*self_attention\.linear_proj", r".*mlp\.linear_fc1", r".*mlp\.linear_fc2")
+        assert set(said["lora_config"].pop("target_modules").split("|")) == set(layers)
+        assert said == {
+            "format": "mindformers_pynative_lora_adapter_v1",
+            "base_load_path": "",
+            "base_fingerprint": None,
+            "lora_config": {"exclude_layers": None, "lora_rank": 9, "lora_alpha": 18, "lora_dropout": 0.0},
+            "global_step": 4,
+            "consumed_samples": 0,
+        }
+    mc.save(mc.map(mc.load(tmp_path / "run", config=base), "qwen3", to="hf"), tmp_path / "back")
+    assert raws_in(tmp_path / "back") == raws_in(folder)  # the manifest beside it says how they are stacked
+
+
+def test_a_folder_of_adapters_has_the_config_that_mindformers_own_tool_reads(base: Path, tmp_path: Path) -> None:
+    folder = peft_folder(tmp_path / "peft", halves_of(base, ("gate_proj", "up_proj")))
+    mc.save(mc.map(mc.load(folder, config=base), "qwen3"), tmp_path / "run")
+    said = json.loads((tmp_path / "run" / "adapter_config.json").read_text())
+    assert (said["r"], said["lora_alpha"], said["target_modules"]) == (6, 12, [r".*mlp\.linear_fc1"])
+    assert not (tmp_path / "run" / "mindformers_adapter_config.json").exists()
+    mc.save(mc.map(mc.load(tmp_path / "run", config=base), "qwen3", to="hf"), tmp_path / "back")
+    assert raws_in(tmp_path / "back") == raws_in(folder)
+    shutil.rmtree(tmp_path / "run.mfconv")
+    assert mc.load(tmp_path / "run").history.lora.alpha == 12
+
+
+def test_weights_beside_adapters_get_no_config_of_adapters_alone(base: Path, tmp_path: Path) -> None:
+    weights = mc.map(mc.load(base), "qwen3")
+    adapters = mc.map(mc.load(halves_of(base, ("o_proj",)), config=base), "qwen3", adapters="lora")
+    both = mc.load({t.name: mc.read(c, t.name) for c in (weights, adapters) for t in c}, lora_alpha=ALPHA)
+    mc.save(both, tmp_path / "run", layout_of_ranks=mc.RankLayout({"dp": 1}, {}, form="checkpoint 2.0", step=4))
+    assert not (tmp_path / "run" / "mindformers_adapter_config.json").exists()
