@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ def read_adapters_of_run(path: Path) -> Lora:
             raise MappingError(
                 "MFC319", path, found=f"lora_alpha: {alpha}", expected="a whole number, as MindFormers takes it", hint=HINT_LORA
             )
-        return lora_of(settings, path.name, "lora_rank")
+        targets = settings.get("target_modules")
+        return replace(lora_of(settings, path.name, "lora_rank"), targets=targets if isinstance(targets, str) else "")
     except MappingError as problem:
         return Lora(problem=problem)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -179,3 +180,24 @@ def test_what_the_layers_save_is_opened_by_peft_and_computes_the_same(graph: tup
     check_same_outputs(layers, model)
     back = mc.map(mc.load(tmp_path / "of run", config=tmp_path / "hf"), "qwen3", adapters=style, **LAYOUT)
     assert {n: mc.read(back, n).tobytes() for n in back.tensors} == {n: mc.read(found, n).tobytes() for n in found.tensors}
+
+
+def test_the_loader_of_mindformers_finds_the_config_of_adapters_alone(tmp_path: Path) -> None:
+    trained_by_peft(tmp_path, ("o_proj",))
+    mapped = mc.map(mc.load(tmp_path / "peft", config=tmp_path / "hf"), "qwen3", adapters="lora")
+    mc.save(mapped, tmp_path / "run", layout_of_ranks=mc.RankLayout({"dp": 1}, {}, form="checkpoint 2.0", step=6))
+    tools = {"get_output_root_path": lambda: str(tmp_path)}
+    stand_ins: dict[str, dict[str, Any]] = {
+        "mindformers.tools": tools,
+        "mindformers.tools.logger": {"logger": logging.getLogger("mindformers")},
+        "mindformers.tools.utils": {"get_real_rank": lambda: 0, "get_real_group_size": lambda: 1},
+    }
+    with mindformers_modules("mindformers.checkpoint.utils", stand_ins=stand_ins) as (module,):
+        root = module.get_adapter_manifest_path(str(tmp_path / "run"))
+        assert root == str(tmp_path / "run" / "mindformers_adapter_config.json")
+        (tmp_path / "run" / "mindformers_adapter_config.json").unlink()
+        of_step = module.get_adapter_manifest_path(str(tmp_path / "run"))
+    said = json.loads(Path(of_step).read_text())
+    assert Path(of_step).parent.name == "iteration_00000006"
+    assert said["base_fingerprint"] is None  # known to no one here: MindFormers warns, and goes on
+    assert (said["lora_config"]["lora_rank"], said["lora_config"]["lora_alpha"]) == (RANK, ALPHA)

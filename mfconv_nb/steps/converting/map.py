@@ -12,12 +12,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from mfconv_nb.core.checkpoint import HF, Checkpoint
+from mfconv_nb.core.checkpoint import HF, MF, Checkpoint
 from mfconv_nb.core.errors import MfconvError, UsageError
 from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.families.user_families import family_in_file, is_file_name
 from mfconv_nb.mapping.adapters import half_of
 from mfconv_nb.mapping.forms import Choice, checked_options, decide_form, options_that_matter
+from mfconv_nb.mapping.lora_scale import check_targets
 from mfconv_nb.mapping.plan import MappingPlan
 from mfconv_nb.mapping.rules import NUMBERS, Family, OptionValue, form_of
 from mfconv_nb.steps.converting.family_choice import check_no_codes, choices_of, resolve_family
@@ -85,6 +86,7 @@ def map_checkpoint(
         raise UsageError("MFC501", "layers", found=layers, expected="at least 1", hint="Leave it out to take all layers.")
     if source.history.lora is not None and any(half_of(n) for n in source.tensors):
         source.history.lora.check()
+        check_targets(source.history.lora, source.tensors if source.side == MF else ())
     family = family_in_file(family) if isinstance(family, str | Path) and is_file_name(family) else family
     to = direction_of(source, to, family)
     patterns = (leave_out,) if isinstance(leave_out, str) else tuple(leave_out)

@@ -65,7 +65,17 @@ def join_lora(first: Lora | None, second: Lora) -> Lora:
     content, problem = first.content or second.content, first.problem or second.problem
     only_merged = first.only_merged or second.only_merged
     part_rank = first.part_rank or second.part_rank
-    return Lora(known.alpha, first.rank or second.rank, known.origin, dropout, content, problem, only_merged, part_rank)
+    return Lora(
+        known.alpha,
+        first.rank or second.rank,
+        known.origin,
+        dropout,
+        content,
+        problem,
+        only_merged,
+        part_rank,
+        first.targets or second.targets,
+    )
 
 
 def manifest_near(path: Path, tensors: Mapping[str, LazyTensor]) -> tuple[Path, dict[str, Any], bool] | None:

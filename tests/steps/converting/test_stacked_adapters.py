@@ -245,6 +245,7 @@ def test_a_run_of_the_dynamic_graph_says_its_alpha_itself(place: str, run_of_lay
         ({"lora_alpha": 0}, "a number above 0"),
         ({"format": "of tomorrow"}, "mindformers_pynative_lora_adapter_v1"),
         ({"lora_alpha": None}, "no lora_alpha"),
+        ({"target_modules": ".*linear_qkv|.*linear_fc2"}, "layers that target_modules"),
     ],
     ids=str,
 )
@@ -254,6 +255,14 @@ def test_a_config_of_a_run_that_cannot_be_is_refused(settings: dict[str, Any], t
         mc.merge_adapters(base, run_of_layers, family="qwen3")
     assert refused.value.code == "MFC319"
     assert told in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "targets", [r"linear_pro", r".*\.linear_proj$", r"decoder\.layers\.\d+\.self_attention", "(a+)+$|b", 3, None], ids=str
+)
+def test_patterns_that_name_the_layers_or_cannot_be_read_are_no_obstacle(targets: Any, run_of_layers: Path, base: Path) -> None:
+    config_of_run(run_of_layers / "mindformers_adapter_config.json", target_modules=targets)
+    assert len(mc.map(mc.load(run_of_layers, config=base), "qwen3", to="hf")) == 6
 
 
 def test_the_config_of_a_run_can_be_given(run_of_layers: Path, base: Path, tmp_path: Path) -> None:
