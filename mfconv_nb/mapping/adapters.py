@@ -298,6 +298,8 @@ class _Axes:
 
 def _halves(rule: AnyRule) -> _Axes | str:
     """The axes of the halves: B has the rows of the weight, A its columns; else why this rule carries no adapter."""
+    if isinstance(rule, Repeated):
+        return "its weight has copies in other layers, which are one tensor on the MindFormers side"
     if not isinstance(rule, Rule | Tied):
         return "no linear layer"
     hf_names = _hf_names(rule)
@@ -341,7 +343,7 @@ def why_no_adapter(name: str, family: Family) -> tuple[str, str, str] | None:
         return None
     template, numbers = fold(half.weight)
     for rule in family.rules:
-        if isinstance(rule, Rule | Tied):
+        if isinstance(rule, Rule | Tied | Repeated):
             for text in (*patterns(rule.hf), *(patterns(rule.mf) if half.style != "peft" else ())):
                 pattern = parse_pattern(text.text)
                 if pattern.template == template and pattern.match(numbers) is not None:

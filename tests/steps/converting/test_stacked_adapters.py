@@ -173,6 +173,35 @@ def test_adapters_of_an_older_joined_layout_are_stacked_too(tmp_path: Path) -> N
     assert raws_in(tmp_path / "back") == raws_in(folder)
 
 
+OF_EXPERTS_OR_NONE = (".experts.", "embed_tokens", ".gate.", "norm", "eh_proj", "shared_head", "lm_head")
+
+
+@pytest.mark.parametrize("key", ["deepseekv3", "glm4-mcore", "glm4-moe", "qwen2-mcore", "qwen3-moe", "telechat3", "telechat3-moe"])
+def test_adapters_of_every_linear_layer_add_the_same_in_every_mcore_family(key: str, tmp_path: Path) -> None:
+    mc.toy(key, tmp_path / "hf", dtype="fp32")
+    names = [s.name for s in mc.load(tmp_path / "hf").specs if len(s.shape) == 2]
+    modules = {n.removesuffix(".weight").rpartition(".")[2] for n in names if not any(word in n for word in OF_EXPERTS_OR_NONE)}
+    halves = {n: a for n, a in halves_of(tmp_path / "hf", tuple(modules)).items() if not any(word in n for word in OF_EXPERTS_OR_NONE)}
+    folder = peft_folder(tmp_path / "peft", halves)
+    mapped = mc.map(mc.load(folder, config=tmp_path / "hf"), key)
+    assert mc.save(mapped, tmp_path / "run.ckpt").way_back == "exact"
+    assert len(mapped) < len(halves)  # gate and up are one in all of them
+    mc.save(mc.map(mc.load(tmp_path / "hf"), key), tmp_path / "base.ckpt")
+    merged = mc.merge_adapters(tmp_path / "base.ckpt", tmp_path / "run.ckpt")
+    expected = mc.map(mc.merge_adapters(tmp_path / "hf", folder), key)
+    assert raws_of(merged) == {name: raws_of(expected)[name] for name in merged.tensors}
+    mc.save(mc.map(mc.load(tmp_path / "run.ckpt"), key, to="hf"), tmp_path / "back")
+    assert raws_in(tmp_path / "back") == raws_in(folder)
+
+
+def test_an_adapter_of_a_head_that_has_copies_is_refused_with_the_reason(tmp_path: Path) -> None:
+    mc.toy("deepseekv3", tmp_path / "hf", dtype="fp32")
+    halves = halves_of(tmp_path / "hf", ("lm_head", "o_proj"))  # o_proj of the layer that predicts a further token too
+    with pytest.raises(mc.MfconvError) as refused:
+        mc.map(mc.load(halves, config=tmp_path / "hf", lora_alpha=ALPHA), "deepseekv3")
+    assert "its weight has copies in other layers" in str(refused.value)
+
+
 MCORE = {"deepseekv3", "glm4-mcore", "glm4-moe", "qwen2-mcore", "qwen3", "qwen3-moe", "telechat3", "telechat3-moe"}
 
 
