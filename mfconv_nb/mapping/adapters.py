@@ -273,7 +273,7 @@ def _stacked_rules(rule: Rule | Tied, axes: _Axes, a: str, b: str, stacking: Sta
     """As ``_plain_rules``; each layer has a rank of its own, and those without an adapter have none."""
     modules, known = [name.removesuffix(WEIGHT) for name in _hf_names(rule)], {fold(name)[0] for name in stacking.hf_names}
     there = [n for n, module in enumerate(modules) if parse_pattern(peft_name(module, "a")).template in known]
-    if not there:
+    if stacking.part * len(there) not in range(1, stacking.whole + 1):
         return
     ranks = [f"rank_{n}" for n in there]
     spare = stacking.whole - stacking.part * len(there)

@@ -44,7 +44,7 @@ def find_stacking(source: Checkpoint, form: Family, to: str, names: Iterable[str
     found = {
         fold(half.weight): tensor for half, tensor in halves.items() if (half.style, half.half, half.embedding) == ("peft", "a", False)
     }
-    ranks = {tensor.shape[0]: tensor.name for tensor in found.values() if len(tensor.shape) == 2}
+    ranks = {tensor.shape[0]: tensor.name for tensor in found.values() if len(tensor.shape) == 2 and tensor.shape[0]}
     if len(ranks) > 1:
         said = ", ".join(f"{rank} ({quote(name)})" for rank, name in sorted(ranks.items())[:3])
         raise MappingError("MFC319", "rank", found=said, expected="one rank: MindFormers has one lora_rank for all layers", hint=HINT_MERGE)
@@ -60,6 +60,8 @@ def find_stacking(source: Checkpoint, form: Family, to: str, names: Iterable[str
 def _remembered_stacking(source: Checkpoint) -> Stacking | None:
     lora, original = source.history.lora, source.history.original
     if lora is None or lora.part_rank is None or lora.rank is None or original is None or original.side != HF:
+        return None
+    if lora.rank % lora.part_rank:  # no manifest of ours says so
         return None
     return Stacking(lora.part_rank, lora.rank, original.names)
 

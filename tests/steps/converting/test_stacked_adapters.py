@@ -116,6 +116,28 @@ def test_a_stack_that_was_trained_further_is_not_taken_apart(base: Path, tmp_pat
     np.testing.assert_array_equal(mc.read(back, name), trained[LAYER.format(0) + "self_attention.linear_qkv.lora_A.weight"])
 
 
+@pytest.mark.parametrize("part", [2, 4, 9, 1000, 0, -1, "3", None, 1.5], ids=str)
+def test_a_manifest_that_says_another_rank_of_the_parts_ends_in_no_wrong_adapter(part: Any, base: Path, tmp_path: Path) -> None:
+    folder = peft_folder(tmp_path / "peft", halves_of(base, ALL))
+    mc.save(mc.map(mc.load(folder, config=base), "qwen3"), tmp_path / "run.ckpt")
+    path = tmp_path / "run.ckpt.mfconv" / "manifest.json"
+    said = json.loads(path.read_text())
+    assert said["lora"] == {"lora_alpha": 18, "read_from": "adapter_config.json, times 3", "rank": 9, "part_rank": 3}
+    path.write_text(json.dumps(said | {"lora": said["lora"] | {"part_rank": part}}))
+    try:
+        mc.save(mc.map(mc.load(tmp_path / "run.ckpt", config=base), "qwen3", to="hf"), tmp_path / "back")
+    except mc.MfconvError:
+        return
+    assert raws_of(mc.merge_adapters(base, tmp_path / "back")) == raws_of(mc.merge_adapters(base, folder))
+
+
+@pytest.mark.parametrize("shape", [(0, 96), (96,), (3, 0), ()], ids=str)
+def test_halves_of_odd_shapes_are_refused(shape: tuple[int, ...], base: Path) -> None:
+    halves = halves_of(base, ALL) | {"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": np.zeros(shape, np.float32)}
+    with pytest.raises(mc.MfconvError):
+        mc.map(mc.load(halves, config=base, lora_alpha=ALPHA), "qwen3")
+
+
 def test_what_is_done_is_said(base: Path) -> None:
     mapped = mc.map(mc.load(halves_of(base, ALL), config=base, lora_alpha=ALPHA), "qwen3")
     assert "rank 3 became 9, lora_alpha 6 became 18" in repr(mapped.report)
