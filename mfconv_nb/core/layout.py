@@ -4,7 +4,8 @@
 
 Tensors are separated by commas, axes by spaces. ``(a b)`` flattens axes, ``(q + k)`` lays named parts end to end, ``1`` is an axis
 of size one, and a ``0`` before an axis fills it with zeros: ``vocab hidden -> (vocab + 0 pad) hidden``. A sentence without an arrow
-means the same shape on both sides. The notation is that of einops and einx.
+means the same shape on both sides. ``| 0`` at the end fills all blocks without a partner with zeros. The notation is that of einops
+and einx.
 
 How it is read: choosing one part in every ``( + )`` of a tensor gives a *block*, known by the set of its axis names. Blocks of the
 two sides with equal sets belong together; a block of zeros has no partner. Both directions use the same pairing, so they cannot
@@ -68,10 +69,11 @@ class Layout:
     text: str
     left: tuple[TensorLayout, ...]
     right: tuple[TensorLayout, ...]
+    rest_is_zeros: bool = False  # a block without a partner holds zeros
 
 
 MOST_NESTED = 50  # brackets; real sentences have two or three
-_TOKEN = re.compile(r"\s*(->|[a-z_][a-z0-9_]*|[01](?![0-9])|[()+,])")
+_TOKEN = re.compile(r"\s*(->|[a-z_][a-z0-9_]*|[01](?![0-9])|[()+,|])")
 
 
 @lru_cache(maxsize=4096)
@@ -121,9 +123,19 @@ class _Parser:
             self.at -= 1
             raise self.error(self.position(), "-> or the end")
         right = self.side()
+        rest_is_zeros = self.rest()
         if self.peek() is not None:
             raise self.error(self.position(), "the end")
-        return Layout(self.text, left, right)
+        return Layout(self.text, left, right, rest_is_zeros)
+
+    def rest(self) -> bool:
+        if self.peek() != "|":
+            return False
+        self.take()
+        if self.peek() != "0":
+            raise self.error(self.position(), "0")
+        self.take()
+        return True
 
     def side(self) -> tuple[TensorLayout, ...]:
         tensors = [self.axes()]
@@ -134,7 +146,7 @@ class _Parser:
 
     def axes(self) -> TensorLayout:
         found: list[Expression] = []
-        while (token := self.peek()) is not None and token not in ("->", ",", "+", ")"):
+        while (token := self.peek()) is not None and token not in ("->", ",", "+", ")", "|"):
             found.append(self.axis())
         return tuple(found)
 
@@ -390,29 +402,32 @@ def pair_blocks(
     target: Sequence[TensorLayout],
     sizes: Mapping[str, int],
     fixed: Mapping[str, int] | None = None,
+    *,
+    rest_is_zeros: bool = False,
 ) -> tuple[Pairing, ...]:
     """Pair the blocks of both sides by the set of their axis names.
 
     Args:
         sizes: the size of every axis.
         fixed: one index of an axis that is a placeholder in the other side's names, such as ``{"expert": 3}``.
+        rest_is_zeros: a block without a partner holds zeros.
     Raises:
         MappingError: MFC307 when a block has no partner, two partners, or an axis name twice.
     """
     left, right = (_blocks_by_axes(side, sizes, fixed or {}) for side in (source, target))
-    odd = sorted(" ".join(sorted(axes)) or "1" for axes in left.keys() ^ right.keys() if ZEROS not in axes)
-    if odd:
+    alone = left.keys() ^ right.keys()
+    if not rest_is_zeros and (odd := sorted(" ".join(sorted(axes)) or "1" for axes in alone if ZEROS not in axes)):
         found = f"blocks on one side only: {'; '.join(odd[:3])}"
         raise MappingError("MFC307", found=found, expected="the same sets of axis names on both sides")
     pairs: list[Pairing] = []
     for axes, (place, view) in left.items():
-        if ZEROS in axes:
+        if ZEROS in axes or axes in alone:
             pairs.append(Pairing(place, None, axes, _block(view, _box_of(view)), view, None))
         else:
             partner, there = right[axes]
             pairs.append(Pairing(place, partner, axes, _block(view, there), view, there))
     for axes, (place, view) in right.items():
-        if ZEROS in axes:
+        if ZEROS in axes or axes in alone:
             pairs.append(Pairing(None, place, axes, _block(_box_of(view), view), None, view))
     return tuple(pairs)
 

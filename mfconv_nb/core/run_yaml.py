@@ -55,6 +55,8 @@ class Lora:
         content: the whole adapter_config.json, where there was one.
         problem: why these are no adapters that can be used; raised when they are, so that looking at a folder is always possible.
         only_merged: why they are no plain LoRA, where merging them is possible and anything else is not.
+        part_rank: of adapters that lie stacked on the MindFormers side: the rank that each has on the other side.
+        targets: the pattern of MindFormers' layers that have adapters, where a file beside a run says it.
     """
 
     alpha: float | None = None
@@ -64,6 +66,8 @@ class Lora:
     content: Mapping[str, Any] = field(default_factory=dict, hash=False)
     problem: MappingError | None = field(default=None, hash=False)
     only_merged: MappingError | None = field(default=None, hash=False)
+    part_rank: int | None = None
+    targets: str = ""
 
     def sentence(self) -> str:
         """One line for a summary."""

@@ -1,10 +1,15 @@
-"""LoRA adapters of MindFormers (`mindpet_delta_lora_a`, `tk_delta_lora_a`, `lora_a`) and under PEFT's names (`lora_A.weight`).
+"""LoRA adapters of MindFormers (four styles of names, see ``STYLES``) and under PEFT's names (`base_model.model.….lora_A.weight`).
 
 Each rule is derived from a rule of the family: `wq` stands for `q_proj` in an adapter as in a weight. An adapter is a pair: A, rank x in,
 and B, out x rank; the weight gets B A added. So a rule that moves rows of the weight moves rows of B; one that moves columns moves columns
-of A; one that joins layers of Hugging Face by rows joins their B, and their A must be equal. Anything else (a layer of Hugging Face that is
-several in MindFormers, a transpose) has no adapter of the same rank on the other side; the plan then says why.
-Source: PEFT's names and shapes; MindPet's names, whose shapes are the same; `parallel_core` and `pynative` of MindFormers 2.1.0.
+of A. Where layers of Hugging Face are joined by rows, there are two exact forms:
+
+    equal A     their B are joined, A is the same for all of them, the rank stays
+    stacked     each has an A of its own: these lie below each other, every B has columns of its own, zeros elsewhere; the rank is the sum
+
+Anything else (a layer of Hugging Face that is several in MindFormers, a transpose) has no adapter on the other side; the plan says why.
+Source: PEFT's names and shapes; MindPet's names, whose shapes are the same; of MindFormers 2.1.0
+`parallel_core/training_graph/tensor_parallel/lora_layers.py` (static graph) and `pynative/pet/lora_layer.py` (dynamic graph).
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ from dataclasses import dataclass, replace
 from mfconv_nb.core.checkpoint import HF, TensorSpec
 from mfconv_nb.core.errors import MappingError, quote
 from mfconv_nb.core.folding import fold
-from mfconv_nb.core.layout import TensorLayout, axis_names, describe_tensor, parse_layout
+from mfconv_nb.core.layout import axis_names, describe_tensor, parse_layout
 from mfconv_nb.core.run_yaml import Lora
 from mfconv_nb.mapping.kinds import is_run_state
 from mfconv_nb.mapping.names import parse_pattern
@@ -25,9 +30,14 @@ from mfconv_nb.mapping.rules import ANYWHERE, AnyRule, Family, Repeated, Rule, T
 WEIGHT = ".weight"
 PEFT = "base_model.model."  # what PEFT puts before the names of the model it wraps
 
-# how MindFormers names the two halves: MindPet's layer, an older one of the toolkit, the dynamic graph of 2.x
-STYLES = {"mindpet": ".mindpet_delta_lora_{}", "tk": ".tk_delta_lora_{}", "lora": ".lora_{}"}
-DEFAULT_STYLE = "mindpet"
+# how MindFormers names the two halves: MindPet's layer, an older one of the toolkit, mcore networks of the static and the dynamic graph
+STYLES = {
+    "mindpet": (".mindpet_delta_lora_a", ".mindpet_delta_lora_b"),
+    "tk": (".tk_delta_lora_a", ".tk_delta_lora_b"),
+    "mcore": (".lora_A.weight", ".lora_B.weight"),
+    "lora": (".lora_a", ".lora_b"),
+}
+MCORE = "self_attention.linear_"  # in the names of layers that only mcore networks have
 
 _ADAPTER = re.compile(
     r"(?P<module>.+?)(?:(?:\.(?P<kind>tk|mindpet)_delta_lora_|\.lora_)(?P<mf>[ab])"
@@ -69,7 +79,9 @@ def half_of(name: str) -> Half | None:
     if match is None or is_run_state(name):
         return None
     if half := match["hf"] or match["embedding"]:
-        return Half(match["module"].removeprefix(PEFT), half.lower(), "peft", match["embedding"] is not None)
+        module, is_embedding = match["module"], match["embedding"] is not None
+        style = "peft" if module.startswith(PEFT) or is_embedding else "mcore"
+        return Half(module.removeprefix(PEFT), half.lower(), style, is_embedding)
     return Half(match["module"], match["mf"], match["kind"] or "lora")
 
 
@@ -164,21 +176,68 @@ def rank_of(adapters: Sequence[Adapter], lora: Lora | None) -> int:
 # ---- the rules -----------------------------------------------------------------------------------------------------------
 
 
-def with_adapters(family: Family, names: Iterable[str], to: str, style: str = DEFAULT_STYLE) -> Family:
+@dataclass(frozen=True, slots=True)
+class Stacking:
+    """Adapters that are stacked on the MindFormers side. It has one rank for all layers, so the others get zeros until they have it too.
+
+    The scale is alpha / rank on both sides, so alpha is ``factor`` times as large there.
+
+    Attributes:
+        part: the rank of every adapter on the Hugging Face side.
+        whole: the rank of every adapter on the MindFormers side, a multiple of it.
+        hf_names: the tensors of the Hugging Face side: of joined layers, not all need an adapter.
+    """
+
+    part: int
+    whole: int
+    hf_names: frozenset[str]
+
+    @property
+    def factor(self) -> int:
+        return self.whole // self.part
+
+    def sentence(self, alpha: float | None) -> str:
+        """What a reader must know: rank and alpha of the run.
+
+        Args:
+            alpha: on the Hugging Face side; None where nobody said it.
+        """
+        said = (
+            f"lora_alpha must be {self.factor} times as large" if alpha is None else f"lora_alpha {alpha:g} became {alpha * self.factor:g}"
+        )
+        how = f"rank {self.part} became {self.whole}, {said}: the run must say so" if self.factor > 1 else f"rank {self.part} stays"
+        return f"adapters of layers that are one in MindFormers lie stacked, with zeros between them, and add the same; {how}"
+
+
+def default_style(family: Family) -> str:
+    """How MindFormers names adapters of a family where nothing else is said: its networks of today have them so."""
+    names = [text.text for rule in family.rules for text in patterns(getattr(rule, "mf", ()))]
+    return family.adapters or ("mcore" if any(MCORE in name for name in names) else "mindpet")
+
+
+def joined_layers(family: Family) -> Iterator[tuple[str, ...]]:
+    """The layers of Hugging Face, by the name patterns of their weights, that have one adapter together in MindFormers."""
+    for rule in family.rules:
+        if isinstance(rule, Rule) and not isinstance(rule.hf, str) and not isinstance(_halves(rule), str):
+            yield rule.hf
+
+
+def with_adapters(family: Family, names: Iterable[str], to: str, style: str | None = None, stacking: Stacking | None = None) -> Family:
     """The family with rules for adapters; unchanged where there are none.
 
     If a checkpoint holds adapters only, the family's own tensors do not count as missing.
 
     Args:
         names: the tensors that need a rule.
-        style: on the way to MindFormers: how it names the halves, one of ``STYLES``.
+        style: on the way to MindFormers: how it names the halves, one of ``STYLES``. Left out: see ``default_style``.
+        stacking: of what is stacked in MindFormers; None where layers that are joined have equal A.
     """
     names = list(names)
     halves = {name: half for name in names if (half := half_of(name)) is not None}
     if not halves:
         return family
-    styles = sorted({half.style for half in halves.values() if half.style in STYLES}) if to == HF else [style]
-    derived = tuple(a for rule in family.rules for a in _adapters_of(rule, styles))
+    styles = sorted({half.style for half in halves.values() if half.style in STYLES}) if to == HF else [style or default_style(family)]
+    derived = tuple(a for rule in family.rules for a in _adapters_of(rule, styles, stacking))
     alone = all(name in halves or is_run_state(name) for name in names)
     rules = tuple(_not_missed(rule) for rule in family.rules if not isinstance(rule, Tied)) if alone else family.rules
     return family.with_rules((*rules, *derived))
@@ -188,30 +247,62 @@ def _not_missed(rule: AnyRule) -> AnyRule:
     return replace(rule, optional=ANYWHERE) if isinstance(rule, Rule | Repeated) else rule
 
 
-def _adapters_of(rule: AnyRule, styles: Sequence[str]) -> Iterator[AnyRule]:
-    halves = _halves(rule)
-    if isinstance(halves, str) or not isinstance(rule, Rule | Tied):
+def _adapters_of(rule: AnyRule, styles: Sequence[str], stacking: Stacking | None) -> Iterator[AnyRule]:
+    axes = _halves(rule)
+    if isinstance(axes, str) or not isinstance(rule, Rule | Tied):
         return
-    rows, columns = halves
-    hf_names = (rule.hf,) if isinstance(rule.hf, str) else rule.hf
-    hf = [name.removesuffix(WEIGHT) for name in hf_names]
     mf = str(rule.mf).removesuffix(WEIGHT)
-    first, second = (tuple(peft_name(name, half) for name in hf) for half in "ab")
-    sizes = rule.sizes if isinstance(rule, Rule) else {}
     for style in styles:
-        a, b = (mf + STYLES[style].format(half) for half in "ab")
-        if len(hf) == 1:
-            yield Rule(first[0], a, columns, sizes, optional=ANYWHERE)
-        else:
-            yield Repeated(first, a, columns, optional=ANYWHERE)
-        yield Rule(second if len(hf) > 1 else second[0], b, rows, sizes, optional=ANYWHERE)
+        a, b = (mf + ending for ending in STYLES[style])
+        yield from _stacked_rules(rule, axes, a, b, stacking) if stacking is not None else _plain_rules(rule, axes, a, b)
 
 
-def _halves(rule: AnyRule) -> tuple[str, str] | str:
-    """The sentences of B (the rows of the weight) and of A (its columns); else why this rule carries no adapter."""
+def _plain_rules(rule: Rule | Tied, axes: _Axes, a: str, b: str) -> Iterator[AnyRule]:
+    first, second = (tuple(peft_name(name.removesuffix(WEIGHT), half) for name in _hf_names(rule)) for half in "ab")
+    sizes = rule.sizes if isinstance(rule, Rule) else {}
+    columns = f"rank {axes.hf_columns}" + ("" if axes.hf_columns == axes.mf_columns else f" -> rank {axes.mf_columns}")
+    if len(first) == 1:
+        yield Rule(first[0], a, columns, sizes, optional=ANYWHERE)
+    else:
+        yield Repeated(first, a, columns, optional=ANYWHERE)
+    left, right = ", ".join(f"{row} rank" for row in axes.hf_rows), f"{axes.mf_rows} rank"
+    yield Rule(second if len(second) > 1 else second[0], b, left if left == right else f"{left} -> {right}", sizes, optional=ANYWHERE)
+
+
+def _stacked_rules(rule: Rule | Tied, axes: _Axes, a: str, b: str, stacking: Stacking) -> Iterator[AnyRule]:
+    """As ``_plain_rules``; each layer has a rank of its own, and those without an adapter have none."""
+    modules, known = [name.removesuffix(WEIGHT) for name in _hf_names(rule)], {fold(name)[0] for name in stacking.hf_names}
+    there = [n for n, module in enumerate(modules) if parse_pattern(peft_name(module, "a")).template in known]
+    if stacking.part * len(there) not in range(1, stacking.whole + 1):
+        return
+    ranks = [f"rank_{n}" for n in there]
+    spare = stacking.whole - stacking.part * len(there)
+    whole = f"({' + '.join(ranks)}{' + 0 spare' if spare else ''})"
+    sizes = {**(rule.sizes if isinstance(rule, Rule) else {}), **dict.fromkeys(ranks, stacking.part), **({"spare": spare} if spare else {})}
+    columns = ", ".join(f"{rank} {axes.hf_columns}" for rank in ranks)
+    rows = ", ".join(f"{axes.hf_rows[n]} {rank}" for n, rank in zip(there, ranks, strict=True))
+    first, second = (tuple(peft_name(modules[n], half) for n in there) for half in "ab")
+    yield Rule(first, a, f"{columns} -> {whole} {axes.mf_columns}", sizes, optional=ANYWHERE)
+    yield Rule(second, b, f"{rows} -> {axes.mf_rows} {whole}{' | 0' if len(modules) > 1 else ''}", sizes, optional=ANYWHERE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Axes:
+    """The axes of a weight: its rows on both sides, of each layer of Hugging Face; and its columns, which all of them share."""
+
+    hf_rows: tuple[str, ...]
+    mf_rows: str
+    hf_columns: str
+    mf_columns: str
+
+
+def _halves(rule: AnyRule) -> _Axes | str:
+    """The axes of the halves: B has the rows of the weight, A its columns; else why this rule carries no adapter."""
+    if isinstance(rule, Repeated):
+        return "its weight has copies in other layers, which are one tensor on the MindFormers side"
     if not isinstance(rule, Rule | Tied):
         return "no linear layer"
-    hf_names = (rule.hf,) if isinstance(rule.hf, str) else rule.hf
+    hf_names = _hf_names(rule)
     if not isinstance(rule.mf, str):
         return f"{_short(hf_names)} is several layers on the MindFormers side, each with an A of its own"
     if not all(name.endswith(WEIGHT) for name in (*hf_names, rule.mf)):
@@ -219,24 +310,22 @@ def _halves(rule: AnyRule) -> tuple[str, str] | str:
     if _loops(hf_names) != _loops((rule.mf,)):
         return f"{_short(hf_names)} is not one layer on both sides"
     if rule.layout is None:
-        return ("out rank", "rank in") if len(hf_names) == 1 else f"{_short(hf_names)} is not one layer on both sides"
+        return _Axes(("out",), "out", "in", "in") if len(hf_names) == 1 else f"{_short(hf_names)} is not one layer on both sides"
     layout = parse_layout(rule.layout)
     tensors = (*layout.left, *layout.right)
     if any(len(tensor) != 2 for tensor in tensors):
         return "no linear layer"
-    rows = [[(describe_tensor(tensor[:1])) for tensor in side] for side in (layout.left, layout.right)]
-    columns = [[(describe_tensor(tensor[1:])) for tensor in side] for side in (layout.left, layout.right)]
+    columns = [[describe_tensor(tensor[1:]) for tensor in side] for side in (layout.left, layout.right)]
     if len(hf_names) > 1 and len({text for side in columns for text in side}) > 1:
         return f"the columns of {_short(hf_names)} are not the same in all of them ({rule.layout})"
-    if len(hf_names) == 1 and any(_axes(t[:1]) != _axes(layout.left[0][:1]) for t in layout.right):
+    if len(hf_names) == 1 and any(axis_names(t[:1]) != axis_names(layout.left[0][:1]) for t in layout.right):
         return f"the numbers of {_short(hf_names)} move between rows and columns ({rule.layout})"
-    left, right = (", ".join(f"{row} rank" for row in side) for side in rows)
-    a = f"rank {columns[0][0]}" if columns[0][0] == columns[1][0] else f"rank {columns[0][0]} -> rank {columns[1][0]}"
-    return (left if left == right else f"{left} -> {right}"), a
+    rows = tuple(describe_tensor(tensor[:1]) for tensor in layout.left)
+    return _Axes(rows, describe_tensor(layout.right[0][:1]), columns[0][0], columns[1][0])
 
 
-def _axes(tensor: TensorLayout) -> frozenset[str]:
-    return axis_names(tensor)
+def _hf_names(rule: Rule | Tied) -> tuple[str, ...]:
+    return (rule.hf,) if isinstance(rule.hf, str) else rule.hf
 
 
 def _loops(names: Iterable[str]) -> set[frozenset[str]]:
@@ -254,11 +343,11 @@ def why_no_adapter(name: str, family: Family) -> tuple[str, str, str] | None:
         return None
     template, numbers = fold(half.weight)
     for rule in family.rules:
-        if isinstance(rule, Rule | Tied):
-            for text in patterns(rule.hf if half.style == "peft" else rule.mf):
+        if isinstance(rule, Rule | Tied | Repeated):
+            for text in (*patterns(rule.hf), *(patterns(rule.mf) if half.style != "peft" else ())):
                 pattern = parse_pattern(text.text)
                 if pattern.template == template and pattern.match(numbers) is not None:
                     halves = "that of an embedding" if half.embedding else _halves(rule)
-                    reason = halves if isinstance(halves, str) else "no rule"
+                    reason = halves if isinstance(halves, str) else f"named as no adapter of its side ({PEFT}….lora_A{WEIGHT} of PEFT)"
                     return f"an adapter, but {reason}", "an adapter of a layer that is one on both sides", HINT
     return f"an adapter of {half.module}, which no rule knows", "an adapter of a known layer", HINT

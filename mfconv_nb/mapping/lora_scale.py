@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mfconv_nb.core.errors import MappingError, quote
 from mfconv_nb.core.run_yaml import Lora, checked_alpha
-from mfconv_nb.mapping.adapters import HINT_ALPHA, Adapter, rank_of
+from mfconv_nb.mapping.adapters import HINT_ALPHA, STYLES, Adapter, half_of, rank_of
 
 MAX_PATTERNS, MAX_LENGTH = 20_000, 200
 HINT_RUN = "Give the adapter_config.json, or the YAML, of the run that made these adapters: --config PATH (config= in Python)."
@@ -50,6 +50,26 @@ def scaled_adapters(adapters: Sequence[Adapter], lora: Lora | None, where: str) 
     return tuple(_scale_adapter(adapter, lora, ranks(adapter.module), alphas(adapter.module) or alpha, root) for adapter in adapters)
 
 
+def check_targets(lora: Lora | None, names: Iterable[str]) -> None:
+    """Raises MappingError (MFC319) for an adapter in a layer that the config of its run does not name: it is that of another run.
+
+    MindFormers looks for the pattern anywhere in the name of a layer. One that is not simple is not checked.
+    """
+    patterns = lora.targets.split("|") if lora is not None and lora.targets else []
+    if lora is None or not patterns or len(patterns) > MAX_PATTERNS or not all(map(_is_simple, patterns)):
+        return
+    read = [re.compile(pattern) for pattern in patterns]
+    for half in map(half_of, names):
+        if half is not None and half.style in STYLES and not any(pattern.search(half.module[:MAX_LENGTH]) for pattern in read):
+            expected = f"layers that target_modules in {lora.origin or 'the config'} names: {lora.targets[:80]}"
+            raise MappingError("MFC319", quote(half.module), found="an adapter", expected=expected, hint=HINT_RUN)
+
+
+def _is_simple(pattern: str) -> bool:
+    choices = sum(pattern.count(c) for c in (".*", ".+", "("))
+    return len(pattern) <= MAX_LENGTH and choices <= MAX_CHOICES and _PATTERN.fullmatch(pattern) is not None
+
+
 def _scale_adapter(adapter: Adapter, lora: Lora, told: float | None, alpha: float, root: bool) -> ScaledAdapter:
     rank = lora.rank if told is None else told
     if rank is not None and rank != adapter.rank:
@@ -74,8 +94,7 @@ def _read_patterns(patterns: object, key: str) -> Callable[[str], float | None]:
 
 
 def _compile_pattern(pattern: str, key: str) -> re.Pattern[str]:
-    choices = sum(pattern.count(c) for c in (".*", ".+", "("))
-    if len(pattern) > MAX_LENGTH or choices > MAX_CHOICES or not _PATTERN.fullmatch(pattern):
+    if not _is_simple(pattern):
         hint = "Name the layers themselves in adapter_config.json, each with its number."
         raise MappingError("MFC319", key, found=quote(pattern), expected="a name, with .*, \\d+ or (a|b) in it", hint=hint)
     return re.compile(rf"(?:.*\.)?(?:{pattern})")

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from mfconv_nb.core.blocks import Block
 from mfconv_nb.core.checkpoint import Original, TensorSpec
 from mfconv_nb.core.sizes import Sizes
-from mfconv_nb.mapping.adapters import DEFAULT_STYLE, with_adapters
+from mfconv_nb.mapping.adapters import Stacking, with_adapters
 from mfconv_nb.mapping.making_rows import make_rows
 from mfconv_nb.mapping.matching import match_names, read_inputs
 from mfconv_nb.mapping.missing import collision_problems, missing_problems, restored_rows, tied_rows
@@ -40,7 +40,7 @@ __all__ = [
 class MappingPlan:
     """What goes where (``rows``, in the order of the source), and what stands in the way (``problems``).
 
-    ``layers`` and ``leave_out``: what the caller left out of the source.
+    ``layers`` and ``leave_out``: what the caller left out of the source. ``stacking``: of its adapters, where they are stacked.
     """
 
     family: Family
@@ -49,6 +49,7 @@ class MappingPlan:
     problems: tuple[Problem, ...]
     layers: int | None = None
     leave_out: tuple[str, ...] = ()
+    stacking: Stacking | None = None
 
 
 def plan_mapping(
@@ -60,7 +61,8 @@ def plan_mapping(
     original: Original | None = None,
     layers: int | None = None,
     leave_out: Sequence[str] = (),
-    adapters: str = DEFAULT_STYLE,
+    adapters: str | None = None,
+    stacking: Stacking | None = None,
 ) -> MappingPlan:
     """Match ``specs`` against the rules of ``family``, in the direction ``to``.
 
@@ -70,12 +72,13 @@ def plan_mapping(
         original: what a manifest remembers of the target side.
         layers: convert only the first N layers; the others are listed as left out.
         leave_out: patterns of source names, with ``*``, that are not converted.
-        adapters: how MindFormers names the halves of LoRA adapters (see ``adapters.py``), on the way there.
+        adapters: how MindFormers names the halves of LoRA adapters (see ``adapters.py``), on the way there. None: as for the family.
+        stacking: of adapters that are stacked on the MindFormers side; None where layers that are joined have equal A.
     """
     matched = family
     if any("lora_" in s.name for s in specs):
         names = (s.name for s in specs if not any(fnmatchcase(s.name, p) for p in leave_out))
-        matched = with_adapters(family, names, to, adapters)
+        matched = with_adapters(family, names, to, adapters, stacking)
     inputs = read_inputs(matched, to, sizes, original, layers, leave_out)
     matches = match_names(specs, inputs)
     made, row_problems = make_rows(inputs, matches)
@@ -84,4 +87,4 @@ def plan_mapping(
     early = [*matches.problems, *row_problems]
     problems = (*early, *missing_problems(inputs, matches, early), *collision_problems(rows))
     ordered = tuple(row for _, row in sorted(rows, key=lambda placed: placed[0]))
-    return MappingPlan(family, to, ordered, problems, layers, tuple(leave_out))
+    return MappingPlan(family, to, ordered, problems, layers, tuple(leave_out), stacking)

@@ -202,6 +202,7 @@ class Family:
         same_maths: further values of ``model_type``, whose models in transformers have the names of this family and compute what it
             computes. ``tests/real_frameworks/test_lookalikes.py`` compares the logits of both classes.
         windows: for a ``model_type`` that may limit attention to a window, where its config says so.
+        adapters: how MindFormers names its LoRA adapters (see ``adapters.py``); empty where the names of its layers tell.
         conv1d: for a ``model_type`` with Conv1D layers, whose weight transformers holds as in x out: the names of these layers.
         mf_words: parts of names that only MindFormers uses; they tell the side where no family knows the names.
         options: what a caller may choose.
@@ -224,6 +225,7 @@ class Family:
     windows: Mapping[str, Window] = field(default_factory=dict)
     conv1d: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     mf_words: tuple[str, ...] = ()
+    adapters: str = ""
     options: tuple[Option, ...] = ()
     toy: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""

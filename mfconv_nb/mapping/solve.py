@@ -9,7 +9,7 @@ from math import prod
 
 from mfconv_nb.core.blocks import Block, Shape
 from mfconv_nb.core.errors import MappingError
-from mfconv_nb.core.layout import Pairing, TensorLayout, axis_names, pair_blocks, shape_of, solve_sizes
+from mfconv_nb.core.layout import Pairing, TensorLayout, axis_names, pair_blocks, parse_layout, shape_of, solve_sizes
 from mfconv_nb.core.report import how_many
 from mfconv_nb.mapping.names import Pattern
 from mfconv_nb.mapping.rules import AnyRule, Drop, Repeated, Rule, layouts_of, sides_of
@@ -26,6 +26,7 @@ class Directed:
         own: for each source pattern the placeholders that are axes of the other side.
         is_single: each instance has one source tensor.
         is_plain: and one target tensor, by a ``Rule`` with the same placeholders on both sides.
+        rest_is_zeros: blocks of its sentence without a partner hold zeros.
     """
 
     rule: AnyRule
@@ -36,6 +37,7 @@ class Directed:
     own: tuple[tuple[str, ...], ...]
     is_single: bool
     is_plain: bool
+    rest_is_zeros: bool
 
 
 def directed_rule(rule: AnyRule, to: str) -> Directed:
@@ -48,7 +50,8 @@ def directed_rule(rule: AnyRule, to: str) -> Directed:
     is_single = len(own) == 1 and not own[0]
     placeholders_agree = len(target) == 1 and set(target[0].placeholders) == set(loops)
     is_plain = is_single and placeholders_agree and isinstance(rule, Rule) and source[0].placeholders == loops
-    return Directed(rule, source, target, layouts, loops, own, is_single, is_plain)
+    rest_is_zeros = isinstance(rule, Rule) and rule.layout is not None and parse_layout(rule.layout).rest_is_zeros
+    return Directed(rule, source, target, layouts, loops, own, is_single, is_plain, rest_is_zeros)
 
 
 ONE_TENSOR: tuple[SourceKey, ...] = ((0, {}),)  # the keys of a rule with one source tensor
@@ -166,7 +169,7 @@ def _place_blocks(
     seen: set[tuple[int | None, int | None, Block]] = set()
     for index in product(*(range(sizes[a]) for a in own)):
         fixed = dict(zip(own, index, strict=True))
-        for pair in pair_blocks(layouts[0], layouts[1], sizes, fixed):
+        for pair in pair_blocks(layouts[0], layouts[1], sizes, fixed, rest_is_zeros=directed.rest_is_zeros):
             s = None if pair.source is None else source_places.get((pair.source, _index_of(source[pair.source], fixed)), -1)
             t = None if pair.target is None else target_places[pair.target, _index_of(target[pair.target], fixed)]
             if s == -1:

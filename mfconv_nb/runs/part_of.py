@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mfconv_nb.core.errors import MfconvError, to_short_line
 from mfconv_nb.formats import index as index_files
+from mfconv_nb.formats.adapters_of_a_run import RUN_CONFIG_OF_ADAPTERS
 from mfconv_nb.formats.checkpoint_metadata import METADATA
 from mfconv_nb.formats.folders import checkpoint_files
 from mfconv_nb.formats.hub_cache import refuse_model_id, snapshot_in
@@ -107,7 +108,7 @@ def whole_of(path: Path) -> tuple[Path, tuple[str, ...]]:
     if not os.path.exists(path):
         refuse_model_id(path)
         return path, ()
-    if path.name in (CONFIG, ADAPTER_CONFIG) and checkpoint_files(path.parent):
+    if path.name in (CONFIG, ADAPTER_CONFIG, RUN_CONFIG_OF_ADAPTERS) and checkpoint_files(path.parent):
         return path.parent, (f"{path.name} lies in the folder of a checkpoint, which is taken",)
     index = _find_index_of(path)
     if index is None:

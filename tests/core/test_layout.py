@@ -45,6 +45,25 @@ def carried_out(sentence: str, arrays: Sequence[Array], *, back: bool = False, k
     return made
 
 
+def test_blocks_without_a_partner_are_zeros_where_the_sentence_says_so() -> None:
+    layout = parse_layout("(h q) r, (h v) s -> (h (q + v)) (r + s) | 0")
+    assert layout.rest_is_zeros
+    pairs = pair_blocks(layout.left, layout.right, {"h": 2, "q": 3, "v": 1, "r": 2, "s": 4}, rest_is_zeros=True)
+    zeros = {tuple(sorted(p.axes)): p.block.elements for p in pairs if p.source is None}
+    assert zeros == {("h", "q", "s"): 24, ("h", "r", "v"): 4}
+    back = pair_blocks(layout.right, layout.left, {"h": 2, "q": 3, "v": 1, "r": 2, "s": 4}, rest_is_zeros=True)
+    assert {tuple(sorted(p.axes)) for p in back if p.target is None} == set(zeros)
+    with pytest.raises(MappingError, match="blocks on one side only"):
+        pair_blocks(layout.left, layout.right, {"h": 2, "q": 3, "v": 1, "r": 2, "s": 4})
+
+
+@pytest.mark.parametrize("sentence", ["a r -> a r |", "a r -> a r | 1", "a r -> a r | 0 b", "a | 0 -> a", "a (r | 0) -> a r"])
+def test_zeros_for_the_rest_stand_at_the_end_alone(sentence: str) -> None:
+    with pytest.raises(MappingError) as refused:
+        parse_layout(sentence)
+    assert refused.value.code == "MFC306"
+
+
 HEADS, Q, K, V, HIDDEN, FFN, HALF, GROUPS = 3, 5, 4, 2, 7, 11, 6, 2  # all that meet in one sentence differ
 
 

@@ -11,6 +11,7 @@ from mfconv_nb.cli.converter import ConvertCommand
 from mfconv_nb.cli.converter import run as run_foreign
 from mfconv_nb.cli.options import CHECKPOINT, OfRun, Writing, config, layers, leave_out, lora_alpha, model, of_run, say, show, writing
 from mfconv_nb.cli.sections import CONVERT
+from mfconv_nb.mapping.adapters import STYLES
 
 SECTION = CONVERT
 SUMMARY = "Convert between Hugging Face and MindFormers."
@@ -28,9 +29,7 @@ SUMMARY = "Convert between Hugging Face and MindFormers."
 @of_run
 @click.option("--only_adapters", "--only-adapters", is_flag=True, help="Only the LoRA adapters: on the Hugging Face side a PEFT folder.")
 @lora_alpha
-@click.option(
-    "--adapter_names", "--adapter-names", type=click.Choice(["mindpet", "tk", "lora"]), help="How MindFormers is to name adapters."
-)
+@click.option("--adapter_names", "--adapter-names", type=click.Choice(list(STYLES)), help="How MindFormers is to name adapters.")
 @writing
 @click.option("--converter", type=CHECKPOINT, metavar="DIR", help="RUNS THE CODE in DIR, a converter in MindFormers' own form.")
 @click.option("--against", metavar="KEY|FILE.py", help="With --converter: compare its output with what this family gives.")

@@ -18,7 +18,7 @@ from mfconv_nb.core.progress import OnProgress
 from mfconv_nb.core.report import how_many
 from mfconv_nb.families.registry import family_meant, family_remembered
 from mfconv_nb.families.user_families import family_in_file, is_file_name
-from mfconv_nb.mapping.adapters import is_adapter
+from mfconv_nb.mapping.adapters import half_of, is_adapter
 from mfconv_nb.mapping.forms import options_of
 from mfconv_nb.mapping.plan import LEFT_OUT, MAPPED
 from mfconv_nb.mapping.rules import NUMBERS, Family
@@ -165,7 +165,11 @@ class RoundTrip:
         if leave_out is None:
             leave_out = remembered.leave_out if remembered is not None else ()
         options = _options_of(self.original, b, family, self.options)
-        return map_checkpoint(self.original, family, to=b.side, layers=layers, leave_out=leave_out, options=options)
+        style = next((half.style for n in b.tensors if b.side == MF and (half := half_of(n)) is not None), None)
+        known = self.original
+        if known.config is None and all(map(is_adapter, known.tensors)):  # a folder of adapters has none of the model
+            known = _with_config(known, b.config)
+        return map_checkpoint(known, family, to=b.side, layers=layers, leave_out=leave_out, adapters=style, options=options)
 
 
 def _adapters_alone(a: Checkpoint, b: Checkpoint) -> Checkpoint:

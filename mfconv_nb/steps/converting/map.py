@@ -12,12 +12,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from mfconv_nb.core.checkpoint import HF, Checkpoint
+from mfconv_nb.core.checkpoint import HF, MF, Checkpoint
 from mfconv_nb.core.errors import MfconvError, UsageError
 from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.families.user_families import family_in_file, is_file_name
 from mfconv_nb.mapping.adapters import half_of
 from mfconv_nb.mapping.forms import Choice, checked_options, decide_form, options_that_matter
+from mfconv_nb.mapping.lora_scale import check_targets
 from mfconv_nb.mapping.plan import MappingPlan
 from mfconv_nb.mapping.rules import NUMBERS, Family, OptionValue, form_of
 from mfconv_nb.steps.converting.family_choice import check_no_codes, choices_of, resolve_family
@@ -26,6 +27,7 @@ from mfconv_nb.steps.converting.map_report import CoverageError
 from mfconv_nb.steps.converting.map_request import MapRequest, adapter_style_of, direction_of, sizes_of
 from mfconv_nb.steps.converting.mapped_checkpoint import MappedCheckpoint, assumptions_of, make_mapped
 from mfconv_nb.steps.converting.order_of_original import find_orders
+from mfconv_nb.steps.converting.stacked_adapters import lora_after, note_on_stacking
 from mfconv_nb.steps.converting.twins import notes_on_twins, tied_equalities, with_twins
 from mfconv_nb.steps.loading.load import Loadable, load
 from mfconv_nb.steps.loading.manifest_proof import prove_manifest
@@ -56,8 +58,8 @@ def map(
         config: a config.json, its folder, or its content, instead of the one the checkpoint has.
         layers: convert the first N layers only; the others are listed as left out.
         leave_out: patterns of names with ``*``; those tensors are not converted and are listed as left out.
-        adapters: how MindFormers is to name LoRA adapters: "mindpet" (`mindpet_delta_lora_a`), "tk" (`tk_delta_lora_a`) or "lora"
-            (`lora_a`). Left out: as a manifest remembers, else "mindpet", as MindFormers names them from 1.3 on.
+        adapters: how MindFormers is to name LoRA adapters: "mindpet" (`mindpet_delta_lora_a`), "tk" (`tk_delta_lora_a`), "mcore"
+            (`lora_A.weight`) or "lora" (`lora_a`). Left out: as a manifest remembers, else as the networks of the family have them.
         options: what the family takes, such as ``qkv_concat=False`` (``mfconv families KEY`` lists them). Left out: what the manifest
             remembers, else told from names and shapes on the side it comes from, and the default on the side it goes to. What only
             numbers would show is told from the YAML of a run (``config=``), or by the weights that its training began with, where they
@@ -84,6 +86,7 @@ def map_checkpoint(
         raise UsageError("MFC501", "layers", found=layers, expected="at least 1", hint="Leave it out to take all layers.")
     if source.history.lora is not None and any(half_of(n) for n in source.tensors):
         source.history.lora.check()
+        check_targets(source.history.lora, source.tensors if source.side == MF else ())
     family = family_in_file(family) if isinstance(family, str | Path) and is_file_name(family) else family
     to = direction_of(source, to, family)
     patterns = (leave_out,) if isinstance(leave_out, str) else tuple(leave_out)
@@ -124,9 +127,11 @@ def _map_by_family(request: MapRequest, family: Family, given: Mapping[str, Opti
     sizes = sizes_of(source, chosen.form, given)
     completed = with_twins(source, chosen.form, sizes, to)
     notes = [*notes_on_twins(source, completed), *(assumptions_of(family, plan, decided) if to == HF else [])]
+    notes += note_on_stacking(source, plan)
     tied = tied_equalities(completed, chosen.form, sizes, to)
     whole = with_first_layers(completed, family, chosen.form, request.layers)
     mapped = make_mapped(whole, family, plan, decided, request.original_for(chosen.form), notes, tied)
+    mapped = replace(mapped, history=replace(mapped.history, lora=lora_after(mapped.history.lora, plan)))
     if request.layers is None:
         return mapped
     by_names = {o.name for o in family.options if o.side == "both"}  # without the layers behind the last one perhaps another value

@@ -3,37 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from mfconv_nb.core.checkpoint import HF, MF, SIDE_NAMES, Checkpoint, Original
 from mfconv_nb.core.errors import MappingError, UsageError, did_you_mean, quote
 from mfconv_nb.core.sizes import Size, Sizes, read_sizes
-from mfconv_nb.mapping.adapters import DEFAULT_STYLE, STYLES, half_of
+from mfconv_nb.mapping.adapters import STYLES, half_of
 from mfconv_nb.mapping.forms import options_of, templates_of
 from mfconv_nb.mapping.kinds import is_run_state
 from mfconv_nb.mapping.plan import MappingPlan, plan_mapping
 from mfconv_nb.mapping.rules import Family, OptionValue
+from mfconv_nb.steps.converting.stacked_adapters import find_stacking
 from mfconv_nb.steps.converting.twins import with_twins
 from mfconv_nb.steps.loading.sides import side_of_names
 
 
 @dataclass(frozen=True)
 class MapRequest:
-    """What a call of ``map`` is about: the source, the direction, and what is left out."""
+    """What a call of ``map`` is about: the source, the direction, what is left out, how adapters are named (None: as for the family)."""
 
     source: Checkpoint
     to: str
     layers: int | None
     leave_out: tuple[str, ...]
-    adapters: str
+    adapters: str | None
+    equal_halves: dict[tuple[str, ...], bool] = field(default_factory=dict, compare=False)  # what was read once, for all forms
 
     def names(self) -> list[str]:
         """The names that need a rule; of an adapter that of its weight."""
-        names = [n for n in self.source.tensors if not any(fnmatchcase(n, p) for p in self.leave_out)]
+        names = self._kept_names()
         names = names if self.to == MF else [n for n in names if not is_run_state(n)]
         return [*dict.fromkeys(n if (half := half_of(n)) is None else half.weight for n in names)]
+
+    def _kept_names(self) -> list[str]:
+        return [n for n in self.source.tensors if not any(fnmatchcase(n, p) for p in self.leave_out)]
 
     def plan(self, form: Family, given: Mapping[str, OptionValue]) -> MappingPlan:
         try:
@@ -54,6 +59,7 @@ class MapRequest:
             layers=self.layers,
             leave_out=self.leave_out,
             adapters=self.adapters,
+            stacking=find_stacking(self.source, form, self.to, self._kept_names(), self.equal_halves),
         )
 
     def original_for(self, form: Family) -> Original | None:
@@ -77,11 +83,12 @@ def direction_of(source: Checkpoint, to: str | None, family: str | Path | Family
     return to
 
 
-def adapter_style_of(source: Checkpoint, given: str | None) -> str:
-    """How to name MindFormers' adapters: as given, else as the original had them, else as MindFormers names them today."""
+def adapter_style_of(source: Checkpoint, given: str | None) -> str | None:
+    """How to name MindFormers' adapters: as given, else as the original had them; else None, and the family says it."""
     if given is None:
-        before = (half_of(n) for n in source.history.original.names) if source.history.original is not None else ()
-        return next((half.style for half in before if half is not None and half.style in STYLES), DEFAULT_STYLE)
+        original = source.history.original
+        before = (half_of(n) for n in original.names) if original is not None and original.side == MF else ()
+        return next((half.style for half in before if half is not None and half.style in STYLES), None)
     if given not in STYLES:
         hint = did_you_mean(given, STYLES) or "Leave --adapter_names out (adapters= in Python)."
         raise UsageError("MFC501", "adapters", found=quote(str(given)), expected=" or ".join(quote(s) for s in STYLES), hint=hint)

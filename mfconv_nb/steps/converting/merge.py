@@ -29,7 +29,7 @@ from mfconv_nb.families.registry import conv1d_layers
 from mfconv_nb.formats.peft_folder import HINT_MERGE, HINT_PEFT
 from mfconv_nb.mapping.adapters import PEFT, WEIGHT, Adapter, adapters_of, half_of, is_adapter
 from mfconv_nb.mapping.kinds import is_run_state
-from mfconv_nb.mapping.lora_scale import ScaledAdapter, scaled_adapters
+from mfconv_nb.mapping.lora_scale import ScaledAdapter, check_targets, scaled_adapters
 from mfconv_nb.mapping.rules import Family
 from mfconv_nb.steps.converting.map import map_checkpoint
 from mfconv_nb.steps.loading.load import Loadable, load
@@ -142,6 +142,7 @@ def merge_adapters(
     trained = weights if adapters is None else _drop_run_state(load(adapters, config=config, lora_alpha=alpha))
     if not adapters_of(trained.specs):  # refuses halves under the names that the caller knows
         raise _no_adapters(trained)
+    check_targets(trained.history.lora, trained.tensors if trained.side == MF else ())
     if adapters is not None and weights.side in (HF, MF) and _is_of_the_other_side(trained, weights):
         _check_nothing_whole(trained, HINT_OTHER_SIDE)
         told = family or trained.family or weights.family or None

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from mfconv_nb.core.checkpoint import LazyTensor, Original
-from mfconv_nb.core.errors import InputError
+from mfconv_nb.core.errors import InputError, MappingError
 from mfconv_nb.core.run_yaml import Lora
 from mfconv_nb.core.sizes import PARAMS, read_config, read_params
+from mfconv_nb.formats.adapters_of_a_run import RUN_CONFIG_OF_ADAPTERS, read_adapters_of_run
 from mfconv_nb.formats.peft_folder import CONFIG, read_adapter_config
 from mfconv_nb.formats.reading import open_files
 from mfconv_nb.streaming.manifest import CARRIED, read_manifest
@@ -26,15 +28,54 @@ def config_beside(path: Path) -> Mapping[str, Any] | None:
 
 
 def lora_beside(path: Path) -> Lora | None:
-    """What the adapter_config.json beside adapters says."""
-    beside = (path if os.path.isdir(path) else path.parent) / CONFIG
-    return read_adapter_config(beside) if beside.is_file() else None
+    """What the adapter_config.json beside adapters says, and MindFormers' own.
+
+    Raises:
+        MappingError: MFC319 where they give different numbers.
+    """
+    folder = path if os.path.isdir(path) else path.parent
+    readers = ((RUN_CONFIG_OF_ADAPTERS, read_adapters_of_run), (CONFIG, read_adapter_config))
+    found = [read(folder / name) for name, read in readers if (folder / name).is_file()]
+    return reduce(join_lora, found) if found else None
 
 
-def lora_of_run(path: Path) -> Lora | None:
-    """What the adapter_config.json of a run says: MindFormers writes it above the checkpoint's folder."""
+def lora_of_run(path: Path, files: Sequence[Path]) -> Lora | None:
+    """What the configs of a run's adapters say: MindFormers writes them into the folder of the step, into that of the run, or above it."""
     folder = Path(os.path.abspath(path))
-    return next((lora_beside(place) for place in (folder, *list(folder.parents)[:2]) if os.path.isfile(place / CONFIG)), None)
+    places = (*(file.parent for file in files[:1]), folder, *list(folder.parents)[:2])
+    return next((lora for place in places if (lora := lora_beside(place)) is not None), None)
+
+
+def join_lora(first: Lora | None, second: Lora) -> Lora:
+    """What two places say of the same adapters.
+
+    Raises:
+        MappingError: MFC319 where they give different numbers.
+    """
+    if first is None:
+        return second
+    for word, a, b in (("lora_alpha", first.alpha, second.alpha), ("rank", first.rank, second.rank)):
+        if a is not None and b is not None and a != b:
+            found = f"{a:g} in {first.origin or 'one place'}, {b:g} in {second.origin or 'another'}"
+            raise MappingError(
+                "MFC319", word, found=found, expected="one value", hint="Give the files of the run that made these adapters."
+            )
+    known = first if first.alpha is not None else second
+    dropout = first.dropout if first.dropout is not None else second.dropout
+    content, problem = first.content or second.content, first.problem or second.problem
+    only_merged = first.only_merged or second.only_merged
+    part_rank = first.part_rank or second.part_rank
+    return Lora(
+        known.alpha,
+        first.rank or second.rank,
+        known.origin,
+        dropout,
+        content,
+        problem,
+        only_merged,
+        part_rank,
+        first.targets or second.targets,
+    )
 
 
 def manifest_near(path: Path, tensors: Mapping[str, LazyTensor]) -> tuple[Path, dict[str, Any], bool] | None:

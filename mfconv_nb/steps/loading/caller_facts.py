@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from mfconv_nb.core.checkpoint import Checkpoint
-from mfconv_nb.core.errors import MappingError
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.run_yaml import ENDINGS, Lora, RunConfig, checked_alpha, read_run_config
 from mfconv_nb.core.sizes import PARAMS, read_config, read_params
+from mfconv_nb.formats.adapters_of_a_run import RUN_CONFIG_OF_ADAPTERS, read_adapters_of_run
 from mfconv_nb.formats.peft_folder import CONFIG, read_adapter_config
-from mfconv_nb.steps.loading.beside import config_beside
+from mfconv_nb.steps.loading.beside import config_beside, join_lora
 
 GivenConfig = str | Path | Mapping[str, Any] | None  # a config.json, its folder or its content; a run's YAML; an adapter_config.json
 
@@ -46,7 +46,7 @@ class CallerFacts:
         history = checkpoint.history
         lora = history.lora
         for more in self.loras:
-            lora = _join_lora(lora, more)
+            lora = join_lora(lora, more)
         history = replace(history, lora=lora, config_folder=self.folder or history.config_folder)
         return replace(checkpoint, config=checkpoint.config if self.config is None else self.config, history=history)
 
@@ -74,27 +74,8 @@ def _read_given_config(config: GivenConfig) -> RunConfig | None:
         return read_run_config(path)
     if path.name == CONFIG:
         return RunConfig({}, read_adapter_config(path))
+    if path.name == RUN_CONFIG_OF_ADAPTERS:
+        return RunConfig({}, read_adapters_of_run(path))
     if os.path.isdir(path):
         return RunConfig(config_beside(path) or read_config(path / "config.json"), None)
     return RunConfig(read_params(path) if path.name == PARAMS else read_config(path), None)
-
-
-def _join_lora(first: Lora | None, second: Lora) -> Lora:
-    """What two places say of the same adapters.
-
-    Raises:
-        MappingError: MFC319 where they give different numbers.
-    """
-    if first is None:
-        return second
-    for word, a, b in (("lora_alpha", first.alpha, second.alpha), ("rank", first.rank, second.rank)):
-        if a is not None and b is not None and a != b:
-            found = f"{a:g} in {first.origin or 'one place'}, {b:g} in {second.origin or 'another'}"
-            raise MappingError(
-                "MFC319", word, found=found, expected="one value", hint="Give the files of the run that made these adapters."
-            )
-    known = first if first.alpha is not None else second
-    dropout = first.dropout if first.dropout is not None else second.dropout
-    content, problem = first.content or second.content, first.problem or second.problem
-    only_merged = first.only_merged or second.only_merged
-    return Lora(known.alpha, first.rank or second.rank, known.origin, dropout, content, problem, only_merged)

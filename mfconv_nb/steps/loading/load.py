@@ -13,7 +13,7 @@ from mfconv_nb.core.errors import InputError
 from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.report import how_many
-from mfconv_nb.core.run_yaml import lora_of
+from mfconv_nb.core.run_yaml import Lora, lora_of
 from mfconv_nb.formats.assets import quantisation_beside
 from mfconv_nb.formats.reading import Opened, open_files, open_path
 from mfconv_nb.mapping.adapters import is_adapter
@@ -111,7 +111,7 @@ def _with_manifest(found: Checkpoint, path: Path, side_folder: Path, manifest: M
         return found
     remembered = manifest.get("lora")
     config = manifest.get("config") if found.config is None else None
-    lora = lora_of(remembered, "the manifest", "rank") if found.history.lora is None and isinstance(remembered, dict) else None
+    lora = _remembered_lora(remembered, found.history.lora) if isinstance(remembered, dict) else None
     parts = written_parts(manifest, found.tensors, found.history.run, path)
     history = replace(
         found.history,
@@ -119,10 +119,19 @@ def _with_manifest(found: Checkpoint, path: Path, side_folder: Path, manifest: M
         family_file=manifest.get("family_file") or "",
         options=manifest.get("options") or {},
         original=read_original(side_folder, manifest),
-        written=Written(side_folder.name, parts, config, lora),
-        lora=found.history.lora or lora,
+        written=Written(side_folder.name, parts, config, lora if found.history.lora is None else None),
+        lora=lora or found.history.lora,
     )
     return replace(found, config=found.config or config, history=history)
+
+
+def _remembered_lora(remembered: Mapping[str, Any], beside: Lora | None) -> Lora | None:
+    """What a manifest says of adapters; where a file beside them says it too, that counts, and the rank of the parts is added to it."""
+    part = lora_of({"rank": remembered.get("part_rank")}, "the manifest", "rank").rank
+    known = lora_of(remembered, "the manifest", "rank")
+    if beside is None:
+        return replace(known, part_rank=part)
+    return replace(beside, part_rank=part) if part is not None and (beside.alpha, beside.rank) == (known.alpha, known.rank) else None
 
 
 def _open_several(paths: Sequence[Path]) -> Opened:
@@ -155,7 +164,7 @@ def load_run(run: TrainedRun, path: Path, facts: CallerFacts, only: str | Sequen
         notes=whole.notes + notes,
         equalities=whole.equalities,
         run=run,
-        lora=lora_of_run(path) if has_adapters else None,
+        lora=lora_of_run(path, run.files) if has_adapters else None,
     )
     origin = f"{path}, {run.kind}" + (f", step {run.chosen}" if run.chosen is not None else "")
     found = Checkpoint(whole.tensors, origin, MF, facts.config_for(path), history)

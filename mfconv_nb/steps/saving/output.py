@@ -12,7 +12,7 @@ from typing import Any
 
 import xxhash
 
-from mfconv_nb.core.checkpoint import HF, Checkpoint, LazyTensor, TensorSpec, place_of, sources_of
+from mfconv_nb.core.checkpoint import HF, MF, Checkpoint, LazyTensor, TensorSpec, place_of, sources_of
 from mfconv_nb.core.dtypes import dtype_after_cast
 from mfconv_nb.core.errors import MappingError, quote
 from mfconv_nb.core.file_plan import FilePlan, OutputPlan
@@ -22,6 +22,7 @@ from mfconv_nb.core.run_yaml import RUN_CONFIG, Lora
 from mfconv_nb.core.sources import ByteSource
 from mfconv_nb.families.registry import conv1d_layers
 from mfconv_nb.formats import peft_folder, safetensors_file
+from mfconv_nb.formats.adapters_of_a_run import RUN_CONFIG_OF_ADAPTERS, adapter_config_of_run_bytes, adapters_of_run_bytes
 from mfconv_nb.formats.assets import code_files_named_in, config_bytes, read_assets
 from mfconv_nb.formats.writing import is_folder, plan_output
 from mfconv_nb.mapping.adapters import HINT_ALPHA, adapters_of, is_adapter, rank_of
@@ -127,6 +128,7 @@ def whole_output(
     else:
         plan = plan_output(specs, target, checkpoint.side, max_shard_size)
         extras, notes = _extras(checkpoint, plan, specs, assets)
+        extras |= configs_of_run_adapters(checkpoint, specs) if plan.folder and checkpoint.side == MF else {}
     plan = OutputPlan(plan.files, plan.folder, {**extras, **plan.indexes})
     return Output(checkpoint, {s.name: s.dtype for s in specs}, plan, (checkpoint.tensors,) * len(plan.files), notes=notes)
 
@@ -218,6 +220,28 @@ def _adapter_folder(checkpoint: Checkpoint, specs: tuple[TensorSpec, ...]) -> tu
     return plan, {peft_folder.CONFIG: content}
 
 
+def configs_of_run_adapters(
+    checkpoint: Checkpoint, specs: Sequence[TensorSpec], step: int | None = None, folders: Sequence[str] = ("",)
+) -> dict[str, bytes]:
+    """What MindFormers looks for beside adapters of a run; nothing where there are none, or nobody said alpha.
+
+    Args:
+        step: of a Checkpoint 2.0, whose loader has a config of its own; None for other forms.
+        folders: where that lies.
+    Raises:
+        MappingError: MFC319 for halves that are no pair, or several ranks.
+    """
+    lora, adapters = checkpoint.history.lora or Lora(), adapters_of(specs)
+    if not adapters or lora.alpha is None:
+        return {}
+    modules, rank = [adapter.module for adapter in adapters], rank_of(adapters, lora)
+    found = {peft_folder.CONFIG: adapter_config_of_run_bytes(modules, rank, lora.alpha, lora.dropout)}
+    if step is not None and len(specs) == 2 * len(adapters):
+        own = adapters_of_run_bytes(modules, rank, lora.alpha, lora.dropout, step)
+        found |= {f"{folder}{RUN_CONFIG_OF_ADAPTERS}": own for folder in folders}
+    return found
+
+
 # ---- the manifest ----------------------------------------------------------------------------------------------------------
 
 
@@ -274,8 +298,11 @@ def _computation_of(tensor: LazyTensor) -> dict[str, str]:
 def _adapters_entry(checkpoint: Checkpoint) -> dict[str, Any]:
     """What is known of the adapters in it, and what was merged into it."""
     lora, merged = checkpoint.history.lora, checkpoint.history.merged
-    has = lora is not None and lora.alpha is not None and any(is_adapter(n) for n in checkpoint.tensors)
-    about = {"lora": {"lora_alpha": lora.alpha, "read_from": lora.origin}} if lora is not None and has else {}
+    about: dict[str, Any] = {}
+    if lora is not None and any(is_adapter(n) for n in checkpoint.tensors):
+        said = {"lora_alpha": lora.alpha, "read_from": lora.origin} if lora.alpha is not None else {}
+        said |= {"rank": lora.rank, "part_rank": lora.part_rank} if lora.part_rank is not None else {}
+        about = {"lora": said} if said else {}
     return {**about, **({"merged": merged.about()} if merged is not None else {})}
 
 

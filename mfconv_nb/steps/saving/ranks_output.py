@@ -20,7 +20,7 @@ from mfconv_nb.runs.rank_layout import CHECKPOINT_2, RankLayout, read_rank_layou
 from mfconv_nb.runs.slices import Box
 from mfconv_nb.runs.strategies import layout_of
 from mfconv_nb.steps.converting.mapped_tensors import TensorMaker
-from mfconv_nb.steps.saving.output import Output, output_specs
+from mfconv_nb.steps.saving.output import Output, configs_of_run_adapters, output_specs
 
 COMMON, TRACKER = "common.json", "latest_checkpointed_iteration.txt"
 
@@ -53,7 +53,11 @@ def ranks_output(checkpoint: Checkpoint, target: Path, dtype: str | None, layout
         plan_file(file.name, [TensorSpec(n, t.shape, dtypes[n]) for n, t in tensors.items()], MF)
         for file, tensors in zip(files.values(), held, strict=True)
     ]
-    small = _metadata(cut, layout, files) if layout.form == CHECKPOINT_2 else _strategies(cut)
+    if layout.form == CHECKPOINT_2:
+        of_adapters = configs_of_run_adapters(checkpoint, specs, layout.step, ("", f"{_iteration(layout)}/"))
+        small = {**_metadata(cut, layout, files), **of_adapters}
+    else:
+        small = {**_strategies(cut), **configs_of_run_adapters(checkpoint, specs)}
     offsets = tuple({name: box.offset for name, box in file.boxes.items()} for file in files.values())
     return Output(checkpoint, dtypes, OutputPlan(tuple(plans), folder=True, indexes=small), tuple(held), offsets)
 
