@@ -13,6 +13,7 @@ from itertools import islice, product
 from typing import Any
 
 from mfconv_nb.core.blocks import whole
+from mfconv_nb.core.checkpoint import MF
 from mfconv_nb.core.errors import MappingError, SeveralFitError, UsageError, did_you_mean, quote
 from mfconv_nb.core.folding import fold
 from mfconv_nb.mapping.plan import MappingPlan, Part, Row
@@ -92,18 +93,34 @@ def fitting_forms(
     unknown = [len(wanted - choice.form.templates(to)) for choice in forms]
     least = min(unknown)
     best = [choice for choice, n in zip(forms, unknown, strict=True) if n == least]
-    return best if least == 0 else best[:1]
+    return _first_that_count(family, best) if least == 0 else best[:1]
+
+
+def _first_that_count(family: Family, choices: list[Choice]) -> list[Choice]:
+    """The forms without those whose value of an option counts only where names do not fit the values before it (``first_counts``)."""
+    for option in (o for o in family.options if o.first_counts):
+        first = min(option.values.index(choice.form.chosen[option.name]) for choice in choices)
+        choices = [choice for choice in choices if choice.form.chosen[option.name] == option.values[first]]
+    return choices
 
 
 def all_forms(family: Family) -> list[Family]:
-    """Every combination of the options of a family, the default first."""
+    """Every combination of the options of a family, the default first; of those with the same rules and sizes the first."""
     choosing = [o for o in family.options if o.values]
-    return [form_of(family, dict(zip((o.name for o in choosing), v, strict=True))) for v in product(*(o.values for o in choosing))]
+    forms = (form_of(family, dict(zip((o.name for o in choosing), v, strict=True))) for v in product(*(o.values for o in choosing)))
+    found: dict[object, Family] = {}
+    for form in forms:
+        found.setdefault((form.rules, *form.sizes.items()), form)
+    return list(found.values())
 
 
-def configured_options(family: Family, config: Mapping[str, Any]) -> dict[str, OptionValue]:
-    """The options that only the numbers show, as a config has them: the YAML of a training run uses MindFormers' own names."""
-    told = {o.name: (config[o.name], o.values) for o in family.options if o.side == NUMBERS and o.name in config}
+def configured_options(family: Family, config: Mapping[str, Any], to: str) -> dict[str, OptionValue]:
+    """The options that a config decides: the YAML of a training run uses MindFormers' own names for them.
+
+    Those that only the numbers show; on the way to MindFormers those that it speaks of besides (``in_run``).
+    """
+    by_config = (o for o in family.options if o.side == NUMBERS or (o.in_run and to == MF))
+    told = {o.name: (config[o.name], o.values) for o in by_config if o.name in config}
     return {name: value for name, (value, values) in told.items() if any(_is_same(value, v) for v in values)}
 
 
