@@ -70,10 +70,15 @@ def _read_value(option: Option, value: object) -> OptionValue:
 
 @dataclass(frozen=True)
 class Choice:
-    """A form of a family, and how each option was decided: given, remembered, told from the config, names or shapes, or the default."""
+    """A form of a family, and how each option was decided: given, remembered, told from the config, names or shapes, or the default.
+
+    Attributes:
+        turn: of forms that all fit, those with the smallest count: the places of their values in options with ``first_counts``.
+    """
 
     form: Family
     decided: Mapping[str, str]
+    turn: tuple[int, ...] = ()
 
 
 def fitting_forms(
@@ -93,15 +98,7 @@ def fitting_forms(
     unknown = [len(wanted - choice.form.templates(to)) for choice in forms]
     least = min(unknown)
     best = [choice for choice, n in zip(forms, unknown, strict=True) if n == least]
-    return _first_that_count(family, best) if least == 0 else best[:1]
-
-
-def _first_that_count(family: Family, choices: list[Choice]) -> list[Choice]:
-    """The forms without those whose value of an option counts only where names do not fit the values before it (``first_counts``)."""
-    for option in (o for o in family.options if o.first_counts):
-        first = min(option.values.index(choice.form.chosen[option.name]) for choice in choices)
-        choices = [choice for choice in choices if choice.form.chosen[option.name] == option.values[first]]
-    return choices
+    return best if least == 0 else best[:1]
 
 
 def all_forms(family: Family) -> list[Family]:
@@ -147,7 +144,8 @@ def _choice(family: Family, chosen: Mapping[str, OptionValue], to: str, said: Ma
             return said[option.name][1]
         return "default" if option.side in (to, NUMBERS) else "told from names"
 
-    return Choice(form_of(family, chosen), {o.name: origin(o) for o in family.options if o.values})
+    turn = tuple(o.values.index(chosen[o.name]) for o in family.options if o.first_counts)
+    return Choice(form_of(family, chosen), {o.name: origin(o) for o in family.options if o.values}, turn)
 
 
 def options_that_matter(family: Family, choice: Choice) -> dict[str, str]:
@@ -168,7 +166,8 @@ def decide_form(choices: Sequence[Choice], plan: Callable[[Family], MappingPlan]
         MappingError: MFC302 when several forms fit that differ: the caller has to say which.
     """
     plans = [(choice, plan(choice.form)) for choice in choices]
-    clean = [(choice, made) for choice, made in plans if not made.problems]
+    first = min((choice.turn for choice, made in plans if not made.problems), default=())
+    clean = [(choice, made) for choice, made in plans if not made.problems and choice.turn == first]
     if len(clean) > 1 and any(_effect_of(made) != _effect_of(clean[0][1]) for _, made in clean[1:]):
         differing = [n for n in clean[0][0].form.chosen if len({str(c.form.chosen[n]) for c, _ in clean}) > 1]
         words = "; ".join(", ".join(f"--{n} {c.form.chosen[n]}" for n in differing) for c, _ in clean)
@@ -178,9 +177,10 @@ def decide_form(choices: Sequence[Choice], plan: Callable[[Family], MappingPlan]
         error.choices = tuple({n: str(c.form.chosen[n]) for n in differing} for c, _ in clean)
         raise error
     chosen, made = min(clean, key=lambda found: _count_unused(found[1])) if clean else min(plans, key=lambda found: len(found[1].problems))
-    if len(plans) > len(clean) == 1:
-        others = [c.form.chosen for c, _ in plans if c is not chosen]
-        by_shape = {n for n, v in chosen.form.chosen.items() if any(other[n] != v for other in others)}
+    if clean:
+        others = [c.form.chosen for c, made in plans if made.problems]
+        told = {n: v for n, v in chosen.form.chosen.items() if all(c.form.chosen[n] == v for c, _ in clean)}
+        by_shape = {n for n, v in told.items() if any(other[n] != v for other in others)}
         chosen = Choice(chosen.form, {n: "told from shapes" if n in by_shape else origin for n, origin in chosen.decided.items()})
     return chosen, made
 

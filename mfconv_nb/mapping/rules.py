@@ -147,7 +147,7 @@ class Option:
         spelled: for some values, what ``{name}`` stands for in names instead of the value.
         size: the axis or placeholder that it gives the size of.
         in_run: the YAML of a MindFormers run has it under this name, and decides it on the way to MindFormers.
-        first_counts: where names fit several of its values, the first of them counts, whatever the numbers behind the names may be.
+        first_counts: where names and shapes fit several of its values, the first of them counts, and nobody is asked.
         help: one line for ``--help``.
     """
 

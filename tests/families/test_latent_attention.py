@@ -286,16 +286,33 @@ def test_q_without_a_rank_is_one_matrix_there_and_back(form: str) -> None:
     assert mc.diff(back, source, values=True).equal
 
 
-def test_without_a_rank_names_do_not_tell_inference_so_three_axes_of_experts_are_refused() -> None:
+def test_without_a_rank_the_axes_of_the_experts_tell_inference() -> None:
     source = without_rank()
-    for options in ({"graph": "inference"}, {"experts_2d": False}):
-        with pytest.raises(mc.MfconvError) as refused:
-            mc.map(source, "deepseekv3", to="mf", **options)
-        assert refused.value.code == "MFC303"
-    held = arrays(mc.map(source, "deepseekv3", to="mf"))
-    stacked = {n: a.reshape(6, -1, a.shape[1]) if ".experts.weight" in n else a for n, a in held.items()}
-    with pytest.raises(mc.MfconvError, match=r"experts\.weight1"):
-        mc.map(mc.load(stacked, config=source.config), to="hf")
+    made = mc.map(source, "deepseekv3", to="mf", graph="inference")
+    q = of_hugging_face(source, "q_proj").reshape(3, 22, 96)
+    halves = np.concatenate([q[:, :14], q[:, 14::2], q[:, 15::2]], axis=1).reshape(66, 96)
+    assert attention_of(made)["linear_q_proj"].tobytes() == halves.tobytes()
+    back = mc.map(without_memory(made), to="hf", config=source.config)
+    assert back.report.decided["graph"] == "told from shapes"
+    assert mc.diff(back, source, values=True).equal
+
+
+def test_without_a_rank_the_static_graph_never_stacks_experts_in_three_axes() -> None:
+    made = mc.map(without_rank(), "deepseekv3", to="mf", experts_2d=False)
+    assert {len(s.shape) for s in made.specs if ".experts.weight" in s.name} == {2}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("rank", [1, 0])
+@pytest.mark.parametrize("part", ["self_attention.linear_q", ".experts.weight"])
+def test_no_form_takes_a_checkpoint_without_q_or_without_experts(form: str, rank: int, part: str) -> None:
+    source = mc.toy("deepseekv3", options={"with_q_rank": rank}, **({} if rank else Q_NULL))
+    made = mc.map(source, "deepseekv3", to="mf", **FORMS[form])
+    less = Checkpoint({n: t for n, t in made.tensors.items() if part not in n}, side=MF)
+    assert len(less.tensors) < len(made.tensors)
+    with pytest.raises(mc.MfconvError) as refused:
+        mc.map(less, "deepseekv3", to="hf", config=source.config)
+    assert refused.value.code == "MFC303"
 
 
 @pytest.mark.parametrize("key", ["deepseek3", "deepseekv3", "telechat3-moe"])
@@ -322,7 +339,7 @@ def test_a_further_layer_that_the_config_does_not_speak_of_is_carried_all_the_sa
 
 
 @pytest.mark.real_frameworks
-@pytest.mark.parametrize("form, rank", [*((form, 40) for form in FORMS), *((form, None) for form in FORMS if form != "inference")])
+@pytest.mark.parametrize("form, rank", [(form, rank) for form in FORMS for rank in (40, None)])
 def test_a_deepseek_v3_of_transformers_gives_the_same_logits_after_the_way_there_and_back(
     form: str, rank: int | None, tmp_path: Path
 ) -> None:

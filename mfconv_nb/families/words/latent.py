@@ -48,7 +48,7 @@ def latent_attention(hf: str = HF, mf: str = MF) -> tuple[AnyRule, ...]:
         *when(*_apart(hf, mf), graph=STATIC, mla_qkv_concat=False),
         *when(*_joined(hf, mf), graph=STATIC, mla_qkv_concat=True),
         *when(*_joined(hf, mf), graph=DYNAMIC),
-        *when(*_of_inference(hf, mf), graph=INFERENCE, with_q_rank=1),
+        *when(*_of_inference(hf, mf), graph=INFERENCE),
         *when(Rule(hf + "q_a_layernorm.weight", mf + "q_layernorm.weight", "q_rank"), with_q_rank=1),
         Rule(hf + "o_proj.weight", mf + "linear_proj.weight", "hidden (heads value)"),
     )
@@ -93,19 +93,32 @@ def _joined(hf: str, mf: str) -> tuple[AnyRule, ...]:
 
 def _of_inference(hf: str, mf: str) -> tuple[AnyRule, ...]:
     """The latent before q, rotary rows in halves, keys of all heads before values of all heads."""
-    halves = {"half": 2}
+    halves, kv = {"half": 2}, hf + "kv_a_proj_with_mqa.weight"
     return (
-        Rule(
-            (hf + "q_a_proj.weight", hf + "kv_a_proj_with_mqa.weight"),
-            mf + "linear_qkv_down_proj.weight",
-            "q_rank hidden, (kv_rank + pair half) hidden -> (kv_rank + half pair + q_rank) hidden",
-            sizes=halves,
+        *when(
+            Rule(
+                (hf + "q_a_proj.weight", kv),
+                mf + "linear_qkv_down_proj.weight",
+                "q_rank hidden, (kv_rank + pair half) hidden -> (kv_rank + half pair + q_rank) hidden",
+                sizes=halves,
+            ),
+            Rule(
+                hf + "q_b_proj.weight",
+                mf + "linear_q_up_proj.weight",
+                "(heads (nope + pair half)) q_rank -> (heads (nope + half pair)) q_rank",
+                sizes=halves,
+            ),
+            with_q_rank=1,
         ),
-        Rule(
-            hf + "q_b_proj.weight",
-            mf + "linear_q_up_proj.weight",
-            "(heads (nope + pair half)) q_rank -> (heads (nope + half pair)) q_rank",
-            sizes=halves,
+        *when(
+            Rule(
+                hf + "q_proj.weight",
+                mf + "linear_q_proj.weight",
+                "(heads (nope + pair half)) hidden -> (heads (nope + half pair)) hidden",
+                sizes=halves,
+            ),
+            Rule(kv, mf + "linear_kv_down_proj.weight", "(kv_rank + pair half) hidden -> (kv_rank + half pair) hidden", sizes=halves),
+            with_q_rank=0,
         ),
         Rule(hf + "kv_a_layernorm.weight", mf + "kv_layernorm.weight", "kv_rank"),
         Rule(
@@ -143,13 +156,14 @@ def mixture(hf: str, mf: str) -> tuple[AnyRule, ...]:
 def _experts(hf: str, mf: str) -> tuple[AnyRule, ...]:
     """Two axes in the static graph, three in the others.
 
-    Without a rank of q the network of inference has the names of the static graph and other rows: only its three axes are not of it. So
-    three axes are refused there.
+    Without a rank of q the network of inference has the names of the static graph and other rows: only its three axes tell it. So there
+    the static graph has two, whatever is asked for.
     """
     two_axes, three_axes = stacked_experts(hf, mf)
     return (
         *when(*two_axes, graph=STATIC, experts_2d=True),
-        *when(*three_axes, graph=STATIC, experts_2d=False, with_q_rank=1),
+        *when(*two_axes, graph=STATIC, experts_2d=False, with_q_rank=0, mla_qkv_concat=False),
         *when(*three_axes, graph=STATIC, experts_2d=False, with_q_rank=0, mla_qkv_concat=True),
+        *when(*three_axes, graph=STATIC, experts_2d=False, with_q_rank=1),
         *when(*three_axes, graph=(DYNAMIC, INFERENCE)),
     )
