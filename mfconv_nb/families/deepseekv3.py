@@ -1,9 +1,9 @@
-"""DeepSeek-V3, R1 in MindFormers' mcore layout: latent attention under other names, gate and up joined, experts in two tensors, and the
+"""DeepSeek-V3, R1 in MindFormers' mcore layout: latent attention in one of four forms, gate and up joined, experts in two tensors, and the
 layer that predicts a further token (MTP) in a place of its own. `deepseek3` is the same model in the older layout.
 
 Each tensor keeps its own dtype. In released checkpoints the embedding and the head of the MTP layer are copies; others are refused.
 Source: MindFormers of July 2026, `toolkit/weight_convert/deepseekv3`, and `models/deepseek3` of 2.1.0. Golden cases
-`deepseek_v3_toolkit_*`.
+`deepseek_v3_toolkit_*`. For the forms see `words/latent.py`.
 """
 
 from mfconv_nb.families.deepseek2 import SIZES as DEEPSEEK2_SIZES

@@ -260,6 +260,21 @@ def test_adapters_that_fit_training_and_inference_are_those_of_a_training() -> N
     assert back.options["graph"] == "static"
 
 
+def test_adapters_of_stacked_experts_are_refused_by_name_and_the_hint_works() -> None:
+    toy = mc.toy("deepseekv3", dtype="fp32")
+    held = arrays(mc.map(toy, "deepseekv3", graph="dynamic"))
+    shapes = {"weight1_lora_a": (6, 96, 4), "weight1_lora_b": (6, 4, 56), "weight2_lora_a": (6, 28, 4), "weight2_lora_b": (6, 4, 96)}
+    adapters = {f"decoder.layers.1.mlp.experts.{n}": np.ones(shape, np.float32) for n, shape in shapes.items()}
+    run = mc.load({**held, **adapters}, config=toy.config)
+    with pytest.raises(mc.MfconvError, match=r"an adapter of all experts in decoder\.layers\.1\.mlp\.experts\.weight1") as refused:
+        mc.map(run, "deepseekv3", to="hf")
+    problems = getattr(refused.value, "problems", ())
+    assert {(p.kind, p.name) for p in problems} == {("adapter", n) for n in adapters}
+    assert all("--leave_out '*.experts.weight*_lora_*'" in p.hint for p in problems)
+    back = mc.map(run, "deepseekv3", to="hf", leave_out="*.experts.weight*_lora_*")
+    assert mc.diff(back, toy, values=True).equal
+
+
 # ---- without a rank of q, without a further layer ----------------------------------------------------------------------------
 
 Q_NULL = {"q_lora_rank": None}
