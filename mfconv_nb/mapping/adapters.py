@@ -37,7 +37,10 @@ _ADAPTER = re.compile(
 # of the dynamic graph, one tensor for all experts of a layer: experts x in x rank, experts x rank x out (`pet/moe_lora_layer.py`)
 _OF_EXPERTS = re.compile(r"(?P<weight>.+\.experts\.weight[12])_lora_[ab]")
 
-HINT_EXPERTS = "Convert without them: --leave_out '*.experts.weight*_lora_*' (leave_out= in Python). The experts are then as they were before the training."
+HINT_EXPERTS = (
+    "Convert without them: --leave_out '*.experts.weight*_lora_*' (leave_out= in Python). "
+    "The experts are then as they were before the training."
+)
 HINT_ALPHA = (
     "It is model.model_config.pet_config.lora_alpha in the YAML of the run: give that with --config run.yaml (config= in Python), "
     "or the number with --lora_alpha (lora_alpha=)."
