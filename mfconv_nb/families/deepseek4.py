@@ -13,8 +13,7 @@ from dataclasses import replace
 from mfconv_nb.families.words.mcore import EXPERTS_2D, INTERLEAVED_MLP, SOURCE, experts, mlp
 from mfconv_nb.mapping.rules import ANYWHERE, AnyRule, Family, Rule, rename_rules
 
-# the dynamic graph alone has this model, and stacks experts
-THREE_AXES = replace(EXPERTS_2D, values=(False, True), help="Routed experts in two axes; False: three, as the network has them.")
+THREE_AXES = replace(EXPERTS_2D, values=(False, True))  # this model is trained in the dynamic graph only
 NUMBERED = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
 HF_LAYER, MF_LAYER = "layers.{layer}.", "decoder.layers.{layer}."
 HF_MTP, MF_MTP = "mtp.{next_layer}.", "mtp.layers.{next_layer}."

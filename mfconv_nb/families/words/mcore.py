@@ -44,7 +44,7 @@ INTERLEAVED_MLP = Option(
 EXPERTS_2D = Option(
     "experts_2d",
     (True, False),
-    help="Routed experts as training has them, (experts x hidden) by (2 x ffn); False: three axes, as inference loads them.",
+    help="Routed experts as the static graph has them, (experts x hidden) by (2 x ffn); False: three axes, as the others have them.",
 )
 
 
