@@ -45,16 +45,16 @@ def latent_attention(hf: str = HF, mf: str = MF) -> tuple[AnyRule, ...]:
     """Multi-head latent attention in each of its forms."""
     hf, mf = hf + "self_attn.", mf + "self_attention."
     return (
-        *when(*_apart(hf, mf), graph=STATIC, mla_qkv_concat=False),
-        *when(*_joined(hf, mf), graph=STATIC, mla_qkv_concat=True),
-        *when(*_joined(hf, mf), graph=DYNAMIC),
-        *when(*_of_inference(hf, mf), graph=INFERENCE),
+        *when(*_separate_projections(hf, mf), graph=STATIC, mla_qkv_concat=False),
+        *when(*_joined_projections(hf, mf), graph=STATIC, mla_qkv_concat=True),
+        *when(*_joined_projections(hf, mf), graph=DYNAMIC),
+        *when(*_rows_of_inference(hf, mf), graph=INFERENCE),
         *when(Rule(hf + "q_a_layernorm.weight", mf + "q_layernorm.weight", "q_rank"), with_q_rank=1),
         Rule(hf + "o_proj.weight", mf + "linear_proj.weight", "hidden (heads value)"),
     )
 
 
-def _apart(hf: str, mf: str) -> tuple[AnyRule, ...]:
+def _separate_projections(hf: str, mf: str) -> tuple[AnyRule, ...]:
     """New names; every row stays where Hugging Face has it."""
     return (
         *when(
@@ -69,7 +69,7 @@ def _apart(hf: str, mf: str) -> tuple[AnyRule, ...]:
     )
 
 
-def _joined(hf: str, mf: str) -> tuple[AnyRule, ...]:
+def _joined_projections(hf: str, mf: str) -> tuple[AnyRule, ...]:
     """What reads the hidden state as one matrix: the rows of q, then those of the latent and of the rotary key."""
     kv, qkv = hf + "kv_a_proj_with_mqa.weight", mf + "linear_qkv.weight"
     return (
@@ -91,7 +91,7 @@ def _joined(hf: str, mf: str) -> tuple[AnyRule, ...]:
     )
 
 
-def _of_inference(hf: str, mf: str) -> tuple[AnyRule, ...]:
+def _rows_of_inference(hf: str, mf: str) -> tuple[AnyRule, ...]:
     """The latent before q, rotary rows in halves, keys of all heads before values of all heads."""
     halves, kv = {"half": 2}, hf + "kv_a_proj_with_mqa.weight"
     return (
