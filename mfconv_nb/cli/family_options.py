@@ -61,6 +61,8 @@ def _family_option(option: Option, *, hidden: bool) -> click.Option:
     flags = [f"--{option.name}", *([f"--{option.name.replace('_', '-')}"] if "_" in option.name else [])]
     words = [str(v) or "''" for v in option.values]
     values = " or ".join(words)
-    teller = "the YAML of a run says" if option.side == "numbers" else "the names say"
+    teller = (
+        "the YAML of a run says" if option.side == "numbers" else "names or the YAML of a run say" if option.in_run else "the names say"
+    )
     text = option.help + (f" {values}; left out, {words[0]} or what {teller}." if words else "")
     return click.Option([*flags, option.name], metavar=values or "N", help=text.strip(), hidden=hidden)

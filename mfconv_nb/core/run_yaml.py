@@ -27,6 +27,8 @@ MAX_NUMBER = 1000  # characters of a value without letters; a chat template may 
 
 RUN_CONFIG = "mindformers_run"  # key of a config that was read from a run's YAML: its sizes serve, but it is no config.json to publish
 
+GRAPH = "graph"  # key of such a config, "dynamic" where the YAML is one of the dynamic graph; an option of families has this name
+
 # a key of config.json, and the names that MindFormers has for it
 NAMES = {
     "num_hidden_layers": ("num_layers", "n_layer"),
@@ -104,7 +106,8 @@ def read_run_config(path: Path) -> RunConfig:
     lora = next((found for found in (sizes.get("pet_config"), content.get("lora_config")) if isinstance(found, dict)), None)
     arch = model.get("arch")
     kind = arch.get("type") if isinstance(arch, dict) else None
-    named = {"architectures": [kind]} if isinstance(kind, str) else {}  # the class of the model, as config.json names it
+    named: dict[str, Any] = {"architectures": [kind]} if isinstance(kind, str) else {}  # the class of the model, as config.json names it
+    named |= {} if "model_config" in model else {GRAPH: "dynamic"}
     return RunConfig({RUN_CONFIG: path.name, **config_of(sizes), **named}, None if lora is None else lora_of(lora, path.name, "lora_rank"))
 
 

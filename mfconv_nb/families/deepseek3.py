@@ -22,6 +22,7 @@ from mfconv_nb.families.llama import EMBEDDING, NORMS
 from mfconv_nb.mapping.rules import Drop, Family, Option, Repeated, Rule, size_option, when
 
 ALL_LAYERS = "num_hidden_layers + {with_mtp} * num_nextn_predict_layers"
+ONE_MORE = "num_hidden_layers + {with_mtp}"  # where config.json does not count them: that of transformers never does
 MTP = "model.layers.{mtp_layer}."
 HALVES = {"half": 2}
 GATE, UP, DOWN = (EXPERT + f"{name}_proj.weight" for name in ("gate", "up", "down"))
@@ -60,9 +61,9 @@ FAMILY = Family(
     sizes={
         **DEEPSEEK2_SIZES,
         "pair": "qk_rope_head_dim / 2",
-        "layer": ALL_LAYERS,
-        "moe_layer": f"first_k_dense_replace .. {ALL_LAYERS}",
-        "mtp_layer": f"num_hidden_layers .. {ALL_LAYERS}",
+        "layer": f"{ALL_LAYERS} | {ONE_MORE}",
+        "moe_layer": f"first_k_dense_replace .. {ALL_LAYERS} | first_k_dense_replace .. {ONE_MORE}",
+        "mtp_layer": f"num_hidden_layers .. {ALL_LAYERS} | num_hidden_layers .. {ONE_MORE}",
         "main_layer": "num_hidden_layers",
         "next_layers": "num_nextn_predict_layers | 0",
         "two_hidden": "2 * hidden_size",

@@ -8,9 +8,12 @@ MindFormers makes int32 when it loads it, keeps its dtype and is in no case.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mfconv_nb.families.words.mcore import EXPERTS_2D, INTERLEAVED_MLP, SOURCE, experts, mlp
 from mfconv_nb.mapping.rules import ANYWHERE, AnyRule, Family, Rule, rename_rules
 
+THREE_AXES = replace(EXPERTS_2D, values=(False, True))  # this model is trained in the dynamic graph only
 NUMBERED = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
 HF_LAYER, MF_LAYER = "layers.{layer}.", "decoder.layers.{layer}."
 HF_MTP, MF_MTP = "mtp.{next_layer}.", "mtp.layers.{next_layer}."
@@ -122,7 +125,7 @@ FAMILY = Family(
         "layer": "num_hidden_layers",
         "next_layer": "num_nextn_predict_layers | 0",
     },
-    options=(INTERLEAVED_MLP, EXPERTS_2D),
+    options=(INTERLEAVED_MLP, THREE_AXES),
     rules=(
         Rule("embed.weight", "embedding.word_embeddings.weight", "vocab hidden"),
         Rule("head.weight", "output_layer.weight", "vocab hidden"),

@@ -1,14 +1,16 @@
-"""DeepSeek-V3, R1 in MindFormers' mcore layout: latent attention under other names, gate and up joined, experts in two tensors, and the
+"""DeepSeek-V3, R1 in MindFormers' mcore layout: latent attention in one of four forms, gate and up joined, experts in two tensors, and the
 layer that predicts a further token (MTP) in a place of its own. `deepseek3` is the same model in the older layout.
 
 Each tensor keeps its own dtype. In released checkpoints the embedding and the head of the MTP layer are copies; others are refused.
 Source: MindFormers of July 2026, `toolkit/weight_convert/deepseekv3`, and `models/deepseek3` of 2.1.0. Golden cases
-`deepseek_v3_toolkit_*`.
+`deepseek_v3_toolkit_*`. For the forms see `words/latent.py`.
 """
 
 from mfconv_nb.families.deepseek2 import SIZES as DEEPSEEK2_SIZES
 from mfconv_nb.families.deepseek3 import FAMILY as DEEPSEEK3
 from mfconv_nb.families.deepseek3 import WITH_MTP
+from mfconv_nb.families.words.latent import GRAPH, JOINED, WITH_Q_RANK, latent_attention, mixture, mlp
+from mfconv_nb.families.words.latent import SIZES as ROTARY_SIZES
 from mfconv_nb.families.words.mcore import (
     EMBEDDING_AND_HEAD,
     EXPERTS_2D,
@@ -19,9 +21,6 @@ from mfconv_nb.families.words.mcore import (
     MTP_SIZES,
     NEXT_TOKEN,
     SOURCE,
-    latent_attention,
-    mixture,
-    mlp,
     norms,
 )
 from mfconv_nb.mapping.rules import Family, Repeated, size_option, when
@@ -29,7 +28,7 @@ from mfconv_nb.mapping.rules import Family, Repeated, size_option, when
 DENSE = "layers.{dense_layer}.mlp."
 SPARSE_HF, SPARSE_MF = "model.layers.{moe_layer}.", "decoder.layers.{moe_layer}."
 
-SIZES = {**DEEPSEEK2_SIZES, **MTP_SIZES, "untied": "not tie_word_embeddings"}
+SIZES = {**DEEPSEEK2_SIZES, **MTP_SIZES, **ROTARY_SIZES, "untied": "not tie_word_embeddings"}
 BLOCKS = (
     *latent_attention(),
     *norms(),
@@ -50,6 +49,9 @@ FAMILY = Family(
     sizes=SIZES,
     options=(
         WITH_MTP,
+        WITH_Q_RANK,
+        GRAPH,
+        JOINED,
         INTERLEAVED_MLP,
         EXPERTS_2D,
         size_option("num_layers", "main_layer"),

@@ -44,6 +44,13 @@ _ADAPTER = re.compile(
     r"|\.lora_(?P<hf>[AB])(?:\.default)?\.weight|\.lora_embedding_(?P<embedding>[AB])(?:\.default)?)"
 )
 
+# of the dynamic graph, one tensor for all experts of a layer: experts x in x rank, experts x rank x out (`pet/moe_lora_layer.py`)
+_OF_EXPERTS = re.compile(r"(?P<weight>.+\.experts\.weight[12])_lora_[ab]")
+
+HINT_EXPERTS = (
+    "Convert without them: --leave_out '*.experts.weight*_lora_*' (leave_out= in Python). "
+    "The experts are then as they were before the training."
+)
 HINT_ALPHA = (
     "It is model.model_config.pet_config.lora_alpha in the YAML of the run: give that with --config run.yaml (config= in Python), "
     "or the number with --lora_alpha (lora_alpha=)."
@@ -338,6 +345,8 @@ def _short(names: Sequence[str]) -> str:
 
 def why_no_adapter(name: str, family: Family) -> tuple[str, str, str] | None:
     """For an adapter that no rule takes: what was found, what would do, and what to do. None for other names."""
+    if experts := _OF_EXPERTS.fullmatch(name):
+        return f"an adapter of all experts in {experts['weight']}", "adapters of layers, not of stacked experts", HINT_EXPERTS
     half = half_of(name)
     if half is None:
         return None

@@ -36,6 +36,7 @@ from mfconv_nb.mapping.rules import (
     layouts_of,
     numbers_of,
     sides_of,
+    values_of,
 )
 from mfconv_nb.mapping.solve import directed_rule, needs_sizes, structural_sizes
 
@@ -213,7 +214,7 @@ def _flaws_of_conditions(family: Family) -> Iterator[Flaw]:
     """Conditions of rules that name an option or a size that the family does not have."""
     values = {o.name: o.values for o in family.options}
     for rule in family.rules:
-        for name, value in rule.when.items():
+        for name, value in ((name, value) for name, condition in rule.when.items() for value in values_of(condition)):
             if value not in values.get(name, ()):
                 expected = f"one of {values[name]}" if name in values else f"an option of the family: {', '.join(values) or 'it has none'}"
                 yield Flaw((rule,), f"when {name}={value!r}", expected, _hint_near(name, values))

@@ -13,6 +13,7 @@ from itertools import islice, product
 from typing import Any
 
 from mfconv_nb.core.blocks import whole
+from mfconv_nb.core.checkpoint import MF
 from mfconv_nb.core.errors import MappingError, SeveralFitError, UsageError, did_you_mean, quote
 from mfconv_nb.core.folding import fold
 from mfconv_nb.mapping.plan import MappingPlan, Part, Row
@@ -69,10 +70,15 @@ def _read_value(option: Option, value: object) -> OptionValue:
 
 @dataclass(frozen=True)
 class Choice:
-    """A form of a family, and how each option was decided: given, remembered, told from the config, names or shapes, or the default."""
+    """A form of a family, and how each option was decided: given, remembered, told from the config, names or shapes, or the default.
+
+    Attributes:
+        turn: of forms that all fit, those with the smallest count: the places of their values in options with ``first_counts``.
+    """
 
     form: Family
     decided: Mapping[str, str]
+    turn: tuple[int, ...] = ()
 
 
 def fitting_forms(
@@ -96,14 +102,22 @@ def fitting_forms(
 
 
 def all_forms(family: Family) -> list[Family]:
-    """Every combination of the options of a family, the default first."""
+    """Every combination of the options of a family, the default first; of those with the same rules and sizes the first."""
     choosing = [o for o in family.options if o.values]
-    return [form_of(family, dict(zip((o.name for o in choosing), v, strict=True))) for v in product(*(o.values for o in choosing))]
+    forms = (form_of(family, dict(zip((o.name for o in choosing), v, strict=True))) for v in product(*(o.values for o in choosing)))
+    found: dict[object, Family] = {}
+    for form in forms:
+        found.setdefault((form.rules, *form.sizes.items()), form)
+    return list(found.values())
 
 
-def configured_options(family: Family, config: Mapping[str, Any]) -> dict[str, OptionValue]:
-    """The options that only the numbers show, as a config has them: the YAML of a training run uses MindFormers' own names."""
-    told = {o.name: (config[o.name], o.values) for o in family.options if o.side == NUMBERS and o.name in config}
+def configured_options(family: Family, config: Mapping[str, Any], to: str) -> dict[str, OptionValue]:
+    """The options that a config decides: the YAML of a training run uses MindFormers' own names for them.
+
+    Those that only the numbers show; on the way to MindFormers those that it speaks of besides (``in_run``).
+    """
+    by_config = (o for o in family.options if o.side == NUMBERS or (o.in_run and to == MF))
+    told = {o.name: (config[o.name], o.values) for o in by_config if o.name in config}
     return {name: value for name, (value, values) in told.items() if any(_is_same(value, v) for v in values)}
 
 
@@ -130,7 +144,8 @@ def _choice(family: Family, chosen: Mapping[str, OptionValue], to: str, said: Ma
             return said[option.name][1]
         return "default" if option.side in (to, NUMBERS) else "told from names"
 
-    return Choice(form_of(family, chosen), {o.name: origin(o) for o in family.options if o.values})
+    turn = tuple(o.values.index(chosen[o.name]) for o in family.options if o.first_counts)
+    return Choice(form_of(family, chosen), {o.name: origin(o) for o in family.options if o.values}, turn)
 
 
 def options_that_matter(family: Family, choice: Choice) -> dict[str, str]:
@@ -151,7 +166,8 @@ def decide_form(choices: Sequence[Choice], plan: Callable[[Family], MappingPlan]
         MappingError: MFC302 when several forms fit that differ: the caller has to say which.
     """
     plans = [(choice, plan(choice.form)) for choice in choices]
-    clean = [(choice, made) for choice, made in plans if not made.problems]
+    first = min((choice.turn for choice, made in plans if not made.problems), default=())
+    clean = [(choice, made) for choice, made in plans if not made.problems and choice.turn == first]
     if len(clean) > 1 and any(_effect_of(made) != _effect_of(clean[0][1]) for _, made in clean[1:]):
         differing = [n for n in clean[0][0].form.chosen if len({str(c.form.chosen[n]) for c, _ in clean}) > 1]
         words = "; ".join(", ".join(f"--{n} {c.form.chosen[n]}" for n in differing) for c, _ in clean)
@@ -161,9 +177,10 @@ def decide_form(choices: Sequence[Choice], plan: Callable[[Family], MappingPlan]
         error.choices = tuple({n: str(c.form.chosen[n]) for n in differing} for c, _ in clean)
         raise error
     chosen, made = min(clean, key=lambda found: _count_unused(found[1])) if clean else min(plans, key=lambda found: len(found[1].problems))
-    if len(plans) > len(clean) == 1:
-        others = [c.form.chosen for c, _ in plans if c is not chosen]
-        by_shape = {n for n, v in chosen.form.chosen.items() if any(other[n] != v for other in others)}
+    if clean:
+        others = [c.form.chosen for c, made in plans if made.problems]
+        told = {n: v for n, v in chosen.form.chosen.items() if all(c.form.chosen[n] == v for c, _ in clean)}
+        by_shape = {n for n, v in told.items() if any(other[n] != v for other in others)}
         chosen = Choice(chosen.form, {n: "told from shapes" if n in by_shape else origin for n, origin in chosen.decided.items()})
     return chosen, made
 

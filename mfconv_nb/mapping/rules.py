@@ -18,6 +18,7 @@ from mfconv_nb.mapping.names import Pattern, parse_pattern
 
 Names = str | tuple[str, ...]
 OptionValue = str | bool | int
+Condition = OptionValue | tuple[OptionValue, ...]  # the value of an option with which a rule counts, or each of several
 
 # Rule.optional: the config does not promise these tensors. Some layers may have them and others not, or all have them or none.
 ALL_OR_NONE, ANYWHERE = "all or none", "anywhere"
@@ -60,7 +61,7 @@ class Rule:
     only_if: str | None = None
     dtype: str | None = None
     optional: str = ""
-    when: Mapping[str, OptionValue] = field(default_factory=dict, hash=False)
+    when: Mapping[str, Condition] = field(default_factory=dict, hash=False)
     same_as: str = ""
     written_at: Place = field(default_factory=read_place_of_call, compare=False, repr=False, kw_only=True)  # for messages
 
@@ -81,7 +82,7 @@ class Repeated:
     may_be: tuple[str, ...] = ()
     only_if: str | None = None
     optional: str = ""
-    when: Mapping[str, OptionValue] = field(default_factory=dict, hash=False)
+    when: Mapping[str, Condition] = field(default_factory=dict, hash=False)
     written_at: Place = field(default_factory=read_place_of_call, compare=False, repr=False, kw_only=True)  # for messages
 
 
@@ -101,7 +102,7 @@ class Tied:
     same_as: str
     layout: str
     only_if: str = "tied"
-    when: Mapping[str, OptionValue] = field(default_factory=dict, hash=False)
+    when: Mapping[str, Condition] = field(default_factory=dict, hash=False)
     written_at: Place = field(default_factory=read_place_of_call, compare=False, repr=False, kw_only=True)  # for messages
 
 
@@ -119,7 +120,7 @@ class Drop:
     pattern: str
     why: str
     side: str = "hf"
-    when: Mapping[str, OptionValue] = field(default_factory=dict, hash=False)
+    when: Mapping[str, Condition] = field(default_factory=dict, hash=False)
     same_as: str = ""
     written_at: Place = field(default_factory=read_place_of_call, compare=False, repr=False, kw_only=True)  # for messages
 
@@ -141,10 +142,12 @@ class Option:
             1. what the caller gives;
             2. what the manifest remembers;
             3. what names and shapes tell, if the source side shows it;
-            4. for ``NUMBERS``: the key of this name in the run's YAML, then, on the way back, the numbers of the original;
+            4. for ``NUMBERS`` and ``in_run``: the key of this name in the run's YAML, then, on the way back, the numbers of the original;
             5. the default.
         spelled: for some values, what ``{name}`` stands for in names instead of the value.
         size: the axis or placeholder that it gives the size of.
+        in_run: the YAML of a MindFormers run has it under this name, and decides it on the way to MindFormers.
+        first_counts: where names and shapes fit several of its values, the first of them counts, and nobody is asked.
         help: one line for ``--help``.
     """
 
@@ -154,6 +157,8 @@ class Option:
     help: str = ""
     spelled: Mapping[OptionValue, str] = field(default_factory=dict)
     size: str = ""
+    in_run: bool = False
+    first_counts: bool = False
 
     @property
     def default(self) -> OptionValue:
@@ -256,8 +261,8 @@ def derive_family(base: Family, key: str, covers: str, **changes: Any) -> Family
     return replace(base, key=key, covers=covers, **{**own, **changes})
 
 
-def when(*rules: AnyRule, **options: OptionValue) -> tuple[AnyRule, ...]:
-    """Rules that count only with these option values: ``*when(Rule(...), Rule(...), qkv_concat=False)``."""
+def when(*rules: AnyRule, **options: Condition) -> tuple[AnyRule, ...]:
+    """Rules that count only with these option values: ``*when(Rule(...), Rule(...), qkv_concat=False)``. A tuple: with each of them."""
     return tuple(replace(rule, when={**rule.when, **options}) for rule in rules)
 
 
@@ -325,12 +330,17 @@ def form_of(family: Family, chosen: Mapping[str, OptionValue]) -> Family:
     """
     spelled = {o.name: o.spelled.get(chosen[o.name], str(chosen[o.name])) for o in family.options if o.values}
     numbers = {name: text for name, text in spelled.items() if text.isdigit()}
-    belonging = (rule for rule in family.rules if all(chosen[name] == value for name, value in rule.when.items()))
+    belonging = (rule for rule in family.rules if all(chosen[name] in values_of(condition) for name, condition in rule.when.items()))
     rules = tuple(_with_texts(rule, lambda t: _fill_options(t, spelled), lambda t: _fill_options(t, spelled)) for rule in belonging)
     spoken_of = {o.size for o in (*COMMON_OPTIONS, *family.options)}.union(*(_axes_of(rule) for rule in rules))
     sizes = {axis: _fill_options(sentence, numbers) for axis, sentence in family.sizes.items() if axis in spoken_of}
     sized = tuple(o for o in family.options if not o.values)
     return replace(family, rules=rules, sizes=sizes, options=sized, chosen=dict(chosen))
+
+
+def values_of(condition: Condition) -> tuple[OptionValue, ...]:
+    """The values of an option with which a rule counts."""
+    return condition if isinstance(condition, tuple) else (condition,)
 
 
 def _axes_of(rule: AnyRule) -> set[str]:

@@ -12,8 +12,9 @@ from mfconv_nb.core.layout import parse_layout
 from mfconv_nb.core.sizes import read_sizes
 from mfconv_nb.families.registry import family_named, identify, known_families
 from mfconv_nb.mapping.expected import expected_specs
+from mfconv_nb.mapping.forms import templates_of
 from mfconv_nb.mapping.plan import plan_mapping
-from mfconv_nb.mapping.rules import Drop, Family, Repeated, Rule, Tied, default_form, layouts_of, sides_of
+from mfconv_nb.mapping.rules import Drop, Family, Repeated, Rule, Tied, all_templates, default_form, layouts_of, sides_of
 from tests.every_form import forms
 
 KEYS = [f.key for f in known_families()]
@@ -77,6 +78,7 @@ def test_a_family_is_told_from_its_config_and_from_its_names(form: Family) -> No
     names = names_of(form, HF)
     for model_type in form.model_types:
         first = family_named(form.told_as) if form.told_as else form
+        first = form if templates_of(names) - all_templates(first, MF) else first  # the older layout has no place for q without a rank
         assert identify(names, {"model_type": model_type}, MF).key == (first if model_type in first.model_types else form).key
         assert identify(names_of(form, MF), {"model_type": model_type}, HF).key == form.key
     if form.told_as:

@@ -44,7 +44,7 @@ INTERLEAVED_MLP = Option(
 EXPERTS_2D = Option(
     "experts_2d",
     (True, False),
-    help="Routed experts as training has them, (experts x hidden) by (2 x ffn); False: three axes, as inference loads them.",
+    help="Routed experts as the static graph has them, (experts x hidden) by (2 x ffn); False: three axes, as the others have them.",
 )
 
 
@@ -101,47 +101,41 @@ def head_norms(hf: str = HF, mf: str = MF, **more: Any) -> tuple[Rule, ...]:
     return tuple(Rule(hf + f"self_attn.{n}_norm.weight", mf + f"self_attention.{n}_layernorm.weight", "head", **more) for n in "qk")
 
 
-def mlp(hf: str, mf: str, ffn: str) -> tuple[AnyRule, ...]:
-    """Gate and up as one matrix in either of its two layouts, and down: of a layer, or of its shared experts."""
+def joined_mlp(hf: str, mf: str, ffn: str) -> tuple[Rule, Rule, Rule]:
+    """Gate and up as one matrix, a row of each in turn; the same as two halves; and down."""
     pair = (hf + "gate_proj.weight", hf + "up_proj.weight")
     in_turn = Rule(
         pair, mf + "linear_fc1.weight", f"({ffn} gate) hidden, ({ffn} up) hidden -> ({ffn} (gate + up)) hidden", sizes={"gate": 1, "up": 1}
     )
     halves = Rule(pair, mf + "linear_fc1.weight", "gate hidden, up hidden -> (gate + up) hidden", sizes={"gate": ffn, "up": ffn})
-    return (
-        *when(in_turn, use_interleaved_weight_layout_mlp=True),
-        *when(halves, use_interleaved_weight_layout_mlp=False),
-        Rule(hf + "down_proj.weight", mf + "linear_fc2.weight", f"hidden {ffn}"),
-    )
+    return in_turn, halves, Rule(hf + "down_proj.weight", mf + "linear_fc2.weight", f"hidden {ffn}")
 
 
-def experts(hf: str, mf: str) -> tuple[AnyRule, ...]:
-    """The routed experts of a layer in two tensors, input first. Gate and up lie side by side: no option interleaves them."""
+def mlp(hf: str, mf: str, ffn: str) -> tuple[AnyRule, ...]:
+    """Gate and up as one matrix in either of its two layouts, and down: of a layer, or of its shared experts."""
+    in_turn, halves, down = joined_mlp(hf, mf, ffn)
+    return (*when(in_turn, use_interleaved_weight_layout_mlp=True), *when(halves, use_interleaved_weight_layout_mlp=False), down)
+
+
+def stacked_experts(hf: str, mf: str) -> tuple[tuple[Rule, ...], tuple[Rule, ...]]:
+    """The routed experts of a layer in two tensors of two axes, and of three; input first. No option interleaves gate and up."""
     pair, down = (hf + "gate_proj.weight", hf + "up_proj.weight"), hf + "down_proj.weight"
     equal = {"gate": "expert_ffn", "up": "expert_ffn"}
-    flat = (
+    two_axes = (
         Rule(pair, mf + "weight1", "gate hidden, up hidden -> (expert hidden) (gate + up)", sizes=equal),
         Rule(down, mf + "weight2", "hidden expert_ffn -> (expert expert_ffn) hidden"),
     )
-    stacked = (
+    three_axes = (
         Rule(pair, mf + "weight1", "gate hidden, up hidden -> expert hidden (gate + up)", sizes=equal),
         Rule(down, mf + "weight2", "hidden expert_ffn -> expert expert_ffn hidden"),
     )
-    return (*when(*flat, experts_2d=True), *when(*stacked, experts_2d=False))
+    return two_axes, three_axes
 
 
-def latent_attention(hf: str = HF, mf: str = MF) -> tuple[Rule, ...]:
-    """Multi-head latent attention: new names; rotary rows stay as Hugging Face has them."""
-    hf, mf = hf + "self_attn.", mf + "self_attention."
-    return (
-        Rule(hf + "q_a_proj.weight", mf + "linear_q_down_proj.weight", "q_rank hidden"),
-        Rule(hf + "q_a_layernorm.weight", mf + "q_layernorm.weight", "q_rank"),
-        Rule(hf + "q_b_proj.weight", mf + "linear_q_up_proj.weight", "(heads (nope + rope)) q_rank"),
-        Rule(hf + "kv_a_proj_with_mqa.weight", mf + "linear_kv_down_proj.weight", "(kv_rank + rope) hidden"),
-        Rule(hf + "kv_a_layernorm.weight", mf + "kv_layernorm.weight", "kv_rank"),
-        Rule(hf + "kv_b_proj.weight", mf + "linear_kv_up_proj.weight", "(heads (nope + value)) kv_rank"),
-        Rule(hf + "o_proj.weight", mf + "linear_proj.weight", "hidden (heads value)"),
-    )
+def experts(hf: str, mf: str) -> tuple[AnyRule, ...]:
+    """The routed experts of a layer in two tensors, of two axes or of three."""
+    two_axes, three_axes = stacked_experts(hf, mf)
+    return (*when(*two_axes, experts_2d=True), *when(*three_axes, experts_2d=False))
 
 
 def mixture(hf: str, mf: str) -> tuple[AnyRule, ...]:

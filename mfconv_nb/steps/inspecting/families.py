@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from mfconv_nb.mapping.rules import (
     Repeated,
     Tied,
     default_form,
+    values_of,
 )
 
 SIDES = {
@@ -218,7 +220,8 @@ def _fold_rules(rules: Iterable[AnyRule]) -> list[tuple[AnyRule, list[Mapping[st
     """The rules without the options they belong to, each with all that it stands with."""
     folded: dict[AnyRule, list[Mapping[str, OptionValue]]] = {}
     for rule in rules:
-        folded.setdefault(replace(rule, when={}), []).append(rule.when)
+        each = product(*(values_of(condition) for condition in rule.when.values()))
+        folded.setdefault(replace(rule, when={}), []).extend(dict(zip(rule.when, values, strict=True)) for values in each)
     return list(folded.items())
 
 
