@@ -14,7 +14,7 @@ from mfconv_nb.core.checkpoint import MF, Checkpoint
 from mfconv_nb.mapping.kinds import kind_of
 from tests.families.networks import IS_THERE, read_network
 from tests.mindformers_package import mindformers_modules
-from tests.support import raws_of
+from tests.toys import raws_of
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 V3, TELECHAT, V4, QWEN3 = (

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
-from tests.support import raws_in, raws_of, write_hf, write_safetensors
+from tests.support import raws_in, write_hf, write_safetensors
+from tests.toys import raws_of
 
 NETWORKS = Path(__file__).parents[3] / "shared" / "networks"
 pytestmark = pytest.mark.skipif(not NETWORKS.is_dir(), reason="no shared/networks beside the project: lists of parameters, not copied here")

@@ -13,7 +13,8 @@ import pytest
 import mfconv_nb as mc
 from mfconv_nb.families.registry import known_families
 from mfconv_nb.mapping.adapters import default_style, half_of
-from tests.support import raws_in, raws_of, write_safetensors
+from tests.support import raws_in, write_safetensors
+from tests.toys import raws_of
 
 RANK, ALPHA = 3, 6
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
