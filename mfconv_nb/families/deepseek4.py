@@ -109,7 +109,7 @@ FAMILY = Family(
         "o_width": "num_attention_heads * head_dim / o_groups",
         "expert": "n_routed_experts",
         "expert_ffn": "moe_intermediate_size",
-        "shared_ffn": "n_shared_experts * moe_intermediate_size | moe_intermediate_size",
+        "shared_ffn": "moe_shared_expert_intermediate_size | n_shared_experts * moe_intermediate_size | moe_intermediate_size",
         "hc": "hc_mult",
         "hc_rows": "hc_mult * (hc_mult + 2)",
         "hc_width": "hc_mult * hidden_size",
