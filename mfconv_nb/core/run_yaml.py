@@ -39,6 +39,7 @@ NAMES = {
     "index_head_dim": ("dsa_indexer_head_dim",),
     "index_n_heads": ("dsa_indexer_n_heads",),
     "use_qk_norm": ("qk_layernorm",),
+    "hc_mult": ("num_residual_streams",),
 }
 EXPERTS = ("expert_num", "n_routed_experts", "num_experts", "num_moe_experts", "num_local_experts")  # all of them the routed experts
 BIASES = ("qkv_has_bias", "attn_proj_has_bias")  # config.json's attention_bias means both at once

@@ -101,10 +101,18 @@ def all_forms(family: Family) -> list[Family]:
     return [form_of(family, dict(zip((o.name for o in choosing), v, strict=True))) for v in product(*(o.values for o in choosing))]
 
 
-def configured_options(family: Family, config: Mapping[str, Any]) -> dict[str, OptionValue]:
-    """The options that only the numbers show, as a config has them: the YAML of a training run uses MindFormers' own names."""
-    told = {o.name: (config[o.name], o.values) for o in family.options if o.side == NUMBERS and o.name in config}
-    return {name: value for name, (value, values) in told.items() if any(_is_same(value, v) for v in values)}
+def configured_options(family: Family, config: Mapping[str, Any], to: str) -> dict[str, OptionValue]:
+    """The options that the YAML of a training run says, under MindFormers' own names: those that only the numbers show, and those of the
+    target side. What the source side has, its names show better.
+    """
+    found: dict[str, OptionValue] = {}
+    for option in (o for o in family.options if o.side in (to, NUMBERS)):
+        said = config.get(option.yaml_key or (option.name if option.side == NUMBERS else ""))
+        meant = next((value for key, value in option.yaml_values.items() if _is_same(said, key)), said)
+        fitting = [value for value in option.values if _is_same(meant, value)]
+        if fitting:
+            found[option.name] = fitting[0]
+    return found
 
 
 def _is_same(value: object, other: OptionValue) -> bool:

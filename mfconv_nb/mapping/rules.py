@@ -142,10 +142,13 @@ class Option:
             1. what the caller gives;
             2. what the manifest remembers;
             3. what names and shapes tell, if the source side shows it;
-            4. for ``NUMBERS``: the key of this name in the run's YAML, then, on the way back, the numbers of the original;
+            4. the YAML of the run (``yaml_key``), where the target side or only the numbers show it; for ``NUMBERS`` then, on the way
+               back, the numbers of the original;
             5. the default.
         spelled: for some values, what ``{name}`` stands for in names instead of the value.
         size: the axis or placeholder that it gives the size of.
+        yaml_key: the key of a run's YAML that says its value; for ``NUMBERS`` the option's own name, unless another is given.
+        yaml_values: for what the YAML says, the value of the option, where they are not the same: ``{True: "joined"}``.
         help: one line for ``--help``.
     """
 
@@ -155,6 +158,8 @@ class Option:
     help: str = ""
     spelled: Mapping[OptionValue, str] = field(default_factory=dict)
     size: str = ""
+    yaml_key: str = ""
+    yaml_values: Mapping[str | bool | int, OptionValue] = field(default_factory=dict)
 
     @property
     def default(self) -> OptionValue:
