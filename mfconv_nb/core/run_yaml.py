@@ -44,6 +44,7 @@ NAMES = {
 EXPERTS = ("expert_num", "n_routed_experts", "num_experts", "num_moe_experts", "num_local_experts")  # all of them the routed experts
 BIASES = ("qkv_has_bias", "attn_proj_has_bias")  # config.json's attention_bias means both at once
 PARTS = {"llm_model": ("llm_model", "text_config"), "vision_model": ("vision_model", "vision_config")}  # and their older names
+MAPPINGS = ("rope_scaling", "rope_parameters")
 HINT_LORA = "Put the number there that the training had (model.model_config.pet_config in the YAML of a run)."
 
 
@@ -212,8 +213,9 @@ def config_of(sizes: Mapping[str, Any], classes: Mapping[str, RunClass], experts
 
 
 def _plain(sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers, words and lists. YAML has `null` for nothing; many run files spell Python's word."""
-    return {k: v for k, v in sizes.items() if isinstance(v, bool | int | float | str | list) and v != "None"}
+    """Numbers, words, lists and nothing, which many run files spell as Python does; and what config.json has as a mapping too."""
+    kept = {k: v for k, v in sizes.items() if v is None or isinstance(v, bool | int | float | str | list) or k in MAPPINGS}
+    return {k: v for k, v in kept.items() if v != "None"}
 
 
 def _routing_of(experts: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,10 +227,10 @@ def _routing_of(experts: Mapping[str, Any]) -> dict[str, Any]:
 def _add_names(config: dict[str, Any], reader: RunClass) -> None:
     """Add the names of config.json for MindFormers' own."""
     for key, names in NAMES.items():
-        found = next((config[name] for name in names if name in config and name not in reader.unread), None)
-        if key not in config and found is not None:
+        found = next((config[name] for name in names if config.get(name) is not None and name not in reader.unread), None)
+        if config.get(key) is None and found is not None:
             config[key] = found
-    number = next((config[n] for n in EXPERTS if n in config), None)
+    number = next((config[n] for n in EXPERTS if config.get(n) is not None), None)
     if isinstance(number, int) and number > 1:
         config |= dict.fromkeys(EXPERTS[1:], number)
 

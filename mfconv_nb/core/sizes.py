@@ -155,7 +155,7 @@ SIZES_OF_LANGUAGE = ("hidden_size", "n_embd", "d_model")
 
 def says_sizes(config: Mapping[str, Any]) -> bool:
     """Whether a config has sizes of a model, at the top or in a part, as a YAML with nothing but switches has not."""
-    return any(key in part for part in (config, *config.values()) if isinstance(part, Mapping) for key in SIZES_OF_LANGUAGE)
+    return any(part.get(key) is not None for part in (config, *config.values()) if isinstance(part, Mapping) for key in SIZES_OF_LANGUAGE)
 
 
 def text_part(config: Mapping[str, Any]) -> str | None:

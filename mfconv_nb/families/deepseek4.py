@@ -99,6 +99,7 @@ FAMILY = Family(
     key="deepseek4",
     covers="DeepSeek-V4 (bf16)",
     model_types=("deepseek_v4",),
+    run_keys={"moe_grouped_gemm": True},
     sizes={
         "vocab": "vocab_size",
         "hidden": "hidden_size",

@@ -210,6 +210,7 @@ class Family:
         windows: for a ``model_type`` that may limit attention to a window, where its config says so.
         conv1d: for a ``model_type`` with Conv1D layers, whose weight transformers holds as in x out: the names of these layers.
         run_classes: what MindFormers' classes of this family take their keys for (`type` in the YAML of a run), by name.
+        run_keys: what the YAML of a run must say, besides options and sizes, for a network of MindFormers with these tensors.
         mf_words: parts of names that only MindFormers uses; they tell the side where no family knows the names.
         options: what a caller may choose.
         toy: config.json of the small checkpoint that ``mfconv toy`` makes; all axis sizes differ.
@@ -231,6 +232,7 @@ class Family:
     windows: Mapping[str, Window] = field(default_factory=dict)
     conv1d: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     run_classes: Mapping[str, RunClass] = field(default_factory=dict)
+    run_keys: Mapping[str, OptionValue] = field(default_factory=dict)
     mf_words: tuple[str, ...] = ()
     options: tuple[Option, ...] = ()
     toy: Mapping[str, Any] = field(default_factory=dict)
@@ -258,7 +260,7 @@ class Family:
 def derive_family(base: Family, key: str, covers: str, **changes: Any) -> Family:
     """Another family with the table of ``base``. What ``base`` says of its models alone (their types, its other keys) stays behind."""
     own: dict[str, Any] = dict.fromkeys(("model_types", "aliases", "also", "same_maths", "mf_words"), ())
-    own |= {name: {} for name in ("part_types", "windows", "conv1d", "run_classes")}
+    own |= {name: {} for name in ("part_types", "windows", "conv1d", "run_classes", "run_keys")}
     return replace(base, key=key, covers=covers, **{**own, **changes})
 
 
