@@ -17,7 +17,6 @@ from .steps.inspecting.doctor import doctor as doctor
 from .steps.loading.load import load as load
 from .steps.loading.read import read as read
 from .steps.saving.assign import assign as assign
-from .steps.saving.run_config import translate_config as translate_config
 from .steps.saving.save import save as save
 from .steps.saving.toy import expected as expected
 from .steps.saving.toy import toy as toy

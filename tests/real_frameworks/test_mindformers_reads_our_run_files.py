@@ -18,6 +18,7 @@ import mfconv_nb as mc
 from mfconv_nb.core.sizes import read_sizes
 from mfconv_nb.families.registry import family_meant
 from mfconv_nb.mapping.rules import default_form
+from mfconv_nb.steps.loading.caller_facts import read_caller_facts
 from tests.mindformers_package import mindformers_folder
 from tests.support import PATIENCE
 
@@ -70,7 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / family / "hf").mkdir(parents=True)
         config = {**(mc.toy(family).config or {}), **changes}
         (root / family / "hf" / "config.json").write_text(json.dumps(config))
-        mc.translate_config(root / family / "hf", root / family / "run.yaml", to="yaml")
+        mc.author.translate_config(root / family / "hf", root / family / "run.yaml", to="yaml")
     return root
 
 
@@ -108,7 +109,7 @@ def test_the_network_of_our_yaml_holds_what_the_family_writes(family: str, folde
 @pytest.mark.parametrize("name, family", SHIPPED.items())
 def test_we_read_in_a_shipped_run_file_the_sizes_that_mindformers_reads(name: str, family: str, read: dict[str, dict[str, Any]]) -> None:
     sentences = default_form(family_meant(family)).sizes
-    ours = read_sizes(mc.load({}, config=shipped(name)).config or {}, sentences).values_by_axis
+    ours = read_sizes(read_caller_facts(shipped(name)).config or {}, sentences).values_by_axis
     config = {key: value for key, value in read[name]["config"].items() if value is not None}
     theirs = read_sizes({**config, **({"head_dim": config["v_head_dim"]} if family == "deepseek4" else {})}, sentences).values_by_axis
     assert {axis: size for axis, size in ours.items() if theirs.get(axis) != size} == {}
@@ -118,10 +119,10 @@ def test_we_read_in_a_shipped_run_file_the_sizes_that_mindformers_reads(name: st
 @pytest.mark.parametrize("name", [name for name, family in SHIPPED.items() if family in WITH_PLAIN_ROTARY])
 def test_a_shipped_run_file_becomes_a_config_json_and_a_run_file_of_the_same_sizes(name: str, tmp_path: Path) -> None:
     sentences = default_form(family_meant(SHIPPED[name])).sizes
-    mc.translate_config(shipped(name), tmp_path / "config.json", to="json")
-    mc.translate_config(tmp_path, tmp_path / "back.yaml", to="yaml")
+    mc.author.translate_config(shipped(name), tmp_path / "config.json", to="json")
+    mc.author.translate_config(tmp_path, tmp_path / "back.yaml", to="yaml")
     before, middle, after = (
-        read_sizes(mc.load({}, config=file).config or {}, sentences).values_by_axis
+        read_sizes(read_caller_facts(file).config or {}, sentences).values_by_axis
         for file in (shipped(name), tmp_path / "config.json", tmp_path / "back.yaml")
     )
     assert before == middle == after

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import yaml
+
 NETWORKS = {  # model_type: module below mindformers.models, class
     "qwen3": ("qwen3.modeling_qwen3_train", "TrainingQwen3ForCausalLM"),
     "qwen3_moe": ("qwen3_moe.modeling_qwen3_moe_train", "TrainingQwen3MoeForCausalLM"),
@@ -28,14 +30,14 @@ def read_with_mindformers(file: Path) -> dict[str, Any]:
     from mindformers.models.build_config import get_model_config  # in this process alone
     from mindformers.tools.register import MindFormerConfig  # the same
 
-    run = MindFormerConfig(str(file))
-    if "model_config" not in run.model:  # the dynamic graph has no level between
-        run.model = MindFormerConfig(model_config=run.model.to_dict())
-    config = get_model_config(run.model)
+    said = yaml.safe_load(file.read_text(encoding="utf-8"))["model"]
+    # the dynamic graph has no level between, and a reader of its own
+    model = MindFormerConfig(str(file)).model if "model_config" in said else MindFormerConfig(model_config=said)
+    config = get_model_config(model)
     found = {"config": config.to_dict()}
     folder = file.parent / "hf"
     if folder.is_dir():
-        plain = run.model.to_dict()["model_config"]
+        plain = model.to_dict()["model_config"]
         found["from the folder"] = get_model_config(MindFormerConfig(pretrained_model_dir=str(folder), model_config=plain)).to_dict()
         if config.model_type in NETWORKS:
             module, name = NETWORKS[config.model_type]

@@ -33,4 +33,4 @@ def config(path: Path, target: Path | None, to: str, model: str | None, force: b
     family. It is the part `model` of a run's YAML; data, devices and precision are the run's own. Only models that MindFormers has such
     a network for.
     """
-    click.echo(plain_marks(repr(mc.translate_config(path, target, to=to, family=model, overwrite=force, **options))))
+    click.echo(plain_marks(repr(mc.author.translate_config(path, target, to=to, family=model, overwrite=force, **options))))

@@ -10,6 +10,7 @@ config.json says in other words. Older classes (`type: LlamaConfig`) are read, n
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +23,6 @@ from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.sizes import RUN_CONFIG, config_name, read_sizes
 from mfconv_nb.families.registry import family_meant, known_families
 from mfconv_nb.families.same_maths import listed_types, model_type_of
-from mfconv_nb.formats.assets import config_bytes
 from mfconv_nb.mapping.forms import checked_options, configured_options
 from mfconv_nb.mapping.quantised import claimed_scheme
 from mfconv_nb.mapping.rules import NUMBERS, Family, Option, OptionValue, default_form
@@ -123,7 +123,7 @@ def translate_config(
     form = _form_for(content, family, options, facts)
     read_sizes(content, form.sizes)  # refused by name where one is missing
     said, notes = _run_of(content, form) if to == YAML else _config_of(content, form)
-    text = _yaml_text(said) if to == YAML else config_bytes(said).decode()
+    text = _yaml_text(said) if to == YAML else json.dumps(said, indent=2) + "\n"
     path = None if target is None else local_path(target)
     if path is not None:
         _write(path, text, overwrite=overwrite)
