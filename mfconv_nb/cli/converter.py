@@ -74,6 +74,8 @@ def run(ctx: click.Context, converter: Path, source: Path, target: Path) -> int:
     for name, why in ONLY_OURS.items():
         if given[name]:
             raise click.UsageError(f"--{name} does not go with --converter. {why}")
+    if isinstance(given["config"], tuple):
+        raise click.UsageError("--converter takes one --config: it is handed to the code in DIR.")
     to, against = "hf" if given["to_hf"] else "mf", given["against"]
     extra: dict[str, Any] = dict(given["options"])
     if taken := TAKEN & extra.keys():

@@ -62,7 +62,7 @@ def _family_option(option: Option, *, hidden: bool) -> click.Option:
     words = [str(v) or "''" for v in option.values]
     values = " or ".join(words)
     teller = (
-        "the YAML of a run says" if option.side == "numbers" else "names or the YAML of a run say" if option.in_run else "the names say"
+        "the YAML of a run says" if option.side == "numbers" else "names or the YAML of a run say" if option.yaml_key else "the names say"
     )
     text = option.help + (f" {values}; left out, {words[0]} or what {teller}." if words else "")
     return click.Option([*flags, option.name], metavar=values or "N", help=text.strip(), hidden=hidden)

@@ -46,8 +46,24 @@ layers = click.option("--layers", type=click.IntRange(1), help="Convert the firs
 leave_out = click.option(
     "--leave_out", "--leave-out", multiple=True, metavar="PATTERN", help="Do not convert tensors of these names; * stands for anything."
 )
+Configs = Path | tuple[Path, ...] | None  # what --config gave: nothing, one, or several
+
+
+def _configs_of(ctx: click.Context, param: click.Parameter, value: tuple[Path, ...]) -> Configs:
+    return value if len(value) > 1 else next(iter(value), None)
+
+
+def folder_among(config: Configs) -> Path | None:
+    """The Hugging Face folder among the configs: tokenizer files come from there."""
+    return next((c for c in ((config,) if isinstance(config, Path) else config or ()) if c.is_dir()), None)
+
+
 config = click.option(
-    "--config", type=CHECKPOINT, help="A config.json, the Hugging Face folder that holds it, or the YAML of a MindFormers run."
+    "--config",
+    type=CHECKPOINT,
+    multiple=True,
+    callback=_configs_of,
+    help="A config.json, the Hugging Face folder that holds it, or the YAML of a MindFormers run; twice: sizes and switches.",
 )
 lora_alpha = click.option("--lora_alpha", "--lora-alpha", type=float, help="Alpha of LoRA adapters, where no config beside them says it.")
 

@@ -227,6 +227,7 @@ class History:
         twins: names that its files leave out, since their tensor is there under another name, and that name.
         quantised_by: the scheme by which it was quantised, where a file beside it names one.
         run: the training run it was merged from; None for any other checkpoint.
+        switches: what the YAML of a training run says, by key: how layouts were chosen.
         lora: what is known of its LoRA adapters besides their numbers: alpha, and where it was read.
         merged: which adapters were added to its weights: then those are computed, not copied.
     """
@@ -245,6 +246,7 @@ class History:
     twins: Mapping[str, str] = field(default_factory=dict)
     quantised_by: str = ""
     run: TrainingRun | None = None
+    switches: Mapping[str, Any] = field(default_factory=dict)
     lora: Lora | None = None
     merged: Merge | None = None
 

@@ -28,7 +28,8 @@ MAX_CONFIG_BYTES = 16 << 20
 MAX_AXIS = 1 << 40  # larger than any axis of a tensor that fits on a disk; keeps arithmetic honest
 UNKNOWN = "?"
 PARAMS = "params.json"
-HINT_CONFIG = "Does this config.json belong to these weights? Another one can be given with --config (config= in Python)."
+RUN_CONFIG = "mindformers_run"  # key of a config that was read from a run's YAML: its sizes serve, but it is no config.json to publish
+SIZES_FROM = "pretrained_model_dir"  # key of the YAML of a run that names the Hugging Face folder the sizes stand in
 
 _PLACEHOLDER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 
@@ -70,6 +71,16 @@ class Sizes(Mapping[str, Size]):
         return {axis: size.value for axis, size in self._known.items()}
 
     @property
+    def file(self) -> str:
+        """The name of the file they were read from."""
+        return config_name(self._config)
+
+    @property
+    def hint(self) -> str:
+        """What to do where they do not fit the weights."""
+        return hint_of_config(self._config)
+
+    @property
     def depends_on(self) -> tuple[str, ...]:
         """The placeholders that some sizes depend on."""
         return tuple(self._placeholders)
@@ -83,9 +94,9 @@ class Sizes(Mapping[str, Size]):
             found = dict(self._known)
             for axis, sentence in self._later.items():
                 if all(indices.get(p, -1) >= 0 for p in _PLACEHOLDER.findall(sentence)):
-                    size = _size(self._config, sentence.format_map(indices))
+                    size = read_size(self._config, sentence.format_map(indices))
                     found |= {axis: size} if size is not None else {}
-            self._at[key] = Sizes(found)
+            self._at[key] = Sizes(found, self._config)
         return self._at[key]
 
     def with_more(self, told: Mapping[str, Size]) -> Sizes:
@@ -130,33 +141,58 @@ def read_sizes(config: Mapping[str, Any], sentences: Mapping[str, str]) -> Sizes
     for axis, sentence in sentences.items():
         if axis in later:
             continue
-        size = _size(config, sentence)
+        size = read_size(config, sentence)
         if size is not None:
             known[axis] = size
         elif UNKNOWN not in sentence:
             expected, hint = sentence.replace("|", "or"), _hint_of_a_size(config)
-            raise MappingError("MFC107", f"axis {quote(axis)}", found="no value", expected=expected, hint=hint)
+            raise MappingError("MFC107", f"axis {quote(axis)} in {config_name(config)}", found="no value", expected=expected, hint=hint)
     return Sizes(known, config, later)
+
+
+SIZES_OF_LANGUAGE = ("hidden_size", "n_embd", "d_model")
+
+
+def says_sizes(config: Mapping[str, Any]) -> bool:
+    """Whether a config has sizes of a model, at the top or in a part, as a YAML with nothing but switches has not."""
+    return any(part.get(key) is not None for part in (config, *config.values()) if isinstance(part, Mapping) for key in SIZES_OF_LANGUAGE)
 
 
 def text_part(config: Mapping[str, Any]) -> str | None:
     """Under which key a config of a model of several parts, such as images and text, has the sizes of its language model; else None."""
-    sizes = ("hidden_size", "n_embd", "d_model")
+    sizes = SIZES_OF_LANGUAGE
     parts = (k for k, part in config.items() if isinstance(part, Mapping) and re.search("text|language|llm|decoder", k))
     return None if any(k in config for k in sizes) else next((k for k in parts if any(s in config[k] for s in sizes)), None)
+
+
+def config_name(config: Mapping[str, Any] | None) -> str:
+    """How messages call a config: `config.json`, or the name of the YAML that it was read from."""
+    return str((config or {}).get(RUN_CONFIG) or "config.json")
+
+
+def hint_of_config(config: Mapping[str, Any] | None) -> str:
+    """What to do where the sizes of a config are missing, or do not fit the weights."""
+    name = quote(config_name(config))
+    if RUN_CONFIG not in (config or {}):
+        return f"Does this {name} belong to these weights? Another one can be given with --config (config= in Python)."
+    both = "give the model's Hugging Face folder too: --config HF_DIR --config RUN.yaml (config=[HF_DIR, RUN_YAML] in Python)."
+    folder = (config or {}).get(SIZES_FROM)
+    if isinstance(folder, str) and folder:
+        return f"The run takes its sizes from {SIZES_FROM}, {quote(folder)}, which has no config here: {both}"
+    return f"Is {name} the YAML of these weights? A size that it leaves to the defaults of its class is not known here; {both}"
 
 
 def _hint_of_a_size(config: Mapping[str, Any]) -> str:
     part = text_part(config)
     if part is None:
-        return HINT_CONFIG
+        return hint_of_config(config)
     return (
         f"The sizes of the language model stand under {quote(part)}. Save that part of config.json as a file of its own and give it with "
         f"--config (config=mc.load(...).config[{quote(part)}] in Python)."
     )
 
 
-def _size(config: Mapping[str, Any], sentence: str) -> Size | None:
+def read_size(config: Mapping[str, Any], sentence: str) -> Size | None:
     """The value of the first alternative that has one; of ``a .. b`` both ends."""
     for alternative in (text.strip() for text in sentence.split("|")):
         first, dots, last = alternative.rpartition("..")
@@ -173,7 +209,7 @@ def _whole(config: Mapping[str, Any], text: str) -> int | None:
     if value is None:
         return None
     if value != int(value) or not 0 <= value <= MAX_AXIS:
-        raise _not_whole(value, text)
+        raise _not_whole(value, text, config)
     return int(value)
 
 
@@ -192,13 +228,14 @@ _OPERATIONS: Mapping[type, Callable[[Any, Any], Any]] = {
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.Div: operator.floordiv,
+    ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
     ast.Pow: _power,
 }
 
 
 def _evaluate(config: Mapping[str, Any], node: ast.expr) -> Any:
-    """``a``, ``a.b``, ``a[2]``, numbers, + - * / % **, ``int(...)``, which rounds down, ``len(a)`` of a list, and ``not a``, which is 1
+    """``a``, ``a.b``, ``a[2]``, numbers, + - * / // % **, ``int(...)``, which rounds down, ``len(a)`` of a list, and ``not a``, which is 1
     where ``a`` is absent or 0. A division must come out even.
     """
     if isinstance(node, ast.Constant):
@@ -207,9 +244,10 @@ def _evaluate(config: Mapping[str, Any], node: ast.expr) -> Any:
         left, right = _evaluate(config, node.left), _evaluate(config, node.right)
         if left is None or right is None:
             return None
-        if isinstance(node.op, ast.Div | ast.Mod) and (right == 0 or (isinstance(node.op, ast.Div) and left % right)):
+        if isinstance(node.op, ast.Div | ast.FloorDiv | ast.Mod) and (right == 0 or (isinstance(node.op, ast.Div) and left % right)):
             found, expected = f"{left} / {right}", "a division without remainder"
-            raise MappingError("MFC107", ast.unparse(node), found=found, expected=expected, hint=HINT_CONFIG)
+            where = f"{ast.unparse(node)} in {config_name(config)}"
+            raise MappingError("MFC107", where, found=found, expected=expected, hint=hint_of_config(config))
         return _OPERATIONS[type(node.op)](left, right)
     if isinstance(node, ast.UnaryOp):
         return int(not _evaluate(config, node.operand))
@@ -220,7 +258,7 @@ def _evaluate(config: Mapping[str, Any], node: ast.expr) -> Any:
         inner = _evaluate(config, node.args[0])
         return None if inner is None else int(inner)
     value = _look_up(config, node)
-    return value if value is None else _number(value, ast.unparse(node))
+    return value if value is None else _number(value, ast.unparse(node), config)
 
 
 def is_readable(sentence: str) -> bool:
@@ -268,13 +306,13 @@ def _look_up(config: Any, node: ast.expr) -> Any:
     raise ValueError(f"a size sentence cannot hold {ast.unparse(node)}")
 
 
-def _number(value: Any, text: str) -> int | float:
-    """A number from a config.json: not negative, not endless; 4096.0 counts as 4096."""
+def _number(value: Any, text: str, config: Mapping[str, Any]) -> int | float:
+    """A number from a config: not negative, not endless; 4096.0 counts as 4096."""
     if isinstance(value, int | float) and 0 <= value <= MAX_AXIS:
         return int(value) if value == int(value) else value
-    raise _not_whole(value, text)
+    raise _not_whole(value, text, config)
 
 
-def _not_whole(value: Any, text: str) -> MappingError:
-    where = f"{quote(text)} in config.json"
-    return MappingError("MFC106", where, found=quote(str(value)), expected="a whole number, not negative", hint=HINT_CONFIG)
+def _not_whole(value: Any, text: str, config: Mapping[str, Any]) -> MappingError:
+    where = f"{quote(text)} in {config_name(config)}"
+    return MappingError("MFC106", where, found=quote(str(value)), expected="a whole number, not negative", hint=hint_of_config(config))

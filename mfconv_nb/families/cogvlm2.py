@@ -5,6 +5,7 @@ MindFormers wraps the language model, which shows in the names.
 Source: MindFormers 1.3.2, `models/cogvlm2`, which has the sizes of the 8B model typed in and no way back. Golden cases `cogvlm2-*`.
 """
 
+from mfconv_nb.core.run_yaml import RunClass
 from mfconv_nb.families.llama import FAMILY as LLAMA
 from mfconv_nb.families.words.shorthand import linear, norm
 from mfconv_nb.mapping.rules import ALL_OR_NONE, Family, Option, Repeated, Rule, when
@@ -98,6 +99,15 @@ FAMILY = Family(
             help="lora: names for a run that trains adapters.",
         ),
     ),
+    run_classes={
+        "CogVLM2Config": RunClass(
+            {
+                "num_multi_query_heads": "num_key_value_heads",
+                "vision_config.num_positions": "(vision_config.image_size / vision_config.patch_size) ** 2 + 1",
+            },
+            parts={"llm_model": "", "vision_model": "vision_config"},
+        ),
+    },
     sizes={
         "hidden": "hidden_size",
         "heads": "num_attention_heads",

@@ -26,7 +26,7 @@ SIZES = {
     "kv_rank": "kv_lora_rank",
     "ffn": "intermediate_size",
     "expert_ffn": "moe_intermediate_size",
-    "shared_ffn": "n_shared_experts * moe_intermediate_size | moe_intermediate_size",
+    "shared_ffn": "moe_shared_expert_intermediate_size | n_shared_experts * moe_intermediate_size | moe_intermediate_size",
     "expert": "n_routed_experts",
     "vocab": "vocab_size",
     "layer": "num_hidden_layers",

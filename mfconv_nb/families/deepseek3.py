@@ -6,6 +6,7 @@ The rotary rows stand in pairs on the Hugging Face side and in halves on the oth
 Source: MindFormers 1.5.0, `research/deepseek3`. The golden case `deepseek3-bf16-4experts` holds its output.
 """
 
+from mfconv_nb.core.run_yaml import RunClass
 from mfconv_nb.families.deepseek2 import (
     DENSE_FEED_FORWARD,
     EXPERT,
@@ -58,6 +59,7 @@ FAMILY = Family(
     key="deepseek3",
     covers="DeepSeek-V3, R1 (bf16), any number of experts",
     model_types=("deepseek_v3",),
+    run_classes={"DeepseekV3Config": RunClass({"num_nextn_predict_layers": "num_nextn_predict_layers | 0"}, unread=("kv_channels",))},
     sizes={
         **DEEPSEEK2_SIZES,
         "pair": "qk_rope_head_dim / 2",

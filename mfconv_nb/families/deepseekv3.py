@@ -46,6 +46,7 @@ FAMILY = Family(
     covers="DeepSeek-V3, R1 (bf16), mcore",
     model_types=("deepseek_v3",),
     told_as="deepseek3",
+    run_keys={"multi_latent_attention": True, "qk_layernorm": True, "moe_grouped_gemm": True},
     sizes=SIZES,
     options=(
         WITH_MTP,

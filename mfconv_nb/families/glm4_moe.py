@@ -47,7 +47,7 @@ FAMILY = Family(
         "qk_norm": "use_qk_norm | 0",
         "expert": "n_routed_experts | num_experts",
         "expert_ffn": "moe_intermediate_size",
-        "shared_ffn": "n_shared_experts * moe_intermediate_size",
+        "shared_ffn": "moe_shared_expert_intermediate_size | n_shared_experts * moe_intermediate_size",
         "dense_layer": "first_k_dense_replace",
         "moe_layer": "first_k_dense_replace .. num_hidden_layers",
     },

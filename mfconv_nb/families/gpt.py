@@ -4,6 +4,7 @@ Files have the names with or without `transformer.` before them, and may carry m
 Source: MindFormers 1.3.2, `models/gpt2`, which finds nothing where the names have the prefix. The golden cases `gpt2-*` hold its output.
 """
 
+from mfconv_nb.core.run_yaml import RunClass
 from mfconv_nb.families.llama import FAMILY as LLAMA
 from mfconv_nb.families.words.shorthand import DENSE, EQUAL, norm
 from mfconv_nb.mapping.rules import ALL_OR_NONE, Drop, Family, Option, Rule
@@ -21,6 +22,14 @@ SIZES = {
     "vocab": "vocab_size",
     "positions": "n_positions | n_ctx",
     "layer": "n_layer",
+}
+
+# GPT2Config and WizardCoderConfig of MindFormers
+OF_RUN = {
+    "n_embd": "hidden_size",
+    "n_head": "num_attention_heads",
+    "n_layer": "num_hidden_layers",
+    "n_inner": "intermediate_size | expand_ratio * hidden_size",
 }
 
 EMBEDDINGS = (
@@ -47,6 +56,7 @@ FAMILY = Family(
     aliases=("gpt2",),
     # the other three have no family, but adapters of them are merged
     conv1d=dict.fromkeys(("gpt2", "openai-gpt", "imagegpt", "decision_transformer"), ("c_attn", "q_attn", "c_proj", "c_fc")),
+    run_classes={"GPT2Config": RunClass({**OF_RUN, "n_positions": "seq_length"})},
     mf_words=("embedding_table", ".gamma", ".beta"),
     options=(Option("prefix", ("", "transformer."), side="hf", help="What stands before the names."),),
     sizes=SIZES,

@@ -3,10 +3,12 @@
 Source: MindFormers 1.3.2, `research/internlm`. The golden cases `internlm-*` hold its output.
 """
 
+from mfconv_nb.core.run_yaml import RunClass
 from mfconv_nb.families.llama import (
     ATTENTION,
     EMBEDDING,
     FEED_FORWARD,
+    FFN_OF_RUN,
     FINAL_NORM_AND_HEAD,
     LAYER,
     NORMS,
@@ -22,6 +24,9 @@ FAMILY = Family(
     covers="InternLM 7B, 20B",
     model_types=("internlm",),
     told_as="llama",
+    run_classes={
+        "InternLMConfig": RunClass({"intermediate_size": FFN_OF_RUN, "bias": "has_bias | 1"}, unread=("kv_channels",)),
+    },
     sizes={**SIZES, "attention_bias": "bias | 0"},
     rules=(
         *EMBEDDING,

@@ -5,6 +5,7 @@ The head may be tied to the embedding (Llama 3.2): MindFormers always writes it.
 Source: MindFormers 1.3.2, `models/llama`. The golden cases `llama*` and `codellama*` hold its output.
 """
 
+from mfconv_nb.core.run_yaml import RunClass
 from mfconv_nb.mapping.rules import Drop, Family, Option, Rule, Tied, Window, when
 
 LAYER = "model.layers.{layer}."
@@ -21,6 +22,26 @@ SIZES = {
     "attention_bias": "attention_bias | 0",
     "mlp_bias": "mlp_bias | 0",
 }
+
+# the width of the feed-forward by LlamaConfig of MindFormers: two thirds of four times hidden_size, the next multiple of multiple_of
+_WIDER = "int((ffn_dim_multiplier + 0.01) * 4 * hidden_size)"
+FFN_OF_RUN = " | ".join(
+    (
+        "intermediate_size",
+        *(f"({m} + 2 * {w} // 3 - 1) // {m} * {m}" for m in ("multiple_of", "256") for w in (_WIDER, "(4 * hidden_size)")),
+    )
+)
+
+# LlamaConfig of MindFormers, whose experts all have the width intermediate_size
+LLAMA_CONFIG = RunClass(
+    sizes={
+        "intermediate_size": FFN_OF_RUN,
+        "attention_bias": "attention_bias | qkv_has_bias * attn_proj_has_bias | 0",
+        "moe_intermediate_size": f"moe_intermediate_size | {FFN_OF_RUN}",
+        "shared_expert_intermediate_size": "shared_expert_intermediate_size | n_shared_experts * intermediate_size",
+    },
+    unread=("kv_channels",),
+)
 
 # rows of q, k and v, where they stand in one matrix
 QKV_SIZES = {
@@ -124,6 +145,7 @@ FAMILY = Family(
     model_types=("llama",),
     same_maths=("mistral", "internlm3", "iquestcoder"),
     windows={"mistral": Window(positions_unsaid=131_072)},
+    run_classes={"LlamaConfig": LLAMA_CONFIG},
     mf_words=("embedding_weight", ".attention.wq.", ".attention_norm."),
     also=("llama_meta",),
     sizes={**SIZES, **QKV_SIZES, **GROUP_SIZES},

@@ -3,6 +3,7 @@
 Source: MindFormers 1.4.0-beta2, `research/llava`, which has no way back. The golden case `llava-fp16-st` holds its output.
 """
 
+from mfconv_nb.core.run_yaml import RunClass
 from mfconv_nb.families.llama import ATTENTION, EMBEDDING, FEED_FORWARD, FINAL_NORM_AND_HEAD, NORMS, ROTARY_BUFFER
 from mfconv_nb.families.words.shorthand import linear, norm
 from mfconv_nb.mapping.rules import Family, Option, Rule, rename_rules
@@ -38,6 +39,7 @@ FAMILY = Family(
     model_types=("llava",),
     part_types={"text_config": ("llama",), "vision_config": ("clip_vision_model",)},
     options=(Option("tower", ("vision_model.", ""), side="hf", help="What stands after vision_tower.: transformers 5 writes nothing."),),
+    run_classes={"LlavaConfig": RunClass(parts={"llm_model": "text_config", "vision_model": "vision_config"})},
     sizes={
         "hidden": "text_config.hidden_size | ?",
         "from_hidden": "text_config.hidden_size | ?",

@@ -4,6 +4,7 @@
 Source: MindFormers 1.3.2, `research/qwen`; its way back leaves the weights of q, k and v apart, ours joins them. Golden cases `qwen-*`.
 """
 
+from mfconv_nb.core.run_yaml import RunClass
 from mfconv_nb.families.llama import FAMILY as LLAMA
 from mfconv_nb.families.words.shorthand import EQUAL
 from mfconv_nb.mapping.rules import Drop, Family, Rule
@@ -54,6 +55,7 @@ FAMILY = Family(
     covers="Qwen 1.8B, 7B, 14B, 72B",
     model_types=("qwen",),
     also=("qwen2", "qwen2-moe"),
+    run_classes={"QwenConfig": RunClass({"intermediate_size": "2 * intermediate_size"})},
     sizes=SIZES,
     rules=(*FUSED_QKV, *REST),
     toy={

@@ -26,6 +26,7 @@ FAMILY = Family(
     key="qwen3-moe",
     covers="Qwen3-MoE 30B-A3B, 235B-A22B, any number of experts",
     model_types=("qwen3_moe",),
+    run_keys={"moe_grouped_gemm": True},
     windows={"qwen3_moe": QWEN_WINDOW},
     # transformers 5 writes num_local_experts
     sizes={**SIZES, "expert": "num_experts | num_local_experts", "expert_ffn": "moe_intermediate_size"},

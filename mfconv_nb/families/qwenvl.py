@@ -5,6 +5,7 @@ of 512 * `emb_strategy`.
 Source: MindFormers 1.3.2, `research/qwenvl`, which has no way back. The golden cases `qwenvl-*` hold its output.
 """
 
+from mfconv_nb.core.run_yaml import RunClass
 from mfconv_nb.families.llama import FAMILY as LLAMA
 from mfconv_nb.families.qwen import FAMILY as QWEN
 from mfconv_nb.families.qwen import FUSED_QKV, HF, REST
@@ -72,6 +73,17 @@ FAMILY = Family(
     key="qwenvl",
     covers="Qwen-VL, Qwen-VL-Chat",
     model_types=("qwen",),
+    run_classes={
+        "QwenVLConfig": RunClass(
+            {
+                "visual.width": "visual.hidden_size",
+                "visual.heads": "visual.num_attention_heads",
+                "visual.layers": "visual.num_hidden_layers",
+                "visual.n_queries": "visual.num_queries | visual.n_queries",
+            },
+            parts={"llm_model": "", "vision_model": "visual"},
+        ),
+    },
     options=(
         Option("use_qkv_concat", (False, True), help="Keep q, k and v of the language model in one matrix."),
         Option("enable_emb_opt", (False, True), help="Pad the vocabulary with zeros."),
@@ -84,10 +96,10 @@ FAMILY = Family(
         "width": "visual.width",
         "from_width": "visual.width",
         "vit_heads": "visual.heads",
-        "vision_ffn": "int(visual.width * visual.mlp_ratio)",
+        "vision_ffn": "visual.intermediate_size | int(visual.width * visual.mlp_ratio)",
         "block": "visual.layers",
-        "output": "visual.output_dim",
-        "from_output": "visual.output_dim",
+        "output": "visual.output_dim | ?",
+        "from_output": "visual.output_dim | ?",
         "colour": "3",
         "patch_y": "visual.patch_size",
         "patch_x": "visual.patch_size",

@@ -16,6 +16,7 @@ from typing import Any
 from mfconv_nb import families as folder
 from mfconv_nb.core.errors import MappingError, NotListedError, SeveralFitError, UsageError, did_you_mean, quote
 from mfconv_nb.core.report import how_many
+from mfconv_nb.core.run_yaml import RunClass
 from mfconv_nb.families.same_maths import describe_unlisted, is_named_in, listed_types, model_type_of
 from mfconv_nb.families.user_families import family_in_file, is_file_name, offered_families
 from mfconv_nb.mapping.flaws import check_family
@@ -98,6 +99,11 @@ def window_of(config: Mapping[str, Any]) -> Window | None:
     """How the config of a model may limit attention to a window, by its ``model_type``. Any family may say so."""
     model_type = model_type_of(config)
     return next((f.windows[model_type] for f in _families_with_facts() if isinstance(model_type, str) and model_type in f.windows), None)
+
+
+def run_classes() -> dict[str, RunClass]:
+    """What MindFormers' classes take the keys of a run's YAML for, by the name of the class. Any family may say so of its own."""
+    return {name: said for family in known_families() for name, said in family.run_classes.items()}
 
 
 def conv1d_layers(model_type: object) -> tuple[str, ...]:

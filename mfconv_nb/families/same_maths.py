@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mfconv_nb.core.errors import quote
-from mfconv_nb.core.run_yaml import RUN_CONFIG
+from mfconv_nb.core.sizes import RUN_CONFIG
 from mfconv_nb.mapping.rules import Family, Window
 
 MAX_DEPTH = 8  # of parts within parts; published configs have two

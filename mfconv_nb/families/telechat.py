@@ -7,6 +7,8 @@ Source: MindFormers 1.4.0-beta2, `research/telechat`, and 1.3.2, `research/telec
 52B there is none.
 """
 
+from mfconv_nb.core.run_yaml import RunClass
+from mfconv_nb.families.llama import FFN_OF_RUN
 from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Option, Rule, when
 
 HF, MF = "{telechat_type}h.{layer}.", "model.layers.{layer}."
@@ -77,6 +79,11 @@ FAMILY = Family(
     covers="TeleChat 7B, 12B, 52B, TeleChat2",
     model_types=("telechat",),
     aliases=("telechat2",),
+    run_classes={
+        "TelechatConfig": RunClass(
+            {"ffn_hidden_size": FFN_OF_RUN, "n_inner": FFN_OF_RUN, "n_head": "num_attention_heads", "n_layer": "num_hidden_layers"}
+        ),
+    },
     options=(
         Option(
             "telechat_type",

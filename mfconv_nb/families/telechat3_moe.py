@@ -13,5 +13,6 @@ FAMILY = derive_family(
     key="telechat3-moe",
     covers="TeleChat3 105B-A4B",
     model_types=("telechat3_moe",),
+    run_keys=DEEPSEEKV3.run_keys,
     toy={**DEEPSEEKV3.toy, "architectures": ["TeleChat3MoeForCausalLM"], "model_type": "telechat3_moe"},
 )

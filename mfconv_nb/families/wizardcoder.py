@@ -3,7 +3,8 @@
 Source: MindFormers 1.4.0-beta2, `research/wizardcoder`, which has the sizes of the 15B model typed in. Golden case `wizardcoder-*`.
 """
 
-from mfconv_nb.families.gpt import EMBEDDINGS, HF, MF, NORMS
+from mfconv_nb.core.run_yaml import RunClass
+from mfconv_nb.families.gpt import EMBEDDINGS, HF, MF, NORMS, OF_RUN
 from mfconv_nb.families.gpt import SIZES as GPT_SIZES
 from mfconv_nb.families.words.shorthand import DENSE, linear
 from mfconv_nb.mapping.rules import Family, Rule, Tied, rename_rules
@@ -14,6 +15,7 @@ FAMILY = Family(
     key="wizardcoder",
     covers="WizardCoder 15B, StarCoder, SQLCoder (one key/value head)",
     model_types=("gpt_bigcode",),
+    run_classes={"WizardCoderConfig": RunClass({**OF_RUN, "n_positions": "n_position"})},
     sizes={**GPT_SIZES, "k": "n_embd / n_head", "v": "n_embd / n_head", "tied": "tie_word_embeddings | 1"},
     rules=rename_rules(
         (

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from mfconv_nb.core.checkpoint import HF, MF, TensorSpec
 from mfconv_nb.core.errors import MappingError
 from mfconv_nb.core.layout import shape_of
-from mfconv_nb.core.sizes import HINT_CONFIG, Sizes
+from mfconv_nb.core.sizes import Sizes
 from mfconv_nb.mapping.names import Pattern
 from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Tied, is_needed, layouts_of, numbered_rules, sides_of
 from mfconv_nb.mapping.solve import structural_sizes
@@ -85,4 +85,4 @@ def _check_count(pattern: Pattern, sizes: Sizes) -> None:
     limits = {p: sizes[p].value for p in pattern.placeholders if p in sizes}
     if math.prod(limits.values()) > MAX_TENSORS:
         found = ", ".join(f"{p} {n:,}" for p, n in limits.items())
-        raise MappingError("MFC106", pattern.text, found=found, expected=f"at most {MAX_TENSORS:,} tensors", hint=HINT_CONFIG)
+        raise MappingError("MFC106", pattern.text, found=found, expected=f"at most {MAX_TENSORS:,} tensors", hint=sizes.hint)

@@ -13,7 +13,6 @@ from itertools import islice, product
 from typing import Any
 
 from mfconv_nb.core.blocks import whole
-from mfconv_nb.core.checkpoint import MF
 from mfconv_nb.core.errors import MappingError, SeveralFitError, UsageError, did_you_mean, quote
 from mfconv_nb.core.folding import fold
 from mfconv_nb.mapping.plan import MappingPlan, Part, Row
@@ -112,13 +111,17 @@ def all_forms(family: Family) -> list[Family]:
 
 
 def configured_options(family: Family, config: Mapping[str, Any], to: str) -> dict[str, OptionValue]:
-    """The options that a config decides: the YAML of a training run uses MindFormers' own names for them.
-
-    Those that only the numbers show; on the way to MindFormers those that it speaks of besides (``in_run``).
+    """The options that the YAML of a training run says, under MindFormers' own names: those that only the numbers show, and those of the
+    target side. What the source side has, its names show better.
     """
-    by_config = (o for o in family.options if o.side == NUMBERS or (o.in_run and to == MF))
-    told = {o.name: (config[o.name], o.values) for o in by_config if o.name in config}
-    return {name: value for name, (value, values) in told.items() if any(_is_same(value, v) for v in values)}
+    found: dict[str, OptionValue] = {}
+    for option in (o for o in family.options if o.side in (to, NUMBERS)):
+        said = config.get(option.yaml_key or (option.name if option.side == NUMBERS else ""))
+        meant = next((value for key, value in option.yaml_values.items() if _is_same(said, key)), said)
+        fitting = [value for value in option.values if _is_same(meant, value)]
+        if fitting:
+            found[option.name] = fitting[0]
+    return found
 
 
 def _is_same(value: object, other: OptionValue) -> bool:

@@ -11,7 +11,7 @@ from mfconv_nb.core.dtypes import dtype_after_cast
 from mfconv_nb.core.errors import MappingError
 from mfconv_nb.core.folding import fold
 from mfconv_nb.core.layout import Axis, TensorLayout, axis_names, describe_tensor, shape_of
-from mfconv_nb.core.sizes import HINT_CONFIG, Size
+from mfconv_nb.core.sizes import Size
 from mfconv_nb.mapping.matching import FIRST_TENSOR, HINT_NO_CONFIG, Instance, Key, Matches, PlanInputs
 from mfconv_nb.mapping.plan_rows import DROPPED, MAPPED, TIED, Part, PlacedRow, Problem, Row
 from mfconv_nb.mapping.rules import COMMON_OPTIONS, AnyRule, Drop, Repeated, Rule, Tied, is_needed
@@ -186,8 +186,8 @@ class _RowMaker:
             for (place, _), spec in zip(keys, sources, strict=True):
                 tensor = directed.layouts[0][place]
                 if shape_of(tensor, known) not in (None, spec.shape):
-                    return Problem("shape", spec.name, str(spec.shape), _describe_expected(tensor, sizes), HINT_CONFIG)
-        hint = HINT_CONFIG if self.inputs.sizes is not None else _hint_without_config(self.inputs, directed)
+                    return Problem("shape", spec.name, str(spec.shape), _describe_expected(tensor, sizes), self.inputs.config_hint)
+        hint = self.inputs.config_hint if self.inputs.sizes is not None else _hint_without_config(self.inputs, directed)
         return Problem("shape", sources[0].name, f"{sources[0].shape}: {error.found}", str(error.expected), hint)
 
 
@@ -217,7 +217,7 @@ def surplus_problems(inputs: PlanInputs, name: str, indices: Mapping[str, int]) 
         size = inputs.sizes_at(indices).get(axis)
         if size is not None and not size.first <= index < size.value:
             limits = f"{axis} below {size.value}" if index >= size.value else f"{axis} from {size.first} on"
-            yield Problem("surplus", name, f"{axis} {index}", f"{limits}, from {size.origin} in config.json", HINT_CONFIG)
+            yield Problem("surplus", name, f"{axis} {index}", f"{limits}, from {size.origin} in {inputs.config_file}", inputs.config_hint)
 
 
 def _remembered_values(inputs: PlanInputs, axis: str) -> Iterator[int]:

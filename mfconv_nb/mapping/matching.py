@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from mfconv_nb.core.checkpoint import HF, Original, TensorSpec
 from mfconv_nb.core.errors import NearNames
 from mfconv_nb.core.folding import fold
-from mfconv_nb.core.sizes import Size, Sizes
+from mfconv_nb.core.sizes import Size, Sizes, config_name, hint_of_config
 from mfconv_nb.mapping.adapters import why_no_adapter
 from mfconv_nb.mapping.kinds import kind_of
 from mfconv_nb.mapping.names import Pattern, parse_pattern
@@ -58,6 +58,16 @@ class PlanInputs:
     def depends_on(self) -> tuple[str, ...]:
         """The placeholders that some sizes depend on."""
         return self.sizes.depends_on if self.sizes is not None else ()
+
+    @property
+    def config_file(self) -> str:
+        """The name of the file that the sizes are from."""
+        return config_name(None) if self.sizes is None else self.sizes.file
+
+    @property
+    def config_hint(self) -> str:
+        """What to do where the sizes do not fit the tensors."""
+        return hint_of_config(None) if self.sizes is None else self.sizes.hint
 
     def sizes_at(self, indices: Mapping[str, int]) -> Mapping[str, Size]:
         """The sizes in one instance of a rule."""

@@ -8,7 +8,6 @@ from itertools import islice
 from mfconv_nb.core.blocks import whole
 from mfconv_nb.core.checkpoint import HF, MF, TensorSpec
 from mfconv_nb.core.folding import fold
-from mfconv_nb.core.sizes import HINT_CONFIG
 from mfconv_nb.mapping.expected import expected_indices, is_expected
 from mfconv_nb.mapping.making_rows import MOST_MISSING, source_keys, surplus_problems
 from mfconv_nb.mapping.matching import Key, Matches, PlanInputs
@@ -82,7 +81,7 @@ def _missing_by_config(inputs: PlanInputs, matches: Matches, known: Iterable[Pro
             for indices in islice(expected_indices(pattern, inputs.sizes, enough), enough if is_needed(directed.rule, place) else 0):
                 name = pattern.fill(indices)
                 if name not in present and all(i < (inputs.last_layer(p) or i + 1) for p, i in indices.items()):
-                    yield Problem("missing", name, "not in the checkpoint", _describe_promise(inputs, indices), HINT_CONFIG)
+                    yield Problem("missing", name, "not in the checkpoint", _describe_promise(inputs, indices), inputs.config_hint)
 
 
 def _describe_promise(inputs: PlanInputs, indices: dict[str, int]) -> str:
@@ -92,7 +91,7 @@ def _describe_promise(inputs: PlanInputs, indices: dict[str, int]) -> str:
     if size is None:
         return "there"
     limit = size.value if axis is None else min(size.value, inputs.last_layer(axis) or size.value)
-    return f"there, by config.json ({size.origin} = {limit})"
+    return f"there, by {inputs.config_file} ({size.origin} = {limit})"
 
 
 def _surplus_by_config(inputs: PlanInputs, matches: Matches) -> Iterator[Problem]:

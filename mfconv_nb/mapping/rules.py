@@ -14,6 +14,7 @@ from typing import Any
 
 from mfconv_nb.core.checkpoint import MF
 from mfconv_nb.core.layout import TensorLayout, axis_names, parse_layout
+from mfconv_nb.core.run_yaml import RunClass
 from mfconv_nb.mapping.names import Pattern, parse_pattern
 
 Names = str | tuple[str, ...]
@@ -142,11 +143,13 @@ class Option:
             1. what the caller gives;
             2. what the manifest remembers;
             3. what names and shapes tell, if the source side shows it;
-            4. for ``NUMBERS`` and ``in_run``: the key of this name in the run's YAML, then, on the way back, the numbers of the original;
+            4. the YAML of the run (``yaml_key``), where the target side or only the numbers show it; for ``NUMBERS`` then, on the way
+               back, the numbers of the original;
             5. the default.
         spelled: for some values, what ``{name}`` stands for in names instead of the value.
         size: the axis or placeholder that it gives the size of.
-        in_run: the YAML of a MindFormers run has it under this name, and decides it on the way to MindFormers.
+        yaml_key: the key of a run's YAML that says its value; for ``NUMBERS`` the option's own name, unless another is given.
+        yaml_values: for what the YAML says, the value of the option, where they are not the same: ``{True: "joined"}``.
         first_counts: where names and shapes fit several of its values, the first of them counts, and nobody is asked.
         help: one line for ``--help``.
     """
@@ -157,7 +160,8 @@ class Option:
     help: str = ""
     spelled: Mapping[OptionValue, str] = field(default_factory=dict)
     size: str = ""
-    in_run: bool = False
+    yaml_key: str = ""
+    yaml_values: Mapping[str | bool | int, OptionValue] = field(default_factory=dict)
     first_counts: bool = False
 
     @property
@@ -209,6 +213,8 @@ class Family:
         windows: for a ``model_type`` that may limit attention to a window, where its config says so.
         adapters: how MindFormers names its LoRA adapters (see ``adapters.py``); empty where the names of its layers tell.
         conv1d: for a ``model_type`` with Conv1D layers, whose weight transformers holds as in x out: the names of these layers.
+        run_classes: what MindFormers' classes of this family take their keys for (`type` in the YAML of a run), by name.
+        run_keys: what the YAML of a run must say, besides options and sizes, for a network of MindFormers with these tensors.
         mf_words: parts of names that only MindFormers uses; they tell the side where no family knows the names.
         options: what a caller may choose.
         toy: config.json of the small checkpoint that ``mfconv toy`` makes; all axis sizes differ.
@@ -229,6 +235,8 @@ class Family:
     same_maths: tuple[str, ...] = ()
     windows: Mapping[str, Window] = field(default_factory=dict)
     conv1d: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    run_classes: Mapping[str, RunClass] = field(default_factory=dict)
+    run_keys: Mapping[str, OptionValue] = field(default_factory=dict)
     mf_words: tuple[str, ...] = ()
     adapters: str = ""
     options: tuple[Option, ...] = ()
@@ -257,7 +265,7 @@ class Family:
 def derive_family(base: Family, key: str, covers: str, **changes: Any) -> Family:
     """Another family with the table of ``base``. What ``base`` says of its models alone (their types, its other keys) stays behind."""
     own: dict[str, Any] = dict.fromkeys(("model_types", "aliases", "also", "same_maths", "mf_words"), ())
-    own |= {name: {} for name in ("part_types", "windows", "conv1d")}
+    own |= {name: {} for name in ("part_types", "windows", "conv1d", "run_classes", "run_keys")}
     return replace(base, key=key, covers=covers, **{**own, **changes})
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb.core.run_yaml import RUN_CONFIG, read_run_config
-from mfconv_nb.core.sizes import read_sizes
-from mfconv_nb.families.registry import family_meant
+from mfconv_nb.core.run_yaml import RunConfig
+from mfconv_nb.core.run_yaml import read_run_config as read_with_classes
+from mfconv_nb.core.sizes import RUN_CONFIG, read_sizes
+from mfconv_nb.families.registry import family_meant, run_classes
 from mfconv_nb.mapping.rules import default_form
 from tests.support import written
 from tests.toys import arrays_of, raws_of
@@ -86,6 +87,10 @@ model:
 """
 
 
+def read_run_config(path: Path) -> RunConfig:
+    return read_with_classes(path, run_classes())
+
+
 def sizes(text: str, family: str, path: Path) -> dict[str, int]:
     config = read_run_config(written(path, text)).config
     return read_sizes(config, default_form(family_meant(family)).sizes).values_by_axis
@@ -159,6 +164,221 @@ def test_the_sizes_of_a_run_are_not_published_as_a_config_json(tmp_path: Path) -
     assert config[RUN_CONFIG] == "run.yaml"
     mc.save(mc.load(tmp_path / "hf", config=config), tmp_path / "copy")
     assert not (tmp_path / "copy" / "config.json").exists()
+
+
+# ---- what the classes of MindFormers take their keys for -----------------------------------------------------------------------
+
+# a family, sizes in which the checkpoint differs from the family's toy, and a YAML of the same sizes
+KINDS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "experts at the top of the file": (
+        "mixtral",
+        {"num_local_experts": 7},
+        "moe_config: {expert_num: 7}\nmodel: {model_config: {type: LlamaConfig, hidden_size: 96,"
+        " intermediate_size: 176, num_layers: 2, num_heads: 6, n_kv_heads: 2, head_dim: 20, vocab_size: 331}}",
+    ),
+    "experts of the width of the model, one shared by count": (
+        "qwen2-moe",
+        {"moe_intermediate_size": 56, "shared_expert_intermediate_size": 168},
+        "moe_config: {expert_num: 5, shared_expert_num: 3.0}\nmodel: {model_config: {type: LlamaConfig, hidden_size: 96,"
+        " intermediate_size: 56, num_layers: 2, num_heads: 6, n_kv_heads: 2, vocab_size: 331, qkv_has_bias: True}}",
+    ),
+    "dense layers and shared experts of moe_config": (
+        "deepseek2",
+        {"first_k_dense_replace": 2, "n_shared_experts": 3, "moe_intermediate_size": 26},
+        "moe_config: {expert_num: 6, shared_expert_num: 3, first_k_dense_replace: 2, moe_intermediate_size: 26}\n"
+        "model: {model_config: {type: DeepseekV2Config, hidden_size: 96, num_layers: 4, num_heads: 3, intermediate_size: 176,"
+        " q_lora_rank: 40, kv_lora_rank: 44, qk_nope_head_dim: 14, qk_rope_head_dim: 8, v_head_dim: 18, vocab_size: 331}}",
+    ),
+    "GPT-2: a position for each place of the longest text": (
+        "gpt",
+        {"n_positions": 26, "n_ctx": 26, "n_inner": 288},
+        "model: {model_config: {type: GPT2Config, seq_length: 26, hidden_size: 96, num_layers: 3, num_heads: 6, expand_ratio: 3,"
+        " vocab_size: 331}}",
+    ),
+    "WizardCoder: positions by a key of its own": (
+        "wizardcoder",
+        {"n_positions": 30, "n_inner": 480},
+        "model: {model_config: {type: WizardCoderConfig, seq_length: 22, n_position: 30, hidden_size: 96, num_layers: 3, num_heads: 6,"
+        " expand_ratio: 5, vocab_size: 331}}",
+    ),
+    "TeleChat: the width by LlamaConfig's formula": (
+        "telechat",
+        {"ffn_hidden_size": 280, "n_inner": 280},
+        "model: {model_config: {type: TelechatConfig, hidden_size: 96, num_layers: 3, num_heads: 16, n_kv_heads: 2, multiple_of: 56,"
+        " vocab_size: 331}}",
+    ),
+    "InternLM without biases": (
+        "internlm",
+        {"intermediate_size": 400, "bias": False},
+        "model: {model_config: {type: InternLMConfig, hidden_size: 96, num_layers: 3, num_heads: 6, multiple_of: 80,"
+        " ffn_dim_multiplier: 1.4, has_bias: False, vocab_size: 331}}",
+    ),
+    "InternLM with the biases that its class has unless it is told": (
+        "internlm",
+        {"intermediate_size": 256},
+        "model: {model_config: {type: InternLMConfig, hidden_size: 96, num_layers: 3, num_heads: 6, vocab_size: 331}}",
+    ),
+    "Qwen: half the width": (
+        "qwen",
+        {"intermediate_size": 304},
+        "model: {model_config: {type: QwenConfig, hidden_size: 96, num_layers: 3, num_heads: 6, kv_channels: 20, intermediate_size: 152,"
+        " vocab_size: 331}}",
+    ),
+    "LlamaConfig does not read kv_channels": (
+        "qwen1_5",
+        {"head_dim": 16},
+        "model: {model_config: {type: LlamaConfig, hidden_size: 96, num_layers: 3, num_heads: 6, n_kv_heads: 2, kv_channels: 4,"
+        " intermediate_size: 176, qkv_has_bias: True, vocab_size: 331}}",
+    ),
+    "two models in one": (
+        "qwenvl",
+        {},
+        "model: {model_config: {type: QwenVLConfig, vision_model: {model_config: {type: QwenVLVisionConfig, hidden_size: 48,"
+        " intermediate_size: 120, num_hidden_layers: 2, num_attention_heads: 3, image_size: 20, patch_size: 4}}, llm_model: {model_config:"
+        " {type: QwenConfig, hidden_size: 96, num_layers: 2, num_heads: 6, kv_channels: 20, intermediate_size: 176, vocab_size: 331}}}}",
+    ),
+    "two models in one, as 0.8 wrote them": (
+        "qwenvl",
+        {},
+        "model: {model_config: {type: QwenVLConfig, vision_config: {type: CLIPVisionConfig, hidden_size: 48, intermediate_size: 120,"
+        " num_hidden_layers: 2, num_attention_heads: 3, patch_size: 4, mlp_ratio: 2.5}, text_config: {type: QwenConfig, hidden_size: 96,"
+        " num_layers: 2, num_heads: 6, kv_channels: 20, intermediate_size: 176, vocab_size: 331}}}",
+    ),
+    "the model at the top of the file": (
+        "llama",
+        {},
+        "model_config: {type: LlamaConfig, hidden_size: 96, num_layers: 4, num_heads: 6, n_kv_heads: 2, head_dim: 20,"
+        " intermediate_size: 176, vocab_size: 331}",
+    ),
+}
+
+
+def trained(family: str, target: Path, **sizes: Any) -> mc.Checkpoint:
+    """The original of what is written to ``target``, with nothing beside it, as training leaves it."""
+    original = mc.toy(family, dtype="fp32", **sizes)
+    mapped = mc.map(original, family)
+    mc.save(mc.load({t.name: mc.read(mapped, t.name) for t in mapped}), target)
+    return original
+
+
+@pytest.mark.parametrize("family, sizes, text", KINDS.values(), ids=KINDS)
+def test_a_run_gives_the_sizes_that_its_class_takes_its_keys_for(family: str, sizes: dict[str, Any], text: str, tmp_path: Path) -> None:
+    original = trained(family, tmp_path / "run.ckpt", **sizes)
+    back = mc.map(mc.load(tmp_path / "run.ckpt", config=written(tmp_path / "run.yaml", text)), family, to="hf")
+    assert raws_of(back) == raws_of(original)
+
+
+# the parts of configs/cogvlm2/predict_cogvlm2_video_llama3_chat_13b.yaml and research/llava/llava1_5_7B/predict_llava1_5_7b.yaml of
+# MindFormers 1.3.2; the expected numbers are those of the config.json that the models were published with
+COGVLM2 = """
+model:
+  model_config:
+    type: CogVLM2Config
+    vision_model:
+      model_config: {type: EVA02Config, image_size: 224, patch_size: 14, hidden_size: 1792, num_hidden_layers: 63, num_attention_heads: 16,
+        intermediate_size: 15360}
+    llm_model:
+      model_config: {type: LlamaConfig, hidden_size: 4096, num_layers: 32, num_heads: 32, n_kv_heads: 8, vocab_size: 128256,
+        intermediate_size: 14336, pet_config: {pet_type: lora, lora_rank: 8, lora_alpha: 32}}
+"""
+LLAVA = """
+model:
+  model_config:
+    type: LlavaConfig
+    vision_config:
+      type: LlavaCLIPConfig
+      model_config: {type: LlavaCLIPConfig, hidden_size: 1024, intermediate_size: 4096, num_hidden_layers: 24, num_attention_heads: 16,
+        image_size: 336, patch_size: 14}
+    text_config:
+      type: LlamaConfig
+      model_config: {type: LlamaConfig, hidden_size: 4096, num_layers: 32, num_heads: 32, vocab_size: 32064, intermediate_size: 11008}
+"""
+COGVLM2_SIZES = {"hidden": 4096, "k": 1024, "ffn": 14336, "layer": 32, "width": 1792, "vision_ffn": 15360, "block": 63, "positions": 257}
+LLAVA_SIZES = {"hidden": 4096, "ffn": 11008, "vocab": 32064, "layer": 32, "width": 1024, "vision_ffn": 4096, "block": 24, "positions": 577}
+
+
+@pytest.mark.parametrize(
+    "text, family, expected",
+    [(COGVLM2, "cogvlm2", COGVLM2_SIZES), (LLAVA, "llava", LLAVA_SIZES)],
+    ids=["CogVLM2", "LLaVA"],
+)
+def test_models_of_two_parts_have_the_sizes_of_both(text: str, family: str, expected: dict[str, int], tmp_path: Path) -> None:
+    found = sizes(text, family, tmp_path / "run.yaml")
+    assert {axis: found[axis] for axis in expected} == expected
+
+
+def test_the_settings_of_lora_are_found_in_the_language_model(tmp_path: Path) -> None:
+    lora = read_run_config(written(tmp_path / "run.yaml", COGVLM2)).lora
+    assert lora is not None
+    assert (lora.alpha, lora.rank) == (32, 8)
+
+
+def test_a_dense_model_takes_nothing_from_its_moe_config(tmp_path: Path) -> None:
+    text = "moe_config: {expert_num: 1, num_experts_chosen: 1, first_k_dense_replace: 3}\n" + LLAMA2_7B
+    config = read_run_config(written(tmp_path / "run.yaml", text)).config
+    assert {"expert_num", "num_experts", "first_k_dense_replace"}.isdisjoint(config)
+
+
+def test_each_class_of_mindformers_is_told_of_by_one_family() -> None:
+    told = [name for family in mc.known_families() for name in family.run_classes]
+    assert len(told) == len(set(told)) == len(run_classes()) >= 10
+
+
+# ---- files that name others ------------------------------------------------------------------------------------------------
+
+
+def test_the_files_of_base_config_are_merged_as_mindformers_merges_them(tmp_path: Path) -> None:
+    (tmp_path / "model_config").mkdir()
+    written(tmp_path / "model_config" / "a.yaml", "model: {model_config: {type: GPT2Config, hidden_size: 96, num_layers: 2, num_heads: 6}}")
+    written(tmp_path / "base.yaml", "base_config: deeper.yaml\nseed: 1")
+    written(tmp_path / "deeper.yaml", "seed: 2\nmodel: {model_config: {hidden_size: 5}}")
+    run = "base_config: ['./base.yaml', './model_config/a.yaml']\nmodel: {model_config: {num_layers: 3, seq_length: 22, vocab_size: 331}}"
+    ours = read_run_config(written(tmp_path / "run.yaml", run)).config
+    assert {key: ours[key] for key in ("n_embd", "n_layer", "n_head", "n_positions")} == {
+        "n_embd": 96,
+        "n_layer": 3,
+        "n_head": 6,
+        "n_positions": 22,
+    }
+
+
+@pytest.mark.parametrize(
+    "named, code, said",
+    [
+        ("['./gone.yaml']", "MFC101", "gone.yaml"),
+        ("./secret.txt", "MFC106", "secret.txt"),
+        ("[3]", "MFC106", "'3'"),
+        ("run.yaml", "MFC106", "more than 16 files"),
+    ],
+    ids=["not there", "no YAML", "no name", "itself"],
+)
+def test_a_base_config_that_cannot_be_followed_is_named(named: str, code: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("model: {model_config: {hidden_size: 5}}")
+    with pytest.raises(mc.MfconvError, match=said) as refused:
+        read_run_config(written(tmp_path / "run.yaml", f"base_config: {named}\nmodel: {{model_config: {{hidden_size: 4}}}}"))
+    assert refused.value.code == code
+    assert refused.value.hint
+
+
+def test_the_errors_of_a_run_name_its_yaml_and_what_is_missing(tmp_path: Path) -> None:
+    trained("bloom", tmp_path / "run.ckpt")
+    yaml = written(tmp_path / "small.yaml", "model: {model_config: {type: BloomConfig, hidden_size: 96, num_heads: 6, vocab_size: 331}}")
+    with pytest.raises(mc.MfconvError) as refused:
+        mc.map(mc.load(tmp_path / "run.ckpt", config=yaml), "bloom", to="hf")
+    assert refused.value.code == "MFC107"
+    assert "layer" in str(refused.value)
+    assert "small.yaml" in str(refused.value)
+    assert "config.json" not in str(refused.value)
+    assert "--config HF_DIR --config RUN.yaml" in str(refused.value.hint)
+
+
+def test_a_shape_that_contradicts_a_run_names_its_yaml(tmp_path: Path) -> None:
+    family, _, text = KINDS["Qwen: half the width"]
+    trained(family, tmp_path / "run.ckpt")
+    with pytest.raises(mc.MfconvError, match="152") as refused:
+        mc.map(mc.load(tmp_path / "run.ckpt", config=written(tmp_path / "half.yaml", text)), family, to="hf")
+    assert "half.yaml" in str(refused.value)
+    assert "config.json" not in str(refused.value)
 
 
 # ---- files that mean harm --------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 import mfconv_nb as mc
 from mfconv_nb.core.checkpoint import Checkpoint
 from mfconv_nb.core.errors import MappingError, NotListedError
-from mfconv_nb.core.run_yaml import RUN_CONFIG
+from mfconv_nb.core.sizes import RUN_CONFIG
 from mfconv_nb.families import registry
 from mfconv_nb.families.llama import FAMILY as LLAMA
 from mfconv_nb.families.same_maths import describe_unlisted, listed_types

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from mfconv_nb.author.family_text import write_texts
 from mfconv_nb.core.errors import UsageError, did_you_mean, quote
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.mapping.rules import Family
-from mfconv_nb.steps.loading.caller_facts import read_caller_facts
+from mfconv_nb.steps.loading.caller_facts import GivenConfig, read_caller_facts
 from mfconv_nb.steps.loading.load import Loadable, load
 
 HINT_FORM = "Give --to mindformers for files that MindFormers runs (to='mindformers' in Python)."
@@ -27,7 +27,7 @@ def export(
     *,
     to: str,
     names: Loadable | Sequence[str] | None = None,
-    config: str | Path | Mapping[str, Any] | None = None,
+    config: GivenConfig = None,
     overwrite: bool = False,
     **options: object,
 ) -> Exported:

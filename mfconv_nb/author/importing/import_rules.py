@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from mfconv_nb.author.importing.troubleshooter import MAX_JSON
 from mfconv_nb.author.importing.weight_mapping import pairs_from
 from mfconv_nb.core.errors import InputError, UsageError, quote, to_one_line
 from mfconv_nb.core.paths import local_path
-from mfconv_nb.steps.loading.caller_facts import read_caller_facts
+from mfconv_nb.steps.loading.caller_facts import GivenConfig, read_caller_facts
 from mfconv_nb.steps.loading.load import Loadable, load
 
 _MODEL_TYPE = re.compile(r"[A-Za-z0-9_]+")
@@ -36,7 +36,7 @@ def import_rules(
     *,
     form: str | None = None,
     names: Loadable | Sequence[str] | None = None,
-    config: str | Path | Mapping[str, Any] | None = None,
+    config: GivenConfig = None,
 ) -> ImportedRules:
     """Read the rules of another tool as drafts, and say what is wrong with them. Runs no text, and imports nothing that it names.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from mfconv_nb.author.suggesting.probing import Probe, probe_of
 from mfconv_nb.core.checkpoint import Checkpoint, LazyTensor
+from mfconv_nb.steps.loading.caller_facts import GivenConfig
 from mfconv_nb.steps.loading.load import Loadable, load
 
 Tensors = Any  # one array or tensor, a list of them, or anything that ``load`` takes
@@ -18,7 +18,7 @@ def probe(
     reference: Tensors | Loadable,
     name: str | Sequence[str] = (),
     *,
-    config: str | Path | Mapping[str, Any] | None = None,
+    config: GivenConfig = None,
 ) -> Probe:
     """Find the known variant that makes a tensor equal to its reference, or the first element that differs and where it comes from.
 

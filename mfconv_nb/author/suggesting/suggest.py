@@ -13,12 +13,13 @@ from mfconv_nb.author.suggesting.suggestion import Suggestion, suggestion_of
 from mfconv_nb.core.checkpoint import HF, MF, Checkpoint, LazyTensor, TensorSpec, checkpoint_of
 from mfconv_nb.core.errors import InputError, quote
 from mfconv_nb.core.paths import local_path
+from mfconv_nb.steps.loading.caller_facts import GivenConfig
 from mfconv_nb.steps.loading.load import Loadable, load
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def suggest(hf: Loadable | Shapes, mf: Loadable | Shapes, *, config: str | Path | Mapping[str, Any] | None = None) -> Suggestion:
+def suggest(hf: Loadable | Shapes, mf: Loadable | Shapes, *, config: GivenConfig = None) -> Suggestion:
     """Draft the rules that carry a Hugging Face checkpoint to the names and shapes of a MindFormers one.
 
     If both sides hold the numbers of the same model, equal bytes in the first layer and in the last decide. Known families are not used.

@@ -9,7 +9,22 @@ import click
 import mfconv_nb as mc
 from mfconv_nb.cli.converter import ConvertCommand
 from mfconv_nb.cli.converter import run as run_foreign
-from mfconv_nb.cli.options import CHECKPOINT, OfRun, Writing, config, layers, leave_out, lora_alpha, model, of_run, say, show, writing
+from mfconv_nb.cli.options import (
+    CHECKPOINT,
+    Configs,
+    OfRun,
+    Writing,
+    config,
+    folder_among,
+    layers,
+    leave_out,
+    lora_alpha,
+    model,
+    of_run,
+    say,
+    show,
+    writing,
+)
 from mfconv_nb.cli.sections import CONVERT
 from mfconv_nb.mapping.adapters import STYLES
 
@@ -43,7 +58,7 @@ def convert(
     output_path: Path | None,
     layers: int | None,
     leave_out: tuple[str, ...],
-    config: Path | None,
+    config: Configs,
     of_run: OfRun,
     only_adapters: bool,
     lora_alpha: float | None,
@@ -82,7 +97,7 @@ def convert(
     mapped = mc.map(checkpoint, model, to=to, layers=layers, leave_out=leave_out, adapters=adapter_names, **options)
     for note in (*mapped.report.notes, *mapped.report.left_out):
         say(f"note: {note}")
-    report = writing.save(mapped, target, "converting", assets=config if to_hf and config is not None and config.is_dir() else None)
+    report = writing.save(mapped, target, "converting", assets=folder_among(config) if to_hf else None)
     if writing.dry_run:
         show(mapped)
     show(report)

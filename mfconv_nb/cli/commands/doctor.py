@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 import mfconv_nb as mc
-from mfconv_nb.cli.options import CHECKPOINT, OfRun, as_json, config, of_run, show
+from mfconv_nb.cli.options import CHECKPOINT, Configs, OfRun, as_json, config, of_run, show
 from mfconv_nb.cli.sections import LOOK
 from mfconv_nb.core.report import plain_marks, table_text
 
@@ -21,7 +21,7 @@ SUMMARY = "What a path holds, what stands in the way, and what to run next."
 @of_run
 @click.option("--checksums", is_flag=True, help="Read everything, and compare it with the checksums that the files carry.")
 @as_json
-def doctor(path: Path, config: Path | None, of_run: OfRun, checksums: bool, as_json: bool) -> int:
+def doctor(path: Path, config: Configs, of_run: OfRun, checksums: bool, as_json: bool) -> int:
     """What PATH is, whether it can be converted, and what to run next. Reads hardly more than headers.
 
     \b

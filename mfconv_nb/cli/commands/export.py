@@ -9,7 +9,7 @@ import click
 
 import mfconv_nb as mc
 from mfconv_nb.cli.family_options import FamilyCommand
-from mfconv_nb.cli.options import CHECKPOINT, config
+from mfconv_nb.cli.options import CHECKPOINT, Configs, config
 from mfconv_nb.cli.sections import RULES
 from mfconv_nb.core.report import plain_marks
 
@@ -35,7 +35,7 @@ class _ModelFirst(FamilyCommand):
 @click.option("--names", type=CHECKPOINT, help="For troubleshooter: the checkpoint whose names the map lists.")
 @config
 @click.option("--force", is_flag=True, help="Replace files of these names.")
-def export(model: str, target: Path, to: str, names: Path | None, config: Path | None, force: bool, options: dict[str, str]) -> None:
+def export(model: str, target: Path, to: str, names: Path | None, config: Configs, force: bool, options: dict[str, str]) -> None:
     """Write a family (a key, or a file that defines FAMILY) in the form of another tool.
 
     \b

@@ -8,7 +8,7 @@ import click
 
 import mfconv_nb as mc
 from mfconv_nb.cli.family_file import force, key, out, write_drafts
-from mfconv_nb.cli.options import CHECKPOINT, all_rows, as_json, config, show, with_options
+from mfconv_nb.cli.options import CHECKPOINT, Configs, all_rows, as_json, config, show, with_options
 from mfconv_nb.cli.sections import RULES
 
 SECTION = RULES
@@ -29,7 +29,7 @@ def import_rules(
     out: Path | None,
     key: str | None,
     force: bool,
-    config: Path | None,
+    config: Configs,
     show_all: bool,
     as_json: bool,
 ) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import mfconv_nb as mc
-from mfconv_nb.cli.options import CHECKPOINT, OfRun, Writing, config, lora_alpha, model, of_run, say, show, writing
+from mfconv_nb.cli.options import CHECKPOINT, Configs, OfRun, Writing, config, lora_alpha, model, of_run, say, show, writing
 from mfconv_nb.cli.sections import CONVERT
 
 SECTION = CONVERT
@@ -25,7 +25,7 @@ SUMMARY = "Merge LoRA adapters into the weights."
 def merge(
     paths: tuple[Path, ...],
     model: str | None,
-    config: Path | None,
+    config: Configs,
     of_run: OfRun,
     lora_alpha: float | None,
     writing: Writing,

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 import mfconv_nb as mc
-from mfconv_nb.cli.options import CHECKPOINT, all_rows, as_json, config, show, with_options
+from mfconv_nb.cli.options import CHECKPOINT, Configs, all_rows, as_json, config, show, with_options
 from mfconv_nb.cli.sections import RULES
 
 SECTION = RULES
@@ -19,7 +19,7 @@ SUMMARY = "What makes tensors equal to their reference."
 @click.argument("reference", type=CHECKPOINT, metavar="REFERENCE")
 @click.option("--name", "names", multiple=True, help="Compare this tensor only; may be given several times.")
 @with_options(config, all_rows, as_json)
-def probe(found: Path, reference: Path, names: tuple[str, ...], config: Path | None, show_all: bool, as_json: bool) -> int:
+def probe(found: Path, reference: Path, names: tuple[str, ...], config: Configs, show_all: bool, as_json: bool) -> int:
     """Of tensors that should be equal: which known change makes them so, or where the first difference is.
 
     \b

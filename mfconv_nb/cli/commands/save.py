@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 import mfconv_nb as mc
-from mfconv_nb.cli.options import CHECKPOINT, OfRun, Writing, config, of_run, only, say, show, writing
+from mfconv_nb.cli.options import CHECKPOINT, Configs, OfRun, Writing, config, folder_among, of_run, only, say, show, writing
 from mfconv_nb.cli.sections import CONVERT
 from mfconv_nb.core.errors import UsageError, quote
 from mfconv_nb.mapping.kinds import amounts_by_category
@@ -30,7 +30,7 @@ def save(
     of_run: OfRun,
     only: str | None,
     layout_of_ranks: Path | None,
-    config: Path | None,
+    config: Configs,
     writing: Writing,
 ) -> int:
     """Write a checkpoint in another form. Names and numbers stay.
@@ -53,6 +53,6 @@ def save(
         raise UsageError("MFC501", "only", found=f"{quote(only)}, of which there is nothing", expected=there, hint=hint)
     for note in checkpoint.notes:
         say(f"note: {note}")
-    assets = config if checkpoint.side == "hf" and config is not None and config.is_dir() else None
+    assets = folder_among(config) if checkpoint.side == "hf" else None
     show(writing.save(checkpoint, target, "writing", assets=assets, layout_of_ranks=layout_of_ranks))
     return 0

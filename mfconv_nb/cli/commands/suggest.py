@@ -8,7 +8,7 @@ import click
 
 import mfconv_nb as mc
 from mfconv_nb.cli.family_file import force, key, out, write_drafts
-from mfconv_nb.cli.options import CHECKPOINT, all_rows, as_json, config, show, with_options
+from mfconv_nb.cli.options import CHECKPOINT, Configs, all_rows, as_json, config, show, with_options
 from mfconv_nb.cli.sections import RULES
 
 SECTION = RULES
@@ -19,7 +19,7 @@ SUMMARY = "Draft the rules of a model that is not in the list."
 @click.argument("hf", type=CHECKPOINT, metavar="HF")
 @click.argument("mf", type=CHECKPOINT, metavar="MF")
 @with_options(out, key, force, config, all_rows, as_json)
-def suggest(hf: Path, mf: Path, out: Path | None, key: str | None, force: bool, config: Path | None, show_all: bool, as_json: bool) -> int:
+def suggest(hf: Path, mf: Path, out: Path | None, key: str | None, force: bool, config: Configs, show_all: bool, as_json: bool) -> int:
     """Draft the rules that carry a Hugging Face checkpoint to a MindFormers one, each with its reason.
 
     \b

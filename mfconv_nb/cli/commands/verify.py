@@ -11,6 +11,7 @@ import mfconv_nb as mc
 from mfconv_nb.cli.family_options import FamilyCommand
 from mfconv_nb.cli.options import (
     CHECKPOINT,
+    Configs,
     OfRun,
     all_rows,
     as_json,
@@ -40,7 +41,7 @@ def verify(
     original: Path,
     converted: Path | None,
     model: str | None,
-    config: Path | None,
+    config: Configs,
     layers: int | None,
     leave_out: tuple[str, ...],
     of_run: OfRun,

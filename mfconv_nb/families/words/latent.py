@@ -26,7 +26,7 @@ GRAPH = Option(
     "graph",
     (STATIC, DYNAMIC, INFERENCE),
     help="MindFormers' network that holds the tensors: trained in the static or the dynamic graph, or for inference, as it lies in memory.",
-    in_run=True,
+    yaml_key="graph",
     first_counts=True,
 )
 # False: the run files of MindFormers for the static graph say so, its converter writes it, its loader of inference reads it
@@ -34,7 +34,7 @@ JOINED = Option(
     "mla_qkv_concat",
     (False, True),
     help="Latent attention in the static graph: projections apart; True: linear_qkv, linear_qb, linear_kvb, as the class has them.",
-    in_run=True,
+    yaml_key="mla_qkv_concat",
 )
 WITH_Q_RANK = Option("with_q_rank", (1, 0), side="both", help="Whether q comes from a low rank; 0: from one matrix (q_lora_rank null).")
 

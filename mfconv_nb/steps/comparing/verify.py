@@ -135,7 +135,7 @@ class RoundTrip:
         way = f"{here} → {there} → {here}"
         sized = {n: v for n, v in self.options.items() if n in options_of(form)}
         try:  # what b does not carry comes from its side folder only
-            back = map_checkpoint(_with_config(b, forward.config), form, to=a.side, options=sized)
+            back = map_checkpoint(_with_config_of(forward, b), form, to=a.side, options=sized)
         except MappingError as error:  # as where something was left out that the way back needs: then there is one way to compare
             differences = self._compare(forward, b)
             return [*conditions, conversion_condition(differences, there), no_way_condition(error, way)], differences, changes
@@ -168,7 +168,7 @@ class RoundTrip:
         style = next((half.style for n in b.tensors if b.side == MF and (half := half_of(n)) is not None), None)
         known = self.original
         if known.config is None and all(map(is_adapter, known.tensors)):  # a folder of adapters has none of the model
-            known = _with_config(known, b.config)
+            known = _with_config_of(b, known)
         return map_checkpoint(known, family, to=b.side, layers=layers, leave_out=leave_out, adapters=style, options=options)
 
 
@@ -207,12 +207,14 @@ def _options_of(a: Checkpoint, b: Checkpoint, family: str | Path | Family | None
     if options or b.options:
         return {**b.options, **options}
     try:
-        told = map_checkpoint(_with_config(b, a.config), family, to=a.side).options
+        told = map_checkpoint(_with_config_of(a, b), family, to=a.side).options
     except MappingError:
         return {}
     known = family_meant(family) if family else None
     return {o.name: told[o.name] for o in (known.options if known else ()) if o.side in (b.side, NUMBERS) and o.name in told}
 
 
-def _with_config(checkpoint: Checkpoint, config: Mapping[str, Any] | None) -> Checkpoint:
-    return checkpoint if config is None else replace(checkpoint, config=config)
+def _with_config_of(known: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:
+    """A checkpoint with the config of another, and the switches of its run."""
+    history = replace(checkpoint.history, switches=known.history.switches or checkpoint.history.switches)
+    return replace(checkpoint, config=checkpoint.config if known.config is None else known.config, history=history)

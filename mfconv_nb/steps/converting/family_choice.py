@@ -45,7 +45,7 @@ def choices_of(request: MapRequest, family: Family, given: Mapping[str, OptionVa
         return [Choice(form_of(family, family.chosen), {})]
     source = request.source
     remembered = {n: v for n, v in source.options.items() if n not in given} if source.family == family.key else {}
-    configured = configured_options(family, source.config or {}, request.to)
+    configured = configured_options(family, {**(source.config or {}), **source.history.switches}, request.to)
     return fitting_forms(family, templates_of(request.names()), request.to, given, remembered, configured)
 
 

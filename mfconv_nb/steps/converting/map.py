@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from mfconv_nb.core.checkpoint import HF, MF, Checkpoint
 from mfconv_nb.core.errors import MfconvError, UsageError
@@ -29,6 +28,7 @@ from mfconv_nb.steps.converting.mapped_checkpoint import MappedCheckpoint, assum
 from mfconv_nb.steps.converting.order_of_original import find_orders
 from mfconv_nb.steps.converting.stacked_adapters import lora_after, note_on_stacking
 from mfconv_nb.steps.converting.twins import notes_on_twins, tied_equalities, with_twins
+from mfconv_nb.steps.loading.caller_facts import GivenConfig
 from mfconv_nb.steps.loading.load import Loadable, load
 from mfconv_nb.steps.loading.manifest_proof import prove_manifest
 
@@ -39,7 +39,7 @@ def map(
     family: str | Path | Family | None = None,
     *,
     to: str | None = None,
-    config: str | Path | Mapping[str, Any] | None = None,
+    config: GivenConfig = None,
     layers: int | None = None,
     leave_out: str | Sequence[str] = (),
     adapters: str | None = None,

@@ -160,7 +160,7 @@ class CoverageError(MappingError):
         return Table("✗ Refused.", how_many(len(rows), "problem"), columns, rows, row_noun="problems")
 
 
-EXPECTED = "every tensor matched by exactly one rule, shapes and layers as in config.json"
+EXPECTED = "every tensor matched by exactly one rule, shapes and layers as in the config"
 HINT_OF_KIND = {
     "dtype": "Give all tensors one dtype first: mfconv save IN BETWEEN --dtype bf16 (dtype= of mc.save in Python), and convert that.",
     "missing": "Fetch the checkpoint again, or give all of its files: a part of it is not here.",

@@ -32,6 +32,7 @@ from mfconv_nb.mapping.kinds import is_run_state
 from mfconv_nb.mapping.lora_scale import ScaledAdapter, check_targets, scaled_adapters
 from mfconv_nb.mapping.rules import Family
 from mfconv_nb.steps.converting.map import map_checkpoint
+from mfconv_nb.steps.loading.caller_facts import GivenConfig
 from mfconv_nb.steps.loading.load import Loadable, load
 from mfconv_nb.steps.loading.manifest_proof import prove_own_manifest
 from mfconv_nb.streaming.merged import merged_tensor
@@ -121,7 +122,7 @@ def merge_adapters(
     adapters: Loadable | None = None,
     *,
     alpha: float | None = None,
-    config: str | Path | Mapping[str, Any] | None = None,
+    config: GivenConfig = None,
     family: str | Path | Family | None = None,
 ) -> Checkpoint:
     """The base with adapters added to its weights. Lazy: the sum is computed while a save, a diff or a read goes through it.

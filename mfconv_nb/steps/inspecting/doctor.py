@@ -19,9 +19,9 @@ from mfconv_nb.runs.run import TrainedRun
 from mfconv_nb.steps.inspecting.damage import damage_findings
 from mfconv_nb.steps.inspecting.diagnosis import STOP, TOLD, Diagnosis, Finding
 from mfconv_nb.steps.inspecting.doctor_findings import describe, findings_of, run_findings
-from mfconv_nb.steps.inspecting.next_commands import Config, NextCommands
+from mfconv_nb.steps.inspecting.next_commands import NextCommands
 from mfconv_nb.steps.inspecting.seen import look_at
-from mfconv_nb.steps.loading.caller_facts import read_caller_facts
+from mfconv_nb.steps.loading.caller_facts import GivenConfig, read_caller_facts
 from mfconv_nb.steps.loading.load import load, load_run
 
 TOPICS_OF_A_PART = ("contents", "dtypes", "state of the run", "names", "quantised")  # what is true of a part too
@@ -31,7 +31,7 @@ TOPICS_OF_A_PART = ("contents", "dtypes", "state of the run", "names", "quantise
 def doctor(
     path: str | Path,
     *,
-    config: Config = None,
+    config: GivenConfig = None,
     step: int | str | None = None,
     strategy: str | Path | None = None,
     file_prefix: str | None = None,
@@ -57,7 +57,7 @@ def doctor(
         whole = part_of(place)
         facts = read_caller_facts(config)
         facts = replace(facts, config=facts.config_for(place))
-        run = open_run(place, step=step, strategy=strategy, file_prefix=file_prefix, config=facts.config)
+        run = open_run(place, step=step, strategy=strategy, file_prefix=file_prefix, config=facts.config or facts.fallback)
         checkpoint = load_run(run, place, facts) if run is not None else load(path, config=config)
     except (MfconvError, OSError) as error:
         return _refusal_diagnosis(commands, error, run, whole)

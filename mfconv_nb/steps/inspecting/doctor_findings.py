@@ -13,7 +13,7 @@ from mfconv_nb.core.dtypes import short_name
 from mfconv_nb.core.errors import MfconvError, NotListedError, SeveralFitError, as_flags
 from mfconv_nb.core.folding import fold
 from mfconv_nb.core.report import bytes_text, how_many, how_many_in_short
-from mfconv_nb.core.run_yaml import RUN_CONFIG
+from mfconv_nb.core.sizes import RUN_CONFIG
 from mfconv_nb.core.sources import FileSource
 from mfconv_nb.families.registry import known_families
 from mfconv_nb.families.words.mcore import is_mcore_name

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mfconv_nb.core.checkpoint import HF, MF
 from mfconv_nb.core.errors import InputError, MfconvError, SeveralFitError, as_flags, as_place, as_word
-from mfconv_nb.core.run_yaml import ENDINGS as YAML_ENDINGS
+from mfconv_nb.core.yaml_file import ENDINGS as YAML_ENDINGS
 from mfconv_nb.mapping.kinds import BUFFERS, WEIGHTS, amounts_by_category
 from mfconv_nb.mapping.remedies import leave_out_flags
 from mfconv_nb.runs.opening import looks_like_run
 from mfconv_nb.runs.part_of import PartOf
 from mfconv_nb.steps.inspecting.doctor_findings import targets_of, why_not_held
 from mfconv_nb.steps.inspecting.seen import Seen
+from mfconv_nb.steps.loading.caller_facts import GivenConfig
 
-Config = str | Path | Mapping[str, Any] | None
 MAX_CHOICES = 4
 
 
@@ -26,7 +25,7 @@ class NextCommands:
     """What the caller gave, and the commands to run next, with the same words."""
 
     path: str
-    config: Config
+    config: GivenConfig
     step: int | str | None
     strategy: str | Path | None
     file_prefix: str | None
@@ -47,7 +46,13 @@ class NextCommands:
 
     @property
     def _config_flag(self) -> str:
-        return f" --config {as_place(str(self.config))}" if isinstance(self.config, str | Path) else ""
+        return "".join(f" --config {as_place(str(one))}" for one in self._config_paths)
+
+    @property
+    def _config_paths(self) -> list[str | Path]:
+        """Where the configs lie that the caller named by a path."""
+        given = self.config if isinstance(self.config, Sequence) and not isinstance(self.config, str) else [self.config]
+        return [one for one in given if isinstance(one, str | Path)]
 
     def for_the_whole(self, whole: PartOf) -> Iterator[str]:
         if whole.whole is not None:
@@ -116,7 +121,7 @@ class NextCommands:
 
     @property
     def _is_yaml(self) -> bool:
-        return isinstance(self.config, str | Path) and Path(self.config).suffix.lower() in YAML_ENDINGS
+        return any(Path(one).suffix.lower() in YAML_ENDINGS for one in self._config_paths)
 
 
 def _runs_in(folder: Path) -> list[Path]:

@@ -50,8 +50,8 @@ def load(
             `.pt`, `.pth`); the folder of a training run (`rank_N/` with its strategy files, or Checkpoint 2.0), whose slices become whole
             tensors; or a live object: a torch Module or state dict, a MindSpore Cell or parameter dict, a dict of arrays. A shard and a
             config.json stand for their whole checkpoint, with a note; a list is taken as it is.
-        config: a config.json, its folder, its content, or the YAML of a MindFormers run. Left out: the one beside the files, else the
-            one in the manifest.
+        config: a config.json, its folder, its content, or the YAML of a MindFormers run; a list of a config.json and a YAML: sizes from
+            the one, switches from the other. Left out: the one beside the files, else the one in the manifest.
         step: of a run, the step to take: ``400``, or ``"2_400"`` with its epoch. Left out: the newest that is whole.
         strategy: of a run, the folder of its strategy files, where it does not lie beside the ranks.
         file_prefix: of a run, what the names of the files begin with, where those of several checkpoints lie in one folder.
@@ -59,7 +59,7 @@ def load(
         lora_alpha: of LoRA adapters (their scale is alpha / rank), where neither an adapter_config.json beside them nor the YAML says it.
     Raises:
         InputError: MFC1xx; MFC111 to MFC114 for a run that is no whole checkpoint. FormatError: MFC2xx. MappingError: MFC319 where two
-            places give different alphas.
+            places give different alphas; MFC304 where two configs give different sizes.
     """
     facts = read_caller_facts(config, lora_alpha)
     if isinstance(source, Checkpoint):
@@ -82,7 +82,7 @@ def load(
         check_not_half_replaced(given)
         path, said = whole_of(given)
         facts = replace(facts, config=facts.config_for(path))
-        run = open_run(path, step=step, strategy=strategy, file_prefix=file_prefix, config=facts.config)
+        run = open_run(path, step=step, strategy=strategy, file_prefix=file_prefix, config=facts.config or facts.fallback)
         if run is not None:
             return load_run(run, path, facts, only)
         opened = open_path(path)

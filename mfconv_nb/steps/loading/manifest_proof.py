@@ -18,7 +18,7 @@ from mfconv_nb.core.errors import MappingError, quote
 from mfconv_nb.core.folding import fold
 from mfconv_nb.families.registry import family_remembered
 from mfconv_nb.mapping.names import Pattern
-from mfconv_nb.mapping.rules import NUMBERS, Family, OptionValue, form_of, sides_of
+from mfconv_nb.mapping.rules import NUMBERS, Family, form_of, sides_of
 from mfconv_nb.streaming.fill import tensor_checksums
 
 MOST_BYTES = 64 << 20  # some 30 ms; only what an option lays out may be more
@@ -64,7 +64,8 @@ def _with_proof(checkpoint: Checkpoint, written: Written, names: Sequence[str]) 
 def _unseen_patterns(family: Family, remembered: Mapping[str, Any], to: str) -> dict[str, Pattern]:
     """The name patterns, by their text, that options lay out without a trace: with another value the names are the same."""
     choosing = [o for o in family.options if o.values]
-    chosen: dict[str, OptionValue] = {o.name: next((v for v in o.values if v == remembered.get(o.name)), o.default) for o in choosing}
+    chosen = dict(family.chosen)  # of a form they are decided
+    chosen |= {o.name: next((v for v in o.values if v == remembered.get(o.name)), o.default) for o in choosing}
     rules = form_of(family, chosen).rules
     found: dict[str, Pattern] = {}
     for option in (o for o in choosing if o.side not in ((HF,) if to == HF else (MF, NUMBERS))):  # others lay out the target

@@ -18,7 +18,8 @@ from mfconv_nb.core.errors import MappingError, quote
 from mfconv_nb.core.file_plan import FilePlan, OutputPlan
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.report import how_many
-from mfconv_nb.core.run_yaml import RUN_CONFIG, Lora
+from mfconv_nb.core.run_yaml import Lora
+from mfconv_nb.core.sizes import RUN_CONFIG
 from mfconv_nb.core.sources import ByteSource
 from mfconv_nb.families.registry import conv1d_layers
 from mfconv_nb.formats import peft_folder, safetensors_file

@@ -8,8 +8,7 @@ from typing import Any
 from mfconv_nb.core.checkpoint import Checkpoint, LazyTensor, TensorSpec
 from mfconv_nb.core.dtypes import CASTABLE, DTYPES
 from mfconv_nb.core.errors import quote
-from mfconv_nb.core.run_yaml import RUN_CONFIG
-from mfconv_nb.core.sizes import read_sizes
+from mfconv_nb.core.sizes import RUN_CONFIG, read_sizes
 from mfconv_nb.mapping.plan import TIED
 from mfconv_nb.mapping.quantised import claimed_scheme, quantisation_of, without_claims
 from mfconv_nb.mapping.rules import Tied
