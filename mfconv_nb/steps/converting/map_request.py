@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 
 from mfconv_nb.core.checkpoint import HF, MF, SIDE_NAMES, Checkpoint, Original
@@ -12,10 +13,11 @@ from mfconv_nb.core.errors import MappingError, UsageError, did_you_mean, quote
 from mfconv_nb.core.sizes import Size, Sizes, read_sizes
 from mfconv_nb.mapping.adapters import DEFAULT_STYLE, STYLES, half_of
 from mfconv_nb.mapping.forms import options_of, templates_of
-from mfconv_nb.mapping.kinds import is_run_state
+from mfconv_nb.mapping.kinds import Kind, is_run_state
 from mfconv_nb.mapping.plan import MappingPlan, plan_mapping
 from mfconv_nb.mapping.rules import Family, OptionValue
 from mfconv_nb.steps.converting.twins import with_twins
+from mfconv_nb.steps.loading.company import kinds_told, saved_numbers
 from mfconv_nb.steps.loading.sides import side_of_names
 
 
@@ -32,8 +34,13 @@ class MapRequest:
     def names(self) -> list[str]:
         """The names that need a rule; of an adapter that of its weight."""
         names = [n for n in self.source.tensors if not any(fnmatchcase(n, p) for p in self.leave_out)]
-        names = names if self.to == MF else [n for n in names if not is_run_state(n)]
+        names = names if self.to == MF else [n for n in names if not is_run_state(n) and n not in self.told]
         return [*dict.fromkeys(n if (half := half_of(n)) is None else half.weight for n in names)]
+
+    @cached_property
+    def told(self) -> Mapping[str, Kind]:
+        """The kinds of tensors that their own names do not tell, on the way to Hugging Face."""
+        return {**saved_numbers(self.source), **kinds_told(self.source)} if self.to == HF else {}
 
     def plan(self, form: Family, given: Mapping[str, OptionValue]) -> MappingPlan:
         try:
@@ -54,6 +61,7 @@ class MapRequest:
             layers=self.layers,
             leave_out=self.leave_out,
             adapters=self.adapters,
+            told=self.told,
         )
 
     def original_for(self, form: Family) -> Original | None:

@@ -25,6 +25,7 @@ from mfconv_nb.runs.part_of import note_on_a_part, part_of, whole_of
 from mfconv_nb.runs.run import TrainedRun
 from mfconv_nb.steps.loading.beside import fitting_manifest, lora_beside, lora_of_run, read_original
 from mfconv_nb.steps.loading.caller_facts import CallerFacts, GivenConfig, read_caller_facts
+from mfconv_nb.steps.loading.company import kinds_told
 from mfconv_nb.steps.loading.manifest_proof import written_parts
 from mfconv_nb.steps.loading.sides import side_of_names
 from mfconv_nb.streaming.publish import check_not_half_replaced
@@ -141,7 +142,8 @@ def select_categories(checkpoint: Checkpoint, only: str | Sequence[str] | None) 
     if only is None:
         return checkpoint
     wanted = parse_categories(only)
-    return replace(checkpoint, tensors={n: t for n, t in checkpoint.tensors.items() if category_of(n) in wanted})
+    told = kinds_told(checkpoint)
+    return replace(checkpoint, tensors={n: t for n, t in checkpoint.tensors.items() if category_of(n, told) in wanted})
 
 
 def load_run(run: TrainedRun, path: Path, facts: CallerFacts, only: str | Sequence[str] | None = None) -> Checkpoint:
