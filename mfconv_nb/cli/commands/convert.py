@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -24,6 +25,9 @@ SUMMARY = "Convert between Hugging Face and MindFormers."
 @click.option("--output_path", "--output-path", type=CHECKPOINT, help="Its ending chooses the format; a folder gets shards.")
 @layers
 @leave_out
+@click.option(
+    "--cut_vocabulary", "--cut-vocabulary", is_flag=True, help="Cut off unused rows that were added behind the vocabulary of the config."
+)
 @config
 @of_run
 @click.option("--only_adapters", "--only-adapters", is_flag=True, help="Only the LoRA adapters: on the Hugging Face side a PEFT folder.")
@@ -44,6 +48,7 @@ def convert(
     output_path: Path | None,
     layers: int | None,
     leave_out: tuple[str, ...],
+    cut_vocabulary: bool,
     config: Path | None,
     of_run: OfRun,
     only_adapters: bool,
@@ -80,7 +85,14 @@ def convert(
     for note in checkpoint.notes:  # before the names are mapped: where that is refused, they may say why
         say(f"note: {note}")
     to = "hf" if to_hf else None
-    mapped = mc.map(checkpoint, model, to=to, layers=layers, leave_out=leave_out, adapters=adapter_names, **options)
+    asked: dict[str, Any] = {
+        "layers": layers,
+        "leave_out": leave_out,
+        "adapters": adapter_names,
+        "cut_vocabulary": cut_vocabulary,
+        **options,
+    }
+    mapped = mc.map(checkpoint, model, to=to, **asked)
     for note in (*mapped.report.notes, *mapped.report.left_out):
         say(f"note: {note}")
     report = writing.save(mapped, target, "converting", assets=config if to_hf and config is not None and config.is_dir() else None)

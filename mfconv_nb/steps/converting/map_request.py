@@ -16,6 +16,7 @@ from mfconv_nb.mapping.forms import options_of, templates_of
 from mfconv_nb.mapping.kinds import Kind, is_run_state
 from mfconv_nb.mapping.plan import MappingPlan, plan_mapping
 from mfconv_nb.mapping.rules import Family, OptionValue
+from mfconv_nb.steps.converting.padded_vocabulary import with_cut_vocabulary
 from mfconv_nb.steps.converting.twins import with_twins
 from mfconv_nb.steps.loading.company import kinds_told, saved_numbers
 from mfconv_nb.steps.loading.sides import side_of_names
@@ -30,6 +31,7 @@ class MapRequest:
     layers: int | None
     leave_out: tuple[str, ...]
     adapters: str
+    cut_vocabulary: bool = False
 
     def names(self) -> list[str]:
         """The names that need a rule; of an adapter that of its weight."""
@@ -53,7 +55,7 @@ class MapRequest:
 
     def _plan(self, form: Family, sizes: Sizes | None) -> MappingPlan:
         return plan_mapping(
-            with_twins(self.source, form, sizes, self.to).specs,
+            self.completed(form, sizes).specs,
             form,
             self.to,
             sizes=sizes,
@@ -63,6 +65,11 @@ class MapRequest:
             adapters=self.adapters,
             told=self.told,
         )
+
+    def completed(self, form: Family, sizes: Sizes | None) -> Checkpoint:
+        """The source with the tensors that it holds under another name, and with its vocabulary cut where that is asked for."""
+        completed = with_twins(self.source, form, sizes, self.to)
+        return with_cut_vocabulary(completed, form, sizes, self.to) if self.cut_vocabulary else completed
 
     def original_for(self, form: Family) -> Original | None:
         """What is remembered of the target side, where it was of this form."""
