@@ -104,6 +104,12 @@ def read_run_config(path: Path) -> RunConfig:
     return RunConfig({RUN_CONFIG: path.name, **config_of(sizes), **named}, None if lora is None else lora_of(lora, path.name, "lora_rank"))
 
 
+def optimizer_of(path: Path) -> Mapping[str, Any]:
+    """The `optimizer` section of a run's YAML; empty where there is none. Raises InputError (MFC101, MFC106) as ``read_run_config``."""
+    section = _read_yaml(path).get("optimizer")
+    return section if isinstance(section, dict) else {}
+
+
 def config_of(sizes: Mapping[str, Any]) -> dict[str, Any]:
     """The `model_config` of a run with the names of config.json added. Only what is exactly so."""
     plain = {key: value for key, value in sizes.items() if isinstance(value, bool | int | float | str | list)}

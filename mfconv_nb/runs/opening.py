@@ -182,7 +182,7 @@ def join_slices(run: TrainedRun, only: str | Iterable[str] | None = None) -> Joi
         raise run.problems[0]
     wanted = CATEGORIES if only is None else parse_categories(only)
     if only is not None and WEIGHTS in wanted:
-        _check_all_weights(run)
+        check_all_weights(run)
     chosen = {name: tensor for name, tensor in run.tensors.items() if category_of(name, run.told) in wanted}
     for tensor in chosen.values():
         problem = tensor.problem()
@@ -193,7 +193,7 @@ def join_slices(run: TrainedRun, only: str | Iterable[str] | None = None) -> Joi
     return JoinedRun(wholes, equalities, (_note_amounts(wholes, run.told), *(f"assumed: {a}" for a in run.assumed), *run.notes))
 
 
-def _check_all_weights(run: TrainedRun) -> None:
+def check_all_weights(run: TrainedRun) -> None:
     """Raises InputError (MFC111) where no file holds some of the weights, or an earlier layer has none. Adapters may be alone."""
     weights = [name for name in run.tensors if category_of(name, run.told) == WEIGHTS]
     absent = [name for name in run.absent if category_of(name) == WEIGHTS]

@@ -10,7 +10,21 @@ import click
 import mfconv_nb as mc
 from mfconv_nb.cli.converter import ConvertCommand
 from mfconv_nb.cli.converter import run as run_foreign
-from mfconv_nb.cli.options import CHECKPOINT, OfRun, Writing, config, layers, leave_out, lora_alpha, model, of_run, say, show, writing
+from mfconv_nb.cli.options import (
+    CHECKPOINT,
+    OfRun,
+    Writing,
+    config,
+    layers,
+    leave_out,
+    lora_alpha,
+    model,
+    of_run,
+    say,
+    show,
+    weights,
+    writing,
+)
 from mfconv_nb.cli.sections import CONVERT
 
 SECTION = CONVERT
@@ -30,6 +44,7 @@ SUMMARY = "Convert between Hugging Face and MindFormers."
 )
 @config
 @of_run
+@weights
 @click.option("--only_adapters", "--only-adapters", is_flag=True, help="Only the LoRA adapters: on the Hugging Face side a PEFT folder.")
 @lora_alpha
 @click.option(
@@ -51,6 +66,7 @@ def convert(
     cut_vocabulary: bool,
     config: Path | None,
     of_run: OfRun,
+    weights: str | None,
     only_adapters: bool,
     lora_alpha: float | None,
     adapter_names: str | None,
@@ -80,7 +96,7 @@ def convert(
         return run_foreign(ctx, converter, source, target)
     if against is not None:
         raise click.UsageError("--against goes with --converter DIR. To convert with a family, say --model; to compare files, mfconv diff.")
-    checkpoint = mc.load(source, config=config, lora_alpha=lora_alpha, **of_run.arguments)
+    checkpoint = mc.load(source, config=config, lora_alpha=lora_alpha, weights=weights, **of_run.arguments)
     checkpoint = mc.only_adapters(checkpoint) if only_adapters else checkpoint
     for note in checkpoint.notes:  # before the names are mapped: where that is refused, they may say why
         say(f"note: {note}")
