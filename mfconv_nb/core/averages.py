@@ -48,7 +48,7 @@ class Averaging:
         return steps - steps % (self.interleave_step * self.fused_num)
 
 
-def divided(sums: Array, total: float, dtype: str) -> Array:
+def divide_sums(sums: Array, total: float, dtype: str) -> Array:
     """Sums divided by a number, in ``dtype``."""
     exact = np.dtype(np.float64 if sums.dtype == np.float64 else np.float32)
     out = np.empty(sums.shape, numpy_dtype(dtype))

@@ -12,7 +12,8 @@ MindFormers (master, July 2026, and 2.1.0) hold when they are constructed.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -132,6 +133,7 @@ KINDS = (  # the first that fits counts
     Kind("constant of a layer", WEIGHTS, f"holds {COUNTING}", layer_endings=COUNTING_ENDINGS, numbers=COUNTING),
     Kind("buffer", BUFFERS, last_parts=BUFFER_NAMES),
 )
+LONGEST_WORD = 64  # of an optimizer, before the name of a weight
 _IN_A_LAYER = re.compile(r"\.\d+\.")
 _BEGINNINGS = tuple(prefix for kind in KINDS for prefix in kind.prefixes)
 _ENDINGS = tuple(ending for kind in KINDS for ending in (*kind.layer_endings, *kind.last_parts))
@@ -193,27 +195,31 @@ def kinds_by_company(names: Collection[str], of_optimizer: Collection[str] = ())
         return {}
     of_training = any(kind.category == OPTIMIZER_STATE or kind is COUNTER for kind in kinds.values())
     by_prefix = _behind_new_prefixes(weights) if of_training or of_optimizer else {}
-    have_state = {weight_of(name) for name, kind in kinds.items() if kind is not WEIGHT} | set(by_prefix.values())
-    apart = weights.difference(of_optimizer)
-    templates = {fold(name)[0] for name in apart} if of_optimizer else set()
-    by_file = {n for n in of_optimizer if n in weights and n not in have_state and fold(n)[0] not in templates} if apart else set()
-    return dict.fromkeys((*by_prefix, *by_file), OPTIMIZER)
+    return dict.fromkeys((*by_prefix, *_unknown_in_files(of_optimizer, kinds, {*by_prefix.values()})), OPTIMIZER)
 
 
 def _behind_new_prefixes(weights: Collection[str]) -> dict[str, str]:
     """By name the weight that it belongs to: names of one word and a name of ``weights``, where that word stands before nothing else."""
     found: dict[str, dict[str, str]] = {}
     for name in weights:
-        first = name.partition(".")[0]
-        for at in (*(at for at, c in enumerate(first) if c == "_"), len(first)):
-            if name[at + 1 :] in weights:
-                found.setdefault(name[: at + 1], {})[name] = name[at + 1 :]
-    return {
-        name: weight
-        for prefix, hits in found.items()
-        if any(_IN_A_LAYER.search(name) for name in hits) and not any(n.startswith(prefix) and n not in hits for n in weights)
-        for name, weight in hits.items()
-    }
+        first = name[:LONGEST_WORD].partition(".")[0]
+        for end in (*(at for at, c in enumerate(first) if c == "_"), len(first)) if "_" in first else (len(first),):
+            if name[end + 1 :] in weights:
+                found.setdefault(name[: end + 1], {})[name] = name[end + 1 :]
+    ordered = sorted(weights) if found else []
+    count = {prefix: bisect_left(ordered, prefix[:-1] + chr(ord(prefix[-1]) + 1)) - bisect_left(ordered, prefix) for prefix in found}
+    alone = {p: hits for p, hits in found.items() if count[p] == len(hits) and any(_IN_A_LAYER.search(name) for name in hits)}
+    return {name: weight for hits in alone.values() for name, weight in hits.items()}
+
+
+def _unknown_in_files(of_optimizer: Collection[str], kinds: Mapping[str, Kind], have_state: set[str]) -> Iterator[str]:
+    """Names that only files of the optimizer hold and that belong to no weight: it has no state, and the other files none of its kind."""
+    unknown = [name for name in of_optimizer if kinds.get(name) is WEIGHT]
+    if not unknown:
+        return
+    apart = {fold(name)[0] for name, kind in kinds.items() if kind is WEIGHT and name not in of_optimizer}
+    have_state |= {weight_of(name) for name, kind in kinds.items() if kind is not WEIGHT}
+    yield from (name for name in unknown if apart and name not in have_state and fold(name)[0] not in apart)
 
 
 # ---- categories --------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mfconv_nb.core.averages import divided
+from mfconv_nb.core.averages import divide_sums
 from mfconv_nb.core.checkpoint import LazyTensor, TensorSpec, sources_of, stored_tensor
 from mfconv_nb.core.dtypes import itemsize, numpy_dtype
 from mfconv_nb.core.sources import ByteSource
@@ -52,7 +52,7 @@ class AveragedSource:
     def _numbers(self, gatherer: Gatherer, start: int, stop: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         sums = np.empty((stop - start) * itemsize(self._sums.dtype), np.uint8)
         gatherer.fill(self._sums, self._sums.dtype, start, stop, sums)
-        return divided(sums.view(numpy_dtype(self._sums.dtype)), self._total, self._dtype).view(np.uint8)
+        return divide_sums(sums.view(numpy_dtype(self._sums.dtype)), self._total, self._dtype).view(np.uint8)
 
 
 def averaged_tensor(weight: TensorSpec, sums: LazyTensor, total: float) -> LazyTensor:

@@ -137,7 +137,7 @@ def _map_by_family(request: MapRequest, family: Family, given: Mapping[str, Opti
             plan = request.plan(chosen.form, given)
             decided |= dict.fromkeys(told, "told from the original's numbers")
     sizes = sizes_of(source, chosen.form, given)
-    completed = request.completed(chosen.form, sizes)
+    completed = request.complete_source(chosen.form, sizes)
     notes = [*notes_on_twins(source, completed), *notes_on_cut(completed), *(assumptions_of(family, plan, decided) if to == HF else [])]
     tied = tied_equalities(completed, chosen.form, sizes, to)
     whole = with_first_layers(completed, family, chosen.form, request.layers)

@@ -55,7 +55,7 @@ class MapRequest:
 
     def _plan(self, form: Family, sizes: Sizes | None) -> MappingPlan:
         return plan_mapping(
-            self.completed(form, sizes).specs,
+            self.complete_source(form, sizes).specs,
             form,
             self.to,
             sizes=sizes,
@@ -66,7 +66,7 @@ class MapRequest:
             told=self.told,
         )
 
-    def completed(self, form: Family, sizes: Sizes | None) -> Checkpoint:
+    def complete_source(self, form: Family, sizes: Sizes | None) -> Checkpoint:
         """The source with the tensors that it holds under another name, and with its vocabulary cut where that is asked for."""
         completed = with_twins(self.source, form, sizes, self.to)
         return with_cut_vocabulary(completed, form, sizes, self.to) if self.cut_vocabulary else completed

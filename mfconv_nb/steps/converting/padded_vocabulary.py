@@ -38,7 +38,7 @@ def with_cut_vocabulary(source: Checkpoint, form: Family, sizes: Sizes | None, t
     for name, (found, *others) in names.items():
         width = source[name].spec.elements // found
         tensors[name] = LazyTensor(replace(source[name].spec, shape=(rows, *others)), tuple(_rows(maker, name, 0, rows * width)))
-        equalities.append(_unused(maker, source[name], rows, width))
+        equalities.append(_equality_of_rows(maker, source[name], rows, width))
     return replace(source, tensors=tensors, history=replace(source.history, equalities=tuple(equalities), cut=names))
 
 
@@ -82,7 +82,7 @@ def _rows(maker: TensorMaker, name: str, start: int, elements: int) -> list[Piec
     return maker.pieces_of_block(name, block)
 
 
-def _unused(maker: TensorMaker, tensor: LazyTensor, rows: int, width: int) -> Equality:
+def _equality_of_rows(maker: TensorMaker, tensor: LazyTensor, rows: int, width: int) -> Equality:
     """What must be equal for the rows behind the vocabulary to be unused."""
     extra, first = tensor.shape[0] - rows, rows * width
     size = (max(extra - 1, 1) * width,)
