@@ -73,6 +73,9 @@ file_prefix = click.option(
     "--file_prefix", "--file-prefix", metavar="TEXT", help="Of a training run: what its files begin with, where several share a folder."
 )
 only = click.option("--only", metavar="KIND,...", help="weights, optimizer, gradients, run_state, buffers. Left out: all.")
+weights = click.option(
+    "--weights", type=click.Choice(["pma"]), help="The averages that PMA has summed up, in place of the weights; with --config RUN.yaml."
+)
 force = click.option("--force", is_flag=True, help="Replace an existing target.")
 dtype = click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="Cast floating tensors. Left out: each keeps its own.")
 max_shard_size = click.option("--max_shard_size", "--max-shard-size", help="For folders: 5GB, 500MB. Left out: 5GB.")

@@ -225,6 +225,7 @@ class History:
         equalities: tensors that a save must find equal before it writes.
         fixed_dtypes: names of tensors whose dtype the family fixes, whatever dtype a caller asks for.
         twins: names that its files leave out, since their tensor is there under another name, and that name.
+        cut: tensors of which rows behind the vocabulary were cut off, and the shape that they had.
         quantised_by: the scheme by which it was quantised, where a file beside it names one.
         run: the training run it was merged from; None for any other checkpoint.
         switches: what the YAML of a training run says, by key: how layouts were chosen.
@@ -244,6 +245,7 @@ class History:
     equalities: tuple[Equality, ...] = ()
     fixed_dtypes: frozenset[str] = frozenset()
     twins: Mapping[str, str] = field(default_factory=dict)
+    cut: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     quantised_by: str = ""
     run: TrainingRun | None = None
     switches: Mapping[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What merging an adapter does to a number. With the casts in `dtypes.py` this is the only arithmetic on weights in the package.
+"""What merging an adapter does to a number. Beside casts and averages (`dtypes.py`, `averages.py`) the only arithmetic on weights here.
 
     merged = rounded(w + scale * (b[0] * a[0] + b[1] * a[1] + ...))
 

@@ -149,6 +149,12 @@ def read_run_config(path: Path, classes: Mapping[str, RunClass]) -> RunConfig:
     )
 
 
+def optimizer_of(path: Path) -> Mapping[str, Any]:
+    """The `optimizer` section of a run's YAML; empty where there is none. Raises InputError (MFC101, MFC106) as ``read_run_config``."""
+    section = _with_bases(path, read_yaml(path), [path]).get("optimizer")
+    return section if isinstance(section, dict) else {}
+
+
 def _with_bases(path: Path, content: dict[str, Any], open_files: list[Path]) -> dict[str, Any]:
     """A YAML with the files that its `base_config` names: the later one counts, key by key at the top; the YAML itself at every depth.
 

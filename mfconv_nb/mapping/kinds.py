@@ -1,6 +1,8 @@
 """What kind of tensor a name stands for: a weight, or what a MindFormers training run keeps beside the weights.
 
-Only names decide. A name that no kind claims is a weight, so no weight is lost among the state of a run.
+Names decide. A name that no kind claims is a weight, so no weight is lost among the state of a run; unless its company shows what it is
+(``kinds_by_company``): the state of an optimizer that is not in the table stands before names of weights that are there too, as in
+`lamb_m.w` beside `w`, or lies in the files of the optimizer.
 
 Source: names seen in checkpoints of MindFormers' trainer (`adam_m.`, `adam_v.`, `accu_grads.`, `epoch_num` ...), the parameters of
 MindSpore's own optimizers and loss-scale managers (`moment1.`, `beta1_power`, `scale_sense` ...), and what the optimizers and networks of
@@ -9,19 +11,23 @@ MindFormers (master, July 2026, and 2.1.0) hold when they are constructed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import re
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from mfconv_nb.core.checkpoint import TensorSpec
 from mfconv_nb.core.errors import UsageError, did_you_mean, quote
+from mfconv_nb.core.folding import fold
 from mfconv_nb.mapping.rules import Drop
 
 # What stands before the name of a weight. A longer prefix comes before the one that it begins with.
 OPTIMIZER_PREFIXES = (
     *("adam_m.", "adam_v.", "muon_m.", "main_param.", "pma_weight_ema.", "pma_weight_sma."),
     *("moment1.", "moment2.", "moments.", "moment.", "accum.", "vhat.", "slow_m."),
-    *("exp_avg.", "exp_avg_sq.", "max_exp_avg_sq."),
+    *("exp_avg.", "exp_avg_sq.", "max_exp_avg_sq.", "exp_inf."),
+    *("lamb_m.", "lamb_v.", "mean_square.", "mean_grad.", "accum_update.", "momentum_buf."),
     *("exp_avg_sq_row_", "exp_avg_sq_col_", "exp_avg_sq_", "exp_avg_insta_row_", "exp_avg_insta_col_"),  # of Came, without a point
 )
 GRADIENT_PREFIXES = ("accu_grads.", "grad_accum.")
@@ -39,6 +45,9 @@ COUNTERS = frozenset(
         "beta1_power",
         "beta2_power",
         "afactor_step",
+        "state_step",
+        "step_t",
+        "momentum",
         "global_batch_size",
         "ckpt_status",
         "optimizer.global_step",
@@ -112,9 +121,11 @@ class Kind:
 
 COUNTER = Kind("run state", RUN_STATE, "a counter of the training run", names=COUNTERS)
 LAYER_STATE = Kind("state of a layer", RUN_STATE, "state of a layer in training", layer_endings=LAYER_STATE_ENDINGS)
+SAVED_NUMBER = Kind("number of the run", RUN_STATE, "a number that was saved beside the weights")  # as `append_info` of MindSpore does
+OPTIMIZER = Kind("optimizer state", OPTIMIZER_STATE, "optimizer state", prefixes=OPTIMIZER_PREFIXES)
 WEIGHT = Kind("weight", WEIGHTS)
 KINDS = (  # the first that fits counts
-    Kind("optimizer state", OPTIMIZER_STATE, "optimizer state", prefixes=OPTIMIZER_PREFIXES),
+    OPTIMIZER,
     Kind("accumulated gradients", GRADIENT_SUMS, "accumulated gradients", prefixes=GRADIENT_PREFIXES),
     COUNTER,
     LAYER_STATE,
@@ -122,6 +133,8 @@ KINDS = (  # the first that fits counts
     Kind("constant of a layer", WEIGHTS, f"holds {COUNTING}", layer_endings=COUNTING_ENDINGS, numbers=COUNTING),
     Kind("buffer", BUFFERS, last_parts=BUFFER_NAMES),
 )
+LONGEST_WORD = 64  # of an optimizer, before the name of a weight
+_IN_A_LAYER = re.compile(r"\.\d+\.")
 _BEGINNINGS = tuple(prefix for kind in KINDS for prefix in kind.prefixes)
 _ENDINGS = tuple(ending for kind in KINDS for ending in (*kind.layer_endings, *kind.last_parts))
 
@@ -138,9 +151,9 @@ def is_run_state(name: str) -> bool:
     return bool(kind_of(name).why)
 
 
-def category_of(name: str) -> str:
-    """One of ``CATEGORIES``."""
-    return kind_of(name).category
+def category_of(name: str, told: Mapping[str, Kind] = {}) -> str:
+    """One of ``CATEGORIES``. ``told``: from ``kinds_by_company``."""
+    return (told.get(name) or kind_of(name)).category
 
 
 def weight_of(name: str) -> str:
@@ -163,6 +176,52 @@ def prefixes_before_names(names: Collection[str]) -> frozenset[str]:
     return frozenset(found - others)
 
 
+# ---- what only the other names tell ------------------------------------------------------------------------------------------
+
+
+def kinds_by_company(names: Collection[str], of_optimizer: Collection[str] = ()) -> Mapping[str, Kind]:
+    """Optimizer state that no kind knows by its name, and that the other names of the checkpoint show to be it.
+
+    Of an optimizer is what has one word, ending in a point or a low line, before the name of a weight that is there too, where the word
+    stands before nothing else and before tensors of layers, and something else of a training run is there. So is what only files of the
+    optimizer hold, but for the weights that state belongs to, and those of a kind that the files of the weights hold for other layers.
+
+    Args:
+        of_optimizer: names that only files of the optimizer hold.
+    """
+    kinds = {name: kind_of(name) for name in names}
+    weights = {name for name, kind in kinds.items() if kind is WEIGHT}
+    if len(weights) == len(kinds) and not of_optimizer:
+        return {}
+    of_training = any(kind.category == OPTIMIZER_STATE or kind is COUNTER for kind in kinds.values())
+    by_prefix = _behind_new_prefixes(weights) if of_training or of_optimizer else {}
+    return dict.fromkeys((*by_prefix, *_unknown_in_files(of_optimizer, kinds, {*by_prefix.values()})), OPTIMIZER)
+
+
+def _behind_new_prefixes(weights: Collection[str]) -> dict[str, str]:
+    """By name the weight that it belongs to: names of one word and a name of ``weights``, where that word stands before nothing else."""
+    found: dict[str, dict[str, str]] = {}
+    for name in weights:
+        first = name[:LONGEST_WORD].partition(".")[0]
+        for end in (*(at for at, c in enumerate(first) if c == "_"), len(first)) if "_" in first else (len(first),):
+            if name[end + 1 :] in weights:
+                found.setdefault(name[: end + 1], {})[name] = name[end + 1 :]
+    ordered = sorted(weights) if found else []
+    count = {prefix: bisect_left(ordered, prefix[:-1] + chr(ord(prefix[-1]) + 1)) - bisect_left(ordered, prefix) for prefix in found}
+    alone = {p: hits for p, hits in found.items() if count[p] == len(hits) and any(_IN_A_LAYER.search(name) for name in hits)}
+    return {name: weight for hits in alone.values() for name, weight in hits.items()}
+
+
+def _unknown_in_files(of_optimizer: Collection[str], kinds: Mapping[str, Kind], have_state: set[str]) -> Iterator[str]:
+    """Names that only files of the optimizer hold and that belong to no weight: it has no state, and the other files none of its kind."""
+    unknown = [name for name in of_optimizer if kinds.get(name) is WEIGHT]
+    if not unknown:
+        return
+    apart = {fold(name)[0] for name, kind in kinds.items() if kind is WEIGHT and name not in of_optimizer}
+    have_state |= {weight_of(name) for name, kind in kinds.items() if kind is not WEIGHT}
+    yield from (name for name in unknown if apart and name not in have_state and fold(name)[0] not in apart)
+
+
 # ---- categories --------------------------------------------------------------------------------------------------------------
 
 
@@ -174,11 +233,11 @@ class Amount:
     nbytes: int
 
 
-def amounts_by_category(specs: Iterable[TensorSpec]) -> Mapping[str, Amount]:
-    """Tensors and bytes by category; empty categories are left out."""
+def amounts_by_category(specs: Iterable[TensorSpec], told: Mapping[str, Kind] = {}) -> Mapping[str, Amount]:
+    """Tensors and bytes by category; empty categories are left out. ``told``: from ``kinds_by_company``."""
     counts = dict.fromkeys(CATEGORIES, (0, 0))
     for spec in specs:
-        category = category_of(spec.name)
+        category = category_of(spec.name, told)
         tensors, nbytes = counts[category]
         counts[category] = (tensors + 1, nbytes + spec.nbytes)
     return {category: Amount(*found) for category, found in counts.items() if found[0]}

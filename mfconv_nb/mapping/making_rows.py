@@ -17,6 +17,8 @@ from mfconv_nb.mapping.plan_rows import DROPPED, MAPPED, TIED, Part, PlacedRow, 
 from mfconv_nb.mapping.rules import COMMON_OPTIONS, AnyRule, Drop, Repeated, Rule, Tied, is_needed
 from mfconv_nb.mapping.solve import ONE_TENSOR, Directed, Solution, SourceKey, solve_rule
 
+VOCABULARY = Axis("vocab")
+HINT_PADDED = "Were rows added so that the vocabulary divides? --cut_vocabulary (cut_vocabulary=True in Python) cuts them off."
 MOST_MISSING = 1000  # names of a rule that are listed: a config.json may promise a billion layers
 
 
@@ -185,10 +187,18 @@ class _RowMaker:
         if directed.layouts is not None:
             for (place, _), spec in zip(keys, sources, strict=True):
                 tensor = directed.layouts[0][place]
-                if shape_of(tensor, known) not in (None, spec.shape):
-                    return Problem("shape", spec.name, str(spec.shape), _describe_expected(tensor, sizes), self.inputs.config_hint)
+                expected = shape_of(tensor, known)
+                if expected not in (None, spec.shape):
+                    padded = expected and _has_more_rows(spec.shape, expected, tensor)
+                    hint = f"{HINT_PADDED} {self.inputs.config_hint}" if padded else self.inputs.config_hint
+                    return Problem("shape", spec.name, str(spec.shape), _describe_expected(tensor, sizes), hint)
         hint = self.inputs.config_hint if self.inputs.sizes is not None else _hint_without_config(self.inputs, directed)
         return Problem("shape", sources[0].name, f"{sources[0].shape}: {error.found}", str(error.expected), hint)
+
+
+def _has_more_rows(found: Shape, expected: Shape, tensor: TensorLayout) -> bool:
+    """Whether all that is wrong is that there are more rows than the vocabulary has."""
+    return tensor[0] == VOCABULARY and found[1:] == expected[1:] and found[0] > expected[0]
 
 
 def source_keys(inputs: PlanInputs, matches: Matches, number: int) -> Iterator[SourceKey]:

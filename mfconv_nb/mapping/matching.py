@@ -15,7 +15,7 @@ from mfconv_nb.core.errors import NearNames
 from mfconv_nb.core.folding import fold
 from mfconv_nb.core.sizes import Size, Sizes, config_name, hint_of_config
 from mfconv_nb.mapping.adapters import why_no_adapter
-from mfconv_nb.mapping.kinds import kind_of
+from mfconv_nb.mapping.kinds import Kind, kind_of
 from mfconv_nb.mapping.names import Pattern, parse_pattern
 from mfconv_nb.mapping.plan_rows import HINT_OTHER_SIDE, LEFT_OUT, PlacedRow, Problem, Row
 from mfconv_nb.mapping.rules import AnyRule, Drop, Family, fill_numbers, numbered_rules, without_numbered
@@ -39,6 +39,7 @@ class PlanInputs:
         directed: its rules, in the order of the family.
         numbered: places of the rules with a number of the config in a name; they count before the others.
         unnumbered: templates of the rules whose number is not known, as there is no config.
+        told: kinds of tensors that are not told by their own names.
         later_layers: by template, names with a number of the config that are not among the first ``layers``.
     """
 
@@ -53,6 +54,7 @@ class PlanInputs:
     numbered: frozenset[int]
     unnumbered: frozenset[str]
     later_layers: Mapping[str, Sequence[Pattern]]
+    told: Mapping[str, Kind]
 
     @property
     def depends_on(self) -> tuple[str, ...]:
@@ -85,6 +87,7 @@ def read_inputs(
     original: Original | None = None,
     layers: int | None = None,
     leave_out: Sequence[str] = (),
+    told: Mapping[str, Kind] = {},
 ) -> PlanInputs:
     """Read the rules of ``family`` in the direction ``to``. Arguments as in ``plan_mapping``."""
     known = sizes.values_by_axis if sizes is not None else {}
@@ -97,7 +100,7 @@ def read_inputs(
     read = family.with_rules(tuple(rule for rule, _ in with_numbers)) if numbered or len(with_numbers) < len(family.rules) else family
     directed = tuple(directed_rule(rule, to) for rule in read.rules)
     unnumbered = family.templates(to) - read.templates(to)
-    return PlanInputs(read, to, sizes, original, layers, tuple(leave_out), known, directed, numbered, unnumbered, later_layers)
+    return PlanInputs(read, to, sizes, original, layers, tuple(leave_out), known, directed, numbered, unnumbered, later_layers, told)
 
 
 @dataclass(slots=True)
@@ -202,7 +205,7 @@ def _match_name(name: FoldedName, inputs: PlanInputs, candidates: Candidates, ma
         (number, source, found) for number, source, pattern in candidates.get(template, ()) if (found := pattern.match(numbers)) is not None
     ]
     if not hits:
-        state = kind_of(spec.name).drop if inputs.to == HF else None
+        state = (inputs.told.get(spec.name) or kind_of(spec.name)).drop if inputs.to == HF else None
         if state is not None:
             matches.rows.append(_left_out(place, spec, state))
         return state is not None

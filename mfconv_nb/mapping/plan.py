@@ -6,7 +6,7 @@ config.json) is never carried out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -14,6 +14,7 @@ from mfconv_nb.core.blocks import Block
 from mfconv_nb.core.checkpoint import Original, TensorSpec
 from mfconv_nb.core.sizes import Sizes
 from mfconv_nb.mapping.adapters import Stacking, with_adapters
+from mfconv_nb.mapping.kinds import Kind
 from mfconv_nb.mapping.making_rows import make_rows
 from mfconv_nb.mapping.matching import match_names, read_inputs
 from mfconv_nb.mapping.missing import collision_problems, missing_problems, restored_rows, tied_rows
@@ -63,6 +64,7 @@ def plan_mapping(
     leave_out: Sequence[str] = (),
     adapters: str | None = None,
     stacking: Stacking | None = None,
+    told: Mapping[str, Kind] = {},
 ) -> MappingPlan:
     """Match ``specs`` against the rules of ``family``, in the direction ``to``.
 
@@ -74,12 +76,13 @@ def plan_mapping(
         leave_out: patterns of source names, with ``*``, that are not converted.
         adapters: how MindFormers names the halves of LoRA adapters (see ``adapters.py``), on the way there. None: as for the family.
         stacking: of adapters that are stacked on the MindFormers side; None where layers that are joined have equal A.
+        told: kinds of tensors that are not told by their own names; they count where no rule knows a tensor.
     """
     matched = family
     if any("lora_" in s.name for s in specs):
         names = (s.name for s in specs if not any(fnmatchcase(s.name, p) for p in leave_out))
         matched = with_adapters(family, names, to, adapters, stacking)
-    inputs = read_inputs(matched, to, sizes, original, layers, leave_out)
+    inputs = read_inputs(matched, to, sizes, original, layers, leave_out, told)
     matches = match_names(specs, inputs)
     made, row_problems = make_rows(inputs, matches)
     found = [*matches.rows, *made]

@@ -1,8 +1,9 @@
 """Open one iteration of a Checkpoint 2.0 run: its files, `metadata.json`, and whether both agree. Reads headers only.
 
-Every tensor of the files becomes a tensor of the checkpoint, described or not. The name decides whether a tensor is optimizer state, and
-every file of the iteration is searched for it: up to June 2026 the dynamic graph named the optimizer's file for weights of later pipeline
-stages. A note counts optimizer state that the metadata list and no file holds: MindFormers wrote such entries up to July 2026.
+Every tensor of the files becomes a tensor of the checkpoint, described or not. Where the metadata say that a tensor lies does not make it
+optimizer state, and every file of the iteration is searched for it: up to June 2026 the dynamic graph named the optimizer's file for
+weights of later pipeline stages. A note counts optimizer state that the metadata list and no file holds: MindFormers wrote such entries up
+to July 2026.
 
 Source: mindformers 2.1.0, `checkpoint/checkpoint.py` and `checkpoint/fully_parallel.py`.
 """
@@ -16,7 +17,17 @@ from pathlib import Path
 
 from mfconv_nb.formats.checkpoint_metadata import METADATA, CheckpointMetadata, read_metadata
 from mfconv_nb.mapping.kinds import is_run_state
-from mfconv_nb.runs.iteration_files import COMMON, RANK_FILE, Findings, choose_files, list_safetensors, read_state, read_tensors
+from mfconv_nb.runs.iteration_files import (
+    COMMON,
+    RANK_FILE,
+    Findings,
+    Headers,
+    choose_files,
+    is_optimizer_file,
+    list_safetensors,
+    read_state,
+    read_tensors,
+)
 from mfconv_nb.runs.iteration_tensors import described_tensors, undescribed_tensors, whole_tensors
 from mfconv_nb.runs.run import Step, TrainedRun
 from mfconv_nb.streaming.open_files import allow_open_files
@@ -76,6 +87,7 @@ def open_iteration(folder: Path, number: int | None, file_prefix: str | None = N
         chosen=None if number is None else Step(None, number),
         tensors=tensors,
         files=tuple(folder / name for name in files),
+        of_optimizer=_names_in(headers, of_optimizer=True) - _names_in(headers, of_optimizer=False),
         absent=tuple(n for n in metadata.undescribed if n not in tensors and not is_run_state(n)) if metadata is not None else (),
         problems=tuple(findings.problems),
         assumed=tuple(findings.assumed),
@@ -83,6 +95,11 @@ def open_iteration(folder: Path, number: int | None, file_prefix: str | None = N
         state=state,
     )
     return OpenedIteration(run, writers)
+
+
+def _names_in(headers: Headers, *, of_optimizer: bool) -> frozenset[str]:
+    """The tensors in files of the optimizer, or in all others."""
+    return frozenset(name for file, held in headers.items() if is_optimizer_file(file) == of_optimizer for name in held)
 
 
 def _assumption_on_wholes(files: Iterable[str], absent: str) -> str:

@@ -18,7 +18,7 @@ from mfconv_nb.families.registry import family_named, identify
 from mfconv_nb.mapping.adapters import half_of
 from mfconv_nb.mapping.expected import expected_specs
 from mfconv_nb.mapping.forms import fitting_forms, templates_of
-from mfconv_nb.mapping.kinds import CATEGORIES, WEIGHT, WEIGHTS, amounts_by_category, category_of, kind_of, parse_categories
+from mfconv_nb.mapping.kinds import CATEGORIES, WEIGHT, WEIGHTS, Kind, amounts_by_category, category_of, kind_of, parse_categories
 from mfconv_nb.mapping.rules import Family
 from mfconv_nb.runs.duplicates import note_equal_parts
 from mfconv_nb.runs.iteration_folders import looks_like_iteration_folder, open_iteration_folder
@@ -182,20 +182,20 @@ def join_slices(run: TrainedRun, only: str | Iterable[str] | None = None) -> Joi
         raise run.problems[0]
     wanted = CATEGORIES if only is None else parse_categories(only)
     if only is not None and WEIGHTS in wanted:
-        _check_all_weights(run)
-    chosen = {name: tensor for name, tensor in run.tensors.items() if category_of(name) in wanted}
+        check_all_weights(run)
+    chosen = {name: tensor for name, tensor in run.tensors.items() if category_of(name, run.told) in wanted}
     for tensor in chosen.values():
         problem = tensor.problem()
         if problem is not None:
             raise problem
     wholes = {name: tensor.whole() for name, tensor in chosen.items()}
     equalities = tuple(equality for tensor in chosen.values() for equality in tensor.copies())
-    return JoinedRun(wholes, equalities, (_note_amounts(wholes), *(f"assumed: {a}" for a in run.assumed), *run.notes))
+    return JoinedRun(wholes, equalities, (_note_amounts(wholes, run.told), *(f"assumed: {a}" for a in run.assumed), *run.notes))
 
 
-def _check_all_weights(run: TrainedRun) -> None:
+def check_all_weights(run: TrainedRun) -> None:
     """Raises InputError (MFC111) where no file holds some of the weights, or an earlier layer has none. Adapters may be alone."""
-    weights = [name for name in run.tensors if category_of(name) == WEIGHTS]
+    weights = [name for name in run.tensors if category_of(name, run.told) == WEIGHTS]
     absent = [name for name in run.absent if category_of(name) == WEIGHTS]
     if all(half_of(name) is not None for name in weights):
         return
@@ -216,8 +216,8 @@ def layers_without(names: Iterable[str]) -> list[str]:
     return [f"{stem}{n}" for stem, numbers in seen.items() for n in range(min(max(numbers), MOST_LAYERS)) if n not in numbers]
 
 
-def _note_amounts(tensors: Mapping[str, LazyTensor]) -> str:
-    found = amounts_by_category(t.spec for t in tensors.values())
+def _note_amounts(tensors: Mapping[str, LazyTensor], told: Mapping[str, Kind]) -> str:
+    found = amounts_by_category((t.spec for t in tensors.values()), told)
     return (
         ", ".join(f"{category}: {how_many(a.tensors, 'tensor')}, {bytes_text(a.nbytes)}" for category, a in found.items()) or "no tensors"
     )

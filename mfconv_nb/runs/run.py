@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mfconv_nb.core.blocks import Shape, compose
 from mfconv_nb.core.checkpoint import Equality, LazyTensor, OtherEntry, TensorSpec
 from mfconv_nb.core.errors import InputError, MappingError, MfconvError, UsageError, as_flags, did_you_mean, quote
 from mfconv_nb.core.report import Column, Result, Table, how_many
+from mfconv_nb.mapping.kinds import Kind, kinds_by_company
 from mfconv_nb.runs.slice_map import SliceMap
 from mfconv_nb.runs.slices import Box, Slicing, tiling_of
 
@@ -141,6 +143,7 @@ class TrainedRun(Result):
         tensors: every tensor of that step, weights and run state alike, by name.
         files: the files that are read.
         others: entries that are no tensors.
+        of_optimizer: tensors that only files of the optimizer hold.
         absent: tensors that the run's metadata or strategy name and no file holds.
         problems: what makes it no whole checkpoint; while there are any, it is not merged.
         assumed: sentences on what no file says and the reader concluded.
@@ -155,11 +158,17 @@ class TrainedRun(Result):
     tensors: Mapping[str, SlicedTensor]
     files: tuple[Path, ...] = ()
     others: tuple[OtherEntry, ...] = ()
+    of_optimizer: frozenset[str] = frozenset()
     absent: tuple[str, ...] = ()
     problems: tuple[MfconvError, ...] = ()
     assumed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     state: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def told(self) -> Mapping[str, Kind]:
+        """The kinds of tensors that only the other tensors of the run, or its files, tell."""
+        return kinds_by_company(self.tensors, self.of_optimizer)
 
     def slice_map(self, name: str) -> SliceMap:
         """A picture of one tensor: which rank holds which box of it.

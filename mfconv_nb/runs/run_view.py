@@ -12,7 +12,7 @@ from mfconv_nb.core.checkpoint import LazyTensor
 from mfconv_nb.core.folding import fold, folded_name, index_ranges
 from mfconv_nb.core.progress import OnProgress
 from mfconv_nb.core.report import Column, grid_html, note_html, shape_text
-from mfconv_nb.mapping.kinds import CATEGORIES, category_of
+from mfconv_nb.mapping.kinds import CATEGORIES, Kind, category_of
 from mfconv_nb.runs.run import SlicedTensor, TrainedRun
 from mfconv_nb.runs.slices import Box
 from mfconv_nb.views.exploration import Exploration
@@ -28,14 +28,14 @@ class RunExploration(Exploration):
         self.run, self.asked = run, asked
         kinds: dict[tuple[object, ...], list[SlicedTensor]] = {}
         for tensor in run.tensors.values():
-            kinds.setdefault(_row_key(tensor), []).append(tensor)
-        self.kinds = sorted(kinds.values(), key=lambda found: CATEGORIES.index(category_of(found[0].name)))
+            kinds.setdefault(_row_key(tensor, run.told), []).append(tensor)
+        self.kinds = sorted(kinds.values(), key=lambda found: CATEGORIES.index(category_of(found[0].name, run.told)))
         columns = [Column("tensor"), Column("whole shape"), Column("cut into"), Column("ranks")]
         columns += [*[Column("stage", numeric=True)] * run.has_stages, Column("category", optional=True)]
-        lines = [_row_cells(found, run.has_stages) for found in self.kinds]
+        lines = [_row_cells(found, run.has_stages, run.told) for found in self.kinds]
         self.table = replace(run.table(), columns=tuple(columns), rows=lines, row_noun="kinds of tensors")
-        self.statuses = [category_of(found[0].name) for found in self.kinds]
-        had = Counter(category_of(name) for name in run.tensors)
+        self.statuses = [category_of(found[0].name, run.told) for found in self.kinds]
+        had = Counter(category_of(name, run.told) for name in run.tensors)
         self.counts = {category: had[category] for category in CATEGORIES if had[category]}
         self.sort_keys = [
             [line[0], found[0].shape, len(found[0].boxes), _ranks_of(found[0]), *line[4:]]
@@ -76,9 +76,17 @@ class RunExploration(Exploration):
         return f"mc.load({words}).run.slice_map({member!r})" if member else self.table.code
 
 
-def _row_key(tensor: SlicedTensor) -> tuple[object, ...]:
+def _row_key(tensor: SlicedTensor, told: Mapping[str, Kind]) -> tuple[object, ...]:
     """What the tensors of a row share."""
-    return fold(tensor.name)[0], category_of(tensor.name), tensor.shape, tensor.dtype, tensor.stage, _ranks_of(tensor), _boxes_of(tensor)
+    return (
+        fold(tensor.name)[0],
+        category_of(tensor.name, told),
+        tensor.shape,
+        tensor.dtype,
+        tensor.stage,
+        _ranks_of(tensor),
+        _boxes_of(tensor),
+    )
 
 
 def _boxes_of(tensor: SlicedTensor) -> frozenset[tuple[int, Box]]:
@@ -89,10 +97,10 @@ def _ranks_of(tensor: SlicedTensor) -> tuple[int, ...]:
     return tuple(sorted({s.rank for s in tensor.slices}))
 
 
-def _row_cells(found: Sequence[SlicedTensor], with_stage: bool) -> tuple[object, ...]:
+def _row_cells(found: Sequence[SlicedTensor], with_stage: bool, told: Mapping[str, Kind]) -> tuple[object, ...]:
     first = found[0]
     name, ranks = folded_name(t.name for t in found), index_ranges(_ranks_of(first))
-    return name, shape_text(first.shape), _cut_text(first), ranks, *([first.stage] * with_stage), category_of(first.name)
+    return name, shape_text(first.shape), _cut_text(first), ranks, *([first.stage] * with_stage), category_of(first.name, told)
 
 
 def _cut_text(tensor: SlicedTensor) -> str:

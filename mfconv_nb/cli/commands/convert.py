@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -23,6 +24,7 @@ from mfconv_nb.cli.options import (
     of_run,
     say,
     show,
+    weights,
     writing,
 )
 from mfconv_nb.cli.sections import CONVERT
@@ -40,8 +42,12 @@ SUMMARY = "Convert between Hugging Face and MindFormers."
 @click.option("--output_path", "--output-path", type=CHECKPOINT, help="Its ending chooses the format; a folder gets shards.")
 @layers
 @leave_out
+@click.option(
+    "--cut_vocabulary", "--cut-vocabulary", is_flag=True, help="Cut off unused rows that were added behind the vocabulary of the config."
+)
 @config
 @of_run
+@weights
 @click.option("--only_adapters", "--only-adapters", is_flag=True, help="Only the LoRA adapters: on the Hugging Face side a PEFT folder.")
 @lora_alpha
 @click.option("--adapter_names", "--adapter-names", type=click.Choice(list(STYLES)), help="How MindFormers is to name adapters.")
@@ -58,8 +64,10 @@ def convert(
     output_path: Path | None,
     layers: int | None,
     leave_out: tuple[str, ...],
+    cut_vocabulary: bool,
     config: Configs,
     of_run: OfRun,
+    weights: str | None,
     only_adapters: bool,
     lora_alpha: float | None,
     adapter_names: str | None,
@@ -89,12 +97,19 @@ def convert(
         return run_foreign(ctx, converter, source, target)
     if against is not None:
         raise click.UsageError("--against goes with --converter DIR. To convert with a family, say --model; to compare files, mfconv diff.")
-    checkpoint = mc.load(source, config=config, lora_alpha=lora_alpha, **of_run.arguments)
+    checkpoint = mc.load(source, config=config, lora_alpha=lora_alpha, weights=weights, **of_run.arguments)
     checkpoint = mc.only_adapters(checkpoint) if only_adapters else checkpoint
     for note in checkpoint.notes:  # before the names are mapped: where that is refused, they may say why
         say(f"note: {note}")
     to = "hf" if to_hf else None
-    mapped = mc.map(checkpoint, model, to=to, layers=layers, leave_out=leave_out, adapters=adapter_names, **options)
+    asked: dict[str, Any] = {
+        "layers": layers,
+        "leave_out": leave_out,
+        "adapters": adapter_names,
+        "cut_vocabulary": cut_vocabulary,
+        **options,
+    }
+    mapped = mc.map(checkpoint, model, to=to, **asked)
     for note in (*mapped.report.notes, *mapped.report.left_out):
         say(f"note: {note}")
     report = writing.save(mapped, target, "converting", assets=folder_among(config) if to_hf else None)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 import mfconv_nb as mc
-from mfconv_nb.cli.options import CHECKPOINT, Configs, OfRun, Writing, config, folder_among, of_run, only, say, show, writing
+from mfconv_nb.cli.options import CHECKPOINT, Configs, OfRun, Writing, config, folder_among, of_run, only, say, show, weights, writing
 from mfconv_nb.cli.sections import CONVERT
 from mfconv_nb.core.errors import UsageError, quote
 from mfconv_nb.mapping.kinds import amounts_by_category
@@ -20,6 +20,7 @@ SUMMARY = "The same checkpoint in another form: merged slices, another format, s
 @click.argument("source", type=CHECKPOINT, metavar="IN")
 @click.argument("target", type=CHECKPOINT, metavar="OUT")
 @of_run
+@weights
 @only
 @click.option("--layout_of_ranks", "--layout-of-ranks", type=CHECKPOINT, metavar="FILE.json", help="Cut for the ranks of a run.")
 @config
@@ -28,6 +29,7 @@ def save(
     source: Path,
     target: Path,
     of_run: OfRun,
+    weights: str | None,
     only: str | None,
     layout_of_ranks: Path | None,
     config: Configs,
@@ -46,7 +48,7 @@ def save(
     \b
     {"devices": {"dp": 2, "tp": 4}, "cuts": {"*.wq.weight": ["tp", null]}, "form": "rank folders", "step": 0}
     """
-    checkpoint = mc.load(source, config=config, only=only, **of_run.arguments)
+    checkpoint = mc.load(source, config=config, only=only, weights=weights, **of_run.arguments)
     if only is not None and not checkpoint.tensors:
         there = ", ".join(amounts_by_category(mc.load(source, config=config, **of_run.arguments).specs)) or "nothing at all"
         hint = "Choose one that is there, or leave --only out."

@@ -26,8 +26,9 @@ from mfconv_nb.steps.converting.map_report import CoverageError
 from mfconv_nb.steps.converting.map_request import MapRequest, adapter_style_of, direction_of, sizes_of
 from mfconv_nb.steps.converting.mapped_checkpoint import MappedCheckpoint, assumptions_of, make_mapped
 from mfconv_nb.steps.converting.order_of_original import find_orders
+from mfconv_nb.steps.converting.padded_vocabulary import notes_on_cut
 from mfconv_nb.steps.converting.stacked_adapters import lora_after, note_on_stacking
-from mfconv_nb.steps.converting.twins import notes_on_twins, tied_equalities, with_twins
+from mfconv_nb.steps.converting.twins import notes_on_twins, tied_equalities
 from mfconv_nb.steps.loading.caller_facts import GivenConfig
 from mfconv_nb.steps.loading.load import Loadable, load
 from mfconv_nb.steps.loading.manifest_proof import prove_manifest
@@ -43,6 +44,7 @@ def map(
     layers: int | None = None,
     leave_out: str | Sequence[str] = (),
     adapters: str | None = None,
+    cut_vocabulary: bool = False,
     **options: object,
 ) -> MappedCheckpoint:
     """Give a checkpoint the names and shapes of the other side. The result is lazy; its ``report`` says what goes where.
@@ -60,6 +62,8 @@ def map(
         leave_out: patterns of names with ``*``; those tensors are not converted and are listed as left out.
         adapters: how MindFormers is to name LoRA adapters: "mindpet" (`mindpet_delta_lora_a`), "tk" (`tk_delta_lora_a`), "mcore"
             (`lora_A.weight`) or "lora" (`lora_a`). Left out: as a manifest remembers, else as the networks of the family have them.
+        cut_vocabulary: cut off rows behind the vocabulary of the config, which were added so that it divides among devices. What is
+            saved is refused where they were used (MFC308).
         options: what the family takes, such as ``qkv_concat=False`` (``mfconv families KEY`` lists them). Left out: what the manifest
             remembers, else told from names and shapes on the side it comes from, and the default on the side it goes to. What only
             numbers would show is told from the YAML of a run (``config=``), or by the weights that its training began with, where they
@@ -68,7 +72,9 @@ def map(
         MappingError: MFC301 to MFC305, MFC311 to MFC313. With MFC303 the error holds every problem, folded.
     """
     source = load(checkpoint, config=config)
-    return map_checkpoint(source, family, to=to, layers=layers, leave_out=leave_out, adapters=adapters, options=options)
+    return map_checkpoint(
+        source, family, to=to, layers=layers, leave_out=leave_out, adapters=adapters, cut_vocabulary=cut_vocabulary, options=options
+    )
 
 
 def map_checkpoint(
@@ -79,6 +85,7 @@ def map_checkpoint(
     layers: int | None = None,
     leave_out: str | Sequence[str] = (),
     adapters: str | None = None,
+    cut_vocabulary: bool = False,
     options: Mapping[str, object] = MappingProxyType({}),
 ) -> MappedCheckpoint:
     """As ``map``, for a checkpoint that is loaded: what the steps call among themselves."""
@@ -90,7 +97,7 @@ def map_checkpoint(
     family = family_in_file(family) if isinstance(family, str | Path) and is_file_name(family) else family
     to = direction_of(source, to, family)
     patterns = (leave_out,) if isinstance(leave_out, str) else tuple(leave_out)
-    request = MapRequest(source, to, layers, patterns, adapter_style_of(source, adapters))
+    request = MapRequest(source, to, layers, patterns, adapter_style_of(source, adapters), cut_vocabulary)
     resolved = resolve_family(request, family)
     given = checked_options(resolved, options)
     source, stale = prove_manifest(source, resolved, to)
@@ -103,8 +110,16 @@ def _map_without_manifest(
 ) -> MappedCheckpoint:
     """The mapping of a checkpoint whose manifest is of other numbers: as if it were not there, which the result or the error says."""
     try:
-        source, layers, leave_out = request.source, request.layers, request.leave_out
-        mapped = map_checkpoint(source, family, to=request.to, layers=layers, leave_out=leave_out, adapters=adapters, options=options)
+        mapped = map_checkpoint(
+            request.source,
+            family,
+            to=request.to,
+            layers=request.layers,
+            leave_out=request.leave_out,
+            adapters=adapters,
+            cut_vocabulary=request.cut_vocabulary,
+            options=options,
+        )
     except MfconvError as error:
         error.hint = f"{stale}. {error.hint or ''}".strip()
         raise
@@ -125,8 +140,8 @@ def _map_by_family(request: MapRequest, family: Family, given: Mapping[str, Opti
             plan = request.plan(chosen.form, given)
             decided |= dict.fromkeys(told, "told from the original's numbers")
     sizes = sizes_of(source, chosen.form, given)
-    completed = with_twins(source, chosen.form, sizes, to)
-    notes = [*notes_on_twins(source, completed), *(assumptions_of(family, plan, decided) if to == HF else [])]
+    completed = request.complete_source(chosen.form, sizes)
+    notes = [*notes_on_twins(source, completed), *notes_on_cut(completed), *(assumptions_of(family, plan, decided) if to == HF else [])]
     notes += note_on_stacking(source, plan)
     tied = tied_equalities(completed, chosen.form, sizes, to)
     whole = with_first_layers(completed, family, chosen.form, request.layers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 
 from mfconv_nb.core.checkpoint import HF, MF, SIDE_NAMES, Checkpoint, Original
@@ -12,11 +13,13 @@ from mfconv_nb.core.errors import MappingError, UsageError, did_you_mean, quote
 from mfconv_nb.core.sizes import Size, Sizes, read_sizes
 from mfconv_nb.mapping.adapters import STYLES, half_of
 from mfconv_nb.mapping.forms import options_of, templates_of
-from mfconv_nb.mapping.kinds import is_run_state
+from mfconv_nb.mapping.kinds import Kind, is_run_state
 from mfconv_nb.mapping.plan import MappingPlan, plan_mapping
 from mfconv_nb.mapping.rules import Family, OptionValue
+from mfconv_nb.steps.converting.padded_vocabulary import with_cut_vocabulary
 from mfconv_nb.steps.converting.stacked_adapters import find_stacking
 from mfconv_nb.steps.converting.twins import with_twins
+from mfconv_nb.steps.loading.company import kinds_told, saved_numbers
 from mfconv_nb.steps.loading.sides import side_of_names
 
 
@@ -29,16 +32,22 @@ class MapRequest:
     layers: int | None
     leave_out: tuple[str, ...]
     adapters: str | None
+    cut_vocabulary: bool = False
     equal_halves: dict[tuple[str, ...], bool] = field(default_factory=dict, compare=False)  # what was read once, for all forms
 
     def names(self) -> list[str]:
         """The names that need a rule; of an adapter that of its weight."""
         names = self._kept_names()
-        names = names if self.to == MF else [n for n in names if not is_run_state(n)]
+        names = names if self.to == MF else [n for n in names if not is_run_state(n) and n not in self.told]
         return [*dict.fromkeys(n if (half := half_of(n)) is None else half.weight for n in names)]
 
     def _kept_names(self) -> list[str]:
         return [n for n in self.source.tensors if not any(fnmatchcase(n, p) for p in self.leave_out)]
+
+    @cached_property
+    def told(self) -> Mapping[str, Kind]:
+        """The kinds of tensors that their own names do not tell, on the way to Hugging Face."""
+        return {**saved_numbers(self.source), **kinds_told(self.source)} if self.to == HF else {}
 
     def plan(self, form: Family, given: Mapping[str, OptionValue]) -> MappingPlan:
         try:
@@ -51,7 +60,7 @@ class MapRequest:
 
     def _plan(self, form: Family, sizes: Sizes | None) -> MappingPlan:
         return plan_mapping(
-            with_twins(self.source, form, sizes, self.to).specs,
+            self.complete_source(form, sizes).specs,
             form,
             self.to,
             sizes=sizes,
@@ -60,7 +69,13 @@ class MapRequest:
             leave_out=self.leave_out,
             adapters=self.adapters,
             stacking=find_stacking(self.source, form, self.to, self._kept_names(), self.equal_halves),
+            told=self.told,
         )
+
+    def complete_source(self, form: Family, sizes: Sizes | None) -> Checkpoint:
+        """The source with the tensors that it holds under another name, and with its vocabulary cut where that is asked for."""
+        completed = with_twins(self.source, form, sizes, self.to)
+        return with_cut_vocabulary(completed, form, sizes, self.to) if self.cut_vocabulary else completed
 
     def original_for(self, form: Family) -> Original | None:
         """What is remembered of the target side, where it was of this form."""

@@ -33,6 +33,7 @@ from mfconv_nb.mapping.lora_scale import ScaledAdapter, check_targets, scaled_ad
 from mfconv_nb.mapping.rules import Family
 from mfconv_nb.steps.converting.map import map_checkpoint
 from mfconv_nb.steps.loading.caller_facts import GivenConfig
+from mfconv_nb.steps.loading.company import kinds_told
 from mfconv_nb.steps.loading.load import Loadable, load
 from mfconv_nb.steps.loading.manifest_proof import prove_own_manifest
 from mfconv_nb.streaming.merged import merged_tensor
@@ -231,7 +232,8 @@ def unwrap_names(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _drop_run_state(checkpoint: Checkpoint) -> Checkpoint:
-    tensors = {n: t for n, t in checkpoint.tensors.items() if not is_run_state(n) and not n.endswith(TRAINING_ONLY)}
+    told = kinds_told(checkpoint)
+    tensors = {n: t for n, t in checkpoint.tensors.items() if not (is_run_state(n) or n in told or n.endswith(TRAINING_ONLY))}
     return replace(checkpoint, tensors=tensors)
 
 

@@ -28,6 +28,7 @@ from mfconv_nb.steps.converting.map_report import CoverageError
 from mfconv_nb.steps.converting.twins import HINT_HEAD, differ_at_first
 from mfconv_nb.steps.inspecting.diagnosis import DECIDE, FINE, STOP, TOLD, Finding
 from mfconv_nb.steps.inspecting.seen import Seen
+from mfconv_nb.steps.loading.company import kinds_told
 
 # What a conversion takes beside the interpreter and numpy: see docs/benchmarks.md. Measured: 11 MiB, 1.4 KiB
 # for each tensor that is planned, 2 KiB for each slice of a run.
@@ -93,7 +94,7 @@ def run_findings(run: TrainedRun, *, skipped: Sequence[Step] = ()) -> Iterator[F
 
 
 def _content_findings(seen: Seen) -> Iterator[Finding]:
-    found = amounts_by_category(seen.checkpoint.specs)
+    found = amounts_by_category(seen.checkpoint.specs, kinds_told(seen.checkpoint))
     said = ", ".join(f"{category} {how_many(a.tensors, 'tensor')} ({bytes_text(a.nbytes)})" for category, a in found.items())
     count = sum(s.elements for s in seen.weights)
     yield Finding(TOLD, "contents", f"{said or 'no tensor'}; {how_many_in_short(count, 'parameter')}")

@@ -16,6 +16,7 @@ from mfconv_nb.runs.part_of import PartOf
 from mfconv_nb.steps.inspecting.doctor_findings import targets_of, why_not_held
 from mfconv_nb.steps.inspecting.seen import Seen
 from mfconv_nb.steps.loading.caller_facts import GivenConfig
+from mfconv_nb.steps.loading.company import kinds_told
 
 MAX_CHOICES = 4
 
@@ -96,7 +97,7 @@ class NextCommands:
 
     def _flag_for_only(self, seen: Seen) -> str:
         """What the other side can have, where there is more: weights and buffers, without the state of the run."""
-        found = amounts_by_category(seen.checkpoint.specs)
+        found = amounts_by_category(seen.checkpoint.specs, kinds_told(seen.checkpoint))
         kept = [category for category in (WEIGHTS, BUFFERS) if category in found]
         return f" --only {','.join(kept)}" if len(kept) < len(found) else ""
 

@@ -16,6 +16,7 @@ from mfconv_nb.runs.run import Step, TrainedRun
 from mfconv_nb.steps.converting.map import map_checkpoint
 from mfconv_nb.steps.converting.map_report import CoverageError
 from mfconv_nb.steps.converting.mapped_checkpoint import MappedCheckpoint
+from mfconv_nb.steps.loading.company import kinds_told
 from mfconv_nb.steps.loading.sides import has_words_of_mindformers
 
 
@@ -105,7 +106,8 @@ class Seen:
 
 def look_at(path: Path, checkpoint: Checkpoint, run: TrainedRun | None, *, step_asked: bool = False) -> Seen:
     """See what a checkpoint holds, and try to map it."""
-    weights = tuple(s for s in checkpoint.specs if category_of(s.name) == WEIGHTS)
+    told = kinds_told(checkpoint)
+    weights = tuple(s for s in checkpoint.specs if category_of(s.name, told) == WEIGHTS)
     names = [s.name for s in weights]
     adapters = tuple(s for s in weights if is_adapter(s.name))
     known_side = checkpoint.side or (MF if has_words_of_mindformers(names) else None)

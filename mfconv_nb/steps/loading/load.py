@@ -20,11 +20,13 @@ from mfconv_nb.mapping.adapters import is_adapter
 from mfconv_nb.mapping.kinds import category_of, parse_categories
 from mfconv_nb.networks.live import HINT, is_live, load_live
 from mfconv_nb.runs.merged_by_mindspore import notes_on_run_state
-from mfconv_nb.runs.opening import join_slices, open_run
+from mfconv_nb.runs.opening import check_all_weights, join_slices, open_run
 from mfconv_nb.runs.part_of import note_on_a_part, part_of, whole_of
 from mfconv_nb.runs.run import TrainedRun
+from mfconv_nb.steps.loading.averages import with_averaged_weights
 from mfconv_nb.steps.loading.beside import fitting_manifest, lora_beside, lora_of_run, read_original
 from mfconv_nb.steps.loading.caller_facts import CallerFacts, GivenConfig, read_caller_facts
+from mfconv_nb.steps.loading.company import kinds_told
 from mfconv_nb.steps.loading.manifest_proof import written_parts
 from mfconv_nb.steps.loading.sides import side_of_names
 from mfconv_nb.streaming.publish import check_not_half_replaced
@@ -42,6 +44,7 @@ def load(
     file_prefix: str | None = None,
     only: str | Sequence[str] | None = None,
     lora_alpha: float | None = None,
+    weights: str | None = None,
 ) -> Checkpoint:
     """Open a checkpoint. Reads headers, the config and the manifest beside it; no weight.
 
@@ -57,10 +60,17 @@ def load(
         file_prefix: of a run, what the names of the files begin with, where those of several checkpoints lie in one folder.
         only: the categories of tensors to take: "weights", "optimizer", "gradients", "run state", "buffers". Left out: all.
         lora_alpha: of LoRA adapters (their scale is alpha / rank), where neither an adapter_config.json beside them nor the YAML says it.
+        weights: "pma" for the weights that PMA, an optimizer of MindFormers, has averaged so far; how is in the YAML of the run
+            (``config``). Left out: those of the step.
     Raises:
-        InputError: MFC1xx; MFC111 to MFC114 for a run that is no whole checkpoint. FormatError: MFC2xx. MappingError: MFC319 where two
-            places give different alphas; MFC304 where two configs give different sizes.
+        UsageError: MFC501. InputError: MFC1xx; MFC111 to MFC114 for a run that is no whole checkpoint. FormatError: MFC2xx.
+        MappingError: MFC319 where two places give different alphas; MFC304 where two configs give different sizes.
     """
+    if weights is not None:
+        whole = load(source, config=config, step=step, strategy=strategy, file_prefix=file_prefix, lora_alpha=lora_alpha)
+        if only is not None and isinstance(whole.history.run, TrainedRun):
+            check_all_weights(whole.history.run)
+        return select_categories(with_averaged_weights(whole, weights, config), only)
     facts = read_caller_facts(config, lora_alpha)
     if isinstance(source, Checkpoint):
         return select_categories(facts.add_to(source), only)
@@ -150,7 +160,8 @@ def select_categories(checkpoint: Checkpoint, only: str | Sequence[str] | None) 
     if only is None:
         return checkpoint
     wanted = parse_categories(only)
-    return replace(checkpoint, tensors={n: t for n, t in checkpoint.tensors.items() if category_of(n) in wanted})
+    told = kinds_told(checkpoint)
+    return replace(checkpoint, tensors={n: t for n, t in checkpoint.tensors.items() if category_of(n, told) in wanted})
 
 
 def load_run(run: TrainedRun, path: Path, facts: CallerFacts, only: str | Sequence[str] | None = None) -> Checkpoint:

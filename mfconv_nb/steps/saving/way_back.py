@@ -29,6 +29,8 @@ def way_back_of(out: Output) -> str:
 
 
 def _computed_text(checkpoint: Checkpoint) -> str:
+    if cut := checkpoint.history.cut:
+        return f"the rows that were cut off {how_many(len(cut), 'tensor')} would not come back"
     return checkpoint.history.merged.changed if checkpoint.history.merged is not None else ""
 
 

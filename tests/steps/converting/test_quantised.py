@@ -134,6 +134,25 @@ def test_ascends_own_scheme_is_named_by_the_file_beside_the_weights(toy: tuple[d
     assert refusal(lambda: mc.map(mc.load(folder), "llama", leave_out="*.delta")).startswith("Ascend's msModelSlim: ")
 
 
+@pytest.mark.parametrize("beside", [("deq_scale", "quant_bias"), ("w_scale", "input_scale", "input_offset"), ("w_scale", "gmm_bias")])
+@pytest.mark.parametrize("ending", ["ckpt", "safetensors"])
+def test_what_mindformers_quantises_for_ascend_is_refused_under_its_own_names(beside: tuple[str, ...], ending: str, tmp_path: Path) -> None:
+    toy = mc.toy("qwen3", dtype="fp32")
+    tensors = {t.name: mc.read(mapped, t.name) for mapped in [mc.map(toy, "qwen3")] for t in mapped}
+    for name in [n for n in tensors if ".linear_" in n]:
+        tensors[name] = (tensors[name] * 8).astype(np.int8)
+        tensors |= {name.replace("weight", suffix): np.ones(tensors[name].shape[0], np.float32) for suffix in beside}
+    mc.save(mc.load(tensors), tmp_path / f"q.{ending}", progress=False)
+    strangers = [f"*.{suffix}" for suffix in beside]
+    for family in (None, "qwen3"):
+        for left_out in ([], strangers):
+            assert refusal(
+                lambda family=family, left_out=left_out: mc.map(
+                    mc.load(tmp_path / f"q.{ending}"), family, to="hf", config=toy.config, leave_out=left_out
+                )
+            )
+
+
 @pytest.mark.parametrize("side", ["hf", "mf"])
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.int32, np.int64])
 def test_whole_numbers_under_the_name_of_a_weight_are_no_weights(
