@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from html import unescape
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
-
-import mfconv_nb as mc
 
 Array = np.ndarray[Any, np.dtype[Any]]
 PATIENCE = 300  # seconds until something is taken to hang; a busy machine is six times slower than a quiet one
@@ -66,9 +66,14 @@ def raw_of(array: Array) -> Raw:
     return Raw(SPELLED[array.dtype], array.shape, np.ascontiguousarray(array).tobytes())
 
 
-def raws_of(checkpoint: Any) -> dict[str, Raw]:
-    """Every tensor of a checkpoint, read through the package."""
-    return {t.name: Raw(t.dtype, t.shape, mc.read(checkpoint, t.name).tobytes()) for t in mc.load(checkpoint)}
+def raws(arrays: Mapping[str, Array]) -> dict[str, Raw]:
+    """Arrays as their bytes."""
+    return {n: raw_of(a) for n, a in arrays.items()}
+
+
+def same(a: Mapping[str, Array], b: Mapping[str, Array]) -> bool:
+    """Whether the names, the shapes and the bytes are the same, whatever the dtypes are called."""
+    return a.keys() == b.keys() and all(a[n].shape == b[n].shape and a[n].tobytes() == b[n].tobytes() for n in a)
 
 
 # ---- readers that know nothing of the package ----------------------------------------------------------------------------
@@ -179,6 +184,18 @@ def write_hf(folder: Path, tensors: Mapping[str, Raw | Array], config: Mapping[s
     return folder
 
 
+def written(path: Path, text: str) -> Path:
+    """A text file, in a folder that is made for it."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def listing(folder: Path) -> list[str]:
+    """Everything below a folder, by its path from there."""
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*"))
+
+
 def without(tensors: Mapping[str, Any], *parts: str) -> dict[str, Any]:
     """The tensors whose names hold none of these parts; each part must hit something."""
     for part in parts:
@@ -204,6 +221,21 @@ def place_of(path: Path, name: str) -> int:
     data, raw = path.read_bytes(), raws_in(path)[name]
     assert data.count(raw.data) == 1
     return data.index(raw.data)
+
+
+# ---- what pages and pictures show ---------------------------------------------------------------------------------------------
+
+
+def text_of(html: str) -> str:
+    """The words of a piece of HTML, with a space for every tag but ``<wbr>``."""
+    return unescape(re.sub(r"<[^>]*>", " ", html.replace("<wbr>", "")))
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance as WCAG 2 defines it."""
+    parts = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
+    red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 # ---- waiting, and how much is done, which a clock cannot tell on a busy machine ----------------------------------------------

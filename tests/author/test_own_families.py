@@ -21,7 +21,8 @@ from mfconv_nb.mapping.flaws import flaws_of
 from mfconv_nb.mapping.rules import when
 from mfconv_nb.rules import Family, Repeated, Rule
 from mfconv_nb.steps.inspecting.families import families_report
-from tests.support import numbered, raws_in, raws_of, work_of
+from tests.support import numbered, raws_in, work_of
+from tests.toys import arrays_of, raws_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 EXAMPLES = dict(re.findall(r"<!-- example: ([\w.]+) -->\n```\w+\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.S))
@@ -80,11 +81,7 @@ def test_a_path_is_a_file_and_a_text_only_when_it_ends_in_py(folder: Path) -> No
     (folder / "my_model").write_text(COMPLETE)
     assert mc.map(toy, Path("my_model")).family == "my_model"
     with pytest.raises(MappingError, match="MFC301"):
-        mc.map(mc.load(raws_as_arrays(toy)), "my_model")
-
-
-def raws_as_arrays(checkpoint: Any) -> dict[str, Any]:
-    return {t.name: mc.read(checkpoint, t.name) for t in checkpoint}
+        mc.map(mc.load(arrays_of(toy)), "my_model")
 
 
 def test_a_file_is_run_once_for_each_state_and_its_module_hides_nothing(folder: Path) -> None:

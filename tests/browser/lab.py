@@ -264,3 +264,8 @@ def run_through(lab: Lab, notebook: Path, *, dark: bool, width: int, height: int
         browser.check_readable()
         assert browser.complaints() == [], browser.complaints()
         assert browser.outside == [], browser.outside
+
+
+def rows(browser: Browser, text: str = "") -> Any:
+    """The rows of the table, or those that hold a text. The table draws all of its rows at once."""
+    return browser.page.locator(".mfconv-view .mfconv-grid tbody tr", has_text=text)

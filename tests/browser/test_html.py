@@ -5,18 +5,17 @@ The page itself measures what the browser has computed and writes it down; only 
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from mfconv_nb.core.report import Column, Table, table_html
+from tests.browser.lab import CHROMIUM, NO_CHROMIUM
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium"),
+    pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM),
 ]
 
 # Text colour and ground of JupyterLab's themes, and of plain pages

@@ -11,7 +11,7 @@ import pytest
 
 import mfconv_nb as mc
 from mfconv_nb.families.user_families import family_in_file
-from tests.browser.lab import CHROMIUM, IN_TWO_LOOKS, NO_CHROMIUM, Browser, Lab, expect
+from tests.browser.lab import CHROMIUM, IN_TWO_LOOKS, NO_CHROMIUM, Browser, Lab, expect, rows
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)]
 
@@ -31,14 +31,10 @@ def button(browser: Browser, name: str, exact: bool = True) -> Any:
     return browser.page.locator(".mfconv-view").get_by_role("button", name=name, exact=exact)
 
 
-def row(browser: Browser, text: str) -> Any:
-    return browser.page.locator(".mfconv-view .mfconv-grid tbody tr", has_text=text)
-
-
 def choose(browser: Browser, text: str) -> None:
     """Click a row, and wait until the fields are filled with it: what is typed earlier would be written over."""
-    number = row(browser, text).locator("td").nth(1).inner_text()
-    row(browser, text).click()
+    number = rows(browser, text).locator("td").nth(1).inner_text()
+    rows(browser, text).click()
     expect(browser.page.locator(".mfconv-view .mfconv-right")).to_contain_text(f"row {number}:", use_inner_text=True)
 
 
@@ -48,7 +44,7 @@ def counts(browser: Browser, text: str) -> None:
 
 def test_a_caret_shows_the_character_and_the_counts_follow_what_is_typed(opened: Opened) -> None:
     browser = opened("caret", CELL)
-    caret, mark = browser.page.locator("pre.mfconv-caret"), row(browser, "o_proj").locator("td").first
+    caret, mark = browser.page.locator("pre.mfconv-caret"), rows(browser, "o_proj").locator("td").first
     choose(browser, "o_proj")
     field(browser, "layout").fill("hidden (from_hidden")
     expect(caret).to_have_text(re.compile(r"^hidden \(from_hidden\n {19}\^$"))
@@ -98,11 +94,11 @@ def test_what_is_left_over_becomes_a_row_and_the_saved_file_maps(opened: Opened,
 def test_the_keyboard_alone_reaches_everything(opened: Opened, lab: Lab) -> None:
     browser = opened("keys", CELL)
     page = browser.page
-    rows = row(browser, "")
-    rows.filter(has_text="embed_tokens").focus()
+    lines = rows(browser)
+    lines.filter(has_text="embed_tokens").focus()
     for place in (1, 2):
         page.keyboard.press("ArrowDown")
-        expect(rows.nth(place)).to_be_focused()
+        expect(lines.nth(place)).to_be_focused()
     page.wait_for_selector(".mfconv-view >> text=row 3: matches 3 tensors")
     reached = []
     for _ in range(30):
@@ -113,13 +109,13 @@ def test_the_keyboard_alone_reaches_everything(opened: Opened, lab: Lab) -> None
     expected = ["kind", "hf", "mf", "layout", "constants", "only if", "optional", "mf dtype", "key", "covers", "sizes", "save as"]
     assert [name for name in reached if name in expected] == expected
     assert "replace what is there" in reached
-    row(browser, "o_proj").focus()
+    rows(browser, "o_proj").focus()
     for _ in range(4):
         page.keyboard.press("Tab")
     expect(field(browser, "layout")).to_be_focused()
     page.keyboard.press("Control+A")
     page.keyboard.type("hidden hidden")
-    expect(row(browser, "hidden hidden").locator("td").first).to_have_text("✗")
+    expect(rows(browser, "hidden hidden").locator("td").first).to_have_text("✗")
     for name, key, unmatched in (("Delete", "Enter", "3 unmatched hf"), ("Undo", " ", "0 unmatched hf")):
         button(browser, name).press(key)
         counts(browser, unmatched)
@@ -162,7 +158,7 @@ def test_the_family_of_the_editor_is_what_was_typed(opened: Opened) -> None:
     field(browser, "layout").press("End")
     field(browser, "layout").press_sequentially(" 1 -> hidden from_hidden 1", delay=5)
     said = "hidden from_hidden 1 -> hidden from_hidden 1"
-    expect(row(browser, "o_proj")).to_contain_text(said)
+    expect(rows(browser, "o_proj")).to_contain_text(said)
     browser.page.wait_for_selector(".mfconv-view >> text=of another shape")
     browser.run_cell(1)
     browser.page.wait_for_selector(f"text=said {said}")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
-from tests.browser.lab import CHROMIUM, IN_TWO_LOOKS, NO_CHROMIUM, Browser, Lab, expect
+from tests.browser.lab import CHROMIUM, IN_TWO_LOOKS, NO_CHROMIUM, Browser, Lab, expect, rows
 from tests.support import wait_until, write_with_a_hole
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)]
@@ -30,11 +30,6 @@ second[name].view("u2")[0, :5] ^= 3
 second["model.norm.weight"] = first["model.norm.weight"][:7]
 second["lm_heads.weight"] = second.pop("lm_head.weight")
 mc.diff(first, second, values=True)"""
-
-
-def rows(browser: Browser, text: str = "") -> Any:
-    """The rows of the table, or those that hold a text. The table draws all of its rows at once."""
-    return browser.page.locator(".mfconv-view .mfconv-grid tbody tr", has_text=text)
 
 
 def row(browser: Browser, text: str) -> Any:

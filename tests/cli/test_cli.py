@@ -16,14 +16,8 @@ import pytest
 import mfconv_nb as mc
 from mfconv_nb.cli.main import mfconv, run
 from mfconv_nb.families import llama
-from tests.support import PATIENCE, flip_bit, numbered, place_of, raws_in, raws_of, write_safetensors
-
-
-@pytest.fixture
-def toy(tmp_path: Path) -> Path:
-    mc.toy("llama", tmp_path / "toy")
-    return tmp_path / "toy"
-
+from tests.support import PATIENCE, flip_bit, numbered, place_of, raws_in, write_safetensors
+from tests.toys import raws_of
 
 # ---- convert ---------------------------------------------------------------------------------------------------------------
 

@@ -13,11 +13,7 @@ import mfconv_nb as mc
 from mfconv_nb.cli.main import run
 from tests.runs.made_runs import make_run, original, weights_of
 
-
-@pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "120")
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def test_the_first_lines_are_the_verdict_and_what_to_run(capsys: pytest.CaptureFixture[str]) -> None:

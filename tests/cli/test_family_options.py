@@ -12,7 +12,8 @@ import mfconv_nb as mc
 from mfconv_nb.cli.main import run
 from mfconv_nb.families.registry import known_families
 from mfconv_nb.mapping.rules import COMMON_OPTIONS
-from tests.support import raws_in, raws_of
+from tests.support import raws_in
+from tests.toys import raws_of
 
 OPTIONS = {option.name for family in known_families() for option in family.options}
 

@@ -12,7 +12,8 @@ import pytest
 
 import mfconv_nb as mc
 from mfconv_nb.cli.main import run
-from tests.support import raws_in, raws_of
+from tests.support import raws_in
+from tests.toys import arrays_of, raws_of
 
 YAML = "model:\n  model_config:\n    type: LlamaConfig\n    hidden_size: 96\n    num_layers: 4\n    num_heads: 6\n    n_kv_heads: 2\n"
 YAML += "    head_dim: 20\n    vocab_size: 331\n    intermediate_size: 176\n    pet_config: {pet_type: lora, lora_rank: 4, lora_alpha: 6}\n"
@@ -31,7 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         adapters[name + "a"] = rng.normal(size=(4, 96)).astype(np.float32)
         adapters[name + "b"] = rng.normal(size=(120, 4)).astype(np.float32)
     mc.save(mc.load(adapters), "lora.ckpt")
-    mc.save(mc.load({t.name: mc.read(weights, t.name) for t in weights} | adapters), "run.ckpt")
+    mc.save(mc.load(arrays_of(weights) | adapters), "run.ckpt")
     Path("run.yaml").write_text(YAML)
     return tmp_path
 
@@ -85,7 +86,7 @@ def test_a_dry_run_of_a_merge_writes_nothing(folder: Path) -> None:
 
 
 def test_a_step_of_a_run_is_merged_alone_or_into_a_base(folder: Path) -> None:
-    whole = {t.name: mc.read(mc.load("run.ckpt"), t.name) for t in mc.load("run.ckpt")}
+    whole = arrays_of(mc.load("run.ckpt"))
     layout = mc.RankLayout({"tp": 2}, {"*.wq.weight": ("tp", None), "*lora_b": ("tp", None)})
     for step, factor in ((5, 1), (6, 3)):
         made = {n: a * factor if "lora" in n else a for n, a in whole.items()}

@@ -12,7 +12,7 @@ import mfconv_nb as mc
 from mfconv_nb.cli.main import run
 from mfconv_nb.core.checkpoint import HF, MF, checkpoint_of
 from mfconv_nb.families.user_families import family_in_file
-from tests.support import raws_of
+from tests.toys import raws_of
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from mfconv_nb.core.run_yaml import RUN_CONFIG, read_run_config
 from mfconv_nb.core.sizes import read_sizes
 from mfconv_nb.families.registry import family_meant
 from mfconv_nb.mapping.rules import default_form
-from tests.support import raws_of
+from tests.support import written
+from tests.toys import arrays_of, raws_of
 
 # as MindFormers 1.3.2 has them in configs/: llama2/lora_llama2_7b.yaml, llama2/finetune_llama2_70b.yaml, research/baichuan2/
 # finetune_baichuan2_13b_lora.yaml, glm3/run_glm3_6b_finetune_2k_800T_A2_64G.yaml; what has no bearing on sizes is left away
@@ -83,11 +84,6 @@ model:
     num_experts: 128
     moe_intermediate_size: 768
 """
-
-
-def written(path: Path, text: str) -> Path:
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 def sizes(text: str, family: str, path: Path) -> dict[str, int]:
@@ -277,7 +273,7 @@ def test_odd_sizes_are_refused_where_they_are_used_and_break_nothing(value: str,
 
 def test_the_yaml_of_a_run_tells_the_family_by_the_class_of_its_model(tmp_path: Path) -> None:
     trained = mc.map(mc.toy("llama"), "llama")
-    mc.save(mc.load({t.name: mc.read(trained, t.name) for t in trained}), tmp_path / "run.ckpt")
+    mc.save(mc.load(arrays_of(trained)), tmp_path / "run.ckpt")
     (tmp_path / "run.yaml").write_text(
         "model: {model_config: {type: LlamaConfig, hidden_size: 96, num_layers: 4, num_heads: 6, n_kv_heads: 2, vocab_size: 331,"
         " intermediate_size: 176, head_dim: 20}, arch: {type: LlamaForCausalLM}}"

@@ -15,22 +15,11 @@ from mfconv_nb.core.dtypes import DTYPES, max_ulp_distance, numpy_dtype
 from mfconv_nb.core.statistics.bins import edges_between
 from mfconv_nb.core.statistics.one_tensor import Accumulator, Statistics, accumulator
 from mfconv_nb.core.statistics.two_tensors import PairAccumulator, PairStatistics, ulp_label
+from tests.toys import compared, measured
 
 FLOATING = ["F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2"]
 INTEGERS = ["BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"]
 SPECIAL = [0.0, -0.0, 1.0, -1.0, np.nan, np.inf, -np.inf, 6e-8, -6e-8, 1e-39, -1e-39, 1e-45]
-
-
-def measured(values: np.ndarray, dtype: str) -> Statistics:
-    counted = accumulator(dtype)
-    counted.add(values)
-    return counted.result()
-
-
-def compared(a: np.ndarray, b: np.ndarray, dtype: str) -> PairStatistics:
-    counted = PairAccumulator(dtype)
-    counted.add(a, b)
-    return counted.result()
 
 
 def random_bits(dtype: str, size: int, seed: int = 0) -> np.ndarray:

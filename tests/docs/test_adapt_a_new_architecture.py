@@ -8,29 +8,19 @@ from typing import Any
 import pytest
 
 import mfconv_nb as mc
-from demo.page import page_html, run_notebook
+from demo.page import page_html
 from mfconv_nb.author.suggesting.answering import GUESS
 from mfconv_nb.cli.main import run
 from mfconv_nb.families.user_families import family_in_file
+from tests.docs.support import ROOT, code_cells, prose
 
 pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
 pytest.importorskip("mindspore", reason="mindspore is not installed")
 pytestmark = pytest.mark.real_frameworks
 
-NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "adapt_a_new_architecture.ipynb"
+NOTEBOOK = ROOT / "notebooks" / "adapt_a_new_architecture.ipynb"
 FLOAT = r"(\d\.\d+(?:e[+-]\d+)?)"
-
-
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
-    """The notebook after a run in a kernel, and the folder it ran in."""
-    folder = tmp_path_factory.mktemp("run")
-    return run_notebook(NOTEBOOK, folder), folder
-
-
-def code_cells(notebook: Any) -> list[Any]:
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 def shown_by(notebook: Any, ending: str) -> str:
@@ -45,10 +35,6 @@ def distance(text: str) -> tuple[float, float, int]:
     found = re.fullmatch(rf"'largest difference {FLOAT} \(logits reach {FLOAT}\), same word (\d+)%'", text)
     assert found, text
     return float(found[1]), float(found[2]), int(found[3])
-
-
-def prose(notebook: Any) -> str:
-    return " ".join(" ".join(cell.source.split()) for cell in notebook.cells if cell.cell_type == "markdown")
 
 
 def sources(notebook: Any) -> list[str]:

@@ -10,13 +10,9 @@ import pytest
 
 from mfconv_nb.cli.commands.convert import convert
 from mfconv_nb.cli.commands.merge import merge
+from tests.docs.support import assert_links_lead_somewhere, blocks, code_lines, sections
 
-ROOT = Path(__file__).parents[2]
 PAGES = ("docs/adapters.md", "docs/adapters.zh.md")
-
-
-def blocks(name: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / name).read_text(encoding="utf-8"), flags=re.M | re.S)
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -39,17 +35,10 @@ def test_the_shell_lines_name_options_that_are_there(name: str) -> None:
 
 
 def test_both_pages_show_the_same_lines_and_have_as_many_sections() -> None:
-    def shown(name: str) -> list[str]:
-        return [re.sub(r"\s*#.*", "", line) for language in ("sh", "python") for b in blocks(name, language) for line in b.splitlines()]
-
-    assert shown(PAGES[0]) == shown(PAGES[1])
-    assert len({len(re.findall(r"^## ", (ROOT / name).read_text(encoding="utf-8"), flags=re.M)) for name in PAGES}) == 1
+    assert code_lines(PAGES[0], "sh", "python") == code_lines(PAGES[1], "sh", "python")
+    assert sections(PAGES[0]) == sections(PAGES[1])
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_every_link_leads_somewhere(name: str) -> None:
-    for link in re.findall(r"\]\(([^)]+)\)", (ROOT / name).read_text(encoding="utf-8")):
-        path, _, anchor = link.partition("#")
-        target = ROOT / "docs" / path
-        assert target.is_file(), link
-        assert not anchor or f'<a id="{anchor}">' in target.read_text(encoding="utf-8"), link
+    assert_links_lead_somewhere(name)

@@ -1,19 +1,18 @@
 """The codes of errors, the places that raise them, and the two pages that explain them keep step."""
 
 import re
-from pathlib import Path
 
 import pytest
 
 from mfconv_nb.core.errors import CODES
+from tests.docs.support import ROOT, page
 
-ROOT = Path(__file__).parents[2]
 PAGES = {"docs/errors.md": ": ", "docs/errors.zh.md": "："}
 
 
 def sections(name: str) -> dict[str, tuple[str, str, str]]:
     """Of every section: its code, with anchor, title and text."""
-    text = (ROOT / name).read_text(encoding="utf-8")
+    text = page(name)
     found = re.findall(r'^### <a id="(\w+)"></a>(MFC\d{3})(?:: |：)(.*)\n\n((?:(?!#).*\n?)*)', text, flags=re.M)
     assert len(found) == len(re.findall(r"^### ", text, flags=re.M)), "a section without code or anchor"
     return {code: (anchor, title, body) for anchor, code, title, body in found}

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from importlib.resources import files
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from mfconv_nb.families.registry import built_in, family_named, known_families
 from mfconv_nb.steps.inspecting.families import Evidence, evidence_of
+from tests.docs.support import ROOT, imported_from_docs
 from tests.real_repos_table import REPOSITORIES
 
-ROOT = Path(__file__).parents[2]
 CASES = ROOT / "tests" / "goldens" / "cases"
 ENGLISH_IN_CHINESE = {"consolidated", "large", "pth", "small", "tiny"}  # names, not words
 
@@ -25,11 +23,7 @@ ENGLISH_IN_CHINESE = {"consolidated", "large", "pth", "small", "tiny"}  # names,
 @pytest.fixture
 def generate(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The module that `make docs` runs."""
-    monkeypatch.setattr(sys, "path", [str(ROOT / "docs"), *sys.path])
-    import generate
-
-    yield generate
-    sys.modules.pop("generate")
+    yield from imported_from_docs("generate", monkeypatch)
 
 
 def test_the_evidence_that_is_packaged_is_up_to_date(generate: ModuleType) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from demo.page import run_notebook
 from mfconv_nb.families.registry import known_families
+from tests.docs.support import code_cells
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 OF_FAMILIES = sorted((FOLDER / "families").glob("*.ipynb"))
@@ -56,7 +57,7 @@ def shown(cell: Any) -> str:
 
 def shown_by(notebook: Any, start: str) -> str:
     """What the code cells that begin like this show."""
-    return "\n".join(shown(c) for c in notebook.cells if c.cell_type == "code" and c.source.startswith(start))
+    return "\n".join(shown(c) for c in code_cells(notebook) if c.source.startswith(start))
 
 
 def results_of(path: Path) -> list[tuple[str, Any]]:

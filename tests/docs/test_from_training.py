@@ -13,36 +13,22 @@ from typing import Any
 import pytest
 
 import mfconv_nb as mc
-from demo.page import page_html, run_notebook
+from demo.page import page_html
 from mfconv_nb.cli.main import run
 from mfconv_nb.core.errors import CODES
+from tests.docs.support import ROOT, code_cells, prose
 
 pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
 pytestmark = pytest.mark.real_frameworks
 
-NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "from_training_to_hugging_face.ipynb"
-
-
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
-    """The notebook after a run in a kernel, and the folder it ran in."""
-    folder = tmp_path_factory.mktemp("run")
-    return run_notebook(NOTEBOOK, folder), folder
-
-
-def code_cells(notebook: Any) -> list[Any]:
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+NOTEBOOK = ROOT / "notebooks" / "from_training_to_hugging_face.ipynb"
 
 
 def outputs_of(notebook: Any, word: str, kind: str = "text/plain") -> str:
     """What the one cell with this word shows."""
     (cell,) = [c for c in code_cells(notebook) if word in c.source]
     return "\n".join(o.get("data", {}).get(kind, o.get("text", "") if kind == "text/plain" else "") for o in cell.outputs).strip()
-
-
-def prose(notebook: Any) -> str:
-    return " ".join(" ".join(cell.source.split()) for cell in notebook.cells if cell.cell_type == "markdown")
 
 
 def refusal_of(notebook: Any, word: str) -> tuple[str, str, str, str]:

@@ -2,11 +2,11 @@
 
 import ast
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.docs.support import page
+
 SECTIONS = {"README.md": "What is guaranteed", "README_CN.md": "保证什么"}
 TESTS = re.compile(r"[(（](\[(?:test|测试)\]\[\w+\](?:(?:, |、)\[(?:test|测试)\]\[\w+\])*)[)）]")
 DEFINITION = re.compile(r'^\[(\w+)\]: (\S+) "(\w+)"$', flags=re.MULTILINE)
@@ -16,7 +16,7 @@ SENTENCE_END = re.compile(r"\.(?=\s|$)|。")
 
 
 def section(name: str) -> str:
-    text = (ROOT / name).read_text(encoding="utf-8")
+    text = page(name)
     return text.partition(f"\n## {SECTIONS[name]}\n")[2].partition("\n## ")[0]
 
 
@@ -47,7 +47,7 @@ def test_every_test_that_a_guarantee_names_is_there(name: str) -> None:
     defined = {key: (path, test) for key, path, test in DEFINITION.findall(text)}
     assert {key for point in guarantees(text) for _, keys in point for key in keys} == set(defined)
     for path, test in defined.values():
-        tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+        tree = ast.parse(page(path))
         assert test in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, f"{path}::{test}"
 
 

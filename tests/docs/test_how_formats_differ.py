@@ -5,22 +5,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
+from demo.page import page_html
+from tests.docs.support import ROOT, code_cells
 
-from demo.page import page_html, run_notebook
-
-NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "how_checkpoint_formats_differ.ipynb"
-
-
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
-    """The notebook after a run, and the folder it ran in."""
-    folder = tmp_path_factory.mktemp("run")
-    return run_notebook(NOTEBOOK, folder), folder
-
-
-def code_cells(notebook: Any) -> list[Any]:
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+NOTEBOOK = ROOT / "notebooks" / "how_checkpoint_formats_differ.ipynb"
 
 
 def shown_by(notebook: Any, words: str) -> str:

@@ -16,7 +16,7 @@ import pytest
 import mfconv_nb as mc
 from mfconv_nb.cli.main import mfconv
 from mfconv_nb.core.errors import CODES, NEXT_STEPS, MfconvError
-from tests.support import numbered, write_safetensors
+from tests.support import numbered, write_safetensors, written
 
 PACKAGE = Path(__file__).parents[2] / "mfconv_nb"
 
@@ -174,15 +174,9 @@ def file_of(path: Path, header: object) -> Path:
     return path
 
 
-def text_of(path: Path, text: str) -> Path:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
 def beside_a_broken_config(folder: Path) -> object:
     write_safetensors(folder / "model.safetensors", {"a": numbered(2)})
-    text_of(folder / "config.json", "[")
+    written(folder / "config.json", "[")
     return mc.load(folder)
 
 
@@ -200,8 +194,8 @@ def one_rule(hf: str, mf: str) -> mc.rules.Family:
 REFUSED: dict[str, Callable[[Path], object]] = {
     "MFC101": lambda folder: mc.load(folder / "absent.safetensors"),
     "MFC102": mc.load,
-    "MFC103": lambda folder: mc.load(text_of(folder / "x.dat", "hello")),
-    "MFC104": lambda folder: mc.load(text_of(folder / "model.safetensors.index.json", "[1").parent),
+    "MFC103": lambda folder: mc.load(written(folder / "x.dat", "hello")),
+    "MFC104": lambda folder: mc.load(written(folder / "model.safetensors.index.json", "[1").parent),
     "MFC106": beside_a_broken_config,
     "MFC109": lambda folder: mc.load({"a": np.zeros(2, "datetime64[s]")}),
     "MFC114": with_strategies_from_nowhere,
@@ -213,9 +207,9 @@ REFUSED: dict[str, Callable[[Path], object]] = {
     "MFC309": lambda folder: mc.toy("llama")["zzzzzzzz"],
     "MFC310": lambda folder: mc.save(mc.expected("llama", mc.toy("llama").config), folder / "x.safetensors"),
     "MFC311": lambda folder: mc.map({"a.0": numbered(2, 2)}, one_rule("a.{layer}", "b"), to="mf"),
-    "MFC313": lambda folder: mc.map(mc.toy("llama"), text_of(folder / "mine.py", "raise ValueError('x')")),
+    "MFC313": lambda folder: mc.map(mc.toy("llama"), written(folder / "mine.py", "raise ValueError('x')")),
     "MFC315": lambda folder: mc.author.import_rules("{broken("),
-    "MFC317": lambda folder: mc.run_converter(text_of(folder / "convert_weight.py", "").parent, folder, folder / "x.ckpt"),
+    "MFC317": lambda folder: mc.run_converter(written(folder / "convert_weight.py", "").parent, folder, folder / "x.ckpt"),
     "MFC404": lambda folder: mc.diff(mc.toy("llama"), mc.toy("llama")).export(folder / "absent" / "x.html"),
     "MFC405": lambda folder: mc.save(mc.toy("llama").renamed(lambda name: name + "\ud800"), folder / "x.safetensors"),
 }

@@ -9,11 +9,11 @@ import jupytext
 import nbformat
 import pytest
 
-from demo.page import page_html, run_notebook
+from demo.page import page_html
+from tests.docs.support import ROOT, code_cells
 
-ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
-QUICKSTART = ROOT / "notebooks" / "quickstart.ipynb"
+NOTEBOOK = ROOT / "notebooks" / "quickstart.ipynb"
 ids = [p.relative_to(ROOT / "notebooks").as_posix() for p in NOTEBOOKS]
 
 
@@ -21,16 +21,9 @@ def cells(notebook: Any) -> list[tuple[str, str]]:
     return [(cell.cell_type, cell.source) for cell in notebook.cells]
 
 
-@pytest.fixture(scope="module")
-def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
-    """The quickstart after a run, and the folder it ran in."""
-    folder = tmp_path_factory.mktemp("run")
-    return run_notebook(QUICKSTART, folder), folder
-
-
 def shown_html(notebook: Any) -> list[str]:
     """The HTML that cells show as their results."""
-    outputs = [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs]
+    outputs = [o for cell in code_cells(notebook) for o in cell.outputs]
     return [o["data"]["text/html"] for o in outputs if "text/html" in o.get("data", {})]
 
 
@@ -38,7 +31,7 @@ def shown_html(notebook: Any) -> list[str]:
 def test_a_notebook_is_kept_without_outputs_and_counts(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    code = code_cells(notebook)
     assert [cell.outputs for cell in code if cell.outputs] == []
     assert [cell.execution_count for cell in code if cell.execution_count is not None] == []
     assert "widgets" not in notebook.metadata
@@ -55,33 +48,33 @@ def test_no_readable_twin_stands_alone() -> None:
     assert [p.name for p in (ROOT / "notebooks").rglob("*.py") if not p.with_suffix(".ipynb").is_file()] == []
 
 
-def test_the_quickstart_shows_every_verdict_it_speaks_of(quickstart: tuple[Any, Path]) -> None:
-    text = html.unescape("".join(shown_html(quickstart[0])))
+def test_the_quickstart_shows_every_verdict_it_speaks_of(ran: tuple[Any, Path]) -> None:
+    text = html.unescape("".join(shown_html(ran[0])))
     for words in ("✓ Converted.", "✓ Equal.", "✗ Not equal.", "✓ Headers agree.", "39 of 39 tensors bitwise equal", "Way back: exact."):
         assert words in text
 
 
-def test_the_quickstart_shows_results_without_script_or_address(quickstart: tuple[Any, Path]) -> None:
-    shown = shown_html(quickstart[0])
+def test_the_quickstart_shows_results_without_script_or_address(ran: tuple[Any, Path]) -> None:
+    shown = shown_html(ran[0])
     assert len(shown) >= 8
     for each in shown:
         assert len(each) < 100_000
         assert not re.search(r"<script|<iframe|javascript:|https?://|@import|url\(", each, flags=re.I)
 
 
-def test_every_code_cell_of_the_quickstart_shows_something_and_complains_of_nothing(quickstart: tuple[Any, Path]) -> None:
-    for cell in quickstart[0].cells:
+def test_every_code_cell_of_the_quickstart_shows_something_and_complains_of_nothing(ran: tuple[Any, Path]) -> None:
+    for cell in ran[0].cells:
         if cell.cell_type == "code":
             assert cell.outputs, cell.source
             assert {o.output_type for o in cell.outputs} <= {"execute_result", "display_data"}, cell.source
 
 
-def test_the_quickstart_leaves_nothing_behind(quickstart: tuple[Any, Path]) -> None:
-    assert list(quickstart[1].iterdir()) == []
+def test_the_quickstart_leaves_nothing_behind(ran: tuple[Any, Path]) -> None:
+    assert list(ran[1].iterdir()) == []
 
 
-def test_the_page_of_a_notebook_needs_no_script_and_no_network(quickstart: tuple[Any, Path]) -> None:
-    page = page_html(quickstart[0], "Quickstart")
+def test_the_page_of_a_notebook_needs_no_script_and_no_network(ran: tuple[Any, Path]) -> None:
+    page = page_html(ran[0], "Quickstart")
     assert "✓ Equal." in page
     assert len(page) < 200_000
     assert not re.search(r"<script|<iframe|<link|https?://|@import|url\(", page, flags=re.I)

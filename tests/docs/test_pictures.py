@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import struct
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.docs.support import ROOT, imported_from_docs
+
 PAGES = {"README.md": "README_CN.md", "docs/families.md": "docs/families.zh.md", "docs/training.md": "docs/training.zh.md"}
 FOLDER = ROOT / "docs" / "pictures"
 MAX_BYTES = 100_000
@@ -27,11 +27,7 @@ def pictures(page: str) -> dict[str, str]:
 @pytest.fixture
 def screenshots(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The module that `make screenshots` runs."""
-    monkeypatch.setattr(sys, "path", [str(ROOT / "docs"), *sys.path])
-    import screenshots
-
-    yield screenshots
-    sys.modules.pop("screenshots")
+    yield from imported_from_docs("screenshots", monkeypatch)
 
 
 @pytest.mark.parametrize("page", [*PAGES, *PAGES.values()])

@@ -15,20 +15,12 @@ import pytest
 
 from mfconv_nb.cli.commands.convert import convert
 from mfconv_nb.families.registry import known_families
+from tests.docs.support import ROOT, blocks, page
 from tests.support import PATIENCE
 
-ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "README_CN.md")
 ENVIRONMENT = {"COLUMNS": "100", "LC_ALL": "C.UTF-8", "PYTHONUTF8": "1"}
 EXIT_CODES = {"✗ Refused.": 2, "✗ Not equal.": 1, "! Incomplete.": 1}
-
-
-def page(name: str) -> str:
-    return (ROOT / name).read_text(encoding="utf-8")
-
-
-def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.M | re.S)
 
 
 def commands(block: str) -> list[tuple[str, str]]:
@@ -51,7 +43,7 @@ class AsShown(doctest.OutputChecker):
 def run_console_blocks(name: str, folder: Path) -> None:
     scripts = sysconfig.get_path("scripts")
     environment = {**os.environ, **ENVIRONMENT, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
-    for block in blocks(page(name), "console"):
+    for block in blocks(name, "console"):
         for command, shown in commands(block):
             done = subprocess.run(
                 command, shell=True, cwd=folder, env=environment, stdout=-1, stderr=subprocess.STDOUT, encoding="utf-8", timeout=PATIENCE
@@ -67,8 +59,8 @@ def test_commands_and_python_lines_print_what_the_page_shows(name: str, tmp_path
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     names: dict[str, object] = {}
-    assert blocks(page(name), "python")
-    for number, block in enumerate(blocks(page(name), "python")):
+    assert blocks(name, "python")
+    for number, block in enumerate(blocks(name, "python")):
         test = doctest.DocTestParser().get_doctest(block, names, f"{name}, block {number}", name, 0)
         assert test.examples
         report: list[str] = []
@@ -86,7 +78,7 @@ def test_a_page_that_shows_something_else_would_be_noticed() -> None:
 
 def test_both_languages_show_the_same_commands_and_outputs() -> None:
     def bare(name: str) -> list[list[tuple[str, str]]]:
-        return [[(c.partition("#")[0].strip(), out) for c, out in commands(b)] for b in blocks(page(name), "console")]
+        return [[(c.partition("#")[0].strip(), out) for c, out in commands(b)] for b in blocks(name, "console")]
 
     assert bare("README.md") == bare("README_CN.md")
 
@@ -129,6 +121,6 @@ def test_every_link_leads_to_a_file_of_the_project(name: str) -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_every_make_target_that_the_page_names_exists(name: str) -> None:
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    makefile = page("Makefile")
     for target in re.findall(r"\bmake (\w+)\b", page(name)):
         assert re.search(rf"^{target}:", makefile, flags=re.M), target

@@ -13,17 +13,9 @@ import pytest
 
 import mfconv_nb as mc
 from mfconv_nb.cli.main import run
+from tests.docs.support import assert_links_lead_somewhere, blocks, code_lines, page, sections
 
-ROOT = Path(__file__).parents[2]
 PAGES = ("docs/training.md", "docs/training.zh.md")
-
-
-def text_of(name: str) -> str:
-    return (ROOT / name).read_text(encoding="utf-8")
-
-
-def blocks(name: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", text_of(name), flags=re.M | re.S)
 
 
 def commands(block: str) -> list[str]:
@@ -50,26 +42,17 @@ def test_every_command_and_python_line_does_what_the_page_says(name: str, tmp_pa
 
 @pytest.mark.parametrize("name", PAGES)
 def test_the_table_of_fields_has_every_field_of_a_layout(name: str) -> None:
-    section = text_of(name).split("\n## ")[6].partition("```python")[0]
+    section = page(name).split("\n## ")[6].partition("```python")[0]
     named = {word for row in re.findall(r"^\| (`.*?) \|", section, flags=re.M) for word in re.findall(r"`(\w+)`", row)}
     assert named == {f.name for f in fields(mc.RankLayout)}
     assert json.loads(blocks(name, "json")[0]).keys() <= named
 
 
 def test_both_pages_show_the_same_lines_and_have_as_many_sections() -> None:
-    def shown(name: str) -> list[str]:
-        return [
-            re.sub(r"\s*#.*", "", line) for language in ("sh", "json", "python") for b in blocks(name, language) for line in b.splitlines()
-        ]
-
-    assert shown(PAGES[0]) == shown(PAGES[1])
-    assert len({len(re.findall(r"^## ", text_of(name), flags=re.M)) for name in PAGES}) == 1
+    assert code_lines(PAGES[0], "sh", "json", "python") == code_lines(PAGES[1], "sh", "json", "python")
+    assert sections(PAGES[0]) == sections(PAGES[1])
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_every_link_leads_somewhere(name: str) -> None:
-    for link in re.findall(r"\]\(([^)]+)\)", text_of(name)):
-        path, _, anchor = link.partition("#")
-        target = ROOT / "docs" / path
-        assert target.is_file(), link
-        assert not anchor or f'<a id="{anchor}">' in target.read_text(encoding="utf-8"), link
+    assert_links_lead_somewhere(name)

@@ -11,14 +11,9 @@ import mfconv_nb as mc
 from mfconv_nb.core.checkpoint import HF, MF, Checkpoint
 from mfconv_nb.core.folding import fold
 from mfconv_nb.core.sizes import read_sizes
-from mfconv_nb.mapping.forms import all_forms
 from mfconv_nb.mapping.plan import plan_mapping
 from mfconv_nb.mapping.rules import Drop, Family
-
-FORMS = {
-    f"{f.key} {' '.join(f'{n}={v}' for n, v in form.chosen.items())}".strip(): form for f in mc.known_families() for form in all_forms(f)
-}
-forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+from tests.every_form import forms
 
 
 def toy_of(form: Family) -> Checkpoint:

@@ -10,18 +10,19 @@ import pytest
 
 import mfconv_nb as mc
 from mfconv_nb.core.checkpoint import Checkpoint
+from tests.toys import arrays_of
 
 Arrays = dict[str, Any]
 
 
-def arrays_of(checkpoint: Checkpoint) -> Arrays:
-    return {name: mc.read(checkpoint, name).astype(np.float32) for name in checkpoint.tensors}
+def floats_of(checkpoint: Checkpoint) -> Arrays:
+    return {name: array.astype(np.float32) for name, array in arrays_of(checkpoint).items()}
 
 
 def toy(key: str, **options: object) -> tuple[Arrays, Arrays, Any]:
     """A toy of a family and what it becomes, as arrays, with its config."""
     source = mc.toy(key, dtype="fp32", options=options)
-    return arrays_of(source), arrays_of(mc.map(source, key, **options)), source.config
+    return floats_of(source), floats_of(mc.map(source, key, **options)), source.config
 
 
 # ---- Llama: the forms that MindFormers' concat tool makes ----------------------------------------------------------------
@@ -123,7 +124,7 @@ def test_padding_is_zeros_on_the_way_there_and_must_be_zeros_on_the_way_back(tmp
     mc.save(mc.map(mc.load(tmp_path / "mf.ckpt")), tmp_path / "back")
     assert mc.diff(tmp_path / "back", source, values=True).equal
 
-    arrays = {name: mc.read(mapped, name) for name in mapped.tensors}
+    arrays = arrays_of(mapped)
     arrays[PADDED][400, 3] = 1
     trained = mc.map(mc.load(arrays), "qwenvl", to="hf", config=source.config)
     with pytest.raises(mc.MfconvError) as refused:

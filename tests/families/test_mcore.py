@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
-from mfconv_nb.core.checkpoint import MF, Checkpoint
+from mfconv_nb.core.checkpoint import Checkpoint
 from mfconv_nb.families.registry import family_named, known_families
 from mfconv_nb.mapping.rules import NUMBERS
 from tests.mindformers_package import mindformers_modules
-from tests.support import raws_of, write_hf
+from tests.support import same, write_hf
+from tests.toys import arrays_of, raws_of, without_memory
 
 MLP, ATTENTION = "use_interleaved_weight_layout_mlp", "use_contiguous_weight_layout_attention"
 UNSEEN = [(f.key, o.name) for f in known_families() for o in f.options if o.side == NUMBERS]
@@ -25,19 +26,6 @@ UNSEEN = [(f.key, o.name) for f in known_families() for o in f.options if o.side
 
 def default_of(key: str, option: str) -> Any:
     return next(o.default for o in family_named(key).options if o.name == option)
-
-
-def without_memory(checkpoint: Checkpoint) -> Checkpoint:
-    """A checkpoint as a run leaves it: its tensors, no manifest and no config."""
-    return Checkpoint(checkpoint.tensors, side=MF)
-
-
-def arrays(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {t.name: np.ascontiguousarray(mc.read(checkpoint, t.name)) for t in checkpoint}
-
-
-def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    return a.keys() == b.keys() and all(a[n].shape == b[n].shape and a[n].tobytes() == b[n].tobytes() for n in a)
 
 
 # ---- what no name and no shape shows -----------------------------------------------------------------------------------------
@@ -96,7 +84,8 @@ def trained(source: Checkpoint, key: str, noise: float, **options: Any) -> Check
     """What a training from this checkpoint might have left: its weights, a little off, in MindFormers' names and an order of rows."""
     random = np.random.default_rng(1)
     moved = {
-        n: (a.astype(np.float32) + noise * random.standard_normal(a.shape, np.float32)).astype(a.dtype) for n, a in arrays(source).items()
+        n: (a.astype(np.float32) + noise * random.standard_normal(a.shape, np.float32)).astype(a.dtype)
+        for n, a in arrays_of(source).items()
     }
     return without_memory(mc.map(mc.load(moved, config=source.config), key, **options))
 
@@ -117,7 +106,7 @@ def test_the_weights_that_a_training_began_with_tell_the_order_of_what_it_left(k
 
 def test_weights_of_another_training_tell_nothing_and_the_default_is_said_to_be_assumed(tmp_path: Path) -> None:
     source = mc.toy("qwen3", tmp_path / "hf")
-    unlike = {n: np.random.default_rng(2).standard_normal(a.shape, np.float32).astype(a.dtype) for n, a in arrays(source).items()}
+    unlike = {n: np.random.default_rng(2).standard_normal(a.shape, np.float32).astype(a.dtype) for n, a in arrays_of(source).items()}
     made = without_memory(mc.map(mc.load(unlike, config=source.config), "qwen3", **{MLP: False}))
     back = mc.map(made, to="hf", config=tmp_path / "hf")
     assert back.report.decided[MLP] == "default"
@@ -167,7 +156,7 @@ def test_a_tied_head_is_on_neither_side_and_a_head_that_is_there_all_the_same_go
     assert "output_layer.weight" not in there
     assert mc.diff(mc.map(without_memory(there), "qwen3", to="hf", config=tied.config), tied, values=True).equal
     whole = mc.toy("qwen3", dtype="fp32")  # Qwen3 1.7B: tied by its config, with the head in its files
-    listed = mc.load(write_hf(tmp_path / "hf", arrays(whole), {**(whole.config or {}), "tie_word_embeddings": True}))
+    listed = mc.load(write_hf(tmp_path / "hf", arrays_of(whole), {**(whole.config or {}), "tie_word_embeddings": True}))
     assert raws_of(mc.map(listed, "qwen3")) == raws_of(mc.map(whole, "qwen3"))
 
 
@@ -215,9 +204,9 @@ def test_adapters_of_a_joined_matrix_add_up_to_the_same_change_of_each_part(fuse
     rows, columns = whole[name + "weight"].shape
     a, b = (np.random.default_rng(n).integers(-9, 9, shape).astype(np.float32) for n, shape in enumerate(((4, columns), (rows, 4))))
     adapters = mc.load({f"{name}mindpet_delta_lora_a": a, f"{name}mindpet_delta_lora_b": b}, config=toy.config)
-    parts = arrays(mc.map(adapters, "qwen3", to="hf", **options))
-    changed = mc.load({**arrays(whole), name + "weight": b @ a}, config=toy.config)
-    wanted = arrays(mc.map(changed, "qwen3", to="hf", **options))
+    parts = arrays_of(mc.map(adapters, "qwen3", to="hf", **options))
+    changed = mc.load({**arrays_of(whole), name + "weight": b @ a}, config=toy.config)
+    wanted = arrays_of(mc.map(changed, "qwen3", to="hf", **options))
     found = {n.removesuffix("lora_B.weight"): m @ parts[n.replace("lora_B", "lora_A")] for n, m in parts.items() if "lora_B" in n}
     assert len(found) == (3 if "qkv" in fused else 2)
     assert all((m == wanted[n.removeprefix("base_model.model.") + "weight"]).all() for n, m in found.items())
@@ -271,7 +260,7 @@ def test_of_the_first_layers_alone_it_is_none_and_embedding_and_head_stay(key: s
 
 def test_copies_of_embedding_and_head_that_differ_are_refused(tmp_path: Path) -> None:
     source = mc.toy("deepseekv3", dtype="fp32")
-    spoilt = {**arrays(source), "model.layers.3.embed_tokens.weight": arrays(source)["lm_head.weight"]}
+    spoilt = {**arrays_of(source), "model.layers.3.embed_tokens.weight": arrays_of(source)["lm_head.weight"]}
     with pytest.raises(mc.MfconvError, match=r"model\.layers\.3\.embed_tokens\.weight"):
         mc.save(mc.map(mc.load(spoilt, config=source.config), "deepseekv3", to="mf"), tmp_path / "out.safetensors")
 
@@ -279,7 +268,7 @@ def test_copies_of_embedding_and_head_that_differ_are_refused(tmp_path: Path) ->
 @pytest.mark.parametrize("listed", [True, False])
 def test_copies_that_glm_may_list_come_back_where_they_were_listed(listed: bool, tmp_path: Path) -> None:
     source = mc.toy("glm4-moe", dtype="fp32")
-    tensors = arrays(source)
+    tensors = arrays_of(source)
     if listed:
         tensors["model.layers.3.embed_tokens.weight"] = tensors["model.embed_tokens.weight"]
     hf = mc.load(write_hf(tmp_path / "hf", tensors, source.config or {}))
@@ -295,7 +284,7 @@ LEGACY = {"deepseekv3": "deepseek3", "qwen2-mcore": "qwen2"}
 @pytest.mark.parametrize("key", LEGACY)
 def test_from_hugging_face_the_older_layout_is_taken_and_from_mindformers_the_names_tell_which(key: str, tmp_path: Path) -> None:
     mc.toy(LEGACY[key], tmp_path / "hf")
-    source = mc.load({t.name: mc.read(c, t.name) for c in [mc.load(tmp_path / "hf")] for t in c}, config=tmp_path / "hf")
+    source = mc.load(arrays_of(mc.load(tmp_path / "hf")), config=tmp_path / "hf")
     assert mc.map(source, to="mf").family == LEGACY[key]
     for of in (key, LEGACY[key]):
         back = mc.map(without_memory(mc.map(source, of, to="mf")), to="hf", config=source.config)
@@ -370,8 +359,8 @@ def test_what_mindformers_loads_from_a_hugging_face_folder_is_what_map_gives(key
     config = dict(toy.config or {})
     with own_template(key, config, interleaved=bool(options.get(MLP, True))) as template:
         assert same(
-            loaded_by(template, arrays(toy), config.get("num_experts", config.get("n_routed_experts", 0))),
-            arrays(mc.map(toy, key, **options)),
+            loaded_by(template, arrays_of(toy), config.get("num_experts", config.get("n_routed_experts", 0))),
+            arrays_of(mc.map(toy, key, **options)),
         )
 
 
@@ -382,4 +371,4 @@ def test_what_mindformers_loads_from_a_hugging_face_folder_is_what_map_gives(key
 def test_mindformers_own_way_back_from_what_map_gives_is_the_original(key: str, options: dict[str, Any]) -> None:
     toy = mc.toy(key, dtype="fp32")
     with own_template(key, dict(toy.config or {}), interleaved=bool(options.get(MLP, True))) as template:
-        assert same(dict(template.get_hf_state_dict(arrays(mc.map(toy, key, **options)))), arrays(toy))
+        assert same(dict(template.get_hf_state_dict(arrays_of(mc.map(toy, key, **options)))), arrays_of(toy))

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 import mfconv_nb as mc
 from mfconv_nb.streaming import fill, gather
 from tests.families.random_families import Made, cells, make_family, rounded
-from tests.support import NUMPY, raw_of, raws_in, raws_of, wide, write_hf
+from tests.support import NUMPY, raws, raws_in, wide, write_hf
+from tests.toys import raws_of
 
 DTYPES = ("BOOL", "U8", "I8", "I16", "I32", "I64", "F16", "BF16", "F32", "F64")  # what every format holds
 KILLED = 9
@@ -46,10 +47,6 @@ def emptied(folder: Path) -> Path:
 
 def written(made: Made, folder: Path) -> mc.Checkpoint:
     return mc.load(write_hf(folder / "hf", made.hf, made.config))
-
-
-def raws(tensors: dict[str, Any]) -> dict[str, Any]:
-    return {name: raw_of(array) for name, array in tensors.items()}
 
 
 def save(checkpoint: mc.Checkpoint, target: Path, chance: Random, **more: Any) -> mc.Checkpoint:

@@ -12,13 +12,11 @@ from mfconv_nb.core.layout import parse_layout
 from mfconv_nb.core.sizes import read_sizes
 from mfconv_nb.families.registry import family_named, identify, known_families
 from mfconv_nb.mapping.expected import expected_specs
-from mfconv_nb.mapping.forms import all_forms
 from mfconv_nb.mapping.plan import plan_mapping
 from mfconv_nb.mapping.rules import Drop, Family, Repeated, Rule, Tied, default_form, layouts_of, sides_of
+from tests.every_form import forms
 
 KEYS = [f.key for f in known_families()]
-FORMS = {f"{f.key} {' '.join(f'{n}={v}' for n, v in form.chosen.items())}".strip(): form for f in known_families() for form in all_forms(f)}
-forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 
 
 def names_of(form: Family, side: str) -> list[str]:

@@ -7,12 +7,18 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import mfconv_nb as mc
-from tests.support import PATIENCE, wait_until
+from tests.support import PATIENCE, numbered, wait_until
+
+OLD = {f"layers.{n}.w": numbered(40, 5, first=n) for n in range(3)}
+NEW = {f"layers.{n}.w": -numbered(40, 5, first=n) for n in range(3)}  # the same names, shapes and dtypes: only the numbers tell
 
 # The real command line with small segments, so that a small file has many points at which it can be stopped.
 # Where a test says so, the run waits at one of them until it is killed, stopped, or told to go on: no test is a race with it.
@@ -65,6 +71,18 @@ def made_llama(folder: Path) -> Path:
     """A Llama of about 8 MB in several shards: some 130 segments of 64 KiB."""
     mc.toy("llama", folder, hidden_size=512, intermediate_size=1408, vocab_size=1000, num_attention_heads=8, head_dim=64)
     return folder
+
+
+@contextmanager
+def mounted_disk(place: Path, size: str) -> Iterator[Path]:
+    """A file system of its own on a new folder, of a size such as 4m (MiB); left out where the tests are not root's."""
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a small disk")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
 
 
 def start(arguments: list[str], **environment: str) -> subprocess.Popen[str]:

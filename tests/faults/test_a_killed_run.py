@@ -8,12 +8,7 @@ from pathlib import Path
 import pytest
 
 import mfconv_nb as mc
-from tests.faults.support import finished, flip_bytes, hashes, made_llama, said_at_the_end, started
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made_llama(tmp_path_factory.mktemp("source") / "llama")
+from tests.faults.support import finished, flip_bytes, hashes, said_at_the_end, started
 
 
 @pytest.fixture(scope="module")

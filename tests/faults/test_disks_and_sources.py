@@ -13,24 +13,20 @@ import pytest
 import mfconv_nb as mc
 from mfconv_nb.core.errors import OutputError
 from mfconv_nb.streaming import staging
-from tests.faults.support import finished, hashes, made_llama, said_at_the_end, started
+from tests.faults.support import finished, hashes, made_llama, mounted_disk, said_at_the_end, started
 
 
 @pytest.fixture
 def llama(tmp_path: Path) -> Path:
+    """One that the test may change."""
     return made_llama(tmp_path / "llama")
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip("only root may mount a small disk")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    with mounted_disk(tmp_path / "disk", "4m") as disk:
+        yield disk
 
 
 def test_a_target_without_enough_space_is_refused_before_a_byte_is_written(llama: Path, small_disk: Path) -> None:
@@ -52,11 +48,7 @@ def test_a_disk_that_fills_up_on_the_way_is_a_refusal_and_publishes_nothing(
 
 
 def test_a_run_that_goes_on_needs_only_the_space_that_is_still_missing(llama: Path, tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(disk)], capture_output=True, check=False).returncode:
-        pytest.skip("only root may mount a small disk")
-    try:
+    with mounted_disk(tmp_path / "disk", "40m") as disk:
         target = disk / "out.ckpt"
         process = started(target, 100, ["convert", str(llama), str(target)])
         process.kill()
@@ -66,8 +58,6 @@ def test_a_run_that_goes_on_needs_only_the_space_that_is_still_missing(llama: Pa
         assert shutil.disk_usage(disk).free < whole
         assert finished(["convert", str(llama), str(target)]).returncode == 0
         assert mc.verify(llama, target).equal
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_a_read_only_target_is_refused(llama: Path, small_disk: Path) -> None:

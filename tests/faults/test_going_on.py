@@ -16,7 +16,8 @@ import pytest
 import mfconv_nb as mc
 from mfconv_nb.core.checkpoint import Checkpoint
 from mfconv_nb.steps.saving.output import whole_output
-from tests.support import numbered, raw_of, raws_in, raws_of, write_safetensors
+from tests.support import numbered, raw_of, raws_in, write_safetensors
+from tests.toys import raws_of
 
 NAMES = [f"layers.{n}.w" for n in range(6)]
 

@@ -21,13 +21,8 @@ import mfconv_nb as mc
 from mfconv_nb.core.errors import InputError, OutputError
 from mfconv_nb.streaming import publish
 from mfconv_nb.streaming.journal import Finished, Journal
-from tests.faults.support import RUNNER, finished, hashes, made_llama, said_at_the_end, start, started
+from tests.faults.support import RUNNER, finished, hashes, mounted_disk, said_at_the_end, start, started
 from tests.support import PATIENCE, wait_until
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made_llama(tmp_path_factory.mktemp("source") / "llama")
 
 
 def staging(target: Path) -> Path:
@@ -232,12 +227,8 @@ def test_a_file_size_limit_is_a_refusal_and_publishes_nothing(llama: Path, tmp_p
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 40 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(place)], capture_output=True, check=False).returncode:
-        pytest.skip("only root may mount a small disk")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    with mounted_disk(tmp_path / "disk", "40m") as disk:
+        yield disk
 
 
 def fill_up(path: Path) -> None:

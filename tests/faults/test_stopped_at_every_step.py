@@ -19,7 +19,9 @@ import pytest
 import mfconv_nb as mc
 from mfconv_nb.core.errors import InputError, OutputError
 from mfconv_nb.streaming import publish
-from tests.support import numbered, raw_of, raws_in, raws_of, write_safetensors
+from tests.faults.support import NEW, OLD
+from tests.support import listing, numbered, raw_of, raws_in, write_safetensors
+from tests.toys import raws_of
 
 CHANGING = (
     "rename",
@@ -36,8 +38,6 @@ CHANGING = (
     "pwrite",
     "chown",
 )
-OLD = {f"layers.{n}.w": numbered(40, 5, first=n) for n in range(3)}
-NEW = {f"layers.{n}.w": -numbered(40, 5, first=n) for n in range(3)}  # the same names, shapes and dtypes: only the numbers tell
 RAWS = {"old": {n: raw_of(a) for n, a in OLD.items()}, "new": {n: raw_of(a) for n, a in NEW.items()}}
 
 
@@ -92,10 +92,6 @@ WAYS = {
     "files beside each other instead of one": ("out.safetensors", "out.safetensors.index.json", None, 800),
 }
 ATOMIC = ("a file", "a file of MindSpore", "a folder")
-
-
-def listing(folder: Path) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*"))
 
 
 @pytest.mark.parametrize("way", WAYS)

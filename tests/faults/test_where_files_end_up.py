@@ -17,15 +17,11 @@ import mfconv_nb as mc
 from mfconv_nb.core.errors import InputError, OutputError
 from mfconv_nb.streaming import publish
 from mfconv_nb.streaming.staging import mount_of, staging_of
-from tests.support import numbered, raw_of, raws_in, raws_of, write_safetensors
+from tests.faults.support import NEW, OLD
+from tests.support import listing, numbered, raw_of, raws_in, write_safetensors
+from tests.toys import raws_of
 
-OLD = {f"layers.{n}.w": numbered(40, 5, first=n) for n in range(3)}
-NEW = {f"layers.{n}.w": -numbered(40, 5, first=n) for n in range(3)}
 RAWS = {n: raw_of(a) for n, a in NEW.items()}
-
-
-def listing(folder: Path) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*"))
 
 
 @pytest.fixture

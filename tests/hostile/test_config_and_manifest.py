@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import mfconv_nb as mc
 from mfconv_nb.steps.saving.save import check_equalities
 from tests.hostile.made import HOSTILE_NAME, assert_escaped, assert_sober, entry, refusal, safetensors
+from tests.toys import arrays_of
 
 FOLDED = 16  # lines of a message that lists the problems of a mapping, folded
 BROKEN: dict[str, bytes] = {
@@ -31,12 +32,6 @@ BROKEN: dict[str, bytes] = {
     "a number of 5,000 digits": b'{"hidden_size": ' + b"9" * 5000 + b"}",
     "a git-lfs pointer": b"version https://git-lfs.github.com/spec/v1\n",
 }
-
-
-@pytest.fixture
-def toy(tmp_path: Path) -> Path:
-    mc.toy("llama", tmp_path / "toy")
-    return tmp_path / "toy"
 
 
 def with_config(folder: Path, **changes: Any) -> Path:
@@ -197,7 +192,7 @@ def test_a_dtype_comes_back_only_where_a_rule_fixes_one(converted: Path) -> None
 def with_buffers(source: mc.Checkpoint, layers: int) -> mc.Checkpoint:
     """A toy in memory, with the buffers that MindFormers has no place for."""
     buffers = {f"model.layers.{n}.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32) for n in range(layers)}
-    return mc.load({**{t.name: mc.read(source, t.name) for t in source}, **buffers}, config=source.config)
+    return mc.load({**arrays_of(source), **buffers}, config=source.config)
 
 
 def test_a_manifest_whose_kept_tensors_are_others_is_refused(tmp_path: Path) -> None:

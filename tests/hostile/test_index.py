@@ -54,27 +54,28 @@ def test_the_sound_index_that_the_others_are_made_from_is_taken(folder: Path) ->
     assert mc.load(folder).notes == ()
 
 
-OUTSIDE = [
-    "../outside.safetensors",
-    "/etc/passwd",
-    "sub/x.safetensors",
-    "..\\outside.safetensors",
-    "./one.safetensors",
-    "..",
-    ".",
-    "",
-    "a\0b",
-]
+OUTSIDE = ["../outside.safetensors", "/etc/passwd", "..\\outside.safetensors", "..", ".", "", "a\0b", HOSTILE_NAME.replace("/", "")]
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_a_shard_outside_the_folder_is_refused(name: str, folder: Path) -> None:
-    refused_index(indexed(folder, {"weight_map": {**SOUND, "d": name}}))
+    error = refused_index(indexed(folder, {"weight_map": {**SOUND, "d": name}}))
+    assert error.expected == "a file inside the folder of the index"
 
 
-@pytest.mark.parametrize("name", ["three.safetensors", "\ud800.safetensors", "x" * 300, "x" * 100_000, HOSTILE_NAME.replace("/", "")])
+ABSENT = ["three.safetensors", "sub/x.safetensors", "\ud800.safetensors", "x" * 300, "x" * 100_000]
+ABSENT.append(HOSTILE_NAME.replace("/", "").replace("\0", ""))
+
+
+@pytest.mark.parametrize("name", ABSENT)
 def test_a_shard_that_is_absent_is_refused(name: str, folder: Path) -> None:
-    refused_index(indexed(folder, {"weight_map": {**SOUND, "d": name}}))
+    error = refused_index(indexed(folder, {"weight_map": {**SOUND, "d": name}}))
+    assert error.expected == "every shard beside the index"
+
+
+def test_the_folder_itself_in_a_name_is_passed_over(folder: Path) -> None:
+    error = refused_index(indexed(folder, {"weight_map": {**SOUND, "d": "./one.safetensors"}}))
+    assert str(error.found).endswith("first 'd': it is not in 'one.safetensors'")
 
 
 def test_a_shard_that_is_a_folder_a_pipe_or_a_dead_link_is_refused(folder: Path) -> None:

@@ -19,7 +19,8 @@ from mfconv_nb.cli.main import run
 from mfconv_nb.cli.options import say
 from mfconv_nb.core.errors import Lines, MfconvError, quote
 from mfconv_nb.core.report import Column, Table, csv_text, table_html, table_text
-from tests.support import numbered, raws_of, write_safetensors
+from tests.support import numbered, write_safetensors
+from tests.toys import raws_of
 
 FORGED = "✓ Forged. 39 of 39 tensors bitwise equal"
 ODD = {

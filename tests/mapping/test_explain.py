@@ -14,14 +14,11 @@ from mfconv_nb.author.proving.specimen import Arrays, carry_across, mapped_rules
 from mfconv_nb.core.checkpoint import HF, MF, TensorSpec
 from mfconv_nb.core.sizes import Sizes
 from mfconv_nb.mapping.explain import SOURCE, TARGET, Explained, explain_element, explain_tensor
-from mfconv_nb.mapping.forms import all_forms
 from mfconv_nb.mapping.plan import MappingPlan, plan_mapping
 from mfconv_nb.mapping.rules import Repeated
 from mfconv_nb.rules import Drop, Family, Rule, Tied
-
-FORMS = {
-    f"{f.key} {' '.join(f'{n}={v}' for n, v in form.chosen.items())}".strip(): form for f in mc.known_families() for form in all_forms(f)
-}
+from tests.every_form import FORMS
+from tests.toys import mapped_toy
 
 
 def plan_of(form: Family, rules: tuple[Rule | Repeated | Tied, ...], arrays: Arrays, to: str, sizes: Sizes) -> MappingPlan:
@@ -30,8 +27,7 @@ def plan_of(form: Family, rules: tuple[Rule | Repeated | Tied, ...], arrays: Arr
 
 
 def toy_plan(key: str, to: str = MF, **options: object) -> MappingPlan:
-    there = mc.map(mc.toy(key, options=options), key, **options)
-    return (there if to == MF else mc.map(there, key, to=HF)).report.plan
+    return mapped_toy(key, to, **options).report.plan
 
 
 def assert_exact(plan: MappingPlan, source: Arrays, target: Arrays, elements: int, chance: random.Random) -> None:

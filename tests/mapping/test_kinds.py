@@ -12,6 +12,7 @@ import pytest
 import mfconv_nb as mc
 from mfconv_nb.cli.main import run as mfconv
 from mfconv_nb.mapping.kinds import COUNTERS, category_of, is_run_state, kind_of, prefixes_before_names
+from tests.toys import arrays_of
 
 WEIGHT = "model.layers.0.attention.wq.weight"
 
@@ -19,7 +20,7 @@ WEIGHT = "model.layers.0.attention.wq.weight"
 def trained(**more: Any) -> dict[str, Any]:
     """A small Llama of MindFormers with optimizer state and counters, as a training run saves it."""
     mapped = mc.map(mc.toy("llama", dtype="fp32"), "llama")
-    weights = {n: mc.read(mapped, n) for n in mapped.tensors}
+    weights = arrays_of(mapped)
     state = {f"{prefix}{n}": np.ones_like(a) for n, a in weights.items() for prefix in ("adam_m.", "adam_v.", "accu_grads.")}
     counters = {n: np.int32(7) for n in ("global_step", "epoch_num", "step_num", "loss_scale")}
     return {**weights, **state, **counters, **more}
@@ -117,7 +118,7 @@ def test_a_name_that_is_neither_weight_nor_state_is_still_a_problem() -> None:
 
 def test_the_state_of_a_run_is_no_excuse_on_the_hugging_face_side() -> None:
     toy = mc.toy("llama", dtype="fp32")
-    arrays = {n: mc.read(toy, n) for n in toy.tensors} | {"global_step": np.int32(3)}
+    arrays = arrays_of(toy) | {"global_step": np.int32(3)}
     with pytest.raises(mc.MfconvError) as refused:
         mc.map(mc.load(arrays), "llama", to="mf", config=toy.config)
     assert refused.value.code == "MFC303"
@@ -130,7 +131,7 @@ def moe(layer_state: Callable[[int], dict[str, Any]]) -> tuple[mc.Checkpoint, di
     """A small mixture of experts, and what MindFormers' network of it holds: ``layer_state`` in every layer, by the number of experts."""
     toy = mc.toy("qwen3-moe", dtype="fp32")
     mapped = mc.map(toy, "qwen3-moe")
-    weights = {n: mc.read(mapped, n) for n in mapped.tensors}
+    weights = arrays_of(mapped)
     routers = [n for n in weights if n.endswith(".mlp.router.weight")]
     assert len(routers) > 1
     state = {n.removesuffix("mlp.router.weight") + e: a for n in routers for e, a in layer_state(len(weights[n])).items()}
@@ -182,7 +183,7 @@ def test_experts_that_were_moved_are_refused_also_where_the_map_is_left_out(leav
 def test_a_constant_of_a_layer_is_left_out_where_it_holds_ones(value: float, is_right: bool, tmp_path: Path) -> None:
     toy = mc.toy("deepseek4", dtype="fp32")
     mapped = mc.map(toy, "deepseek4")
-    arrays = {n: mc.read(mapped, n) for n in mapped.tensors}
+    arrays = arrays_of(mapped)
     arrays |= {
         n.replace("mapping_proj.weight", "rms_weight"): np.full(8, value, np.float32)
         for n in arrays

@@ -15,11 +15,7 @@ from mfconv_nb.families.registry import candidates_of, family_named
 from mfconv_nb.mapping.forms import all_forms, checked_options
 from mfconv_nb.mapping.rules import default_form, form_of, when
 from mfconv_nb.rules import Family, Option, Rule
-
-
-def without_memory(checkpoint: Checkpoint) -> Checkpoint:
-    """A checkpoint as it comes from elsewhere: its tensors and its side, no manifest and no config."""
-    return Checkpoint(checkpoint.tensors, side=checkpoint.side)
+from tests.toys import without_memory
 
 
 def decided(mapped: Checkpoint, option: str) -> tuple[Any, str]:

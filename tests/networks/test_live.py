@@ -14,7 +14,8 @@ from mfconv_nb.core.errors import InputError, MappingError, MfconvError
 from mfconv_nb.families import llama
 from mfconv_nb.rules import Family, Rule
 from tests.mapping import mixed
-from tests.support import numbered, raw_of, raws_in, raws_of
+from tests.support import numbered, raw_of, raws_in
+from tests.toys import raws_of
 
 BF16 = ml_dtypes.bfloat16
 

@@ -17,12 +17,6 @@ from tests.runs.made_runs import make_run, original, weights_of
 from tests.support import raws_in
 
 
-@pytest.fixture
-def toy(tmp_path: Path) -> Path:
-    mc.toy("llama", tmp_path / "toy")
-    return tmp_path / "toy"
-
-
 def test_any_file_of_a_sharded_folder_stands_for_the_folder(toy: Path) -> None:
     form = mc.panel()
     for name in ("config.json", "model.safetensors.index.json", sorted(p.name for p in toy.glob("*.safetensors"))[0]):

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
+from tests.real_frameworks.support import saved_llama
 from tests.real_frameworks.test_mindspore_reads_what_we_write import BITS_16, SPECIAL_32, bits_by_name, ms
-from tests.real_frameworks.test_transformers_reads_what_we_write import assert_opens_as, saved_llama
+from tests.real_frameworks.test_transformers_reads_what_we_write import assert_opens_as
 
 pytestmark = pytest.mark.real_frameworks
 

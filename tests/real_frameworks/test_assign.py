@@ -15,7 +15,9 @@ import mfconv_nb as mc
 from mfconv_nb.core.errors import MappingError, MfconvError, OutputError, UsageError
 from mfconv_nb.families import llama
 from mfconv_nb.rules import Family, Rule
-from tests.support import PATIENCE, flip_bit, numbered, place_of, raws_of
+from tests.real_frameworks.support import llama_config, logits, saved_llama
+from tests.support import PATIENCE, flip_bit, numbered, place_of
+from tests.toys import raws_of
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -25,30 +27,11 @@ pytestmark = pytest.mark.real_frameworks
 SMALL = Family("small", "two matrices in one", (Rule("qk", ("q", "k"), "(q + k) hidden -> q hidden, k hidden"),), {"q": "q", "k": "k"})
 
 
-def config_of(*, tied: bool = False) -> Any:
-    return transformers.LlamaConfig(
-        vocab_size=211, hidden_size=48, intermediate_size=104, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2,
-        head_dim=10, max_position_embeddings=64, tie_word_embeddings=tied, dtype=torch.bfloat16,
-    )  # fmt: skip
-
-
-def saved(folder: Path, *, tied: bool = False) -> Any:
-    """A small Llama in bf16, saved by transformers and opened by it again."""
-    torch.manual_seed(7)
-    transformers.LlamaForCausalLM(config_of(tied=tied)).to(torch.bfloat16).save_pretrained(folder, max_shard_size="60KB")
-    return transformers.LlamaForCausalLM.from_pretrained(folder, dtype="auto").eval()
-
-
 def made(config: Any, *, device: str = "cpu", dtype: Any = None) -> Any:
     """The network with random numbers, or none."""
     torch.manual_seed(8)
     with torch.device(device):
         return transformers.AutoModelForCausalLM.from_config(config, dtype=dtype or torch.bfloat16).eval()
-
-
-def logits(model: Any) -> Any:
-    with torch.no_grad():
-        return model(torch.arange(1, 30).reshape(1, -1)).logits
 
 
 def bits(model: Any) -> dict[str, bytes]:
@@ -61,7 +44,7 @@ def bits(model: Any) -> dict[str, bytes]:
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize("tied", [False, True], ids=["own head", "tied head"])
 def test_a_mindformers_file_in_a_torch_network_gives_the_logits_of_from_pretrained(tied: bool, device: str, tmp_path: Path) -> None:
-    original = saved(tmp_path / "hf", tied=tied)
+    original = saved_llama(tmp_path / "hf", tied=tied)
     mc.save(mc.map(mc.load(tmp_path / "hf")), tmp_path / "mf.ckpt")
     network = made(original.config, device=device)
     report = mc.assign(mc.map(mc.load(tmp_path / "mf.ckpt")), network)
@@ -75,7 +58,7 @@ def test_a_mindformers_file_in_a_torch_network_gives_the_logits_of_from_pretrain
 
 
 def test_a_folder_is_assigned_as_it_is_and_a_live_model_too(tmp_path: Path) -> None:
-    original = saved(tmp_path / "hf")
+    original = saved_llama(tmp_path / "hf")
     for source in (tmp_path / "hf", original, original.state_dict()):
         network = made(original.config, device="meta")
         assert mc.assign(source, network).complete
@@ -84,7 +67,7 @@ def test_a_folder_is_assigned_as_it_is_and_a_live_model_too(tmp_path: Path) -> N
 
 
 def test_the_dtype_of_the_network_is_kept_unless_another_is_asked_for(tmp_path: Path) -> None:
-    original = saved(tmp_path / "hf")
+    original = saved_llama(tmp_path / "hf")
     wide = made(original.config, dtype=torch.float32)
     report = mc.assign(tmp_path / "hf", wide)
     assert report.casts == {("BF16", "F32"): 30}
@@ -110,8 +93,8 @@ def test_frozen_parameters_stay_frozen_and_buffers_are_carried() -> None:
 
 
 def test_everything_that_does_not_fit_is_told_at_once_and_nothing_is_changed(tmp_path: Path) -> None:
-    saved(tmp_path / "hf")
-    config = config_of()
+    saved_llama(tmp_path / "hf")
+    config = llama_config(dtype=torch.bfloat16)
     config.num_hidden_layers, config.intermediate_size = 5, 88
     network = made(config)
     before = bits(network)
@@ -145,7 +128,7 @@ def test_not_strict_puts_in_what_has_a_place_and_lists_the_rest() -> None:
 
 
 def test_names_of_the_other_side_are_refused_with_what_to_do(tmp_path: Path) -> None:
-    network = made(config_of())
+    network = made(llama_config(dtype=torch.bfloat16))
     with pytest.raises(OutputError) as refused:
         mc.assign(mc.map(mc.toy("llama"), "llama"), network)
     assert "mc.assign(mc.map(checkpoint), network)" in str(refused.value)
@@ -193,7 +176,7 @@ def test_a_table_on_the_meta_device_that_nothing_computes_is_refused_before_a_ch
 
 
 def test_a_checkpoint_without_values_and_a_source_that_changed_are_refused(tmp_path: Path) -> None:
-    original = saved(tmp_path / "hf")
+    original = saved_llama(tmp_path / "hf")
     network = made(original.config)
     before = bits(network)
     with pytest.raises(MappingError, match="MFC310"):
@@ -429,11 +412,11 @@ def test_memory_beside_the_network_is_that_of_one_tensor(framework: str, tmp_pat
 
 
 def test_diff_of_a_mapped_checkpoint_and_a_network_says_whether_it_loads(tmp_path: Path) -> None:
-    original = saved(tmp_path / "hf")
+    original = saved_llama(tmp_path / "hf")
     mc.save(mc.map(mc.load(tmp_path / "hf")), tmp_path / "mf.ckpt")
     back = mc.map(mc.load(tmp_path / "mf.ckpt"))
     assert mc.diff(back, made(original.config, device="meta")).equal
-    other = config_of()
+    other = llama_config(dtype=torch.bfloat16)
     other.intermediate_size = 88
     found = mc.diff(back, made(other, device="meta"))
     assert not found.equal

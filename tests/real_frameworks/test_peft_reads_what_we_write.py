@@ -12,7 +12,9 @@ import pytest
 
 import mfconv_nb as mc
 from tests.mindformers_package import mindformers_modules
-from tests.support import Raw, raws_in, raws_of, write_safetensors
+from tests.real_frameworks.support import llama_config, logits
+from tests.support import Raw, raws_in, write_safetensors
+from tests.toys import raws_of
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -33,11 +35,7 @@ MODULES = {
 def hf(tmp_path: Path) -> Path:
     """A small Llama that transformers saved, in fp32."""
     torch.manual_seed(7)
-    config = transformers.LlamaConfig(
-        vocab_size=211, hidden_size=48, intermediate_size=104, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2,
-        head_dim=10, max_position_embeddings=64,
-    )  # fmt: skip
-    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "hf")
+    transformers.LlamaForCausalLM(llama_config()).save_pretrained(tmp_path / "hf")
     return tmp_path / "hf"
 
 
@@ -63,11 +61,6 @@ def adapters(hf: Path, run: Path, tmp_path: Path) -> Path:
 
 def model_in(folder: Path) -> Any:
     return transformers.LlamaForCausalLM.from_pretrained(folder).eval()
-
-
-def logits(model: Any) -> Any:
-    with torch.no_grad():
-        return model(torch.arange(1, 30).reshape(1, -1)).logits
 
 
 def test_peft_opens_the_folder_and_gives_the_logits_of_the_merged_weights(hf: Path, adapters: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 import mfconv_nb as mc
 from mfconv_nb.cli.main import run
+from tests.real_frameworks.support import logits, opened_llama, saved_llama
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -17,28 +18,8 @@ safetensors_torch = pytest.importorskip("safetensors.torch", reason="safetensors
 pytestmark = pytest.mark.real_frameworks
 
 
-def saved_llama(folder: Path, *, tied: bool = False) -> Any:
-    """A small Llama in bf16, saved by transformers in several shards, and opened by it again: that keeps the rotary table in fp32."""
-    torch.manual_seed(7)
-    config = transformers.LlamaConfig(
-        vocab_size=211, hidden_size=48, intermediate_size=104, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2,
-        head_dim=10, max_position_embeddings=64, tie_word_embeddings=tied,
-    )  # fmt: skip
-    transformers.LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder, max_shard_size="60KB")
-    return opened(folder)
-
-
-def opened(folder: Path) -> Any:
-    return transformers.LlamaForCausalLM.from_pretrained(folder, dtype="auto").eval()
-
-
-def logits(model: Any) -> Any:
-    with torch.no_grad():
-        return model(torch.arange(1, 30).reshape(1, -1)).logits
-
-
 def assert_opens_as(folder: Path, original: Any) -> None:
-    back = opened(folder)
+    back = opened_llama(folder)
     assert back.dtype == torch.bfloat16
     mine, theirs = back.state_dict(), original.state_dict()
     assert mine.keys() == theirs.keys()
@@ -70,7 +51,7 @@ def test_a_folder_of_another_dtype_opens_in_that_dtype(tmp_path: Path) -> None:
     saved_llama(tmp_path / "hf")
     mc.save(mc.map(mc.load(tmp_path / "hf")), tmp_path / "wide.ckpt", dtype="fp32")
     mc.save(mc.map(mc.load(tmp_path / "wide.ckpt")), tmp_path / "back", assets=tmp_path / "hf")
-    assert opened(tmp_path / "back").dtype == torch.float32  # its own config.json says bfloat16, and would round
+    assert opened_llama(tmp_path / "back").dtype == torch.float32  # its own config.json says bfloat16, and would round
 
 
 @pytest.mark.parametrize("shard", [None, "60KB"], ids=["one file", "shards"])

@@ -26,6 +26,7 @@ from mfconv_nb.streaming.gather import read_tensor
 from tests.runs.made import Cut, write_strategy_file
 from tests.runs.made_runs import STATE, Arrays, cuts_of, make_run, original, weights_of
 from tests.support import flip_bit, raw_of, raws_in, without, write_safetensors
+from tests.toys import arrays_of
 
 
 @pytest.fixture
@@ -356,7 +357,7 @@ def test_the_prefix_chooses_between_the_checkpoints_of_one_folder(command: str, 
     words = ["--reversed", "--config", "hf"] if command == "convert" else ["--only", "weights"]
     assert command_line([command, "llama", "REFUSED", *words]) == 2
     assert command_line([command, "llama", "OUT", "--file_prefix", "other", *words]) == 0
-    expected = other if command == "save" else {t.name: mc.read(m, t.name) for m in [mc.map(mc.load(other), "llama", to="hf")] for t in m}
+    expected = other if command == "save" else arrays_of(mc.map(mc.load(other), "llama", to="hf"))
     assert raws_in(Path("OUT")) == {n: raw_of(a) for n, a in expected.items()}
     if command == "convert":
         assert command_line(["verify", "llama", "OUT", "--file_prefix", "other", "--config", "hf"]) == 0

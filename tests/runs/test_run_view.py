@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import threading
-from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from mfconv_nb.runs.run import Step, TrainedRun
 from mfconv_nb.runs.run_view import MOST_RANKS, RunExploration
 from mfconv_nb.views.explorer import Explorer
 from tests.runs.made import Cut, make_rank_folders, numbered_tensors
+from tests.support import text_of
 
 DEVICES = (2, 2)
 STATE = {"epoch_num": np.array(1, np.int32), "global_step": np.array(7, np.int32)}
@@ -44,10 +44,6 @@ def view_of(run: TrainedRun) -> RunExploration:
     view = run.exploration()  # type: ignore[attr-defined]
     assert isinstance(view, RunExploration)
     return view
-
-
-def text_of(html: str) -> str:
-    return unescape(re.sub(r"<[^>]*>", " ", html.replace("<wbr>", "")))
 
 
 def test_every_tensor_is_in_one_row_with_those_cut_alike(folder: Path) -> None:

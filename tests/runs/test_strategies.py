@@ -10,13 +10,11 @@ from mfconv_nb.core.errors import InputError
 from mfconv_nb.formats.strategy_file import StrategyFile, StrategyLayout
 from mfconv_nb.runs.slices import Slicing, boxes_of
 from mfconv_nb.runs.strategies import copy_groups, layout_of, needed_groups, slicing_of, stages_of
+from tests.toys import refused_with
 
 
 def refusal(layout: StrategyLayout, axes: int = 2, devices: int = 8) -> str:
-    with pytest.raises(InputError) as caught:
-        slicing_of(layout, axes, devices, "'w'")
-    assert caught.value.code == "MFC114"
-    return str(caught.value)
+    return str(refused_with("MFC114", lambda: slicing_of(layout, axes, devices, "'w'"), InputError))
 
 
 # Of a (2, 4) matrix the inner dimension cuts axis 0, so copies lie 4 ranks apart; or the outer one, so they lie side by side.

@@ -11,7 +11,8 @@ import pytest
 
 import mfconv_nb as mc
 from mfconv_nb.core.errors import InputError, UsageError
-from tests.support import numbered, raws_in, raws_of
+from tests.support import numbered, raws_in
+from tests.toys import raws_of
 
 GIVEN: dict[str, Callable[[Path], Any]] = {
     "a folder, as text": str,

@@ -13,7 +13,8 @@ import pytest
 
 import mfconv_nb as mc
 from mfconv_nb.core.errors import FormatError
-from tests.support import flip_bit, numbered, place_of, raws_in, raws_of, write_safetensors
+from tests.support import flip_bit, numbered, place_of, raws_in, write_safetensors
+from tests.toys import raws_of
 
 ARRAYS = {"model.norm.weight": numbered(50, first=7), "lm_head.weight": numbered(30, 20)}
 

@@ -14,7 +14,8 @@ import pytest
 
 import mfconv_nb as mc
 from mfconv_nb.core.errors import InputError
-from tests.support import raws_in, raws_of
+from tests.support import raws_in
+from tests.toys import raws_of
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "copy_file_range"), reason=f"{sys.platform} has no copy_file_range")
 ROWS, COLUMNS = 3_000, 1_111  # 13 MB: several panels, none of which begins where a page does

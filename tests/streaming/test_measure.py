@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import tracemalloc
 from pathlib import Path
+from typing import TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -19,6 +20,7 @@ from mfconv_nb.core.statistics.two_tensors import PairStatistics
 from mfconv_nb.streaming.measure import measure, measure_pair, sampled_elements
 
 MIB = 1 << 20
+Found = TypeVar("Found", Statistics, PairStatistics)
 
 
 def lazy(values: np.ndarray, name: str = "w") -> LazyTensor:
@@ -32,12 +34,7 @@ def transposed(values: np.ndarray) -> LazyTensor:
     return strided_tensor(spec, ArraySource(values.reshape(-1).view(np.uint8), "array"), 0, 0, (1, values.shape[1]))
 
 
-def seen(found: Statistics | None) -> Statistics:
-    assert found is not None
-    return found
-
-
-def seen_pair(found: PairStatistics | None) -> PairStatistics:
+def seen(found: Found | None) -> Found:
     assert found is not None
     return found
 
@@ -67,7 +64,7 @@ def test_empty_tensors_and_scalars_are_measured() -> None:
     assert seen(measure(lazy(np.zeros((0, 4), np.float32)))).elements == 0
     found = seen(measure(lazy(np.array(2.5, np.float32))))
     assert (found.elements, found.minimum, found.std) == (1, 2.5, 0.0)
-    pair = seen_pair(measure_pair(lazy(np.zeros((0, 4), np.float32)), lazy(np.zeros((0, 4), np.float16))))
+    pair = seen(measure_pair(lazy(np.zeros((0, 4), np.float32)), lazy(np.zeros((0, 4), np.float16))))
     assert pair.equal_bytes
 
 
@@ -76,14 +73,14 @@ def test_a_transposed_tensor_has_the_same_statistics() -> None:
     straight, turned = seen(measure(lazy(values))), seen(measure(transposed(values)))
     assert (straight.minimum, straight.maximum, straight.finite) == (turned.minimum, turned.maximum, turned.finite)
     assert turned.std == pytest.approx(straight.std, rel=1e-12)
-    assert seen_pair(measure_pair(transposed(values), lazy(values.T))).equal_bytes
+    assert seen(measure_pair(transposed(values), lazy(values.T))).equal_bytes
 
 
 def test_the_first_of_a_pair_is_cast_to_the_dtype_of_the_second() -> None:
     values = normal(500, 300)
     cast = values.astype(ml_dtypes.bfloat16)
-    assert seen_pair(measure_pair(lazy(values), lazy(cast))).equal_bytes
-    back = seen_pair(measure_pair(lazy(cast), lazy(values)))
+    assert seen(measure_pair(lazy(values), lazy(cast))).equal_bytes
+    back = seen(measure_pair(lazy(cast), lazy(values)))
     assert back.dtype == "F32"
     assert back.max_abs == np.abs(values.astype(np.float64) - cast.astype(np.float64)).max()
 
@@ -92,7 +89,7 @@ def test_a_single_changed_number_is_found() -> None:
     values = normal(2000, 700)
     other = values.copy()
     other[1234, 56] = np.nextafter(other[1234, 56], np.float32(1))
-    found = seen_pair(measure_pair(lazy(values), lazy(other)))
+    found = seen(measure_pair(lazy(values), lazy(other)))
     assert (found.differing, found.max_ulp, found.ulp) == (1, 1, (values.size - 1, 1))
 
 
@@ -120,7 +117,7 @@ def test_a_sample_as_large_as_the_tensor_is_the_tensor() -> None:
 
 def test_a_sampled_pair_says_so() -> None:
     values = normal(5000, 1000)
-    assert seen_pair(measure_pair(lazy(values), lazy(values), sample=10_000)).sampled == (10_000, 5_000_000)
+    assert seen(measure_pair(lazy(values), lazy(values), sample=10_000)).sampled == (10_000, 5_000_000)
 
 
 def test_progress_ends_at_the_bytes_that_were_to_be_seen() -> None:

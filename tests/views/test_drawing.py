@@ -9,24 +9,22 @@ import pytest
 
 import mfconv_nb as mc
 from mfconv_nb.author.proving.specimen import mapped_rules, specimen
-from mfconv_nb.core.checkpoint import HF, MF, TensorSpec
+from mfconv_nb.core.checkpoint import MF, TensorSpec
 from mfconv_nb.mapping.explain import explain_tensor
-from mfconv_nb.mapping.forms import all_forms
 from mfconv_nb.mapping.plan import MappingPlan, plan_mapping
 from mfconv_nb.rules import Family, Rule
 from mfconv_nb.steps.converting.map_report import MapReport
 from mfconv_nb.views.drawing import OTHER_COLOURS, ROLE_COLOURS, Cell, Drawing, DrawnBox, role_colours
 from mfconv_nb.views.explained import drawing_of
+from tests.every_form import FORMS
+from tests.support import luminance
+from tests.toys import mapped_toy
 
 SVG = "{http://www.w3.org/2000/svg}"
-FORMS = {
-    f"{f.key} {' '.join(f'{n}={v}' for n, v in form.chosen.items())}".strip(): form for f in mc.known_families() for form in all_forms(f)
-}
 
 
 def report_of(key: str, to: str = MF, **options: object) -> MapReport:
-    there = mc.map(mc.toy(key, options=options), key, **options)
-    report = (there if to == MF else mc.map(there, key, to=HF)).report
+    report = mapped_toy(key, to, **options).report
     assert isinstance(report, MapReport)
     return report
 
@@ -54,12 +52,6 @@ def labels(svg: ElementTree.Element) -> list[str]:
 def fills(svg: ElementTree.Element) -> dict[str, str]:
     """The colour under each role's letter."""
     return {r.find(f"{SVG}title").text.split(",")[0].split(":")[0]: r.get("fill") for r in svg.iter(f"{SVG}rect") if len(r)}  # type: ignore
-
-
-def luminance(colour: str) -> float:
-    parts = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 @pytest.mark.parametrize("colour", [*ROLE_COLOURS.values(), *OTHER_COLOURS])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +13,10 @@ import mfconv_nb as mc
 from mfconv_nb.core.errors import MfconvError
 from mfconv_nb.views.exploration import Exploration
 from mfconv_nb.views.values import SAMPLE
-from tests.support import numbered, raws_of, write_hf
+from tests.support import numbered, text_of, write_hf
+from tests.toys import raws_of
 
 FAMILIES = [family.key for family in mc.known_families() if family.toy]
-
-
-def text_of(html: str) -> str:
-    return re.sub(r"<[^>]*>", " ", re.sub(r"<wbr>", "", html))
 
 
 def views(key: str, folder: Path) -> Iterator[Exploration]:

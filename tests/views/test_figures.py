@@ -13,11 +13,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from mfconv_nb.core.dtypes import BY_NUMPY
-from mfconv_nb.core.statistics.one_tensor import Statistics, accumulator
-from mfconv_nb.core.statistics.two_tensors import PairAccumulator, PairStatistics
 from mfconv_nb.views import figures
 from mfconv_nb.views.figures import AFTER, BEFORE, INK, difference_png, heatmap_png, histogram_png
+from tests.support import luminance
+from tests.toys import compared, measured
 
 RNG = np.random.default_rng(0)
 LIMIT = 40_000
@@ -28,18 +27,6 @@ def _no_warnings() -> object:  # a missing glyph, a degenerate axis
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
-
-
-def measured(values: np.ndarray) -> Statistics:
-    counted = accumulator(BY_NUMPY[values.dtype])
-    counted.add(values)
-    return counted.result()
-
-
-def compared(a: np.ndarray, b: np.ndarray) -> PairStatistics:
-    counted = PairAccumulator(BY_NUMPY[a.dtype])
-    counted.add(a, b)
-    return counted.result()
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -56,13 +43,6 @@ def has_colour(decoded: np.ndarray, colour: str) -> bool:
     """Whether some pixel that is not faint has about this hue."""
     wanted = np.array([int(colour[n : n + 2], 16) for n in (1, 3, 5)]) / 255
     return bool((np.abs(decoded[..., :3] - wanted).max(-1) < 0.06)[decoded[..., 3] > 0.5].any())
-
-
-def luminance(colour: str) -> float:
-    """Relative luminance as WCAG 2 defines it."""
-    parts = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
-    red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def contrast(a: str, b: str) -> float:

@@ -19,7 +19,8 @@ from mfconv_nb.families.registry import known_families
 from mfconv_nb.mapping.forms import all_forms
 from mfconv_nb.rules import Family, Rule
 from tests.mindformers_package import mindformers_modules
-from tests.support import numbered
+from tests.support import numbered, same
+from tests.toys import arrays_of
 
 OP, TEMPLATE = (f"mindformers.checkpoint.converter.{name}" for name in ("convert_op", "template"))
 STAND_INS: dict[str, dict[str, Any]] = {
@@ -65,14 +66,6 @@ def converted(text: str, tensors: dict[str, Any], config: Any = None, *, back: b
         return {name: parameter.asnumpy() for name, parameter in made.get_mf_state_dict(tensors).items()}
 
 
-def arrays(checkpoint: Any) -> dict[str, Any]:
-    return {t.name: np.ascontiguousarray(mc.read(checkpoint, t.name)) for t in checkpoint}
-
-
-def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    return a.keys() == b.keys() and all(a[n].shape == b[n].shape and a[n].tobytes() == b[n].tobytes() for n in a)
-
-
 def model_of(config: Any) -> SimpleNamespace | None:
     """What MindFormers' operations ask of a model's config, where it has heads of one size."""
     if "head_dim" not in config:
@@ -95,11 +88,11 @@ def test_mindformers_own_operations_give_what_map_gives(form: Family) -> None:
     toy = mc.toy(form.key, dtype="fp32", options=form.chosen)
     ops, notes = converters_of(form, toy.config)
     chosen: dict[str, Any] = dict(form.chosen)
-    made, text, model = arrays(mc.map(toy, form.key, **chosen)), converters_text(form, ops, notes), model_of(toy.config)
+    made, text, model = arrays_of(mc.map(toy, form.key, **chosen)), converters_text(form, ops, notes), model_of(toy.config)
     if any(op.name == "ExpertsConvertOp" for op in ops):  # which takes stacked experts on the way there; a test below has them
-        assert same(converted(text, made, model, back=True), arrays(toy))
+        assert same(converted(text, made, model, back=True), arrays_of(toy))
     else:
-        assert same(converted(text, arrays(toy), model), made)
+        assert same(converted(text, arrays_of(toy), model), made)
 
 
 def test_nineteen_of_the_families_can_be_said() -> None:
@@ -125,8 +118,8 @@ def test_q_k_and_v_by_group_with_gate_and_up_in_turn() -> None:
         tensor_model_parallel_size=1,
     )
     text = converters_text(form, ops, notes)
-    there = converted(text, arrays(toy), model)
-    assert same(there, arrays(mc.map(toy, "llama", qkv_concat="grouped")))
+    there = converted(text, arrays_of(toy), model)
+    assert same(there, arrays_of(mc.map(toy, "llama", qkv_concat="grouped")))
 
 
 @pytest.mark.real_frameworks
@@ -135,8 +128,8 @@ def test_the_way_back_needs_the_sizes_that_a_config_tells() -> None:
     form = next(f for f in SAYABLE if f.key == "llama" and f.chosen["qkv_concat"] is True)
     ops, notes = converters_of(form, toy.config)
     assert "split_sizes=[120, 40, 40]" in converters_text(form, ops, notes)
-    there = converted(converters_text(form, ops, notes), arrays(toy))
-    assert same(converted(converters_text(form, ops, notes), there, back=True), arrays(toy))
+    there = converted(converters_text(form, ops, notes), arrays_of(toy))
+    assert same(converted(converters_text(form, ops, notes), there, back=True), arrays_of(toy))
     text = converters_text(form, *converters_of(form))
     assert "No way back: ConcatConvertOp" in text
     with pytest.raises(ValueError):
@@ -166,7 +159,7 @@ def test_experts_side_by_side_and_a_split_row_by_row() -> None:
         for n, s in (("g", (3, 5)), ("u", (3, 5)), ("d", (5, 3)))
     }
     one["m.0.scale"] = numbered(2)
-    mapped = arrays(mc.map(mc.load(one), family, to="mf"))
+    mapped = arrays_of(mc.map(mc.load(one), family, to="mf"))
     with mindformers_modules(OP, stand_ins=STAND_INS):
         names: dict[str, Any] = {}
         exec(text, names)

@@ -23,7 +23,8 @@ from mfconv_nb.families.registry import known_families
 from mfconv_nb.mapping.forms import all_forms
 from mfconv_nb.mapping.rules import numbers_of
 from mfconv_nb.rules import Family, Option, Rule
-from tests.support import raws_in, raws_of
+from tests.support import raws_in
+from tests.toys import raws_of
 
 # family, its options, changes to the toy's config
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {

@@ -33,8 +33,10 @@ from mfconv_nb.author.importing.transformers_rules import Engine, read_registere
 from mfconv_nb.cli.main import run
 from mfconv_nb.core.errors import MappingError, UsageError
 from mfconv_nb.rules import Family
-from tests.author.exporting.test_export_converters import OP, SAYABLE, STAND_INS, TEMPLATE, arrays, label, same
+from tests.author.exporting.test_export_converters import OP, SAYABLE, STAND_INS, TEMPLATE, label
 from tests.mindformers_package import mindformers_modules
+from tests.support import same
+from tests.toys import arrays_of
 
 CONFIG = {
     "num_hidden_layers": 2,
@@ -140,8 +142,8 @@ def test_the_drafts_of_a_real_list_give_the_bytes_of_the_real_operations(model: 
                     given[name.format(layer, 0) if experts else own] = stacked
                 expected |= op.hf_to_mf(given)
     expected = {name.removesuffix(".0") if "experts" in name else name: value for name, value in expected.items()}
-    assert same(arrays(there), expected)
-    assert same(arrays(mc.map(there, imported.family("mine"), to="hf", config=CONFIG)), tensors)
+    assert same(arrays_of(there), expected)
+    assert same(arrays_of(mc.map(there, imported.family("mine"), to="hf", config=CONFIG)), tensors)
 
 
 @pytest.mark.real_frameworks
@@ -166,9 +168,9 @@ def test_an_exported_list_imported_again_maps_as_the_family_does(form: Family) -
     assert {f.kind for f in imported.findings} <= {NEVER_MATCHES}  # a rule for a buffer that this checkpoint lacks
     assert all("freq" in name or "position" in name for name in dropped)
     drafted = mc.map(toy, imported.family("again"), to="mf", leave_out=dropped)
-    assert same(arrays(drafted), arrays(own))
+    assert same(arrays_of(drafted), arrays_of(own))
     back = mc.map(drafted, imported.family("again"), to="hf", config=toy.config)
-    assert same(arrays(back), {n: v for n, v in arrays(toy).items() if n not in dropped})
+    assert same(arrays_of(back), {n: v for n, v in arrays_of(toy).items() if n not in dropped})
 
 
 def test_operations_that_join_stack_and_split_any_number_of_axes_are_sentences() -> None:
@@ -181,11 +183,11 @@ def test_operations_that_join_stack_and_split_any_number_of_axes_are_sentences()
     tensors = numbers({"a.0.x": (2, 3), "a.0.y": (2, 3), "c.q.bias": (4,), "c.k.bias": (2,), "c.v.bias": (2,), "t": (2, 3)})
     family = mc.author.import_rules("class A:" + text, names=mc.load(tensors)).family("mine")
     there = mc.map(mc.load(tensors), family, to="mf")
-    found = arrays(there)
+    found = arrays_of(there)
     assert np.array_equal(found["s.0"], np.stack([tensors["a.0.x"], tensors["a.0.y"]], axis=1))
     assert np.array_equal(found["c.qkv.bias"], np.concatenate([tensors[f"c.{p}.bias"] for p in "qkv"]))
     assert np.array_equal(found["t.two"], tensors["t"][1:])
-    assert same(arrays(mc.map(there, family, to="hf")), tensors)
+    assert same(arrays_of(mc.map(there, family, to="hf")), tensors)
 
 
 # ---- weight_mapping -----------------------------------------------------------------------------------------------------------------
@@ -338,10 +340,10 @@ def test_the_drafts_of_a_registered_mapping_give_what_transformers_gives(model_t
     toy = mc.toy(family, dtype="fp32")
     imported = mc.author.import_rules(model_type, form="transformers", names=toy)
     there = mc.map(toy, imported.family("mine"), to="mf")
-    expected = their_values(get_checkpoint_conversion_mapping(model_type), arrays(toy))
-    assert same(arrays(there), {n: np.ascontiguousarray(v) for n, v in expected.items()})
+    expected = their_values(get_checkpoint_conversion_mapping(model_type), arrays_of(toy))
+    assert same(arrays_of(there), {n: np.ascontiguousarray(v) for n, v in expected.items()})
     assert any(d.layout.startswith("gate hidden, up hidden -> expert (gate + up) hidden") for d in imported.drafted)
-    assert same(arrays(mc.map(there, imported.family("mine"), to="hf")), arrays(toy))
+    assert same(arrays_of(mc.map(there, imported.family("mine"), to="hf")), arrays_of(toy))
 
 
 TRANSFORMS = r"""
@@ -368,9 +370,9 @@ def test_chains_of_operations_are_the_sentences_that_do_the_same() -> None:
     there = mc.map(mc.load(tensors, config={"num_attention_heads": 3}), imported.family("mine"), to="mf")
     config = SimpleNamespace(num_attention_heads=3)
     assert same(
-        arrays(there), {n: np.ascontiguousarray(v) for n, v in their_values(eval(TRANSFORMS, vars(theirs)), tensors, config).items()}
+        arrays_of(there), {n: np.ascontiguousarray(v) for n, v in their_values(eval(TRANSFORMS, vars(theirs)), tensors, config).items()}
     )
-    assert same(arrays(mc.map(there, imported.family("mine"), to="hf", config={"num_attention_heads": 3})), tensors)
+    assert same(arrays_of(mc.map(there, imported.family("mine"), to="hf", config={"num_attention_heads": 3})), tensors)
 
 
 def test_without_names_only_whole_names_are_drafted_and_the_lint_still_speaks() -> None:
@@ -413,8 +415,8 @@ def test_a_weight_map_written_and_read_again_maps_as_the_family_does(key: str, t
     assert imported.form == "troubleshooter"
     assert len(imported.drafted) < len(toy)
     there = mc.map(toy, imported.family("mine"), to="mf")
-    assert same(arrays(there), arrays(mc.map(toy, key, **chosen)))
-    assert same(arrays(mc.map(there, imported.family("mine"), to="hf")), arrays(toy))
+    assert same(arrays_of(there), arrays_of(mc.map(toy, key, **chosen)))
+    assert same(arrays_of(mc.map(there, imported.family("mine"), to="hf")), arrays_of(toy))
 
 
 def test_a_foreign_function_is_named_and_never_imported(tmp_path: Path) -> None:

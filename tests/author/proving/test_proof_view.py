@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from html import unescape
 
 import numpy as np
 import pytest
@@ -16,12 +15,9 @@ from mfconv_nb.author.proving.proof_pictures import maps_html, misplaced_numbers
 from mfconv_nb.author.proving.proof_view import ProofExploration
 from mfconv_nb.author.proving.prove import ExplorableProof
 from mfconv_nb.rules import Family, Rule
+from tests.support import text_of
 
 FAMILIES = [family.key for family in mc.known_families()]
-
-
-def text_of(html: str) -> str:
-    return unescape(re.sub(r"<[^>]*>", "", html.replace("<wbr>", "")))
 
 
 def view_of(key: str) -> tuple[ExplorableProof, ProofExploration]:

@@ -26,6 +26,7 @@ from mfconv_nb.author.suggesting.suggestion import Suggestion
 from mfconv_nb.author.suggesting.variants import turns_of
 from mfconv_nb.core.checkpoint import HF, Checkpoint, LazyTensor, TensorSpec, checkpoint_of
 from tests.support import PATIENCE
+from tests.toys import arrays_of, raws_of
 
 # what is reached, rounded down: a change that finds fewer rules must say so here; 0.979 of tables counted once since DeepSeek-V4, whose
 # biases are called `base`
@@ -40,14 +41,6 @@ def scores(values: bool) -> list[Score]:
 
 def numbers(*shape: int) -> np.ndarray[Any, Any]:
     return RNG.standard_normal(shape).astype(np.float32)
-
-
-def arrays_of(checkpoint: Checkpoint) -> dict[str, np.ndarray[Any, Any]]:
-    return {t.name: mc.read(checkpoint, t.name).copy() for t in checkpoint}
-
-
-def bytes_of(checkpoint: Checkpoint) -> dict[str, bytes]:
-    return {t.name: mc.read(checkpoint, t.name).tobytes() for t in checkpoint}
 
 
 def unknown(checkpoint: Checkpoint, **config: Any) -> Checkpoint:
@@ -105,14 +98,14 @@ def test_a_suggested_family_carries_the_whole_checkpoint(key: str) -> None:
     toy, mapped, suggestion = suggested(key)
     assert not suggestion.unmatched_hf
     assert not suggestion.unmatched_mf
-    assert bytes_of(mc.map(toy, suggestion.family("mine"), to="mf")) == bytes_of(mapped)
+    assert raws_of(mc.map(toy, suggestion.family("mine"), to="mf")) == raws_of(mapped)
 
 
 @pytest.mark.parametrize("key", ["llama", "baichuan2", "bloom", "mixtral", "deepseek3", "gpt", "internlm2", "whisper", "llava"])
 def test_the_way_back_restores_every_byte(key: str) -> None:
     toy, _, suggestion = suggested(key)
     mine = suggestion.family("mine")
-    assert bytes_of(mc.map(mc.map(toy, mine, to="mf"), mine, to="hf")) == bytes_of(toy)
+    assert raws_of(mc.map(mc.map(toy, mine, to="mf"), mine, to="hf")) == raws_of(toy)
 
 
 @pytest.mark.parametrize("key", ["llama", "mixtral", "bloom", "internlm2"])
@@ -121,13 +114,13 @@ def test_sizes_are_read_from_the_config_of_whatever_is_mapped(key: str) -> None:
     layers = "n_layer" if key == "bloom" else "num_hidden_layers"
     other = mc.toy(key, hidden_size=192, vocab_size=97, **{layers: 2}, **({} if key == "bloom" else {"intermediate_size": 40}))
     mine = mc.map(unknown(other), suggestion.family("mine"), to="mf")
-    assert bytes_of(mine) == bytes_of(mc.map(other, key, to="mf"))
+    assert raws_of(mine) == raws_of(mc.map(other, key, to="mf"))
 
 
 def test_a_family_of_names_and_shapes_maps_as_well() -> None:
     toy = unknown(mc.toy("llama"))
     suggestion = mc.author.suggest(toy, mc.expected("llama", toy.config))
-    assert bytes_of(mc.map(toy, suggestion.family("mine"), to="mf")) == bytes_of(mc.map(toy, "llama", to="mf"))
+    assert raws_of(mc.map(toy, suggestion.family("mine"), to="mf")) == raws_of(mc.map(toy, "llama", to="mf"))
     assert set(suggestion.counts) == {CERTAIN, LIKELY, GUESS}
     assert suggestion.counts[CERTAIN] == 0  # no numbers, no certainty
 
@@ -144,7 +137,7 @@ def test_without_a_config_sizes_are_the_numbers_seen() -> None:
     suggestion = mc.author.suggest(toy, arrays_of(mc.map(mc.toy("baichuan2"), to="mf")))
     assert suggestion.family("mine").sizes
     mine = suggestion.family("mine")
-    assert bytes_of(mc.map(mc.map(toy, mine, to="mf"), mine, to="hf")) == bytes_of(toy)
+    assert raws_of(mc.map(mc.map(toy, mine, to="mf"), mine, to="hf")) == raws_of(toy)
 
 
 def test_without_a_config_an_empty_one_gives_the_numbers_seen_to_a_tied_head_and_to_padding() -> None:
@@ -152,10 +145,10 @@ def test_without_a_config_an_empty_one_gives_the_numbers_seen_to_a_tied_head_and
     hf, mf = {"embed_tokens.weight": table}, {"tok_embeddings.weight": table, "lm_head.weight": table}
     tied = mc.author.suggest(hf, mf)
     assert [s.status for s in tied.suggested] == ["rule", "tied"]
-    assert bytes_of(mc.map(mc.load(hf, config={}), tied.family("mine"), to="mf")) == bytes_of(mc.load(mf))
+    assert raws_of(mc.map(mc.load(hf, config={}), tied.family("mine"), to="mf")) == raws_of(mc.load(mf))
     padded = {"tok_embeddings.weight": np.concatenate([table, np.zeros((2, 4), np.float32)])}
     mine = mc.author.suggest(hf, padded).family("mine")
-    assert bytes_of(mc.map(mc.load(hf, config={}), mine, to="mf")) == bytes_of(mc.load(padded))
+    assert raws_of(mc.map(mc.load(hf, config={}), mine, to="mf")) == raws_of(mc.load(padded))
 
 
 def test_a_scalar_may_become_an_axis_of_one() -> None:
@@ -171,7 +164,7 @@ def test_loops_that_begin_later_keep_their_first_number() -> None:
     mf = {n.replace("layers", "blocks").replace("gate_proj", "w1").replace("up_proj", "w3"): a for n, a in hf.items()}
     suggestion = mc.author.suggest(hf, mf)
     assert suggestion.sizes["layer_from_1"] == "1 .. 4"
-    assert bytes_of(mc.map(mc.load(hf), suggestion.family("mine"), to="mf")) == bytes_of(mc.load(mf))
+    assert raws_of(mc.map(mc.load(hf), suggestion.family("mine"), to="mf")) == raws_of(mc.load(mf))
 
 
 def test_a_suggested_family_is_proved_as_any_other() -> None:
@@ -194,8 +187,8 @@ def test_a_layer_behind_the_last_that_the_other_side_keeps_elsewhere_has_its_num
     assert suggestion.sizes["layer_after"] == suggestion.sizes["layer"] == "num_hidden_layers"
     assert "model.layers.{=layer_after}.enorm.weight" in [s.hf for s in suggestion.suggested]
     file = write_family(suggestion.family("mine"), tmp_path / "mine.py")
-    assert bytes_of(mc.map(mc.load(hf, config=config), file, to="mf")) == bytes_of(mc.load(mf))
-    assert bytes_of(mc.map(mc.load(mf, config=config), file, to="hf")) == bytes_of(mc.load(hf))
+    assert raws_of(mc.map(mc.load(hf, config=config), file, to="mf")) == raws_of(mc.load(mf))
+    assert raws_of(mc.map(mc.load(mf, config=config), file, to="hf")) == raws_of(mc.load(hf))
 
 
 def test_layers_that_one_side_has_not_are_left_over_and_the_others_get_their_rules() -> None:
@@ -313,7 +306,7 @@ def test_what_the_first_layer_alone_says_is_no_certainty() -> None:
     crossed = {**layers_of(start, *b, name="norm_a.weight"), **layers_of(start, *a, name="norm_b.weight")}
     suggestion = mc.author.suggest(hf, crossed)
     assert {s.confidence for s in suggestion.suggested} == {CERTAIN}
-    assert bytes_of(mc.map(mc.load(hf), suggestion.family("mine"), to="mf")) == bytes_of(mc.load(crossed))
+    assert raws_of(mc.map(mc.load(hf), suggestion.family("mine"), to="mf")) == raws_of(mc.load(crossed))
     squares = [np.eye(6, dtype=np.float32), numbers(6, 6), numbers(6, 6)]
     turned = mc.author.suggest(layers_of(*squares, name="out.weight"), layers_of(*(s.T.copy() for s in squares), name="out.weight"))
     assert [(s.layout, s.confidence) for s in turned.suggested] == [("rows columns -> columns rows", CERTAIN)]

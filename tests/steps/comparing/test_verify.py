@@ -23,7 +23,8 @@ from mfconv_nb.families import llama
 from mfconv_nb.steps.comparing.verify_report import VerifyReport
 from mfconv_nb.streaming import fill
 from tests.mapping import mixed
-from tests.support import flip_bit, numbered, place_of, raws_in, raws_of, without, write_hf, write_safetensors
+from tests.support import flip_bit, numbered, place_of, raws_in, without, write_hf, write_safetensors
+from tests.toys import raws_of
 
 INV_FREQ = "model.layers.{}.self_attn.rotary_emb.inv_freq"
 

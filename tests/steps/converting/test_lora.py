@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import pytest
 import mfconv_nb as mc
 from mfconv_nb.core.checkpoint import Equality
 from mfconv_nb.streaming.merged import MergedSource
-from tests.support import raw_of, raws_in, raws_of, write_hf, write_safetensors
+from tests.support import raw_of, raws_in, write_hf, write_safetensors
+from tests.toys import arrays_of, raws_of, refused_with
 
 RANK, ALPHA = 8, 12
 LAYERS = 4
@@ -153,11 +155,8 @@ def test_mindformers_names_for_nothing_are_no_names(base: Path, tmp_path: Path) 
 # ---- what is refused -----------------------------------------------------------------------------------------------------
 
 
-def refusal(call: Any) -> str:
-    with pytest.raises(mc.MfconvError) as refused:
-        call()
-    assert refused.value.code == "MFC319", refused.value
-    return str(refused.value)
+def refusal(call: Callable[[], Any]) -> str:
+    return str(refused_with("MFC319", call))
 
 
 def test_without_alpha_no_folder_is_written_and_the_message_says_where_it_stands(base: Path, tmp_path: Path) -> None:
@@ -318,7 +317,7 @@ def test_adapters_of_another_model_are_refused(base: Path) -> None:
 
 
 def test_a_folder_of_hugging_face_holds_a_model_or_adapters(base: Path, tmp_path: Path) -> None:
-    both = {t.name: mc.read(mc.map(mc.load(base), "llama"), t.name) for t in mc.map(mc.load(base), "llama")} | trained(base)
+    both = arrays_of(mc.map(mc.load(base), "llama")) | trained(base)
     mapped = mc.map(mc.load(both, config=base, lora_alpha=ALPHA), "llama", to="hf")
     text = refusal(lambda: mc.save(mapped, tmp_path / "out"))
     assert "39 tensors of the model" in text
@@ -418,7 +417,7 @@ def test_the_report_and_the_manifest_say_what_was_changed_and_do_not_call_it_exa
 
 def test_a_run_that_saved_weights_and_adapters_is_merged_by_itself(base: Path, tmp_path: Path) -> None:
     weights = mc.map(mc.load(base), "llama")
-    both = {t.name: mc.read(weights, t.name) for t in weights} | trained(base)
+    both = arrays_of(weights) | trained(base)
     alone = mc.merge_adapters(both, alpha=ALPHA)
     assert raws_of(alone) == raws_of(mc.merge_adapters(weights, trained(base), alpha=ALPHA))
     assert not any("lora" in n for n in alone.tensors)
@@ -427,7 +426,7 @@ def test_a_run_that_saved_weights_and_adapters_is_merged_by_itself(base: Path, t
 @pytest.mark.parametrize("side", ["hf", "mf"])
 def test_the_frozen_weights_of_a_run_must_be_those_of_the_base(side: str, base: Path, tmp_path: Path) -> None:
     weights = mc.map(mc.load(base), "llama")
-    run = {t.name: mc.read(weights, t.name) for t in weights} | trained(base) | {"adam_m.x": np.ones(3, np.float32)}
+    run = arrays_of(weights) | trained(base) | {"adam_m.x": np.ones(3, np.float32)}
     onto = base if side == "hf" else weights
     same = mc.merge_adapters(onto, run, alpha=ALPHA, family="llama")
     assert raws_of(same) == raws_of(mc.merge_adapters(onto, trained(base), alpha=ALPHA, family="llama"))
@@ -454,7 +453,7 @@ def test_copies_of_an_adapter_that_a_run_must_hold_equal_are_compared_before_it_
 
 def test_only_adapters_says_what_it_leaves_out(base: Path) -> None:
     weights = mc.map(mc.load(base), "llama")
-    run = {t.name: mc.read(weights, t.name) for t in weights} | trained(base) | {"adam_m.x": np.ones(3, np.float32)}
+    run = arrays_of(weights) | trained(base) | {"adam_m.x": np.ones(3, np.float32)}
     (note,) = mc.only_adapters(mc.load(run)).notes
     assert note.startswith("only adapters are taken; left out: 39 other tensors, first ")
     assert mc.only_adapters(mc.load(trained(base))).notes == ()

@@ -22,14 +22,11 @@ from mfconv_nb.rules import Family, Rule
 from mfconv_nb.steps.converting import mapped_tensors
 from mfconv_nb.streaming import compare, fill, gather
 from tests.mapping import mixed
-from tests.support import Array, Raw, numbered, raw_of, raws_in, raws_of, without, write_hf
+from tests.support import Array, numbered, raw_of, raws, raws_in, without, write_hf
+from tests.toys import raws_of
 
 FORMATS = ["out.ckpt", "out.safetensors", "out", pytest.param("out.bin", marks=pytest.mark.real_frameworks)]
 DTYPES = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
-
-
-def raws(tensors: Mapping[str, Array]) -> dict[str, Raw]:
-    return {n: raw_of(a) for n, a in tensors.items()}
 
 
 def write_mixed(folder: Path, tensors: Mapping[str, Array] | None = None, **config: Any) -> Path:

@@ -17,7 +17,8 @@ from mfconv_nb.families.registry import known_families
 from mfconv_nb.mapping.names import parse_pattern
 from mfconv_nb.mapping.quantised import ENDINGS, SUFFIXES, codes_among
 from mfconv_nb.mapping.rules import Drop, patterns
-from tests.support import Array, raws_of, write_hf
+from tests.support import Array, write_hf
+from tests.toys import arrays_of, raws_of, refused_with
 
 FP8 = ml_dtypes.float8_e4m3fn
 
@@ -25,7 +26,7 @@ FP8 = ml_dtypes.float8_e4m3fn
 @pytest.fixture(scope="module")
 def toy() -> tuple[dict[str, Array], dict[str, Any]]:
     made = mc.toy("llama", dtype="fp16")
-    return {n: mc.read(made, n) for n in made.tensors}, dict(made.config)
+    return arrays_of(made), dict(made.config)
 
 
 def scaled(dtype: Any, **beside: tuple[Any, Any]) -> Callable[[str, Array], Mapping[str, Array]]:
@@ -89,10 +90,7 @@ def quantised(toy: tuple[dict[str, Array], dict[str, Any]], scheme: str, folder:
 
 
 def refusal(call: Callable[[], Any]) -> str:
-    with pytest.raises(mc.MfconvError) as refused:
-        call()
-    assert refused.value.code == "MFC312", refused.value
-    return str(refused.value.found)
+    return str(refused_with("MFC312", call).found)
 
 
 @pytest.mark.parametrize("said", ["config", "nothing"])
@@ -141,7 +139,7 @@ def test_ascends_own_scheme_is_named_by_the_file_beside_the_weights(toy: tuple[d
 def test_whole_numbers_under_the_name_of_a_weight_are_no_weights(
     dtype: Any, side: str, toy: tuple[dict[str, Array], dict[str, Any]]
 ) -> None:
-    tensors = toy[0] if side == "hf" else {n: mc.read(m, n) for m in [mc.map(mc.load(toy[0], config=toy[1]), "llama")] for n in m.tensors}
+    tensors = toy[0] if side == "hf" else arrays_of(mc.map(mc.load(toy[0], config=toy[1]), "llama"))
     name = next(n for n in tensors if n.endswith(("q_proj.weight", "wq.weight")))
     spoiled = mc.load(tensors | {name: tensors[name].astype(dtype)}, config=toy[1])
     assert name in refusal(lambda: mc.map(spoiled, "llama", to="mf" if side == "hf" else "hf"))

@@ -25,15 +25,13 @@ from mfconv_nb.mapping.remedies import patterns_of
 from mfconv_nb.steps.inspecting import doctor_findings
 from mfconv_nb.steps.inspecting.doctor import doctor
 from tests.runs.made_runs import make_run, original, weights_of
-from tests.support import Raw, numbered, raws_in, raws_of, without, write_hf
+from tests.support import Raw, numbered, raws_in, without, write_hf
+from tests.toys import arrays_of, raws_of
+
+pytestmark = pytest.mark.usefixtures("here")
 
 CONFIG = {"model_type": "llama", **llama.FAMILY.toy}
 Tensors = dict[str, Raw | np.ndarray[Any, np.dtype[Any]]]
-
-
-@pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -329,7 +327,7 @@ def test_a_run_equals_what_was_made_of_its_weights_and_its_state_is_named() -> N
 
 def test_adapters_alone_equal_those_of_the_model_that_they_were_taken_from(toy: Tensors) -> None:
     mapped = mc.map(mc.load(write_hf(Path("hf"), toy, CONFIG)))
-    mf = {t.name: mc.read(mapped, t.name) for t in mapped}
+    mf = arrays_of(mapped)
     for n in range(4):
         module = f"model.layers.{n}.attention.wq"
         rows, columns = mf[f"{module}.weight"].shape

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,17 +13,10 @@ from mfconv_nb.core.errors import MappingError, MfconvError
 from mfconv_nb.families.registry import built_in, family_named
 from mfconv_nb.steps.loading.sides import side_of_names
 from mfconv_nb.streaming.manifest import side_folder
-from tests.support import numbered, raws_in, raws_of, write_hf, write_safetensors
+from tests.support import numbered, raws_in, write_hf, write_safetensors
+from tests.toys import arrays_of, findings, raws_of
 
 TIED = {"tie_word_embeddings": True}
-
-
-def arrays_of(checkpoint: mc.Checkpoint) -> dict[str, Any]:
-    return {t.name: mc.read(checkpoint, t.name) for t in checkpoint}
-
-
-def findings(path: Path, topic: str) -> str:
-    return " | ".join(f"{f.mark} {f.seen}" for f in mc.doctor(path).findings if f.topic == topic)
 
 
 # ---- sides ---------------------------------------------------------------------------------------------------------------------

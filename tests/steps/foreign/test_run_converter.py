@@ -16,7 +16,8 @@ import pytest
 import mfconv_nb as mc
 from mfconv_nb.cli.main import run
 from mfconv_nb.core.errors import InputError, MappingError, OutputError
-from tests.support import PATIENCE, raws_in, raws_of, wait_until, write_safetensors
+from tests.support import PATIENCE, raws_in, wait_until, write_safetensors
+from tests.toys import raws_of
 
 # A whole converter by hand: Llama's names, by what numpy and safetensors can do.
 RIGHT = '''"""Written by hand."""

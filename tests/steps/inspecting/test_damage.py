@@ -14,10 +14,7 @@ from mfconv_nb.steps.inspecting import damage
 from mfconv_nb.streaming.fill import SEGMENT_BYTES, tensor_checksums
 from mfconv_nb.streaming.zeros import checksum_of_zeros
 from tests.support import flip_bit, numbered, write_safetensors
-
-
-def findings(path: Path, topic: str, **asked: bool) -> str:
-    return " | ".join(f"{f.mark} {f.seen}" for f in mc.doctor(path, **asked).findings if f.topic == topic)  # type: ignore[arg-type]
+from tests.toys import findings
 
 
 @pytest.mark.parametrize("holes", [True, False], ids=["a hole", "zeros that were written"])

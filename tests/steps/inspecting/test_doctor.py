@@ -28,24 +28,17 @@ from tests.runs import iterations
 from tests.runs.made import Cut
 from tests.runs.made_runs import Arrays, cuts_of, make_run, original, weights_of
 from tests.support import numbered, raws_in, without, work_of, write_hf, write_safetensors, write_with_a_hole
+from tests.toys import arrays_of, said
+
+pytestmark = pytest.mark.usefixtures("here")
 
 CONFIG_TELLS_NO_FAMILY = ("llama_meta", "swin")  # Meta's params.json, and what Microsoft's .pth has beside it
 FAMILIES = [f.key for f in known_families()]
 
 
-@pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.fixture
 def hf(tmp_path: Path) -> Path:
     return original(tmp_path / "hf")
-
-
-def said(found: Diagnosis, topic: str) -> str:
-    """All that is said of a topic."""
-    return " | ".join(f"{f.mark} {f.seen}".strip() for f in found.findings if f.topic == topic)
 
 
 def marks(found: Diagnosis) -> set[str]:
@@ -120,7 +113,7 @@ def test_where_the_config_does_not_tell_the_form_every_choice_is_printed_and_wor
 def test_a_tied_head_is_named_with_what_becomes_of_it() -> None:
     mc.toy("llama", "hf", dtype="fp32")
     config = json.loads(Path("hf/config.json").read_text())
-    tensors = {t.name: mc.read(mc.load("hf"), t.name) for t in mc.load("hf")}
+    tensors = arrays_of(mc.load("hf"))
     shutil.rmtree("hf")
     write_hf(Path("hf"), without(tensors, "lm_head"), {**config, "tie_word_embeddings": True})
     found = doctor("hf")
@@ -160,7 +153,7 @@ def test_a_checkpoint_2_of_qwen3_that_mindformers_saved_becomes_a_hugging_face_f
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     mc.toy("qwen3", "hf", dtype="fp32", num_hidden_layers=2, vocab_size=332)
-    weights = {t.name: mc.read(mapped, t.name) for mapped in [mc.map(mc.load("hf"))] for t in mapped}
+    weights = arrays_of(mc.map(mc.load("hf")))
     cut = {"linear_qkv": ("tp", None), "linear_fc1": (("dp", "tp"), None), "linear_proj": (None, "tp"), "linear_fc2": (None, "tp")}
     cuts = {
         name: (array.shape, next((axes for word, axes in cut.items() if word in name), (None,) * array.ndim), "float32")

@@ -12,7 +12,8 @@ import pytest
 import mfconv_nb as mc
 from mfconv_nb.core.errors import InputError, MappingError, UsageError
 from mfconv_nb.families import llama
-from tests.support import numbered, raws_in, raws_of, write_hf, write_safetensors
+from tests.support import numbered, raws_in, write_hf, write_safetensors
+from tests.toys import raws_of
 
 
 @pytest.fixture

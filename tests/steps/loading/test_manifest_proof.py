@@ -15,7 +15,8 @@ from mfconv_nb.cli.main import run as mfconv
 from mfconv_nb.core.errors import MappingError
 from mfconv_nb.runs.rank_layout import RankLayout
 from mfconv_nb.steps.loading import manifest_proof
-from tests.support import raws_in, raws_of, write_safetensors
+from tests.support import raws_in, write_safetensors
+from tests.toys import arrays_of, raws_of
 
 LAYOUT = RankLayout({"tp": 2}, {"*linear_fc1.weight": ("tp", None)})
 STALE = "is of other numbers than these"
@@ -105,7 +106,7 @@ def test_two_forms_of_the_same_names_are_asked_for_again_where_the_manifest_is_s
 def test_buffers_and_config_of_a_stale_manifest_are_not_used(folder: Path, tmp_path: Path) -> None:
     source = mc.load(folder / "llama")
     buffers = {f"model.layers.{n}.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32) for n in range(4)}
-    whole = mc.load({**{t.name: mc.read(source, t.name) for t in source}, **buffers}, config={**(source.config or {}), "rope_theta": 7})
+    whole = mc.load({**arrays_of(source), **buffers}, config={**(source.config or {}), "rope_theta": 7})
     mc.save(mc.map(whole, "llama", to="mf"), tmp_path / "out.safetensors", progress=False)
     fresh = mc.map(mc.load(tmp_path / "out.safetensors"))
     assert len(fresh) == len(whole)

@@ -14,7 +14,8 @@ import mfconv_nb as mc
 from mfconv_nb.core.checkpoint import Checkpoint
 from mfconv_nb.core.errors import MappingError, MfconvError, OutputError, UsageError
 from mfconv_nb.families import llama
-from tests.support import Array, numbered, raw_of, raws_in, raws_of, write_hf, write_safetensors
+from tests.support import Array, listing, numbered, raw_of, raws_in, write_hf, write_safetensors
+from tests.toys import arrays_of, raws_of
 
 BF16 = ml_dtypes.bfloat16
 EVERY_DTYPE: dict[str, Array] = {
@@ -31,10 +32,6 @@ EVERY_DTYPE: dict[str, Array] = {
     "scalar": numbered(first=5),
     "empty": numbered(0, 4),
 }
-
-
-def listing(folder: Path) -> list[str]:
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
 
 
 @pytest.fixture
@@ -311,7 +308,7 @@ def test_a_file_of_the_source_is_never_written_to(toy: Checkpoint, tmp_path: Pat
 def trained_apart(folder: Path) -> Checkpoint:
     """A MindFormers checkpoint of a tied model whose head is no longer its embedding, mapped back."""
     tied = mc.toy("llama", tie_word_embeddings=True)
-    arrays = {t.name: mc.read(mc.map(tied), t.name).copy() for t in mc.map(tied)}
+    arrays = arrays_of(mc.map(tied))
     arrays["lm_head.weight"][7, 5] += BF16(1)
     mc.save(mc.load(arrays), folder / "trained.ckpt")
     return mc.map(mc.load(folder / "trained.ckpt", config=tied.config), "llama", to="hf")
@@ -356,7 +353,7 @@ def test_two_runs_of_the_same_conversion_write_the_same_bytes(toy: Checkpoint, t
 
 def test_a_hugging_face_folder_without_a_config_says_so(tmp_path: Path) -> None:
     toy = mc.toy("llama")
-    bare = mc.load({tensor.name: mc.read(toy, tensor.name) for tensor in toy})
+    bare = mc.load(arrays_of(toy))
     there = mc.save(mc.map(mc.map(toy, "llama"), "llama"), tmp_path / "with")
     assert "config.json" not in repr(there)
     mapped = mc.map(mc.map(bare, "llama", to="mf"), "llama", to="hf")

@@ -15,6 +15,7 @@ import pytest
 
 import mfconv_nb as mc
 from tests.support import write_hf
+from tests.toys import arrays_of
 
 QUANTISED = {"quant_method": "fp8", "weight_block_size": [128, 128]}
 
@@ -86,7 +87,7 @@ def test_the_dtype_is_that_of_the_files_with_and_without_a_cast_and_inside_the_t
 
 def test_of_several_dtypes_the_one_of_most_numbers_is_told_and_a_part_keeps_its_own(tmp_path: Path) -> None:
     made = mc.toy("llama", dtype="bf16")
-    tensors = {n: mc.read(made, n) for n in made.tensors}
+    tensors = arrays_of(made)
     norms = {n: t.astype(np.float32) for n, t in tensors.items() if n.endswith("norm.weight")}
     config = dict(made.config) | {"dtype": "float16", "vision_config": {"dtype": "float32"}, "text_config": {"dtype": "float16"}}
     write_hf(tmp_path / "hf", tensors | norms, config)
@@ -107,7 +108,7 @@ def test_a_head_of_other_numbers_is_not_called_tied_and_an_equal_one_still_is(hf
     config, notes = there_and_back(hf, tmp_path)  # the toy has a head of its own
     assert config["tie_word_embeddings"] is False
     assert any("'lm_head.weight' and 'model.embed_tokens.weight' differ" in note for note in notes)
-    tensors = {n: mc.read(mc.load(hf), n) for n in mc.load(hf).tensors}
+    tensors = arrays_of(mc.load(hf))
     same = tmp_path / "same"
     write_hf(same, tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"]}, json.loads((hf / "config.json").read_text()))
     (tmp_path / "again").mkdir()
