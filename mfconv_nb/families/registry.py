@@ -258,10 +258,21 @@ def _none_fits(
         few = sorted((c.distance.unknown, c.family.key) for c in candidates)[:3]
         known = "; ".join(f"{key} knows {count - n} of {how_many(count, 'name pattern')}" for n, key in few)
         return NoFamilyFitsError("MFC302", found=f"{told}; {known}", expected="one family that knows every name", hint=HINT_WHICH)
-    found = f"{told}; nearest: {' or '.join(f.key for f in best)}; {' and '.join(_misfits_of(best[0], templates, names, to))}"
-    error = NoFamilyFitsError("MFC302", found=found, expected="one family that knows every name", hint=HINT_WHICH)
+    found = f"{told}; nearest: {', '.join(f.key for f in best)}; {' and '.join(_misfits_of(best[0], templates, names, to))}"
+    error = NoFamilyFitsError("MFC302", found=found, expected="one family that knows every name", hint=_hint_which(best, model_type))
     error.nearest = tuple(best)
     return error
+
+
+def _hint_which(nearest: Sequence[Family], model_type: Any) -> str:
+    """What to say of families that are equally near: the config tells them apart, if it is not there."""
+    flags = " or ".join(f"--model {f.key}" for f in nearest)
+    asked = f"Say which it is: {flags} (family={nearest[0].key!r} in Python)"
+    return (
+        f"{asked}, or give its config.json (--config, config= in Python)."
+        if model_type is None
+        else f"If you know better: {asked[0].lower()}{asked[1:]}."
+    )
 
 
 def _is_near(distance: Distance, count: int) -> bool:
@@ -275,7 +286,10 @@ def _misfits_of(family: Family, templates: frozenset[str], names: Iterable[str],
     unknown, absent = templates - form.templates(to), form.needed_templates(to) - templates
     strange = folded_names(n for n in names if fold(n)[0] in unknown)
     lacking = sorted({p.text for rule in form.rules for p in sides_of(rule, to)[0] if p.template in absent})
-    for listed, meaning in ((strange, "it does not know"), (lacking, "it needs and that " + ("is" if len(lacking) == 1 else "are") + " absent")):
+    for listed, meaning in (
+        (strange, "it does not know"),
+        (lacking, "it needs and that " + ("is" if len(lacking) == 1 else "are") + " absent"),
+    ):
         if listed:
             more = f" and {len(listed) - MOST_NAMES} more" if len(listed) > MOST_NAMES else ""
             yield f"{how_many(len(listed), 'name')} {meaning} ({', '.join(listed[:MOST_NAMES])}{more})"

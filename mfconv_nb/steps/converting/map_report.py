@@ -143,15 +143,18 @@ class CoverageError(MappingError):
     """A plan with problems (MFC303): what they are, folded, with the nearest rule where a name is unknown.
 
     ``leave_out``: patterns of the names without which everything fits, where these are few and no part of what a model computes.
+    ``nearest``: the family with its options and how many names it does not know, where names showed it and some of them do not fit.
     """
 
-    def __init__(self, plan: MappingPlan, source: Checkpoint) -> None:
+    def __init__(self, plan: MappingPlan, source: Checkpoint, *, told: Mapping[str, OptionValue] | None = None) -> None:
+        """``told``: where nobody named the family, the options that are not as usual."""
         self.plan, self.problems = plan, plan.problems
+        self.nearest = "" if told is None or _is_other_side(plan) else _nearest_text(plan, told)
         where = f"{source.origin} to {SIDE_NAMES[plan.to]}, family {plan.family.key}"
         remedy = None if _is_other_side(plan) else remedy_of(plan, source.specs, source.origin if source.files else None, source.config)
         self.leave_out = remedy.leave_out if remedy is not None else ()
         hint = remedy.hint if remedy is not None else _hint(plan)
-        super().__init__("MFC303", where, found=_problem_lines(plan), expected=EXPECTED, hint=hint)
+        super().__init__("MFC303", where, found=_problem_lines(plan, self.nearest), expected=EXPECTED, hint=hint)
 
     def table(self) -> Table:
         """The problems as a table, one row per tensor."""
@@ -186,12 +189,13 @@ def _is_other_side(plan: MappingPlan) -> bool:
     return bool(unmatched) and all(p.hint == HINT_OTHER_SIDE for p in unmatched)
 
 
-def _problem_lines(plan: MappingPlan) -> str:
+def _problem_lines(plan: MappingPlan, nearest: str) -> str:
     """Problems folded: one line for all layers that have the same, and for all names of a layer that is missing or too much."""
     problems = plan.problems
     said = how_many(len(problems), "problem")
     if _is_other_side(plan):
         return f"{said}: the names are of the {SIDE_NAMES[plan.to]} side already"
+    said += f"; nearest: {nearest}" if nearest else ""
     causes: dict[tuple[Any, ...], list[list[Problem]]] = {}
     for group in _group_problems(problems):
         indices = frozenset(fold(p.name)[1] for p in group)
@@ -201,6 +205,13 @@ def _problem_lines(plan: MappingPlan) -> str:
     if len(causes) > MAX_GROUPS:
         lines.append(f"and {how_many(len(causes) - MAX_GROUPS, 'more group')}: .table() of the error has all")
     return Lines("\n            ".join(lines))
+
+
+def _nearest_text(plan: MappingPlan, told: Mapping[str, OptionValue]) -> str:
+    """A family, its form, and how many names it does not know, whatever their numbers; empty where it knows all."""
+    strange = len({fold(p.name)[0] for p in plan.problems if p.kind == "unmatched"})
+    form = ", ".join(f"{name}={value!r}" for name, value in told.items())
+    return f"{plan.family.key}{f' ({form})' if form else ''}; {how_many(strange, 'name')} it does not know" if strange else ""
 
 
 def _group_problems(problems: tuple[Problem, ...]) -> list[list[Problem]]:
