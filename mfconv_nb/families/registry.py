@@ -154,9 +154,9 @@ class NoFamilyFitsError(MappingError):
 def identify(names: Iterable[str], config: Mapping[str, Any] | None, to: str) -> Family:
     """The one family whose rules know every name, whose own names are all there, and that lists what the config says of its model.
 
-    If several fit, the class of the model (``architectures``) decides, where it names one of them. ``told_as`` families are candidates
-    only if no other knows every name, or their own names are all there: the same model under other names of MindFormers. Where no family
-    knows every name, those are candidates that know more than the family they are usually taken for. If the config has no ``model_type``, the names alone decide.
+    If several fit, the class of the model (``architectures``) decides, where it names one of them. If the config has no ``model_type``,
+    the names alone decide. A ``told_as`` family, the same model under other names of MindFormers, is a candidate only where no other knows
+    every name and all of its own are there; where no family knows every name, if it knows more than the one it is usually taken for.
 
     Where a family lists the model type, it is given even if some names do not fit: the nearest, if several list it.
 
@@ -268,11 +268,9 @@ def _hint_which(nearest: Sequence[Family], model_type: Any) -> str:
     """What to say of families that are equally near: the config tells them apart, if it is not there."""
     flags = " or ".join(f"--model {f.key}" for f in nearest)
     asked = f"Say which it is: {flags} (family={nearest[0].key!r} in Python)"
-    return (
-        f"{asked}, or give its config.json (--config, config= in Python)."
-        if model_type is None
-        else f"If you know better: {asked[0].lower()}{asked[1:]}."
-    )
+    if model_type is not None:
+        return f"If you know better: {asked[0].lower()}{asked[1:]}."
+    return f"{asked}, or give its config.json (--config, config= in Python)."
 
 
 def _is_near(distance: Distance, count: int) -> bool:
@@ -286,10 +284,8 @@ def _misfits_of(family: Family, templates: frozenset[str], names: Iterable[str],
     unknown, absent = templates - form.templates(to), form.needed_templates(to) - templates
     strange = folded_names(n for n in names if fold(n)[0] in unknown)
     lacking = sorted({p.text for rule in form.rules for p in sides_of(rule, to)[0] if p.template in absent})
-    for listed, meaning in (
-        (strange, "it does not know"),
-        (lacking, "it needs and that " + ("is" if len(lacking) == 1 else "are") + " absent"),
-    ):
+    are_absent = f"it needs and that {'is' if len(lacking) == 1 else 'are'} absent"
+    for listed, meaning in ((strange, "it does not know"), (lacking, are_absent)):
         if listed:
             more = f" and {len(listed) - MOST_NAMES} more" if len(listed) > MOST_NAMES else ""
             yield f"{how_many(len(listed), 'name')} {meaning} ({', '.join(listed[:MOST_NAMES])}{more})"
