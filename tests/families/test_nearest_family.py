@@ -98,6 +98,19 @@ def test_strange_tensors_do_not_ask_for_a_layer_that_predicts_further_tokens(sid
     assert f"{len(strange)} problems; nearest: {key}{form}; {names} not know" in str(refused.value.found)
 
 
+def test_names_alone_do_not_lead_from_one_model_to_another_by_leaving_out_what_its_layers_have_more() -> None:
+    toy = mc.toy("deepseek2", q_lora_rank=None)
+    bias = {f"model.layers.{n}.mlp.gate.e_score_correction_bias": np.ones(4, np.float32) for n in (1, 2)}  # of DeepSeek-V3
+    arrays = {**{n: np.asarray(mc.read(toy, n)) for n in toy.tensors}, **bias}
+    with pytest.raises(CoverageError) as refused:
+        mc.map(mc.load(arrays))
+    assert (refused.value.plan.family.key, refused.value.leave_out) == ("deepseek2", ())
+    assert str(refused.value.hint).startswith("Only names say that it is deepseek2, and layers have more than deepseek2 has.")
+    with pytest.raises(CoverageError) as refused:
+        mc.map(mc.load(arrays), "deepseek2")
+    assert refused.value.leave_out == ("model.layers.*.mlp.gate.e_score_correction_bias",)
+
+
 def test_a_family_that_the_caller_names_is_not_called_the_nearest() -> None:
     source = mc.load({**arrays_of("llama", HF), "my.sum": np.ones(2, np.float32)})
     for family, said in ((None, "1 problem; nearest: llama; 1 name it does not know"), ("llama", "1 problem\n")):
