@@ -235,8 +235,8 @@ _OPERATIONS: Mapping[type, Callable[[Any, Any], Any]] = {
 
 
 def _evaluate(config: Mapping[str, Any], node: ast.expr) -> Any:
-    """``a``, ``a.b``, ``a[2]``, numbers, + - * / // % **, ``int(...)``, which rounds down, ``len(a)`` of a list, and ``not a``, which is 1
-    where ``a`` is absent or 0. A division must come out even.
+    """``a``, ``a.b``, ``a[2]``, numbers, + - * / // % **, ``int(...)``, which rounds down, ``len(a)`` of a list, ``count(a, word)``, how
+    often a word stands in a list, and ``not a``, which is 1 where ``a`` is absent or 0. A division must come out even.
     """
     if isinstance(node, ast.Constant):
         return node.value
@@ -254,6 +254,9 @@ def _evaluate(config: Mapping[str, Any], node: ast.expr) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "len":
         found = _look_up(config, node.args[0])
         return len(found) if isinstance(found, list) else None
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "count":
+        found = _look_up(config, node.args[0])
+        return found.count(ast.unparse(node.args[1])) if isinstance(found, list) else None
     if isinstance(node, ast.Call):
         inner = _evaluate(config, node.args[0])
         return None if inner is None else int(inner)
@@ -278,6 +281,8 @@ def _is_read(node: ast.expr) -> bool:
         case ast.UnaryOp(ast.Not(), operand):
             return _is_read(operand)
         case ast.Call(ast.Name("len"), [asked], []):
+            return _is_key(asked)
+        case ast.Call(ast.Name("count"), [asked, ast.Name()], []):
             return _is_key(asked)
         case ast.Call(ast.Name("int"), [inner], []):
             return _is_read(inner)

@@ -1,5 +1,6 @@
 """DeepSeek-V3, R1 in MindFormers' mcore layout: latent attention in one of four forms, gate and up joined, experts in two tensors, and the
-layer that predicts a further token (MTP) in a place of its own. `deepseek3` is the same model in the older layout.
+layer that predicts a further token (MTP) in a place of its own. `deepseek3` is the same model in the older layout. GLM-4.7-Flash
+(`glm4_moe_lite`) computes the same.
 
 Each tensor keeps its own dtype. In released checkpoints the embedding and the head of the MTP layer are copies; others are refused.
 Source: MindFormers of July 2026, `toolkit/weight_convert/deepseekv3`, and `models/deepseek3` of 2.1.0. Golden cases
@@ -28,7 +29,10 @@ from mfconv_nb.mapping.rules import Family, Repeated, size_option, when
 DENSE = "layers.{dense_layer}.mlp."
 SPARSE_HF, SPARSE_MF = "model.layers.{moe_layer}.", "decoder.layers.{moe_layer}."
 
-SIZES = {**DEEPSEEK2_SIZES, **MTP_SIZES, **ROTARY_SIZES, "untied": "not tie_word_embeddings"}
+# glm4_moe_lite lists the kind of every layer; where a dense one stands behind a sparse one, names contradict this
+FIRST = ("count(mlp_layer_types, dense)", "first_k_dense_replace")
+DENSE_FIRST = {"dense_layer": " | ".join(FIRST), "moe_layer": " | ".join(f"{first} .. num_hidden_layers" for first in FIRST)}
+SIZES = {**DEEPSEEK2_SIZES, **MTP_SIZES, **ROTARY_SIZES, "untied": "not tie_word_embeddings", **DENSE_FIRST}
 BLOCKS = (
     *latent_attention(),
     *norms(),
@@ -45,6 +49,7 @@ FAMILY = Family(
     key="deepseekv3",
     covers="DeepSeek-V3, R1 (bf16), mcore",
     model_types=("deepseek_v3",),
+    same_maths=("glm4_moe_lite",),
     told_as="deepseek3",
     run_keys={"multi_latent_attention": True, "qk_layernorm": True, "moe_grouped_gemm": True},
     sizes=SIZES,

@@ -7,7 +7,8 @@ the file that defines a family; see ``user_families.py``.
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -15,13 +16,14 @@ from typing import Any
 
 from mfconv_nb import families as folder
 from mfconv_nb.core.errors import MappingError, NotListedError, SeveralFitError, UsageError, did_you_mean, quote
+from mfconv_nb.core.folding import fold, folded_names
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.run_yaml import RunClass
 from mfconv_nb.families.same_maths import describe_unlisted, is_named_in, listed_types, model_type_of
 from mfconv_nb.families.user_families import family_in_file, is_file_name, offered_families
 from mfconv_nb.mapping.flaws import check_family
-from mfconv_nb.mapping.forms import fitting_forms, templates_of
-from mfconv_nb.mapping.rules import Family, Window
+from mfconv_nb.mapping.forms import Distance, distance_of, fitting_forms, templates_of
+from mfconv_nb.mapping.rules import Family, Window, sides_of
 
 NO_FAMILIES = ("registry", "user_families", "words")  # modules of this folder
 HINT_REMEMBERED = "Register it (mc.register), install the package that offers it, or name its file: --model FILE.py (family= in Python)."
@@ -154,44 +156,74 @@ def candidates_of(key: str) -> list[Family]:
     return [family, *(family_named(other) for other in family.also)] if key == family.key else [family]
 
 
+class NoFamilyFitsError(MappingError):
+    """No family knows every name (MFC302). ``nearest``: those that know nearly all, and are equally near."""
+
+    nearest: tuple[Family, ...] = ()
+
+
 def identify(names: Iterable[str], config: Mapping[str, Any] | None, to: str) -> Family:
     """The one family whose rules know every name, whose own names are all there, and that lists what the config says of its model.
 
-    If several fit, the class of the model (``architectures``) decides, where it names one of them. ``told_as`` families are candidates
-    only if the family they are usually taken for misses a name: the same model under other names of MindFormers. If the config has no
-    ``model_type``, the names alone decide.
+    If several fit, the class of the model (``architectures``) decides, where it names one of them. If the config has no ``model_type``,
+    the names alone decide. A ``told_as`` family, the same model under other names of MindFormers, is a candidate only where no other knows
+    every name and all of its own are there; where no family knows every name, if it knows more than the one it is usually taken for.
+
+    Where a family lists the model type, it is given even if some names do not fit: the nearest, if several list it.
 
     Families of packages are candidates only if no built-in or registered family has the model type, or, without one, knows every name.
 
     Raises:
-        MappingError: MFC302 when none or several fit, with how many names each knows.
+        NoFamilyFitsError: MFC302 when none fits, with the nearest.
+        SeveralFitError: MFC302 when several fit.
         NotListedError: MFC302 when the names fit, but the config says another model: equal names are not equal mathematics.
     """
+    names = list(names)
     templates, said = templates_of(names), config or {}
     model_type = model_type_of(said)
     by_type = [f for f in known_families() if model_type in listed_types(f)]
     if not by_type and model_type is not None:
         by_type = [f for f in installed_families() if model_type in listed_types(f)]
-    fitting = by_type or known_families()
-    candidates = [f for f in fitting if not f.told_as] or fitting
-    distance = _distances(candidates, templates, to)
-    if min(distance.values())[:2] > (0, 0):  # names that the family they are usually taken for does not have, or not all of its own
-        others = {f.key: f for f in fitting if f.told_as and f not in candidates}
-        whole = {key: d for key, d in _distances(others.values(), templates, to).items() if d[:2] == (0, 0)}
-        candidates += [others[key] for key in whole]
-        distance |= whole
-    if not by_type and min(distance.values())[0] > 0:
-        candidates += [f for f in installed_families() if not f.told_as]
-        distance |= _distances(candidates[len(distance) :], templates, to)
-    best = [f for f in candidates if distance[f.key] == min(distance.values())]
-    fit = distance[best[0].key][0] == 0
-    if len(best) > 1 and fit:
+    candidates = _candidates(by_type, templates, to)
+    nearest = min(c.distance for c in candidates)
+    best = [c.family for c in candidates if c.distance == nearest]
+    if len(best) > 1 and (by_type or not nearest.misfits):
         best = [f for f in best if is_named_in(f, said)] or best
-    if fit and (otherwise := describe_unlisted(best[0], said, window_of(said))) is not None:
-        raise _not_listed(best, otherwise, anybody=bool(by_type), whole=distance[best[0].key][1] == 0)
-    if len(best) == 1 and (by_type or fit):
+    if not nearest.misfits and (otherwise := describe_unlisted(best[0], said, window_of(said))) is not None:
+        raise _not_listed(best, otherwise, anybody=bool(by_type), whole=nearest.is_whole)
+    if len(best) == 1 and (by_type or not nearest.misfits):
         return best[0]
-    raise _none_or_several(best if fit else [], {f.key: distance[f.key][0] for f in candidates}, len(templates), model_type)
+    raise _none_fits(best, candidates, templates, names, to, model_type) if nearest.misfits else _several_fit(best)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A family that a checkpoint may be of, and how far the nearest of its forms is."""
+
+    family: Family
+    distance: Distance
+
+
+def _candidates(by_type: Sequence[Family], templates: frozenset[str], to: str) -> list[Candidate]:
+    """The families that a checkpoint may be of.
+
+    Args:
+        by_type: those that list its model type; empty where nobody does.
+    """
+    fitting = by_type or known_families()
+    found = _measure([f for f in fitting if not f.told_as] or fitting, templates, to)
+    least = min(c.distance for c in found)
+    if not least.is_whole:  # names that the family they are usually taken for does not have, or not all of its own
+        unknown = {c.family.key: c.distance.unknown for c in found}
+        others = _measure([f for f in fitting if f.told_as and f.key not in unknown], templates, to)
+        found += [c for c in others if c.distance.is_whole or (least.misfits and c.distance.unknown < unknown.get(c.family.told_as, 0))]
+    if not by_type and min(c.distance for c in found).misfits:
+        found += _measure([f for f in installed_families() if not f.told_as], templates, to)
+    return found
+
+
+def _measure(families: Iterable[Family], templates: frozenset[str], to: str) -> list[Candidate]:
+    return [Candidate(f, min(distance_of(c.form, templates, to) for c in fitting_forms(f, templates, to, {}, {}))) for f in families]
 
 
 def _not_listed(best: Sequence[Family], otherwise: str, *, anybody: bool, whole: bool) -> NotListedError:
@@ -216,26 +248,60 @@ def _not_listed(best: Sequence[Family], otherwise: str, *, anybody: bool, whole:
     return error
 
 
-def _none_or_several(several: Sequence[Family], unknown: Mapping[str, int], count: int, model_type: Any) -> MappingError:
-    """No family, or several ones, for the names of a checkpoint: ``unknown`` says how many of its patterns each does not know."""
-    hint = "Say which: --model KEY (family= in Python); `mfconv families` lists them."
-    if several:
-        found = f"{len(several)} that fit: {', '.join(f.key for f in several)}"
-        error = SeveralFitError("MFC302", found=found, expected="one family that knows every name", hint=hint)
-        error.choices = tuple({"model": f.key} for f in several)
-        return error
-    nearest = sorted((n, key) for key, n in unknown.items())[:3]
-    known = "; ".join(f"{key} knows {count - n} of {how_many(count, 'name pattern')}" for n, key in nearest)
+HINT_WHICH = "Say which: --model KEY (family= in Python); `mfconv families` lists them."
+MOST_NAMES = 4  # that a message shows
+
+
+def _several_fit(several: Sequence[Family]) -> SeveralFitError:
+    found = f"{len(several)} that fit: {', '.join(f.key for f in several)}"
+    error = SeveralFitError("MFC302", found=found, expected="one family that knows every name", hint=HINT_WHICH)
+    error.choices = tuple({"model": f.key} for f in several)
+    return error
+
+
+def _none_fits(
+    best: Sequence[Family], candidates: Sequence[Candidate], templates: frozenset[str], names: Iterable[str], to: str, model_type: Any
+) -> NoFamilyFitsError:
+    """No family knows every name. Where some are near, which names stand in the way; else how many names the nearest know."""
+    count = len(templates)
     told = "no model_type" if model_type is None else f"model_type {quote(str(model_type))}"
-    return MappingError("MFC302", found=f"{told}; {known}", expected="one family that knows every name", hint=hint)
+    if not _is_near(min(c.distance for c in candidates), count):
+        few = sorted((c.distance.unknown, c.family.key) for c in candidates)[:3]
+        known = "; ".join(f"{key} knows {count - n} of {how_many(count, 'name pattern')}" for n, key in few)
+        return NoFamilyFitsError("MFC302", found=f"{told}; {known}", expected="one family that knows every name", hint=HINT_WHICH)
+    found = f"{told}; nearest: {', '.join(f.key for f in best)}; {' and '.join(_misfits_of(best[0], templates, names, to))}"
+    error = NoFamilyFitsError("MFC302", found=found, expected="one family that knows every name", hint=_hint_which(best, model_type))
+    error.nearest = tuple(best)
+    return error
 
 
-def _distances(families: Iterable[Family], templates: frozenset[str], to: str) -> dict[str, tuple[int, int, int]]:
-    """The distance of the nearest form of each family, by key."""
-    return {f.key: min(_distance(c.form, templates, to) for c in fitting_forms(f, templates, to, {}, {})) for f in families}
+def _hint_which(nearest: Sequence[Family], model_type: Any) -> str:
+    """What to say of families that are equally near: the config tells them apart, if it is not there."""
+    flags = " or ".join(f"--model {f.key}" for f in nearest)
+    asked = f"Say which it is: {flags} (family={nearest[0].key!r} in Python)"
+    if model_type is not None:
+        return f"If you know better: {asked[0].lower()}{asked[1:]}."
+    return f"{asked}, or give its config.json (--config, config= in Python)."
 
 
-def _distance(form: Family, templates: frozenset[str], to: str) -> tuple[int, int, int]:
-    """How many names a form does not know, how many of its own are not there; among equals, the one that needs most of them is nearest."""
-    needed = form.needed_templates(to)
-    return len(templates - form.templates(to)), len(needed - templates), -len(needed)
+def _is_near(distance: Distance, count: int) -> bool:
+    """Whether nearly all of ``count`` name patterns are those of a family: three of four."""
+    return 4 * distance.names <= count
+
+
+def _misfits_of(family: Family, templates: frozenset[str], names: Iterable[str], to: str) -> Iterator[str]:
+    """The names that the nearest form of a family does not know, and those it needs and that are not there."""
+    form = fitting_forms(family, templates, to, {}, {})[0].form
+    unknown, absent = templates - form.templates(to), form.needed_templates(to) - templates
+    strange = folded_names(n for n in names if fold(n)[0] in unknown)
+    lacking = sorted({p.text for rule in form.rules for p in sides_of(rule, to)[0] if p.template in absent})
+    are_absent = f"it needs and that {'is' if len(lacking) == 1 else 'are'} absent"
+    for listed, meaning in ((strange, "it does not know"), (lacking, are_absent)):
+        if listed:
+            more = f" and {len(listed) - MOST_NAMES} more" if len(listed) > MOST_NAMES else ""
+            yield f"{how_many(len(listed), 'name')} {meaning} ({', '.join(listed[:MOST_NAMES])}{more})"
+
+
+def nearest_of(families: Sequence[Family], templates: frozenset[str], to: str) -> Family:
+    """The family whose form is nearest to some name templates; the first among equals."""
+    return min(_measure(families, templates, to), key=lambda c: (c.distance.misfits, c.distance.names)).family

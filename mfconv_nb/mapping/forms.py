@@ -88,16 +88,46 @@ def fitting_forms(
     remembered: Mapping[str, OptionValue],
     configured: Mapping[str, OptionValue] = {},
 ) -> list[Choice]:
-    """The forms that know every name template, defaults first; where none does, the one that knows most."""
+    """The forms that know every name template, defaults first; where none does, those that are nearest (see ``Distance``)."""
     wanted = frozenset(templates)
     remembered = {o.name: remembered[o.name] for o in family.options if any(_is_same(remembered.get(o.name), v) for v in o.values)}
     said = {**{n: (v, "told from the config") for n, v in configured.items()}, **{n: (v, "remembered") for n, v in remembered.items()}}
     said |= {n: (v, "given") for n, v in given.items()}
     forms = [_choice(family, chosen, to, said) for chosen in _combinations(family, to, said)]
-    unknown = [len(wanted - choice.form.templates(to)) for choice in forms]
-    least = min(unknown)
-    best = [choice for choice, n in zip(forms, unknown, strict=True) if n == least]
-    return best if least == 0 else best[:1]
+    knowing = [choice for choice in forms if wanted <= choice.form.templates(to)]
+    if knowing:
+        return knowing
+    distances = [distance_of(choice.form, wanted, to).names for choice in forms]
+    return [choice for choice, n in zip(forms, distances, strict=True) if n == min(distances)]
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Distance:
+    """How far the name templates of a checkpoint are from those of a form; the least is nearest.
+
+    Attributes:
+        misfits: whether the form does not know every name. One that knows all is nearer than any other, as a config may promise less than
+            the form needs.
+        names: templates that the form does not know, and templates that it needs and that are not there.
+        unneeded: among equals, the form that needs most of the names is nearest: the number of those it needs, negative.
+        unknown: of ``names`` those that the form does not know.
+    """
+
+    misfits: bool
+    names: int
+    unneeded: int
+    unknown: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the form knows every name, and all that it needs are there."""
+        return self.names == 0
+
+
+def distance_of(form: Family, templates: frozenset[str], to: str) -> Distance:
+    """The distance of a form, by name template: however many layers and experts there are, a name counts once."""
+    needed, unknown = form.needed_templates(to), len(templates - form.templates(to))
+    return Distance(unknown > 0, unknown + len(needed - templates), -len(needed), unknown)
 
 
 def all_forms(family: Family) -> list[Family]:
@@ -179,7 +209,7 @@ def decide_form(choices: Sequence[Choice], plan: Callable[[Family], MappingPlan]
         error = SeveralFitError("MFC302", clean[0][0].form.key, found=found, expected="one form that fits", hint=hint)
         error.choices = tuple({n: str(c.form.chosen[n]) for n in differing} for c, _ in clean)
         raise error
-    chosen, made = min(clean, key=lambda found: _count_unused(found[1])) if clean else min(plans, key=lambda found: len(found[1].problems))
+    chosen, made = min(clean, key=lambda found: _count_unused(found[1])) if clean else min(plans, key=lambda found: _severity_of(found[1]))
     if clean:
         others = [c.form.chosen for c, made in plans if made.problems]
         told = {n: v for n, v in chosen.form.chosen.items() if all(c.form.chosen[n] == v for c, _ in clean)}
@@ -196,6 +226,11 @@ def _moved_parts(row: Row) -> object:
     """The parts of a row; none where one tensor stays as it is, whatever kind of rule it has."""
     is_whole = len(row.sources) == 1 and row.parts == ((Part(row.sources[0].name, whole(row.sources[0].elements)),),)
     return () if is_whole else row.parts
+
+
+def _severity_of(plan: MappingPlan) -> tuple[int, int]:
+    """How much is wrong with a plan: names with all their numbers folded, then tensors. One name in 58 layers is one mistake."""
+    return len({(p.kind, fold(p.name)[0]) for p in plan.problems}), len(plan.problems)
 
 
 def _count_unused(plan: MappingPlan) -> int:

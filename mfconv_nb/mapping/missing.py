@@ -64,10 +64,12 @@ def missing_problems(inputs: PlanInputs, matches: Matches, known: Iterable[Probl
     Args:
         known: the problems found before; a name that has one is there.
     """
+    promised = list(_missing_by_config(inputs, matches, known)) if inputs.sizes is not None else []
+    yield from promised
     if inputs.sizes is not None:
-        yield from _missing_by_config(inputs, matches, known)
         yield from _surplus_by_config(inputs, matches)
-    yield from _missing_by_comparison(inputs, matches)
+    said = {p.name for p in promised}
+    yield from (p for p in _missing_by_comparison(inputs, matches) if p.name not in said)
 
 
 def _missing_by_config(inputs: PlanInputs, matches: Matches, known: Iterable[Problem]) -> Iterator[Problem]:

@@ -94,7 +94,15 @@ def test_a_config_that_is_not_there_is_refused_with_its_path(tmp_path: Path) -> 
     assert str(tmp_path / "config.json") in str(refused.value)
 
 
-NESTED = {"vision_config": {"hidden_size": 40, "ratio": 2.45}, "depths": [2, 6, 3], "first": 3, "layers": 61, "text": "x", "none": None}
+NESTED = {
+    "vision_config": {"hidden_size": 40, "ratio": 2.45},
+    "depths": [2, 6, 3],
+    "kinds": ["dense", "dense", "sparse"],
+    "first": 3,
+    "layers": 61,
+    "text": "x",
+    "none": None,
+}
 
 
 @pytest.mark.parametrize(
@@ -108,6 +116,9 @@ NESTED = {"vision_config": {"hidden_size": 40, "ratio": 2.45}, "depths": [2, 6, 
         ("depths[3] | 9", 9),
         ("len(depths)", 3),
         ("len(missing) | 4", 4),
+        ("count(kinds, dense)", 2),
+        ("count(kinds, other)", 0),
+        ("count(text, dense) | 5", 5),
         ("(2 * first - 1) ** 2", 25),
         ("(0 - layers) % 8", 3),
         ("layers - first", 58),

@@ -68,6 +68,9 @@ MULTI_LATENT = {
 MORE: Mapping[str, Mapping[str, Any]] = {
     "deepseek_v2": {**MULTI_LATENT, "head_dim": 4},
     "deepseek_v3": MULTI_LATENT,
+    "glm4_moe_lite": MULTI_LATENT,
+    "deepseek_v32": MULTI_LATENT,
+    "glm_moe_dsa": MULTI_LATENT,
     "dots3_note_text": {"num_key_value_heads": 6},
     "bamba": {"mamba_n_heads": 12, "mamba_d_head": 8},
     "granitemoehybrid": {"mamba_n_heads": 12, "mamba_d_head": 8},
@@ -165,6 +168,8 @@ def largest_difference(folder: Path, family: str) -> tuple[float, float]:
     back = folder.with_name(f"{folder.name}-as-{family}")
     mc.save(mc.map(there, to="hf"), back, assets=folder, overwrite=True)
     config = json.loads((folder / "config.json").read_text())
+    if "mlp_layer_types" in config:  # as the class of the family says it
+        config["first_k_dense_replace"] = config["mlp_layer_types"].count("dense")
     (back / "config.json").write_text(json.dumps({**config, "model_type": twin.model_types[0], "architectures": twin.toy["architectures"]}))
     of = transformers.AutoModelForCausalLM
     theirs = logits_of(of.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval())

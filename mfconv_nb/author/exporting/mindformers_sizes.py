@@ -48,6 +48,8 @@ def _text(node: ast.expr) -> str:
         return f"({_text(node.left)} {_SIGNS[type(node.op)]} {_text(node.right)})"
     if isinstance(node, ast.UnaryOp) and isinstance(node.operand, ast.Name):
         return f'int(not config.get("{node.operand.id}"))'
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "count":
+        return f'{_text(node.args[0])}.count("{ast.unparse(node.args[1])}")'
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         return f"{node.func.id}({_text(node.args[0])})"
     raise ValueError(f"a size sentence cannot hold {ast.unparse(node)}")

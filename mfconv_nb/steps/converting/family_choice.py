@@ -9,7 +9,8 @@ from pathlib import Path
 from mfconv_nb.core.checkpoint import Checkpoint
 from mfconv_nb.core.errors import MappingError, SeveralFitError, WrappedNamesError
 from mfconv_nb.core.folding import fold
-from mfconv_nb.families.registry import candidates_of, family_remembered, identify, known_families
+from mfconv_nb.families.registry import NoFamilyFitsError, candidates_of, family_remembered, identify, known_families, nearest_of
+from mfconv_nb.families.same_maths import model_type_of
 from mfconv_nb.mapping.flaws import check_family
 from mfconv_nb.mapping.forms import Choice, configured_options, fitting_forms, templates_of
 from mfconv_nb.mapping.kinds import is_run_state
@@ -35,8 +36,7 @@ def resolve_family(request: MapRequest, family: str | Path | Family | None) -> F
     if len(candidates) == 1:
         return candidates[0]
     templates = templates_of(request.names())
-    best = {f.key: fitting_forms(f, templates, request.to, {}, {})[0].form.templates(request.to) for f in candidates}
-    return max(candidates, key=lambda f: len(templates & best[f.key]))  # the one that was named comes first among equals
+    return nearest_of(candidates, templates, request.to)
 
 
 def choices_of(request: MapRequest, family: Family, given: Mapping[str, OptionValue]) -> list[Choice]:
@@ -56,7 +56,10 @@ def _detect_family(request: MapRequest) -> Family:
         return identify(request.names(), source.config, request.to)
     except MappingError as error:
         _refuse_scheme(source, quantisation_of(source.specs, source.config, source.history.quantised_by))
-        hint = None if isinstance(error, SeveralFitError) else _wrapper_hint(request)
+        nearest = error.nearest if isinstance(error, NoFamilyFitsError) else ()
+        if len(nearest) == 1 and model_type_of(source.config) is None:  # of another model type it is another model, however near
+            return nearest[0]  # its plan says which few names have no rule
+        hint = None if nearest or isinstance(error, SeveralFitError) else _wrapper_hint(request)
         if hint is None:
             raise
         raise WrappedNamesError(error.code, error.where, found=error.found, expected=error.expected, hint=hint) from None

@@ -98,11 +98,12 @@ def map_checkpoint(
     to = direction_of(source, to, family)
     patterns = (leave_out,) if isinstance(leave_out, str) else tuple(leave_out)
     request = MapRequest(source, to, layers, patterns, adapter_style_of(source, adapters), cut_vocabulary)
+    is_told = not family and source.family is None  # by config and names alone
     resolved = resolve_family(request, family)
     given = checked_options(resolved, options)
     source, stale = prove_manifest(source, resolved, to)
     request = replace(request, source=source)
-    return _map_without_manifest(request, stale, family, adapters, options) if stale else _map_by_family(request, resolved, given)
+    return _map_without_manifest(request, stale, family, adapters, options) if stale else _map_by_family(request, resolved, given, is_told)
 
 
 def _map_without_manifest(
@@ -126,13 +127,15 @@ def _map_without_manifest(
     return replace(mapped, report=replace(mapped.report, notes=(stale, *mapped.report.notes)))
 
 
-def _map_by_family(request: MapRequest, family: Family, given: Mapping[str, OptionValue]) -> MappedCheckpoint:
+def _map_by_family(request: MapRequest, family: Family, given: Mapping[str, OptionValue], is_told: bool) -> MappedCheckpoint:
     source, to = request.source, request.to
     chosen, plan = decide_form(choices_of(request, family, given), lambda form: request.plan(form, given))
     check_no_codes(plan, source)
-    if plan.problems:
-        raise CoverageError(plan, source)
     decided = options_that_matter(family, chosen)
+    if plan.problems:
+        usual = {o.name: o.default for o in family.options if o.name in decided}
+        seen = {n: plan.family.chosen[n] for n, default in usual.items() if plan.family.chosen[n] != default}
+        raise CoverageError(plan, source, told=seen if is_told else None)
     if to == HF:
         unseen = [o for o in family.options if o.side == NUMBERS and decided.get(o.name) == "default"]
         if told := find_orders(family, plan, unseen, source, lambda form: sizes_of(source, form, given)):

@@ -12,9 +12,10 @@ from mfconv_nb.core.dtypes import short_name
 from mfconv_nb.core.errors import Lines, MappingError, to_one_line
 from mfconv_nb.core.folding import fold, folded_name, folded_names
 from mfconv_nb.core.report import Column, Table, bytes_text, how_many, how_many_in_short, shape_text
+from mfconv_nb.families.same_maths import model_type_of
 from mfconv_nb.mapping.explain import explain_tensor
 from mfconv_nb.mapping.plan import HINT_OTHER_SIDE, LEFT_OUT, MAPPED, MappingPlan, Problem, Row
-from mfconv_nb.mapping.remedies import HINT_FAMILY, remedy_of
+from mfconv_nb.mapping.remedies import HINT_FAMILY, Remedy, remedy_of
 from mfconv_nb.mapping.rules import Family, OptionValue
 from mfconv_nb.steps.converting.map_rows import counts_by_status, groups_of_rows
 from mfconv_nb.steps.converting.map_view import MappingExploration
@@ -143,15 +144,21 @@ class CoverageError(MappingError):
     """A plan with problems (MFC303): what they are, folded, with the nearest rule where a name is unknown.
 
     ``leave_out``: patterns of the names without which everything fits, where these are few and no part of what a model computes.
+    ``nearest``: the family with its options and how many names it does not know, where names showed it and some of them do not fit.
     """
 
-    def __init__(self, plan: MappingPlan, source: Checkpoint) -> None:
+    def __init__(self, plan: MappingPlan, source: Checkpoint, *, told: Mapping[str, OptionValue] | None = None) -> None:
+        """``told``: where nobody named the family, the options that are not as usual."""
         self.plan, self.problems = plan, plan.problems
+        self.nearest = "" if told is None or _is_other_side(plan) else _nearest_text(plan, told)
         where = f"{source.origin} to {SIDE_NAMES[plan.to]}, family {plan.family.key}"
         remedy = None if _is_other_side(plan) else remedy_of(plan, source.specs, source.origin if source.files else None, source.config)
+        if self.nearest and remedy is not None and remedy.leave_out and _is_told_by_names_of_layers(plan, source):
+            key = plan.family.key  # without the names that make it another model it would be taken for this one
+            remedy = Remedy(HINT_NAMES_ALONE.format(key=key))
         self.leave_out = remedy.leave_out if remedy is not None else ()
         hint = remedy.hint if remedy is not None else _hint(plan)
-        super().__init__("MFC303", where, found=_problem_lines(plan), expected=EXPECTED, hint=hint)
+        super().__init__("MFC303", where, found=_problem_lines(plan, self.nearest), expected=EXPECTED, hint=hint)
 
     def table(self) -> Table:
         """The problems as a table, one row per tensor."""
@@ -165,6 +172,10 @@ HINT_OF_KIND = {
     "dtype": "Give all tensors one dtype first: mfconv save IN BETWEEN --dtype bf16 (dtype= of mc.save in Python), and convert that.",
     "missing": "Fetch the checkpoint again, or give all of its files: a part of it is not here.",
 }
+HINT_NAMES_ALONE = (
+    "Only names say that it is {key}, and layers have more than {key} has. Give its config.json (--config, config= in Python), or say what "
+    "it is: --model {key} (family='{key}' in Python)."
+)
 MAX_GROUPS = 6  # of problems that an error shows; table() of the error has all
 
 
@@ -186,12 +197,13 @@ def _is_other_side(plan: MappingPlan) -> bool:
     return bool(unmatched) and all(p.hint == HINT_OTHER_SIDE for p in unmatched)
 
 
-def _problem_lines(plan: MappingPlan) -> str:
+def _problem_lines(plan: MappingPlan, nearest: str) -> str:
     """Problems folded: one line for all layers that have the same, and for all names of a layer that is missing or too much."""
     problems = plan.problems
     said = how_many(len(problems), "problem")
     if _is_other_side(plan):
         return f"{said}: the names are of the {SIDE_NAMES[plan.to]} side already"
+    said += f"; nearest: {nearest}" if nearest else ""
     causes: dict[tuple[Any, ...], list[list[Problem]]] = {}
     for group in _group_problems(problems):
         indices = frozenset(fold(p.name)[1] for p in group)
@@ -201,6 +213,18 @@ def _problem_lines(plan: MappingPlan) -> str:
     if len(causes) > MAX_GROUPS:
         lines.append(f"and {how_many(len(causes) - MAX_GROUPS, 'more group')}: .table() of the error has all")
     return Lines("\n            ".join(lines))
+
+
+def _is_told_by_names_of_layers(plan: MappingPlan, source: Checkpoint) -> bool:
+    """Whether no config says the model, and layers have something that the nearest family does not know: it may be another model."""
+    return model_type_of(source.config) is None and any(fold(p.name)[1] for p in plan.problems if p.kind == "unmatched")
+
+
+def _nearest_text(plan: MappingPlan, told: Mapping[str, OptionValue]) -> str:
+    """A family, its form, and how many names it does not know, whatever their numbers; empty where it knows all."""
+    strange = len({fold(p.name)[0] for p in plan.problems if p.kind == "unmatched"})
+    form = ", ".join(f"{name}={value!r}" for name, value in told.items())
+    return f"{plan.family.key}{f' ({form})' if form else ''}; {how_many(strange, 'name')} it does not know" if strange else ""
 
 
 def _group_problems(problems: tuple[Problem, ...]) -> list[list[Problem]]:

@@ -161,12 +161,12 @@ def _refusal_findings(seen: Seen, refused: MfconvError) -> Iterator[Finding]:
         yield Finding(
             DECIDE if refused.leave_out else STOP,
             "mapping",
-            f"{refused.code}, family {family}: {kinds}; first {first.name}: {first.found}; expected {first.expected}",
+            f"{refused.code}, family {refused.nearest or family}: {kinds}; first {first.name}: {first.found}; expected {first.expected}",
         )
     else:
         head = str(refused).partition("\n")[0]
         yield Finding(STOP, "mapping", f"{head}: {refused.found}" if refused.found is not None else head)
-    if seen.unknown_family:
+    if seen.unknown_family and not seen.is_near_several:
         of_mcore = seen.side == MF and any(is_mcore_name(s.name) for s in seen.weights)
         meant = f"one with mcore names ({', '.join(_mcore_families())})" if of_mcore else "one of `mfconv families`"
         yield Finding(TOLD, "hint", f"Where {meant} is meant: --model KEY. Else rules can be drafted from both sides.")

@@ -80,7 +80,9 @@ class NextCommands:
         run = self._run_flags(str(seen.run.chosen)) if seen.run is not None and seen.skipped_steps else self._given_run_flags
         told_by_caller = isinstance(seen.refused, SeveralFitError) and (seen.checkpoint.config is not None or bool(seen.adapters))
         choices = [f" {as_flags(choice)}" for choice in seen.choices[:MAX_CHOICES]] if told_by_caller else [""]
-        if seen.unknown_family:
+        if seen.is_near_several:
+            yield f"mfconv doctor {self._source}{run} --config HF_DIR"
+        elif seen.unknown_family:
             sides = f"{self._source} MF" if seen.side != MF else f"HF_DIR {self._source}"
             yield f"mfconv suggest {sides} --out my_model.py"
         elif seen.adapters and len(seen.adapters) < len(seen.weights):

@@ -9,6 +9,7 @@ from typing import Any
 
 from mfconv_nb.core.checkpoint import HF, MF, Checkpoint, TensorSpec
 from mfconv_nb.core.errors import MfconvError, SeveralFitError, WrappedNamesError
+from mfconv_nb.families.registry import NoFamilyFitsError
 from mfconv_nb.mapping.adapters import is_adapter
 from mfconv_nb.mapping.kinds import WEIGHTS, category_of
 from mfconv_nb.mapping.quantised import quantisation_of
@@ -66,6 +67,11 @@ class Seen:
         return (
             self.refused is not None and self.refused.code == "MFC302" and not isinstance(self.refused, SeveralFitError | WrappedNamesError)
         )
+
+    @property
+    def is_near_several(self) -> bool:
+        """Whether nearly all names are those of several families, which a config would tell apart."""
+        return isinstance(self.refused, NoFamilyFitsError) and bool(self.refused.nearest) and self.checkpoint.config is None
 
     @property
     def wants_config(self) -> bool:

@@ -305,6 +305,7 @@ def test_a_sentence_becomes_numpy_operations() -> None:
         ("depths[{stage}]", 'config["depths"][at["stage"]]'),
         ("int(width * 2 ** {stage})", 'int((config["width"] * (2 ** at["stage"])))'),
         ("len(depths)", 'len(config["depths"])'),
+        ("count(kinds, dense)", 'config["kinds"].count("dense")'),
         ("not q_rank", 'int(not config.get("q_rank"))'),
     ],
 )
