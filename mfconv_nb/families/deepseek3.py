@@ -60,9 +60,10 @@ FAMILY = Family(
     sizes={
         **DEEPSEEK2_SIZES,
         "pair": "qk_rope_head_dim / 2",
-        "layer": ALL_LAYERS,
-        "moe_layer": f"first_k_dense_replace .. {ALL_LAYERS}",
-        "mtp_layer": f"num_hidden_layers .. {ALL_LAYERS}",
+        # transformers writes no num_nextn_predict_layers, and no such layer
+        "layer": f"{ALL_LAYERS} | num_hidden_layers",
+        "moe_layer": f"first_k_dense_replace .. {ALL_LAYERS} | first_k_dense_replace .. num_hidden_layers",
+        "mtp_layer": f"num_hidden_layers .. {ALL_LAYERS} | num_hidden_layers .. num_hidden_layers",
         "main_layer": "num_hidden_layers",
         "next_layers": "num_nextn_predict_layers | 0",
         "two_hidden": "2 * hidden_size",

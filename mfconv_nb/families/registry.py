@@ -20,7 +20,7 @@ from mfconv_nb.families.same_maths import describe_unlisted, is_named_in, listed
 from mfconv_nb.families.user_families import family_in_file, is_file_name, offered_families
 from mfconv_nb.mapping.flaws import check_family
 from mfconv_nb.mapping.forms import fitting_forms, templates_of
-from mfconv_nb.mapping.rules import Family, Window
+from mfconv_nb.mapping.rules import Family, Tied, Window
 
 NO_FAMILIES = ("registry", "user_families", "words")  # modules of this folder
 HINT_REMEMBERED = "Register it (mc.register), install the package that offers it, or name its file: --model FILE.py (family= in Python)."
@@ -226,5 +226,5 @@ def _distances(families: Iterable[Family], templates: frozenset[str], to: str) -
 
 def _distance(form: Family, templates: frozenset[str], to: str) -> tuple[int, int, int]:
     """How many names a form does not know, how many of its own are not there; among equals, the one that needs most of them is nearest."""
-    needed = form.needed_templates(to)
-    return len(templates - form.templates(to)), len(needed - templates), -len(needed)
+    needed, heads = form.needed_templates(to), sum(isinstance(rule, Tied) for rule in form.rules)
+    return len(templates - form.templates(to)), len(needed - templates), -len(needed) - heads

@@ -178,7 +178,7 @@ def _move_node(directed: Directed, to: str, layout: str) -> Node:
         target = tuple(p for place, p in enumerate(target) if is_needed(rule, place))  # only a manifest knows of the others
     parts = [("", node_of(tuple(p.text for p in patterns))) for patterns in (directed.source, target)]
     parts += [("", node_of(layout))] if layout else []
-    if (isinstance(rule, Rule | Repeated) and (rule.optional or rule.only_if)) or (isinstance(rule, Tied) and to == MF):
+    if (isinstance(rule, Rule | Repeated) and (rule.optional or rule.only_if)) or isinstance(rule, Tied):
         parts.append(("needed=", "False"))
     if isinstance(rule, Rule) and rule.dtype and to == MF:
         parts.append(("dtype=", node_of(DTYPES[rule.dtype])))

@@ -26,7 +26,7 @@ from mfconv_nb.steps.converting.map_report import CoverageError
 from mfconv_nb.steps.converting.map_request import MapRequest, adapter_style_of, direction_of, sizes_of
 from mfconv_nb.steps.converting.mapped_checkpoint import MappedCheckpoint, assumptions_of, make_mapped
 from mfconv_nb.steps.converting.order_of_original import find_orders
-from mfconv_nb.steps.converting.twins import notes_on_twins, tied_equalities, with_twins
+from mfconv_nb.steps.converting.twins import notes_on_absent_heads, notes_on_twins, tied_equalities, with_twins
 from mfconv_nb.steps.loading.load import Loadable, load
 from mfconv_nb.steps.loading.manifest_proof import prove_manifest
 
@@ -124,6 +124,7 @@ def _map_by_family(request: MapRequest, family: Family, given: Mapping[str, Opti
     sizes = sizes_of(source, chosen.form, given)
     completed = with_twins(source, chosen.form, sizes, to)
     notes = [*notes_on_twins(source, completed), *(assumptions_of(family, plan, decided) if to == HF else [])]
+    notes += notes_on_absent_heads(source, chosen.form, sizes, to)
     tied = tied_equalities(completed, chosen.form, sizes, to)
     whole = with_first_layers(completed, family, chosen.form, request.layers)
     mapped = make_mapped(whole, family, plan, decided, request.original_for(chosen.form), notes, tied)
