@@ -8,7 +8,7 @@ Source: MindFormers 1.3.2, `models/bert`, a script without a way back. The golde
 from dataclasses import replace
 
 from mfconv_nb.families.llama import FAMILY as LLAMA
-from mfconv_nb.families.words.shorthand import CONVERTER, DENSE, NAMES, NETWORK, linear, norm
+from mfconv_nb.families.words.shorthand import CONVERTER, DENSE, NAMED_BY, NETWORK, linear, norm
 from mfconv_nb.mapping.rules import ALL_OR_NONE, AnyRule, Drop, Family, Option, Repeated, Rule, Tied, when
 
 HF, MF = "bert.encoder.layer.{layer}.", "bert.bert_encoder.encoder.blocks.{layer}."
@@ -29,7 +29,7 @@ FAMILY = Family(
     covers="BERT, with its pre-training head",
     model_types=("bert",),
     options=(
-        replace(NAMES, spelled={NETWORK: "", CONVERTER: "bert."}),
+        replace(NAMED_BY, spelled={NETWORK: "", CONVERTER: "bert."}),
         Option("layer_norm", ("gamma_beta", "weight_bias"), side="hf", help="What the numbers of a norm are called."),
     ),
     sizes={
@@ -44,8 +44,8 @@ FAMILY = Family(
         "tied": "tie_word_embeddings | 1",
     },
     rules=(
-        *when(Repeated(WORDS_HF, WORDS, "vocab hidden", may_be=("cls.predictions.decoder.weight",)), names=NETWORK),
-        *when(Rule(WORDS_HF, WORDS, "vocab hidden"), names=CONVERTER),
+        *when(Repeated(WORDS_HF, WORDS, "vocab hidden", may_be=("cls.predictions.decoder.weight",)), named_by=NETWORK),
+        *when(Rule(WORDS_HF, WORDS, "vocab hidden"), named_by=CONVERTER),
         Rule("bert.embeddings.position_embeddings.weight", POSTPROCESSOR + "full_position_embedding.embedding_table", "positions hidden"),
         Rule("bert.embeddings.token_type_embeddings.weight", POSTPROCESSOR + "token_type_embedding.embedding_table", "kinds hidden"),
         *layer_norm("bert.embeddings.LayerNorm", POSTPROCESSOR + "layernorm"),
@@ -58,12 +58,12 @@ FAMILY = Family(
         *linear(HF + "output.dense", MF + "output.projection", "hidden", "ffn", transposed=True),
         *layer_norm(HF + "output.LayerNorm", MF + "layernorm1"),
         *linear("bert.pooler.dense", "bert.dense", "hidden", "from_hidden"),
-        *linear("cls.predictions.transform.dense", "{names}mlmloss.dense", "hidden", "from_hidden"),
-        *layer_norm("cls.predictions.transform.LayerNorm", "{names}mlmloss.layernorm"),
+        *linear("cls.predictions.transform.dense", "{named_by}mlmloss.dense", "hidden", "from_hidden"),
+        *layer_norm("cls.predictions.transform.LayerNorm", "{named_by}mlmloss.layernorm"),
         *when(
             Repeated("cls.predictions.bias", "mlmloss.output_bias", "vocab", may_be=("cls.predictions.decoder.bias",)),
             *linear("cls.seq_relationship", "nsploss.dense", "answers", "hidden", optional=ALL_OR_NONE),
-            names=NETWORK,
+            named_by=NETWORK,
         ),
         *when(
             Tied("cls.predictions.decoder.weight", "bert.mlmloss.vocab_dense.weight", same_as=WORDS_HF, layout="vocab hidden"),
@@ -71,7 +71,7 @@ FAMILY = Family(
             Drop("cls.predictions.decoder.bias", "MindFormers' converter writes no bias"),
             Drop("cls.seq_relationship.weight", "MindFormers' converter writes no next-sentence head"),
             Drop("cls.seq_relationship.bias", "MindFormers' converter writes no next-sentence head"),
-            names=CONVERTER,
+            named_by=CONVERTER,
         ),
         Drop("bert.embeddings.position_ids", "the numbers 0, 1, 2 and so on"),
     ),

@@ -44,7 +44,7 @@ KEYS = {"deepseek2-": "deepseek2", "telechat2-": "telechat2", "qwen1_5-": "qwen1
 KEYS_OF_RUNS = {("qwen2-05b-tied-bf16", 0): "qwen1_5"}  # run by the script of Qwen1.5, which writes no tied head
 
 # Where our default is what the network has, and the converter writes other names, which no network has:
-OPTIONS = {"bert-": {"names": "converter"}, "mae-": {"names": "converter"}, "codegeex2-": {"embedding": "embedding_table"}}
+OPTIONS = {"bert-": {"named_by": "converter"}, "mae-": {"named_by": "converter"}, "codegeex2-": {"embedding": "embedding_table"}}
 
 
 # ---- the cases ---------------------------------------------------------------------------------------------------------
