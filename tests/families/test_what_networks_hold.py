@@ -12,7 +12,7 @@ import pytest
 import mfconv_nb as mc
 from mfconv_nb.families.registry import known_families
 from mfconv_nb.mapping.rules import Tied, default_form
-from tests.support import raws_of
+from tests.support import cell_of, raws_of
 
 
 def arrays(checkpoint: mc.Checkpoint) -> dict[str, Any]:
@@ -119,6 +119,18 @@ def test_a_trained_bias_between_decoder_and_encoder_of_t5_is_refused(tmp_path: P
     assert refused.value.code == "MFC308"
     assert "1 of 35 numbers differ" in str(refused.value)
     assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.real_frameworks
+@pytest.mark.parametrize("value, is_right", [(0, True), (0.25, False)])
+def test_a_network_with_such_a_bias_is_filled_where_it_is_zeros(value: float, is_right: bool) -> None:
+    mapped = mc.map(mc.toy("t5"), "t5")
+    cell = cell_of({t.name: np.zeros(t.shape, np.float32) for t in mapped} | {CROSS_BIAS: np.full((1, 7, 5), value, np.float32)})
+    if is_right:
+        assert mc.assign(mapped, cell, progress=False).missing == (CROSS_BIAS,)
+    else:
+        with pytest.raises(mc.MfconvError, match="MFC408"):
+            mc.assign(mapped, cell, progress=False)
 
 
 def test_the_mask_of_shifted_windows_is_not_written_for_transformers() -> None:

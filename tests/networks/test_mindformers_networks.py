@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
-from tests.support import raws_of
+from tests.support import cell_of, raws_of
 
 NETWORKS = Path(__file__).parents[3] / "shared" / "networks"
 
@@ -116,23 +116,6 @@ def test_every_weight_of_the_network_is_filled_and_nothing_else_is_asked_for(lis
     held = {name: parameter.float().asnumpy() for name, parameter in cell.parameters_dict().items()}
     assert all(np.array_equal(held[name], mc.read(mapped, name).astype(saved[name].dtype).astype(np.float32)) for name in mapped.tensors)
     assert all(np.array_equal(held[name], saved[name].astype(np.float32)) for name in report.missing)
-
-
-def cell_of(arrays: dict[str, Any]) -> Any:
-    """A MindSpore Cell with parameters of these names."""
-    import mindspore as ms  # heavy, and no import of the other tests
-
-    net = ms.nn.Cell()
-    for name, array in arrays.items():
-        tensor = ms.Tensor(array.astype(np.float32), ms.bfloat16) if array.dtype == ml_dtypes.bfloat16 else ms.Tensor(array)
-        *path, leaf = name.split(".")
-        owner = net
-        for part in path:
-            if part not in owner._cells:
-                owner.insert_child_to_cell(part, ms.nn.Cell())
-            owner = owner._cells[part]
-        owner.insert_param_to_cell(leaf, ms.Parameter(tensor, name=name), check_name_contain_dot=False)
-    return net
 
 
 @pytest.mark.real_frameworks
