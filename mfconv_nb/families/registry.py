@@ -226,5 +226,5 @@ def _distances(families: Iterable[Family], templates: frozenset[str], to: str) -
 
 def _distance(form: Family, templates: frozenset[str], to: str) -> tuple[int, int, int]:
     """How many names a form does not know, how many of its own are not there; among equals, the one that needs most of them is nearest."""
-    needed, heads = form.needed_templates(to), sum(isinstance(rule, Tied) for rule in form.rules)
+    needed, heads = form.needed_templates(to), sum(isinstance(rule, Tied) for rule in form.rules) if to == "hf" else 0
     return len(templates - form.templates(to)), len(needed - templates), -len(needed) - heads

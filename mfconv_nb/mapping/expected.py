@@ -28,7 +28,7 @@ def is_expected(rule: AnyRule, known: Mapping[str, int], to: str) -> bool:
 
 def is_head_of_config(rule: AnyRule) -> TypeGuard[Rule | Tied]:
     """Whether a rule is of an output head that the config may tie to the embedding: only the config tells whether it has to be there."""
-    return isinstance(rule, Tied) or (isinstance(rule, Rule) and bool(rule.same_as and rule.only_if))
+    return isinstance(rule, Tied) or (isinstance(rule, Rule) and bool(rule.same_as and rule.only_if) and not rule.optional)
 
 
 def is_promised_head(rule: Rule | Tied, known: Mapping[str, int]) -> bool | None:
