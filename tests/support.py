@@ -196,6 +196,23 @@ def listing(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*"))
 
 
+def cell_of(arrays: dict[str, Any]) -> Any:
+    """A MindSpore Cell with parameters of these names."""
+    import mindspore as ms  # heavy, and no import of the other tests
+
+    net = ms.nn.Cell()
+    for name, array in arrays.items():
+        tensor = ms.Tensor(array.astype(np.float32), ms.bfloat16) if array.dtype == ml_dtypes.bfloat16 else ms.Tensor(array)
+        *path, leaf = name.split(".")
+        owner = net
+        for part in path:
+            if part not in owner._cells:
+                owner.insert_child_to_cell(part, ms.nn.Cell())
+            owner = owner._cells[part]
+        owner.insert_param_to_cell(leaf, ms.Parameter(tensor, name=name), check_name_contain_dot=False)
+    return net
+
+
 def without(tensors: Mapping[str, Any], *parts: str) -> dict[str, Any]:
     """The tensors whose names hold none of these parts; each part must hit something."""
     for part in parts:

@@ -6,7 +6,7 @@ Source: the names of `transformers`' Swin model; MindFormers' side as in `swin`.
 from mfconv_nb.families.swin import BIAS_INDEX, BIAS_TABLE, BLOCK, MERGE, SIZES
 from mfconv_nb.families.swin import FAMILY as SWIN
 from mfconv_nb.families.words.shorthand import linear, norm
-from mfconv_nb.mapping.rules import ALL_OR_NONE, Family, Rule
+from mfconv_nb.mapping.rules import ALL_OR_NONE, Drop, Family, Rule
 
 HF = "swin.encoder.layers.{stage}.blocks.{block}."
 MERGE_HF = "swin.encoder.layers.{merging_stage}.downsample."
@@ -29,6 +29,7 @@ FAMILY = Family(
         *norm(HF + "layernorm_after", BLOCK + "norm2", "width"),
         *linear(HF + "intermediate.dense", BLOCK + "mlp.mapping", "ffn", "width", transposed=True),
         *linear(HF + "output.dense", BLOCK + "mlp.projection", "width", "ffn", transposed=True),
+        Drop(BLOCK + "attn_mask", "transformers computes the mask of shifted windows", side="mf"),
         Rule(MERGE_HF + "reduction.weight", MERGE + "reduction.weight", "merged four"),
         *norm(MERGE_HF + "norm", MERGE + "norm", "four"),
         *norm("swin.layernorm", "encoder.norm", "last"),

@@ -1,11 +1,12 @@
 """T5 (the first version, not gated): one table serves encoder and decoder; `o`, `wi` and `wo` are transposed, q, k and v are not.
 
+MindFormers' network has a bias between decoder and encoder, zeros until it is trained; a trained one is refused.
 Source: MindFormers 1.3.2, `models/t5`, a script without a way back. The golden case `t5-fp32-bin` holds its output.
 """
 
 from mfconv_nb.families.llama import FAMILY as LLAMA
 from mfconv_nb.families.words.shorthand import DENSE
-from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Repeated, Rule
+from mfconv_nb.mapping.rules import ZEROS, AnyRule, Drop, Family, Repeated, Rule
 
 BIAS = "layer.0.SelfAttention.relative_attention_bias.weight"
 CROSS_BIAS = "layer.1.EncDecAttention.relative_attention_bias.weight"
@@ -63,6 +64,12 @@ FAMILY = Family(
         *block("decoder", 2),
         *attention(CROSS_HF + "EncDecAttention.", CROSS + "cross_attention."),
         Drop(f"decoder.block.0.{CROSS_BIAS}", "published files have it, and transformers does not read it"),
+        Drop(
+            "t5_model.tfm_decoder.blocks.0.cross_attention.cross_bias",
+            "transformers adds no bias between decoder and encoder",
+            side="mf",
+            holds=ZEROS,
+        ),
         Rule(CROSS_HF + "layer_norm.weight", CROSS + "cross_attention_layernorm.gamma", "hidden"),
     ),
     toy={

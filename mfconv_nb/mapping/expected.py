@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeGuard
 
 from mfconv_nb.core.checkpoint import HF, MF, TensorSpec
 from mfconv_nb.core.errors import MappingError
 from mfconv_nb.core.layout import shape_of
 from mfconv_nb.core.sizes import Sizes
 from mfconv_nb.mapping.names import Pattern
-from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Tied, is_needed, layouts_of, numbered_rules, sides_of
+from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Rule, Tied, is_needed, layouts_of, numbered_rules, sides_of
 from mfconv_nb.mapping.solve import structural_sizes
 
 MAX_TENSORS = 1_000_000  # of one rule; the largest model has 92,000 in all
@@ -23,6 +24,20 @@ def is_expected(rule: AnyRule, known: Mapping[str, int], to: str) -> bool:
     if isinstance(rule, Tied):
         return to == HF or not known.get(rule.only_if)
     return not rule.optional and (rule.only_if is None or bool(known.get(rule.only_if)))
+
+
+def is_head_of_config(rule: AnyRule) -> TypeGuard[Rule | Tied]:
+    """Whether a rule is of an output head that the config may tie to the embedding: only the config tells whether it has to be there."""
+    return isinstance(rule, Tied) or (isinstance(rule, Rule) and bool(rule.same_as and rule.only_if) and not rule.optional)
+
+
+def is_promised_head(rule: Rule | Tied, known: Mapping[str, int]) -> bool | None:
+    """Whether the config promises a head in a checkpoint of either side; None where there is no config, or it does not say.
+
+    MindFormers' networks of a tied model do not hold the head, though its converters write it.
+    """
+    said = known.get(rule.only_if or "")
+    return None if said is None else not said if isinstance(rule, Tied) else bool(said)
 
 
 def expected_indices(pattern: Pattern, sizes: Sizes, most: int | None = None) -> Iterator[dict[str, int]]:

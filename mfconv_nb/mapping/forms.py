@@ -13,10 +13,11 @@ from itertools import islice, product
 from typing import Any
 
 from mfconv_nb.core.blocks import whole
+from mfconv_nb.core.checkpoint import HF
 from mfconv_nb.core.errors import MappingError, SeveralFitError, UsageError, did_you_mean, quote
 from mfconv_nb.core.folding import fold
 from mfconv_nb.mapping.plan import MappingPlan, Part, Row
-from mfconv_nb.mapping.rules import COMMON_OPTIONS, NUMBERS, Family, Option, OptionValue, form_of
+from mfconv_nb.mapping.rules import COMMON_OPTIONS, NUMBERS, Family, Option, OptionValue, Tied, form_of
 
 WORDS: Mapping[str, OptionValue] = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 MAX_FORMS = 64
@@ -109,7 +110,8 @@ class Distance:
         misfits: whether the form does not know every name. One that knows all is nearer than any other, as a config may promise less than
             the form needs.
         names: templates that the form does not know, and templates that it needs and that are not there.
-        unneeded: among equals, the form that needs most of the names is nearest: the number of those it needs, negative.
+        unneeded: among equals, the form that needs most of the names is nearest: the number of those it needs, negative. A head that may
+            be tied counts among them.
         unknown: of ``names`` those that the form does not know.
     """
 
@@ -127,7 +129,8 @@ class Distance:
 def distance_of(form: Family, templates: frozenset[str], to: str) -> Distance:
     """The distance of a form, by name template: however many layers and experts there are, a name counts once."""
     needed, unknown = form.needed_templates(to), len(templates - form.templates(to))
-    return Distance(unknown > 0, unknown + len(needed - templates), -len(needed), unknown)
+    heads = sum(isinstance(rule, Tied) for rule in form.rules) if to == HF else 0
+    return Distance(unknown > 0, unknown + len(needed - templates), -len(needed) - heads, unknown)
 
 
 def all_forms(family: Family) -> list[Family]:

@@ -20,7 +20,7 @@ from functools import cached_property
 from mfconv_nb.core.checkpoint import TensorSpec
 from mfconv_nb.core.errors import UsageError, did_you_mean, quote
 from mfconv_nb.core.folding import fold
-from mfconv_nb.mapping.rules import Drop
+from mfconv_nb.mapping.rules import COUNTING, ONES, Drop
 
 # What stands before the name of a weight. A longer prefix comes before the one that it begins with.
 OPTIMIZER_PREFIXES = (
@@ -53,6 +53,11 @@ COUNTERS = frozenset(
         "optimizer.global_step",
         "optimizer.learning_rate",
         "random_op",
+        "scale_window",
+        "list_index",
+        "scale_window_up_count",
+        "scale_window_down_count",
+        "_device_local_loss",
     }
 )
 # What layers hold in training: sums and counts of the experts, the largest logit.
@@ -60,6 +65,9 @@ LAYER_STATE_ENDINGS = (
     *(".mlp.router.fi_accu", ".mlp.router.expert_load", ".mlp.expert_load_history", ".mlp.expert_load_history_cnt"),
     *(".mlp.experts.num_tokens_per_expert", ".mlp.tokens_per_expert", ".mlp.router.global_tokens_per_expert", ".mlp.router.ga_steps"),
     ".core_attention.max_logits_val",
+    # of the older networks (`modules/transformer/moe.py` and `moev3.py`); 1.0 leaves out some of these
+    *(f".router.router.{name}" for name in ("expert_load", "fi_parameter", "pi_cache", "fi_cache")),
+    *(f".routed_experts.{name}" for name in ("expert_load", "pi_cache", "fi_cache")),
 )
 ONES_ENDINGS = (".attn_hc.rms_weight", ".ffn_hc.rms_weight", ".self_attention.q_rms_gamma")
 COUNTING_ENDINGS = (".mlp.expert_mapping",)  # where expert e lies
@@ -70,15 +78,15 @@ BUFFER_NAMES = frozenset(
         "freqs_cos",
         "freqs_sin",
         "position_ids",
-        "key_cache",
-        "value_cache",
         "causal_mask",
     }  # the last part of a name
+)
+CACHE_NAMES = frozenset(  # what networks that generate, or compute a sequence in pieces, fill while they do
+    {"key_cache", "value_cache", "key_cache_grad", "value_cache_grad", "key_past", "value_past", "mask_cache", "seq_chunk"}
 )
 
 WEIGHTS, OPTIMIZER_STATE, GRADIENT_SUMS, RUN_STATE, BUFFERS = "weights", "optimizer", "gradients", "run state", "buffers"
 CATEGORIES = (WEIGHTS, OPTIMIZER_STATE, GRADIENT_SUMS, RUN_STATE, BUFFERS)
-ONES, COUNTING = "ones", "0, 1, 2 ..."
 
 
 @dataclass(frozen=True)
@@ -116,10 +124,11 @@ class Kind:
     @cached_property  # reports group rows by this very object
     def drop(self) -> Drop | None:
         """The rule that leaves it out of a Hugging Face checkpoint; None for what a rule of the family must place."""
-        return Drop(self.name, f"{self.why}, no weight", side="mf") if self.why else None
+        return Drop(self.name, f"{self.why}, no weight", side="mf", holds=self.numbers) if self.why else None
 
 
 COUNTER = Kind("run state", RUN_STATE, "a counter of the training run", names=COUNTERS)
+CACHE = Kind("cache", BUFFERS, "a cache of attention", last_parts=CACHE_NAMES)
 LAYER_STATE = Kind("state of a layer", RUN_STATE, "state of a layer in training", layer_endings=LAYER_STATE_ENDINGS)
 SAVED_NUMBER = Kind("number of the run", RUN_STATE, "a number that was saved beside the weights")  # as `append_info` of MindSpore does
 OPTIMIZER = Kind("optimizer state", OPTIMIZER_STATE, "optimizer state", prefixes=OPTIMIZER_PREFIXES)
@@ -131,6 +140,7 @@ KINDS = (  # the first that fits counts
     LAYER_STATE,
     Kind("constant of a layer", WEIGHTS, f"holds {ONES}", layer_endings=ONES_ENDINGS, numbers=ONES),
     Kind("constant of a layer", WEIGHTS, f"holds {COUNTING}", layer_endings=COUNTING_ENDINGS, numbers=COUNTING),
+    CACHE,
     Kind("buffer", BUFFERS, last_parts=BUFFER_NAMES),
 )
 LONGEST_WORD = 64  # of an optimizer, before the name of a weight

@@ -8,7 +8,7 @@ from itertools import islice
 from mfconv_nb.core.blocks import whole
 from mfconv_nb.core.checkpoint import HF, MF, TensorSpec
 from mfconv_nb.core.folding import fold
-from mfconv_nb.mapping.expected import expected_indices, is_expected
+from mfconv_nb.mapping.expected import expected_indices, is_expected, is_head_of_config, is_promised_head
 from mfconv_nb.mapping.making_rows import MOST_MISSING, source_keys, surplus_problems
 from mfconv_nb.mapping.matching import Key, Matches, PlanInputs
 from mfconv_nb.mapping.plan_rows import LAST, RESTORED, TIED, Part, PlacedRow, Problem, Row
@@ -16,6 +16,10 @@ from mfconv_nb.mapping.rules import ALL_OR_NONE, AnyRule, Drop, Repeated, Rule, 
 from mfconv_nb.mapping.solve import Directed
 
 HINT_TIED = "A head may be tied to the embedding; the config says so: give it with --config (config= in Python)."
+HINT_UNTIED = (
+    "A network of a tied model holds no head: does this config.json, which does not tie it, belong to these weights? "
+    "Another one can be given with --config (config= in Python)."
+)
 
 
 # ---- rows without a tensor of their own --------------------------------------------------------------------------------
@@ -77,17 +81,24 @@ def _missing_by_config(inputs: PlanInputs, matches: Matches, known: Iterable[Pro
     present = {s.name for s in matches.specs()} | {s.name for _, row in matches.rows for s in row.sources} | {p.name for p in known}
     enough = len(present) + MOST_MISSING  # so many names cannot all be there
     for directed in inputs.directed:
-        if not is_expected(directed.rule, inputs.known, inputs.to):
+        rule = directed.rule
+        if not (is_promised_head(rule, inputs.known) if is_head_of_config(rule) else is_expected(rule, inputs.known, inputs.to)):
             continue
         for place, pattern in enumerate(directed.source):
-            for indices in islice(expected_indices(pattern, inputs.sizes, enough), enough if is_needed(directed.rule, place) else 0):
+            for indices in islice(expected_indices(pattern, inputs.sizes, enough), enough if is_needed(rule, place) else 0):
                 name = pattern.fill(indices)
                 if name not in present and all(i < (inputs.last_layer(p) or i + 1) for p, i in indices.items()):
-                    yield Problem("missing", name, "not in the checkpoint", _describe_promise(inputs, indices), inputs.config_hint)
+                    yield Problem("missing", name, "not in the checkpoint", *_describe_promise(inputs, rule, indices))
 
 
-def _describe_promise(inputs: PlanInputs, indices: dict[str, int]) -> str:
-    """Which key of the config promises a tensor, where its name counts something."""
+def _describe_promise(inputs: PlanInputs, rule: AnyRule, indices: dict[str, int]) -> tuple[str, str]:
+    """What the config promises, with its key where the name counts something; and what to do about it."""
+    if is_head_of_config(rule):
+        return f"there: config.json does not tie it to {rule.same_as}", HINT_UNTIED
+    return _describe_count(inputs, indices), inputs.config_hint
+
+
+def _describe_count(inputs: PlanInputs, indices: dict[str, int]) -> str:
     axis = next(iter(indices), None)
     size = inputs.sizes_at(indices).get(axis) if axis is not None else None
     if size is None:
@@ -119,6 +130,7 @@ def _is_within_config(inputs: PlanInputs, loops: Sequence[str], keys: Iterable[K
 def _missing_by_comparison(inputs: PlanInputs, matches: Matches) -> Iterator[Problem]:
     """Where no config says what to expect: rules that match nothing, and what some layers have and others lack."""
     seen: dict[tuple[str, ...], set[Key]] = {}
+    left_out = {s.name for _, row in matches.rows for s in row.sources}
     for number, directed in enumerate(inputs.directed):
         if not isinstance(directed.rule, Drop) and (keys := matches.found_keys(number)):
             seen.setdefault(directed.loops, set()).update(keys)
@@ -126,13 +138,15 @@ def _missing_by_comparison(inputs: PlanInputs, matches: Matches) -> Iterator[Pro
         found, loops = matches.found_keys(number), directed.loops
         if not _is_compared(inputs, directed, found):
             continue
-        expected = "there, as in the other layers" if loops else "there"
-        hint = HINT_TIED if isinstance(directed.rule, Tied) else ""
+        expected, hint = "there, as in the other layers" if loops else "there", ""
+        if is_head_of_config(directed.rule):
+            expected, hint = f"there, unless config.json ties it to {directed.rule.same_as}", HINT_TIED
         wanted = _layers_up_to_last(inputs, loops, seen.get(loops, set())) if loops else {()}
         for key in sorted(wanted - found):
             for place, axis in source_keys(inputs, matches, number):
                 name = directed.source[place].fill({**dict(zip(loops, key, strict=True)), **axis})
-                yield Problem("missing", name, "not in the checkpoint", expected, hint)
+                if name not in left_out:
+                    yield Problem("missing", name, "not in the checkpoint", expected, hint)
 
 
 def _is_compared(inputs: PlanInputs, directed: Directed, found: set[Key]) -> bool:
@@ -140,6 +154,8 @@ def _is_compared(inputs: PlanInputs, directed: Directed, found: set[Key]) -> boo
     rule = directed.rule
     if isinstance(rule, Drop):
         return False
+    if is_head_of_config(rule):
+        return not found and is_promised_head(rule, inputs.known) is None
     is_counted = inputs.sizes is not None and all(p in inputs.known for pattern in directed.source for p in pattern.placeholders)
     if isinstance(rule, Rule | Repeated) and (rule.optional or rule.only_if):
         is_promised = is_counted and is_expected(rule, inputs.known, inputs.to)

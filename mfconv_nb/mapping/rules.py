@@ -24,6 +24,8 @@ Condition = OptionValue | tuple[OptionValue, ...]  # the value of an option with
 # Rule.optional: the config does not promise these tensors. Some layers may have them and others not, or all have them or none.
 ALL_OR_NONE, ANYWHERE = "all or none", "anywhere"
 
+ZEROS, ONES, COUNTING = "zeros", "ones", "0, 1, 2 ..."  # Drop.holds
+
 NUMBERS = "numbers"  # Option.side: names and shapes are the same with every value, only the numbers differ
 
 Place = tuple[str, int]  # a file and a line in it
@@ -89,7 +91,9 @@ class Repeated:
 
 @dataclass(frozen=True, slots=True)
 class Tied:
-    """An output head that may be the embedding: absent on the Hugging Face side then, always there on the MindFormers side.
+    """An output head that may be the embedding: absent on the Hugging Face side then, written on the MindFormers side.
+
+    A checkpoint of MindFormers' own network of a tied model has no head; then none is expected.
 
     Attributes:
         hf, mf: the head's name on each side.
@@ -116,6 +120,7 @@ class Drop:
         why: a clause for the report: "transformers computes it from rope_theta".
         side: the side that has it.
         same_as: where it is a copy (a head that MindFormers always ties): the Hugging Face name of the original.
+        holds: ``ZEROS``, ``ONES`` or ``COUNTING`` for a tensor that can be left out only where it holds these numbers, which is checked.
     """
 
     pattern: str
@@ -123,6 +128,7 @@ class Drop:
     side: str = "hf"
     when: Mapping[str, Condition] = field(default_factory=dict, hash=False)
     same_as: str = ""
+    holds: str = ""
     written_at: Place = field(default_factory=read_place_of_call, compare=False, repr=False, kw_only=True)  # for messages
 
 
@@ -252,9 +258,8 @@ class Family:
         return replace(self, rules=rules)
 
     def needed_templates(self, to: str) -> frozenset[str]:
-        """The name templates of the source side that every checkpoint of the family has."""
-        heads = Tied if to == "hf" else ()
-        needed = (r for r in self.rules if isinstance(r, heads) or (isinstance(r, Rule | Repeated) and not r.optional and not r.only_if))
+        """The name templates of the source side that every checkpoint of the family has: not those of heads that may be tied."""
+        needed = (r for r in self.rules if isinstance(r, Rule | Repeated) and not r.optional and not r.only_if)
         return frozenset(p.template for r in needed for place, p in enumerate(sides_of(r, to)[0]) if to == "hf" or is_needed(r, place))
 
     def templates(self, to: str) -> frozenset[str]:

@@ -25,12 +25,16 @@ HINT_DTYPE = "Make the network with a dtype of these (network.to(dtype) in torch
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One tensor of a network with all its names. ``put(dtype, fill)`` puts in a new tensor, which ``fill`` fills."""
+    """One tensor of a network with all its names. ``put(dtype, fill)`` puts in a new tensor, which ``fill`` fills.
+
+    ``read`` gives its numbers as they are, of a MindSpore Cell.
+    """
 
     names: tuple[str, ...]
     shape: tuple[int, ...]
     dtype: str
     put: Callable[[str, Fill], None]
+    read: Callable[[], np.ndarray[Any, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,7 @@ def _cell_slot(name: str, parameter: Any) -> Slot:
             parameter.set_dtype(getattr(mindspore, DTYPES[dtype].torch))  # MindSpore calls its dtypes as torch does
         parameter.set_data(_mindspore_tensor(mindspore, array, dtype))
 
-    return Slot((name,), shape, own, put)
+    return Slot((name,), shape, own, put, lambda: parameter.float().asnumpy())
 
 
 def _mindspore_tensor(mindspore: Any, array: np.ndarray[Any, Any], dtype: str) -> Any:

@@ -3,11 +3,10 @@
 #
 # Three weights of every layer are transposed on the way, those of the attention's output and of both feed-forward layers; query,
 # key, value, pooler and the head's own dense layer are not. The norms change places in name only: the one after attention becomes
-# `layernorm2`, the one after the feed-forward `layernorm1`. The decoder of the head is tied to the word embedding and gets
-# written out.
+# `layernorm2`, the one after the feed-forward `layernorm1`. The decoder of the head is the word embedding, kept once.
 #
-# MindFormers has no next-sentence head and no bias in its predictions. These tensors are kept in the folder beside the output and
-# return from there. Its script converts one layer unless told otherwise and offers no way back.
+# The heads are named as MindFormers' network names them, `mlmloss` and `nsploss`. `named_by="converter"` writes what MindFormers'
+# script does: the first under `bert.`, without its bias, and no next-sentence head. That script offers no way back.
 
 # %%
 import tempfile

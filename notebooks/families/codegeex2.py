@@ -2,12 +2,11 @@
 # # CodeGeeX2
 #
 # CodeGeeX2 has the architecture of ChatGLM2 and also its names, so nothing in a file says which of the two it is: name the family
-# when you map. One single tensor is renamed, the embedding, and it gets MindFormers' older word for it, `embedding_table`. Query,
-# key, value as well as gate and up stay packed.
+# when you map. One single tensor is renamed, the embedding: MindFormers' network calls it `embedding_weight`. Query, key, value as
+# well as gate and up stay packed.
 #
-# `embedding="embedding_weight"` writes the newer word instead, for a network that was built as GLM2. With MindFormers' converters
-# the pair for CodeGeeX2 is sound in both directions, which the pair for GLM2 is not: their reverse side still looks for the
-# table.
+# `embedding="embedding_table"` writes the older word, as MindFormers' converter for CodeGeeX2 does. The network does not have it:
+# loaded from such a file, its embedding stays random, with a warning.
 
 # %%
 import tempfile
@@ -37,7 +36,7 @@ mapped
 
 # %%
 before = mc.read(source, "transformer.embedding.word_embeddings.weight")
-after = mc.read(mapped, "transformer.embedding.embedding_table")
+after = mc.read(mapped, "transformer.embedding.embedding_weight")
 before[7, 5], after[7, 5]
 
 # %%
@@ -47,9 +46,9 @@ mc.save(mapped, target_path)
 mc.verify(source_path, target_path)
 
 # %% [markdown]
-# ## The newer name
+# ## The older name
 #
 # One row differs between the two choices, and no number.
 
 # %%
-mc.diff(mapped, mc.map(source, "codegeex2", embedding="embedding_weight"))
+mc.diff(mapped, mc.map(source, "codegeex2", embedding="embedding_table"))

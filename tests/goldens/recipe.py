@@ -43,6 +43,9 @@ WIDE = 50_000_000  # elements: cases with more keep real widths, and take second
 KEYS = {"deepseek2-": "deepseek2", "telechat2-": "telechat2", "qwen1_5-": "qwen1_5"}  # by the beginning of the case's name
 KEYS_OF_RUNS = {("qwen2-05b-tied-bf16", 0): "qwen1_5"}  # run by the script of Qwen1.5, which writes no tied head
 
+# Where our default is what the network has, and the converter writes other names, which no network has:
+OPTIONS = {"bert-": {"named_by": "converter"}, "mae-": {"named_by": "converter"}, "codegeex2-": {"embedding": "embedding_table"}}
+
 
 # ---- the cases ---------------------------------------------------------------------------------------------------------
 
@@ -118,6 +121,8 @@ def load_case(name: str) -> Case:
     content = json.loads((HERE / "cases" / f"{name}.json").read_text(encoding="utf-8"))
     key = next((k for beginning, k in KEYS.items() if name.startswith(beginning)), content["model_key"])
 
+    options = next((found for beginning, found in OPTIONS.items() if name.startswith(beginning)), {})
+
     def expanded(listed: Mapping[str, Any]) -> tuple[Recorded, ...]:
         names, blobs = content["name_lists"][listed["names"]], (content["blobs"][n] for n in _numbers(listed["blobs"]))
         return tuple(_recorded(n, *blob) for n, blob in zip(names, blobs, strict=True))
@@ -127,7 +132,7 @@ def load_case(name: str) -> Case:
             r["number"],
             KEYS_OF_RUNS.get((name, r["number"]), key),
             r["dtype"],
-            r["kwargs"],
+            options | r["kwargs"],
             expanded(r["tensors"]),
             tuple(r.get("not_compared", ())),
         )

@@ -423,9 +423,24 @@ def test_a_head_that_is_absent_and_not_known_to_be_tied_is_missing(config: Any) 
     assert kinds(found.problems) == [("missing", "lm_head.weight")]
 
 
-def test_a_head_that_mindformers_lacks_is_missing_even_when_it_is_tied() -> None:
-    for config in (CONFIG, TIED_CONFIG):
-        assert kinds(plan(without(llama_shapes(MF), "lm_head"), HF, config).problems) == [("missing", "lm_head.weight")]
+def test_a_network_of_a_tied_model_does_not_hold_the_head() -> None:
+    found = plan(without(llama_shapes(MF), "lm_head"), HF, TIED_CONFIG)
+    assert found.problems == ()
+    assert targets(found) == llama_shapes(tie_word_embeddings=True)
+
+
+@pytest.mark.parametrize(
+    "config, expected, hint",
+    [
+        (CONFIG, "there: config.json does not tie it to model.embed_tokens.weight", "does this config.json, which does not tie it, belong"),
+        (None, "there, unless config.json ties it to model.embed_tokens.weight", "give it with --config (config= in Python)"),
+    ],
+    ids=["untied by the config", "without a config"],
+)
+def test_a_head_that_mindformers_lacks_is_missing_unless_the_config_ties_it(config: Any, expected: str, hint: str) -> None:
+    (problem,) = plan(without(llama_shapes(MF), "lm_head"), HF, config).problems
+    assert (problem.kind, problem.name, problem.expected) == ("missing", "lm_head.weight", expected)
+    assert hint in problem.hint
 
 
 # ---- what a config promises --------------------------------------------------------------------------------------------------

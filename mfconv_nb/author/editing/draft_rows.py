@@ -28,7 +28,7 @@ MORE: Mapping[str, tuple[str, ...]] = {
     RULE: ("only_if", "optional", "dtype", "when", "same_as"),
     COPIES: ("may_be", "only_if", "optional", "when"),
     TIED: ("same_as", "only_if", "when"),
-    DROPPED: ("why", "when", "same_as"),
+    DROPPED: ("why", "when", "same_as", "holds"),
 }
 SCALAR = "scalar"  # in ``more``: a layout without a single axis, which is not the same as no layout
 HERE = "row"  # a rule made of a row is written at (HERE, the id of the row): see ``row_id_of``
@@ -48,7 +48,7 @@ class DraftRow:
         hf, mf: names; of a dropped tensor only the side that has it.
         layout: the sentence; empty for the same shape on both sides.
         sizes: structural constants, ``name = number or axis``, a line each.
-        more: what else its rule has: ``only_if``, ``optional``, ``dtype``, ``when``, ``may_be``, ``same_as``, ``why``.
+        more: what else its rule has: ``only_if``, ``optional``, ``dtype``, ``when``, ``may_be``, ``same_as``, ``why``, ``holds``.
         note: why it was suggested; no part of the rule.
         id: stays the same while the row is edited and moved, so that rules, flaws and judgements find it. ``Draft`` gives it.
     """

@@ -12,7 +12,7 @@ from mfconv_nb.author.editing.draft_rows import KINDS, MORE, DraftRow, names_tex
 from mfconv_nb.author.suggesting.suggestion import COPIES, DROPPED, RULE, TIED
 from mfconv_nb.core.checkpoint import HF, MF, SIDE_NAMES
 from mfconv_nb.core.dtypes import DTYPES
-from mfconv_nb.mapping.rules import ALL_OR_NONE, ANYWHERE, Option
+from mfconv_nb.mapping.rules import ALL_OR_NONE, ANYWHERE, COUNTING, ONES, ZEROS, Option
 
 KIND_WORDS = {
     RULE: "rule: the same numbers on both sides",
@@ -37,6 +37,7 @@ class RowFields(W.VBox):
         self.sizes = _text_area("constants", "only where the layout needs them: pair = 2", 1)
         dtypes = [("as it is", ""), *((name, name) for name in DTYPES)]
         presence = [("no: expected wherever the config says", ""), (ALL_OR_NONE, ALL_OR_NONE), (ANYWHERE, ANYWHERE)]
+        held = [("any numbers", ""), *((numbers, numbers) for numbers in (ZEROS, ONES, COUNTING))]
         self.more: dict[str, Any] = {
             "only_if": text_field("only if", "a name in the sizes that is not 0"),
             "optional": W.Dropdown(description="optional", options=presence, style=LABEL, layout=auto_width()),
@@ -44,6 +45,7 @@ class RowFields(W.VBox):
             "may_be": _text_area("may be", "further names of copies that need not be there", 1),
             "same_as": text_field("same as", "the Hugging Face name of the embedding"),
             "why": text_field("why", "a clause: the model computes it from rope_theta"),
+            "holds": W.Dropdown(description="holds", options=held, style=LABEL, layout=auto_width()),
         }
         self.options = {option.name: _option_field(option) for option in options if option.values}
         self.parts: dict[str, Any] = {"hf": self.hf, "mf": self.mf, "layout": self.layout_field, "sizes": self.sizes}

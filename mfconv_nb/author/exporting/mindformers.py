@@ -94,7 +94,8 @@ def module_text(form: Family, to: str) -> str:
     tables: dict[str, Any] = {
         "FORM": form.chosen,
         "TIED": tuple(((r.hf, r.mf) if to == MF else (r.mf, r.hf)) + (r.same_as, r.only_if) for r in heads),
-        "LEFT_OUT": tuple((r.pattern, r.why) for r in form.rules if isinstance(r, Drop) and r.side != to),
+        # not what must hold certain numbers, which the file would not check: there it is a name that no rule knows
+        "LEFT_OUT": tuple((r.pattern, r.why) for r in form.rules if isinstance(r, Drop) and r.side != to and not r.holds),
         "SIZES": {
             axis: tuple(Code(f"lambda config, at: ({first}, {last})") for first, last in alternatives_of(sentence))
             for axis, sentence in form.sizes.items()
@@ -178,7 +179,7 @@ def _move_node(directed: Directed, to: str, layout: str) -> Node:
         target = tuple(p for place, p in enumerate(target) if is_needed(rule, place))  # only a manifest knows of the others
     parts = [("", node_of(tuple(p.text for p in patterns))) for patterns in (directed.source, target)]
     parts += [("", node_of(layout))] if layout else []
-    if (isinstance(rule, Rule | Repeated) and (rule.optional or rule.only_if)) or (isinstance(rule, Tied) and to == MF):
+    if (isinstance(rule, Rule | Repeated) and (rule.optional or rule.only_if)) or isinstance(rule, Tied):
         parts.append(("needed=", "False"))
     if isinstance(rule, Rule) and rule.dtype and to == MF:
         parts.append(("dtype=", node_of(DTYPES[rule.dtype])))

@@ -256,9 +256,12 @@ def add_tied(tensors: Tensors, written: Tensors, config: dict[str, Any]) -> None
 
 
 def remove_tied(tensors: Tensors, written: Tensors, config: dict[str, Any]) -> None:
-    """Leave out the output head where config.json says that it is the embedding; the two must be equal then."""
+    """Leave out the output head where config.json says that it is the embedding: a network need not hold it, else the two must be equal."""
     for head, target, embedding, flag in TIED:
-        if limits_of(flag, config, {}) and size_of(flag, config, {}):
+        is_tied = limits_of(flag, config, {}) and size_of(flag, config, {})
+        if head not in tensors and not is_tied:
+            raise ValueError(f"{head} is not in the checkpoint, and config.json does not say that it is {embedding}")
+        if head in tensors and is_tied:
             if tensors[head][1].tobytes() != written[embedding][1].tobytes():
                 raise ValueError(f"config.json says that {head} is the embedding, and their numbers differ")
             del written[target]

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from mfconv_nb.mapping.rules import Rule, Window
+from mfconv_nb.mapping.rules import Option, Rule, Window
 
 QWEN_WINDOW = Window("use_sliding_window")  # of Qwen2 and Qwen3
 EQUAL = {"k": "q", "v": "q"}  # q, k and v have as many rows each: multi-head attention, no groups
 DENSE = ("dense1", "dense2", "dense3")  # what MindFormers' older models call q, k and v
+NETWORK, CONVERTER = "network", "converter"
+NAMED_BY = Option("named_by", (NETWORK, CONVERTER), help="Names as MindFormers' network has them, or as its converter writes them.")
 
 
 def linear(hf: str, mf: str, out: str, into: str, *, transposed: bool = False, **more: Any) -> tuple[Rule, Rule]:

@@ -28,7 +28,7 @@ from mfconv_nb.steps.converting.mapped_checkpoint import MappedCheckpoint, assum
 from mfconv_nb.steps.converting.order_of_original import find_orders
 from mfconv_nb.steps.converting.padded_vocabulary import notes_on_cut
 from mfconv_nb.steps.converting.stacked_adapters import lora_after, note_on_stacking
-from mfconv_nb.steps.converting.twins import notes_on_twins, tied_equalities
+from mfconv_nb.steps.converting.twins import notes_on_absent_heads, notes_on_twins, tied_equalities
 from mfconv_nb.steps.loading.caller_facts import GivenConfig
 from mfconv_nb.steps.loading.load import Loadable, load
 from mfconv_nb.steps.loading.manifest_proof import prove_manifest
@@ -146,6 +146,7 @@ def _map_by_family(request: MapRequest, family: Family, given: Mapping[str, Opti
     completed = request.complete_source(chosen.form, sizes)
     notes = [*notes_on_twins(source, completed), *notes_on_cut(completed), *(assumptions_of(family, plan, decided) if to == HF else [])]
     notes += note_on_stacking(source, plan)
+    notes += notes_on_absent_heads(source, chosen.form, sizes, to)
     tied = tied_equalities(completed, chosen.form, sizes, to)
     whole = with_first_layers(completed, family, chosen.form, request.layers)
     mapped = make_mapped(whole, family, plan, decided, request.original_for(chosen.form), notes, tied)

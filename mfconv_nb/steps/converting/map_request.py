@@ -116,7 +116,8 @@ def sizes_of(source: Checkpoint, form: Family, given: Mapping[str, OptionValue])
     told = {known[n].size: Size(int(value), "the call") for n, value in given.items() if n in known and known[n].size}
     if source.config is None:
         return Sizes(told) if told else None
-    sizes = read_sizes(source.config, form.sizes)
+    absent = {n: int(value) for n, value in given.items() if n in known and known[n].size and n not in source.config}
+    sizes = read_sizes({**absent, **source.config}, form.sizes)
     for axis, size in told.items():
         if axis in sizes and sizes[axis].value != size.value:
             expected = f"{sizes[axis].value}, from {sizes[axis].origin} in config.json"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +14,9 @@ from mfconv_nb.core.checkpoint import MF, SIDE_NAMES, Checkpoint, Equality, Lazy
 from mfconv_nb.core.dtypes import itemsize, numpy_dtype, short_name
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sources import ArraySource, zeros_source
-from mfconv_nb.mapping.kinds import ONES, kind_of
-from mfconv_nb.mapping.plan import LEFT_OUT, TIED, Row
-from mfconv_nb.mapping.rules import Tied
+from mfconv_nb.mapping.kinds import kind_of
+from mfconv_nb.mapping.plan import DROPPED, LEFT_OUT, TIED, Row
+from mfconv_nb.mapping.rules import COUNTING, ONES, ZEROS, Tied
 from mfconv_nb.streaming.gather import made_whole
 
 HINT_TIED = 'Give a config with "tie_word_embeddings": false to keep both (and remove the manifest beside it).'
@@ -117,14 +118,19 @@ def equalities_of(row: Row, source: Checkpoint, tensors: Mapping[str, LazyTensor
         zeros = Piece(zeros_source(spec.nbytes), 0, spec.dtype, whole(spec.elements))
         why = f"a part of {how_many(part.block.elements, 'number')} is filled with zeros on the {SIDE_NAMES[MF]} side"
         found.append(Equality(LazyTensor(spec, tuple(pieces)), LazyTensor(spec, (zeros,)), why, HINT_ZEROS))
-    if row.status == LEFT_OUT:
-        left = [source.tensors[spec.name] for spec in row.sources if kind_of(spec.name).numbers]
-        found += [Equality(t, _constant(t.spec), f"left out, which needs {kind_of(t.name).numbers} in it", HINT_CONSTANT) for t in left]
+    for spec in row.sources if row.status in (LEFT_OUT, DROPPED) else ():
+        numbers = kind_of(spec.name).numbers if row.status == LEFT_OUT else getattr(row.rule, "holds", "")
+        if numbers:
+            why, hint = f"left out, which needs {numbers} in it", HINT_ZEROS if numbers == ZEROS else HINT_CONSTANT
+            found.append(Equality(source.tensors[spec.name], _constant(spec, numbers), why, hint))
     return found
 
 
-def _constant(spec: TensorSpec) -> LazyTensor:
-    """What a constant of a layer must hold for a model without it to be the same."""
-    numbers = np.ones(spec.elements) if kind_of(spec.name).numbers == ONES else np.arange(spec.elements)
-    data = np.frombuffer(numbers.astype(numpy_dtype(spec.dtype)).tobytes(), np.uint8)
-    return LazyTensor(spec, (Piece(ArraySource(data, kind_of(spec.name).numbers), 0, spec.dtype, whole(spec.elements)),))
+def held_numbers(held: str, elements: int) -> np.ndarray[Any, Any]:
+    """What a constant must hold for a model without it to be the same: ``held`` is ``ZEROS``, ``ONES`` or ``COUNTING``."""
+    return np.arange(elements) if held == COUNTING else np.full(elements, float(held == ONES))
+
+
+def _constant(spec: TensorSpec, held: str) -> LazyTensor:
+    data = np.frombuffer(held_numbers(held, spec.elements).astype(numpy_dtype(spec.dtype)).tobytes(), np.uint8)
+    return LazyTensor(spec, (Piece(ArraySource(data, held), 0, spec.dtype, whole(spec.elements)),))

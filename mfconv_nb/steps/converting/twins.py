@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mfconv_nb.core.checkpoint import MF, Checkpoint, Equality, LazyTensor
+from mfconv_nb.core.checkpoint import HF, MF, Checkpoint, Equality, LazyTensor
 from mfconv_nb.core.dtypes import itemsize
 from mfconv_nb.core.folding import fold
 from mfconv_nb.core.sizes import Sizes
@@ -49,6 +49,13 @@ def notes_on_twins(source: Checkpoint, completed: Checkpoint) -> list[str]:
         for n, twin in completed.history.twins.items()
         if n in completed and n not in source
     ]
+
+
+def notes_on_absent_heads(source: Checkpoint, form: Family, sizes: Sizes | None, to: str) -> list[str]:
+    """A note for each head that a network of a tied model does not hold, on the way to Hugging Face."""
+    known = sizes.values_by_axis if sizes is not None else {}
+    heads = (rule for rule in form.rules if isinstance(rule, Tied) and to == HF and known.get(rule.only_if))
+    return [f"{rule.mf} is not there, and need not be: config.json ties it to {rule.same_as}" for rule in heads if rule.mf not in source]
 
 
 def _twins(source: Checkpoint, form: Family, sizes: Sizes | None) -> Iterator[tuple[str, str]]:

@@ -96,8 +96,8 @@ def family_report(family: str | Path | Family) -> FamilyReport:
 
 
 def keeps_beside(family: Family) -> bool:
-    """Whether a checkpoint may have tensors that only one side has a place for: the way back takes them from the folder beside."""
-    return any(isinstance(rule, Drop) for rule in family.rules)
+    """Whether a checkpoint of Hugging Face may have tensors without a place on the other side: they come back from the folder beside."""
+    return any(isinstance(rule, Drop) and rule.side == HF for rule in family.rules)
 
 
 # ---- all of them -------------------------------------------------------------------------------------------------------

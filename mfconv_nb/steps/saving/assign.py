@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from mfconv_nb.core.checkpoint import MF, SIDE_NAMES, Checkpoint, LazyTensor, TensorSpec
 from mfconv_nb.core.dtypes import CASTABLE, dtype_after_cast, itemsize, requested_dtype, short_name
@@ -15,9 +18,13 @@ from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.core.progress import OnProgress, progress_for
 from mfconv_nb.core.report import Column, Result, Table, bytes_text, how_many, seconds_text, shape_text
 from mfconv_nb.core.sources import ByteSource
-from mfconv_nb.mapping.kinds import LAYER_STATE, kind_of
+from mfconv_nb.mapping.kinds import CACHE, LAYER_STATE, kind_of
+from mfconv_nb.mapping.names import Pattern, parse_pattern
+from mfconv_nb.mapping.rules import Drop
 from mfconv_nb.networks.slots import Bytes, Network, Slot, network_of
 from mfconv_nb.steps.comparing.diff import shape_hint
+from mfconv_nb.steps.converting.mapped_checkpoint import plan_of
+from mfconv_nb.steps.converting.mapped_tensors import held_numbers
 from mfconv_nb.steps.loading.load import Loadable, load
 from mfconv_nb.steps.saving.save import check_equalities
 from mfconv_nb.streaming.compare import compare_tensors
@@ -42,7 +49,8 @@ def assign(
         checkpoint: what ``load`` takes, mapped to the side of the network: ``mc.assign(mc.map(source, "llama"), cell)``.
         network: a torch Module or a MindSpore Cell.
         strict: refuse names that are missing or left over. False: what has a place is put there, and the report lists the rest. What
-            layers of MindFormers count in training is not asked for: it stays as it is, and is listed too.
+            networks of MindFormers hold beside their weights (counts of training, caches, constants with their numbers in them) is not
+            asked for: it stays as it is, and is listed too.
             Shapes that differ are refused in any case.
         dtype: "fp32", "bf16" or "fp16" for the floating tensors of the network. Left out: the network's own; numbers are cast to it.
         progress: show a bar when it takes longer than half a second; or a function that is called with the bytes done so far.
@@ -167,10 +175,32 @@ def _check_fit(matched: Matched, source: Checkpoint, target: Network, *, strict:
         found = f"buffers on the meta device that no checkpoint has: {', '.join(folded_names(target.unfilled)[:4])}"
         raise OutputError("MFC408", where, found=found, expected="buffers with values", hint=hint)
     kinds = (SHAPE, DTYPE) if not strict and matched.puts else (MISSING, UNEXPECTED, SHAPE, DTYPE)
-    own = {name for name in matched.names_of(MISSING) if target.side == MF and kind_of(name) is LAYER_STATE} if matched.puts else set()
+    left = _patterns_left_out(source) if target.side == MF and matched.puts else ()
+    own = (
+        {n for n in matched.names_of(MISSING) if _stays_as_it_is(target.by_name[n], left)} if target.side == MF and matched.puts else set()
+    )
     refused = tuple(m for m in matched.misfits if m.kind in kinds and m.name not in own)
     if refused:
         raise AssignError(refused, where=where, hint=_hint(matched, source, target))
+
+
+def _patterns_left_out(source: Checkpoint) -> tuple[tuple[Pattern, str], ...]:
+    """What MindFormers' network holds beside the weights of this family, and which numbers it has to hold."""
+    plan = plan_of(source)
+    drops = (rule for rule in plan.family.rules if isinstance(rule, Drop) and rule.side == MF) if plan is not None else ()
+    return tuple((parse_pattern(rule.pattern), rule.holds) for rule in drops)
+
+
+def _stays_as_it_is(slot: Slot, left_out: Iterable[tuple[Pattern, str]]) -> bool:
+    """Whether a tensor is no weight, so that no checkpoint has to give it: a count, a cache, or a constant that holds its numbers."""
+    kind, (template, numbers) = kind_of(slot.names[0]), fold(slot.names[0])
+    if kind in (LAYER_STATE, CACHE):
+        return True
+    of_family = (held for pattern, held in left_out if pattern.template == template and pattern.match(numbers) is not None)
+    held = kind.numbers or next(of_family, None)
+    if not held or slot.read is None:
+        return held == ""
+    return bool(np.array_equal(slot.read().reshape(-1), held_numbers(held, math.prod(slot.shape))))
 
 
 def _hint(matched: Matched, source: Checkpoint, target: Network) -> str:
