@@ -142,9 +142,10 @@ REPOSITORIES: Mapping[str, Repository] = {
     "qwen2_vl__olmocr-7b": _unknown("qwen2_vl", "qwen2", "MFC303", "visual.blocks.{0‥31}.attn.qkv.weight"),
     "qwen3__qwen3-1.7b_tied": _covered("qwen3"),
     "qwen3_moe__qwen3-30b-a3b": _covered("qwen3-moe"),
-    "qwen3_moe__qwen3-30b-a3b_vllm_transgqa": _unknown(
-        None, "qwen2-moe", "MFC303", "self_attn.indexer.qk_index_proj"
-    ),  # no config in the repository
+    "qwen3_moe__qwen3-30b-a3b_vllm_transgqa": Repository(  # no config in the repository
+        told=Refused("MFC303", ("nearest: qwen3-moe; 5 names it does not know", "self_attn.indexer.qk_index_proj")),
+        refused={"qwen2-moe": Refused("MFC303", ("self_attn.indexer.qk_index_proj",))},
+    ),
     "qwen3_vl_moe__qwen3-vl-30b-a3b": _unknown(
         "qwen3_vl_moe", "qwen2-moe", "MFC303", "unmatched  model.language_model.embed_tokens.weight"
     ),

@@ -16,6 +16,7 @@ from typing import Any
 
 from mfconv_nb.core.errors import OutputError, to_one_line
 from mfconv_nb.core.paths import local_path
+from mfconv_nb.core.run_yaml import RunClass
 from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Option, Repeated, Rule, Tied, Window
 
 WIDTH = 140
@@ -39,7 +40,10 @@ ORDER = (
     "same_maths",
     "windows",
     "conv1d",
+    "run_classes",
+    "run_keys",
     "mf_words",
+    "adapters",
     "sizes",
     "options",
     "rules",
@@ -90,7 +94,9 @@ def write_texts(texts: Mapping[Path, str], *, overwrite: bool, make_folders: boo
 def family_text(family: Family, *, notes: Sequence[str] = ()) -> str:
     """The text of a file that defines ``family``."""
     names = _Names(family.rules)
-    used = [kind.__name__ for kind in (Drop, Family, Option, Repeated, Rule, Tied, Window) if kind is Family or _uses(family, kind)]
+    used = [
+        kind.__name__ for kind in (Drop, Family, Option, Repeated, Rule, RunClass, Tied, Window) if kind is Family or _uses(family, kind)
+    ]
     head = [_docstring_of(family), f"from mfconv_nb.rules import {', '.join(used)}"]
     constants = "\n".join(f"{name} = {names.expression(beginning, besides=name)}" for beginning, name in names.constants.items())
     return "\n\n".join([*head, *([constants] if constants else []), _family_lines(family, names, notes)]) + "\n"
@@ -104,7 +110,8 @@ def _docstring_of(family: Family) -> str:
 
 
 def _uses(family: Family, kind: type) -> bool:
-    return any(isinstance(part, kind) for part in (*family.rules, *family.options, *family.windows.values()))
+    parts = (*family.rules, *family.options, *family.windows.values(), *family.run_classes.values())
+    return any(isinstance(part, kind) for part in parts)
 
 
 # ---- names that begin alike ------------------------------------------------------------------------------------------------
@@ -195,8 +202,8 @@ class Code(str):
     """A text that stands in an expression as it is, without quotes."""
 
 
-def _call(part: AnyRule | Option | Window, names: _Names | None) -> Node:
-    """A rule, an option or a window as the call that makes it, without arguments that have their default."""
+def _call(part: AnyRule | Option | Window | RunClass, names: _Names | None) -> Node:
+    """A rule or a record of a family as the call that makes it, without arguments that have their default."""
     arguments = []
     positional = POSITIONAL.get(type(part), ())
     for field in fields(part):
@@ -231,7 +238,7 @@ def node_of(value: Any) -> Node:
     if isinstance(value, tuple | list):
         opening, closing = "()" if isinstance(value, tuple) else "[]"
         return opening, [("", node_of(each)) for each in value], closing
-    if isinstance(value, Option | Window):
+    if isinstance(value, Option | Window | RunClass):
         return _call(value, None)
     return atom_text(value)
 

@@ -17,7 +17,7 @@ from mfconv_nb.core.checkpoint import HF
 from mfconv_nb.core.errors import MappingError, SeveralFitError, UsageError, did_you_mean, quote
 from mfconv_nb.core.folding import fold
 from mfconv_nb.mapping.plan import MappingPlan, Part, Row
-from mfconv_nb.mapping.rules import COMMON_OPTIONS, NUMBERS, Family, Option, OptionValue, Tied, form_of
+from mfconv_nb.mapping.rules import COMMON_OPTIONS, NUMBERS, Family, Option, OptionValue, Tied, form_of, sides_of
 
 WORDS: Mapping[str, OptionValue] = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 MAX_FORMS = 64
@@ -111,7 +111,7 @@ class Distance:
             the form needs.
         names: templates that the form does not know, and templates that it needs and that are not there.
         unneeded: among equals, the form that needs most of the names is nearest: the number of those it needs, negative. A head that may
-            be tied counts among them.
+            be tied counts among them where it is there.
         unknown: of ``names`` those that the form does not know.
     """
 
@@ -129,7 +129,7 @@ class Distance:
 def distance_of(form: Family, templates: frozenset[str], to: str) -> Distance:
     """The distance of a form, by name template: however many layers and experts there are, a name counts once."""
     needed, unknown = form.needed_templates(to), len(templates - form.templates(to))
-    heads = sum(isinstance(rule, Tied) for rule in form.rules) if to == HF else 0
+    heads = sum(p.template in templates for r in form.rules if isinstance(r, Tied) for p in sides_of(r, to)[0]) if to == HF else 0
     return Distance(unknown > 0, unknown + len(needed - templates), -len(needed) - heads, unknown)
 
 

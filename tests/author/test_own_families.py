@@ -309,7 +309,7 @@ FLAWS: dict[str, tuple[Family, str]] = {
     "a call for a size": (small(Rule("a", "b"), sizes={"x": '__import__("os")'}), "the size of 'x'"),
     "a function that sizes do not have": (small(Rule("a", "b"), sizes={"x": "max(a, b)"}), "the size of 'x'"),
     "a size below nothing": (small(Rule("a", "b"), sizes={"x": "a | -1"}), "the size of 'x'"),
-    "an operation that sizes do not have": (small(Rule("a", "b"), sizes={"x": "a // 2"}), "the size of 'x'"),
+    "an operation that sizes do not have": (small(Rule("a", "b"), sizes={"x": "a @ 2"}), "the size of 'x'"),
     "an axis that no layout can name": (small(Rule("a", "b"), sizes={"Hidden size": "a"}), "'Hidden size' as a name in sizes"),
     "a constant of nothing": (small(Rule("a", "b", "(x half) -> (half x)", {"half": 0})), "sizes={'half': 0}"),
     "a constant that is no whole number": (small(Rule("a", "b", "(x half) -> (half x)", {"half": 2.5})), "2.5"),  # type: ignore[dict-item]

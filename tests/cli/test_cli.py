@@ -264,6 +264,7 @@ IN_HELP = [
     "doctor",
     "families",
     "inspect",
+    "config",
     "convert",
     "merge",
     "save",

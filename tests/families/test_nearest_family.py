@@ -100,15 +100,23 @@ def test_strange_tensors_do_not_ask_for_a_layer_that_predicts_further_tokens(sid
 
 def test_names_alone_do_not_lead_from_one_model_to_another_by_leaving_out_what_its_layers_have_more() -> None:
     toy = mc.toy("deepseek2", q_lora_rank=None)
-    bias = {f"model.layers.{n}.mlp.gate.e_score_correction_bias": np.ones(4, np.float32) for n in (1, 2)}  # of DeepSeek-V3
-    arrays = {**{n: np.asarray(mc.read(toy, n)) for n in toy.tensors}, **bias}
+    sinks = {f"model.layers.{n}.self_attn.sinks": np.ones(4, np.float32) for n in (1, 2)}  # part of what its attention computes
+    arrays = {**{n: np.asarray(mc.read(toy, n)) for n in toy.tensors}, **sinks}
     with pytest.raises(CoverageError) as refused:
         mc.map(mc.load(arrays))
     assert (refused.value.plan.family.key, refused.value.leave_out) == ("deepseek2", ())
     assert str(refused.value.hint).startswith("Only names say that it is deepseek2, and layers have more than deepseek2 has.")
     with pytest.raises(CoverageError) as refused:
         mc.map(mc.load(arrays), "deepseek2")
-    assert refused.value.leave_out == ("model.layers.*.mlp.gate.e_score_correction_bias",)
+    assert refused.value.leave_out == ("model.layers.*.self_attn.sinks",)
+
+
+def test_names_of_a_model_that_two_families_have_are_refused_with_both() -> None:
+    toy = mc.toy("deepseek2", q_lora_rank=None)
+    bias = {f"model.layers.{n}.mlp.gate.e_score_correction_bias": np.ones(4, np.float32) for n in (1, 2)}  # as in Moonlight
+    with pytest.raises(SeveralFitError) as refused:
+        mc.map(mc.load({**{n: np.asarray(mc.read(toy, n)) for n in toy.tensors}, **bias}))
+    assert [choice["model"] for choice in refused.value.choices] == ["deepseekv3", "telechat3-moe"]
 
 
 def test_a_family_that_the_caller_names_is_not_called_the_nearest() -> None:

@@ -53,7 +53,7 @@ def test_the_mistakes_of_every_kind_are_made_and_noticed_by_what_can_notice_them
 
 def test_why_rules_cannot_be_read_is_one_line_with_what_was_found_and_expected() -> None:
     told = failed(prove(Family("small", "nothing that exists", rules=(Rule("a", "b", "x"),), sizes={"x": "missing"}, toy={"y": 1})))
-    assert told["The rules can be read."] == "MFC107, axis 'x': found no value, expected missing"
+    assert told["The rules can be read."] == "MFC107, axis 'x' in config.json: found no value, expected missing"
 
 
 def test_a_size_that_only_the_way_back_needs_is_asked_for() -> None:
