@@ -184,6 +184,10 @@ class TrainingRun(Protocol):
     def chosen(self) -> Any:
         """The step that was read."""
 
+    @property
+    def of_optimizer(self) -> frozenset[str]:
+        """Names that only the files of an optimizer hold."""
+
     def slices_in(self, folder: Path) -> Iterable[tuple[str, str, LazyTensor]]:
         """Every slice: the name of its tensor, its file as seen from ``folder``, and its numbers."""
 

@@ -101,8 +101,8 @@ def map_checkpoint(
     is_told = not family and source.family is None  # by config and names alone
     resolved = resolve_family(request, family)
     given = checked_options(resolved, options)
-    source, stale = prove_manifest(source, resolved, to)
-    request = replace(request, source=source)
+    proven, stale = prove_manifest(source, resolved, to)
+    request = request if proven is source else replace(request, source=proven)  # a new one would look at all names again
     return _map_without_manifest(request, stale, family, adapters, options) if stale else _map_by_family(request, resolved, given, is_told)
 
 

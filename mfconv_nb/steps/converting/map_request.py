@@ -37,11 +37,13 @@ class MapRequest:
 
     def names(self) -> list[str]:
         """The names that need a rule; of an adapter that of its weight."""
-        names = self._kept_names()
+        names = self._kept_names
         names = names if self.to == MF else [n for n in names if not is_run_state(n) and n not in self.told]
         return [*dict.fromkeys(n if (half := half_of(n)) is None else half.weight for n in names)]
 
+    @cached_property
     def _kept_names(self) -> list[str]:
+        """Names that the caller did not leave out. Asked for once for each form of a family."""
         return [n for n in self.source.tensors if not any(fnmatchcase(n, p) for p in self.leave_out)]
 
     @cached_property
@@ -68,7 +70,7 @@ class MapRequest:
             layers=self.layers,
             leave_out=self.leave_out,
             adapters=self.adapters,
-            stacking=find_stacking(self.source, form, self.to, self._kept_names(), self.equal_halves),
+            stacking=find_stacking(self.source, form, self.to, self._kept_names, self.equal_halves),
             told=self.told,
         )
 

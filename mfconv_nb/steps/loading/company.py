@@ -12,7 +12,8 @@ def kinds_told(checkpoint: Checkpoint) -> Mapping[str, Kind]:
     """Of the tensors whose kind only the others show, or the files of the run that hold them, that kind. Empty on the Hugging Face side."""
     if checkpoint.side == HF:
         return {}
-    return kinds_by_company(checkpoint.tensors, getattr(checkpoint.history.run, "of_optimizer", ()))
+    run = checkpoint.history.run
+    return kinds_by_company(checkpoint.tensors, run.of_optimizer if run is not None else ())
 
 
 def saved_numbers(checkpoint: Checkpoint) -> Mapping[str, Kind]:
