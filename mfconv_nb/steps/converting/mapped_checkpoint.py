@@ -92,7 +92,8 @@ def make_mapped(
         family=plan.family.key,
         family_file=plan.family.file,
         options=dict(plan.family.chosen),
-        original=Original(here, frozenset(source.tensors), carried, dtypes, plan.layers, plan.leave_out),
+        original=Original(here, frozenset(source.tensors), carried, dtypes, plan.layers, plan.leave_out, source.history.published),
+        published=original.published if original is not None else None,
         equalities=(*equalities, *tied),
         fixed_dtypes=frozenset(fixed),
     )
@@ -119,8 +120,9 @@ def _notes(source: Checkpoint, plan: MappingPlan, original: Original | None) -> 
         notes.append(f"config.json says {said}; {family.key} is for {', '.join(listed_types(family))}")
     idle = [p for p in plan.leave_out if not any(fnmatchcase(name, p) for name in source.tensors)]
     notes += [f"nothing to leave out: no name fits {quote(pattern)}" for pattern in idle]
+    notes += source.history.published.notes if source.history.published is not None and plan.to == MF else ()
     claim = claimed_scheme(source.config) or source.history.quantised_by
-    if claim and plan.to == MF:  # the other way a save says it of its config.json
+    if claim and plan.to == MF and source.history.published is None:  # the other way a save says it of its config.json
         notes.append(f"said to be quantised ({claim}), which these weights are not")
     if fp8 := [s for row in plan.rows if row.targets for s in row.targets if s.dtype in FP8]:
         notes.append(f"{how_many(len(fp8), 'tensor')} in fp8 without scales: kept as they are; first {fp8[0].name}")

@@ -30,7 +30,9 @@ from mfconv_nb.mapping.adapters import HINT_ALPHA, adapters_of, is_adapter, rank
 from mfconv_nb.mapping.plan import MappingPlan, Row
 from mfconv_nb.mapping.quantised import FP8, claimed_scheme, codes_among
 from mfconv_nb.steps.converting.mapped_checkpoint import carried_by, plan_of
+from mfconv_nb.steps.saving.codes import DequantisedReport
 from mfconv_nb.steps.saving.true_config import true_config
+from mfconv_nb.streaming.dequantised import is_dequantised
 from mfconv_nb.streaming.fill import FillJob
 from mfconv_nb.streaming.manifest import CARRIED
 from mfconv_nb.streaming.staging import Staging
@@ -47,6 +49,7 @@ class Output:
         held: for each file of the plan the tensors in it. Those of the checkpoint, or slices of them.
         offsets: for each file where the slices in it begin in their whole tensors; empty where tensors are written whole.
         notes: what a reader should know of the small files.
+        exact: of tensors that are computed from codes, whether their scales say that nothing is rounded.
     """
 
     checkpoint: Checkpoint
@@ -55,6 +58,7 @@ class Output:
     held: tuple[Mapping[str, LazyTensor], ...]
     offsets: tuple[Mapping[str, tuple[int, ...]], ...] = field(default=())
     notes: tuple[str, ...] = ()
+    exact: Mapping[str, bool] = field(default_factory=dict)
 
     @property
     def carried(self) -> Mapping[str, LazyTensor]:
@@ -160,8 +164,8 @@ def _output_spec(spec: TensorSpec, dtype: str | None) -> TensorSpec:
 
 
 def stored_dtype(tensor: LazyTensor) -> str:
-    """The dtype that a tensor's numbers have where they lie, whatever it is written as."""
-    return tensor.pieces[0].dtype if tensor.pieces else tensor.dtype
+    """The dtype that a tensor's numbers have where they lie, whatever it is written as; of what is computed from codes, its own."""
+    return tensor.pieces[0].dtype if tensor.pieces and not is_dequantised(tensor) else tensor.dtype
 
 
 def _extras(
@@ -246,11 +250,12 @@ def configs_of_run_adapters(
 # ---- the manifest ----------------------------------------------------------------------------------------------------------
 
 
-def manifest_of(out: Output, checksums: Mapping[tuple[int, str], str]) -> dict[str, Any]:
+def manifest_of(out: Output, checksums: Mapping[tuple[int, str], str], computed: DequantisedReport | None = None) -> dict[str, Any]:
     """How every tensor came about. No times, no paths: two runs of the same conversion give the same bytes.
 
     Args:
         checksums: of what lies in the files, by (file number, name).
+        computed: what rounding did to numbers that are computed from codes.
     """
     checkpoint, history, plan = out.checkpoint, out.checkpoint.history, plan_of(out.checkpoint)
     return {
@@ -269,11 +274,11 @@ def manifest_of(out: Output, checksums: Mapping[tuple[int, str], str]) -> dict[s
         "config": checkpoint.config,
         **_adapters_entry(checkpoint),
         **({"slices": _slices(out, checksums)} if out.offsets else {}),
-        "tensors": _tensors(out, checksums),
+        "tensors": _tensors(out, checksums, computed),
     }
 
 
-def _tensors(out: Output, checksums: Mapping[tuple[int, str], str]) -> list[dict[str, Any]]:
+def _tensors(out: Output, checksums: Mapping[tuple[int, str], str], computed: DequantisedReport | None) -> list[dict[str, Any]]:
     """One entry per tensor, in the order of the files; with its checksum where it is written whole."""
     checkpoint, made, entries = out.checkpoint, _origins_of(plan_of(out.checkpoint)), {}
     for number, file in enumerate(out.plan.files):
@@ -284,7 +289,7 @@ def _tensors(out: Output, checksums: Mapping[tuple[int, str], str]) -> list[dict
             place = {} if out.offsets else {"file": file.name}
             entry = {"name": name, **place, "shape": list(checkpoint.tensors[name].shape), "dtype": after}
             entry |= {**({} if out.offsets else {"xxh3_128": checksums[number, name]}), **made.get(name, {"from": [name]})}
-            entry |= _computation_of(checkpoint.tensors[name])
+            entry |= {**_computation_of(checkpoint.tensors[name]), **(computed.about(name) if computed is not None else {})}
             cast = {} if before == after else {"cast_from": before}
             entries[name] = {**entry, **cast, **({"dtype_fixed": True} if cast and name in checkpoint.history.fixed_dtypes else {})}
     return list(entries.values())

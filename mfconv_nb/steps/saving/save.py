@@ -19,16 +19,18 @@ from mfconv_nb.core.errors import MappingError, quote
 from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.progress import NoProgress, OnProgress, Progress, progress_for
+from mfconv_nb.core.rounding import Rounding
 from mfconv_nb.runs.rank_layout import RankLayout
 from mfconv_nb.steps.loading.load import Loadable, load
 from mfconv_nb.steps.loading.manifest_proof import prove_own_manifest
+from mfconv_nb.steps.saving.codes import DequantisedReport, check_scales, with_dtype_of_codes
 from mfconv_nb.steps.saving.output import Output, manifest_of, whole_output
 from mfconv_nb.steps.saving.ranks_output import ranks_output
 from mfconv_nb.steps.saving.save_report import SaveReport
 from mfconv_nb.steps.saving.target import check_target, files_to_replace
 from mfconv_nb.steps.saving.way_back import way_back_of
 from mfconv_nb.streaming.compare import compare_tensors
-from mfconv_nb.streaming.fill import DEFAULT_THREADS, fill_files, infinite_among
+from mfconv_nb.streaming.fill import DEFAULT_THREADS, fill_files, infinite_among, rounding_among
 from mfconv_nb.streaming.journal import NO_LOCK
 from mfconv_nb.streaming.manifest import MANIFEST, manifest_bytes
 from mfconv_nb.streaming.publish import finish_earlier, publish
@@ -80,10 +82,13 @@ def save(
     begun = time.monotonic()
     target = local_path(target)
     source, stale = prove_own_manifest(load(checkpoint))
+    source = with_dtype_of_codes(source, requested_dtype(dtype))
     if layout_of_ranks is None:
         out = whole_output(source, target, requested_dtype(dtype), max_shard_size, assets)
     else:
         out = ranks_output(source, target, requested_dtype(dtype), layout_of_ranks)
+    scales = check_scales(source, out.dtypes)
+    out = replace(out, exact={name: fit.exact for name, fit in scales.fitness.items()})
     staging = staging_of(target)
     out = _with_target_name(staging.target, out)
     about, fingerprint = _report_facts(out, staging.target), out.fingerprint()
@@ -93,7 +98,9 @@ def save(
     if earlier is not None and earlier.fingerprint == fingerprint:
         about["notes"] += (ALL_BUT_DONE,)
         infinite = _infinite_by_tensor(out, infinite_among(earlier.finished))
-        return SaveReport(**about, seconds=time.monotonic() - begun, resumed=len(earlier.finished), infinite=infinite)
+        computed = _computed(out, rounding_among(earlier.finished))
+        seconds = time.monotonic() - begun
+        return SaveReport(**about, seconds=seconds, resumed=len(earlier.finished), infinite=infinite, computed=computed)
     check_target(out, staging, overwrite=overwrite)
     bar = progress_for(progress, out.plan.size, "writing")
     check_stored_checksums((*source, *out.carried.values()), threads, bar)
@@ -101,7 +108,7 @@ def save(
     check_space(staging, out.plan.size)
     out.check_sources()
     if dry_run:
-        return SaveReport(**about, seconds=0.0, dry_run=True)
+        return SaveReport(**about, seconds=0.0, dry_run=True, computed=_computed(out, {}))
     journal = open_journal(staging, fingerprint)
     try:
         check_target(out, staging, overwrite=overwrite)  # the other run that held the lock may have written it
@@ -109,7 +116,8 @@ def save(
             filled = fill_files(out.jobs(staging), journal, threads, bar)
             out.check_sources()
             about["notes"] += notes_on_zeros(_written_specs(out, filled.checksums))
-            _write_small_files(staging, out, filled.checksums)
+            computed = _computed(out, filled.rounding)
+            _write_small_files(staging, out, filled.checksums, computed)
         check_target(out, staging, overwrite=overwrite)  # someone else may have been quicker
         old = files_to_replace(out.plan, staging)
         publish(staging, journal, out.plan.names, old, folder=out.plan.folder, durable=durable)
@@ -117,7 +125,8 @@ def save(
         journal.close()  # not earlier: until the last file has its name no other run may touch them
     about["notes"] += () if journal.is_locked else (NO_LOCK,)
     seconds, resumed = time.monotonic() - begun, len(journal.finished)
-    return SaveReport(**about, seconds=seconds, resumed=resumed, infinite=_infinite_by_tensor(out, filled.infinite))
+    infinite = _infinite_by_tensor(out, filled.infinite)
+    return SaveReport(**about, seconds=seconds, resumed=resumed, infinite=infinite, computed=computed)
 
 
 def _with_target_name(target: Path, out: Output) -> Output:
@@ -145,17 +154,26 @@ def _infinite_by_tensor(out: Output, counted: Mapping[tuple[int, str], int]) -> 
     return {name: found[name] for name in out.checkpoint.tensors if name in found}
 
 
+def _computed(out: Output, counted: Mapping[tuple[int, str], Rounding]) -> DequantisedReport:
+    """What rounding did to each tensor that is computed from codes; of a slice that several ranks hold once."""
+    slices = {(name, out.offsets[file].get(name) if file < len(out.offsets) else None): r for (file, name), r in counted.items()}
+    found: dict[str, Rounding] = {}
+    for (name, _), r in slices.items():
+        found[name] = found.get(name, Rounding()) + r
+    return DequantisedReport({name: out.dtypes[name] for name in out.exact}, out.exact, found)
+
+
 def _written_specs(out: Output, checksums: Mapping[tuple[int, str], str]) -> dict[str, tuple[TensorSpec, str]]:
     """What was written under each name, with its checksum."""
     held = ((number, name, out.held[number][name]) for number, file in enumerate(out.plan.files) for name in file.places)
     return {name: (TensorSpec(name, tensor.shape, out.dtypes[name]), checksums[number, name]) for number, name, tensor in held}
 
 
-def _write_small_files(staging: Staging, out: Output, checksums: Mapping[tuple[int, str], str]) -> None:
+def _write_small_files(staging: Staging, out: Output, checksums: Mapping[tuple[int, str], str], computed: DequantisedReport) -> None:
     for name, data in out.plan.indexes.items():
         (staging.data / name).parent.mkdir(parents=True, exist_ok=True)
         (staging.data / name).write_bytes(data)
-    (staging.side / MANIFEST).write_bytes(manifest_bytes(manifest_of(out, checksums)))
+    (staging.side / MANIFEST).write_bytes(manifest_bytes(manifest_of(out, checksums, computed)))
 
 
 def check_equalities(checkpoint: Checkpoint, threads: int = DEFAULT_THREADS, progress: Progress | None = None) -> tuple[str, ...]:
