@@ -78,6 +78,9 @@ weights = click.option(
 )
 force = click.option("--force", is_flag=True, help="Replace an existing target.")
 dtype = click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="Cast floating tensors. Left out: each keeps its own.")
+requantise = click.option(
+    "--requantise", is_flag=True, help="Back to fp8 or fp4: quantise anew what was trained; the rest gets its published bytes."
+)
 max_shard_size = click.option("--max_shard_size", "--max-shard-size", help="For folders: 5GB, 500MB. Left out: 5GB.")
 dry_run = click.option("--dry_run", "--dry-run", is_flag=True, help="Plan and check everything, write nothing.")
 no_fsync = click.option("--no_fsync", "--no-fsync", is_flag=True, help="Do not wait until the disk has it: quicker, as `cp` is.")
@@ -152,6 +155,7 @@ class Writing:
     """How an output is written."""
 
     dtype: str | None
+    requantise: bool
     max_shard_size: str | None
     dry_run: bool
     force: bool
@@ -166,6 +170,7 @@ class Writing:
                 checkpoint,
                 target,
                 dtype=self.dtype,
+                requantise=self.requantise,
                 overwrite=self.force,
                 threads=self.threads,
                 max_shard_size=self.max_shard_size,
@@ -177,4 +182,4 @@ class Writing:
 
 
 of_run = with_options(step, strategy, file_prefix, gather(OfRun, "of_run"))
-writing = with_options(dtype, max_shard_size, dry_run, force, no_fsync, threads, quiet, gather(Writing, "writing"))
+writing = with_options(dtype, requantise, max_shard_size, dry_run, force, no_fsync, threads, quiet, gather(Writing, "writing"))

@@ -212,9 +212,6 @@ class PublishedCodes(Protocol):
     def notes(self) -> tuple[str, ...]:
         """What a reader should know where they are read as numbers."""
 
-    def kept(self) -> Mapping[str, LazyTensor]:
-        """What has to be kept so that codes come back from numbers."""
-
 
 class Merge(Protocol):
     """What a checkpoint says of the adapters that were added to its weights. ``steps.converting.merge.MergeReport`` is one."""

@@ -26,7 +26,7 @@ from mfconv_nb.core.dtypes import short_name
 from mfconv_nb.core.errors import quote
 from mfconv_nb.core.report import shape_text
 from mfconv_nb.core.scaled_codes import CODE_KINDS, E2M1
-from mfconv_nb.mapping.quantised import CONFIG_KEYS, FP8, claimed_scheme
+from mfconv_nb.mapping.quantised import CONFIG_KEYS, FP8, SUFFIXES, WORDS, claimed_scheme
 
 Shape = tuple[int, ...]
 FP4_COLUMNS = 32  # of a block of mxfp4
@@ -35,6 +35,7 @@ ENDINGS_OF_SCALES = ("_scale_inv", "_scale", ".scale")  # of `X`; the last in pl
 BLOCKS, SCALES = "_blocks", "_scales"
 OF_ACTIVATIONS = ("input_scale", "k_scale", "v_scale", "kv_scale", "q_scale", "output_scale")  # last words of names
 SCHEMES_WE_READ = frozenset({"", "fp8", "compressed-tensors", "MXFP4"})  # as a config calls them; of others the names may say less
+NAMES_OF_OTHERS = SUFFIXES.keys() - {"weight_scale_inv", "weight_scale", *WORDS}  # last words of names, in schemes that are not read
 HINT_FETCH = "Fetch the files again: codes and scales have to be of one save."
 HINT_CONFIG = "Give the config.json that was published with the weights: --config (config= in Python)."
 
@@ -108,9 +109,9 @@ def pair_codes(specs: Iterable[TensorSpec], config: Mapping[str, Any] | None, be
         beside: what a file beside the weights says of the scheme.
     """
     claim = claimed_scheme(config) or beside
-    if claim not in SCHEMES_WE_READ:
-        return Pairing()
     by_name = {s.name: s for s in specs}
+    if claim not in SCHEMES_WE_READ or not NAMES_OF_OTHERS.isdisjoint(map(_last, by_name)):
+        return Pairing()
     coded: dict[str, Coded] = {}
     problems: list[tuple[str, str, str, str]] = []
     used: set[str] = set()
@@ -121,7 +122,7 @@ def pair_codes(specs: Iterable[TensorSpec], config: Mapping[str, Any] | None, be
         if len(found) > 1:
             names = " and ".join(quote(s.name) for s in found)
             problems.append((spec.name, f"two scales for it: {names}", "one", HINT_FETCH))
-        elif found and (one := _coded(spec, found[0], blocks, problems)) is not None:
+        elif found and (one := _fit_together(spec, found[0], blocks, problems)) is not None:
             coded[one.weight.name] = one
         elif not found and _wants_scale(spec):
             alone.append(spec)
@@ -223,7 +224,7 @@ def _blocks_of_group(weights: Mapping[str, Any]) -> list[tuple[int, int]]:
     return {"tensor": [(0, 0)], "channel": [(1, 0)]}.get(str(strategy)) or _block_sizes(weights.get("block_structure"))
 
 
-def _coded(
+def _fit_together(
     codes: TensorSpec, scales: TensorSpec, blocks: tuple[tuple[int, int], ...] | None, problems: list[tuple[str, str, str, str]]
 ) -> Coded | None:
     """The weight of codes and scales; None, and a problem more, where their shapes do not fit together."""

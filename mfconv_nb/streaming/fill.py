@@ -25,7 +25,7 @@ from mfconv_nb.core.progress import OnProgress
 from mfconv_nb.core.rounding import Rounding
 from mfconv_nb.streaming.gather import PANEL_BYTES, Bytes, PanelReader, find_spans, panels
 from mfconv_nb.streaming.journal import Finished, Journal
-from mfconv_nb.streaming.meters import RoundingMeter, meter_of
+from mfconv_nb.streaming.meters import Meter, meter_of
 from mfconv_nb.streaming.open_files import allow_open_files
 from mfconv_nb.streaming.workers import Pulse, do_tasks
 
@@ -193,7 +193,7 @@ class _Writer:
         rounding = meter.counted if meter is not None else ()
         self.record(Finished(segment.file, segment.name, segment.number, digest.hexdigest(), crc, infinite, rounding))
 
-    def _fill(self, meter: RoundingMeter | None, tensor: LazyTensor, dtype: str, first: int, last: int, panel: Bytes) -> None:
+    def _fill(self, meter: Meter | None, tensor: LazyTensor, dtype: str, first: int, last: int, panel: Bytes) -> None:
         if meter is not None:
             meter.fill(self.reader.gatherer, first, last, panel)
         else:

@@ -171,7 +171,7 @@ def _finished_segments(rows: Iterable[object]) -> list[Finished]:
     lists = (row for row in rows if isinstance(row, list) and len(row) == 7 and _is_rounding(row[6]))
     kinds = [int, str, int, str, int]
     return [
-        Finished(*row[:6], rounding=tuple(row[6]))
+        Finished(row[0], row[1], row[2], row[3], row[4], row[5], tuple(row[6]))
         for row in lists
         if [type(v) for v in (*row[:4], row[5])] == kinds and isinstance(row[4], int | None)
     ]

@@ -9,6 +9,7 @@ from mfconv_nb.core.dtypes import CASTABLE, cast_into, itemsize, numpy_dtype
 from mfconv_nb.core.rounding import Rounding, measure_rounding
 from mfconv_nb.streaming.dequantised import is_dequantised, with_exact_numbers
 from mfconv_nb.streaming.gather import Bytes, Gatherer
+from mfconv_nb.streaming.recoded import RecodedSource
 
 
 class RoundingMeter:
@@ -47,6 +48,33 @@ class RoundingMeter:
         self.rounding += measure_rounding(rounded, wide)
 
 
-def meter_of(tensor: LazyTensor, dtype: str) -> RoundingMeter | None:
-    """What counts the rounding of a tensor; None where nothing of it is computed from codes."""
-    return RoundingMeter(tensor, dtype) if dtype in CASTABLE and is_dequantised(tensor) else None
+class RecodingMeter:
+    """Fills panels of codes that are computed from numbers, and counts what quantising does to those that are quantised anew."""
+
+    def __init__(self, tensor: LazyTensor, source: RecodedSource) -> None:
+        self._tensor, self._source = tensor, source
+        self.rounding: Rounding | None = None
+
+    @property
+    def counted(self) -> tuple[float, ...]:
+        """The fields of ``rounding``, as a journal holds them; none where nothing was quantised anew."""
+        r = self.rounding
+        return () if r is None else (r.numbers, r.inexact, r.largest, r.total)
+
+    def fill(self, gatherer: Gatherer, first: int, last: int, panel: Bytes) -> None:
+        """Write the elements [first, last) into ``panel``."""
+        gatherer.fill(self._tensor, self._tensor.dtype, first, last, panel)
+        found = self._source.rounding(first, last)
+        if found is not None:
+            self.rounding = (self.rounding or Rounding()) + found
+
+
+Meter = RoundingMeter | RecodingMeter
+
+
+def meter_of(tensor: LazyTensor, dtype: str) -> Meter | None:
+    """What counts the rounding of a tensor; None where nothing of it is computed from codes, or is codes that are computed."""
+    if dtype in CASTABLE:
+        return RoundingMeter(tensor, dtype) if is_dequantised(tensor) else None
+    source = tensor.pieces[0].source if len(tensor.pieces) == 1 else None
+    return RecodingMeter(tensor, source) if isinstance(source, RecodedSource) and source.of_codes else None

@@ -6,7 +6,7 @@ What does not fit together is left as it is stored: ``map`` refuses it, and says
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,12 +29,14 @@ class PublishedWeight:
     Attributes:
         codes: where they lie; None where only the numbers that were made of them are left.
         checksums: of codes and scales, as ``fill_files`` computes them; empty where they have not been taken.
+        codes_are_kept: whether they lie beside the numbers, which alone do not tell them apart.
     """
 
     coded: Coded
     scales: LazyTensor
     codes: LazyTensor | None = None
     checksums: tuple[str, ...] = ()
+    codes_are_kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,55 @@ class Published:
         """The weight of each scale."""
         return {w.scales.name: name for name, w in self.weights.items()}
 
-    def kept(self) -> dict[str, LazyTensor]:
-        """What has to be kept of it, so that codes come back from numbers."""
-        return {**{w.scales.name: w.scales for w in self.weights.values()}, **self.beside}
+
+def read_published(content: Mapping[str, Any], kept: Mapping[str, LazyTensor], config: Mapping[str, Any] | None) -> Published | None:
+    """What a manifest says of published weights; None where tensors that it kept are not there, or not as it says.
+
+    Args:
+        content: as ``published_entry`` makes it.
+        kept: the tensors that lie beside it.
+    """
+    weights: dict[str, PublishedWeight] = {}
+    try:
+        for entry in content["weights"]:
+            codes, scales = (TensorSpec(s["name"], tuple(s["shape"]), s["dtype"]) for s in (entry["codes"], entry["scales"]))
+            weight = TensorSpec(entry["name"], tuple(entry["shape"]), entry["kind"])
+            coded = Coded(weight, codes, scales, (entry["block"][0], entry["block"][1]), bool(entry.get("turned")))
+            is_kept = bool(entry.get("codes_kept"))
+            if kept[scales.name].spec != scales or (is_kept and kept[codes.name].spec != codes):
+                return None
+            sums = (str(entry["codes"]["xxh3_128"]), str(entry["scales"]["xxh3_128"]))
+            weights[weight.name] = PublishedWeight(coded, kept[scales.name], kept[codes.name] if is_kept else None, sums, is_kept)
+        return Published(weights, {name: kept[name] for name in content["beside"]}, has_powers_of_two(config))
+    except (KeyError, TypeError, IndexError, ValueError):
+        return None
+
+
+def published_entry(published: Published, codes_kept: Collection[str], checksums: Mapping[str, str]) -> dict[str, Any]:
+    """How weights were published, for a manifest.
+
+    Args:
+        codes_kept: the names of codes that are kept beside it too.
+        checksums: of all codes and scales, by name.
+    """
+
+    def stored(spec: TensorSpec) -> dict[str, Any]:
+        return {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype, "xxh3_128": checksums[spec.name]}
+
+    weights = [
+        {
+            "name": name,
+            "shape": list(w.coded.weight.shape),
+            "kind": w.coded.kind,
+            "block": list(w.coded.block),
+            "codes": stored(w.coded.codes),
+            "scales": stored(w.coded.scales),
+            **({"turned": True} if w.coded.turned else {}),
+            **({"codes_kept": True} if w.coded.codes.name in codes_kept else {}),
+        }
+        for name, w in published.weights.items()
+    ]
+    return {"weights": weights, "beside": list(published.beside)}
 
 
 def with_numbers_of_codes(checkpoint: Checkpoint) -> Checkpoint:
@@ -81,7 +129,7 @@ def with_numbers_of_codes(checkpoint: Checkpoint) -> Checkpoint:
         elif name not in gone:
             tensors[name] = tensor
     beside = {name: checkpoint.tensors[name] for name in pairing.of_activations}
-    published = Published(weights, beside, in_powers_of_two(checkpoint.config))
+    published = Published(weights, beside, has_powers_of_two(checkpoint.config))
     published = replace(published, notes=_notes(published, dtype))
     history = replace(checkpoint.history, published=published, notes=(*checkpoint.history.notes, *published.notes))
     return replace(checkpoint, tensors=tensors, history=history)
@@ -99,7 +147,7 @@ def dtype_of_config(config: Mapping[str, Any] | None) -> str:
     return found if found in CASTABLE and found != "F64" else USUAL
 
 
-def in_powers_of_two(config: Mapping[str, Any] | None) -> bool:
+def has_powers_of_two(config: Mapping[str, Any] | None) -> bool:
     """Whether the config says that scales are powers of two, in whatever dtype they are stored."""
     settings = [(config or {}).get(key) for key in CONFIG_KEYS]
     return any(isinstance(s, Mapping) and s.get("scale_fmt") == "ue8m0" for s in settings)

@@ -34,7 +34,7 @@ from mfconv_nb.steps.saving.codes import DequantisedReport
 from mfconv_nb.steps.saving.true_config import true_config
 from mfconv_nb.streaming.dequantised import is_dequantised
 from mfconv_nb.streaming.fill import FillJob
-from mfconv_nb.streaming.manifest import CARRIED
+from mfconv_nb.streaming.manifest import CARRIED, CODES
 from mfconv_nb.streaming.staging import Staging
 
 
@@ -50,6 +50,7 @@ class Output:
         offsets: for each file where the slices in it begin in their whole tensors; empty where tensors are written whole.
         notes: what a reader should know of the small files.
         exact: of tensors that are computed from codes, whether their scales say that nothing is rounded.
+        kept: scales, and what else the way back to codes needs; they lie in the side folder.
     """
 
     checkpoint: Checkpoint
@@ -59,6 +60,7 @@ class Output:
     offsets: tuple[Mapping[str, tuple[int, ...]], ...] = field(default=())
     notes: tuple[str, ...] = ()
     exact: Mapping[str, bool] = field(default_factory=dict)
+    kept: Mapping[str, LazyTensor] = field(default_factory=dict)
 
     @property
     def carried(self) -> Mapping[str, LazyTensor]:
@@ -67,6 +69,10 @@ class Output:
     @cached_property
     def carried_plan(self) -> FilePlan:
         return safetensors_file.plan_file(CARRIED, tuple(t.spec for t in self.carried.values()), {})
+
+    @cached_property
+    def kept_plan(self) -> FilePlan:
+        return safetensors_file.plan_file(CODES, tuple(t.spec for t in self.kept.values()), {})
 
     @property
     def casts(self) -> dict[tuple[str, str], int]:
@@ -84,11 +90,13 @@ class Output:
         if self.carried:
             dtypes = {n: t.dtype for n, t in self.carried.items()}
             jobs.append(FillJob(self.carried_plan, staging.side / CARRIED, self.carried, dtypes))
+        if self.kept:
+            jobs.append(FillJob(self.kept_plan, staging.side / CODES, self.kept, {n: t.dtype for n, t in self.kept.items()}))
         return jobs
 
     def sources(self) -> list[ByteSource]:
         """Everything that is read, each once."""
-        return list(sources_of((*self.checkpoint, *self.carried.values())))
+        return list(sources_of((*self.checkpoint, *self.carried.values(), *self.kept.values())))
 
     def check_sources(self) -> None:
         """Raises InputError (MFC108) when a source has changed."""
@@ -106,7 +114,7 @@ class Output:
             if id(source) not in numbers:
                 numbers[id(source)] = len(numbers)
                 digest.update(json.dumps([source.label, source.size, source.identity() or secrets.token_hex()]).encode())
-        for plan in (*self.plan.files, self.carried_plan):
+        for plan in (*self.plan.files, self.carried_plan, self.kept_plan):
             digest.update(json.dumps((plan.name, plan.size, list(plan.places.items()))).encode())
             for _, data in plan.fixed:
                 digest.update(data)
@@ -250,12 +258,18 @@ def configs_of_run_adapters(
 # ---- the manifest ----------------------------------------------------------------------------------------------------------
 
 
-def manifest_of(out: Output, checksums: Mapping[tuple[int, str], str], computed: DequantisedReport | None = None) -> dict[str, Any]:
+def manifest_of(
+    out: Output,
+    checksums: Mapping[tuple[int, str], str],
+    computed: DequantisedReport | None = None,
+    published: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """How every tensor came about. No times, no paths: two runs of the same conversion give the same bytes.
 
     Args:
         checksums: of what lies in the files, by (file number, name).
         computed: what rounding did to numbers that are computed from codes.
+        published: how their weights were published; an entry of the manifest, or nothing.
     """
     checkpoint, history, plan = out.checkpoint, out.checkpoint.history, plan_of(out.checkpoint)
     return {
@@ -273,6 +287,7 @@ def manifest_of(out: Output, checksums: Mapping[tuple[int, str], str], computed:
         "checksum": f"xxh3_128 of a tensor's bytes; above {64 << 20} bytes, of the digests of its runs of that length",
         "config": checkpoint.config,
         **_adapters_entry(checkpoint),
+        **(published or {}),
         **({"slices": _slices(out, checksums)} if out.offsets else {}),
         "tensors": _tensors(out, checksums, computed),
     }

@@ -23,7 +23,7 @@ from mfconv_nb.core.rounding import Rounding
 from mfconv_nb.runs.rank_layout import RankLayout
 from mfconv_nb.steps.loading.load import Loadable, load
 from mfconv_nb.steps.loading.manifest_proof import prove_own_manifest
-from mfconv_nb.steps.saving.codes import DequantisedReport, check_scales, with_dtype_of_codes
+from mfconv_nb.steps.saving.codes import DequantisedReport, check_codes, check_scales, choose_form, published_in_manifest, tensors_to_keep
 from mfconv_nb.steps.saving.output import Output, manifest_of, whole_output
 from mfconv_nb.steps.saving.ranks_output import ranks_output
 from mfconv_nb.steps.saving.save_report import SaveReport
@@ -56,6 +56,7 @@ def save(
     threads: int = DEFAULT_THREADS,
     max_shard_size: str | int | None = None,
     assets: str | Path | None = None,
+    requantise: bool = False,
     layout_of_ranks: RankLayout | str | Path | None = None,
     durable: bool = True,
     dry_run: bool = False,
@@ -66,10 +67,13 @@ def save(
     Args:
         checkpoint: what ``load`` or ``map`` gave, or anything that ``load`` takes.
         target: ``x.safetensors``, ``x.ckpt``, ``x.bin`` (``.pt``, ``.pth``), or a folder, which gets shards with an index.
-        dtype: cast floating tensors to "fp32", "bf16" or "fp16" (round to nearest even). Left out: every tensor keeps its own.
+        dtype: cast floating tensors to "fp32", "bf16" or "fp16" (round to nearest even). Left out: every tensor keeps its own; weights that
+            were published as codes with scales are numbers for MindFormers, and codes again for Hugging Face where the scales are there.
         overwrite: replace an existing target.
         max_shard_size: "5GB"; for folders.
         assets: a Hugging Face folder whose config and tokenizer files go along into a folder target.
+        requantise: of weights that were published as fp8 or fp4 codes, quantise anew those that were changed since; those that were not
+            give the published bytes.
         layout_of_ranks: cut every tensor for the ranks of a training run: a ``RankLayout``, or a JSON file with its fields. The target is
             a folder, and gets `rank_N/` with strategy files, or a Checkpoint 2.0.
         durable: flush to the disk before the files appear under their names (a power cut cannot undo the report).
@@ -82,23 +86,25 @@ def save(
     begun = time.monotonic()
     target = local_path(target)
     source, stale = prove_own_manifest(load(checkpoint))
-    source = with_dtype_of_codes(source, requested_dtype(dtype))
+    asked = choose_form(source, requested_dtype(dtype), requantise=requantise)
+    numbers, source = source, asked.checkpoint
     if layout_of_ranks is None:
         out = whole_output(source, target, requested_dtype(dtype), max_shard_size, assets)
     else:
         out = ranks_output(source, target, requested_dtype(dtype), layout_of_ranks)
     scales = check_scales(source, out.dtypes)
-    out = replace(out, exact={name: fit.exact for name, fit in scales.fitness.items()})
+    exact = {name: fit.exact for name, fit in scales.fitness.items()}
+    out = replace(out, exact=exact, kept=tensors_to_keep(asked, scales))
     staging = staging_of(target)
     out = _with_target_name(staging.target, out)
-    about, fingerprint = _report_facts(out, staging.target), out.fingerprint()
-    about["notes"] = (*((stale,) if stale else ()), *about["notes"])
+    about, fingerprint = _report_facts(out, staging.target, numbers if asked.codes is not None else None), out.fingerprint()
+    about["notes"] = (*((stale,) if stale else ()), *asked.notes, *about["notes"])
     check_names_are_free(staging, out.plan.names)
     earlier = None if dry_run else finish_earlier(staging)
     if earlier is not None and earlier.fingerprint == fingerprint:
         about["notes"] += (ALL_BUT_DONE,)
         infinite = _infinite_by_tensor(out, infinite_among(earlier.finished))
-        computed = _computed(out, rounding_among(earlier.finished))
+        computed = _count_rounding(out, rounding_among(earlier.finished))
         seconds = time.monotonic() - begun
         return SaveReport(**about, seconds=seconds, resumed=len(earlier.finished), infinite=infinite, computed=computed)
     check_target(out, staging, overwrite=overwrite)
@@ -108,16 +114,19 @@ def save(
     check_space(staging, out.plan.size)
     out.check_sources()
     if dry_run:
-        return SaveReport(**about, seconds=0.0, dry_run=True, computed=_computed(out, {}))
+        return SaveReport(**about, seconds=0.0, dry_run=True, computed=_count_rounding(out, {}))
     journal = open_journal(staging, fingerprint)
     try:
         check_target(out, staging, overwrite=overwrite)  # the other run that held the lock may have written it
         with refused_writes(target), bar:
             filled = fill_files(out.jobs(staging), journal, threads, bar)
             out.check_sources()
-            about["notes"] += notes_on_zeros(_written_specs(out, filled.checksums))
-            computed = _computed(out, filled.rounding)
-            _write_small_files(staging, out, filled.checksums, computed)
+            written = _written_specs(out, filled.checksums)
+            whole = {name for file in out.plan.files for name in file.crc_fields}
+            about["notes"] += (*notes_on_zeros(written), *check_codes(asked, written, whole).notes())
+            computed = _count_rounding(out, filled.rounding)
+            published = published_in_manifest(asked, out.kept, threads, bar)
+            _write_small_files(staging, out, manifest_of(out, filled.checksums, computed, published))
         check_target(out, staging, overwrite=overwrite)  # someone else may have been quicker
         old = files_to_replace(out.plan, staging)
         publish(staging, journal, out.plan.names, old, folder=out.plan.folder, durable=durable)
@@ -136,12 +145,12 @@ def _with_target_name(target: Path, out: Output) -> Output:
     return replace(out, plan=replace(out.plan, files=(replace(out.plan.files[0], name=target.name),)))
 
 
-def _report_facts(out: Output, target: Path) -> dict[str, Any]:
+def _report_facts(out: Output, target: Path, numbers: Checkpoint | None) -> dict[str, Any]:
     """What the report says whatever happens."""
     lacks_config = out.checkpoint.side == HF and out.plan.folder and not _CONFIGS & set(out.plan.names)
     carried, merged = len(out.carried), out.checkpoint.history.merged
     notes = ((NOT_OF_A_RUN if out.offsets else NO_CONFIG,) if lacks_config else ()) + out.notes
-    back = way_back_of(out)
+    back = way_back_of(out, numbers)
     return {"target": str(target), "plan": out.plan, "casts": out.casts, "back": back, "carried": carried, "merged": merged, "notes": notes}
 
 
@@ -154,13 +163,13 @@ def _infinite_by_tensor(out: Output, counted: Mapping[tuple[int, str], int]) -> 
     return {name: found[name] for name in out.checkpoint.tensors if name in found}
 
 
-def _computed(out: Output, counted: Mapping[tuple[int, str], Rounding]) -> DequantisedReport:
+def _count_rounding(out: Output, counted: Mapping[tuple[int, str], Rounding]) -> DequantisedReport:
     """What rounding did to each tensor that is computed from codes; of a slice that several ranks hold once."""
     slices = {(name, out.offsets[file].get(name) if file < len(out.offsets) else None): r for (file, name), r in counted.items()}
     found: dict[str, Rounding] = {}
     for (name, _), r in slices.items():
         found[name] = found.get(name, Rounding()) + r
-    return DequantisedReport({name: out.dtypes[name] for name in out.exact}, out.exact, found)
+    return DequantisedReport({name: out.dtypes[name] for name in (*out.exact, *(n for n in found if n not in out.exact))}, out.exact, found)
 
 
 def _written_specs(out: Output, checksums: Mapping[tuple[int, str], str]) -> dict[str, tuple[TensorSpec, str]]:
@@ -169,11 +178,11 @@ def _written_specs(out: Output, checksums: Mapping[tuple[int, str], str]) -> dic
     return {name: (TensorSpec(name, tensor.shape, out.dtypes[name]), checksums[number, name]) for number, name, tensor in held}
 
 
-def _write_small_files(staging: Staging, out: Output, checksums: Mapping[tuple[int, str], str], computed: DequantisedReport) -> None:
+def _write_small_files(staging: Staging, out: Output, manifest: dict[str, Any]) -> None:
     for name, data in out.plan.indexes.items():
         (staging.data / name).parent.mkdir(parents=True, exist_ok=True)
         (staging.data / name).write_bytes(data)
-    (staging.side / MANIFEST).write_bytes(manifest_bytes(manifest_of(out, checksums, computed)))
+    (staging.side / MANIFEST).write_bytes(manifest_bytes(manifest))
 
 
 def check_equalities(checkpoint: Checkpoint, threads: int = DEFAULT_THREADS, progress: Progress | None = None) -> tuple[str, ...]:
