@@ -77,7 +77,11 @@ weights = click.option(
     "--weights", type=click.Choice(["pma"]), help="The averages that PMA has summed up, in place of the weights; with --config RUN.yaml."
 )
 force = click.option("--force", is_flag=True, help="Replace an existing target.")
-dtype = click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="Cast floating tensors. Left out: each keeps its own.")
+dtype = click.option(
+    "--dtype",
+    type=click.Choice(["fp32", "bf16", "fp16", "keep"]),
+    help="Cast floating tensors; keep: fp8 and fp4 codes stay codes for MindFormers too. Left out: each keeps its own; codes become bf16.",
+)
 requantise = click.option(
     "--requantise", is_flag=True, help="Back to fp8 or fp4: quantise anew what was trained; the rest gets its published bytes."
 )

@@ -91,7 +91,7 @@ def published_entry(published: Published, codes_kept: Collection[str], checksums
         checksums: of all codes and scales, by name.
     """
 
-    def stored(spec: TensorSpec) -> dict[str, Any]:
+    def entry_of(spec: TensorSpec) -> dict[str, Any]:
         return {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype, "xxh3_128": checksums[spec.name]}
 
     weights = [
@@ -100,8 +100,8 @@ def published_entry(published: Published, codes_kept: Collection[str], checksums
             "shape": list(w.coded.weight.shape),
             "kind": w.coded.kind,
             "block": list(w.coded.block),
-            "codes": stored(w.coded.codes),
-            "scales": stored(w.coded.scales),
+            "codes": entry_of(w.coded.codes),
+            "scales": entry_of(w.coded.scales),
             **({"turned": True} if w.coded.turned else {}),
             **({"codes_kept": True} if w.coded.codes.name in codes_kept else {}),
         }

@@ -9,12 +9,12 @@ from typing import Any
 
 from mfconv_nb.core.checkpoint import MF, Checkpoint, LazyTensor, TensorSpec
 from mfconv_nb.core.dtypes import CASTABLE, short_name
-from mfconv_nb.core.errors import MappingError, MfconvError, UsageError, quote
+from mfconv_nb.core.errors import MappingError, MfconvError, UsageError, quote, to_one_line
 from mfconv_nb.core.progress import NoProgress, Progress
 from mfconv_nb.core.report import Column, Result, Table, how_many
 from mfconv_nb.core.rounding import Rounding
 from mfconv_nb.core.scaled_codes import ROUNDING
-from mfconv_nb.steps.converting.codes_back import CodesBack, codes_back
+from mfconv_nb.steps.converting.codes_back import CodesBack, codes_back, codes_kept
 from mfconv_nb.steps.converting.mapped_checkpoint import MappedCheckpoint
 from mfconv_nb.steps.loading.codes import Published, published_entry
 from mfconv_nb.steps.loading.load import load
@@ -45,15 +45,17 @@ class AsAsked:
     Attributes:
         codes: where it is written as codes, how these came about.
         published: where codes may come back from the numbers that are written, how they were published.
+        keeps_codes: whether the codes themselves are written, under the names of this side.
     """
 
     checkpoint: Checkpoint
     codes: CodesBack | None = None
     published: Published | None = None
+    keeps_codes: bool = False
     notes: tuple[str, ...] = ()
 
 
-def choose_form(checkpoint: Checkpoint, dtype: str | None, *, requantise: bool) -> AsAsked:
+def choose_form(checkpoint: Checkpoint, dtype: str | None, *, requantise: bool, keep: bool = False) -> AsAsked:
     """What a save writes of weights that were published as codes.
 
     On the side of Hugging Face these are codes again, where nothing else is asked for and the scales are there. On the other side, and
@@ -65,6 +67,13 @@ def choose_form(checkpoint: Checkpoint, dtype: str | None, *, requantise: bool) 
     history = checkpoint.history
     if requantise:
         _check_requantise(checkpoint, dtype)
+    if keep and (checkpoint.side == MF or history.published is None):
+        return AsAsked(_keep(checkpoint), keeps_codes=True, notes=(KEPT,))
+    if checkpoint.side != MF and dtype is None and history.published is None and any(map(is_dequantised, checkpoint)) and not requantise:
+        try:
+            return AsAsked(codes_kept(checkpoint), keeps_codes=True, notes=(KEPT,))
+        except MappingError as error:
+            return AsAsked(checkpoint, notes=(f"written as numbers: {error.where} has {to_one_line(str(error.found))}",))
     if checkpoint.side == MF or dtype is not None:
         original = history.original if isinstance(checkpoint, MappedCheckpoint) else None
         published = original.published if original is not None and checkpoint.side == MF else None
@@ -79,6 +88,16 @@ def choose_form(checkpoint: Checkpoint, dtype: str | None, *, requantise: bool) 
             raise _no_codes("nothing beside it, or in the folder of the config, says which weights of these shapes were codes")
         return AsAsked(checkpoint, notes=() if published is None else (NOT_AS_PUBLISHED,))
     return AsAsked(back.checkpoint, back, notes=(_codes_text(back, published),))
+
+
+KEPT = "codes and scales are kept as they are, and laid out like their weights (--dtype bf16, dtype= for numbers)"
+
+
+def _keep(checkpoint: Checkpoint) -> Checkpoint:
+    if not any(map(is_dequantised, checkpoint)):
+        hint = "Leave it out to keep every tensor's own dtype."
+        raise UsageError("MFC501", "dtype", found="'keep', and no codes with scales", expected="fp8 or fp4 weights", hint=hint)
+    return codes_kept(checkpoint)
 
 
 MERGED = "adapters were merged into weights that were published as codes: all are written as numbers (--requantise, requantise=, for codes)"

@@ -131,15 +131,25 @@ class Output:
 
 
 def whole_output(
-    checkpoint: Checkpoint, target: Path, dtype: str | None, max_shard_size: str | int | None, assets: str | Path | None
+    checkpoint: Checkpoint,
+    target: Path,
+    dtype: str | None,
+    max_shard_size: str | int | None,
+    assets: str | Path | None,
+    *,
+    of_mindspore: bool = True,
 ) -> Output:
-    """The output of a save that writes every tensor whole."""
+    """The output of a save that writes every tensor whole.
+
+    Args:
+        of_mindspore: whether what is MindFormers' has to be for MindSpore's own reader, which knows no fp8.
+    """
     specs = output_specs(checkpoint, dtype)
     if checkpoint.side == HF and is_folder(target) and any(is_adapter(s.name) for s in specs):
         plan, extras = _adapter_folder(checkpoint, specs)
         notes: tuple[str, ...] = ()
     else:
-        plan = plan_output(specs, target, checkpoint.side, max_shard_size)
+        plan = plan_output(specs, target, checkpoint.side if of_mindspore else HF, max_shard_size)
         extras, notes = _extras(checkpoint, plan, specs, assets)
         extras |= configs_of_run_adapters(checkpoint, specs) if plan.folder and checkpoint.side == MF else {}
     plan = OutputPlan(plan.files, plan.folder, {**extras, **plan.indexes})

@@ -41,6 +41,7 @@ from mfconv_nb.streaming.zeros import notes_on_zeros
 _CONFIGS = {"config.json", "adapter_config.json"}
 NO_CONFIG = "no config.json is written, which from_pretrained needs: give the original's folder (--config HF_DIR, assets= in Python)"
 
+KEEP = "keep"
 NOT_OF_A_RUN = "these are names of Hugging Face: a run of MindFormers knows its own (mfconv convert first, mc.map in Python)"
 
 ALL_BUT_DONE = "an earlier run had written everything and was stopped while files got their names: what it found on the way is not repeated"
@@ -67,7 +68,8 @@ def save(
     Args:
         checkpoint: what ``load`` or ``map`` gave, or anything that ``load`` takes.
         target: ``x.safetensors``, ``x.ckpt``, ``x.bin`` (``.pt``, ``.pth``), or a folder, which gets shards with an index.
-        dtype: cast floating tensors to "fp32", "bf16" or "fp16" (round to nearest even). Left out: every tensor keeps its own; weights that
+        dtype: cast floating tensors to "fp32", "bf16" or "fp16" (round to nearest even); "keep" writes fp8 and fp4 codes with their scales
+            for MindFormers too, into safetensors. Left out: every tensor keeps its own; weights that
             were published as codes with scales are numbers for MindFormers, and codes again for Hugging Face where the scales are there.
         overwrite: replace an existing target.
         max_shard_size: "5GB"; for folders.
@@ -86,18 +88,20 @@ def save(
     begun = time.monotonic()
     target = local_path(target)
     source, stale = prove_own_manifest(load(checkpoint))
-    asked = choose_form(source, requested_dtype(dtype), requantise=requantise)
+    cast = requested_dtype(None if dtype == KEEP else dtype)
+    asked = choose_form(source, cast, requantise=requantise, keep=dtype == KEEP)
     numbers, source = source, asked.checkpoint
     if layout_of_ranks is None:
-        out = whole_output(source, target, requested_dtype(dtype), max_shard_size, assets)
+        out = whole_output(source, target, cast, max_shard_size, assets, of_mindspore=not asked.keeps_codes)
     else:
-        out = ranks_output(source, target, requested_dtype(dtype), layout_of_ranks)
+        out = ranks_output(source, target, cast, layout_of_ranks)
     scales = check_scales(source, out.dtypes)
     exact = {name: fit.exact for name, fit in scales.fitness.items()}
     out = replace(out, exact=exact, kept=tensors_to_keep(asked, scales))
     staging = staging_of(target)
     out = _with_target_name(staging.target, out)
-    about, fingerprint = _report_facts(out, staging.target, numbers if asked.codes is not None else None), out.fingerprint()
+    of_codes = numbers if asked.codes is not None or asked.keeps_codes else None
+    about, fingerprint = _report_facts(out, staging.target, of_codes), out.fingerprint()
     about["notes"] = (*((stale,) if stale else ()), *asked.notes, *about["notes"])
     check_names_are_free(staging, out.plan.names)
     earlier = None if dry_run else finish_earlier(staging)

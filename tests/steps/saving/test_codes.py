@@ -343,3 +343,67 @@ def test_the_number_of_threads_changes_no_byte_and_no_count(tmp_path: Path) -> N
     assert scales_of(np.ones((2, 2), np.float32), (2, 2), 448).shape == (1, 1)
     assert E8M0
     assert arrays_of(tmp_path / "1.safetensors")
+
+
+# ---- codes kept for MindFormers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", [{}, {"suffix": "scale"}, {"powers_of_two": True}])
+def test_codes_are_kept_for_mindformers_with_scales_as_its_reader_wants_them(how: dict[str, Any], tmp_path: Path) -> None:
+    folder, stored, numbers = llama_fp8(tmp_path / "q", **how)
+    mapped = mc.map(mc.load(folder))
+    report = mc.save(mapped, tmp_path / "mf.safetensors", dtype="keep", progress=False)
+    assert report.way_back == "exact"
+    found = raws_in(tmp_path / "mf.safetensors")
+    suffix = how.get("suffix", "weight_scale_inv")
+    assert found["model.layers.1.feed_forward.w2.weight"] == stored[NAME]
+    assert found["model.layers.1.feed_forward.w2.scale"] == stored[NAME.removesuffix("weight") + suffix]
+    assert raws_of(tmp_path / "mf.safetensors") == raws_of(mapped)  # read as numbers again
+    assert mc.verify(folder, tmp_path / "mf.safetensors", progress=False).equal
+    mc.save(mc.map(mc.load(tmp_path / "mf.safetensors"), to="hf", config=folder), tmp_path / "back", assets=folder, progress=False)
+    again = raws_in(tmp_path / "back")
+    assert {n: t for n, t in again.items() if "scale" not in n} == {n: t for n, t in stored.items() if "scale" not in n}
+    assert sorted(t.data for n, t in again.items() if "scale" in n) == sorted(t.data for n, t in stored.items() if "scale" in n)
+    assert raws_of(tmp_path / "back") == numbers
+
+
+def stacked(folder: Path, rows: int) -> tuple[Path, list[tuple[Array, Array, Array]]]:
+    parts = [fp8((RNG.standard_normal((rows, 64)) * 0.02).astype(np.float32), (32, 32)) for _ in range(4)]
+    tensors = {f"e.{n}.{end}": p[k] for n, p in enumerate(parts) for k, end in ((0, "weight"), (1, "weight_scale_inv"))}
+    return write_hf(folder, as_raws(tensors), {"model_type": "own", **by_blocks(32)}), parts
+
+
+@pytest.mark.parametrize(
+    ("layout", "join"),
+    [
+        ("out in -> e out in", lambda p, k: np.stack([x[k] for x in p])),
+        ("out in -> (e out) in", lambda p, k: np.concatenate([x[k] for x in p])),
+        ("out in -> out (e in)", lambda p, k: np.concatenate([x[k] for x in p], axis=1)),
+        ("out in -> e in out", lambda p, k: np.stack([x[k].T for x in p])),
+    ],
+)
+def test_scales_follow_the_layout_of_their_weights(layout: str, join: Callable[..., Array], tmp_path: Path) -> None:
+    folder, parts = stacked(tmp_path / "q", 64)
+    own = mc.rules.Family("own", "", (mc.rules.Rule("e.{e}.weight", "x", layout),), sizes={"e": "4"})
+    mc.save(mc.map(mc.load(folder), own), tmp_path / "mf.safetensors", dtype="keep", progress=False)
+    assert raws_in(tmp_path / "mf.safetensors") == as_raws({"x": join(parts, 0), "x_scale": join(parts, 1)})
+    numbers = np.ascontiguousarray(join([(rounded(p[2]),) for p in parts], 0))
+    np.testing.assert_array_equal(arrays_of(tmp_path / "mf.safetensors")["x"].view(np.uint16), numbers.view(np.uint16))
+
+
+def test_a_layout_that_takes_blocks_apart_is_refused_by_name(tmp_path: Path) -> None:
+    folder, _ = stacked(tmp_path / "q", 48)  # the second of them begins inside a block
+    own = mc.rules.Family("own", "", (mc.rules.Rule("e.{e}.weight", "x", "out in -> (e out) in"),), sizes={"e": "4"})
+    error = refused_with("MFC320", lambda: mc.save(mc.map(mc.load(folder), own), tmp_path / "mf.safetensors", dtype="keep", progress=False))
+    assert "'x'" in str(error)
+    assert "blocks of 32 x 32 apart" in str(error)
+    stack = mc.rules.Family("own", "", (mc.rules.Rule("e.{e}.weight", "x", "out in -> e out in"),), sizes={"e": "4"})
+    mc.save(mc.map(mc.load(folder), stack), tmp_path / "mf.safetensors", dtype="keep", progress=False)
+
+
+def test_codes_are_not_kept_where_mindspore_could_not_load_them_or_there_are_none(tmp_path: Path) -> None:
+    folder, _, _ = llama_fp8(tmp_path / "q")
+    error = refused_with("MFC405", lambda: there(folder, tmp_path / "mf.ckpt", dtype="keep"))
+    assert "_proj" in str(error) or "feed_forward" in str(error) or "attention" in str(error)
+    plain = mc.map(mc.toy("llama", dtype="bf16"), "llama")
+    refused_with("MFC501", lambda: mc.save(plain, tmp_path / "p.safetensors", dtype="keep", progress=False))
