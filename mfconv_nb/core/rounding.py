@@ -8,6 +8,8 @@ import numpy as np
 
 from mfconv_nb.core.dtypes import Array
 
+CHUNK = 1 << 16  # numbers that are compared at once: they stay in the cache
+
 
 @dataclass(frozen=True, slots=True)
 class Rounding:
@@ -43,19 +45,28 @@ def measure_rounding(rounded: Array, exact: Array) -> Rounding:
     """Compare numbers with what they were rounded from.
 
     Args:
-        exact: float32, or float64 where ``rounded`` is float32.
+        exact: float32, or float64 where ``rounded`` is float32. Both have one axis.
     """
+    found = Rounding()
     with np.errstate(all="ignore"):
-        wide = rounded.astype(exact.dtype)
-        np.subtract(wide, exact, out=wide)
-        if not wide.any():
-            return Rounding(exact.size)
-        size = np.abs(exact)
-        np.maximum(size, np.finfo(exact.dtype).smallest_subnormal, out=size)  # zero stays zero: it has no error
-        np.divide(wide, size, out=wide)
-        np.abs(wide, out=wide)
-        largest = float(wide.max())
-        if not np.isfinite(largest):
-            wide = np.where(np.isfinite(wide), wide, 0)
-            largest = float(wide.max())
-        return Rounding(exact.size, int(np.count_nonzero(wide)), largest, float(wide.sum(dtype=np.float64)))
+        for first in range(0, exact.size, CHUNK):
+            found += _measure_chunk(rounded[first : first + CHUNK], exact[first : first + CHUNK])
+    return found
+
+
+def _measure_chunk(rounded: Array, exact: Array) -> Rounding:
+    wide = rounded.astype(exact.dtype)
+    np.subtract(wide, exact, out=wide)
+    changed = wide != 0
+    inexact = int(np.count_nonzero(changed))
+    if not inexact:
+        return Rounding(exact.size)
+    size = np.abs(exact)
+    np.maximum(size, np.finfo(exact.dtype).smallest_subnormal, out=size)  # zero stays zero: it has no error
+    np.divide(wide, size, out=wide)
+    np.abs(wide, out=wide)
+    largest = float(wide.max())
+    if not np.isfinite(largest):
+        wide = np.where(np.isfinite(wide), wide, 0)
+        inexact, largest = int(np.count_nonzero(wide)), float(wide.max())
+    return Rounding(exact.size, inexact, largest, float(wide.sum()))

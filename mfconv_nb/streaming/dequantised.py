@@ -20,7 +20,7 @@ from mfconv_nb.core.scaled_codes import CODE_KINDS, dequantise, holds_exactly, s
 from mfconv_nb.core.sources import ByteSource, FileSource
 from mfconv_nb.streaming.gather import Bytes, Gatherer
 
-PANEL = 1 << 19  # numbers that are computed at once
+PANEL = 1 << 18  # numbers that are computed at once
 HINT_SCALE = "Fetch the file again; if it was published so, ask who published it."
 
 

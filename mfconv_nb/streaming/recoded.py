@@ -26,6 +26,7 @@ from mfconv_nb.core.scaled_codes import (
     choose_scales,
     dequantise,
     quantise,
+    recover_codes,
     same_numbers,
     scale_values,
 )
@@ -33,7 +34,8 @@ from mfconv_nb.core.sources import ByteSource
 from mfconv_nb.streaming.dequantised import CodedMatrix
 from mfconv_nb.streaming.gather import Bytes, Gatherer
 
-PANEL = 1 << 18  # numbers that are computed at once
+PANEL = 1 << 17  # numbers that are computed at once
+ROWS_AT_ONCE = 1 << 21  # bytes of codes whose numbers are read at once: of a transpose, few rows are as slow to read as many
 HINT_TRAINED = (
     "It was changed since it was read from codes. To quantise what was changed anew: --requantise (requantise=True in Python). "
     "For numbers instead of codes: --dtype bf16 (dtype= in Python)."
@@ -115,24 +117,32 @@ class Recoding:
         Raises:
             MappingError: MFC308 for numbers that no code stands for.
         """
-        numbers, scales = self.read_rows(gatherer, first, last), self._scales_of_rows(gatherer, first, last)
-        if self.requantise and not self.is_untouched:
-            return quantise(numbers, self.matrix.kind, scales, self.matrix.block[1])
-        codes = self._published_codes(gatherer, numbers, scales, first)
-        if not self._stand_for(codes, scales, numbers):
-            found = f"numbers that no code stands for, with the scales of {quote(self.matrix.scales.name)}"
-            expected = "the numbers that were read from the published codes"
-            raise MappingError("MFC308", quote(self.numbers.name), found=found, expected=expected, hint=HINT_TRAINED)
+        stored, scales = self._read_stored(gatherer, first, last), self._scales_of_rows(gatherer, first, last)
+        is_new = self.requantise and not self.is_untouched
+        codes = np.empty((last - first, self.matrix.columns // CODE_KINDS[self.matrix.kind]), np.uint8)
+        step = max(1, PANEL // self.matrix.columns)
+        for row in range(0, last - first, step):
+            part = slice(row, min(row + step, last - first))
+            if is_new:
+                codes[part] = quantise(_as_float32(stored[part]), self.matrix.kind, scales[part], self.matrix.block[1])
+            elif not self._recover(gatherer, codes[part], stored[part], scales[part], first + row):
+                raise self._changed_error()
         return codes
 
-    def _published_codes(self, gatherer: Gatherer, numbers: Array, scales: Array, first: int) -> Array:
-        """The codes of some rows, if nothing was changed: computed, or read where they were kept."""
-        if not self.has_codes:
-            return quantise(numbers, self.matrix.kind, scales, self.matrix.block[1])
-        width = self.matrix.columns // CODE_KINDS[self.matrix.kind]
-        codes = np.empty((len(numbers), width), np.uint8)
-        gatherer.fill(self.matrix.codes, self.matrix.codes.dtype, first * width, (first + len(numbers)) * width, codes.reshape(-1))
-        return codes
+    def _changed_error(self) -> MappingError:
+        found = f"numbers that no code stands for, with the scales of {quote(self.matrix.scales.name)}"
+        expected = "the numbers that were read from the published codes"
+        return MappingError("MFC308", quote(self.numbers.name), found=found, expected=expected, hint=HINT_TRAINED)
+
+    def _recover(self, gatherer: Gatherer, codes: Array, stored: Array, scales: Array, first: int) -> bool:
+        """Fill in the codes of some rows, computed, or read where they were kept. False where they do not stand for these numbers."""
+        matrix = self.matrix
+        if self.has_codes:
+            width = codes.shape[1]
+            gatherer.fill(matrix.codes, matrix.codes.dtype, first * width, (first + len(codes)) * width, codes.reshape(-1))
+        else:
+            codes[...] = recover_codes(_as_float32(stored), matrix.kind, scales, matrix.block[1])
+        return same_numbers(codes, matrix.kind, scales, matrix.block[1], stored, self.numbers.dtype)
 
     def rounding_of_rows(self, first: int, last: int) -> Rounding:
         """What quantising did to some rows."""
@@ -144,28 +154,26 @@ class Recoding:
         return measure_rounding(again, numbers)
 
     def row_panels(self) -> Iterator[tuple[int, int]]:
-        rows, step = self.matrix.elements // self.matrix.columns, max(1, PANEL // self.matrix.columns)
+        rows, step = self.matrix.elements // self.matrix.columns, max(1, ROWS_AT_ONCE // self.matrix.columns)
         for first in range(0, rows, step):
             yield first, min(rows, first + step)
 
     def read_rows(self, gatherer: Gatherer, first: int, last: int) -> Array:
         """Some rows of numbers as float32."""
-        width = self.matrix.columns
-        out = np.empty((last - first) * width * 4, np.uint8)
-        gatherer.fill(self.numbers, "F32", first * width, last * width, out)
-        return out.view(np.float32).reshape(last - first, width)
+        return _as_float32(self._read_stored(gatherer, first, last))
+
+    def _read_stored(self, gatherer: Gatherer, first: int, last: int) -> Array:
+        """Some rows of numbers, in their dtype."""
+        width, dtype = self.matrix.columns, self.numbers.dtype
+        out = np.empty((last - first) * width * itemsize(dtype), np.uint8)
+        gatherer.fill(self.numbers, dtype, first * width, last * width, out)
+        return out.view(numpy_dtype(dtype)).reshape(last - first, width)
 
     def _fits(self, gatherer: Gatherer, first: int, last: int) -> bool:
-        rows = np.arange(first, last)
-        numbers, of_rows = self.read_rows(gatherer, first, last), self._scale_rows(rows)
+        of_rows = self._scale_rows(np.arange(first, last))
         scales = self.matrix.read_scales(gatherer, int(of_rows[0]), int(of_rows[-1]) + 1)[of_rows - of_rows[0]]
-        return self._stand_for(self._published_codes(gatherer, numbers, scales, first), scales, numbers)
-
-    def _stand_for(self, codes: Array, scales: Array, numbers: Array) -> bool:
-        dtype = self.numbers.dtype
-        stored: Array = np.empty(numbers.shape, numpy_dtype(dtype))
-        cast_into(stored, numbers)
-        return same_numbers(codes, self.matrix.kind, scales, self.matrix.block[1], stored, dtype)
+        codes = np.empty((last - first, self.matrix.columns // CODE_KINDS[self.matrix.kind]), np.uint8)
+        return self._recover(gatherer, codes, self._read_stored(gatherer, first, last), scales, first)
 
     def _scales_of_rows(self, gatherer: Gatherer, first: int, last: int) -> Array:
         of_rows = self._scale_rows(np.arange(first, last))
@@ -176,6 +184,13 @@ class Recoding:
     def _scale_rows(self, rows: Array) -> Array:
         matrix = self.matrix
         return rows // matrix.rows * matrix.grid[0] + rows % matrix.rows // matrix.block[0]
+
+
+def _as_float32(stored: Array) -> Array:
+    """Numbers as float32; a NaN keeps its bits."""
+    wide = np.empty(stored.shape, np.float32)
+    cast_into(wide, stored)
+    return wide
 
 
 class RecodedSource:
@@ -194,7 +209,7 @@ class RecodedSource:
     def read_into(self, offset: int, buffer: memoryview) -> None:
         target, width, gatherer = np.frombuffer(buffer, np.uint8), self._row_bytes, Gatherer()
         make: Callable[..., Bytes] = self.recoding.codes_of_rows if self.of_codes else self.recoding.stored_scales
-        step = max(1, PANEL // width)
+        step = max(1, ROWS_AT_ONCE // width)
         stop = -(-(offset + len(buffer)) // width)
         for row in range(offset // width, stop, step):
             data = make(gatherer, row, min(row + step, stop)).reshape(-1)

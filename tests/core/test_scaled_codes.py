@@ -18,6 +18,7 @@ from mfconv_nb.core.scaled_codes import (
     dequantise,
     holds_exactly,
     quantise,
+    recover_codes,
     same_numbers,
     scale_values,
     tells_codes_apart,
@@ -118,6 +119,7 @@ def test_where_scales_tell_codes_apart_every_code_comes_back_from_its_number(kin
         back: Array = np.empty(wide.shape, np.float32)
         cast_into(back, stored)
         np.testing.assert_array_equal(quantise(back, kind, scales, columns), codes)
+        np.testing.assert_array_equal(recover_codes(back, kind, scales, columns), codes)
         assert same_numbers(codes, kind, scales, columns, stored, dtype)
     assert told > 5
 
