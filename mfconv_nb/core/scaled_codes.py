@@ -89,7 +89,7 @@ def dequantise(out: Array, codes: Array, kind: str, scales: Array, first: int, w
             np.copyto(out, wide)
         nan = np.isnan(wide) if kind != E2M1 and np.isnan(wide.max(initial=0)) else None
         kept = wide[nan] if nan is not None else None
-        _by_blocks(np.multiply, out, scales, first, width)
+        _apply_to_blocks(np.multiply, out, scales, first, width)
         if nan is not None and out.dtype == np.float32:
             out[nan] = kept  # a processor would make all NaN of e5m2 alike
 
@@ -114,7 +114,7 @@ def _column_blocks(columns: int, first: int, width: int) -> Sequence[tuple[slice
     return [(slice(a, b), slice((first + a) // width - base, -(-(first + b) // width) - base)) for a, b in runs if a < b]
 
 
-def _by_blocks(operation: np.ufunc, out: Array, scales: Array, first: int, width: int) -> None:
+def _apply_to_blocks(operation: np.ufunc, out: Array, scales: Array, first: int, width: int) -> None:
     """Multiply or divide every row of ``out``, which begins with column ``first``, by its scales."""
     for columns, block in _column_blocks(out.shape[1], first, width):
         part, of_part = out[:, columns], scales[:, block]
@@ -170,7 +170,7 @@ def quantise(numbers: Array, kind: str, scales: Array, width: int) -> Array:
     """
     with np.errstate(all="ignore"):
         scaled = numbers.copy()
-        _by_blocks(np.divide, scaled, scales, 0, width)
+        _apply_to_blocks(np.divide, scaled, scales, 0, width)
         endless = np.isinf(numbers) if kind == "F8_E5M2" else None
         np.clip(scaled, -LARGEST[kind], LARGEST[kind], out=scaled)
         if endless is not None and endless.any():
@@ -197,7 +197,7 @@ def recover_codes(numbers: Array, kind: str, scales: Array, width: int) -> Array
         return quantise(numbers, kind, scales, width)
     with np.errstate(all="ignore"):
         scaled = numbers.copy()
-        _by_blocks(np.divide, scaled, scales, 0, width)
+        _apply_to_blocks(np.divide, scaled, scales, 0, width)
     upper = scaled.view(np.uint16).reshape(*scaled.shape, 2)[..., 1 if sys.byteorder == "little" else 0]
     return _with_nan(np.take(_codes_by_upper_bits(kind), upper, mode="clip"), numbers, kind)
 
