@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import xxhash
 
-from mfconv_nb.core.checkpoint import LazyTensor
+from mfconv_nb.core.checkpoint import LazyTensor, sources_of
 from mfconv_nb.core.dtypes import itemsize
 from mfconv_nb.core.file_plan import FilePlan
 from mfconv_nb.core.progress import OnProgress
@@ -90,7 +90,7 @@ def fill_files(jobs: Sequence[FillJob], journal: Journal, threads: int = DEFAULT
         OSError: if writing fails. InputError: if a source has changed.
     """
     held = {id(job.tensors): job.tensors for job in jobs}  # the shards of a folder share one mapping of all tensors
-    sources = {id(p.source) for tensors in held.values() for t in tensors.values() for p in t.pieces}
+    sources = sources_of(t for tensors in held.values() for t in tensors.values())
     allow_open_files(len(jobs) + len(sources))
     descriptors = [_open_planned(job) for job in jobs]
     try:

@@ -103,11 +103,18 @@ def _refuse_scheme(source: Checkpoint, found: str | None) -> None:
 
 def check_pairs(source: Checkpoint) -> None:
     """Raises MappingError (MFC320) for codes without their scales, scales without codes, and shapes that do not fit together."""
+    if (problem := problem_of_pairs(source)) is not None:
+        raise problem
+
+
+def problem_of_pairs(source: Checkpoint) -> MappingError | None:
+    """What ``check_pairs`` would raise."""
     problems = pair_codes(source.specs, source.config, source.history.quantised_by).problems
-    if problems:
-        name, found, expected, hint = problems[0]
-        more = f" ({len(problems):,} such problems)" if len(problems) > 1 else ""
-        raise MappingError("MFC320", f"{quote(name)} in {source.origin}", found=found + more, expected=expected, hint=hint)
+    if not problems:
+        return None
+    name, found, expected, hint = problems[0]
+    more = f" ({len(problems):,} such problems)" if len(problems) > 1 else ""
+    return MappingError("MFC320", f"{quote(name)} in {source.origin}", found=found + more, expected=expected, hint=hint)
 
 
 def _check_scales_stay(plan: MappingPlan, source: Checkpoint) -> None:

@@ -24,6 +24,7 @@ from mfconv_nb.mapping.adapters import is_adapter
 from mfconv_nb.mapping.kinds import WEIGHTS, amounts_by_category, category_of, is_run_state
 from mfconv_nb.mapping.plan import LEFT_OUT, TIED
 from mfconv_nb.runs.run import Step, TrainedRun
+from mfconv_nb.steps.converting.family_choice import problem_of_pairs
 from mfconv_nb.steps.converting.map_report import CoverageError
 from mfconv_nb.steps.converting.twins import HINT_HEAD, differ_at_first
 from mfconv_nb.steps.inspecting.diagnosis import DECIDE, FINE, STOP, TOLD, Finding
@@ -111,7 +112,11 @@ def _content_findings(seen: Seen) -> Iterator[Finding]:
 
 def _name_findings(seen: Seen) -> Iterator[Finding]:
     if seen.quantised is not None:
-        yield Finding(STOP, "quantised", f"{seen.quantised}. Take the original weights.")
+        problem = problem_of_pairs(seen.checkpoint)
+        found = f"{seen.quantised}. Take the original weights."
+        if problem is not None:
+            found = f"{problem.code}, {problem.where}: {problem.found}; expected {problem.expected}. {problem.hint}"
+        yield Finding(STOP, "quantised", found)
         return
     if seen.side == MF and (name := _telling_name(seen)) is not None:
         form = "mcore form (Megatron-like)" if is_mcore_name(name) else "legacy form"

@@ -95,6 +95,8 @@ def save(
         out = whole_output(source, target, cast, max_shard_size, assets, of_mindspore=not asked.keeps_codes)
     else:
         out = ranks_output(source, target, cast, layout_of_ranks)
+    if asked.keeps_codes or asked.codes is not None:
+        check_scales(numbers, {t.name: t.dtype for t in numbers})
     scales = check_scales(source, out.dtypes)
     exact = {name: fit.exact for name, fit in scales.fitness.items()}
     out = replace(out, exact=exact, kept=tensors_to_keep(asked, scales))

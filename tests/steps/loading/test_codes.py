@@ -16,7 +16,7 @@ from mfconv_nb.core.checkpoint import TensorSpec
 from mfconv_nb.mapping.codes_and_scales import pair_codes
 from tests.quantised import E5M2, E8M0, FP8, as_raws, by_blocks, fp4, fp8, llama_fp8, rounded, spread, write_shards
 from tests.support import Array, numbered, write_hf
-from tests.toys import arrays_of, raws_of, refused_with
+from tests.toys import arrays_of, findings, raws_of, refused_with
 
 RNG = np.random.default_rng(3)
 WEIGHT = (RNG.standard_normal((70, 96)) * 0.02).astype(np.float32)
@@ -209,6 +209,7 @@ def test_a_conversion_names_the_scale_that_is_missing_and_loading_shows_what_is_
         error = refused_with("MFC320", lambda family=family: mc.map(mc.load(folder), family))
         assert weight in str(error)
         assert lost in str(error)
+    assert lost in findings(folder, "quantised")
     refused_with("MFC312", lambda: mc.save(mc.load(folder), tmp_path / "out.safetensors", dtype="bf16"))
 
 
