@@ -106,7 +106,7 @@ class Gatherer:
     def _fill_block(self, piece: Piece, block: Block, dtype: str, target: Bytes) -> None:
         size = itemsize(piece.dtype)
         reach = 1 + sum((n - 1) * s for n, s in zip(block.sizes, block.source_strides, strict=True))
-        is_dense = reach <= 2 * block.elements
+        is_dense = reach <= (1 if getattr(piece.source, "rounds_when_read", False) else 2) * block.elements  # codes are decoded once
         if piece.dtype == dtype:
             length = _span_length(block)
             if block.is_contiguous or length * size >= (SHORTEST_READ if is_dense else SHORTEST_SPAN):

@@ -243,10 +243,13 @@ def test_scales_are_not_left_out_without_their_codes(tmp_path: Path) -> None:
 # ---- layouts that scatter ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_transpose_and_a_stack_of_wide_matrices_decode_each_code_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("columns", [2000, 2600, 5000])
+def test_a_transpose_and_a_stack_of_wide_matrices_decode_each_code_once(
+    columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mfconv_nb.streaming import dequantised  # what is counted
 
-    weight = (RNG.standard_normal((640, 5000)) * 0.02).astype(np.float32)
+    weight = (RNG.standard_normal((640, columns)) * 0.02).astype(np.float32)
     parts = [fp8(weight * (n + 1), (128, 128)) for n in range(2)]
     tensors = {f"w.{n}.weight{end}": p[k] for n, p in enumerate(parts) for k, end in ((0, ""), (1, "_scale_inv"))}
     write_hf(tmp_path / "q", as_raws(tensors), {"model_type": "own", **by_blocks(128)})

@@ -264,6 +264,20 @@ def test_other_codes_for_the_same_numbers_are_not_what_was_published(tmp_path: P
     assert not (tmp_path / "back").exists()
 
 
+def test_verify_sees_codes_that_are_not_those_that_were_published(tmp_path: Path) -> None:
+    codes = RNG.integers(64, 100, (32, 32)).astype(np.uint8).view(FP8)
+    tensors = {"a.weight": codes, "a.weight_scale_inv": np.ones((1, 1), np.float32)}
+    folder = write_hf(tmp_path / "q", as_raws(tensors), {"model_type": "own", **by_blocks(32)})
+    own = mc.rules.Family("own", "", (mc.rules.Rule("a.weight", "x.weight", "out in -> in out"),), sizes={})
+    mc.save(mc.map(mc.load(folder), own), tmp_path / "mf.ckpt", progress=False)
+    assert mc.verify(folder, tmp_path / "mf.ckpt", own, progress=False).equal
+    twice = as_raws({"a.weight_scale_inv": np.full((1, 1), 2, np.float32)})
+    write_safetensors(tmp_path / "mf.ckpt.mfconv" / "codes.safetensors", twice)
+    seen = mc.verify(folder, tmp_path / "mf.ckpt", own, progress=False)
+    assert not seen.equal
+    assert any("2 tensors changed; first a.weight" in c.seen for c in seen.conditions)
+
+
 def test_adapters_merged_into_codes_give_numbers_or_codes_on_request(tmp_path: Path) -> None:
     folder, stored, numbers = llama_fp8(tmp_path / "q")
     rank, weight = 2, numbers[NAME]
@@ -398,6 +412,15 @@ def test_a_layout_that_takes_blocks_apart_is_refused_by_name(tmp_path: Path) -> 
     assert "blocks of 32 x 32 apart" in str(error)
     stack = mc.rules.Family("own", "", (mc.rules.Rule("e.{e}.weight", "x", "out in -> e out in"),), sizes={"e": "4"})
     mc.save(mc.map(mc.load(folder), stack), tmp_path / "mf.safetensors", dtype="keep", progress=False)
+
+
+def test_blocks_that_are_not_square_are_not_turned(tmp_path: Path) -> None:
+    codes, scales, _ = fp8((RNG.standard_normal((64, 64)) * 0.02).astype(np.float32), (16, 32))
+    said = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [16, 32]}}
+    folder = write_hf(tmp_path / "q", as_raws({"a.weight": codes, "a.weight_scale_inv": scales}), {"model_type": "own", **said})
+    own = mc.rules.Family("own", "", (mc.rules.Rule("a.weight", "x.weight", "out in -> in out"),), sizes={})
+    error = refused_with("MFC320", lambda: mc.save(mc.map(mc.load(folder), own), tmp_path / "o.safetensors", dtype="keep", progress=False))
+    assert "blocks of 16 x 32, turned" in str(error)
 
 
 def test_a_scale_that_is_no_number_is_not_kept_either(tmp_path: Path) -> None:
