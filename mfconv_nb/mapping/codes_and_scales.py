@@ -73,7 +73,7 @@ class Coded:
 
     @property
     def _matrix(self) -> tuple[int, int]:
-        *_, rows, columns = (1, *self.weight.shape)
+        rows, columns = self.weight.shape[-2:]
         return (columns, rows) if self.turned else (rows, columns)
 
     @property
