@@ -59,7 +59,7 @@ CODES = {
     "MFC317": "a converter's folder that cannot be used",
     "MFC318": "the converter failed",
     "MFC319": "an adapter that is not fully described",
-    "MFC320": "codes and scales that do not make up weights",
+    "MFC321": "codes and scales that do not make up weights",
     # 4xx: writing the output
     "MFC401": "the target exists",
     "MFC402": "source and target are the same",

@@ -54,7 +54,7 @@ class CodedMatrix:
         """Some rows of scales, counted through the stack, as float32.
 
         Raises:
-            MappingError: MFC320 for a scale that is no positive number.
+            MappingError: MFC321 for a scale that is no positive number.
         """
         width, dtype = self.grid[1], self.scales.dtype
         raw = np.empty((last - first) * width * itemsize(dtype), np.uint8)
@@ -65,7 +65,7 @@ class CodedMatrix:
             place = [*([at // self.grid[0]] if self.elements > self.rows * self.columns else []), at % self.grid[0], bad % width]
             where = f"scale {place} of {quote(self.scales.name)}"
             what = f"{found.reshape(-1)[bad]:g}, for codes of {quote(self.name)}"
-            raise MappingError("MFC320", where, found=what, expected="a number above zero", hint=HINT_SCALE)
+            raise MappingError("MFC321", where, found=what, expected="a number above zero", hint=HINT_SCALE)
         return found
 
     def scale_panels(self) -> Iterator[Array]:
@@ -223,7 +223,7 @@ class Fitness:
 
 
 def fitness_of(source: DequantisedSource, dtype: str) -> Fitness:
-    """Read all scales of a weight. Raises MappingError (MFC320) for one that is no positive number."""
+    """Read all scales of a weight. Raises MappingError (MFC321) for one that is no positive number."""
     kind, exact, reversible = source.matrix.kind, True, True
     for scales in source.matrix.scale_panels():
         exact = exact and holds_exactly(scales, kind, dtype)

@@ -92,7 +92,7 @@ class Recoding:
             numbers = self.read_rows(gatherer, first, last)
             if not np.isfinite(numbers).all():
                 hint = "Look for what went wrong in its training, or write numbers: --dtype bf16 (dtype= in Python)."
-                raise MappingError("MFC320", quote(self.numbers.name), found="NaN or infinite numbers", expected="finite ones", hint=hint)
+                raise MappingError("MFC321", quote(self.numbers.name), found="NaN or infinite numbers", expected="finite ones", hint=hint)
             rows = np.arange(first, last)
             np.maximum.at(amax, self._scale_rows(rows), np.maximum.reduceat(np.abs(numbers), starts, axis=1))
         stored = choose_scales(amax, matrix.kind, matrix.scales.dtype)

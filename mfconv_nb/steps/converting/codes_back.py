@@ -66,7 +66,7 @@ def codes_kept(checkpoint: Checkpoint) -> Checkpoint:
     For MindFormers the scales of `X.weight` are `X.scale`, as its own reader wants them; otherwise they are named as they were.
 
     Raises:
-        MappingError: MFC320 for a tensor that cuts blocks apart, mixes codes with numbers, or turns blocks that are not square.
+        MappingError: MFC321 for a tensor that cuts blocks apart, mixes codes with numbers, or turns blocks that are not square.
     """
     tensors: dict[str, LazyTensor] = {}
     for tensor in checkpoint.tensors.values():
@@ -132,7 +132,7 @@ def _name_of_scales(name: str, matrix: CodedMatrix, side: str | None) -> str:
 
 def _not_kept(tensor: LazyTensor, found: str, expected: str) -> MappingError:
     hint = "Leave --dtype keep out (dtype= in Python), and it is written as numbers."
-    return MappingError("MFC320", quote(tensor.name), found=found, expected=expected, hint=hint)
+    return MappingError("MFC321", quote(tensor.name), found=found, expected=expected, hint=hint)
 
 
 def _is_as_published(tensor: LazyTensor, weight: PublishedWeight) -> bool:

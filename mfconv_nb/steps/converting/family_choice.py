@@ -82,7 +82,7 @@ def _wrapper_hint(request: MapRequest) -> str | None:
 def check_no_codes(plan: MappingPlan, source: Checkpoint) -> None:
     """Raises MappingError (MFC312) for names beside codes that no rule knows, left out or not, and for weights in a dtype of codes.
 
-    MFC320 for codes and scales that do not fit together, or where scales are to be left out and their codes are not.
+    MFC321 for codes and scales that do not fit together, or where scales are to be left out and their codes are not.
     """
     check_pairs(source)
     _check_scales_stay(plan, source)
@@ -102,7 +102,7 @@ def _refuse_scheme(source: Checkpoint, found: str | None) -> None:
 
 
 def check_pairs(source: Checkpoint) -> None:
-    """Raises MappingError (MFC320) for codes without their scales, scales without codes, and shapes that do not fit together."""
+    """Raises MappingError (MFC321) for codes without their scales, scales without codes, and shapes that do not fit together."""
     if (problem := problem_of_pairs(source)) is not None:
         raise problem
 
@@ -114,7 +114,7 @@ def problem_of_pairs(source: Checkpoint) -> MappingError | None:
         return None
     name, found, expected, hint = problems[0]
     more = f" ({len(problems):,} such problems)" if len(problems) > 1 else ""
-    return MappingError("MFC320", f"{quote(name)} in {source.origin}", found=found + more, expected=expected, hint=hint)
+    return MappingError("MFC321", f"{quote(name)} in {source.origin}", found=found + more, expected=expected, hint=hint)
 
 
 def _check_scales_stay(plan: MappingPlan, source: Checkpoint) -> None:

@@ -171,7 +171,7 @@ def check_codes(asked: AsAsked, written: Mapping[str, tuple[TensorSpec, str]], w
         written: of every tensor the checksum that was taken while it was written.
         whole: names whose checksum is of the whole tensor, however long it is, as torch files need it.
     Raises:
-        MappingError: MFC320 where one is not as it was published, though no number was changed.
+        MappingError: MFC321 where one is not as it was published, though no number was changed.
     """
     if asked.codes is None:
         return CodesSeen()
@@ -191,7 +191,7 @@ def check_codes(asked: AsAsked, written: Mapping[str, tuple[TensorSpec, str]], w
             continue
         if found != checksum:
             expected = "the bytes that were published, by the checksum in the manifest beside the source"
-            raise MappingError("MFC320", quote(name), found="other bytes", expected=expected, hint=HINT_KEPT)
+            raise MappingError("MFC321", quote(name), found="other bytes", expected=expected, hint=HINT_KEPT)
         proven += 1
     return CodesSeen(proven, len(recodings) - len(changed), tuple(sorted(anew)))
 
@@ -238,7 +238,7 @@ def check_scales(checkpoint: Checkpoint, dtypes: Mapping[str, str], progress: Pr
     """Read every scale, before anything is written.
 
     Raises:
-        MappingError: MFC320 for a scale that is no positive number.
+        MappingError: MFC321 for a scale that is no positive number.
     """
     computed = [t for t in checkpoint if is_dequantised(t)]
     sources = dequantised_sources(computed)

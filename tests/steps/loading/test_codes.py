@@ -206,7 +206,7 @@ def test_a_conversion_names_the_scale_that_is_missing_and_loading_shows_what_is_
     weight = lost.removesuffix("_scale_inv")
     assert mc.load(folder)[weight].dtype == "F8_E4M3"
     for family in ("llama", None):
-        error = refused_with("MFC320", lambda family=family: mc.map(mc.load(folder), family))
+        error = refused_with("MFC321", lambda family=family: mc.map(mc.load(folder), family))
         assert weight in str(error)
         assert lost in str(error)
     assert lost in findings(folder, "quantised")
@@ -226,7 +226,7 @@ def test_a_scale_that_is_no_number_is_named_before_anything_is_written(bad: floa
         lambda: mc.save(mapped, tmp_path / "o.ckpt", dry_run=True),
         lambda: raws_of(mapped),
     ):
-        error = refused_with("MFC320", call)
+        error = refused_with("MFC321", call)
         assert "scale [1, 0]" in str(error)
         assert name in str(error)
     assert not (tmp_path / "o.ckpt").exists()

@@ -221,7 +221,7 @@ def test_nan_in_a_trained_weight_is_not_quantised(tmp_path: Path) -> None:
         return changed
 
     mapped = trained(mc.map(mc.load(tmp_path / "mf.ckpt"), to="hf", config=folder), NAME, spoil)
-    assert NAME in str(refused_with("MFC320", lambda: mc.save(mapped, tmp_path / "back", requantise=True, progress=False)))
+    assert NAME in str(refused_with("MFC321", lambda: mc.save(mapped, tmp_path / "back", requantise=True, progress=False)))
 
 
 def test_a_block_of_zeros_gets_a_scale_that_is_a_number(tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_other_codes_for_the_same_numbers_are_not_what_was_published(tmp_path: P
     mc.save(mc.map(mc.load(folder), own), tmp_path / "mf.ckpt", progress=False)
     twice = as_raws({"a.weight_scale_inv": np.full((1, 1), 2, np.float32)})  # each number has a code with it, but another
     write_safetensors(tmp_path / "mf.ckpt.mfconv" / "codes.safetensors", twice)
-    error = refused_with("MFC320", lambda: mc.save(mc.map(mc.load(tmp_path / "mf.ckpt"), own, to="hf"), tmp_path / "back", progress=False))
+    error = refused_with("MFC321", lambda: mc.save(mc.map(mc.load(tmp_path / "mf.ckpt"), own, to="hf"), tmp_path / "back", progress=False))
     assert "a.weight" in str(error)
     assert not (tmp_path / "back").exists()
 
@@ -407,7 +407,7 @@ def test_scales_follow_the_layout_of_their_weights(layout: str, join: Callable[.
 def test_a_layout_that_takes_blocks_apart_is_refused_by_name(tmp_path: Path) -> None:
     folder, _ = stacked(tmp_path / "q", 48)  # the second of them begins inside a block
     own = mc.rules.Family("own", "", (mc.rules.Rule("e.{e}.weight", "x", "out in -> (e out) in"),), sizes={"e": "4"})
-    error = refused_with("MFC320", lambda: mc.save(mc.map(mc.load(folder), own), tmp_path / "mf.safetensors", dtype="keep", progress=False))
+    error = refused_with("MFC321", lambda: mc.save(mc.map(mc.load(folder), own), tmp_path / "mf.safetensors", dtype="keep", progress=False))
     assert "'x'" in str(error)
     assert "blocks of 32 x 32 apart" in str(error)
     stack = mc.rules.Family("own", "", (mc.rules.Rule("e.{e}.weight", "x", "out in -> e out in"),), sizes={"e": "4"})
@@ -419,7 +419,7 @@ def test_blocks_that_are_not_square_are_not_turned(tmp_path: Path) -> None:
     said = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [16, 32]}}
     folder = write_hf(tmp_path / "q", as_raws({"a.weight": codes, "a.weight_scale_inv": scales}), {"model_type": "own", **said})
     own = mc.rules.Family("own", "", (mc.rules.Rule("a.weight", "x.weight", "out in -> in out"),), sizes={})
-    error = refused_with("MFC320", lambda: mc.save(mc.map(mc.load(folder), own), tmp_path / "o.safetensors", dtype="keep", progress=False))
+    error = refused_with("MFC321", lambda: mc.save(mc.map(mc.load(folder), own), tmp_path / "o.safetensors", dtype="keep", progress=False))
     assert "blocks of 16 x 32, turned" in str(error)
 
 
@@ -432,7 +432,7 @@ def test_a_scale_that_is_no_number_is_not_kept_either(tmp_path: Path) -> None:
         lambda: there(folder, tmp_path / "mf.safetensors", dtype="keep"),
         lambda: mc.save(mc.load(folder), tmp_path / "same.safetensors", progress=False),
     ):
-        assert f"{NAME}_scale_inv" in str(refused_with("MFC320", call))
+        assert f"{NAME}_scale_inv" in str(refused_with("MFC321", call))
 
 
 def test_codes_are_not_kept_where_mindspore_could_not_load_them_or_there_are_none(tmp_path: Path) -> None:
