@@ -96,6 +96,13 @@ def test_layers_that_are_left_out_are_not_promised(tmp_path: Path) -> None:
     assert any("num_nextn_predict_layers 1" in note for note in report.notes)
 
 
+def test_a_config_that_is_true_of_further_layers_is_not_spoken_of(tmp_path: Path) -> None:
+    mc.toy("deepseekv3", tmp_path / "hf")
+    report = mc.save(mc.map(mc.map(mc.load(tmp_path / "hf"), "deepseekv3"), to="hf"), tmp_path / "back", assets=tmp_path / "hf")
+    assert report.notes == ()
+    assert (tmp_path / "back" / "config.json").read_bytes() == (tmp_path / "hf" / "config.json").read_bytes()
+
+
 def test_tensors_that_the_config_promises_and_the_caller_left_out_are_named(tmp_path: Path) -> None:
     mapped = mc.map(mc.toy("llama", tmp_path / "hf"))
     back = mc.map(mapped, to="hf", leave_out=("*layers.3.feed_forward.w1.weight", "lm_head.weight"))
