@@ -174,7 +174,7 @@ def _extras(
     config = json.loads(found["config.json"]) if found else checkpoint.config
     if config is None or RUN_CONFIG in config:  # the sizes of a run's YAML are not the config of a model
         return {}, ()
-    said, notes = true_config(config, checkpoint, specs)
+    said, notes = true_config(config, checkpoint, specs, str(Path(assets or "") / "config.json"))
     same = found.get("config.json") if said == config else None
     files = {**found, "config.json": same or config_bytes(said)}
     if code := code_files_named_in(files):
