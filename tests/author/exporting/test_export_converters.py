@@ -36,7 +36,7 @@ def sayable() -> list[Family]:
     found = []
     for form in (form for family in known_families() for form in all_forms(family)):
         try:
-            converters_of(form)
+            converters_of(form, form.toy)
             found.append(form)
         except MappingError as error:
             if error.code != "MFC314":
