@@ -1,6 +1,6 @@
 """MindFormers' conversion operations: the layout sentence of each, the names that each takes, and the one that does what a rule says.
 
-For networks that MindFormers' loader reads from a Hugging Face folder an operation of ours does what theirs cannot (`converter_program.py`).
+For networks that MindFormers' loader reads from a Hugging Face folder, an operation of `converter_program.py` does what theirs cannot.
 Refuses a rule that no operation does, and says what is missing. Pure; MindFormers is not imported.
 Source: mindformers 2.1.0, ``checkpoint/converter`` (`convert_op.py`, `template.py`). They read sizes from the model's config when they run.
 """
@@ -44,7 +44,7 @@ STACKED_LAYOUTS = {  # three axes, as the dynamic graph has them, by the number 
 EQUAL_PARTS = "it cuts into equal parts, unless split_sizes says their sizes (config=... writes them)"
 SAMPLES = (0, 3, 12)  # indices for which names are tried
 _PLACEHOLDER = re.compile(r"\{[a-z_][a-z0-9_]*\}")
-_OF_ONE_LAYER = re.compile(r"\(\?=([0-9]+)\.\)\{\}")  # a {} that takes this number alone: their names are regular expressions
+OF_ONE_LAYER = re.compile(r"\(\?=([0-9]+)\.\)\{\}")  # a {} that takes this number alone: their names are regular expressions
 _FIRST_NUMBER = re.compile(r"(?<=\.)([0-9]+)(?=\.)")
 _QKV_NAMES = ("q_proj", "k_proj", "v_proj")
 _PLAIN = re.compile(r"[A-Za-z0-9_.{}/-]*")  # their names become regular expressions, in which only the dot is escaped
@@ -60,8 +60,7 @@ class Op:
         more: its other arguments.
         one_way: why it has no way back; empty where it has one.
         line: where it stands in a text.
-        functions: texts of the functions that its arguments name.
-        sizes: what these functions ask for.
+        functions: texts of the functions that carry out its layout, towards MindFormers and back.
     """
 
     name: str
@@ -71,7 +70,6 @@ class Op:
     one_way: str = ""
     line: int = 0
     functions: tuple[str, ...] = ()
-    sizes: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.name}({', '.join(self.hf)} -> {', '.join(self.mf)})"
@@ -113,7 +111,7 @@ def their_name(pattern: Pattern) -> str:
 
 def takes(pattern: str, name: str) -> bool:
     """Whether a pattern takes a name as in MindFormers: ``{}`` is anything, and anything may follow."""
-    first, *rest = _OF_ONE_LAYER.sub(r"\1", pattern).split("{}")
+    first, *rest = OF_ONE_LAYER.sub(r"\1", pattern).split("{}")
     if not name.startswith(first):
         return False
     at = len(first)
@@ -135,7 +133,7 @@ def lost_names(ops: Sequence[Op], side: str, samples: Sequence[int] = SAMPLES) -
     longest_first = sorted(by_name, key=len, reverse=True)
     for op in ops:
         for name in getattr(op, side):
-            plain = _OF_ONE_LAYER.sub(r"\1", name)
+            plain = OF_ONE_LAYER.sub(r"\1", name)
             for sample in dict.fromkeys(plain.replace("{}", str(index)) for index in samples):
                 taker = by_name.get(sample) or next((by_name[p] for p in longest_first if takes(p, sample)), op)
                 if taker is not op:

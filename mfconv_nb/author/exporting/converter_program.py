@@ -13,13 +13,8 @@ import numpy as np
 from mindformers.checkpoint.converter.convert_op import ConvertOp, ExpertsConvertOp, QKVConvertOp, RenameConvertOp
 from mindspore import Parameter
 
-# the sizes of the config that this list was exported for
-SIZES: dict[str, int] = {}
-
-
-def size_of(axis: str) -> int:
-    """The size of an axis in the config that this list was exported for."""
-    return SIZES[axis]
+# a layout -> the functions that carry it out, towards MindFormers and back
+LAYOUTS: dict[str, Any] = {}
 
 
 def as_array(weight: Any) -> Any:
@@ -35,14 +30,14 @@ def check_zeros(array: Any) -> None:
 
 @dataclass
 class LayoutConvertOp(QKVConvertOp):
-    """Whole tensors, put in another order by a function for each direction; the functions know the sizes of one config.
+    """Whole tensors, put in another order as a layout sentence says; ``sizes`` are those of the config that the list was exported for.
 
     A QKVConvertOp, whatever it joins: only where a list has one that takes whole tensors, MindFormers' loader leaves q_proj, k_proj and
     v_proj to the list. Else it joins them by group, also where the list says otherwise, and stops at their biases.
     """
 
-    there: Any = None
-    back: Any = None
+    layout: str = ""
+    sizes: Any = ()
 
     def __post_init__(self) -> None:
         ConvertOp.__post_init__(self)
@@ -55,26 +50,28 @@ class LayoutConvertOp(QKVConvertOp):
                 f"{self.mf_names}: made of whole tensors only. Convert with mfconv, then load the result with tensor parallel."
             )
 
-    def _apply(self, function: Any, weights: Any) -> Any:
+    def _arrange(self, direction: int, weights: Any) -> Any:
         if (self.optimizer_parallel_size or 1) > 1:
             raise ValueError(f"{self.mf_names}: made of whole tensors only, not of shards. Convert with mfconv, then load the result.")
-        return [np.ascontiguousarray(array) for array in function(size_of, *map(as_array, weights))]
+        made = LAYOUTS[self.layout][direction](dict(self.sizes).__getitem__, *map(as_array, weights))
+        return [np.ascontiguousarray(array) for array in made]
 
     def _hf_to_mf(self, weights: Any) -> Any:
-        return self._apply(self.there, weights)
+        return self._arrange(0, weights)
 
     def _mf_to_hf(self, weights: Any) -> Any:
-        return self._apply(self.back, weights)
+        return self._arrange(1, weights)
 
 
 @dataclass
 class EachExpertConvertOp(ExpertsConvertOp):
     """The experts of a layer, one by one as Hugging Face files have them, in one tensor of two or three axes.
 
-    ExpertsConvertOp itself expects them stacked, and makes two axes. A name with ``(?=61.)`` before its first ``{}`` is of that layer alone.
+    ExpertsConvertOp itself expects them stacked, and makes two axes. A name with ``(?=61.)`` before its first ``{}`` is of layer 61 alone.
     """
 
     axes: int = 2
+    optimizer_parallel_size: Any = None
 
     def set_model_config(self, config: Any) -> None:
         super().set_model_config(config)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from mfconv_nb.author.family_text import Node, lay_out, node_of
+from mfconv_nb.author.family_text import Node, lay_out
 
 PROGRAM = Path(__file__).with_name("standalone.py")
 CLASSES = Path(__file__).with_name("converter_program.py")
@@ -43,13 +43,13 @@ def program_text(title: str, entry: str, tables: Mapping[str, Node], functions: 
     return "\n".join([f'"""{title}"""', *(text for node, text in texts.items() if node in needed), ""])
 
 
-def classes_text(names: Collection[str], sizes: Mapping[str, int], functions: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+def classes_text(names: Collection[str], layouts: Node, functions: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
     """What a list of operations needs of `converter_program.py`.
 
     Args:
         names: the classes, of the program and of MindFormers.
-        sizes: what the functions ask for.
-        functions: texts of functions that the list names.
+        layouts: the table that names the functions.
+        functions: their texts.
     Returns:
         The names to import, by their module (under an empty name whole modules), and the statements in their order.
     """
@@ -57,8 +57,8 @@ def classes_text(names: Collection[str], sizes: Mapping[str, int], functions: Se
     body = [node for node in ast.parse(source).body if not isinstance(node, ast.Expr)]
     texts = {node: "\n".join(source.splitlines()[_first_line(node) - 1 : node.end_lineno]) for node in body}
     for node in body:
-        if isinstance(node, ast.AnnAssign) and "SIZES" in _names_made(node):
-            texts[node] = "\n".join([source.splitlines()[node.lineno - 2], lay_out(node_of(dict(sizes)), before="SIZES = ")])
+        if isinstance(node, ast.AnnAssign) and "LAYOUTS" in _names_made(node):
+            texts[node] = "\n".join([source.splitlines()[node.lineno - 2], lay_out(layouts, before="LAYOUTS = ")])
     used = {n.id for text in functions for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Name)} | set(names)
     needed = _statements_needed([name for node in body for name in _names_made(node) if name in used], texts)
     imports: dict[str, list[str]] = {}

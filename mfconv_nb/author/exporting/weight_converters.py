@@ -8,7 +8,7 @@ that holds numbers of a config, without one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from mfconv_nb.author.exporting.program_text import classes_text
 from mfconv_nb.author.family_text import Code, Node, lay_out, node_of
 from mfconv_nb.core.checkpoint import HF, MF
 from mfconv_nb.core.errors import MappingError, UsageError, to_one_line
+from mfconv_nb.core.layout import axis_names, parse_layout
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sizes import read_sizes
 from mfconv_nb.mapping.expected import is_expected
@@ -125,28 +126,34 @@ def _needed_sizes(form: Family, config: Mapping[str, Any] | None, why: str) -> d
 
 
 def _with_functions(op: Op, rule: AnyRule, sizes: Mapping[str, int], ops: Sequence[Op]) -> Op | str:
-    """An operation of ours with a function for each direction, written from the layout of its rule; or what it lacks, in words."""
-    known = {
-        argument: text for each in ops if each.name == LAYOUT for argument, text in zip(each.more.values(), each.functions, strict=True)
-    }
+    """An operation of ours with the functions of its layout, towards MindFormers and back; or what it lacks, in words."""
     constants, same = structural_sizes(rule)
-    functions: dict[Code, str] = {}
-    for to in (MF, HF):
+    known = {**sizes, **{axis: sizes[equal] for axis, equal in same.items() if equal in sizes}, **constants}
+    layout = str(getattr(rule, "layout", ""))
+    sentence = parse_layout(layout)
+    axes = axis_names(e for side in (sentence.left, sentence.right) for tensor in side for e in tensor)
+    own = {axis: known[axis] for axis in sorted(axes) if axis in known}
+    alike = [each.functions for each in ops if each.more.get("layout") == layout]
+    taken = [name_in(text) for each in ops for text in each.functions]
+    try:
+        functions = alike[0] if alike else tuple(_function_texts(rule, own, layout, taken))
+    except MappingError as error:
+        return f"an operation whose sizes are known: {error.found}"
+    return replace(op, more={"layout": layout, "sizes": list(own.items())}, functions=functions)
+
+
+def _function_texts(rule: AnyRule, sizes: Mapping[str, int], layout: str, taken: list[str]) -> Iterator[str]:
+    for to, side in ((MF, "MindFormers"), (HF, "Hugging Face")):
         directed = directed_rule(rule, to)
         assert directed.layouts is not None
-        sentence = Sentence(*directed.layouts, constants, same, frozenset(sizes))
-        try:
-            body = function_text(
-                "function", sentence, f"{getattr(rule, 'layout', '')}, read towards {'MindFormers' if to == MF else 'Hugging Face'}."
-            )
-        except MappingError as error:
-            return f"an operation whose sizes are known: {error.found}"
-        again = next((name for name, text in known.items() if text.replace(f"def {name}(", "def function(") == body), None)
-        name = again or Code(function_name(directed, [*known, *functions]))
-        functions[name] = body.replace("def function(", f"def {name}(")
-    there, back = functions
-    asked = {axis: sizes[axis] for axis in sizes if any(f'size("{axis}")' in text for text in functions.values())}
-    return replace(op, more={"there": there, "back": back}, functions=tuple(functions.values()), sizes=asked)
+        name = function_name(directed, taken)
+        taken.append(name)
+        yield function_text(name, Sentence(*directed.layouts, {}, {}, frozenset(sizes)), f"{layout}: towards {side}.")
+
+
+def name_in(function: str) -> str:
+    """The name of a function, from its text."""
+    return function.removeprefix("def ").partition("(")[0]
 
 
 def _notes_of_classes(ops: Sequence[Op]) -> list[str]:
@@ -188,8 +195,8 @@ def _without_guessed_sizes(op: Op) -> Op:
 def converters_text(form: Family, ops: Sequence[Op], notes: Sequence[str]) -> str:
     """The list as a text that can be pasted into a model class."""
     functions = tuple(dict.fromkeys(text for op in ops for text in op.functions))
-    sizes = {axis: size for op in ops for axis, size in op.sizes.items()}
-    imports, statements = classes_text({op.name for op in ops}, sizes, functions)
+    layouts = {op.more["layout"]: tuple(Code(name_in(text)) for text in op.functions) for op in ops if op.functions}
+    imports, statements = classes_text({op.name for op in ops}, node_of(layouts), functions)
     imports["mindformers.checkpoint.converter.convert_op"] = sorted(
         {*imports["mindformers.checkpoint.converter.convert_op"], *(op.name for op in ops if op.name not in OWN_CLASSES)}
     )
