@@ -13,6 +13,7 @@ from typing import Any
 from mfconv_nb.author.axes import GROUPS, HEADS, Facts, facts_of
 from mfconv_nb.author.exporting.converter_ops import (
     CONCAT,
+    COPIES,
     EACH_EXPERT,
     EXPERTS,
     EXPERTS_LAYOUTS,
@@ -49,6 +50,7 @@ from mfconv_nb.author.importing.imported import (
 )
 from mfconv_nb.author.importing.names import fill_braces, is_plain, placeholder_words
 from mfconv_nb.author.importing.operations import OwnSizes, part_names
+from mfconv_nb.author.importing.reader_faults import Stored, find_reader_faults
 from mfconv_nb.author.importing.rule_texts import Call, Listed, read_elements, texts_of, unreadable
 from mfconv_nb.core.checkpoint import MF
 from mfconv_nb.core.errors import MappingError
@@ -66,6 +68,7 @@ OPERATIONS: Mapping[str, tuple[str, ...]] = {  # with the arguments behind hf_na
     EXPERTS: (),
     SCALE_SPLIT: (),
     LAYOUT: ("layout", "sizes"),
+    COPIES: (),
     EACH_EXPERT: ("axes",),
     FIXED_DTYPE: ("dtype",),
 }
@@ -76,8 +79,13 @@ MOST_TENSORS = 64  # of one operation
 MOST_NAMES = 4_000  # in a list: each is tried against all others
 
 
-def draft_converters(listed: Listed, file: str, shapes: Shapes, config: Mapping[str, Any] | None) -> Drafts:
-    """The drafts of a list, and what the lint finds in it. ``config`` is the content of a config.json."""
+def draft_converters(listed: Listed, file: str, shapes: Shapes, config: Mapping[str, Any] | None, stored: Sequence[Stored] = ()) -> Drafts:
+    """The drafts of a list, and what the lint finds in it.
+
+    Args:
+        config: the content of a config.json.
+        stored: the tensors of a Hugging Face folder: what MindFormers' reader would do wrong with them is told too.
+    """
     found, ops = Drafts(), []
     for line, element in read_elements(listed, found):
         op = _read_op(line, element)
@@ -91,6 +99,7 @@ def draft_converters(listed: Listed, file: str, shapes: Shapes, config: Mapping[
     found.findings += [*_lint_matching(ops), *_find_unequal_heads(ops, facts_of(config))]
     gated = any(op.name == CONCAT and op.more.get("interleaved", True) and "linear_fc1" in op.mf[0] for op in ops)
     biases = any(op.name == QKV_BIAS for op in ops)
+    found.faults = find_reader_faults(ops, stored, config) if stored else ()
     found.notes = (NOTE, *([NOTE_GATED] if gated else []), *([NOTE_BIAS] if biases else []))
     return found
 
@@ -162,6 +171,8 @@ def _wrong_layout(op: Op) -> str:
 
 def _draft_op(op: Op, shapes: Shapes, file: str) -> Drafted | Finding:
     """The rule of an operation; a finding where the operation can never run, or where its names lose an index."""
+    if op.name == COPIES:
+        return finding_of(NOT_UNDERSTOOD, op, "copies that become one tensor: not drafted")
     own = 1 if op.name in (EXPERTS, EACH_EXPERT) else 0
     names = _without_look_ahead(op)
     there, here = names[0].count("{}"), op.mf[0].count("{}")
