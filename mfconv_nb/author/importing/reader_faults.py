@@ -92,10 +92,10 @@ def find_reader_faults(ops: Sequence[Op], stored: Sequence[Stored], config: Mapp
     used = {scale.name for _, scale in pairs} | {_scale_of(t.name) for t in stored if t.dtype in CODES}
     weights = [tensor for tensor in stored if tensor.name not in used]
     faults += [*_find_ragged(pairs, config), *_find_dtypes(stored), *_find_by_names(ops, weights)]
-    return _folded(faults)
+    return _join_alike(faults)
 
 
-def _folded(faults: Iterable[ReaderFault]) -> tuple[ReaderFault, ...]:
+def _join_alike(faults: Iterable[ReaderFault]) -> tuple[ReaderFault, ...]:
     counts: Counter[tuple[str, str]] = Counter()
     first: dict[tuple[str, str], ReaderFault] = {}
     for fault in faults:
