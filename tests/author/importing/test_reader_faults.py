@@ -132,6 +132,8 @@ def test_ragged_blocks_are_found_those_that_divide_evenly_too(rows: int, blocks:
     config = {"model_type": "mine", "quantization_config": {"weight_block_size": [block, 128]}}
     folder = write(tmp_path / "f", {"a.0.w.weight": codes(rows), "a.0.w.scale": scale}, config=config)
     assert faults(list_of(ONE), folder) == ([(RAGGED, "a.0.w.weight", "model.safetensors", 1)] if ends else [])
+    said = [fault.does for fault in mc.author.import_rules(list_of(ONE), names=folder).faults]
+    assert [("and stops" in does, "wrong scale" in does) for does in said] == ([(ends == "stops", ends == "wrong")] if ends else [])
     if ends == "stops":
         with pytest.raises(ValueError, match="cannot reshape"):
             read_by_them(folder / "model.safetensors")
@@ -145,11 +147,19 @@ def test_ragged_blocks_are_found_those_that_divide_evenly_too(rows: int, blocks:
 def test_packed_codes_and_scales_of_one_axis(tmp_path: Path) -> None:
     good = {"a.0.w.weight": np.zeros((4, 32), np.int8), "a.0.w.scale": np.ones((4, 2), np.float32)}  # 64 columns in 2 blocks
     flat = {"a.1.w.weight": codes(4), "a.1.w.scale": np.ones((4,), np.float32)}
-    folder = write(tmp_path / "f", good, flat)
-    assert faults(list_of(ONE), folder) == [(ODD_CODES, "a.1.w.weight", "model-00002-of-00002.safetensors", 1)]
-    assert read_by_them(folder / "model-00001-of-00002.safetensors")["a.0.w.weight"].shape == (4, 64)
+    good |= {"a.2.w.weight": np.zeros((4, 9), np.int8), "a.2.w.scale": np.ones((4, 2), np.float32)}  # 18 in 2
+    ragged = {"a.3.v.weight": np.zeros((4, 32), np.int8), "a.3.v.scale": np.ones((3, 2), np.float32)}
+    folder = write(tmp_path / "f", good, flat, ragged)
+    assert faults(list_of(ONE, ONE.replace(".w.", ".v.")), folder) == [
+        (ODD_CODES, "a.1.w.weight", "model-00002-of-00003.safetensors", 1),
+        (RAGGED, "a.3.v.weight", "model-00003-of-00003.safetensors", 1),
+    ]
+    found = read_by_them(folder / "model-00001-of-00003.safetensors")
+    assert (found["a.0.w.weight"].shape, found["a.2.w.weight"].shape) == ((4, 64), (4, 18))
+    with pytest.raises(ValueError, match="cannot reshape"):
+        read_by_them(folder / "model-00003-of-00003.safetensors")
     with pytest.raises(ValueError, match="not enough values to unpack"):
-        read_by_them(folder / "model-00002-of-00002.safetensors")
+        read_by_them(folder / "model-00002-of-00003.safetensors")
 
 
 @pytest.mark.real_frameworks
@@ -272,6 +282,10 @@ def test_the_command_says_each_fault_in_words_and_in_json_and_exits_1(tmp_path: 
     clean.write_text(list_of(ONE))
     good = write(tmp_path / "good", {"a.0.w.weight": SQUARE})
     assert run(["import", str(clean), "--names", str(good)]) == 0
+    capsys.readouterr()
+    alone = write(tmp_path / "alone", {"a.0.w.weight": codes(128)})
+    assert run(["import", str(clean), "--names", str(alone)]) == 1
+    assert "! 1 fault of MindFormers' reader." in capsys.readouterr().out
 
 
 def test_names_without_files_have_no_faults() -> None:
