@@ -189,7 +189,7 @@ def _is_not_theirs(op: Op | str) -> bool:
 
     Its loader joins q_proj, k_proj and v_proj by group before the list is asked, in every layer that has a number, and stops at others.
     """
-    if isinstance(op, str) or op.name == QKV_BIAS:
+    if isinstance(op, str):
         return True
     by_group = op.name == QKV and "{}" in op.hf[0]
     return not by_group and any(word in name for name in op.hf for word in _QKV_NAMES)

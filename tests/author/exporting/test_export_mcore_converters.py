@@ -19,9 +19,9 @@ from mfconv_nb.core.errors import MappingError, UsageError
 from mfconv_nb.core.sizes import read_sizes
 from mfconv_nb.families.registry import family_named, known_families
 from mfconv_nb.mapping.forms import all_forms
-from mfconv_nb.rules import Family
+from mfconv_nb.rules import Family, Rule
 from tests.mindformers_package import mindformers_modules
-from tests.support import same
+from tests.support import numbered, same
 from tests.toys import arrays_of
 
 OP, TEMPLATE = (f"mindformers.checkpoint.converter.{name}" for name in ("convert_op", "template"))
@@ -129,6 +129,25 @@ def test_their_template_gives_our_bytes_both_ways_and_their_loader_too(form: Fam
     # their loader makes three axes of stacked experts before it asks the list
     assert {name for name in mapped if found[name].ndim != mapped[name].ndim} <= {n for n in mapped if ".experts.weight" in n}
     assert same({name: array.reshape(mapped[name].shape) for name, array in found.items()}, mapped)
+
+
+@pytest.mark.real_frameworks
+def test_two_layouts_of_tensors_with_like_names_keep_their_functions_apart(tmp_path: Path) -> None:
+    rules = (
+        Rule("m.{layer}.a.w.weight", "decoder.layers.{layer}.a.w.weight", "wide deep -> deep wide"),
+        Rule("m.{layer}.b.w.weight", "decoder.layers.{layer}.b.w.weight", "(two deep) wide -> (deep two) wide", sizes={"two": 2}),
+        Rule("m.{layer}.c.w.weight", "decoder.layers.{layer}.c.w.weight", "wide deep -> deep wide"),
+    )
+    family = Family("mine", "mine", rules, {"wide": "wide", "deep": "deep"})
+    config = {"wide": 3, "deep": 4}
+    text = converters_text(family, *converters_of(family, config))
+    assert text.count("\ndef to_") == 4  # a and c share theirs
+    one = {f"m.0.{name}.w.weight": numbered(*shape) for name, shape in (("a", (3, 4)), ("b", (8, 3)), ("c", (3, 4)))}
+    mapped = arrays_of(mc.map(mc.load(one), family, to="mf", config=config))
+    assert mapped["decoder.layers.0.a.w.weight"].tolist() == one["m.0.a.w.weight"].T.tolist()
+    with template_of(text, SimpleNamespace()) as template:
+        assert same(by_names(template.get_mf_state_dict(one)), mapped)
+        assert same(by_names(template.get_hf_state_dict(mapped)), one)
 
 
 @pytest.mark.real_frameworks
