@@ -132,6 +132,31 @@ def test_their_template_gives_our_bytes_both_ways_and_their_loader_too(form: Fam
 
 
 @pytest.mark.real_frameworks
+@pytest.mark.parametrize(
+    "key, more",
+    [
+        ("glm4-moe", {"attention_bias": False, "use_qk_norm": False}),
+        ("glm4-moe", {"num_hidden_layers": 11, "first_k_dense_replace": 2}),
+        ("qwen3", {"attention_bias": True}),
+        ("telechat3", {"attention_bias": True, "num_key_value_heads": 6}),
+        ("deepseekv3", {"num_hidden_layers": 12, "n_routed_experts": 11}),
+    ],
+)
+def test_other_configs_than_that_of_the_toy(key: str, more: dict[str, Any]) -> None:
+    for form in [form for form in FORMS if form.key == key and form.chosen.get("with_mtp") != 0][::3]:
+        toy = mc.toy(key, dtype="fp32", options=form.chosen, **more)
+        text, model = converters_text(form, *converters_of(form, toy.config)), model_of(form, toy.config)
+        mapped, original = arrays_of(mc.map(toy, key, **dict(form.chosen))), arrays_of(toy)  # type: ignore[arg-type]
+        with template_of(text, model) as template:
+            assert same(by_names(template.get_mf_state_dict(original)), mapped)
+            assert same(by_names(template.get_hf_state_dict(mapped)), original)
+        with template_of(text, model) as template:
+            found = loaded(template, original, read_sizes(toy.config, form.sizes).values_by_axis.get("expert", 0))
+            assert not WARNINGS
+        assert same({name: array.reshape(mapped[name].shape) for name, array in found.items()}, mapped)
+
+
+@pytest.mark.real_frameworks
 def test_two_layouts_of_tensors_with_like_names_keep_their_functions_apart(tmp_path: Path) -> None:
     rules = (
         Rule("m.{layer}.a.w.weight", "decoder.layers.{layer}.a.w.weight", "wide deep -> deep wide"),
