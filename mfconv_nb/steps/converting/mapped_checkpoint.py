@@ -92,7 +92,7 @@ def make_mapped(
         family=plan.family.key,
         family_file=plan.family.file,
         options=dict(plan.family.chosen),
-        original=Original(here, frozenset(source.tensors), carried, dtypes, plan.layers, plan.leave_out),
+        original=Original(here, frozenset(source.tensors), carried, dtypes, plan.layers, plan.leave_out, bool(source.history.cut)),
         equalities=(*equalities, *tied),
         fixed_dtypes=frozenset(fixed),
     )
