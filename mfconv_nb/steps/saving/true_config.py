@@ -9,6 +9,7 @@ from mfconv_nb.core.checkpoint import Checkpoint, LazyTensor, TensorSpec
 from mfconv_nb.core.dtypes import CASTABLE, DTYPES
 from mfconv_nb.core.errors import quote
 from mfconv_nb.core.sizes import RUN_CONFIG, read_sizes
+from mfconv_nb.formats.folders import NAMED_BY
 from mfconv_nb.mapping.plan import TIED
 from mfconv_nb.mapping.quantised import claimed_scheme, quantisation_of, without_claims
 from mfconv_nb.mapping.rules import Tied
@@ -25,7 +26,7 @@ def true_config(given: Mapping[str, Any], checkpoint: Checkpoint, specs: Iterabl
         given: the config of the original.
         specs: name, shape and dtype of what is written.
     """
-    specs, notes, config = list(specs), [], dict(given)
+    specs, notes, config = list(specs), [], {key: value for key, value in given.items() if key != NAMED_BY}  # we write other files
     if (claim := claimed_scheme(config)) and quantisation_of(specs, None) is None:
         config = without_claims(config)
         notes.append(f"config.json said {claim}; the weights are not quantised, and what is written says nothing of it")
