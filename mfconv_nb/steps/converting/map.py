@@ -98,6 +98,7 @@ def map_checkpoint(
     to = direction_of(source, to, family)
     patterns = (leave_out,) if isinstance(leave_out, str) else tuple(leave_out)
     request = MapRequest(source, to, layers, patterns, adapter_style_of(source, adapters), cut_vocabulary)
+    request.check_some_are_left()
     is_told = not family and source.family is None  # by config and names alone
     resolved = resolve_family(request, family)
     given = checked_options(resolved, options)
