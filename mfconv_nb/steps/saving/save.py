@@ -124,10 +124,8 @@ def save(
 def _check_not_empty(source: Checkpoint) -> None:
     """Raises UsageError (MFC501) for a checkpoint without a tensor, such as the optimizer state of a file that has none."""
     if not source.tensors:
-        found, hint = (
-            f"no tensor of {source.origin}",
-            "Take less away: --only and --leave_out (only=, leave_out= in Python) choose tensors.",
-        )
+        found = f"no tensor of {source.origin}"
+        hint = "Take less away: --only and --leave_out (only=, leave_out= in Python) choose tensors."
         raise UsageError("MFC501", "checkpoint", found=found, expected="at least one tensor to write", hint=hint)
 
 
