@@ -75,8 +75,6 @@ class CallerFacts:
             lora = reduce(join_lora, self.loras, history.lora)
         except MappingError:
             proven, stale = prove_own_manifest(checkpoint)
-            if not stale:
-                raise
             checkpoint = replace(proven, history=replace(proven.history, notes=(*proven.history.notes, stale)))
             history = checkpoint.history
             lora = reduce(join_lora, self.loras, history.lora)
