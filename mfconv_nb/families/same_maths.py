@@ -14,9 +14,8 @@ from mfconv_nb.core.errors import quote
 from mfconv_nb.core.sizes import RUN_CONFIG
 from mfconv_nb.mapping.rules import Family, Window
 
-# keys that say how a network computes, while its names stay the same; the value that a family is for stands in its toy, else here
-ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function")
-SWITCHES = {**dict.fromkeys(ACTIVATIONS), "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
+# keys that say how a network computes, while its names stay the same; the value that a family is for stands in its toy
+SWITCHES = ("hidden_act", "hidden_activation", "activation_function", "scale_attn_weights", "scale_attn_by_inverse_layer_idx")
 SAME_ACTIVATION = {"swish": "silu", "gelu_new": "gelu", "gelu_fast": "gelu", "gelu_pytorch_tanh": "gelu"}  # forms of gelu differ by 5e-4
 MAX_DEPTH = 8  # of parts within parts; published configs have two
 
@@ -51,8 +50,8 @@ def switches_said(family: Family, config: Mapping[str, Any]) -> Iterator[str]:
 
     The YAML of a run says it in MindFormers' words, which the network reads: nothing is compared.
     """
-    for key, usual in SWITCHES.items() if RUN_CONFIG not in config else ():
-        found, expected = config.get(key), family.toy.get(key, usual)
+    for key in SWITCHES if RUN_CONFIG not in config else ():
+        found, expected = config.get(key), family.toy.get(key)
         if found is not None and expected is not None and _same_word(found) != _same_word(expected):
             yield f"{key} {quote(str(found))}, where {family.key} is for {quote(str(expected))}"
 
