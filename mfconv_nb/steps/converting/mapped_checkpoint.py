@@ -10,7 +10,7 @@ from mfconv_nb.core.checkpoint import HF, MF, SIDE_NAMES, Checkpoint, Equality, 
 from mfconv_nb.core.errors import quote
 from mfconv_nb.core.report import Table, how_many
 from mfconv_nb.families.registry import window_of
-from mfconv_nb.families.same_maths import describe_unlisted, listed_types
+from mfconv_nb.families.same_maths import describe_unlisted, listed_types, switches_said
 from mfconv_nb.mapping.adapters import half_of
 from mfconv_nb.mapping.plan import DROPPED, RESTORED, MappingPlan
 from mfconv_nb.mapping.quantised import FP8, claimed_scheme
@@ -92,7 +92,7 @@ def make_mapped(
         family=plan.family.key,
         family_file=plan.family.file,
         options=dict(plan.family.chosen),
-        original=Original(here, frozenset(source.tensors), carried, dtypes, plan.layers, plan.leave_out),
+        original=Original(here, frozenset(source.tensors), carried, dtypes, plan.layers, plan.leave_out, bool(source.history.cut)),
         equalities=(*equalities, *tied),
         fixed_dtypes=frozenset(fixed),
     )
@@ -117,6 +117,8 @@ def _notes(source: Checkpoint, plan: MappingPlan, original: Original | None) -> 
     said = describe_unlisted(family, source.config or {}, window_of(source.config or {})) if family.model_types else None
     if said is not None:
         notes.append(f"config.json says {said}; {family.key} is for {', '.join(listed_types(family))}")
+    told = "the same names compute something else; tell the network, in the YAML of the run, if it can compute it"
+    notes += [f"config.json says {said}: {told}" for said in switches_said(family, source.config or {})]
     idle = [p for p in plan.leave_out if not any(fnmatchcase(name, p) for name in source.tensors)]
     notes += [f"nothing to leave out: no name fits {quote(pattern)}" for pattern in idle]
     claim = claimed_scheme(source.config) or source.history.quantised_by

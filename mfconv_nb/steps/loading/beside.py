@@ -116,4 +116,5 @@ def read_original(side: Path, manifest: Mapping[str, Any]) -> Original | None:
     names = {n for t in manifest["tensors"] for n in t["from"]} | kept.keys()
     dtypes = {n: t["cast_from"] for t in manifest["tensors"] if t.get("dtype_fixed") for n in t["from"]}
     asked = manifest.get("asked", {})
-    return Original(manifest["from_side"], frozenset(names), kept, dtypes, asked.get("layers"), tuple(asked.get("leave_out", ())))
+    left_out = (asked.get("layers"), tuple(asked.get("leave_out", ())), asked.get("cut_vocabulary", False))
+    return Original(manifest["from_side"], frozenset(names), kept, dtypes, *left_out)

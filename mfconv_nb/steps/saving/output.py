@@ -12,7 +12,7 @@ from typing import Any
 
 import xxhash
 
-from mfconv_nb.core.checkpoint import HF, MF, Checkpoint, LazyTensor, TensorSpec, place_of, sources_of
+from mfconv_nb.core.checkpoint import HF, MF, Checkpoint, LazyTensor, Original, TensorSpec, place_of, sources_of
 from mfconv_nb.core.dtypes import dtype_after_cast
 from mfconv_nb.core.errors import MappingError, quote
 from mfconv_nb.core.file_plan import FilePlan, OutputPlan
@@ -263,7 +263,7 @@ def manifest_of(out: Output, checksums: Mapping[tuple[int, str], str]) -> dict[s
         "files": [{"file": f.name, "bytes": f.size} for f in out.plan.files],
         "carried": list(out.carried),
         "left_out": [{"name": s.name, "why": row.why} for row in _rows(plan) if not row.targets for s in row.sources],
-        **_request_entry(plan),
+        **_request_entry(plan, history.original),
         "no_tensors": [{"name": o.name, "kind": o.kind, "text": o.text} for o in history.others],
         "checksum": f"xxh3_128 of a tensor's bytes; above {64 << 20} bytes, of the digests of its runs of that length",
         "config": checkpoint.config,
@@ -316,9 +316,11 @@ def _slices(out: Output, checksums: Mapping[tuple[int, str], str]) -> list[dict[
     ]
 
 
-def _request_entry(plan: MappingPlan | None) -> dict[str, Any]:
-    """Which layers and names the caller left out, so that a proof leaves out the same."""
-    asked = {"layers": plan.layers, "leave_out": list(plan.leave_out)} if plan is not None else {}
+def _request_entry(plan: MappingPlan | None, original: Original | None) -> dict[str, Any]:
+    """Which layers, names and rows the caller left out, so that a proof leaves out the same."""
+    asked: dict[str, Any] = {"layers": plan.layers, "leave_out": list(plan.leave_out)} if plan is not None else {}
+    if plan is not None and original is not None and original.cut_vocabulary:
+        asked["cut_vocabulary"] = True
     return {"asked": asked} if any(asked.values()) else {}
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from mfconv_nb.core.checkpoint import HF, Checkpoint, TensorSpec
 from mfconv_nb.core.dtypes import requested_dtype
-from mfconv_nb.core.errors import MappingError, quote
+from mfconv_nb.core.errors import MappingError, UsageError, quote
 from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.progress import NoProgress, OnProgress, Progress, progress_for
@@ -80,6 +80,7 @@ def save(
     begun = time.monotonic()
     target = local_path(target)
     source, stale = prove_own_manifest(load(checkpoint))
+    _check_not_empty(source)
     if layout_of_ranks is None:
         out = whole_output(source, target, requested_dtype(dtype), max_shard_size, assets)
     else:
@@ -118,6 +119,14 @@ def save(
     about["notes"] += () if journal.is_locked else (NO_LOCK,)
     seconds, resumed = time.monotonic() - begun, len(journal.finished)
     return SaveReport(**about, seconds=seconds, resumed=resumed, infinite=_infinite_by_tensor(out, filled.infinite))
+
+
+def _check_not_empty(source: Checkpoint) -> None:
+    """Raises UsageError (MFC501) for a checkpoint without a tensor, such as the optimizer state of a file that has none."""
+    if not source.tensors:
+        found = f"no tensor of {source.origin}"
+        hint = "Take less away: --only and --leave_out (only=, leave_out= in Python) choose tensors."
+        raise UsageError("MFC501", "checkpoint", found=found, expected="at least one tensor to write", hint=hint)
 
 
 def _with_target_name(target: Path, out: Output) -> Output:

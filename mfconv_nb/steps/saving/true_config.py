@@ -13,6 +13,7 @@ from mfconv_nb.core.dtypes import CASTABLE, DTYPES
 from mfconv_nb.core.errors import MappingError, quote
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sizes import RUN_CONFIG, read_sizes
+from mfconv_nb.formats.folders import NAMED_BY
 from mfconv_nb.mapping.claims import DTYPE_KEYS, NEXT_LAYERS, claimed_tie, held_next_layers, main_dtype
 from mfconv_nb.mapping.plan import TIED, MappingPlan, plan_mapping
 from mfconv_nb.mapping.quantised import claimed_scheme, quantisation_of, without_claims
@@ -36,7 +37,7 @@ def true_config(
     Raises:
         MappingError: MFC304 where it has other sizes, or fewer layers, than what is written.
     """
-    specs, notes, config = list(specs), [], dict(given)
+    specs, notes, config = list(specs), [], {key: value for key, value in given.items() if key != NAMED_BY}  # we write other files
     if (claim := claimed_scheme(config)) and quantisation_of(specs, None) is None:
         config = without_claims(config)
         notes.append(f"config.json said {claim}; the weights are not quantised, and what is written says nothing of it")
