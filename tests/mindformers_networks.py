@@ -1,0 +1,139 @@
+"""Whole networks of the installed ``mindformers``, built small on a CPU: `GPTModel` of the static and of the dynamic graph.
+
+The files of the networks are run as they are. What they import of the rest of the package, and of ``hyper_parallel`` (for several
+devices), stands in as empty classes: that touches no parameter.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+from tests.mindformers_package import mindformers_modules
+
+STATIC, DYNAMIC = "static", "dynamic"
+PLACES = {STATIC: "parallel_core.training_graph", DYNAMIC: "pynative"}
+EMPTY = (
+    "hyper_parallel",
+    *(f"mindformers.{name}" for name in ("checkpoint", "core", "dataset", "models", "modules", "tools", "version_control", "wrapper")),
+    *(f"mindformers.pynative.{name}" for name in ("config", "distributed", "trainer")),
+)
+SIZES = {
+    "multi_latent_attention": True,
+    "qk_layernorm": True,
+    "add_bias_linear": False,
+    "normalization": "RMSNorm",
+    "gated_linear_unit": True,
+    "hidden_act": "silu",
+    "moe_grouped_gemm": True,
+    "moe_router_enable_expert_bias": True,
+    "moe_router_score_function": "sigmoid",
+    "mtp_num_layers": 1,
+    "use_flash_attention": True,
+    "params_dtype": "float32",
+    "compute_dtype": "float32",
+    "layernorm_compute_dtype": "float32",
+    "softmax_compute_dtype": "float32",
+    "rotary_dtype": "float32",
+    "seq_length": 16,
+}
+
+
+class _Empty(ModuleType):
+    """A module that has every name: each is a class that takes anything."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        made = type(name, (), {"__init__": lambda self, *_, **__: None, "is_exists": staticmethod(lambda: False), "swap": False})
+        setattr(self, name, made)
+        return made
+
+
+class _Finder:
+    """Finds empty modules for what lies below ``EMPTY``."""
+
+    def __init__(self, members: dict[str, dict[str, Any]]) -> None:
+        self.members = members
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        is_below = any(name == each or name.startswith(f"{each}.") for each in EMPTY)
+        return ModuleSpec(name, self, is_package=True) if is_below else None  # type: ignore[arg-type]
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = _Empty(spec.name)
+        module.__path__ = []
+        module.__dict__.update(self.members.get(spec.name, {}))
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        pass
+
+
+def _members() -> dict[str, dict[str, Any]]:
+    """What of the empty modules is called while a network is made."""
+    import mindspore  # heavy, and no import of the other tests
+
+    dtypes = {"float32": mindspore.float32, "fp32": mindspore.float32, "bfloat16": mindspore.bfloat16, "bf16": mindspore.bfloat16}
+    off = ("recompute", "select_recompute", "select_comm_recompute", "select_recompute_exclude", "select_comm_recompute_exclude")
+    recompute = type("TransformerRecomputeConfig", (), {"__init__": lambda self, *_, **__: None, **dict.fromkeys(off, False)})
+    return {
+        "mindformers.modules.transformer": {"TransformerRecomputeConfig": recompute},
+        "mindformers.tools.logger": {"logger": logging.getLogger("mindformers"), "_LogActionOnce": lambda **_: lambda call: call},
+        "mindformers.tools.utils": {
+            "get_real_rank": lambda: 0,
+            "get_real_group_size": lambda: 1,
+            "get_rank_info": lambda: (0, 1),
+            "get_predict_run_mode": lambda: False,
+        },
+        "mindformers.core.context": {"is_legacy_model": lambda: False},
+        "mindformers.models.utils": {"convert_mstype": lambda dtype: dtypes.get(dtype, dtype)},
+        "mindformers.version_control": {"get_lazy_inline": lambda call: call, "is_version_ge": lambda *_: True},
+    }
+
+
+@contextmanager
+def empty_modules() -> Iterator[None]:
+    """Stand in for what lies below ``EMPTY``; nothing of it is left afterwards."""
+    finder = _Finder(_members())
+    sys.meta_path.insert(0, finder)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)  # type: ignore[arg-type]
+        for name in [name for name in sys.modules if name.split(".")[0] == "hyper_parallel"]:
+            del sys.modules[name]
+
+
+def parameters_of_network(graph: str, **config: Any) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the parameters of a network with this transformer config, in the order it has them."""
+    import mindspore  # heavy, and no import of the other tests
+
+    place = f"mindformers.{PLACES[graph]}.base_models.gpt"
+    wanted = ("mindformers.parallel_core.transformer_config", f"{place}.gpt_layer_specs", f"{place}.gpt_model")
+    mode = mindspore.get_context("mode")
+    with empty_modules(), mindformers_modules(*wanted) as (configs, specs, model):
+        mindspore.set_context(mode=mindspore.GRAPH_MODE if graph == STATIC else mindspore.PYNATIVE_MODE)
+        try:
+            made = configs.MLATransformerConfig(**SIZES, **config)
+            layers = specs.get_gpt_decoder_block_spec(made)
+            more = {"mtp_block_spec": specs.get_gpt_mtp_block_spec(made, layers)} if graph == STATIC else {}
+            network = model.GPTModel(
+                config=made,
+                transformer_layer_spec=layers,
+                vocab_size=made.vocab_size,
+                max_sequence_length=32,
+                position_embedding_type="rope",
+                rotary_percent=1.0,
+                rotary_base=10000,
+                rope_scaling=False,
+                **more,
+            )
+            return {p.name: tuple(p.shape) for p in network.get_parameters()}
+        finally:
+            mindspore.set_context(mode=mode)
