@@ -14,7 +14,10 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from tests.mindformers_package import mindformers_modules
+from tests.support import Array
 
 STATIC, DYNAMIC = "static", "dynamic"
 PLACES = {STATIC: "parallel_core.training_graph", DYNAMIC: "pynative"}
@@ -137,3 +140,68 @@ def parameters_of_network(graph: str, **config: Any) -> dict[str, tuple[int, ...
             return {p.name: tuple(p.shape) for p in network.get_parameters()}
         finally:
             mindspore.set_context(mode=mode)
+
+
+INDEXERS = {
+    STATIC: "mindformers.parallel_core.training_graph.transformer.dsa.dsa_indexer",
+    DYNAMIC: "mindformers.pynative.transformers.experimental_attention_variant.dsa_indexer",
+}
+SPECS = {
+    STATIC: "mindformers.parallel_core.training_graph.base_models.gpt.gpt_layer_specs",
+    DYNAMIC: "mindformers.pynative.base_models.gpt.experimental_attention_variant_module_specs",
+}
+
+
+def scores_of_indexer(graph: str, weights: dict[str, Array], hidden: Array, latent: Array, angles: Array, **config: Any) -> Array:
+    """The scores, queries x keys, that the indexer of a layer gives with these weights.
+
+    It runs as it is, up to its queries, keys and weights of heads. Stand-ins: a norm and a product of matrices that mindspore lacks on a
+    CPU, and what the static graph calls where it is compiled. The fused kernel behind that is for Ascend: its sum is made here.
+
+    Args:
+        weights: by the names inside the indexer.
+        hidden, latent: tokens x width; angles: tokens x rotary width.
+    """
+    import mindspore  # heavy, and no import of the other tests
+
+    wanted = ("mindformers.parallel_core.transformer_config", SPECS[graph], "mindformers.parallel_core.training_graph.device_matrix")
+    mode = mindspore.get_context("mode")
+    mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
+    try:
+        with empty_modules(), mindformers_modules(*wanted, INDEXERS[graph]) as (configs, specs, matrix, _):
+            made = configs.MLATransformerConfig(**{n: v for n, v in SIZES.items() if not n.startswith(("moe_", "mtp_"))}, **config)
+            matrix.layout.init_layout(made)
+            attention = specs.get_attention_module_spec(True) if graph == STATIC else specs.get_dsa_module_spec().submodules.core_attention
+            spec = attention.submodules.indexer
+            cell = spec.module(made, spec.submodules)
+            assert {p.name: tuple(p.shape) for p in cell.get_parameters()} == {n: w.shape for n, w in weights.items()}
+            for parameter in cell.get_parameters():
+                parameter.set_data(mindspore.Tensor(weights[parameter.name]))
+            inputs = [mindspore.Tensor(array[:, None]) for array in (hidden, latent)]
+            q, k, per_head = (_static_parts if graph == STATIC else _dynamic_parts)(cell, *inputs, mindspore.Tensor(angles[:, None, None]))
+        q, k, per_head = (part.asnumpy().astype(np.float64) for part in (q, k, per_head))
+        return np.einsum("qh,qhk->qk", per_head, np.maximum(np.einsum("qhd,kd->qhk", q, k), 0))
+    finally:
+        mindspore.set_context(mode=mode)
+
+
+def _static_parts(cell: Any, hidden: Any, latent: Any, angles: Any) -> tuple[Any, Any, Any]:
+    import mindspore  # heavy, and no import of the other tests
+
+    for linear in (cell.linear_wq_b, cell.linear_wk, cell.linear_weights_proj):
+        linear.morphed_forward = linear.forward_func
+    cell.hadamard_q.bmm = cell.hadamard_k.bmm = mindspore.ops.matmul
+    cell.compute_index_scores = lambda q, k, weights, *_: ((q[0], k[0, 0].T, weights[0, :, :, 0]), None)
+    _, parts = cell(hidden, latent, None, (angles, 1.0))
+    return parts
+
+
+def _dynamic_parts(cell: Any, hidden: Any, latent: Any, angles: Any) -> tuple[Any, Any, Any]:
+    cell.k_norm.layer_norm = _layer_norm
+    q, k, weights = cell.get_qk_index(hidden, latent, angles)
+    return q[0], k[0, :, 0], weights[0]
+
+
+def _layer_norm(values: Any, _: Any, gain: Any, shift: Any, eps: float) -> Any:
+    away = values - values.mean(-1, keep_dims=True)
+    return away / ((away * away).mean(-1, keep_dims=True) + eps).sqrt() * gain + shift
