@@ -18,14 +18,20 @@ from mfconv_nb.families.llama import (
     OUTPUT,
     QKV,
     QKV_BIAS,
-    QKV_CONCAT,
     QKV_SIZES,
     ROTARY_BUFFER,
     SIZES,
 )
 from mfconv_nb.families.llama import FAMILY as LLAMA
 from mfconv_nb.families.words.shorthand import QWEN_WINDOW
-from mfconv_nb.mapping.rules import Family, Rule, when
+from mfconv_nb.mapping.rules import Family, Option, Rule, when
+
+# MindFormers' flag for this model joins by group; that of Llama once joined end to end, which is what True means there
+CONCAT = Option(
+    "qkv_concat",
+    (False, True, "end_to_end"),
+    help="q, k, v as one matrix, gate and up too: by group, as MindFormers' flag joins them; or end to end (MindFormers 1.3).",
+)
 
 
 def always(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
@@ -42,12 +48,12 @@ FAMILY = Family(
     same_maths=("seed_oss",),
     windows={"qwen2": QWEN_WINDOW},
     sizes={**SIZES, **QKV_SIZES, **GROUP_SIZES},
-    options=(QKV_CONCAT,),
+    options=(CONCAT,),
     rules=(
         *EMBEDDING,
         *when(*QKV, *BIASES, *GATE_AND_UP, qkv_concat=False),
-        *when(*always(CONCATENATED), qkv_concat=True),
-        *when(*always(GROUPED), qkv_concat="grouped"),
+        *when(*always(GROUPED), qkv_concat=True),
+        *when(*always(CONCATENATED), qkv_concat="end_to_end"),
         *OUTPUT,
         *DOWN,
         *NORMS,
