@@ -1,4 +1,4 @@
-"""Whole networks of the installed ``mindformers``, built small on a CPU: `GPTModel` of the static and of the dynamic graph.
+"""Whole networks of the installed ``mindformers``, built small on a CPU: `GPTModel` of the static graph, the dynamic one and inference.
 
 The files of the networks are run as they are. What they import of the rest of the package, and of ``hyper_parallel`` (for several
 devices), stands in as empty classes: that touches no parameter.
@@ -19,31 +19,34 @@ import numpy as np
 from tests.mindformers_package import mindformers_modules
 from tests.support import Array
 
-STATIC, DYNAMIC = "static", "dynamic"
-PLACES = {STATIC: "parallel_core.training_graph", DYNAMIC: "pynative"}
+STATIC, DYNAMIC, INFERENCE = "static", "dynamic", "inference"
+PLACES = {STATIC: "parallel_core.training_graph", DYNAMIC: "pynative", INFERENCE: "parallel_core.inference"}
 EMPTY = (
     "hyper_parallel",
     *(f"mindformers.{name}" for name in ("checkpoint", "core", "dataset", "models", "modules", "tools", "version_control", "wrapper")),
     *(f"mindformers.pynative.{name}" for name in ("config", "distributed", "trainer")),
 )
-SIZES = {
-    "multi_latent_attention": True,
-    "qk_layernorm": True,
+COMMON = {
     "add_bias_linear": False,
     "normalization": "RMSNorm",
     "gated_linear_unit": True,
     "hidden_act": "silu",
-    "moe_grouped_gemm": True,
-    "moe_router_enable_expert_bias": True,
-    "moe_router_score_function": "sigmoid",
-    "mtp_num_layers": 1,
     "use_flash_attention": True,
     "params_dtype": "float32",
     "compute_dtype": "float32",
     "layernorm_compute_dtype": "float32",
     "softmax_compute_dtype": "float32",
     "rotary_dtype": "float32",
+    "position_embedding_type": "rope",
+    "max_position_embeddings": 64,
     "seq_length": 16,
+}
+LATENT = {"multi_latent_attention": True, "qk_layernorm": True}
+EXPERTS = {
+    "moe_grouped_gemm": True,
+    "moe_router_enable_expert_bias": True,
+    "moe_router_score_function": "sigmoid",
+    "mtp_num_layers": 1,
 }
 
 
@@ -93,10 +96,15 @@ def _members() -> dict[str, dict[str, Any]]:
             "get_real_group_size": lambda: 1,
             "get_rank_info": lambda: (0, 1),
             "get_predict_run_mode": lambda: False,
+            "is_pynative": lambda: True,
         },
         "mindformers.core.context": {"is_legacy_model": lambda: False},
         "mindformers.models.utils": {"convert_mstype": lambda dtype: dtypes.get(dtype, dtype)},
-        "mindformers.version_control": {"get_lazy_inline": lambda call: call, "is_version_ge": lambda *_: True},
+        "mindformers.version_control": {
+            "get_lazy_inline": lambda call: call,
+            "is_version_ge": lambda *_: True,
+            "is_310p": lambda: False,
+        },
     }
 
 
@@ -123,23 +131,27 @@ def parameters_of_network(graph: str, **config: Any) -> dict[str, tuple[int, ...
     with empty_modules(), mindformers_modules(*wanted) as (configs, specs, model):
         mindspore.set_context(mode=mindspore.GRAPH_MODE if graph == STATIC else mindspore.PYNATIVE_MODE)
         try:
-            made = configs.MLATransformerConfig(**SIZES, **config)
-            layers = specs.get_gpt_decoder_block_spec(made)
-            more = {"mtp_block_spec": specs.get_gpt_mtp_block_spec(made, layers)} if graph == STATIC else {}
+            is_latent = config.get("multi_latent_attention", False)
+            made = (configs.MLATransformerConfig if is_latent else configs.TransformerConfig)(**{**COMMON, **config})
             network = model.GPTModel(
                 config=made,
-                transformer_layer_spec=layers,
                 vocab_size=made.vocab_size,
                 max_sequence_length=32,
                 position_embedding_type="rope",
-                rotary_percent=1.0,
-                rotary_base=10000,
-                rope_scaling=False,
-                **more,
+                **_more_of_network(graph, made, specs),
             )
             return {p.name: tuple(p.shape) for p in network.get_parameters()}
         finally:
             mindspore.set_context(mode=mode)
+
+
+def _more_of_network(graph: str, config: Any, specs: Any) -> dict[str, Any]:
+    """What MindFormers' model classes give a network of this graph besides."""
+    if graph == INFERENCE:
+        return {"transformer_layer_spec": specs.get_gpt_layer_local_spec(normalization="RMSNorm", qk_layernorm=config.qk_layernorm)}
+    layers = specs.get_gpt_decoder_block_spec(config) if config.num_moe_experts else specs.get_gpt_layer_local_spec(qk_layernorm=True)
+    mtp = {"mtp_block_spec": specs.get_gpt_mtp_block_spec(config, layers)} if graph == STATIC and config.mtp_num_layers else {}
+    return {"transformer_layer_spec": layers, **mtp}
 
 
 INDEXERS = {
@@ -169,7 +181,7 @@ def scores_of_indexer(graph: str, weights: dict[str, Array], hidden: Array, late
     mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
     try:
         with empty_modules(), mindformers_modules(*wanted, INDEXERS[graph]) as (configs, specs, matrix, _):
-            made = configs.MLATransformerConfig(**{n: v for n, v in SIZES.items() if not n.startswith(("moe_", "mtp_"))}, **config)
+            made = configs.MLATransformerConfig(**{**COMMON, **LATENT, **config})
             matrix.layout.init_layout(made)
             attention = specs.get_attention_module_spec(True) if graph == STATIC else specs.get_dsa_module_spec().submodules.core_attention
             spec = attention.submodules.indexer

@@ -15,6 +15,7 @@ from mfconv_nb.families.words.mcore import (
     SIZES,
     SOURCE,
     attention,
+    attention_bias,
     head_norms,
     mlp,
     norms,
@@ -30,7 +31,7 @@ FAMILY = Family(
     mf_words=("linear_qkv",),
     sizes=SIZES,
     options=(CONTIGUOUS_ATTENTION, INTERLEAVED_MLP),
-    rules=(*EMBEDDING_AND_HEAD, *attention(), *head_norms(), *mlp(HF + "mlp.", MF + "mlp.", "ffn"), *norms(), *FINAL_NORM),
+    rules=(*EMBEDDING_AND_HEAD, *attention(), *attention_bias(names="qkvo"), *head_norms(), *mlp(HF + "mlp.", MF + "mlp.", "ffn"), *norms(), *FINAL_NORM),
     toy={
         **LLAMA.toy,
         "architectures": ["Qwen3ForCausalLM"],

@@ -15,6 +15,7 @@ from mfconv_nb.families.words.mcore import (
     SIZES,
     SOURCE,
     attention,
+    attention_bias,
     experts,
     head_norms,
     norms,
@@ -34,6 +35,7 @@ FAMILY = Family(
     rules=(
         *EMBEDDING_AND_HEAD,
         *attention(),
+        *attention_bias(names="qkvo"),
         *head_norms(),
         Rule(HF + "mlp.gate.weight", MF + "mlp.router.weight", "expert hidden"),
         *experts(HF + "mlp.experts.{expert}.", MF + "mlp.experts."),

@@ -21,7 +21,7 @@ from mfconv_nb.families.words.mcore import (
     mlp,
     norms,
 )
-from mfconv_nb.mapping.rules import ALL_OR_NONE, Family
+from mfconv_nb.mapping.rules import ALL_OR_NONE, ZEROS, Drop, Family
 
 FAMILY = Family(
     key="telechat3",
@@ -34,6 +34,7 @@ FAMILY = Family(
         *EMBEDDING_AND_HEAD,
         *attention(),
         *attention_bias(),
+        Drop(HF + "self_attn.o_proj.bias", "MindFormers' networks have no bias there", holds=ZEROS),
         *head_norms(optional=ALL_OR_NONE),
         *mlp(HF + "mlp.", MF + "mlp.", "ffn"),
         *norms(),

@@ -12,7 +12,7 @@ import mfconv_nb as mc
 from mfconv_nb.core.checkpoint import MF, Checkpoint
 from mfconv_nb.mapping.kinds import kind_of
 from mfconv_nb.steps.converting.map_report import CoverageError
-from tests.mindformers_networks import DYNAMIC, STATIC, parameters_of_network, scores_of_indexer
+from tests.mindformers_networks import DYNAMIC, EXPERTS, LATENT, STATIC, parameters_of_network, scores_of_indexer
 from tests.support import Array
 from tests.toys import arrays_of, raws_of, refused_with, without_memory
 
@@ -22,6 +22,7 @@ SHARED = {"num_hidden_layers": 4, "indexer_types": ["full", "shared", "full", "s
 # the only sizes of an indexer that MindFormers makes; the others are those of the toys
 ONLY = {"kv_lora_rank": 512, "qk_rope_head_dim": 64, "index_n_heads": 64, "index_head_dim": 128}
 OF_NETWORK = {
+    **LATENT,
     "experimental_attention_variant": "dsa",
     "kv_lora_rank": 512,
     "qk_pos_emb_head_dim": 64,
@@ -38,6 +39,7 @@ OF_NETWORK = {
     "v_head_dim": 18,
 }
 LAYERS = {
+    **EXPERTS,
     "num_moe_experts": 6,
     "moe_ffn_hidden_size": 28,
     "moe_router_topk": 2,

@@ -63,7 +63,6 @@ FINAL_NORM = (Rule("model.norm.weight", "decoder.final_layernorm.weight", "hidde
 GROUPED_WEIGHT = (
     "(groups group_q) hidden, (groups group_k) hidden, (groups group_v) hidden -> (groups (group_q + group_k + group_v)) hidden"
 )
-GROUPED_BIAS = "(groups group_q), (groups group_k), (groups group_v) -> (groups (group_q + group_k + group_v))"
 
 
 def norms(hf: str = HF, mf: str = MF) -> tuple[Rule, ...]:
@@ -74,25 +73,34 @@ def norms(hf: str = HF, mf: str = MF) -> tuple[Rule, ...]:
     )
 
 
-def _qkv(hf: str, mf: str, part: str, layout: str) -> Rule:
-    q, k, v = (hf + f"self_attn.{name}_proj.{part}" for name in "qkv")
-    return Rule((q, k, v), mf + f"self_attention.linear_qkv.{part}", layout, only_if="attention_bias" if part == "bias" else None)
+def _qkv(hf: str, mf: str, layout: str) -> Rule:
+    return Rule(tuple(hf + f"self_attn.{name}_proj.weight" for name in "qkv"), mf + "self_attention.linear_qkv.weight", layout)
 
 
 def attention(hf: str = HF, mf: str = MF) -> tuple[AnyRule, ...]:
     """q, k and v as one matrix in either of its two layouts, and the output."""
     return (
-        *when(_qkv(hf, mf, "weight", GROUPED_WEIGHT), use_contiguous_weight_layout_attention=False),
-        *when(_qkv(hf, mf, "weight", "q hidden, k hidden, v hidden -> (q + k + v) hidden"), use_contiguous_weight_layout_attention=True),
+        *when(_qkv(hf, mf, GROUPED_WEIGHT), use_contiguous_weight_layout_attention=False),
+        *when(_qkv(hf, mf, "q hidden, k hidden, v hidden -> (q + k + v) hidden"), use_contiguous_weight_layout_attention=True),
         Rule(hf + "self_attn.o_proj.weight", mf + "self_attention.linear_proj.weight", "hidden (heads head)"),
     )
 
 
-def attention_bias(hf: str = HF, mf: str = MF) -> tuple[AnyRule, ...]:
-    """The biases of q, k and v, in the same order as their weights."""
+def attention_bias(hf: str = HF, mf: str = MF, *, names: str = "qkv") -> tuple[AnyRule, ...]:
+    """The biases of q, k and v, in the same order as their weights.
+
+    With ``names="qkvo"`` transformers has one of the output besides, where MindFormers' networks have none: it holds zeros.
+    """
+    biases = tuple(hf + f"self_attn.{name}_proj.bias" for name in names)
+    grouped, contiguous = ("(groups group_q), (groups group_k), (groups group_v)", "q, k, v")
+    zeros = ", (0 hidden)" if names == "qkvo" else ""
+
+    def joined(left: str, right: str) -> Rule:
+        return Rule(biases, mf + "self_attention.linear_qkv.bias", f"{left}{zeros} -> {right}", only_if="attention_bias")
+
     return (
-        *when(_qkv(hf, mf, "bias", GROUPED_BIAS), use_contiguous_weight_layout_attention=False),
-        *when(_qkv(hf, mf, "bias", "q, k, v -> (q + k + v)"), use_contiguous_weight_layout_attention=True),
+        *when(joined(grouped, "(groups (group_q + group_k + group_v))"), use_contiguous_weight_layout_attention=False),
+        *when(joined(contiguous, "(q + k + v)"), use_contiguous_weight_layout_attention=True),
     )
 
 
