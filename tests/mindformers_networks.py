@@ -147,9 +147,10 @@ def parameters_of_network(graph: str, **config: Any) -> dict[str, tuple[int, ...
 
 def _more_of_network(graph: str, config: Any, specs: Any) -> dict[str, Any]:
     """What MindFormers' model classes give a network of this graph besides."""
+    normed = {"qk_layernorm": config.qk_layernorm}
     if graph == INFERENCE:
-        return {"transformer_layer_spec": specs.get_gpt_layer_local_spec(normalization="RMSNorm", qk_layernorm=config.qk_layernorm)}
-    layers = specs.get_gpt_decoder_block_spec(config) if config.num_moe_experts else specs.get_gpt_layer_local_spec(qk_layernorm=True)
+        return {"transformer_layer_spec": specs.get_gpt_layer_local_spec(normalization="RMSNorm", **normed)}
+    layers = specs.get_gpt_decoder_block_spec(config) if config.num_moe_experts else specs.get_gpt_layer_local_spec(**normed)
     mtp = {"mtp_block_spec": specs.get_gpt_mtp_block_spec(config, layers)} if graph == STATIC and config.mtp_num_layers else {}
     return {"transformer_layer_spec": layers, **mtp}
 

@@ -225,8 +225,8 @@ def is_choice(alternative: str) -> bool:
 
 
 def _chosen_numbers(config: Mapping[str, Any], node: ast.expr) -> tuple[int, ...]:
-    """``places(a, word)``: where a word stands in a list, or a letter in a text. ``every(step, begin, count)``: of so many numbers all up to
-    ``begin``, and from there on one of each ``step``. Nothing where a key is absent, or the word nowhere.
+    """``places(a, word)``: where a word stands in a list, or a letter in a text. ``every(step, begin, count)``: of so many numbers all up
+    to ``begin``, and from there on one of each ``step``. Nothing where a key is absent, or the word nowhere.
     """
     match node:
         case ast.Call(ast.Name("places"), [asked, ast.Name(word)]):

@@ -16,7 +16,9 @@ from mfconv_nb.families.words.mcore import MTP_BLOCK, MTP_HF
 from mfconv_nb.mapping.rules import derive_family, limit_rules, when
 
 TRAINED = replace(
-    GRAPH, values=(DYNAMIC, STATIC), help="MindFormers' network that holds the tensors: of the dynamic graph (PyNative), or of the static one."
+    GRAPH,
+    values=(DYNAMIC, STATIC),
+    help="MindFormers' network that holds the tensors: of the dynamic graph (PyNative), or of the static one.",
 )
 
 FAMILY = derive_family(

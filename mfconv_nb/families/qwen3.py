@@ -31,7 +31,15 @@ FAMILY = Family(
     mf_words=("linear_qkv",),
     sizes=SIZES,
     options=(CONTIGUOUS_ATTENTION, INTERLEAVED_MLP),
-    rules=(*EMBEDDING_AND_HEAD, *attention(), *attention_bias(names="qkvo"), *head_norms(), *mlp(HF + "mlp.", MF + "mlp.", "ffn"), *norms(), *FINAL_NORM),
+    rules=(
+        *EMBEDDING_AND_HEAD,
+        *attention(),
+        *attention_bias(names="qkvo"),
+        *head_norms(),
+        *mlp(HF + "mlp.", MF + "mlp.", "ffn"),
+        *norms(),
+        *FINAL_NORM,
+    ),
     toy={
         **LLAMA.toy,
         "architectures": ["Qwen3ForCausalLM"],

@@ -283,7 +283,9 @@ def limit_rules(rules: Iterable[AnyRule], **options: Condition) -> tuple[AnyRule
     """The rules that count with some of these option values, for a family whose options have no others. One value alone is no condition."""
     kept: list[AnyRule] = []
     for rule in rules:
-        asked = {name: tuple(v for v in values_of(rule.when[name]) if v in values_of(options[name])) for name in rule.when if name in options}
+        asked = {
+            name: tuple(v for v in values_of(rule.when[name]) if v in values_of(options[name])) for name in rule.when if name in options
+        }
         if all(asked.values()):
             chosen = {name: values for name, values in asked.items() if len(values_of(options[name])) > 1}
             kept.append(replace(rule, when={**{n: v for n, v in rule.when.items() if n not in options}, **chosen}))

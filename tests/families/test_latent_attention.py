@@ -14,6 +14,7 @@ from mfconv_nb.core.checkpoint import MF, Checkpoint
 from mfconv_nb.mapping.kinds import kind_of
 from tests.families.networks import IS_THERE, read_network
 from tests.mindformers_package import mindformers_modules
+from tests.networks_table import LISTED_LATENT, PARAMETERS, SAVED
 from tests.toys import raws_of
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -49,16 +50,9 @@ def is_weight(name: str) -> bool:
 
 # ---- what real networks hold -------------------------------------------------------------------------------------------------
 
-WRITTEN = [  # the list, the family, what its config says besides, the options that name the network
-    ("deepseekv3-static-split", "deepseekv3", V3, {}),
-    ("deepseekv3-static-joined-norms", "deepseekv3", V3, JOINED),
-    ("deepseekv3-dynamic", "deepseekv3", V3, {"graph": "dynamic"}),
-    ("deepseekv3-dynamic-counters", "deepseekv3", V3, {"graph": "dynamic"}),
-    ("deepseekv3-inference", "deepseekv3", {**V3, "num_nextn_predict_layers": 0}, {"graph": "inference", "with_mtp": 0}),
-    ("qwen3-dynamic", "qwen3", QWEN3, {}),
-    ("qwen3-dynamic-bf16", "qwen3", QWEN3, {}),
-]
-SAVED = [*((name, key, config) for name, key, config, _ in WRITTEN), ("deepseekv4-dynamic", "deepseek4", V4)]
+# the row, the family, what its config says besides, the options that name the network
+WRITTEN = [(row.name, row.key, row.config, row.options) for row in LISTED_LATENT if PARAMETERS in row.checks]
+SAVED_BY = [(row.name, row.key, row.config) for row in LISTED_LATENT if SAVED in row.checks]
 WITHOUT_NORMS = [("deepseekv3-static-joined", "deepseekv3", V3), ("telechat3-moe-static-joined", "telechat3-moe", TELECHAT)]
 
 
@@ -74,7 +68,7 @@ def test_what_is_written_for_the_config_of_a_network_are_its_weights(
 
 
 @IS_THERE
-@pytest.mark.parametrize("name, key, config", SAVED, ids=[name for name, *_ in SAVED])
+@pytest.mark.parametrize("name, key, config", SAVED_BY, ids=[name for name, *_ in SAVED_BY])
 def test_what_a_network_saves_comes_back_and_the_next_way_there_gives_it_again(name: str, key: str, config: dict[str, Any]) -> None:
     network = read_network(name, **config)
     held = network.arrays(ONES)

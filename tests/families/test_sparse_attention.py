@@ -1,4 +1,4 @@
-"""Models whose attention sees what an indexer chooses (DSA): DeepSeek-V3.2 and GLM-5, in the networks that MindFormers builds of them."""
+"""Models whose attention sees what an indexer chooses (DSA): DeepSeek-V3.2 and GLM-5. Their networks are in `tests/networks_table.py`."""
 
 from __future__ import annotations
 
@@ -10,103 +10,30 @@ import pytest
 
 import mfconv_nb as mc
 from mfconv_nb.core.checkpoint import MF, Checkpoint
-from mfconv_nb.mapping.kinds import kind_of
 from mfconv_nb.steps.converting.map_report import CoverageError
-from tests.mindformers_networks import DYNAMIC, EXPERTS, LATENT, STATIC, parameters_of_network, scores_of_indexer
+from tests.mindformers_networks import scores_of_indexer
+from tests.networks_table import BUILT, SCORES, Built
 from tests.support import Array
 from tests.toys import arrays_of, raws_of, refused_with, without_memory
 
 INDEXER_HF, INDEXER_MF = "model.layers.0.self_attn.indexer.", "decoder.layers.0.self_attention.core_attention.indexer."
 SHARED = {"num_hidden_layers": 4, "indexer_types": ["full", "shared", "full", "shared"]}
 
-# the only sizes of an indexer that MindFormers makes; the others are those of the toys
-ONLY = {"kv_lora_rank": 512, "qk_rope_head_dim": 64, "index_n_heads": 64, "index_head_dim": 128}
-OF_NETWORK = {
-    **LATENT,
-    "experimental_attention_variant": "dsa",
-    "kv_lora_rank": 512,
-    "qk_pos_emb_head_dim": 64,
-    "dsa_indexer_n_heads": 64,
-    "dsa_indexer_head_dim": 128,
-    "dsa_indexer_topk": 8,
-    "dsa_indexer_loss_coeff": 0.1,
-    "vocab_size": 331,
-    "hidden_size": 96,
-    "ffn_hidden_size": 176,
-    "num_attention_heads": 3,
-    "q_lora_rank": 40,
-    "qk_head_dim": 14,
-    "v_head_dim": 18,
-}
-LAYERS = {
-    **EXPERTS,
-    "num_moe_experts": 6,
-    "moe_ffn_hidden_size": 28,
-    "moe_router_topk": 2,
-    "first_k_dense_replace": 1,
-    "moe_shared_expert_intermediate_size": 56,
-    "shared_expert_num": 2,
-}
-NETWORKS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any], int]] = {
-    # the family, the graph, what the network's config says besides, the options that name it, its tensors that are no weights
-    "deepseekv32, dynamic": ("deepseekv32", DYNAMIC, {"num_layers": 3}, {}, 3),
-    "deepseekv32, static, apart": ("deepseekv32", STATIC, {"num_layers": 3, "mla_qkv_concat": False}, {"graph": "static"}, 6),
-    "deepseekv32, static, joined": (
-        "deepseekv32",
-        STATIC,
-        {"num_layers": 3, "mla_qkv_concat": True},
-        {"graph": "static", "mla_qkv_concat": True},
-        6,
-    ),
-    "glm5, shared": ("glm5", DYNAMIC, {"num_layers": 4, "dsa_indexer_types": SHARED["indexer_types"]}, {}, 4),
-    "glm5, every second": ("glm5", DYNAMIC, {"num_layers": 4, "dsa_index_topk_freq": 2}, {}, 4),
-}
-each_network = pytest.mark.parametrize("name", NETWORKS)
-
-
-def toy_of(key: str, **config: Any) -> Checkpoint:
-    return mc.toy(key, dtype="fp32", **ONLY, **config)
-
-
-# ---- the networks --------------------------------------------------------------------------------------------------------------
+SCORED = [row for row in BUILT if SCORES in row.checks]
 
 
 @pytest.mark.real_frameworks
-@each_network
-def test_what_we_write_are_the_weights_of_the_network_and_what_it_saves_comes_back(name: str) -> None:
-    key, graph, sizes, options, no_weights = NETWORKS[name]
-    network = parameters_of_network(graph, **OF_NETWORK, **LAYERS, **sizes)
-    toy = toy_of(key)
-    made = mc.map(toy, **options, to=MF)
-    assert made.family == key
-    weights = {n: shape for n, shape in network.items() if kind_of(n).category == "weights"}
-    assert {s.name: s.shape for s in made.specs} == weights
-    assert len(network) - len(weights) == no_weights
-
-    random = np.random.default_rng(7)
-    saved = {n: random.standard_normal(shape, np.float32) for n, shape in network.items()}
-    back = mc.map(mc.load(saved), to="hf", config=toy.config)
-    assert back.family == key
-    assert {s.name: s.shape for s in back.specs} == {s.name: s.shape for s in toy.specs}
-    assert back.report.counts["left out"] == no_weights
-    again = arrays_of(mc.map(mc.load(arrays_of(back), config=toy.config), **options, to=MF))
-    assert {n: array.tobytes() for n, array in again.items()} == {n: saved[n].tobytes() for n in weights}
-
-
-@pytest.mark.real_frameworks
-@pytest.mark.parametrize("key, graph", [("deepseekv32", DYNAMIC), ("deepseekv32", STATIC), ("glm5", DYNAMIC)])
-def test_the_indexer_of_the_network_scores_tokens_as_that_of_transformers_does(
-    key: str, graph: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("row", SCORED, ids=[row.name for row in SCORED])
+def test_the_indexer_of_the_network_scores_tokens_as_that_of_transformers_does(row: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(11)
-    small = toy_of(key)
+    small = mc.toy(row.key, dtype="fp32", **row.config)
     large = {s.name: random.standard_normal(s.shape).astype(np.float32) for s in small.specs if s.name.startswith(INDEXER_HF)}
     toy = mc.load(arrays_of(small) | large, config=small.config)
-    made = mc.map(toy, **({"graph": graph} if key == "deepseekv32" else {}), to=MF)
+    made = mc.map(toy, **row.options, to=MF)
     weights = {n.removeprefix(INDEXER_MF): np.array(mc.read(made, n)) for n in made.tensors if n.startswith(INDEXER_MF)}
     hidden, latent = (random.standard_normal((12, width)).astype(np.float32) for width in (96, 40))
     angles = np.tile(np.arange(12)[:, None] * 10000.0 ** (-np.arange(0, 64, 2) / 64), 2).astype(np.float32)
-    scores = scores_of_indexer(graph, weights, hidden, latent, angles, num_layers=1, **OF_NETWORK)
+    scores = scores_of_indexer(row.graph, weights, hidden, latent, angles, **row.settings)
     expected = scores_of_transformers(toy, hidden, latent, angles, monkeypatch)
     assert expected.std() > 10
     assert np.abs(scores - expected).max() < 1e-4 * expected.std()

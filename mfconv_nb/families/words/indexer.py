@@ -40,7 +40,9 @@ def _rows_of_a_head(hf: str, mf: str, left: str, right: str) -> tuple[Rule, ...]
     """Queries, keys and the norm of the keys, with the rows of each head in another order."""
     halves = {"half": 2}
     return (
-        Rule(hf + "wq_b.weight", mf + "linear_wq_b.weight", f"(index_heads ({left})) q_rank -> (index_heads ({right})) q_rank", sizes=halves),
+        Rule(
+            hf + "wq_b.weight", mf + "linear_wq_b.weight", f"(index_heads ({left})) q_rank -> (index_heads ({right})) q_rank", sizes=halves
+        ),
         Rule(hf + "wk.weight", mf + "linear_wk.weight", f"({left}) hidden -> ({right}) hidden", sizes=halves),
         Rule(hf + "k_norm.weight", mf + "k_norm.gamma", f"({left}) -> ({right})", sizes=halves),
         Rule(hf + "k_norm.bias", mf + "k_norm.beta", f"({left}) -> ({right})", sizes=halves),

@@ -38,7 +38,12 @@ JOINED = Option(
 )
 WITH_Q_RANK = Option("with_q_rank", (1, 0), side="both", help="Whether q comes from a low rank; 0: from one matrix (q_lora_rank null).")
 
-SIZES = {"pair": "qk_rope_head_dim / 2", "attention_bias": "attention_bias | add_qkv_bias | 0"}
+SIZES = {
+    "pair": "qk_rope_head_dim / 2",
+    "attention_bias": "attention_bias | add_qkv_bias | 0",
+    "q_rows": "num_attention_heads * (qk_nope_head_dim + qk_rope_head_dim)",
+    "kv_rows": "num_attention_heads * (qk_nope_head_dim + v_head_dim)",
+}
 
 
 def latent_attention(hf: str = HF, mf: str = MF) -> tuple[AnyRule, ...]:
@@ -66,13 +71,13 @@ def _biases(hf: str, mf: str) -> tuple[AnyRule, ...]:
     with_rank = Rule(
         (hf + "q_a_proj.bias", kv, out),
         (qkv, q_b, kv_b),
-        "q_rank, (kv_rank + rope), (0 hidden) -> (q_rank + kv_rank + rope), (0 heads (nope + rope)), (0 heads (nope + value))",
+        "q_rank, (kv_rank + rope), (0 hidden) -> (q_rank + kv_rank + rope), (0 q_rows), (0 kv_rows)",
         only_if="attention_bias",
     )
     without = Rule(
         (kv, out),
         (qkv, kv_b),
-        "(kv_rank + rope), (0 hidden) -> (0 heads (nope + rope) + kv_rank + rope), (0 heads (nope + value))",
+        "(kv_rank + rope), (0 hidden) -> (0 q_rows + kv_rank + rope), (0 kv_rows)",
         only_if="attention_bias",
     )
     joined = (*when(with_rank, with_q_rank=1), *when(without, with_q_rank=0))
