@@ -15,6 +15,7 @@ from mfconv_nb.mapping.kinds import kind_of
 from tests.families.networks import IS_THERE, read_network
 from tests.mindformers_package import mindformers_modules
 from tests.networks_table import LISTED_LATENT, PARAMETERS, SAVED
+from tests.support import write_hf
 from tests.toys import raws_of
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -342,6 +343,23 @@ def test_a_further_layer_that_the_config_does_not_speak_of_is_carried_all_the_sa
     config = {k: v for k, v in (source.config or {}).items() if k != "num_nextn_predict_layers"}
     back = mc.map(without_memory(mc.map(source, key, config=config)), key, to="hf", config=config)
     assert raws_of(back) == raws_of(source)
+
+
+# ---- models with the class of DeepSeek-V3 ------------------------------------------------------------------------------------
+
+OF_KIMI = {"model_type": "kimi_k2", "num_nextn_predict_layers": 0, "n_group": 1, "topk_group": 1}
+OF_MOONLIGHT = {"num_nextn_predict_layers": 0, "q_lora_rank": None}
+
+
+@pytest.mark.parametrize("config", [OF_KIMI, OF_MOONLIGHT], ids=["kimi-k2", "moonlight"])
+def test_a_config_as_it_is_published_leads_to_the_cells_of_deepseek_v3_and_back(config: dict[str, Any], tmp_path: Path) -> None:
+    toy = mc.toy("deepseekv3", dtype="fp32", options={"with_mtp": 0, "with_q_rank": int("q_lora_rank" not in config)}, **config)
+    write_hf(tmp_path / "hf", arrays(toy), {**(toy.config or {}), "auto_map": {"AutoConfig": "configuration_deepseek.DeepseekV3Config"}})
+    there = mc.map(mc.load(tmp_path / "hf"))
+    assert there.family == "deepseekv3"
+    back = mc.map(mc.load(arrays(there), config=tmp_path / "hf"), to="hf")
+    assert back.family == "deepseekv3"
+    assert raws_of(back) == raws_of(toy)
 
 
 # ---- models of transformers --------------------------------------------------------------------------------------------------
