@@ -52,6 +52,7 @@ FAMILY = derive_family(
         "architectures": ["GlmMoeDsaForCausalLM"],
         "model_type": "glm_moe_dsa",
         "num_hidden_layers": 4,
-        "indexer_types": ["full", "shared", "full", "shared"],
+        "index_topk_freq": 2,
+        "index_skip_topk_offset": 1,
     },
 )

@@ -4,8 +4,8 @@
 # The names are those of DeepSeek-V3.2, the numbers are not: the indexer of this model turns neighbouring rows, so they have to part for the
 # network of MindFormers, which turns halves. That is why a folder without a `config.json` is asked about.
 #
-# Layers may share an indexer. A list in the config, `indexer_types`, says which layers run one; the toy has it in layers 0 and 2, and
-# layers 1 and 3 take over what was chosen before them. Whatever is missing or too much by that list is refused. Only MindFormers' dynamic
+# Layers may share an indexer. The config says which layers run one, by a list, `indexer_types`, or by a step: that of the toy is two, so
+# layers 1 and 3 take over what was chosen before them. Whatever is missing or too much by the config is refused. Only MindFormers' dynamic
 # graph shares, as `dsa_indexer_types`, and it insists on 64 heads of 128 in an indexer.
 
 # %%
