@@ -28,9 +28,10 @@ from mfconv_nb.core.checkpoint import HF, Checkpoint, LazyTensor, TensorSpec, ch
 from tests.support import PATIENCE
 from tests.toys import arrays_of, raws_of
 
-# what is reached, rounded down: a change that finds fewer rules must say so here; 0.979 of tables counted once since DeepSeek-V4, whose
-# biases are called `base`
-BY_NAMES, BY_NAMES_ONCE, BY_NAMES_UNSEEN, BY_NAMES_OTHER_FORMS, WITH_VALUES = 0.98, 0.97, 0.96, 0.94, 1.0
+# what is reached, rounded down: a change that finds fewer rules must say so here. DeepSeek-V4 calls its biases `base`; since DeepSeek-V3.2
+# and GLM-5 there are indexers, whose rows change places so that numbers alone show it, and latent attention joined as a default (0.98, 0.97
+# and 0.94 before)
+BY_NAMES, BY_NAMES_ONCE, BY_NAMES_UNSEEN, BY_NAMES_OTHER_FORMS, WITH_VALUES = 0.965, 0.965, 0.96, 0.92, 1.0
 RNG = np.random.default_rng(5)
 
 
