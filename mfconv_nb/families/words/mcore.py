@@ -95,12 +95,12 @@ def attention_bias(hf: str = HF, mf: str = MF, *, names: str = "qkv") -> tuple[A
     grouped, contiguous = ("(groups group_q), (groups group_k), (groups group_v)", "q, k, v")
     zeros = ", (0 hidden)" if names == "qkvo" else ""
 
-    def joined(left: str, right: str) -> Rule:
+    def join_biases(left: str, right: str) -> Rule:
         return Rule(biases, mf + "self_attention.linear_qkv.bias", f"{left}{zeros} -> {right}", only_if="attention_bias")
 
     return (
-        *when(joined(grouped, "(groups (group_q + group_k + group_v))"), use_contiguous_weight_layout_attention=False),
-        *when(joined(contiguous, "(q + k + v)"), use_contiguous_weight_layout_attention=True),
+        *when(join_biases(grouped, "(groups (group_q + group_k + group_v))"), use_contiguous_weight_layout_attention=False),
+        *when(join_biases(contiguous, "(q + k + v)"), use_contiguous_weight_layout_attention=True),
     )
 
 
