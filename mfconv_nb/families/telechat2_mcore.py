@@ -3,7 +3,7 @@
 Hugging Face names lead to `telechat`, the older layout, unless the caller gives this key; MindFormers' names differ. MindFormers runs this
 layout for inference only, so there is no other order of rows.
 Source: MindFormers 2.1.0, `models/telechat2`: its `weight_mapping`, the loop that takes k and v apart, and the network of inference, which
-was built on a CPU. No way back; ours is the inverse. No case: the rows are checked against that loop.
+was built on a CPU. No way back; ours is the inverse. No case; a test writes out the rows as that loop takes them.
 """
 
 from mfconv_nb.families.telechat import FAMILY as TELECHAT

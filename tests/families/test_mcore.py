@@ -376,3 +376,25 @@ def test_mindformers_own_way_back_from_what_map_gives_is_the_original(key: str, 
     toy = mc.toy(key, dtype="fp32")
     with own_template(key, dict(toy.config or {}), interleaved=bool(options.get(MLP, True))) as template:
         assert same(dict(template.get_hf_state_dict(arrays_of(mc.map(toy, key, **options)))), arrays_of(toy))
+
+
+def test_keys_and_values_of_telechat2_are_taken_apart_as_mindformers_loader_does() -> None:
+    """`_safetensors_weights_iterator` of `models/telechat2/modeling_telechat2_infer.py` in MindFormers 2.1.0; then q, k and v follow."""
+    toy = mc.toy("telechat2-mcore", dtype="fp32")
+    made = mc.map(toy, "telechat2-mcore")
+    q = np.array(mc.read(toy, "transformer.h.1.self_attention.query.weight"))
+    packed = np.array(mc.read(toy, "transformer.h.1.self_attention.key_value.weight")).reshape(2, 2 * 6, 96)  # two heads of six
+    k, v = packed[:, :6].reshape(12, 96), packed[:, 6:].reshape(12, 96)
+    found = mc.read(made, "decoder.layers.1.self_attention.linear_qkv.weight")
+    assert found.tobytes() == np.concatenate([q, k, v]).tobytes()
+    gate, up = (np.array(mc.read(toy, f"transformer.h.1.mlp.{name}_proj.weight")) for name in ("gate", "up"))
+    assert mc.read(made, "decoder.layers.1.mlp.linear_fc1.weight").tobytes() == np.concatenate([gate, up]).tobytes()
+
+
+def test_a_folder_of_telechat2_leads_to_the_older_layout_unless_asked_otherwise_and_the_names_tell_on_the_way_back(tmp_path: Path) -> None:
+    toy = mc.toy("telechat", tmp_path / "hf")
+    assert mc.map(mc.load(tmp_path / "hf")).family == "telechat"
+    made = mc.map(mc.load(tmp_path / "hf"), "telechat2-mcore")
+    back = mc.map(without_memory(made), to="hf", config=toy.config)
+    assert back.family == "telechat2-mcore"
+    assert raws_of(back) == raws_of(toy)
