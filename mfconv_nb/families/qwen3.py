@@ -12,6 +12,7 @@ from mfconv_nb.families.words.mcore import (
     HF,
     INTERLEAVED_MLP,
     MF,
+    NO_OUTPUT_BIAS,
     SIZES,
     SOURCE,
     attention,
@@ -34,7 +35,8 @@ FAMILY = Family(
     rules=(
         *EMBEDDING_AND_HEAD,
         *attention(),
-        *attention_bias(names="qkvo"),
+        *attention_bias(),
+        NO_OUTPUT_BIAS,
         *head_norms(),
         *mlp(HF + "mlp.", MF + "mlp.", "ffn"),
         *norms(),

@@ -12,6 +12,7 @@ from mfconv_nb.families.words.mcore import (
     FINAL_NORM,
     HF,
     MF,
+    NO_OUTPUT_BIAS,
     SIZES,
     SOURCE,
     attention,
@@ -35,7 +36,8 @@ FAMILY = Family(
     rules=(
         *EMBEDDING_AND_HEAD,
         *attention(),
-        *attention_bias(names="qkvo"),
+        *attention_bias(),
+        NO_OUTPUT_BIAS,
         *head_norms(),
         Rule(HF + "mlp.gate.weight", MF + "mlp.router.weight", "expert hidden"),
         *experts(HF + "mlp.experts.{expert}.", MF + "mlp.experts."),

@@ -13,6 +13,7 @@ from mfconv_nb.families.words.mcore import (
     HF,
     INTERLEAVED_MLP,
     MF,
+    NO_OUTPUT_BIAS,
     SIZES,
     SOURCE,
     attention,
@@ -21,7 +22,7 @@ from mfconv_nb.families.words.mcore import (
     mlp,
     norms,
 )
-from mfconv_nb.mapping.rules import ALL_OR_NONE, ZEROS, Drop, Family
+from mfconv_nb.mapping.rules import ALL_OR_NONE, Family
 
 FAMILY = Family(
     key="telechat3",
@@ -34,7 +35,7 @@ FAMILY = Family(
         *EMBEDDING_AND_HEAD,
         *attention(),
         *attention_bias(),
-        Drop(HF + "self_attn.o_proj.bias", "MindFormers' networks have no bias there", holds=ZEROS),
+        NO_OUTPUT_BIAS,
         *head_norms(optional=ALL_OR_NONE),
         *mlp(HF + "mlp.", MF + "mlp.", "ffn"),
         *norms(),

@@ -16,7 +16,7 @@ from typing import Any
 
 from mfconv_nb.families.llama import GROUP_SIZES, QKV_SIZES
 from mfconv_nb.families.llama import SIZES as LLAMA_SIZES
-from mfconv_nb.mapping.rules import NUMBERS, AnyRule, Option, Rule, when
+from mfconv_nb.mapping.rules import NUMBERS, ZEROS, AnyRule, Drop, Option, Rule, when
 
 HF, MF = "model.layers.{layer}.", "decoder.layers.{layer}."
 SOURCE = "MindFormers 2.1.0"
@@ -86,22 +86,22 @@ def attention(hf: str = HF, mf: str = MF) -> tuple[AnyRule, ...]:
     )
 
 
-def attention_bias(hf: str = HF, mf: str = MF, *, names: str = "qkv") -> tuple[AnyRule, ...]:
-    """The biases of q, k and v, in the same order as their weights.
+def attention_bias(hf: str = HF, mf: str = MF) -> tuple[AnyRule, ...]:
+    """The biases of q, k and v, in the same order as their weights."""
+    biases = tuple(hf + f"self_attn.{name}_proj.bias" for name in "qkv")
+    grouped = "(groups group_q), (groups group_k), (groups group_v) -> (groups (group_q + group_k + group_v))"
 
-    With ``names="qkvo"`` transformers has one of the output besides, where MindFormers' networks have none: it holds zeros.
-    """
-    biases = tuple(hf + f"self_attn.{name}_proj.bias" for name in names)
-    grouped, contiguous = ("(groups group_q), (groups group_k), (groups group_v)", "q, k, v")
-    zeros = ", (0 hidden)" if names == "qkvo" else ""
-
-    def join_biases(left: str, right: str) -> Rule:
-        return Rule(biases, mf + "self_attention.linear_qkv.bias", f"{left}{zeros} -> {right}", only_if="attention_bias")
+    def join_biases(layout: str) -> Rule:
+        return Rule(biases, mf + "self_attention.linear_qkv.bias", layout, only_if="attention_bias")
 
     return (
-        *when(join_biases(grouped, "(groups (group_q + group_k + group_v))"), use_contiguous_weight_layout_attention=False),
-        *when(join_biases(contiguous, "(q + k + v)"), use_contiguous_weight_layout_attention=True),
+        *when(join_biases(grouped), use_contiguous_weight_layout_attention=False),
+        *when(join_biases("q, k, v -> (q + k + v)"), use_contiguous_weight_layout_attention=True),
     )
+
+
+# transformers has one where it has those of q, k and v
+NO_OUTPUT_BIAS = Drop(HF + "self_attn.o_proj.bias", "MindFormers' networks have no bias there", holds=ZEROS)
 
 
 def head_norms(hf: str = HF, mf: str = MF, **more: Any) -> tuple[Rule, ...]:
