@@ -11,7 +11,7 @@ import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -33,6 +33,7 @@ from mfconv_nb.mapping.forms import all_forms  # noqa: E402
 from mfconv_nb.mapping.rules import Family, Repeated, Rule, Tied, default_form, sides_of  # noqa: E402
 from mfconv_nb.steps.inspecting.families import keeps_beside  # noqa: E402
 from tests.goldens.recipe import case_names, load_case  # noqa: E402
+from tests.networks_table import LORA, NETWORKS, PARAMETERS, SAVED, SCORES, Network  # noqa: E402
 from tests.real_repos_table import REPOSITORIES  # noqa: E402
 
 ARCHITECTURE = "docs/architecture.md"
@@ -67,6 +68,13 @@ class Words:
     count: str
     converters: tuple[str, ...]
     forms: str
+    networks: tuple[str, ...]
+    checks: Mapping[str, str]
+    graphs: Mapping[str, str]
+    cases: str
+    repositories: str
+    rules: str
+    semicolon: str
     models: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -92,6 +100,13 @@ ENGLISH = Words(
     count="{n}: {keys}",
     converters=("`--model`", "forms", "MindFormers' operations", "operations that the file brings", "needs `--config`"),
     forms="{said} of {all}",
+    networks=("`--model`", "networks of MindFormers: version, graph", "how they are checked", "otherwise"),
+    checks={PARAMETERS: "written", SAVED: "saved", SCORES: "scores", LORA: "adapters"},
+    graphs={"static": "static graph", "dynamic": "dynamic graph", "inference": "inference"},
+    cases="recorded: {n}",
+    repositories="repos: {n}",
+    rules="its rules alone",
+    semicolon="; ",
 )
 CHINESE = Words(
     head=("`--model`", "模型", "变化", "选项", "双向", "用例", "仓库"),
@@ -115,6 +130,13 @@ CHINESE = Words(
     count="{n} 个：{keys}",
     converters=("`--model`", "形态", "MindFormers 的算子", "文件自带的算子", "需要 `--config`"),
     forms="{said} / {all}",
+    networks=("`--model`", "MindFormers 的网络：版本、图", "怎样检查", "此外"),
+    checks={PARAMETERS: "写出", SAVED: "保存", SCORES: "分数", LORA: "适配器"},
+    graphs={"static": "静态图", "dynamic": "动态图", "inference": "推理"},
+    cases="录制用例：{n}",
+    repositories="仓库：{n}",
+    rules="只有规则本身",
+    semicolon="；",
     models={
         ", with its pre-training head": "（含预训练输出层）",
         ", first stage (Q-Former)": " 第一阶段（Q-Former）",
@@ -262,6 +284,38 @@ def converters_table(words: Words) -> str:
     return "\n".join(rows)
 
 
+# ---- the networks that families are checked against --------------------------------------------------------------------
+
+
+def networks_table(words: Words) -> str:
+    """Of every built-in family the networks that tests check it against and how, and what else speaks for it; a row for each way."""
+    lines = ["| " + " | ".join(words.networks) + " |", "|---" * len(words.networks) + "|"]
+    for family in known_families():
+        rows = list(_networks_of(family.key, words)) or [("–", "–")]
+        for number, (networks, how) in enumerate(rows):
+            lines.append(f"| `{family.key}` | {networks} | {how} | {_otherwise(family.key, words, rows) if not number else ''} |")
+    return "\n".join(lines)
+
+
+def _networks_of(key: str, words: Words) -> Iterator[tuple[str, str]]:
+    """The networks of a family that are of one version and checked in the same ways; and these ways."""
+    groups: dict[tuple[str, tuple[str, ...]], list[Network]] = {}
+    for network in NETWORKS:
+        if network.key == key:
+            groups.setdefault((network.version, tuple(network.checks)), []).append(network)
+    for (version, checks), networks in groups.items():
+        named = [words.graphs[n.graph] + (f" (`{n.form}`)" if n.form else "") for n in networks]
+        yield f"{version}: {words.semicolon.join(named)}", words.comma.join(words.checks[check] for check in checks)
+
+
+def _otherwise(key: str, words: Words, networks: Sequence[tuple[str, str]]) -> str:
+    """Recorded outputs of MindFormers' converters, planned repositories; or that there is nothing."""
+    found = evidence()[key]
+    clauses = [words.cases.format(n=found["cases"])] if found["cases"] else []
+    clauses += [words.repositories.format(n=found["repositories"])] if found["repositories"] else []
+    return words.comma.join(clauses) or (words.rules if networks == [("–", "–")] else "")
+
+
 # ---- notebooks ---------------------------------------------------------------------------------------------------------
 
 
@@ -371,6 +425,7 @@ def page(name: str) -> str:
     elif name in FAMILY_PAGES:
         parts = {form: partial(exported_families, form, FAMILY_PAGES[name]) for form in EXPORTS}
         parts["converters"] = partial(converters_table, FAMILY_PAGES[name])
+        parts["networks"] = partial(networks_table, FAMILY_PAGES[name])
     return with_generated(text, parts)
 
 

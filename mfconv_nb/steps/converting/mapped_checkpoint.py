@@ -84,7 +84,7 @@ def make_mapped(
     used = {spec.name for row in plan.rows if row.targets for spec in row.sources}
     equalities += [equality for equality in source.history.equalities if equality.first.name in used]  # copies of a run's slices
     for row in plan.rows:
-        equalities += (*equalities_of(row, source, tensors), *(equal_when_narrow(row, source, tensors) if plan.to == HF else ()))
+        equalities += (*equalities_of(row, source, tensors, plan.to), *(equal_when_narrow(row, source, tensors) if plan.to == HF else ()))
     here = HF if plan.to == MF else MF
     dtypes = {spec.name: spec.dtype for row in plan.rows if getattr(row.rule, "dtype", None) for spec in row.sources}
     history = replace(
