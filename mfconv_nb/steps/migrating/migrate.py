@@ -160,7 +160,7 @@ def move_run(
     states, kept, left_out = _states_of(source, kinds, ruled, weights_only, is_renamed)
     moved = {**move_states(trip, origins, states), **kept}
     numbers = numbers_of(source, {**dict.fromkeys(source.tensors, kind_of("")), **kinds}, iteration, bool(states))
-    left_out |= _left_by_rules(trip, {*kinds} - {s.tensor.name for s in states} - {*kept, *numbers.tensors} - {*numbers.common})
+    left_out = _left_by_rules(trip, {*kinds} - {s.tensor.name for s in states} - {*kept, *numbers.tensors} - {*numbers.common}) | left_out
     tensors = {**trip.back.tensors, **moved, **numbers.tensors}
     if weights_only:
         numbers = replace(numbers, tensors={})
