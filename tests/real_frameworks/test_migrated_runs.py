@@ -18,7 +18,7 @@ import pytest
 import mfconv_nb as mc
 from tests.families.networks import IS_THERE, NETWORKS, Network, read_network
 from tests.mindformers_package import mindformers_modules
-from tests.steps.migrating.runs_with_optimizers import NUMBERS, OPTIMIZERS, Arrays
+from tests.steps.migrating.runs_with_optimizers import NUMBERS, OPTIMIZERS
 from tests.support import write_safetensors
 
 os.environ.setdefault("GLOG_v", "3")
@@ -138,12 +138,11 @@ def optimizer_of(module: ModuleType, kind: str, cell: Any) -> Any:
     return module.Muon(trained, learning_rate=0.1, model=Model())
 
 
-def saved_run(folder: Path, network: Network, optimizer: str) -> tuple[Path, Arrays]:
-    """A run of a network of the static graph, and all that is in it."""
+def saved_run(folder: Path, network: Network, optimizer: str, steps: Any = np.int32) -> Path:
+    """A run of a network, with its optimizer; the dtype of its steps is that of its graph."""
     weights = {n: a + 0.5 if n.endswith("weight") else a for n, a in network.arrays().items()}
     state = OPTIMIZERS[optimizer.lower()]({n: a for n, a in weights.items() if n in network.trained})
-    tensors = {**weights, **state, **NUMBERS}
-    return write_safetensors(folder / "run.safetensors", tensors), tensors
+    return write_safetensors(folder / "run.safetensors", {**weights, **state, **NUMBERS, "global_step": np.array([400], steps)})
 
 
 CASES = [
@@ -160,7 +159,7 @@ def test_mindformers_finds_all_that_the_dynamic_network_and_its_optimizer_hold(
     family: str, model_type: str, before: str, after: str, form: dict[str, Any], optimizer: str, tmp_path: Path
 ) -> None:
     network = read_network(before, model_type=model_type)
-    run, tensors = saved_run(tmp_path, network, optimizer)
+    run = saved_run(tmp_path, network, optimizer)
     mc.migrate(run, tmp_path / "out", family, config=network.config, **form)
     wanted = read_network(after)
     log = Log()
@@ -181,3 +180,32 @@ def test_mindformers_finds_all_that_the_dynamic_network_and_its_optimizer_hold(
     assert held.keys() - written.keys() == made_anew
     assert all(np.array_equal(held[n], written[n].reshape(held[n].shape)) for n in written)
     assert steps == 400 and held["global_step"].tolist() == [400]
+
+
+BACK = [
+    ("deepseekv3", "deepseek_v3", "deepseekv3-dynamic", "deepseekv3-static-split", {"graph": "static", "mla_qkv_concat": False}),
+    ("qwen3", "qwen3", "qwen3-dynamic", "qwen3-static", {}),
+    ("qwen3-moe", "qwen3_moe", "qwen3-moe-static", "qwen3-moe-static", {}),
+]
+
+
+@pytest.mark.parametrize(("family", "model_type", "before", "after", "form"), BACK, ids=lambda x: str(x))
+def test_mindformers_finds_all_that_the_static_network_and_its_optimizer_hold(
+    family: str, model_type: str, before: str, after: str, form: dict[str, Any], tmp_path: Path
+) -> None:
+    network = read_network(before, model_type=model_type)
+    run = saved_run(tmp_path, network, "AdamW", np.int64 if before.endswith("dynamic") else np.int32)
+    mc.migrate(run, tmp_path / "out", family, config=network.config, **form)
+    wanted, log = read_network(after), Log()
+    with mindformers(log, is_dynamic=False, optimizer="mindformers.core.optim.adamw") as (checkpoint, module):
+        cell = cell_of(wanted)
+        real = optimizer_of(module, "AdamW", cell)
+        checkpoint.load_checkpoint(str(tmp_path / "out"), cell, real)
+    made_anew = {n for n in wanted.shapes if n.endswith((".fi_accu", ".expert_load"))}
+    missed = log.not_loaded()
+    assert missed.pop("Network parameters") == made_anew
+    assert not any(missed.values())
+    held = {p.name: p.asnumpy() for p in (*cell.get_parameters(), *real.get_parameters())}
+    written = {n: mc.read(t, n) for t in [mc.load(tmp_path / "out")] for n in t.tensors}
+    assert held.keys() - written.keys() == made_anew and written.keys() <= held.keys()
+    assert all(np.array_equal(held[n], written[n].reshape(held[n].shape)) for n in written)

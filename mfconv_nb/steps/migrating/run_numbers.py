@@ -1,16 +1,19 @@
 """The numbers of a run: step, epoch, loss scale and whatever it appended; and where MindFormers 2.1.0 reads them.
 
 `common.json` holds those of `CommonInfo` (`checkpoint/checkpoint.py`), which takes no other key. The optimizer reads `global_step` and
-`learning_rate` from its own file. Any other single number stays in that file, where MindFormers' loader passes over it.
+`learning_rate` from its own file, the steps as int32: the static graph takes no other dtype, the dynamic one, which counts in int64, takes
+both. Any other single number stays in that file, where MindFormers' loader passes over it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from mfconv_nb.core.checkpoint import Checkpoint, LazyTensor
+from mfconv_nb.core.blocks import whole
+from mfconv_nb.core.checkpoint import Checkpoint, LazyTensor, Piece
+from mfconv_nb.core.dtypes import itemsize
 from mfconv_nb.core.errors import UsageError
 from mfconv_nb.mapping.kinds import COUNTER, SAVED_NUMBER, Kind
 from mfconv_nb.streaming.gather import read_tensor
@@ -71,7 +74,18 @@ def numbers_of(source: Checkpoint, kinds: Mapping[str, Kind], iteration: int | N
     if has_optimizer and unknown:
         notes.append(f"common.json lacks {', '.join(unknown)}, which nothing tells; the static graph asks for it when a run goes on")
     kept = {name: tensor for name, tensor in tensors.items() if name not in said or name == STEPS}
+    if STEPS in kept:
+        kept[STEPS] = _as_int32(kept[STEPS], read.get(STEPS))
     return RunNumbers(common, kept, common[STEPS], tuple(notes))
+
+
+def _as_int32(tensor: LazyTensor, value: int | float | None) -> LazyTensor:
+    """A single int64 as int32, where that holds it: the first four of its bytes, since files have the lowest first."""
+    if tensor.dtype != "I64" or len(tensor.pieces) != 1 or value is None or not -(1 << 31) <= value < 1 << 31:
+        return tensor
+    (piece,) = tensor.pieces
+    start = piece.start + piece.block.source_offset * itemsize("I64")
+    return LazyTensor(replace(tensor.spec, dtype="I32"), (Piece(piece.source, start, "I32", whole(1)),))
 
 
 def _plain(number: Any) -> int | float:
