@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,7 +14,7 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
-from tests.families.networks import IS_THERE, NETWORKS, Network, read_network
+from tests.families.networks import IS_THERE, Network, read_network
 from tests.mindformers_package import mindformers_modules
 from tests.steps.migrating.runs_with_optimizers import NUMBERS, OPTIMIZERS
 from tests.support import write_safetensors
@@ -179,7 +177,8 @@ def test_mindformers_finds_all_that_the_dynamic_network_and_its_optimizer_hold(
     assert written.keys() <= held.keys()  # nothing is unexpected
     assert held.keys() - written.keys() == made_anew
     assert all(np.array_equal(held[n], written[n].reshape(held[n].shape)) for n in written)
-    assert steps == 400 and held["global_step"].tolist() == [400]
+    assert steps == 400
+    assert held["global_step"].tolist() == [400]
 
 
 BACK = [
@@ -207,5 +206,6 @@ def test_mindformers_finds_all_that_the_static_network_and_its_optimizer_hold(
     assert not any(missed.values())
     held = {p.name: p.asnumpy() for p in (*cell.get_parameters(), *real.get_parameters())}
     written = {n: mc.read(t, n) for t in [mc.load(tmp_path / "out")] for n in t.tensors}
-    assert held.keys() - written.keys() == made_anew and written.keys() <= held.keys()
+    assert held.keys() - written.keys() == made_anew
+    assert written.keys() <= held.keys()
     assert all(np.array_equal(held[n], written[n].reshape(held[n].shape)) for n in written)

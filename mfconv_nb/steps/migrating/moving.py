@@ -194,9 +194,9 @@ def _kept_as_they_are(
     for w, state in states.items():
         if w not in places or times[w] > 1:
             shape, of = shape_text(state.tensor.shape), shape_text(weights[w].shape)
-            found = f"{shape} for a weight of {of}" if state.is_known else f"state of an optimizer that is not known, for a weight of {of}"
-            expected = "a number for each number of the weight, since its numbers get other places in the other form"
-            _refuse(state, found, expected)
+            what = f"a tensor of {shape}" if state.is_known else "state of an optimizer that is not known"
+            expected = "a number for each number of the weight, since these get other places in the other form"
+            _refuse(state, f"{what}, for a weight of {of}", expected)
     return {places[w]: state.tensor for w, state in states.items()}
 
 
