@@ -102,10 +102,16 @@ class MigrateReport(Result):
         groups: dict[tuple[Any, ...], list[str]] = {}
         for name, origin in self.origins.items():
             templates = tuple(dict.fromkeys(fold(source)[0] for source in origin.sources))
-            how = _how(name, origin, targets_of)
+            how = _kind_of_move(name, origin, targets_of)
             groups.setdefault((how, templates, fold(name)[0], tuple(state.get(name, ()))), []).append(name)
         return [
-            (how, _folded([s for n in names for s in self.origins[n].sources]), _folded(names), len(names), " ".join(prefixes))
+            (
+                how,
+                _fold_to_lines([s for n in names for s in self.origins[n].sources]),
+                _fold_to_lines(names),
+                len(names),
+                " ".join(prefixes),
+            )
             for (how, _, _, prefixes), names in groups.items()
         ]
 
@@ -116,10 +122,10 @@ class MigrateReport(Result):
         by_reason: dict[str, list[str]] = {}
         for name, why in self.left_out.items():
             by_reason.setdefault(why, []).append(name)
-        return [(LEFT_OUT, _folded(names), f"- ({why})", len(names), "") for why, names in by_reason.items()]
+        return [(LEFT_OUT, _fold_to_lines(names), f"- ({why})", len(names), "") for why, names in by_reason.items()]
 
 
-def _how(name: str, origin: Origin, targets_of: Mapping[str, int]) -> str:
+def _kind_of_move(name: str, origin: Origin, targets_of: Mapping[str, int]) -> str:
     if origin.keeps_places:
         return SAME if origin.sources == (name,) else RENAMED
     if len(origin.sources) > 1:
@@ -127,7 +133,7 @@ def _how(name: str, origin: Origin, targets_of: Mapping[str, int]) -> str:
     return SPLIT if any(targets_of[source] > 1 for source in origin.sources) else MOVED
 
 
-def _folded(names: list[str]) -> str:
+def _fold_to_lines(names: list[str]) -> str:
     return Lines("\n".join(folded_names(names)))
 
 
