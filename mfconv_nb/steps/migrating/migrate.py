@@ -161,10 +161,11 @@ def move_run(
     moved = {**move_states(trip, origins, states), **kept}
     numbers = numbers_of(source, {**dict.fromkeys(source.tensors, kind_of("")), **kinds}, iteration, bool(states))
     left_out = _left_by_rules(trip, {*kinds} - {s.tensor.name for s in states} - {*kept, *numbers.tensors} - {*numbers.common}) | left_out
-    tensors = {**trip.back.tensors, **moved, **numbers.tensors}
+    weights = _weights_in_order(source, trip, origins)
+    tensors = {**weights, **moved, **numbers.tensors}
     if weights_only:
         numbers = replace(numbers, tensors={})
-        tensors = {**trip.back.tensors}
+        tensors = weights
         left_out |= {name: WHY_ASKED for name in kinds if kinds[name].category in (OPTIMIZER_STATE, RUN_STATE) and name not in left_out}
     used = {*kept, *(s.tensor.name for s in states)}
     history = replace(
@@ -224,6 +225,15 @@ def _states_of(
         else:
             states.append(State(prefix, weight, source.tensors[name], OPTIMIZER.fits(name)))
     return states, kept, left_out
+
+
+def _weights_in_order(source: Checkpoint, trip: Trip, origins: Mapping[str, Origin]) -> dict[str, LazyTensor]:
+    """The target weights. What is a source as it was is read as it lies, and not expert by expert."""
+    found = dict(trip.back.tensors)
+    for name, origin in origins.items():
+        if origin.in_order and source[origin.sources[0]].dtype == found[name].dtype:
+            found[name] = origin.taken_from(found[name].spec, source.tensors)
+    return found
 
 
 def _notes(trip: Trip) -> list[str]:

@@ -6,7 +6,7 @@ by one plan, on to MindFormers by the other. What is not so, or would not arrive
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -45,13 +45,24 @@ class Origin:
         sources: names of weights.
         elements: of each source how many numbers; of one that is made whole on the way all of them.
         total: how many numbers the target has.
-        keeps_places: whether it is one source as a whole, every number in its place, whatever it is called now.
+        in_order: whether it is one source as a whole, its numbers one after the other as they were, whatever it is called now.
+        keeps_shape: whether its shape is that of this source.
     """
 
     sources: tuple[str, ...]
     elements: Mapping[str, int]
     total: int
-    keeps_places: bool
+    in_order: bool
+    keeps_shape: bool
+
+    @property
+    def keeps_places(self) -> bool:
+        """Whether every number keeps its place."""
+        return self.in_order and self.keeps_shape
+
+    def taken_from(self, spec: TensorSpec, tensors: Mapping[str, LazyTensor]) -> LazyTensor:
+        """The tensor of an origin in order: the bytes of its source, which are read as they lie."""
+        return LazyTensor(spec, tensors[self.sources[0]].pieces)
 
 
 class _Stand:
@@ -85,12 +96,18 @@ class Trip:
     there: MappedCheckpoint
     back: MappedCheckpoint
 
-    def move(self, tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-        """Tensors under the names and in the shapes of the weights, as those of the target. Each keeps its own dtype."""
-        middle = _moved_by(self.there.report.plan.rows, tensors)
+    def move(self, tensors: Mapping[str, LazyTensor], names: Collection[str] | None = None) -> dict[str, LazyTensor]:
+        """Tensors under the names and in the shapes of the weights, as those of the target. Each keeps its own dtype.
+
+        Args:
+            names: of the target, those that are wanted; left out: all.
+        """
+        last = [row for row in self.back.report.plan.rows if names is None or any(spec.name in names for spec in row.targets)]
         twins = self.back.history.twins
+        wanted = {twins.get(spec.name, spec.name) for row in last for spec in row.sources} | {s.name for row in last for s in row.sources}
+        middle = _moved_by([row for row in self.there.report.plan.rows if any(s.name in wanted for s in row.targets)], tensors)
         middle |= {name: middle[twin].renamed(name) for name, twin in twins.items() if name not in middle and twin in middle}
-        return _moved_by(self.back.report.plan.rows, middle)
+        return _moved_by(last, middle)
 
     def weights(self) -> tuple[TensorSpec, ...]:
         """The weights of the source that go somewhere."""
@@ -121,11 +138,11 @@ def _origin_of(tensor: LazyTensor, specs: Mapping[str, TensorSpec]) -> Origin:
         if isinstance(piece.source, _Stand):
             elements[piece.source.label] += piece.block.elements
     if any(hasattr(p.source, "made_of") for p in tensor.pieces):  # made whole on the way: what it is made of is all that can be told
-        return Origin(sources, {s: specs[s].elements for s in sources}, tensor.spec.elements, False)
+        return Origin(sources, {s: specs[s].elements for s in sources}, tensor.spec.elements, False, False)
     blocks = [p.block for p in tensor.pieces]
     in_place = all((b.source_offset, b.source_strides) == (b.target_offset, b.target_strides) for b in blocks)
-    is_one = len(sources) == 1 and specs[sources[0]].shape == tensor.shape and elements[sources[0]] == tensor.spec.elements
-    return Origin(sources, elements, tensor.spec.elements, in_place and is_one)
+    is_one = len(sources) == 1 and elements[sources[0]] == specs[sources[0]].elements == tensor.spec.elements
+    return Origin(sources, elements, tensor.spec.elements, in_place and is_one, is_one and specs[sources[0]].shape == tensor.shape)
 
 
 def move_states(trip: Trip, origins: Mapping[str, Origin], states: Sequence[State]) -> dict[str, LazyTensor]:
@@ -155,10 +172,19 @@ def _moved_by_number(
     if not states:
         return {}
     _check_all_arrives(origins, weights, states)
-    dtype = next(iter(states.values())).tensor.dtype
-    tensors = {w: states[w].tensor.renamed(w) if w in states else _stand_for(spec, dtype) for w, spec in weights.items()}
-    wanted = {name for name, origin in origins.items() if any(w in states for w in origin.sources)}
-    return {name: tensor for name, tensor in trip.move(tensors).items() if name in wanted}
+    given = {w: state.tensor for w, state in states.items()}
+    dtype = next(iter(given.values())).dtype
+    wanted = {name: origin for name, origin in origins.items() if any(w in states for w in origin.sources)}
+    others = {name for name, origin in wanted.items() if not origin.in_order}
+    tensors = {w: given[w].renamed(w) if w in given else _stand_for(spec, dtype) for w, spec in weights.items()} if others else {}
+    moved = trip.move(tensors, others) if others else {}
+    shapes = {name: trip.back[name].shape for name in wanted}
+    in_order = {
+        name: origin.taken_from(TensorSpec(name, shapes[name], given[origin.sources[0]].dtype), given)
+        for name, origin in wanted.items()
+        if origin.in_order
+    }
+    return {name: in_order[name] if name in in_order else moved[name] for name in wanted}
 
 
 def _check_all_arrives(origins: Mapping[str, Origin], weights: Mapping[str, TensorSpec], states: Mapping[str, State]) -> None:
