@@ -6,7 +6,7 @@ written in one pass as every save: a call that was killed goes on when it is mad
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +18,9 @@ from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.progress import OnProgress
 from mfconv_nb.core.report import how_many
-from mfconv_nb.mapping.forms import configured_options
+from mfconv_nb.families.registry import known_families
+from mfconv_nb.mapping.adapters import STYLES, half_of
+from mfconv_nb.mapping.forms import configured_options, options_of
 from mfconv_nb.mapping.kinds import GRADIENT_SUMS, OPTIMIZER, OPTIMIZER_STATE, RUN_STATE, Kind, kind_of, split_state
 from mfconv_nb.mapping.plan import LEFT_OUT
 from mfconv_nb.mapping.rules import Family, OptionValue
@@ -41,6 +43,13 @@ WHY_GRADIENTS = "accumulated gradients, which MindFormers does not load"
 WHY_PLACEHOLDER = "placeholders of Muon, by the number of a weight; its optimizer makes them anew"
 WHY_ASKED = "state of the optimizer, left out as asked"
 PLACEHOLDER = "placeholder."
+OF_DYNAMIC = (
+    "adam_m.",
+    "adam_v.",
+    "muon_m.",
+    "main_param.",
+    "max_exp_avg_sq.",
+)  # AdamW and Muon in `pynative/optimizer` of MindFormers 2.1.0
 
 
 @dataclass(frozen=True)
@@ -173,7 +182,7 @@ def move_run(
         original=None,
         run=None,
         equalities=_equalities(source, trip, used),
-        notes=(*source.notes, *_notes(trip), *numbers.notes),
+        notes=(*source.notes, *_notes(trip), *_notes_on_optimizers(trip, states), *numbers.notes),
     )
     checkpoint = Checkpoint(tensors, f"{source.origin}, migrated", MF, source.config, history)
     return MovedRun(checkpoint, trip, origins, moved, numbers, left_out)
@@ -187,8 +196,9 @@ def _trip(
     switches: Mapping[str, Any],
     adapters: str | None,
 ) -> Trip:
+    sizes = {o.name for known in known_families() for o in options_of(known).values() if o.size}  # of both forms
     try:
-        there = map_checkpoint(source, family, to=HF, options=form_of_run)
+        there = map_checkpoint(source, family, to=HF, options={**{n: v for n, v in form.items() if n in sizes}, **form_of_run})
     except SeveralFitError as error:
         if error.choices and all("model" not in choice for choice in error.choices):
             words = " or ".join("--form_of_run " + as_flags(choice).removeprefix("--").replace(" ", "=", 1) for choice in error.choices)
@@ -244,6 +254,14 @@ def _notes(trip: Trip) -> list[str]:
     return list(dict.fromkeys(note for note in (*there.notes, *back.notes) if note not in idle))
 
 
+def _notes_on_optimizers(trip: Trip, states: Sequence[State]) -> list[str]:
+    """A note on state that the optimizers of the dynamic graph do not have: MindFormers would pass over it without a word."""
+    others = list(dict.fromkeys(s.prefix for s in states if s.prefix not in OF_DYNAMIC))
+    if not others or trip.back.options.get("graph") != "dynamic":
+        return []
+    return [f"no optimizer of the dynamic graph has {', '.join(others)}: MindFormers passes over what its optimizer does not have"]
+
+
 def _left_by_rules(trip: Trip, names: set[str]) -> dict[str, str]:
     rows = (row for row in trip.there.report.plan.rows if row.status == LEFT_OUT)
     found = {spec.name: row.why for row in rows for spec in row.sources if spec.name in names}
@@ -284,8 +302,10 @@ def _way_back(moved: MovedRun, source: Checkpoint) -> str:
     choosing = {o.name for o in family.options if o.values}
     before: Mapping[str, OptionValue] = {n: v for n, v in options.items() if n in choosing}
     after = {n: v for n, v in moved.trip.back.options.items() if n in choosing}
+    halves = (half_of(name) for name in source.tensors)
+    style = next((half.style for half in halves if half is not None and half.style in STYLES), None)
     try:
-        back = move_run(moved.checkpoint, family, before, after, iteration=moved.numbers.iteration).checkpoint
+        back = move_run(moved.checkpoint, family, before, after, iteration=moved.numbers.iteration, adapters=style).checkpoint
     except MfconvError as error:
         return f"refused: {error.code}, {to_one_line(str(error.found))}"
     wanted = {t.name: t.spec for t in source if t.name not in moved.left_out and t.name not in moved.numbers.common}

@@ -140,6 +140,24 @@ def test_masters_and_weights_of_another_dtype_go_the_same_way(qwen: Arrays, tmp_
     assert found["adam_m.decoder.final_layernorm.weight"].dtype == np.float32
 
 
+def test_adapters_and_their_moments_get_the_names_of_the_new_network(qwen: Arrays, tmp_path: Path) -> None:
+    layer, random = "decoder.layers.{}.self_attention.linear_qkv.", np.random.default_rng(2)
+    rows, hidden = qwen[layer.format(0) + "weight"].shape
+    halves = {layer.format(n) + "lora_A.weight": random.standard_normal((4, hidden)).astype(np.float32) for n in range(3)}
+    halves |= {layer.format(n) + "lora_B.weight": random.standard_normal((rows, 4)).astype(np.float32) for n in range(3)}
+    run = mc.load({**qwen, **halves, **adamw(halves), **NUMBERS}, config=config_of("qwen3"), lora_alpha=16)
+    report = mc.migrate(run, tmp_path / "out", "qwen3", adapters="lora", **{CONTIGUOUS: True})
+    found = arrays_of(mc.load(tmp_path / "out"))
+    own = {n.removeprefix("adam_v.") for n in found if "lora" in n and n.startswith("adam_v.")}
+    assert own == {layer.format(n) + half for n in range(3) for half in ("lora_a", "lora_b")}
+    inner = layer.format(1)
+    assert np.array_equal(found[f"adam_m.{inner}lora_a"], adamw(halves)[f"adam_m.{inner}lora_A.weight"])
+    moved, before = found[f"adam_m.{inner}lora_b"], adamw(halves)[f"adam_m.{inner}lora_B.weight"]
+    assert not np.array_equal(moved, before)  # its rows are those of q, k and v
+    assert np.array_equal(np.sort(moved, axis=0), np.sort(before, axis=0))
+    assert report.way_back == "exact"
+
+
 # ---- where a run comes from -----------------------------------------------------------------------------------------------------
 
 
@@ -332,6 +350,16 @@ def test_state_that_the_rules_cannot_move_exactly_is_refused_by_name(
     assert found in str(error)
     assert "--weights_only (weights_only=True in Python)" in str(error)
     assert not (tmp_path / "out").exists()
+
+
+def test_state_that_the_dynamic_graph_does_not_know_is_said(split: Arrays, tmp_path: Path) -> None:
+    weights = {n: a for n, a in split.items() if not n.endswith("bias")}
+    run = write_safetensors(tmp_path / "run.safetensors", {**split, **{f"exp_avg.{n}": a for n, a in weights.items()}, **NUMBERS})
+    config = config_of("deepseekv3")
+    assert "no optimizer of the dynamic graph has exp_avg." in repr(
+        mc.migrate(run, tmp_path / "a", "deepseekv3", config=config, graph="dynamic")
+    )
+    assert "no optimizer" not in repr(mc.migrate(run, tmp_path / "b", "deepseekv3", config=config, mla_qkv_concat=True))
 
 
 def test_any_state_goes_along_where_every_number_keeps_its_place(qwen: Arrays, tmp_path: Path) -> None:
