@@ -165,10 +165,10 @@ def move_run(
     ruled = {spec.name for spec in trip.weights()}  # what a rule of the family knows is a weight, however it is called
     kinds = {name: told.get(name) or kind_of(name) for name in source.tensors if name not in ruled}
     origins = trip.origins()
-    is_renamed = any(not o.keeps_places or o.sources != (name,) for name, o in origins.items())
-    states, kept, left_out = _states_of(source, kinds, ruled, weights_only, is_renamed)
+    is_moved = trip.there.options != trip.back.options or not trip.back.tensors.keys() <= source.tensors.keys()
+    states, kept, left_out = _states_of(source, kinds, ruled, weights_only, is_moved)
     moved = {**move_states(trip, origins, states), **kept}
-    numbers = numbers_of(source, {**dict.fromkeys(source.tensors, kind_of("")), **kinds}, iteration, bool(states))
+    numbers = numbers_of(source, {**dict.fromkeys(source.tensors, kind_of("")), **kinds}, iteration, bool(moved))
     left_out = _left_by_rules(trip, {*kinds} - {s.tensor.name for s in states} - {*kept, *numbers.tensors} - {*numbers.common}) | left_out
     weights = _weights_in_order(source, trip, origins)
     tensors = {**weights, **moved, **numbers.tensors}
@@ -214,9 +214,9 @@ def _trip(
 
 
 def _states_of(
-    source: Checkpoint, kinds: Mapping[str, Kind], weights: set[str], weights_only: bool, is_renamed: bool
+    source: Checkpoint, kinds: Mapping[str, Kind], weights: set[str], weights_only: bool, is_moved: bool
 ) -> tuple[list[State], dict[str, LazyTensor], dict[str, str]]:
-    """The state of the optimizer that is to be moved, what stays as it is, and what is left out."""
+    """The state of the optimizer that is to be moved, what stays as it is (all, where the form stays), and what is left out."""
     states: list[State] = []
     kept: dict[str, LazyTensor] = {}
     left_out: dict[str, str] = {}
@@ -228,10 +228,10 @@ def _states_of(
         prefix, weight = split_state(name, weights)
         if weights_only:
             left_out[name] = WHY_ASKED
-        elif weight.startswith(PLACEHOLDER) and is_renamed:
-            left_out[name] = WHY_PLACEHOLDER
-        elif weight.startswith(PLACEHOLDER):
+        elif not is_moved:
             kept[name] = source.tensors[name]
+        elif weight.startswith(PLACEHOLDER):
+            left_out[name] = WHY_PLACEHOLDER
         else:
             states.append(State(prefix, weight, source.tensors[name], OPTIMIZER.fits(name)))
     return states, kept, left_out

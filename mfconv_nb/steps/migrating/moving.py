@@ -154,7 +154,8 @@ def move_states(trip: Trip, origins: Mapping[str, Origin], states: Sequence[Stat
     weights = {spec.name: spec for spec in trip.weights()}
     for state in states:
         if state.weight not in weights:
-            _refuse(state, f"{quote(state.weight)} is no weight that goes into the other form", "a weight beside it")
+            lost = f"{quote(state.weight)} does not go into the other form: it is not there, or a copy of another"
+            _refuse(state, lost, "a weight that goes there by itself")
     moved: dict[str, LazyTensor] = {}
     for prefix in dict.fromkeys(s.prefix for s in states):
         own = {s.weight: s for s in states if s.prefix == prefix}

@@ -333,7 +333,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     (
         "state of a weight that is not there",
         lambda w: {**adamw(w), "adam_m.decoder.layers.9.w": np.ones(3, np.float32)},
-        "no weight that goes",
+        "does not go into the other form",
     ),
     ("state of an optimizer that nobody knows", lambda w: {f"lion.{n}": a for n, a in w.items() if a.ndim > 1}, "not known"),
     ("state of two dtypes in one weight", lambda w: {**adamw(w), f"adam_m.{KV}": w[KV].astype(np.float16)}, "F16 and F32"),
@@ -362,14 +362,37 @@ def test_state_that_the_dynamic_graph_does_not_know_is_said(split: Arrays, tmp_p
     assert "no optimizer" not in repr(mc.migrate(run, tmp_path / "b", "deepseekv3", config=config, mla_qkv_concat=True))
 
 
-def test_any_state_goes_along_where_every_number_keeps_its_place(qwen: Arrays, tmp_path: Path) -> None:
-    matrices = [n for n, a in qwen.items() if a.ndim == 2]
-    came = {f"exp_avg_sq_row_{n}": qwen[n][:, 0] for n in matrices} | {f"exp_avg_sq_{n}": np.ones(1, np.float32) for n in matrices}
-    lion = {f"lion.{n}": -qwen[n] for n in matrices}
-    tensors = {**qwen, **came, **lion, **NUMBERS, "afactor_step": np.array([5], np.int32)}
-    found = migrated(tensors, tmp_path, "qwen3")
-    assert same({n: found[n] for n in (*came, *lion)}, {**came, **lion})
-    assert found["afactor_step"].tolist() == [5]
+@pytest.mark.parametrize("family", ["qwen3", "blip", "llama"])  # of them one has zeros filled in, one a tied head
+def test_in_the_same_form_any_state_goes_along(family: str, tmp_path: Path) -> None:
+    tied = {"tie_word_embeddings": True} if family == "llama" else {}
+    toy = mc.toy(family, dtype="fp32", **tied)
+    weights = arrays_of(mc.map(toy, family, to="mf"))
+    matrices = [n for n, a in weights.items() if a.ndim == 2]
+    came = {f"exp_avg_sq_row_{n}": weights[n][:, 0] for n in matrices} | {f"exp_avg_sq_{n}": np.ones(1, np.float32) for n in matrices}
+    lion = {f"lion.{n}": -weights[n] for n in matrices}
+    held = {**came, **lion, **adamw(weights), **NUMBERS, "afactor_step": np.array([5], np.int32)}
+    run = mc.load({**weights, **held}, config=toy.config)
+    report = mc.migrate(run, tmp_path / "out", family)
+    found = arrays_of(mc.load(tmp_path / "out"))
+    assert same(found, {n: a for n, a in {**weights, **held}.items() if n in ("global_step", "learning_rate") or n not in NUMBERS})
+    assert report.way_back == "exact"
+
+
+def test_rows_and_columns_go_along_where_every_number_of_the_weight_keeps_its_place(split: Arrays, tmp_path: Path) -> None:
+    kept = "decoder.layers.0.self_attention.linear_q_up_proj.weight"  # it gets another name
+    came = {f"exp_avg_sq_row_{kept}": split[kept][:, 0], f"exp_avg_sq_{kept}": np.full(1, 5, np.float32)}
+    found = migrated({**split, **came, **NUMBERS}, tmp_path, "deepseekv3", graph="dynamic")
+    assert np.array_equal(found["exp_avg_sq_row_decoder.layers.0.self_attention.linear_qb.weight"], split[kept][:, 0])
+    assert found["exp_avg_sq_decoder.layers.0.self_attention.linear_qb.weight"].tolist() == [5]
+
+
+def test_state_of_a_tied_head_is_refused(tmp_path: Path) -> None:
+    toy = mc.toy("llama", dtype="fp32", tie_word_embeddings=True)
+    weights = arrays_of(mc.map(toy, "llama", to="mf"))
+    run = mc.load({**weights, **adamw(weights), **NUMBERS}, config=toy.config)
+    error = refused(run, tmp_path / "out", "llama", qkv_concat=True)
+    assert error.code == "MFC320"
+    assert "'lm_head.weight' does not go into the other form" in str(error)
 
 
 def test_state_of_frozen_weights_may_be_absent_where_they_stay_apart(split: Arrays, tmp_path: Path) -> None:
