@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mfconv_nb.core.checkpoint import HF, MF, SIDE_NAMES, Checkpoint, Equality, LazyTensor
-from mfconv_nb.core.errors import MappingError, MfconvError, SeveralFitError, UsageError, as_flags, to_one_line
+from mfconv_nb.core.errors import MappingError, MfconvError, SeveralFitError, UsageError, quote, to_one_line
 from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.progress import OnProgress
@@ -22,7 +22,6 @@ from mfconv_nb.families.registry import known_families
 from mfconv_nb.mapping.adapters import STYLES, half_of
 from mfconv_nb.mapping.forms import configured_options, options_of
 from mfconv_nb.mapping.kinds import GRADIENT_SUMS, OPTIMIZER, OPTIMIZER_STATE, RUN_STATE, Kind, kind_of, split_state
-from mfconv_nb.mapping.plan import LEFT_OUT
 from mfconv_nb.mapping.rules import Family, OptionValue
 from mfconv_nb.runs.rank_layout import CHECKPOINT_2, RankLayout, read_rank_layout
 from mfconv_nb.steps.converting.map import map_checkpoint
@@ -41,6 +40,7 @@ ONE_RANK = RankLayout({"device": 1}, form=CHECKPOINT_2)
 WHY_LAYER = "state of layers in training, which the new network makes anew"
 WHY_GRADIENTS = "accumulated gradients, which MindFormers does not load"
 WHY_PLACEHOLDER = "placeholders of Muon, by the number of a weight; its optimizer makes them anew"
+NO_PLACE = "no place in the other form"
 WHY_ASKED = "state of the optimizer, left out as asked"
 PLACEHOLDER = "placeholder."
 OF_DYNAMIC = (
@@ -117,7 +117,7 @@ def migrate(
         OutputError, InputError: as ``save``. UsageError: MFC501.
     """
     source = load(run, config=config, step=step, strategy=strategy, file_prefix=file_prefix)
-    switches = read_caller_facts(to_config).switches if to_config is not None else {}
+    switches = _switches(to_config)
     moved = move_run(
         source, family, form, form_of_run, switches=switches, iteration=iteration, weights_only=weights_only, adapters=adapters
     )
@@ -142,6 +142,16 @@ def migrate(
         moved.numbers,
         moved.left_out,
     )
+
+
+def _switches(to_config: str | Path | None) -> Mapping[str, Any]:
+    if to_config is None:
+        return {}
+    switches = read_caller_facts(to_config).switches
+    if not switches:
+        hint = "Leave it out, and say the form with the options of the family: --graph dynamic (graph='dynamic' in Python)."
+        raise UsageError("MFC501", "to_config", found=quote(to_config), expected="the YAML of a run of MindFormers", hint=hint)
+    return switches
 
 
 def move_run(
@@ -169,14 +179,15 @@ def move_run(
     states, kept, left_out = _states_of(source, kinds, ruled, weights_only, is_moved)
     moved = {**move_states(trip, origins, states), **kept}
     numbers = numbers_of(source, {**dict.fromkeys(source.tensors, kind_of("")), **kinds}, iteration, bool(moved))
-    left_out = _left_by_rules(trip, {*kinds} - {s.tensor.name for s in states} - {*kept, *numbers.tensors} - {*numbers.common}) | left_out
+    used = {*kept, *(s.tensor.name for s in states), *numbers.tensors}
+    placed = {*used, *numbers.common, *trip.back.tensors, *left_out}
+    left_out |= _left_by_rules(trip, [name for name in kinds if name not in placed])
     weights = _weights_in_order(source, trip, origins)
     tensors = {**weights, **moved, **numbers.tensors}
     if weights_only:
         numbers = replace(numbers, tensors={})
         tensors = weights
         left_out |= {name: WHY_ASKED for name in kinds if kinds[name].category in (OPTIMIZER_STATE, RUN_STATE) and name not in left_out}
-    used = {*kept, *(s.tensor.name for s in states)}
     history = replace(
         trip.back.history,
         original=None,
@@ -201,7 +212,7 @@ def _trip(
         there = map_checkpoint(source, family, to=HF, options={**{n: v for n, v in form.items() if n in sizes}, **form_of_run})
     except SeveralFitError as error:
         if error.choices and all("model" not in choice for choice in error.choices):
-            words = " or ".join("--form_of_run " + as_flags(choice).removeprefix("--").replace(" ", "=", 1) for choice in error.choices)
+            words = " or ".join(" ".join(f"--form_of_run {n}={v}" for n, v in choice.items()) for choice in error.choices)
             error.hint = f"Say which the run has: {words} (form_of_run={{name: value}} in Python), or give its config."
         raise
     except MappingError as error:
@@ -262,10 +273,10 @@ def _notes_on_optimizers(trip: Trip, states: Sequence[State]) -> list[str]:
     return [f"no optimizer of the dynamic graph has {', '.join(others)}: MindFormers passes over what its optimizer does not have"]
 
 
-def _left_by_rules(trip: Trip, names: set[str]) -> dict[str, str]:
-    rows = (row for row in trip.there.report.plan.rows if row.status == LEFT_OUT)
-    found = {spec.name: row.why for row in rows for spec in row.sources if spec.name in names}
-    return {name: WHY_LAYER if kind_of(name).category == RUN_STATE else why for name, why in found.items()}
+def _left_by_rules(trip: Trip, names: Sequence[str]) -> dict[str, str]:
+    """Why the rules have no place for these names."""
+    why = {spec.name: row.why for row in trip.there.report.plan.rows if not row.targets for spec in row.sources}
+    return {name: WHY_LAYER if kind_of(name).category == RUN_STATE else why.get(name) or NO_PLACE for name in names}
 
 
 def _equalities(source: Checkpoint, trip: Trip, states: set[str]) -> tuple[Equality, ...]:
@@ -288,11 +299,9 @@ def _changes_of_form(trip: Trip) -> tuple[FormChange, ...]:
 
 def _origins_for_manifest(moved: MovedRun) -> dict[str, dict[str, Any]]:
     made: dict[str, dict[str, Any]] = {name: {"from": list(o.sources), "how": "moved"} for name, o in moved.origins.items()}
-    weights = {spec.name for spec in moved.trip.weights()}
     for name in moved.states:
-        prefix, weight = split_state(name, {*moved.origins})
-        sources = moved.origins[weight].sources if weight in moved.origins else tuple(weights & {weight})
-        made[name] = {"from": [prefix + s for s in sources], "how": "moved"}
+        prefix, weight = split_state(name, moved.origins.keys())
+        made[name] = {"from": [prefix + s for s in moved.origins[weight].sources] if weight in moved.origins else [name], "how": "moved"}
     return made
 
 

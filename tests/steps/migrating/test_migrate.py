@@ -437,6 +437,14 @@ def test_the_yaml_of_the_next_run_says_its_form(qwen: Arrays, tmp_path: Path) ->
     )
 
 
+def test_a_config_that_is_no_yaml_of_a_run_says_no_form(qwen: Arrays, tmp_path: Path) -> None:
+    run = write_safetensors(tmp_path / "run.safetensors", {**qwen, **NUMBERS})
+    (tmp_path / "config.json").write_text(json.dumps(config_of("qwen3")))
+    error = refused(run, tmp_path / "out", "qwen3", config=config_of("qwen3"), to_config=tmp_path / "config.json")
+    assert error.code == "MFC501"
+    assert "the YAML of a run" in str(error)
+
+
 def test_what_is_assumed_of_the_run_is_said_only_where_it_matters(qwen: Arrays, tmp_path: Path) -> None:
     run = write_safetensors(tmp_path / "run.safetensors", {**qwen, **NUMBERS})
     config = config_of("qwen3")
