@@ -386,6 +386,34 @@ def test_rows_and_columns_go_along_where_every_number_of_the_weight_keeps_its_pl
     assert found["exp_avg_sq_decoder.layers.0.self_attention.linear_qb.weight"].tolist() == [5]
 
 
+LOSING: list[tuple[str, Form, Form, str]] = [
+    ("qwenvl", {"enable_emb_opt": True}, {"enable_emb_opt": False}, "of 49,152 numbers of its weight 31,776 go into the other form"),
+    ("qwenvl", {"enable_emb_opt": False}, {"enable_emb_opt": True}, "has 49,152 numbers, of which 31,776 come from weights"),
+    ("bert", {"named_by": "network"}, {"named_by": "converter"}, "of 31,776 numbers of its weight 63,552 go into the other form"),
+]
+
+
+@pytest.mark.parametrize(("family", "before", "after", "found"), LOSING, ids=["cut off", "filled in", "copied"])
+def test_state_is_refused_where_the_rules_cut_off_fill_in_or_copy(
+    family: str, before: Form, after: Form, found: str, tmp_path: Path
+) -> None:
+    toy = mc.toy(family, dtype="fp32", options=before)
+    weights = arrays_of(mc.map(toy, family, to="mf", **before))
+    run = mc.load({**weights, **adamw(weights), **NUMBERS}, config=toy.config)
+    error = refused(run, tmp_path / "out", family, form_of_run=before, **after)
+    assert error.code == "MFC320"
+    assert found in str(error)
+
+
+def test_rows_of_a_weight_that_is_copied_are_refused(tmp_path: Path) -> None:
+    toy = mc.toy("bert", dtype="fp32", options={"named_by": "network"})
+    weights = arrays_of(mc.map(toy, "bert", to="mf", named_by="network"))
+    table = next(n for n, a in weights.items() if a.shape == (331, 96))
+    run = mc.load({**weights, f"exp_avg_sq_row_{table}": np.ones(331, np.float32), **NUMBERS}, config=toy.config)
+    error = refused(run, tmp_path / "out", "bert", form_of_run={"named_by": "network"}, named_by="converter")
+    assert error.code == "MFC320"
+
+
 def test_state_of_a_tied_head_is_refused(tmp_path: Path) -> None:
     toy = mc.toy("llama", dtype="fp32", tie_word_embeddings=True)
     weights = arrays_of(mc.map(toy, "llama", to="mf"))
