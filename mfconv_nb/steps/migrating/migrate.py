@@ -19,6 +19,7 @@ from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.progress import OnProgress
 from mfconv_nb.core.report import how_many
 from mfconv_nb.families.registry import known_families
+from mfconv_nb.families.words.mcore import CONTIGUOUS_ATTENTION, INTERLEAVED_MLP
 from mfconv_nb.mapping.adapters import STYLES, half_of
 from mfconv_nb.mapping.forms import configured_options, options_of
 from mfconv_nb.mapping.kinds import GRADIENT_SUMS, OPTIMIZER, OPTIMIZER_STATE, RUN_STATE, Kind, kind_of, split_state
@@ -149,7 +150,7 @@ def _switches(to_config: str | Path | None) -> Mapping[str, Any]:
         return {}
     switches = read_caller_facts(to_config).switches
     if not switches:
-        hint = "Leave it out, and say the form with the options of the family: --graph dynamic (graph='dynamic' in Python)."
+        hint = "Leave it out, and give the options of the family instead: `mfconv migrate --model KEY --help` lists them."
         raise UsageError("MFC501", "to_config", found=quote(to_config), expected="the YAML of a run of MindFormers", hint=hint)
     return switches
 
@@ -193,7 +194,7 @@ def move_run(
         original=None,
         run=None,
         equalities=_equalities(source, trip, used),
-        notes=(*source.notes, *_notes(trip), *_notes_on_optimizers(trip, states), *numbers.notes),
+        notes=(*source.notes, *_notes(trip), *_notes_on_optimizers(trip, states), *_notes_on_layouts(trip), *numbers.notes),
     )
     checkpoint = Checkpoint(tensors, f"{source.origin}, migrated", MF, source.config, history)
     return MovedRun(checkpoint, trip, origins, moved, numbers, left_out)
@@ -271,6 +272,16 @@ def _notes_on_optimizers(trip: Trip, states: Sequence[State]) -> list[str]:
     if not others or trip.back.options.get("graph") != "dynamic":
         return []
     return [f"no optimizer of the dynamic graph has {', '.join(others)}: MindFormers passes over what its optimizer does not have"]
+
+
+def _notes_on_layouts(trip: Trip) -> list[str]:
+    """A note on each order of rows that the dynamic graph does not know, where no option says which graph the target is for.
+
+    Source: mindformers 2.1.0, `pynative/transformers`: its attention and its feed-forward have one order each.
+    """
+    chosen = trip.back.options
+    odd = [] if "graph" in chosen else [o for o in (CONTIGUOUS_ATTENTION, INTERLEAVED_MLP) if chosen.get(o.name, o.default) != o.default]
+    return [f"{o.name}={chosen[o.name]}: the static graph alone has this order of rows; for the dynamic one give {o.default}" for o in odd]
 
 
 def _left_by_rules(trip: Trip, names: Sequence[str]) -> dict[str, str]:

@@ -465,6 +465,15 @@ def test_the_yaml_of_the_next_run_says_its_form(qwen: Arrays, tmp_path: Path) ->
     )
 
 
+def test_an_order_of_rows_that_the_dynamic_graph_does_not_know_is_said(qwen: Arrays, tmp_path: Path) -> None:
+    run = write_safetensors(tmp_path / "run.safetensors", {**qwen, **NUMBERS})
+    config, said = config_of("qwen3"), f"{CONTIGUOUS}=True: the static graph alone has this order of rows; for the dynamic one give False"
+    assert said in repr(mc.migrate(run, tmp_path / "a", "qwen3", config=config, form_of_run={CONTIGUOUS: True}))
+    assert "static graph alone" not in repr(
+        mc.migrate(run, tmp_path / "b", "qwen3", config=config, form_of_run={CONTIGUOUS: True}, **{CONTIGUOUS: False})
+    )
+
+
 def test_a_config_that_is_no_yaml_of_a_run_says_no_form(qwen: Arrays, tmp_path: Path) -> None:
     run = write_safetensors(tmp_path / "run.safetensors", {**qwen, **NUMBERS})
     (tmp_path / "config.json").write_text(json.dumps(config_of("qwen3")))
