@@ -127,6 +127,16 @@ def test_rows_of_grouped_heads_become_contiguous_in_the_state_too(qwen: Arrays, 
     assert not np.array_equal(found[name], adamw(qwen)[name])
 
 
+def test_halves_of_gate_and_up_stand_in_turn_in_the_dynamic_graph(tmp_path: Path) -> None:
+    weights = weights_of("deepseekv3", **SPLIT, **{INTERLEAVED: False})
+    given = {**weights, **adamw(weights), **NUMBERS}
+    found = migrated(given, tmp_path, "deepseekv3", form_of_run={INTERLEAVED: False}, graph="dynamic")
+    for name in ("adam_m.decoder.layers.0.mlp.linear_fc1.weight", "decoder.layers.1.mlp.shared_experts.linear_fc1.weight"):
+        gate, up = np.split(given[name], 2)
+        assert np.array_equal(found[name][0::2], gate)
+        assert np.array_equal(found[name][1::2], up)
+
+
 def test_masters_and_weights_of_another_dtype_go_the_same_way(qwen: Arrays, tmp_path: Path) -> None:
     is_narrow = {n: n.startswith("decoder.layers.") and a.ndim == 2 for n, a in qwen.items()}
     weights = {n: a.astype(ml_dtypes.bfloat16) if is_narrow[n] else a for n, a in qwen.items()}
@@ -242,6 +252,10 @@ def test_numbers_of_a_checkpoint_2_are_kept(qwen: Arrays, tmp_path: Path) -> Non
     file.write_text(json.dumps({**json.loads(file.read_text()), "consumed_samples": 25600, "ckpt_status": 0}))
     mc.migrate(tmp_path / "out", tmp_path / "again", "qwen3", config=config_of("qwen3"))
     assert common(tmp_path / "again") == {**IN_COMMON, "consumed_samples": 25600, "ckpt_status": 0}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "global_step": 410}))  # what the optimizer counts is another thing
+    mc.migrate(tmp_path / "out", tmp_path / "counted", "qwen3", config=config_of("qwen3"))
+    assert common(tmp_path / "counted")["global_step"] == 410
+    assert arrays_of(mc.load(tmp_path / "counted"))["global_step"].tolist() == [400]
 
 
 def test_the_fused_optimizer_counts_its_steps_from_minus_one(qwen: Arrays, tmp_path: Path) -> None:
