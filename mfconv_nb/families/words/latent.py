@@ -19,6 +19,7 @@ from mfconv_nb.families.words.mcore import HF, MF, joined_mlp, stacked_experts
 from mfconv_nb.mapping.rules import AnyRule, Option, Rule, when
 
 STATIC, DYNAMIC, INFERENCE = "static", "dynamic", "inference"
+TRAINED = (STATIC, DYNAMIC)
 
 # first_counts: what is left of a checkpoint (adapters, say) may fit all three, and only training leaves such parts
 GRAPH = Option(
@@ -129,12 +130,11 @@ def _rows_of_inference(hf: str, mf: str) -> tuple[AnyRule, ...]:
 
 
 def mlp(hf: str, mf: str, ffn: str) -> tuple[AnyRule, ...]:
-    """Gate and up as one matrix: in the dynamic graph always a row of each in turn, in inference always as two halves; and down."""
+    """Gate and up as one matrix, in inference always as two halves; and down."""
     in_turn, halves, down = joined_mlp(hf, mf, ffn)
     return (
-        *when(in_turn, graph=STATIC, use_interleaved_weight_layout_mlp=True),
-        *when(halves, graph=STATIC, use_interleaved_weight_layout_mlp=False),
-        *when(in_turn, graph=DYNAMIC),
+        *when(in_turn, graph=TRAINED, use_interleaved_weight_layout_mlp=True),
+        *when(halves, graph=TRAINED, use_interleaved_weight_layout_mlp=False),
         *when(halves, graph=INFERENCE),
         down,
     )

@@ -19,6 +19,7 @@ from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.progress import OnProgress
 from mfconv_nb.core.report import how_many
 from mfconv_nb.families.registry import known_families
+from mfconv_nb.families.words.latent import DYNAMIC
 from mfconv_nb.families.words.mcore import CONTIGUOUS_ATTENTION, INTERLEAVED_MLP
 from mfconv_nb.mapping.adapters import STYLES, half_of
 from mfconv_nb.mapping.forms import configured_options, options_of
@@ -44,6 +45,8 @@ WHY_PLACEHOLDER = "placeholders of Muon, by the number of a weight; its optimize
 NO_PLACE = "no place in the other form"
 WHY_ASKED = "state of the optimizer, left out as asked"
 PLACEHOLDER = "placeholder."
+# orders of rows of which the dynamic graph knows one alone: mindformers 2.1.0, `pynative/transformers`, attention.py and mlp.py
+ONE_ORDER_IN_DYNAMIC = (CONTIGUOUS_ATTENTION, INTERLEAVED_MLP)
 OF_DYNAMIC = (
     "adam_m.",
     "adam_v.",
@@ -222,6 +225,8 @@ def _trip(
         raise
     whole = there.report.family
     asked: dict[str, object] = {**configured_options(whole, switches, MF), **form}
+    if asked.get("graph") == DYNAMIC != there.options.get("graph"):
+        asked = {**{o.name: o.default for o in whole.options if o in ONE_ORDER_IN_DYNAMIC}, **asked}
     return Trip(there, map_checkpoint(there, whole, to=MF, adapters=adapters, options=asked))
 
 
@@ -269,18 +274,16 @@ def _notes(trip: Trip) -> list[str]:
 def _notes_on_optimizers(trip: Trip, states: Sequence[State]) -> list[str]:
     """A note on state that the optimizers of the dynamic graph do not have: MindFormers would pass over it without a word."""
     others = list(dict.fromkeys(s.prefix for s in states if s.prefix not in OF_DYNAMIC))
-    if not others or trip.back.options.get("graph") != "dynamic":
+    if not others or trip.back.options.get("graph") != DYNAMIC:
         return []
     return [f"no optimizer of the dynamic graph has {', '.join(others)}: MindFormers passes over what its optimizer does not have"]
 
 
 def _notes_on_layouts(trip: Trip) -> list[str]:
-    """A note on each order of rows that the dynamic graph does not know, where no option says which graph the target is for.
-
-    Source: mindformers 2.1.0, `pynative/transformers`: its attention and its feed-forward have one order each.
-    """
+    """A note on each order of rows that the dynamic graph does not know, where the target is for it, or no option says for which graph."""
     chosen = trip.back.options
-    odd = [] if "graph" in chosen else [o for o in (CONTIGUOUS_ATTENTION, INTERLEAVED_MLP) if chosen.get(o.name, o.default) != o.default]
+    may_be_dynamic = chosen.get("graph", DYNAMIC) == DYNAMIC
+    odd = [o for o in ONE_ORDER_IN_DYNAMIC if may_be_dynamic and chosen.get(o.name, o.default) != o.default]
     return [f"{o.name}={chosen[o.name]}: the static graph alone has this order of rows; for the dynamic one give {o.default}" for o in odd]
 
 

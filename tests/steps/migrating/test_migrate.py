@@ -488,6 +488,12 @@ def test_an_order_of_rows_that_the_dynamic_graph_does_not_know_is_said(qwen: Arr
     )
 
 
+def test_that_order_is_said_too_where_it_is_asked_for_beside_the_dynamic_graph(split: Arrays, tmp_path: Path) -> None:
+    run = write_safetensors(tmp_path / "run.safetensors", {**split, **NUMBERS})
+    report = mc.migrate(run, tmp_path / "a", "deepseekv3", config=config_of("deepseekv3"), graph="dynamic", **{INTERLEAVED: False})
+    assert f"{INTERLEAVED}=False: the static graph alone has this order of rows; for the dynamic one give True" in repr(report)
+
+
 def test_a_config_that_is_no_yaml_of_a_run_says_no_form(qwen: Arrays, tmp_path: Path) -> None:
     run = write_safetensors(tmp_path / "run.safetensors", {**qwen, **NUMBERS})
     (tmp_path / "config.json").write_text(json.dumps(config_of("qwen3")))
