@@ -127,6 +127,11 @@ def _notes(source: Checkpoint, plan: MappingPlan, original: Original | None) -> 
     if fp8 := [s for row in plan.rows if row.targets for s in row.targets if s.dtype in FP8]:
         notes.append(f"{how_many(len(fp8), 'tensor')} in fp8 without scales: kept as they are; first {fp8[0].name}")
     if plan.to == HF and original is None and any(half_of(n) is None for n in source.tensors):  # of adapters alone nothing is missed
-        lost = [rule for rule in family.rules if isinstance(rule, Drop) and rule.side == HF]
-        notes += [f"not restored, if it was there: {rule.pattern} ({rule.why})" for rule in lost]
+        notes += notes_on_lost(family)
     return tuple(notes)
+
+
+def notes_on_lost(family: Family) -> list[str]:
+    """A note for each kind of tensor that only a manifest could bring back on the way to Hugging Face."""
+    lost = [rule for rule in family.rules if isinstance(rule, Drop) and rule.side == HF]
+    return [f"not restored, if it was there: {rule.pattern} ({rule.why})" for rule in lost]

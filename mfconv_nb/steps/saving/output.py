@@ -47,6 +47,9 @@ class Output:
         held: for each file of the plan the tensors in it. Those of the checkpoint, or slices of them.
         offsets: for each file where the slices in it begin in their whole tensors; empty where tensors are written whole.
         notes: what a reader should know of the small files.
+        origins: of tensors that no single mapping made, how they came about: entries of the manifest.
+        left_out: names that the source has and no file gets, and why; beside those that a mapping leaves out.
+        back: what going back would lack, where that is known; empty where it is to be planned.
     """
 
     checkpoint: Checkpoint
@@ -55,6 +58,9 @@ class Output:
     held: tuple[Mapping[str, LazyTensor], ...]
     offsets: tuple[Mapping[str, tuple[int, ...]], ...] = field(default=())
     notes: tuple[str, ...] = ()
+    origins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    back: str = ""
 
     @property
     def carried(self) -> Mapping[str, LazyTensor]:
@@ -262,7 +268,10 @@ def manifest_of(out: Output, checksums: Mapping[tuple[int, str], str]) -> dict[s
         "sources": [{"file": s.label, "bytes": s.size} for s in out.sources()],
         "files": [{"file": f.name, "bytes": f.size} for f in out.plan.files],
         "carried": list(out.carried),
-        "left_out": [{"name": s.name, "why": row.why} for row in _rows(plan) if not row.targets for s in row.sources],
+        "left_out": [
+            *({"name": s.name, "why": row.why} for row in _rows(plan) if not row.targets for s in row.sources),
+            *({"name": name, "why": why} for name, why in out.left_out.items()),
+        ],
         **_request_entry(plan, history.original),
         "no_tensors": [{"name": o.name, "kind": o.kind, "text": o.text} for o in history.others],
         "checksum": f"xxh3_128 of a tensor's bytes; above {64 << 20} bytes, of the digests of its runs of that length",
@@ -275,7 +284,7 @@ def manifest_of(out: Output, checksums: Mapping[tuple[int, str], str]) -> dict[s
 
 def _tensors(out: Output, checksums: Mapping[tuple[int, str], str]) -> list[dict[str, Any]]:
     """One entry per tensor, in the order of the files; with its checksum where it is written whole."""
-    checkpoint, made, entries = out.checkpoint, _origins_of(plan_of(out.checkpoint)), {}
+    checkpoint, made, entries = out.checkpoint, {**_origins_of(plan_of(out.checkpoint)), **out.origins}, {}
     for number, file in enumerate(out.plan.files):
         for name in file.places:
             if name in entries:

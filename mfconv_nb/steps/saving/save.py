@@ -77,7 +77,6 @@ def save(
         OutputError: MFC401 to MFC407. InputError: MFC108 when a source changes. MappingError: MFC308 for tensors that must be equal.
         FormatError: MFC209 where a source does not fit the checksum that it carries.
     """
-    begun = time.monotonic()
     target = local_path(target)
     source, stale = prove_own_manifest(load(checkpoint))
     _check_not_empty(source)
@@ -85,10 +84,26 @@ def save(
         out = whole_output(source, target, requested_dtype(dtype), max_shard_size, assets)
     else:
         out = ranks_output(source, target, requested_dtype(dtype), layout_of_ranks)
+    out = replace(out, notes=((stale,) if stale else ()) + out.notes)
+    return write_output(out, target, overwrite=overwrite, threads=threads, durable=durable, dry_run=dry_run, progress=progress)
+
+
+def write_output(
+    out: Output,
+    target: Path,
+    *,
+    overwrite: bool = False,
+    threads: int = DEFAULT_THREADS,
+    durable: bool = True,
+    dry_run: bool = False,
+    progress: bool | OnProgress = True,
+) -> SaveReport:
+    """Check, fill and publish an output that is planned. Arguments and errors as ``save``."""
+    begun = time.monotonic()
+    source = out.checkpoint
     staging = staging_of(target)
     out = _with_target_name(staging.target, out)
     about, fingerprint = _report_facts(out, staging.target), out.fingerprint()
-    about["notes"] = (*((stale,) if stale else ()), *about["notes"])
     check_names_are_free(staging, out.plan.names)
     earlier = None if dry_run else finish_earlier(staging)
     if earlier is not None and earlier.fingerprint == fingerprint:

@@ -24,7 +24,7 @@ EXACT = frozenset({("F16", "F32"), ("BF16", "F32"), ("F16", "F64"), ("BF16", "F6
 
 def way_back_of(out: Output) -> str:
     """What converting back would give: "exact", or what it would lack and what a cast has cost."""
-    lost = [text for text in (_computed_text(out.checkpoint), *_rounding_texts(out), _losses_text(out)) if text]
+    lost = [text for text in (_computed_text(out.checkpoint), *_rounding_texts(out), out.back or _losses_text(out)) if text]
     return "; ".join(lost) or _dtype_text(out)
 
 
