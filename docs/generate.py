@@ -11,7 +11,8 @@ import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -23,13 +24,16 @@ import nbformat
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # for the tables of the tests, where this file is run by itself
 
+from mfconv_nb.author.exporting.converter_ops import OWN_CLASSES, is_loaded_by_template  # noqa: E402
 from mfconv_nb.author.exporting.export import export  # noqa: E402
-from mfconv_nb.core.errors import MfconvError  # noqa: E402
+from mfconv_nb.author.exporting.weight_converters import converters_of  # noqa: E402
+from mfconv_nb.core.errors import MappingError, MfconvError  # noqa: E402
 from mfconv_nb.families.registry import family_named, known_families  # noqa: E402
 from mfconv_nb.mapping.forms import all_forms  # noqa: E402
 from mfconv_nb.mapping.rules import Family, Repeated, Rule, Tied, default_form, sides_of  # noqa: E402
 from mfconv_nb.steps.inspecting.families import keeps_beside  # noqa: E402
 from tests.goldens.recipe import case_names, load_case  # noqa: E402
+from tests.networks_table import LORA, NETWORKS, PARAMETERS, SAVED, SCORES, Network  # noqa: E402
 from tests.real_repos_table import REPOSITORIES  # noqa: E402
 
 ARCHITECTURE = "docs/architecture.md"
@@ -62,6 +66,15 @@ class Words:
     none: str
     comma: str
     count: str
+    converters: tuple[str, ...]
+    forms: str
+    networks: tuple[str, ...]
+    checks: Mapping[str, str]
+    graphs: Mapping[str, str]
+    cases: str
+    repositories: str
+    rules: str
+    semicolon: str
     models: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -85,6 +98,15 @@ ENGLISH = Words(
     none="So far without a case and a repository: {keys}.",
     comma=", ",
     count="{n}: {keys}",
+    converters=("`--model`", "forms", "MindFormers' operations", "operations that the file brings", "needs `--config`"),
+    forms="{said} of {all}",
+    networks=("`--model`", "networks of MindFormers: version, graph", "how they are checked", "otherwise"),
+    checks={PARAMETERS: "written", SAVED: "saved", SCORES: "scores", LORA: "adapters"},
+    graphs={"static": "static graph", "dynamic": "dynamic graph", "inference": "inference"},
+    cases="recorded: {n}",
+    repositories="repos: {n}",
+    rules="its rules alone",
+    semicolon="; ",
 )
 CHINESE = Words(
     head=("`--model`", "模型", "变化", "选项", "双向", "用例", "仓库"),
@@ -106,6 +128,15 @@ CHINESE = Words(
     none="目前既没有用例也没有仓库的：{keys}。",
     comma="、",
     count="{n} 个：{keys}",
+    converters=("`--model`", "形态", "MindFormers 的算子", "文件自带的算子", "需要 `--config`"),
+    forms="{said} / {all}",
+    networks=("`--model`", "MindFormers 的网络：版本、图", "怎样检查", "此外"),
+    checks={PARAMETERS: "写出", SAVED: "保存", SCORES: "分数", LORA: "适配器"},
+    graphs={"static": "静态图", "dynamic": "动态图", "inference": "推理"},
+    cases="录制用例：{n}",
+    repositories="仓库：{n}",
+    rules="只有规则本身",
+    semicolon="；",
     models={
         ", with its pre-training head": "（含预训练输出层）",
         ", first stage (Q-Former)": " 第一阶段（Q-Former）",
@@ -223,17 +254,66 @@ def exported_keys(form: str) -> tuple[str, ...]:
 
 def can_export(family: Family, form: str) -> bool:
     """Whether some form of the family can be exported. The names of a weight map are those of its toy."""
-    config = family.toy if form == "troubleshooter" else None
     with tempfile.TemporaryDirectory() as folder:
         for number, each in enumerate(all_forms(family)):
             try:
-                export(family, Path(folder) / f"{number}.py", to=form, config=config, **each.chosen)
+                export(family, Path(folder) / f"{number}.py", to=form, config=each.toy, **each.chosen)
             except MfconvError as error:
                 if error.code != "MFC314":
                     raise
             else:
                 return True
     return False
+
+
+def converters_table(words: Words) -> str:
+    """What the lists are made of for families that MindFormers' loader reads with a list: all forms of each, with the config of its toy."""
+    rows = ["| " + " | ".join(words.converters) + " |", "|---|---|---|---|---|"]
+    for family in (family for family in known_families() if is_loaded_by_template(family)):
+        forms, lists, without = list(all_forms(family)), [], 0
+        for form in forms:
+            with suppress(MappingError):
+                lists.append(converters_of(form, form.toy)[0])
+            with suppress(MfconvError):
+                without += bool(converters_of(form))
+        names = {op.name.removesuffix("ConvertOp") for ops in lists for op in ops}
+        own = {name.removesuffix("ConvertOp") for name in OWN_CLASSES}
+        told = [words.comma.join(f"`{name}`" for name in sorted(part)) for part in (names - own, names & own)]
+        needs = words.forms.format(said=len(lists) - without, all=len(lists))
+        rows.append("| " + " | ".join([f"`{family.key}`", words.forms.format(said=len(lists), all=len(forms)), *told, needs]) + " |")
+    return "\n".join(rows)
+
+
+# ---- the networks that families are checked against --------------------------------------------------------------------
+
+
+def networks_table(words: Words) -> str:
+    """Of every built-in family the networks that tests check it against and how, and what else speaks for it; a row for each way."""
+    lines = ["| " + " | ".join(words.networks) + " |", "|---" * len(words.networks) + "|"]
+    for family in known_families():
+        rows = list(_networks_of(family.key, words)) or [("–", "–")]
+        for number, (networks, how) in enumerate(rows):
+            lines.append(f"| `{family.key}` | {networks} | {how} | {_otherwise(family.key, words, rows) if not number else ''} |")
+    return "\n".join(lines)
+
+
+def _networks_of(key: str, words: Words) -> Iterator[tuple[str, str]]:
+    """The networks of a family that are of one version and checked in the same ways; and these ways."""
+    groups: dict[tuple[str, tuple[str, ...]], list[Network]] = {}
+    for network in NETWORKS:
+        if network.key == key:
+            groups.setdefault((network.version, tuple(network.checks)), []).append(network)
+    for (version, checks), networks in groups.items():
+        named = [words.graphs[n.graph] + (f" (`{n.form}`)" if n.form else "") for n in networks]
+        yield f"{version}: {words.semicolon.join(named)}", words.comma.join(words.checks[check] for check in checks)
+
+
+def _otherwise(key: str, words: Words, networks: Sequence[tuple[str, str]]) -> str:
+    """Recorded outputs of MindFormers' converters, planned repositories; or that there is nothing."""
+    found = evidence()[key]
+    clauses = [words.cases.format(n=found["cases"])] if found["cases"] else []
+    clauses += [words.repositories.format(n=found["repositories"])] if found["repositories"] else []
+    return words.comma.join(clauses) or (words.rules if networks == [("–", "–")] else "")
 
 
 # ---- notebooks ---------------------------------------------------------------------------------------------------------
@@ -344,6 +424,8 @@ def page(name: str) -> str:
         parts = {"families": lambda: list_of_notebooks(text)}
     elif name in FAMILY_PAGES:
         parts = {form: partial(exported_families, form, FAMILY_PAGES[name]) for form in EXPORTS}
+        parts["converters"] = partial(converters_table, FAMILY_PAGES[name])
+        parts["networks"] = partial(networks_table, FAMILY_PAGES[name])
     return with_generated(text, parts)
 
 

@@ -16,6 +16,7 @@ from .steps.inspecting.anatomy import anatomy as anatomy
 from .steps.inspecting.doctor import doctor as doctor
 from .steps.loading.load import load as load
 from .steps.loading.read import read as read
+from .steps.migrating.migrate import migrate as migrate
 from .steps.saving.assign import assign as assign
 from .steps.saving.save import save as save
 from .steps.saving.toy import expected as expected

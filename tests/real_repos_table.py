@@ -143,7 +143,7 @@ REPOSITORIES: Mapping[str, Repository] = {
     "qwen3__qwen3-1.7b_tied": _covered("qwen3"),
     "qwen3_moe__qwen3-30b-a3b": _covered("qwen3-moe"),
     "qwen3_moe__qwen3-30b-a3b_vllm_transgqa": Repository(  # no config in the repository
-        told=Refused("MFC303", ("nearest: qwen3-moe; 5 names it does not know", "self_attn.indexer.qk_index_proj")),
+        told=Refused("MFC303", ("nearest: qwen3-moe; 2 names it does not know", "self_attn.indexer.qk_index_proj")),
         refused={"qwen2-moe": Refused("MFC303", ("self_attn.indexer.qk_index_proj",))},
     ),
     "qwen3_vl_moe__qwen3-vl-30b-a3b": _unknown(

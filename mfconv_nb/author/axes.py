@@ -13,7 +13,7 @@ from mfconv_nb.core.errors import MfconvError
 from mfconv_nb.core.sizes import Sizes, read_sizes
 
 TOWERS = ("vision_", "visual_")
-HEADS, GROUPS, HEAD, ROPE = "heads", "groups", "head", "rope"
+HEADS, GROUPS, HEAD, ROPE, VALUE = "heads", "groups", "head", "rope", "value"
 
 # axis -> sentences over one config object; of several with the same number the first counts
 WHOLE_AXES: Mapping[str, tuple[str, ...]] = {
@@ -54,7 +54,7 @@ WHOLE_AXES: Mapping[str, tuple[str, ...]] = {
 }
 
 PARTS: Mapping[str, tuple[str, ...]] = {
-    HEADS: ("num_attention_heads", "n_head", "num_heads", "n_heads", "encoder_attention_heads", "decoder_attention_heads"),
+    HEADS: ("num_attention_heads", "n_head", "num_heads", "n_heads", "encoder_attention_heads", "decoder_attention_heads", "index_n_heads"),
     GROUPS: ("num_key_value_heads", "multi_query_group_num", "n_kv_heads", "num_multi_query_heads"),
     HEAD: (
         "head_dim",
@@ -67,7 +67,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     ),
     ROPE: ("qk_rope_head_dim",),
     "nope": ("qk_nope_head_dim",),
-    "value": ("v_head_dim",),
+    VALUE: ("v_head_dim",),
     "group_q": ("head_dim * num_attention_heads / num_key_value_heads", "hidden_size / num_key_value_heads"),
 }
 

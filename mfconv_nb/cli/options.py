@@ -46,6 +46,9 @@ layers = click.option("--layers", type=click.IntRange(1), help="Convert the firs
 leave_out = click.option(
     "--leave_out", "--leave-out", multiple=True, metavar="PATTERN", help="Do not convert tensors of these names; * stands for anything."
 )
+cut_vocabulary = click.option(
+    "--cut_vocabulary", "--cut-vocabulary", is_flag=True, help="Cut off unused rows that were added behind the vocabulary of the config."
+)
 Configs = Path | tuple[Path, ...] | None  # what --config gave: nothing, one, or several
 
 

@@ -146,7 +146,7 @@ class Original:
         names: every tensor that was there.
         carried: the tensors that this side has no place for.
         dtypes: of tensors whose dtype this side fixes, the dtype that was there.
-        layers, leave_out: which part of the other side was left out.
+        layers, leave_out, cut_vocabulary: which part of the other side was left out.
         published: how its weights were published, where that was as codes.
     """
 
@@ -156,6 +156,7 @@ class Original:
     dtypes: Mapping[str, str] = field(default_factory=dict)
     layers: int | None = None
     leave_out: tuple[str, ...] = ()
+    cut_vocabulary: bool = False
     published: PublishedCodes | None = None
 
 

@@ -59,6 +59,7 @@ CODES = {
     "MFC317": "a converter's folder that cannot be used",
     "MFC318": "the converter failed",
     "MFC319": "an adapter that is not fully described",
+    "MFC320": "optimizer state that cannot be moved exactly",
     "MFC321": "codes and scales that do not make up weights",
     # 4xx: writing the output
     "MFC401": "the target exists",
@@ -93,6 +94,7 @@ NEXT_STEPS = {
     "MFC313": "Mend the file; `mfconv prove FILE.py` checks it.",
     "MFC315": "Give the file in which the rules stand, such as MindFormers' models/qwen3/utils.py, or the one list of it.",
     "MFC317": "Change the converter's file to what is expected, or give another: --converter DIR (mc.run_converter(DIR, ...) in Python).",
+    "MFC320": "To leave the optimizer out: --weights_only (weights_only=True in Python).",
     "MFC404": "Choose a folder that is there, and that you may write to.",
     "MFC405": "Leave the tensor out, or give it another name, shape or dtype before it is saved.",
 }

@@ -6,7 +6,8 @@ like are plain strings here.
 A family says where each size stands as a short sentence of arithmetic: ``"head_dim | hidden_size / num_attention_heads"``.
 Alternatives are tried from left to right; a key that is absent or null makes its alternative fail; ``?`` as the last one means that
 the size may be unknown. ``vision_config.hidden_size`` looks inside, ``depths[{stage}]`` depends on a placeholder, and
-``first_k_dense_replace .. num_hidden_layers`` says where a placeholder begins to count.
+``first_k_dense_replace .. num_hidden_layers`` says where a placeholder begins to count, and ``places(indexer_types, full)`` which numbers
+it has, where it does not have all.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import ast
 import operator
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from mfconv_nb.core.paths import parse_object, read_small
 
 MAX_CONFIG_BYTES = 16 << 20
 MAX_AXIS = 1 << 40  # larger than any axis of a tensor that fits on a disk; keeps arithmetic honest
+MOST_LAYERS = 100_000  # that are counted one by one
 UNKNOWN = "?"
 PARAMS = "params.json"
 RUN_CONFIG = "mindformers_run"  # key of a config that was read from a run's YAML: its sizes serve, but it is no config.json to publish
@@ -38,12 +40,19 @@ _PLACEHOLDER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 class Size:
     """The size of a named axis or the limit of a placeholder, and the config keys it was read from.
 
-    ``first`` is where a placeholder begins to count: layers 3 to 60 hold experts, say.
+    ``first`` is where a placeholder begins to count: layers 3 to 60 hold experts, say. ``only`` are the numbers that it has where it does
+    not have all of them in between.
     """
 
     value: int
     origin: str
     first: int = 0
+    only: tuple[int, ...] = ()
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """The numbers of a placeholder."""
+        return self.only or range(self.first, self.value)
 
 
 class Sizes(Mapping[str, Size]):
@@ -195,12 +204,40 @@ def _hint_of_a_size(config: Mapping[str, Any]) -> str:
 def read_size(config: Mapping[str, Any], sentence: str) -> Size | None:
     """The value of the first alternative that has one; of ``a .. b`` both ends."""
     for alternative in (text.strip() for text in sentence.split("|")):
+        if is_choice(alternative):
+            if only := _chosen_numbers(config, _parse_sentence(alternative)):
+                return Size(only[-1] + 1, alternative, only[0], only)
+            continue
         first, dots, last = alternative.rpartition("..")
         limits = [_whole(config, text.strip()) for text in ((first, last) if dots else (last,)) if text.strip() != UNKNOWN]
         if limits and None not in limits:
             numbers = [n for n in limits if n is not None]
             return Size(numbers[-1], (last if dots else alternative).strip(), numbers[0] if dots else 0)
     return None
+
+
+CHOICES = ("places", "every")
+
+
+def is_choice(alternative: str) -> bool:
+    """Whether a sentence says which numbers a placeholder has, not how many."""
+    return alternative.strip().startswith(tuple(f"{name}(" for name in CHOICES))
+
+
+def _chosen_numbers(config: Mapping[str, Any], node: ast.expr) -> tuple[int, ...]:
+    """``places(a, word)``: where a word stands in a list, or a letter in a text. ``every(step, begin, count)``: of so many numbers all up
+    to ``begin``, and from there on one of each ``step``. Nothing where a key is absent, or the word nowhere.
+    """
+    match node:
+        case ast.Call(ast.Name("places"), [asked, ast.Name(word)]):
+            found = _look_up(config, asked)
+            return tuple(n for n, each in enumerate(found) if each == word) if isinstance(found, list | str) else ()
+        case ast.Call(ast.Name("every"), arguments):
+            step, begin, count = (_evaluate(config, argument) for argument in arguments)
+            if not step or begin is None or count is None or count > MOST_LAYERS:
+                return ()
+            return tuple(n for n in range(count) if max(n - begin, 0) % step == 0)
+    raise ValueError(f"a size sentence cannot hold {ast.unparse(node)}")
 
 
 def _whole(config: Mapping[str, Any], text: str) -> int | None:
@@ -282,8 +319,10 @@ def _is_read(node: ast.expr) -> bool:
             return _is_read(operand)
         case ast.Call(ast.Name("len"), [asked], []):
             return _is_key(asked)
-        case ast.Call(ast.Name("count"), [asked, ast.Name()], []):
+        case ast.Call(ast.Name("count" | "places"), [asked, ast.Name()], []):
             return _is_key(asked)
+        case ast.Call(ast.Name("every"), [step, begin, count], []):
+            return all(map(_is_read, (step, begin, count)))
         case ast.Call(ast.Name("int"), [inner], []):
             return _is_read(inner)
     return _is_key(node)

@@ -32,6 +32,7 @@ FAMILY = Family(
     toy={
         "architectures": ["BaichuanForCausalLM"],
         "model_type": "baichuan",
+        "hidden_act": "silu",
         "vocab_size": 331,
         "hidden_size": 96,
         "intermediate_size": 176,

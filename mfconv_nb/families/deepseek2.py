@@ -76,6 +76,7 @@ FAMILY = Family(
     toy={
         "architectures": ["DeepseekV2ForCausalLM"],
         "model_type": "deepseek_v2",
+        "hidden_act": "silu",
         "vocab_size": 331,
         "hidden_size": 96,
         "intermediate_size": 176,

@@ -119,6 +119,7 @@ FAMILY = Family(
         **DEEPSEEK2.toy,
         "architectures": ["DeepseekV3ForCausalLM"],
         "model_type": "deepseek_v3",
+        "hidden_act": "silu",
         "num_hidden_layers": 3,
         "num_nextn_predict_layers": 1,
     },

@@ -1,6 +1,6 @@
 """DeepSeek-V3, R1 in MindFormers' mcore layout: latent attention in one of four forms, gate and up joined, experts in two tensors, and the
 layer that predicts a further token (MTP) in a place of its own. `deepseek3` is the same model in the older layout. GLM-4.7-Flash
-(`glm4_moe_lite`) computes the same.
+(`glm4_moe_lite`) computes the same. Kimi-K2 is published with DeepSeek-V3's class and a model type of its own, `kimi_k2`.
 
 Each tensor keeps its own dtype. In released checkpoints the embedding and the head of the MTP layer are copies; others are refused.
 Source: MindFormers of July 2026, `toolkit/weight_convert/deepseekv3`, and `models/deepseek3` of 2.1.0. Golden cases
@@ -47,8 +47,8 @@ COPIED = (
 
 FAMILY = Family(
     key="deepseekv3",
-    covers="DeepSeek-V3, R1 (bf16), mcore",
-    model_types=("deepseek_v3",),
+    covers="DeepSeek-V3, R1 (bf16), Kimi-K2, Moonlight, mcore",
+    model_types=("deepseek_v3", "kimi_k2"),
     same_maths=("glm4_moe_lite",),
     told_as="deepseek3",
     run_keys={"multi_latent_attention": True, "qk_layernorm": True, "moe_grouped_gemm": True},

@@ -88,6 +88,8 @@ FAMILY = Family(
         "n_layer": 3,
         "n_head": 6,
         "activation_function": "gelu_new",
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
         "layer_norm_epsilon": 1e-05,
         "bos_token_id": 1,
         "eos_token_id": 2,

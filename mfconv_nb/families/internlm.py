@@ -41,6 +41,7 @@ FAMILY = Family(
     toy={
         "architectures": ["InternLMForCausalLM"],
         "model_type": "internlm",
+        "hidden_act": "silu",
         "vocab_size": 331,
         "hidden_size": 96,
         "intermediate_size": 176,

@@ -50,6 +50,7 @@ FAMILY = Family(
     toy={
         "architectures": ["InternLM2ForCausalLM"],
         "model_type": "internlm2",
+        "hidden_act": "silu",
         "vocab_size": 331,
         "hidden_size": 96,
         "intermediate_size": 176,

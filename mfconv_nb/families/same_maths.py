@@ -14,6 +14,9 @@ from mfconv_nb.core.errors import quote
 from mfconv_nb.core.sizes import RUN_CONFIG
 from mfconv_nb.mapping.rules import Family, Window
 
+# keys that say how a network computes, while its names stay the same; the value that a family is for stands in its toy
+SWITCHES = ("hidden_act", "hidden_activation", "activation_function", "scale_attn_weights", "scale_attn_by_inverse_layer_idx")
+SAME_ACTIVATION = {"swish": "silu", "gelu_new": "gelu", "gelu_fast": "gelu", "gelu_pytorch_tanh": "gelu"}  # forms of gelu differ by 5e-4
 MAX_DEPTH = 8  # of parts within parts; published configs have two
 
 # what follows the model in the name of a class: LlamaForCausalLM, GPT2LMHeadModel, ChatGLMModel
@@ -40,6 +43,21 @@ def describe_unlisted(family: Family, config: Mapping[str, Any], window: Window 
     if model_type is not None and model_type not in listed_types(family):
         return f"model_type {quote(str(model_type))}"
     return (window and _window_said(window, config)) or _part_said(family, config) or _class_said(family, config)
+
+
+def switches_said(family: Family, config: Mapping[str, Any]) -> Iterator[str]:
+    """What a config.json says of how its network computes, where the family is for something else, each in a clause.
+
+    The YAML of a run says it in MindFormers' words, which the network reads: nothing is compared.
+    """
+    for key in SWITCHES if RUN_CONFIG not in config else ():
+        found, expected = config.get(key), family.toy.get(key)
+        if found is not None and expected is not None and _same_word(found) != _same_word(expected):
+            yield f"{key} {quote(str(found))}, where {family.key} is for {quote(str(expected))}"
+
+
+def _same_word(value: object) -> object:
+    return SAME_ACTIVATION.get(value, value) if isinstance(value, str) else value
 
 
 def _window_said(limit: Window, config: Mapping[str, Any]) -> str | None:

@@ -2,9 +2,9 @@
 
 7B has no prefix and no head; 12B and TeleChat2 have `transformer.` and a head; 52B has GPT-2's names and its weights input first. The
 52B form regroups q, k, v and gate, up for `mp` cards, as MindFormers' script does; where shapes show the weights output first, `conv1d`
-is false. k and v of the others stay packed.
-Source: MindFormers 1.4.0-beta2, `research/telechat`, and 1.3.2, `research/telechat2`. The golden cases `telechat*` hold their output; for
-52B there is none.
+is false. k and v of the others stay packed, head by head; with `qkv_concat` all k and then all v follow q.
+Source: MindFormers 1.4.0-beta2, `research/telechat`, and 1.3.2, `research/telechat2`; `qkv_concat` is that of July 2026. The golden cases
+`telechat*` hold their output; for 52B there is none.
 """
 
 from mfconv_nb.core.run_yaml import RunClass
@@ -13,20 +13,31 @@ from mfconv_nb.mapping.rules import AnyRule, Drop, Family, Option, Rule, when
 
 HF, MF = "{telechat_type}h.{layer}.", "model.layers.{layer}."
 GPT = "transformer.h.{layer}."
+QUERY, KEY_VALUE = HF + "self_attention.query.weight", HF + "self_attention.key_value.weight"
+GATE, UP = HF + "mlp.gate_proj.weight", HF + "mlp.up_proj.weight"
+JOINED_QKV = "(heads q) hidden, (groups (k + v)) hidden -> (heads q + groups k + groups v) hidden"
 
 RULES = (
     Rule("{telechat_type}word_embeddings.weight", "model.tok_embeddings.embedding_weight", "vocab hidden"),
     Rule(HF + "input_layernorm.weight", MF + "attention_norm.weight", "hidden"),
-    Rule(HF + "self_attention.query.weight", MF + "attention.wq.weight", "hidden from_hidden"),
-    Rule(HF + "self_attention.key_value.weight", MF + "attention.wk_v.weight", "(groups (k + v)) hidden"),
     Rule(HF + "self_attention.dense.weight", MF + "attention.wo.weight", "hidden from_hidden"),
     Rule(HF + "self_attention.dense.bias", MF + "attention.wo.bias", "hidden"),
     Rule(HF + "post_attention_layernorm.weight", MF + "ffn_norm.weight", "hidden"),
-    Rule(HF + "mlp.gate_proj.weight", MF + "feed_forward.w1.weight", "ffn hidden"),
-    Rule(HF + "mlp.up_proj.weight", MF + "feed_forward.w3.weight", "ffn hidden"),
     Rule(HF + "mlp.down_proj.weight", MF + "feed_forward.w2.weight", "hidden ffn"),
     Rule(HF + "mlp.down_proj.bias", MF + "feed_forward.w2.bias", "hidden"),
     Rule("{telechat_type}ln_f.weight", "model.norm_out.weight", "hidden"),
+    *when(
+        Rule(QUERY, MF + "attention.wq.weight", "hidden from_hidden"),
+        Rule(KEY_VALUE, MF + "attention.wk_v.weight", "(groups (k + v)) hidden"),
+        Rule(GATE, MF + "feed_forward.w1.weight", "ffn hidden"),
+        Rule(UP, MF + "feed_forward.w3.weight", "ffn hidden"),
+        qkv_concat=False,
+    ),
+    *when(
+        Rule((QUERY, KEY_VALUE), MF + "attention.w_qkv.weight", JOINED_QKV),
+        Rule((GATE, UP), MF + "feed_forward.w_gate_hidden.weight", "gate hidden, up hidden -> (gate + up) hidden"),
+        qkv_concat=True,
+    ),
 )
 
 HEAD = Rule("lm_head.weight", "lm_head.weight", "vocab hidden")
@@ -92,6 +103,8 @@ FAMILY = Family(
             spelled={"telechat_12b": "transformer.", "telechat_7b": "", "telechat_52b": ""},
             help="Which model; TeleChat2 is as 12B.",
         ),
+        # 52B has them joined in any case
+        Option("qkv_concat", (False, True), first_counts=True, help="q, k, v as one matrix, gate and up too."),
         Option("mp", (4, 1, 2, 8, 16), help="52B only: for how many cards q, k, v and gate, up are regrouped."),
         Option("conv1d", (True, False), side="hf", help="52B only: weights stand input first on the Hugging Face side."),
     ),

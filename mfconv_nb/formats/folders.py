@@ -1,5 +1,7 @@
 """Which files of a folder are the checkpoint, and which lie beside it unread. File names decide; no file is opened.
 
+0. A `config.json` that names the file of the weights (`transformers_weights`, which transformers 5 follows) decides: ``named_weights``.
+
 1. `checkpoint_files` lists the folder: every file that may hold weights by its name, and every index.
 2. `choose_files` goes through `_ORDER` and takes the first entry that finds something: the names that transformers' `from_pretrained`
    reads, in its order; MindSpore's index; shards of those names without an index; PEFT's adapters; then any other name, safetensors before
@@ -7,7 +9,7 @@
 3. If it found an index, the index alone counts: `index.py` reads it. If it found files, `check_sets` makes sure that no shard is missing.
 4. `reading.py` opens the files. Before that, `check_downloads` refuses those that a browser or a download manager has not finished.
 
-Refuses: a missing shard (the names of the others tell), two sets of shards, unfinished downloads, links to nothing.
+Refuses: a missing shard (the names of the others tell), two sets of shards, files of two steps, unfinished downloads, links to nothing.
 Source: `PreTrainedModel.from_pretrained` of transformers 4 and 5, `PeftModel.from_pretrained`.
 """
 
@@ -26,8 +28,11 @@ from mfconv_nb.formats.known import known_formats, weight_endings
 
 INDEXES = (".safetensors.index.json", ".bin.index.json")  # not those of flax and tf: we read none of their files
 NAMED = ("model.safetensors", index_files.HF_SAFETENSORS, "pytorch_model.bin", index_files.HF_TORCH, index_files.MINDSPORE)
+NAMED_BY = "transformers_weights"  # in config.json
 OF_ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{2,})-of-(?P<total>\d{2,})(?P<ending>\.[a-z]+)")
+# when a file was saved: `step-10`, `global_step10`, `epoch=1-step=10`, `checkpoint-500`; MindSpore's `net-1_10.ckpt`, epoch and step
+_WHEN = re.compile(r"(?:^|[^a-z])(?:global_?step|step|iter|iteration|epoch|checkpoint|ckpt)s?[-_=.]?(\d+)|-(\d+_\d+)\.ckpt$", re.IGNORECASE)
 NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)([._-].*)?|.*optim_states", re.IGNORECASE)
 # endings that browsers and download managers add until a file is complete, to its own name or to that of a file beside it
 UNFINISHED = (
@@ -46,14 +51,18 @@ class Chosen:
     beside: tuple[Path, ...]
 
 
-def choose_files(folder: Path) -> Chosen | None:
+def choose_files(folder: Path, named: str | None = None) -> Chosen | None:
     """The checkpoint of a folder; None if it holds none.
 
+    Args:
+        named: the file that the config of the folder says.
     Raises:
         InputError: MFC102 if its weights are links to nothing, MFC104 for several indexes, MFC115 if shards are missing or of two saves.
     """
     listed = checkpoint_files(folder)
-    files = next((found for pick in _ORDER if (found := pick(listed))), [])
+    if named is not None:
+        listed = [folder / named, *(p for p in listed if p.name != named)]
+    files = listed[:1] if named is not None else next((found for pick in _ORDER if (found := pick(listed))), [])
     if not files:
         _check_links(folder)
         return None
@@ -61,7 +70,24 @@ def choose_files(folder: Path) -> Chosen | None:
         index = take_single("MFC104", files, folder, "index", "indexes")
         return Chosen(index, (), tuple(p for p in listed if p != index))
     check_sets(files)
+    check_steps(files)
     return Chosen(None, tuple(files), tuple(p for p in listed if p not in files))
+
+
+def check_named(folder: Path, named: object) -> str | None:
+    """The file of a folder that its config names for the weights; None where it names none.
+
+    Raises:
+        InputError: MFC104 for one that is not there, lies elsewhere, or is no safetensors file or index of them.
+    """
+    if named is None:
+        return None
+    is_one = isinstance(named, str) and named.endswith((".safetensors", INDEXES[0])) and named == os.path.basename(named)
+    if is_one and os.path.isfile(folder / str(named)):
+        return str(named)
+    found = f"{NAMED_BY}: {quote(str(named)[:80])}" + (", which is not there" if is_one else "")
+    hint = "Fetch that file too; or give the file of the weights that you mean by its path."
+    raise InputError("MFC104", folder / "config.json", found=found, expected="a safetensors file beside it, or an index", hint=hint)
 
 
 def take_single(code: str, found: Sequence[Path], folder: Path, one: str, several: str) -> Path:
@@ -180,6 +206,23 @@ def check_sets(files: Sequence[Path]) -> None:
             hint = f"Give one file of the save you mean: {to_short_line(str(first[twin]))}, say."
             raise InputError("MFC115", files[0].parent, found=found, expected="one set of shards, or an index", hint=hint)
         _check_complete(first[stem, total, ending], total, numbers)
+
+
+def check_steps(files: Sequence[Path]) -> None:
+    """Check by the names of files that they are of one step: those of two steps may hold different tensors, and would be joined.
+
+    Raises:
+        InputError: MFC115.
+    """
+    by_step: dict[tuple[tuple[str, str], ...], Path] = {}
+    for path in files:
+        if step := tuple(_WHEN.findall(path.name)):
+            by_step.setdefault(step, path)
+    if len(by_step) > 1:
+        first, *_, last = sorted(by_step.values(), key=lambda p: (fold(p.name), p.name))
+        found = f"files of {len(by_step):,} steps: {quote(first.name)} and {quote(last.name)}"
+        hint = f"Give the one you mean: {to_short_line(str(last))}, say. In Python a list of paths is taken as it is: mc.load([...])."
+        raise InputError("MFC115", files[0].parent, found=found, expected="files of one step", hint=hint)
 
 
 def _check_complete(path: Path, total: int, numbers: set[int]) -> None:

@@ -15,14 +15,17 @@ from mfconv_nb.core.checkpoint import MF, LazyTensor, OtherEntry
 from mfconv_nb.core.errors import InputError, MfconvError, quote, to_short_line
 from mfconv_nb.core.paths import LFS_POINTER
 from mfconv_nb.core.report import how_many
+from mfconv_nb.core.sizes import read_config
 from mfconv_nb.core.sources import FileSource
 from mfconv_nb.formats import index as index_files
 from mfconv_nb.formats.folders import (
     NAMED,
+    NAMED_BY,
     SHARD,
     SHOWN,
     Chosen,
     check_downloads,
+    check_named,
     check_sets,
     checkpoint_files,
     choose_files,
@@ -183,7 +186,7 @@ def _hint_missing(index: Path) -> str:
 
 
 def _open_folder(folder: Path) -> Opened:
-    chosen = choose_files(folder)
+    chosen = choose_files(folder, _named_in_config(folder))
     if chosen is None:
         names = [quote(p.name) for p in sorted(folder.iterdir())[:6]]
         raise InputError(
@@ -197,6 +200,15 @@ def _open_folder(folder: Path) -> Opened:
     beside = [p for p in chosen.beside if p not in opened.files]
     notes = (*_notes_beside(chosen, beside), *dead_links(folder)[:1])
     return replace(opened, notes=opened.notes + notes)
+
+
+def _named_in_config(folder: Path) -> str | None:
+    """The file of the weights that config.json names. One that cannot be read is told by whoever reads all of it."""
+    try:
+        named = read_config(folder / "config.json").get(NAMED_BY)
+    except InputError:
+        return None
+    return check_named(folder, named)
 
 
 def _notes_beside(chosen: Chosen, beside: Sequence[Path]) -> tuple[str, ...]:

@@ -51,8 +51,7 @@ def _count_indices(left: Sequence[str], indices: dict[str, int], sizes: Sizes, m
         return
     size = sizes.for_indices(indices).get(left[0])
     if size is not None:
-        last = size.value if most is None else min(size.value, size.first + most)
-        for index in range(size.first, last):
+        for index in size.numbers[:most]:
             yield from _count_indices(left[1:], {**indices, left[0]: index}, sizes, most)
 
 

@@ -20,6 +20,7 @@ from mfconv_nb.mapping.plan import MappingPlan, Part, Row
 from mfconv_nb.mapping.rules import COMMON_OPTIONS, NUMBERS, Family, Option, OptionValue, Tied, form_of, sides_of
 
 WORDS: Mapping[str, OptionValue] = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+GIVEN, CONFIGURED = "given", "told from the config"  # how an option was decided
 MAX_FORMS = 64
 
 
@@ -92,8 +93,8 @@ def fitting_forms(
     """The forms that know every name template, defaults first; where none does, those that are nearest (see ``Distance``)."""
     wanted = frozenset(templates)
     remembered = {o.name: remembered[o.name] for o in family.options if any(_is_same(remembered.get(o.name), v) for v in o.values)}
-    said = {**{n: (v, "told from the config") for n, v in configured.items()}, **{n: (v, "remembered") for n, v in remembered.items()}}
-    said |= {n: (v, "given") for n, v in given.items()}
+    said = {**{n: (v, CONFIGURED) for n, v in configured.items()}, **{n: (v, "remembered") for n, v in remembered.items()}}
+    said |= {n: (v, GIVEN) for n, v in given.items()}
     forms = [_choice(family, chosen, to, said) for chosen in _combinations(family, to, said)]
     knowing = [choice for choice in forms if wanted <= choice.form.templates(to)]
     if knowing:

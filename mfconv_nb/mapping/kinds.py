@@ -171,6 +171,16 @@ def weight_of(name: str) -> str:
     return next((name[len(prefix) :] for prefix in (*OPTIMIZER_PREFIXES, *GRADIENT_PREFIXES) if name.startswith(prefix)), "")
 
 
+def split_state(name: str, weights: Collection[str]) -> tuple[str, str]:
+    """What stands before the weight in a name of optimizer state, and that weight; for a name without one, the name and nothing.
+
+    ``weights``: by them alone an optimizer that is not in the table is told.
+    """
+    words = (name[at + 1 :] for at, c in enumerate(name[:LONGEST_WORD]) if c in "._")
+    weight = weight_of(name) or next((word for word in words if word in weights), "")
+    return name.removesuffix(weight), weight
+
+
 def prefixes_before_names(names: Collection[str]) -> frozenset[str]:
     """Prefixes that stand before other names of ``names`` and before nothing else, as those of optimizer state do.
 

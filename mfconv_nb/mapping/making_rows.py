@@ -228,6 +228,9 @@ def surplus_problems(inputs: PlanInputs, name: str, indices: Mapping[str, int]) 
         if size is not None and not size.first <= index < size.value:
             limits = f"{axis} below {size.value}" if index >= size.value else f"{axis} from {size.first} on"
             yield Problem("surplus", name, f"{axis} {index}", f"{limits}, from {size.origin} in {inputs.config_file}", inputs.config_hint)
+        elif size is not None and index not in size.numbers:
+            expected = f"{axis} one of {', '.join(map(str, size.only))}, from {size.origin} in {inputs.config_file}"
+            yield Problem("surplus", name, f"{axis} {index}", expected, inputs.config_hint)
 
 
 def _remembered_values(inputs: PlanInputs, axis: str) -> Iterator[int]:

@@ -8,6 +8,7 @@ from itertools import islice
 from mfconv_nb.core.blocks import whole
 from mfconv_nb.core.checkpoint import HF, MF, TensorSpec
 from mfconv_nb.core.folding import fold
+from mfconv_nb.core.sizes import is_choice
 from mfconv_nb.mapping.expected import expected_indices, is_expected, is_head_of_config, is_promised_head
 from mfconv_nb.mapping.making_rows import MOST_MISSING, source_keys, surplus_problems
 from mfconv_nb.mapping.matching import Key, Matches, PlanInputs
@@ -124,7 +125,10 @@ def _is_within_config(inputs: PlanInputs, loops: Sequence[str], keys: Iterable[K
     if any(axis not in sizes for axis in loops):
         return False
     columns = zip(*keys, strict=True)
-    return all(sizes[axis].first <= min(column) and max(column) < sizes[axis].value for axis, column in zip(loops, columns, strict=False))
+    return all(
+        set(column) <= set(sizes[axis].only) if sizes[axis].only else sizes[axis].first <= min(column) and max(column) < sizes[axis].value
+        for axis, column in zip(loops, columns, strict=False)
+    )
 
 
 def _missing_by_comparison(inputs: PlanInputs, matches: Matches) -> Iterator[Problem]:
@@ -166,7 +170,7 @@ def _is_compared(inputs: PlanInputs, directed: Directed, found: set[Key]) -> boo
 def _layers_up_to_last(inputs: PlanInputs, loops: tuple[str, ...], seen: set[Key]) -> set[Key]:
     """The values that rules of these loops have; of one placeholder all up to the largest, so that a hole is noticed."""
     single = [key[0] for key in seen if len(key) == 1]
-    if not single:
+    if not single or any(is_choice(each) for axis in loops for each in inputs.family.sizes.get(axis, "").split("|")):
         return seen
     counts_from_zero = not any(".." in inputs.family.sizes.get(axis, "") for axis in loops)
     return {(n,) for n in range(0 if counts_from_zero else min(single), max(single) + 1)} | seen

@@ -279,6 +279,19 @@ def when(*rules: AnyRule, **options: Condition) -> tuple[AnyRule, ...]:
     return tuple(replace(rule, when={**rule.when, **options}) for rule in rules)
 
 
+def limit_rules(rules: Iterable[AnyRule], **options: Condition) -> tuple[AnyRule, ...]:
+    """The rules that count with some of these option values, for a family whose options have no others. One value alone is no condition."""
+    kept: list[AnyRule] = []
+    for rule in rules:
+        asked = {
+            name: tuple(v for v in values_of(rule.when[name]) if v in values_of(options[name])) for name in rule.when if name in options
+        }
+        if all(asked.values()):
+            chosen = {name: values for name, values in asked.items() if len(values_of(options[name])) > 1}
+            kept.append(replace(rule, when={**{n: v for n, v in rule.when.items() if n not in options}, **chosen}))
+    return tuple(kept)
+
+
 def rename_rules(rules: Iterable[AnyRule], hf: Mapping[str, str] = {}, mf: Mapping[str, str] = {}) -> tuple[AnyRule, ...]:
     """The table of another family under other names: replace each text on the left by the one on the right, in order."""
     return tuple(_with_texts(rule, lambda text: _replace_words(text, hf), lambda text: _replace_words(text, mf)) for rule in rules)

@@ -94,6 +94,8 @@ class Panel(W.VBox):
             layout=FIELD,
         )
         self.option_fields = W.VBox([])
+        cut = "cut_vocabulary: cut off unused rows behind the vocabulary of the config"
+        self.cut_vocabulary = W.Checkbox(description=cut, indent=False, layout=UNDER)
         self.target = text_field("to", "x.ckpt, x.safetensors, or a folder")
         dtypes = [("keep", ""), *((name, name) for name in ("fp32", "bf16", "fp16"))]
         self.dtype = W.Dropdown(description="dtype", options=dtypes, style=LABEL, layout=FIELD)
@@ -101,7 +103,7 @@ class Panel(W.VBox):
         self.overwrite = W.Checkbox(description="replace what is there", indent=False, layout=UNDER)
         self.proof = W.Checkbox(value=True, description="verify afterwards: map back, compare every byte", indent=False, layout=UNDER)
         source_fields = [self.source, self.chooser, self.summary, self.run_fields, self.config]
-        target_fields = [self.family, self.option_fields, self.target, self.dtype, self.overwrite, self.proof]
+        target_fields = [self.family, self.option_fields, self.cut_vocabulary, self.target, self.dtype, self.overwrite, self.proof]
         self.fields = W.VBox([*source_fields, *target_fields], layout=W.Layout(max_width="760px"))
         self.plan = W.VBox([])
         self.convert = W.Button(description="Convert", button_style="primary", disabled=True, layout=FIELD)
@@ -114,6 +116,7 @@ class Panel(W.VBox):
         self.source.observe(lambda _: self._open_source(is_new=True), "value")
         self.config.observe(lambda _: self._open_source(), "value")
         self.family.observe(lambda _: self._choose_family(), "value")
+        self.cut_vocabulary.observe(lambda _: self._plan_mapping(), "value")
         self.target.observe(lambda _: self._show_line(), "value")
         self.dtype.observe(lambda _: self._show_line(), "value")
         self.convert.on_click(lambda _: self._start_conversion())
@@ -139,6 +142,7 @@ class Panel(W.VBox):
         """
         if is_new:
             self.run_fields.clear()
+            self.cut_vocabulary.value = False
         self.found, self.loaded, self.mapped = None, None, None
         self.result.value = self.status.value = self.summary.value = ""
         if self.source.value.strip():
@@ -185,10 +189,11 @@ class Panel(W.VBox):
         return candidates_of(chosen) if chosen else []
 
     def _map_arguments(self) -> dict[str, Any]:
-        """The family and its options, as arguments of ``map`` and ``verify``."""
+        """The family, what is cut off, and the options of the family, as arguments of ``map`` and ``verify``."""
         chosen = self._family_chosen()
-        family = {} if chosen is None else {"family": chosen}
-        return {**family, **{name: field.value for name, field in self.options.items() if field.value not in (DETECTED, "")}}
+        asked: dict[str, Any] = {} if chosen is None else {"family": chosen}
+        asked |= {"cut_vocabulary": True} if self.cut_vocabulary.value else {}
+        return {**asked, **{name: field.value for name, field in self.options.items() if field.value not in (DETECTED, "")}}
 
     def _plan_mapping(self) -> None:
         self.mapped, self.plan.children = None, []

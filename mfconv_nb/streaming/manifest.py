@@ -94,9 +94,9 @@ def _is_tensor(entry: Any) -> bool:
 
 
 def _is_sound_asked(asked: object) -> bool:
-    """Which part of the source the user asked for: a number of layers, patterns of names to leave out."""
+    """Which part of the source the user asked for: a number of layers, patterns of names to leave out, a vocabulary without added rows."""
     if not isinstance(asked, dict):
         return False
     layers, patterns = asked.get("layers"), asked.get("leave_out", [])
     counts = layers is None or (type(layers) is int and layers > 0)
-    return counts and _is_list_of(patterns, lambda p: isinstance(p, str))
+    return counts and _is_list_of(patterns, lambda p: isinstance(p, str)) and type(asked.get("cut_vocabulary", False)) is bool

@@ -267,6 +267,7 @@ IN_HELP = [
     "config",
     "convert",
     "merge",
+    "migrate",
     "save",
     "toy",
     "diff",

@@ -191,6 +191,15 @@ def one_rule(hf: str, mf: str) -> mc.rules.Family:
     return mc.rules.Family("x", "x", rules=(mc.rules.Rule(hf, mf),), sizes={"layer": "n"})
 
 
+def with_rows_of_a_moved_weight(folder: Path) -> object:
+    toy = mc.toy("qwen3")
+    mapped = mc.map(toy, to="mf")
+    name = "decoder.layers.0.self_attention.linear_qkv.weight"
+    arrays = {n: np.array(mc.read(mapped, n)) for n in mapped.tensors}
+    run = mc.load({**arrays, f"exp_avg_sq_row_{name}": numbered(3), "global_step": np.int32(1)})
+    return mc.migrate(run, folder / "out", "qwen3", config=toy.config, use_contiguous_weight_layout_attention=True)
+
+
 REFUSED: dict[str, Callable[[Path], object]] = {
     "MFC101": lambda folder: mc.load(folder / "absent.safetensors"),
     "MFC102": mc.load,
@@ -210,6 +219,7 @@ REFUSED: dict[str, Callable[[Path], object]] = {
     "MFC313": lambda folder: mc.map(mc.toy("llama"), written(folder / "mine.py", "raise ValueError('x')")),
     "MFC315": lambda folder: mc.author.import_rules("{broken("),
     "MFC317": lambda folder: mc.run_converter(written(folder / "convert_weight.py", "").parent, folder, folder / "x.ckpt"),
+    "MFC320": with_rows_of_a_moved_weight,
     "MFC404": lambda folder: mc.diff(mc.toy("llama"), mc.toy("llama")).export(folder / "absent" / "x.html"),
     "MFC405": lambda folder: mc.save(mc.toy("llama").renamed(lambda name: name + "\ud800"), folder / "x.safetensors"),
 }

@@ -35,8 +35,7 @@ def test_every_command_and_python_line_does_what_the_page_says(name: str, tmp_pa
     assert len(list(Path("run").glob("rank_*"))) == 8
     for target, count in (("OUT", 39), ("OUT-400", 39), ("merged.ckpt", 39), ("all.safetensors", 39)):
         assert len(mc.load(target)) == count
-    (lines,) = blocks(name, "python")
-    test = doctest.DocTestParser().get_doctest(lines, {}, name, name, 0)
+    test = doctest.DocTestParser().get_doctest("\n".join(blocks(name, "python")), {}, name, name, 0)
     assert doctest.DocTestRunner(verbose=False).run(test).failed == 0
 
 

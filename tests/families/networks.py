@@ -20,11 +20,12 @@ DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat
 
 @dataclass(frozen=True)
 class Network:
-    """What a network holds, as a file that it saves has it: shapes by name, dtypes by name; and the config it was made from."""
+    """What a network holds, as a file that it saves has it: shapes by name, dtypes by name; the config it was made from; what it trains."""
 
     config: dict[str, Any]
     shapes: dict[str, tuple[int, ...]]
     dtypes: dict[str, str]
+    trained: frozenset[str] = frozenset()
 
     def arrays(self, ones: tuple[str, ...] = ()) -> dict[str, np.ndarray[Any, Any]]:
         """Random numbers for each tensor; ones where a name ends so, as constants of layers are."""
@@ -44,4 +45,5 @@ def read_network(name: str, **config: Any) -> Network:
     content = json.loads((NETWORKS / f"{name}.json").read_text())
     parameters = content["parameters"]
     shapes = {name: tuple(shape) for name, shape, _, _ in parameters}
-    return Network({**content["config"], **config}, shapes, {name: dtype for name, _, dtype, _ in parameters})
+    trained = frozenset(name for name, _, _, is_trained in parameters if is_trained)
+    return Network({**content["config"], **config}, shapes, {name: dtype for name, _, dtype, _ in parameters}, trained)

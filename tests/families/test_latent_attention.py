@@ -14,6 +14,8 @@ from mfconv_nb.core.checkpoint import MF, Checkpoint
 from mfconv_nb.mapping.kinds import kind_of
 from tests.families.networks import IS_THERE, read_network
 from tests.mindformers_package import mindformers_modules
+from tests.networks_table import LISTED_LATENT, PARAMETERS, SAVED
+from tests.support import write_hf
 from tests.toys import raws_of
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -49,16 +51,9 @@ def is_weight(name: str) -> bool:
 
 # ---- what real networks hold -------------------------------------------------------------------------------------------------
 
-WRITTEN = [  # the list, the family, what its config says besides, the options that name the network
-    ("deepseekv3-static-split", "deepseekv3", V3, {}),
-    ("deepseekv3-static-joined-norms", "deepseekv3", V3, JOINED),
-    ("deepseekv3-dynamic", "deepseekv3", V3, {"graph": "dynamic"}),
-    ("deepseekv3-dynamic-counters", "deepseekv3", V3, {"graph": "dynamic"}),
-    ("deepseekv3-inference", "deepseekv3", {**V3, "num_nextn_predict_layers": 0}, {"graph": "inference", "with_mtp": 0}),
-    ("qwen3-dynamic", "qwen3", QWEN3, {}),
-    ("qwen3-dynamic-bf16", "qwen3", QWEN3, {}),
-]
-SAVED = [*((name, key, config) for name, key, config, _ in WRITTEN), ("deepseekv4-dynamic", "deepseek4", V4)]
+# the row, the family, what its config says besides, the options that name the network
+WRITTEN = [(row.name, row.key, row.config, row.options) for row in LISTED_LATENT if PARAMETERS in row.checks]
+SAVED_BY = [(row.name, row.key, row.config) for row in LISTED_LATENT if SAVED in row.checks]
 WITHOUT_NORMS = [("deepseekv3-static-joined", "deepseekv3", V3), ("telechat3-moe-static-joined", "telechat3-moe", TELECHAT)]
 
 
@@ -74,7 +69,7 @@ def test_what_is_written_for_the_config_of_a_network_are_its_weights(
 
 
 @IS_THERE
-@pytest.mark.parametrize("name, key, config", SAVED, ids=[name for name, *_ in SAVED])
+@pytest.mark.parametrize("name, key, config", SAVED_BY, ids=[name for name, *_ in SAVED_BY])
 def test_what_a_network_saves_comes_back_and_the_next_way_there_gives_it_again(name: str, key: str, config: dict[str, Any]) -> None:
     network = read_network(name, **config)
     held = network.arrays(ONES)
@@ -348,6 +343,23 @@ def test_a_further_layer_that_the_config_does_not_speak_of_is_carried_all_the_sa
     config = {k: v for k, v in (source.config or {}).items() if k != "num_nextn_predict_layers"}
     back = mc.map(without_memory(mc.map(source, key, config=config)), key, to="hf", config=config)
     assert raws_of(back) == raws_of(source)
+
+
+# ---- models with the class of DeepSeek-V3 ------------------------------------------------------------------------------------
+
+OF_KIMI = {"model_type": "kimi_k2", "num_nextn_predict_layers": 0, "n_group": 1, "topk_group": 1}
+OF_MOONLIGHT = {"num_nextn_predict_layers": 0, "q_lora_rank": None}
+
+
+@pytest.mark.parametrize("config", [OF_KIMI, OF_MOONLIGHT], ids=["kimi-k2", "moonlight"])
+def test_a_config_as_it_is_published_leads_to_the_cells_of_deepseek_v3_and_back(config: dict[str, Any], tmp_path: Path) -> None:
+    toy = mc.toy("deepseekv3", dtype="fp32", options={"with_mtp": 0, "with_q_rank": int("q_lora_rank" not in config)}, **config)
+    write_hf(tmp_path / "hf", arrays(toy), {**(toy.config or {}), "auto_map": {"AutoConfig": "configuration_deepseek.DeepseekV3Config"}})
+    there = mc.map(mc.load(tmp_path / "hf"))
+    assert there.family == "deepseekv3"
+    back = mc.map(mc.load(arrays(there), config=tmp_path / "hf"), to="hf")
+    assert back.family == "deepseekv3"
+    assert raws_of(back) == raws_of(toy)
 
 
 # ---- models of transformers --------------------------------------------------------------------------------------------------

@@ -129,6 +129,7 @@ def test_a_word_that_is_no_value_of_the_option_tells_nothing(value: object) -> N
 
 # ---- what shapes and names show ----------------------------------------------------------------------------------------------
 
+STATIC_OF = {"deepseekv32": {"graph": "static"}}  # where that is not the default: the dynamic graph has three axes always
 STACKING = [f.key for f in known_families() if any(o.name == "experts_2d" for o in f.options)]
 
 
@@ -136,7 +137,7 @@ STACKING = [f.key for f in known_families() if any(o.name == "experts_2d" for o 
 @pytest.mark.parametrize("key", STACKING)
 def test_the_shapes_of_the_experts_tell_whether_they_have_an_axis_of_their_own(key: str, value: bool) -> None:
     source = mc.toy(key)
-    made = mc.map(source, key, experts_2d=value)
+    made = mc.map(source, key, experts_2d=value, **STATIC_OF.get(key, {}))
     assert {len(s.shape) for s in made.specs if "experts.weight" in s.name} == {2 if value else 3}
     back = mc.map(without_memory(made), key, to="hf", config=source.config)
     assert (back.options["experts_2d"], back.report.decided["experts_2d"]) == (value, "told from shapes")
@@ -145,7 +146,7 @@ def test_the_shapes_of_the_experts_tell_whether_they_have_an_axis_of_their_own(k
 
 @pytest.mark.parametrize("key", STACKING)
 def test_the_two_shapes_of_the_experts_hold_the_same_bytes(key: str) -> None:
-    flat, stacked = (raws_of(mc.map(mc.toy(key), key, experts_2d=value)) for value in (True, False))
+    flat, stacked = (raws_of(mc.map(mc.toy(key), key, experts_2d=value, **STATIC_OF.get(key, {}))) for value in (True, False))
     assert {n: r.data for n, r in flat.items()} == {n: r.data for n, r in stacked.items()}
 
 
@@ -172,7 +173,9 @@ def test_the_default_is_that_of_mindformers_training_where_it_trains_the_model_a
     assert {key: default_of(key, MLP) for key, option in UNSEEN if option == MLP} == {
         "deepseek4": True,
         "deepseekv3": True,
+        "deepseekv32": True,
         "glm4-moe": False,
+        "glm5": True,
         "qwen2-mcore": False,
         "qwen3": True,
         "telechat3": True,
@@ -181,6 +184,7 @@ def test_the_default_is_that_of_mindformers_training_where_it_trains_the_model_a
     assert {key: default_of(key, "experts_2d") for key in STACKING} == {
         "deepseek4": False,  # trained in the dynamic graph
         "deepseekv3": True,
+        "deepseekv32": True,
         "glm4-moe": False,
         "qwen3-moe": True,
         "telechat3-moe": True,
@@ -372,3 +376,25 @@ def test_mindformers_own_way_back_from_what_map_gives_is_the_original(key: str, 
     toy = mc.toy(key, dtype="fp32")
     with own_template(key, dict(toy.config or {}), interleaved=bool(options.get(MLP, True))) as template:
         assert same(dict(template.get_hf_state_dict(arrays_of(mc.map(toy, key, **options)))), arrays_of(toy))
+
+
+def test_keys_and_values_of_telechat2_are_taken_apart_as_mindformers_loader_does() -> None:
+    """`_safetensors_weights_iterator` of `models/telechat2/modeling_telechat2_infer.py` in MindFormers 2.1.0; then q, k and v follow."""
+    toy = mc.toy("telechat2-mcore", dtype="fp32")
+    made = mc.map(toy, "telechat2-mcore")
+    q = np.array(mc.read(toy, "transformer.h.1.self_attention.query.weight"))
+    packed = np.array(mc.read(toy, "transformer.h.1.self_attention.key_value.weight")).reshape(2, 2 * 6, 96)  # two heads of six
+    k, v = packed[:, :6].reshape(12, 96), packed[:, 6:].reshape(12, 96)
+    found = mc.read(made, "decoder.layers.1.self_attention.linear_qkv.weight")
+    assert found.tobytes() == np.concatenate([q, k, v]).tobytes()
+    gate, up = (np.array(mc.read(toy, f"transformer.h.1.mlp.{name}_proj.weight")) for name in ("gate", "up"))
+    assert mc.read(made, "decoder.layers.1.mlp.linear_fc1.weight").tobytes() == np.concatenate([gate, up]).tobytes()
+
+
+def test_a_folder_of_telechat2_leads_to_the_older_layout_unless_asked_otherwise_and_the_names_tell_on_the_way_back(tmp_path: Path) -> None:
+    toy = mc.toy("telechat", tmp_path / "hf")
+    assert mc.map(mc.load(tmp_path / "hf")).family == "telechat"
+    made = mc.map(mc.load(tmp_path / "hf"), "telechat2-mcore")
+    back = mc.map(without_memory(made), to="hf", config=toy.config)
+    assert back.family == "telechat2-mcore"
+    assert raws_of(back) == raws_of(toy)

@@ -209,3 +209,35 @@ def test_a_family_of_ones_own_lists_its_types_and_those_of_its_parts(monkeypatch
 def test_the_page_of_a_family_says_which_model_types_it_takes() -> None:
     assert "model_type: llama, mistral, internlm3, iquestcoder" in str(family_report("llama"))
     assert "model_type of parts: text_config: llama; vision_config: clip_vision_model" in str(family_report("llava"))
+
+
+@pytest.mark.parametrize(
+    ("key", "said", "words"),
+    [
+        ("llama", {"hidden_act": "gelu"}, "hidden_act 'gelu', where llama is for 'silu'"),
+        ("qwen3", {"hidden_act": "relu"}, "hidden_act 'relu', where qwen3 is for 'silu'"),
+        ("deepseek2", {"hidden_act": "gelu"}, "hidden_act 'gelu', where deepseek2 is for 'silu'"),
+        ("gpt", {"activation_function": "relu"}, "activation_function 'relu', where gpt is for 'gelu_new'"),
+        ("gpt", {"scale_attn_weights": False}, "scale_attn_weights 'False', where gpt is for 'True'"),
+        ("gpt", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx 'True', where gpt is for 'False'"),
+    ],
+)
+def test_a_switch_that_changes_the_mathematics_and_no_name_is_said_in_both_directions(key: str, said: dict[str, Any], words: str) -> None:
+    toy = mc.toy(key)
+    source = replace(toy, config={**(toy.config or {}), **said})
+    there = mc.map(source, key)
+    assert f"config.json says {words}: " in " ".join(there.report.notes)
+    assert f"config.json says {words}: " in " ".join(mc.map(there, key, to="hf").report.notes)
+
+
+@pytest.mark.parametrize("key", ["llama", "gpt", "wizardcoder", "internlm2", "glm4-moe"])
+@pytest.mark.parametrize("act", ["usual", "another word", "nothing", "a run"])
+def test_the_activation_of_the_family_under_any_of_its_words_is_not_talked_of(key: str, act: str) -> None:
+    toy = mc.toy(key)
+    config = dict(toy.config or {})
+    name = "activation_function" if "activation_function" in config else "hidden_act"
+    others = {"silu": "swish", "gelu": "gelu_pytorch_tanh", "gelu_new": "gelu"}
+    config[name] = {"usual": config[name], "another word": others[config[name]], "nothing": None, "a run": "fusedswiglu"}[act]
+    config |= {RUN_CONFIG: "run.yaml"} if act == "a run" else {}
+    mapped = mc.map(replace(toy, config=config), key)
+    assert "where" not in " ".join(mapped.report.notes)

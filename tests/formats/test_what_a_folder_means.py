@@ -139,6 +139,55 @@ def test_shards_of_two_saves_are_refused_and_a_file_of_one_stands_for_its_set(tm
     assert "the whole checkpoint is taken" in mc.load(tmp_path / SECOND).notes[0]
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("step-8.bin", "step-16.bin"),
+        ("net-1_10.ckpt", "net-2_10.ckpt"),
+        ("global_step10.pt", "global_step20.pt"),
+        ("epoch=1-step=10.ckpt", "epoch=2-step=20.ckpt"),
+        ("checkpoint-9-00001-of-00001.safetensors", "checkpoint-11-00001-of-00001.safetensors"),
+    ],
+)
+def test_files_whose_names_are_of_two_steps_are_not_joined_though_no_tensor_is_in_both(first: str, second: str, tmp_path: Path) -> None:
+    write(tmp_path, first, 1, ("a",))
+    write(tmp_path, second, 2, ("b",))
+    error = refused(tmp_path)
+    assert error.code == "MFC115"
+    assert error.found == f"files of 2 steps: '{first}' and '{second}'"
+    assert str(tmp_path / second) in str(error.hint)
+    assert taken(tmp_path / first) == 1
+
+
+@pytest.mark.parametrize("names", [("part-1.ckpt", "part-2.ckpt"), ("encoder.bin", "decoder.bin"), ("step-7.a.bin", "step-7.b.bin")])
+def test_files_that_name_no_step_or_the_same_one_are_one_checkpoint(names: tuple[str, str], tmp_path: Path) -> None:
+    for tensor, name in zip("ab", names, strict=True):
+        write(tmp_path, name, 1, (tensor,))
+    assert set(mc.load(tmp_path).tensors) == {"a", "b"}
+
+
+def test_the_file_that_config_json_names_is_the_checkpoint_and_the_others_are_noted(tmp_path: Path) -> None:
+    write(tmp_path, "model.safetensors", 1)
+    write(tmp_path, "tuned.safetensors", 2)
+    (tmp_path / "config.json").write_text(json.dumps({"transformers_weights": "tuned.safetensors"}))
+    assert taken(tmp_path) == 2
+    assert "not read: model.safetensors" in " ".join(mc.load(tmp_path).notes)
+    write_index(tmp_path, {"a": "model.safetensors", "b": "model.safetensors"}, "mine.safetensors.index.json")
+    (tmp_path / "config.json").write_text(json.dumps({"transformers_weights": "mine.safetensors.index.json"}))
+    assert taken(tmp_path) == 1
+
+
+@pytest.mark.parametrize("named", ["gone.safetensors", "../x.safetensors", "/etc/x.safetensors", "x.bin", 3, ["a.safetensors"], ""])
+def test_a_file_that_config_json_names_and_that_cannot_be_it_is_refused(named: object, tmp_path: Path) -> None:
+    write(tmp_path, "model.safetensors", 1)
+    write(tmp_path.parent, "x.safetensors", 2)
+    (tmp_path / "config.json").write_text(json.dumps({"transformers_weights": named}))
+    error = refused(tmp_path)
+    assert error.code == "MFC104"
+    assert "transformers_weights" in str(error.found)
+    assert taken(tmp_path / "model.safetensors") == 1
+
+
 @pytest.mark.parametrize("ending", ["ckpt", "safetensors", "pt"])
 def test_files_of_two_steps_are_refused_with_both_paths(ending: str, tmp_path: Path) -> None:
     paths = [write(tmp_path, f"net-{step}.{ending}", step) for step in (10, 20)]

@@ -45,6 +45,7 @@ QWEN3 = {ATTENTION: False, MLP: True}
 OF_MOE = (_trained(**{ATTENTION: False, EXPERTS: False}), _trained(("ms", "ms_experts_2d"), **{ATTENTION: False, EXPERTS: True}))
 INFERENCE_AND_TRAINING = (Taken(("ms_infer",), {ATTENTION: True, MLP: False}), Taken(("ms_megatron",), QWEN3))
 TOOLKIT = Taken(("ms",), {MLP: True, EXPERTS: True}, "bf16")
+APART_AND_JOINED = (Taken(("ms",), {}), Taken(("ms_qkv_concat",), {"qkv_concat": True}))
 APART: dict[str, Any] = {
     "without": ("*.mlp.experts.*", "*.self_attn.?_norm.weight"),
     "not_compared": ("*.mlp.experts.weight?", "*.self_attention.?_layernorm.weight"),
@@ -70,11 +71,11 @@ TAKEN: Mapping[str, tuple[str, tuple[Taken, ...]]] = {
     "deepseek_v3_legacy_bmm": ("deepseek3", (Taken(("ms",), {"use_grouped_gemm": False}, "bf16"),)),
     "deepseek_v3_legacy_gmm": ("deepseek3", (Taken(("ms",), {"use_grouped_gemm": True}, "bf16"),)),
     "qwen2_5_mix_f32": ("qwen2-mcore", INFERENCE_AND_TRAINING),
-    "qwen2_5_research_f32": ("qwen2", (Taken(("ms",), {}),)),
+    "qwen2_5_research_f32": ("qwen2", APART_AND_JOINED),
     "qwen2_5_research_tied_bf16": ("qwen2", (Taken(("ms",), {}),)),
     "telechat3_mix_mla": ("telechat3-moe", OF_LATENT),
     "telechat3_moe_mix_mla": ("telechat3-moe", OF_LATENT),
-    "telechat2_research_f32": ("telechat2", (Taken(("ms",), {}),)),
+    "telechat2_research_f32": ("telechat2", APART_AND_JOINED),
     "telechat3_research_f32": ("llama", (Taken(("ms",), {}),)),
     "qwen3_mix_names": ("qwen3", INFERENCE_AND_TRAINING),
     "qwen3_moe_template_bf16": ("qwen3-moe", OF_MOE),

@@ -11,6 +11,7 @@ import pytest
 
 import mfconv_nb as mc
 from mfconv_nb.cli.main import run as mfconv
+from mfconv_nb.core.errors import UsageError
 from mfconv_nb.mapping.kinds import COUNTERS, category_of, is_run_state, kind_of, prefixes_before_names
 from tests.toys import arrays_of
 
@@ -233,6 +234,24 @@ def test_a_pattern_that_no_name_fits_is_told() -> None:
 
 def test_one_pattern_may_be_given_as_a_word() -> None:
     assert "lm_head.weight" not in mc.map(mc.toy("llama"), "llama", leave_out="lm_*")
+
+
+@pytest.mark.parametrize("to", ["mf", "hf"])
+@pytest.mark.parametrize("patterns", ["*", ["model*", "lm_head*"]])
+def test_leaving_out_every_tensor_is_refused_in_both_directions(patterns: Any, to: str) -> None:
+    source = mc.toy("llama") if to == "mf" else mc.map(mc.toy("llama"), "llama")
+    with pytest.raises(UsageError) as error:
+        mc.map(source, "llama", to=to, leave_out=patterns)
+    assert error.value.code == "MFC501"
+    assert "which every name fits" in str(error.value)
+
+
+def test_a_checkpoint_of_which_nothing_was_taken_is_not_written(tmp_path: Path) -> None:
+    nothing = mc.load({"w": np.ones(3, np.float32)}, only="optimizer")
+    with pytest.raises(UsageError) as error:
+        mc.save(nothing, tmp_path / "b.ckpt", progress=False)
+    assert error.value.code == "MFC501"
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_line_leaves_out_what_it_is_told(tmp_path: Path) -> None:

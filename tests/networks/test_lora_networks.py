@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
+from tests.networks_table import LISTED_LORA
 from tests.support import raws_in, write_hf, write_safetensors
 from tests.toys import raws_of
 
 NETWORKS = Path(__file__).parents[3] / "shared" / "networks"
 pytestmark = pytest.mark.skipif(not NETWORKS.is_dir(), reason="no shared/networks beside the project: lists of parameters, not copied here")
 
-LISTS = {"qwen3-static-lora": "mcore", "qwen3-dynamic-lora": "lora"}
+LISTS = {row.name: str(row.options["adapters"]) for row in LISTED_LORA}
 Shapes = dict[str, tuple[int, ...]]
 
 

@@ -271,3 +271,17 @@ def test_copies_that_differ_are_told_in_the_form_and_nothing_is_written(run: Pat
     assert "MFC308" in form.result.value
     assert "ranks 0 and 2" in form.result.value
     assert not (run.parent / "out").exists()
+
+
+def test_the_forms_of_latent_attention_are_fields_of_the_form_and_end_up_in_the_line(tmp_path: Path) -> None:
+    mc.toy("deepseekv3", tmp_path / "hf")
+    converter = Panel(str(tmp_path / "hf"), str(tmp_path / "out.ckpt"))
+    converter.family.value = "deepseekv3"
+    converter.options["graph"].value = "dynamic"
+    assert "family='deepseekv3', graph='dynamic'" in converter.line.value.replace("&#x27;", "'")
+    assert converter.mapped is not None
+    assert "decoder.layers.0.self_attention.linear_qkv.weight" in converter.mapped.tensors
+    converter.options["graph"].value = "static"
+    assert "decoder.layers.0.self_attention.linear_q_down_proj.weight" in converter.mapped.tensors
+    converter.options["mla_qkv_concat"].value = True
+    assert "decoder.layers.0.self_attention.linear_qb.weight" in converter.mapped.tensors

@@ -1,5 +1,6 @@
 """MindFormers' conversion operations: the layout sentence of each, the names that each takes, and the one that does what a rule says.
 
+For networks that MindFormers' loader reads from a Hugging Face folder, an operation of `converter_program.py` does what theirs cannot.
 Refuses a rule that no operation does, and says what is missing. Pure; MindFormers is not imported.
 Source: mindformers 2.1.0, ``checkpoint/converter`` (`convert_op.py`, `template.py`). They read sizes from the model's config when they run.
 """
@@ -8,12 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mfconv_nb.core.layout import Axis, Expression, Product, Sum, parse_layout
+from mfconv_nb.core.layout import Axis, Expression, Product, Sum, parse_layout, shape_of
 from mfconv_nb.mapping.names import Pattern
-from mfconv_nb.mapping.rules import Repeated, Rule
+from mfconv_nb.mapping.rules import Family, Repeated, Rule, is_needed
 from mfconv_nb.mapping.solve import Directed, structural_sizes
 
 RENAME, CONCAT, STACK, QKV, QKV_BIAS, EXPERTS, SCALE_SPLIT = (
@@ -25,6 +26,9 @@ RENAME, CONCAT, STACK, QKV, QKV_BIAS, EXPERTS, SCALE_SPLIT = (
     "ExpertsConvertOp",
     "ScaleSplitConvertOp",
 )
+LAYOUT, EACH_EXPERT, COPIES, FIXED_DTYPE = "LayoutConvertOp", "EachExpertConvertOp", "CopiesConvertOp", "FixedDtypeConvertOp"
+OWN_CLASSES = (LAYOUT, EACH_EXPERT, COPIES, FIXED_DTYPE)  # of converter_program.py
+NUMPY_DTYPES = {"F32": "float32", "F16": "float16", "F64": "float64"}
 QKV_LAYOUTS = {
     QKV: "(groups group_q) hidden, (groups group_k) hidden, (groups group_v) hidden -> (groups (group_q + group_k + group_v)) hidden",
     QKV_BIAS: "(groups group_q), (groups group_k), (groups group_v) -> (groups (group_q + group_k + group_v))",
@@ -33,9 +37,16 @@ EXPERTS_LAYOUTS = {  # by the number of names; "{each}" is "expert " for experts
     1: "{each}hidden ffn -> (expert ffn) hidden",
     2: "{each}gate hidden, {each}up hidden -> (expert hidden) (gate + up)",
 }
+STACKED_LAYOUTS = {  # three axes, as the dynamic graph has them, by the number of names
+    1: "hidden ffn -> expert ffn hidden",
+    2: "gate hidden, up hidden -> expert hidden (gate + up)",
+}
 EQUAL_PARTS = "it cuts into equal parts, unless split_sizes says their sizes (config=... writes them)"
 SAMPLES = (0, 3, 12)  # indices for which names are tried
 _PLACEHOLDER = re.compile(r"\{[a-z_][a-z0-9_]*\}")
+OF_ONE_LAYER = re.compile(r"\(\?=([0-9]+)\.\)\{\}")  # a {} that takes this number alone: their names are regular expressions
+_FIRST_NUMBER = re.compile(r"(?<=\.)([0-9]+)(?=\.)")
+_QKV_NAMES = ("q_proj", "k_proj", "v_proj")
 _PLAIN = re.compile(r"[A-Za-z0-9_.{}/-]*")  # their names become regular expressions, in which only the dot is escaped
 
 
@@ -49,6 +60,7 @@ class Op:
         more: its other arguments.
         one_way: why it has no way back; empty where it has one.
         line: where it stands in a text.
+        functions: texts of the functions that carry out its layout, towards MindFormers and back.
     """
 
     name: str
@@ -57,6 +69,7 @@ class Op:
     more: Mapping[str, Any] = field(default_factory=dict)
     one_way: str = ""
     line: int = 0
+    functions: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.name}({', '.join(self.hf)} -> {', '.join(self.mf)})"
@@ -98,7 +111,7 @@ def their_name(pattern: Pattern) -> str:
 
 def takes(pattern: str, name: str) -> bool:
     """Whether a pattern takes a name as in MindFormers: ``{}`` is anything, and anything may follow."""
-    first, *rest = pattern.split("{}")
+    first, *rest = OF_ONE_LAYER.sub(r"\1", pattern).split("{}")
     if not name.startswith(first):
         return False
     at = len(first)
@@ -110,16 +123,18 @@ def takes(pattern: str, name: str) -> bool:
     return True
 
 
-def lost_names(ops: Sequence[Op], side: str) -> Iterator[tuple[Op, str, str, Op]]:
+def lost_names(ops: Sequence[Op], side: str, samples: Sequence[int] = SAMPLES) -> Iterator[tuple[Op, str, str, Op]]:
     """Names that MindFormers gives to another operation: the operation, its name, an example, the operation that takes it.
 
+    ``samples`` are the indices of the examples: none of a layer that other operations are for.
     Its template looks for an equal name first, then for the longest pattern; of two equal ones the last counts.
     """
     by_name: dict[str, Op] = {name: op for op in ops for name in getattr(op, side)}
     longest_first = sorted(by_name, key=len, reverse=True)
     for op in ops:
         for name in getattr(op, side):
-            for sample in dict.fromkeys(name.replace("{}", str(index)) for index in SAMPLES):
+            plain = OF_ONE_LAYER.sub(r"\1", name)
+            for sample in dict.fromkeys(plain.replace("{}", str(index)) for index in samples):
                 taker = by_name.get(sample) or next((by_name[p] for p in longest_first if takes(p, sample)), op)
                 if taker is not op:
                     yield op, name, sample, taker
@@ -129,19 +144,39 @@ def lost_names(ops: Sequence[Op], side: str) -> Iterator[tuple[Op, str, str, Op]
 # ---- which of them does what a rule says -------------------------------------------------------------------------------------
 
 
-def op_of(directed: Directed, sizes: Mapping[str, int]) -> Op | str:
+def is_loaded_by_template(form: Family) -> bool:
+    """Whether MindFormers' own loader could read a network of this form from a Hugging Face folder, with a list of ours."""
+    rules = [rule for rule in form.rules if isinstance(rule, Rule | Repeated)]
+    return any(name.startswith("decoder.layers.") for rule in rules for name in ((rule.mf,) if isinstance(rule.mf, str) else rule.mf))
+
+
+def op_of(directed: Directed, sizes: Mapping[str, int], *, with_own: bool = False) -> Op | str:
     """The operation that does what a rule does from Hugging Face to MindFormers, or in words the operation that is missing.
 
     Args:
         directed: the rule, read towards MindFormers.
         sizes: the sizes of axes, from a config; they decide only about parts of unequal size and the proportions of q, k and v.
+        with_own: where theirs lack one, or their loader stops at it, take one of ours.
     """
-    lacking = _why_no_names(directed)
+    rule = directed.rule
+    lacking = _why_no_names(directed, with_own)
     if lacking:
         return lacking
+    if isinstance(rule, Repeated):
+        needed = tuple(their_name(p) for place, p in enumerate(directed.source) if is_needed(rule, place))
+        return Op(COPIES if len(needed) > 1 else RENAME, needed, tuple(map(their_name, directed.target)))
     own = {p for names in directed.own for p in names}
     if own:
-        return _experts_op(directed, own)
+        return _experts_op(directed, own, with_own)
+    op = _op_on_whole(directed, sizes)
+    if isinstance(rule, Rule) and rule.dtype:
+        is_renamed = isinstance(op, Op) and op.name == RENAME and rule.dtype in NUMPY_DTYPES
+        return _op(FIXED_DTYPE, directed, {"dtype": NUMPY_DTYPES[rule.dtype]}) if is_renamed else "a dtype of its own for joined tensors"
+    return _op(LAYOUT, directed) if with_own and directed.layouts is not None and _is_not_theirs(op) else op
+
+
+def _op_on_whole(directed: Directed, sizes: Mapping[str, int]) -> Op | str:
+    """Their operation on tensors that are whole on both sides."""
     if len(directed.source) == len(directed.target) == 1:
         if directed.layouts is None or directed.layouts[0] == directed.layouts[1]:
             return _op(RENAME, directed)
@@ -149,17 +184,28 @@ def op_of(directed: Directed, sizes: Mapping[str, int]) -> Op | str:
     return _joining_op(directed, sizes) if len(directed.target) == 1 else _split_op(directed)
 
 
+def _is_not_theirs(op: Op | str) -> bool:
+    """Whether MindFormers has no such operation, or its loader does not run it.
+
+    Its loader joins q_proj, k_proj and v_proj by group before the list is asked, in every layer that has a number, and stops at others.
+    """
+    if isinstance(op, str):
+        return True
+    by_group = op.name == QKV and "{}" in op.hf[0]
+    return not by_group and any(word in name for name in op.hf for word in _QKV_NAMES)
+
+
 def _op(name: str, directed: Directed, more: Mapping[str, Any] | None = None, one_way: str = "") -> Op:
     hf, mf = (tuple(map(their_name, patterns)) for patterns in (directed.source, directed.target))
     return Op(name, hf, mf, more or {}, one_way)
 
 
-def _why_no_names(directed: Directed) -> str:
+def _why_no_names(directed: Directed, with_own: bool) -> str:
     """Why their names cannot say a rule; empty where they can."""
     rule = directed.rule
-    if isinstance(rule, Repeated):
+    if isinstance(rule, Repeated) and (not with_own or any(directed.own)):
         return "an operation that keeps one of several equal tensors"
-    if isinstance(rule, Rule) and rule.dtype:
+    if isinstance(rule, Rule) and rule.dtype and not with_own:
         return f"a dtype of its own ({rule.dtype}): their operations keep the dtype"
     if any("qkv" in p.text for p in directed.source):
         return "a way for a Hugging Face name with 'qkv' in it: their template hands such a tensor on as it is"
@@ -214,18 +260,31 @@ def _joining_op(directed: Directed, sizes: Mapping[str, int]) -> Op | str:
     assert directed.layouts is not None
     axes, names = len(directed.layouts[1][0]), _part_names(len(directed.source))
     for dim in range(axes):
-        for interleaved in (False, True):
-            bound = _bind_axes(concat_layout(names, axes, dim, interleaved=interleaved), directed)
-            parts = [bound[name] for name in names] if bound is not None else []
-            if parts and not interleaved:
-                return _end_to_end(directed, dim, parts, sizes)
-            if parts and _have_one_row(parts, directed):
-                return _op(CONCAT, directed, {"dim": dim})  # interleaved is their default
+        ends = _parts_end_to_end(directed, dim)
+        if ends:
+            return _end_to_end(directed, dim, ends, sizes)
+        bound = _bind_axes(concat_layout(names, axes, dim, interleaved=True), directed)
+        if bound is not None and _have_one_row([bound[name] for name in names], directed):
+            return _op(CONCAT, directed, {"dim": dim})  # interleaved is their default
     for name, layout in QKV_LAYOUTS.items():
         bound = _bind_axes(layout, directed)
         if bound is not None:
             return _qkv_op(name, directed, bound, sizes)
     return "an operation that joins tensors in this way"
+
+
+def _parts_end_to_end(directed: Directed, dim: int) -> list[Expression]:
+    """The lengths of the tensors that are joined end to end along an axis; none where the rule does something else."""
+    assert directed.layouts is not None
+    sources, (target,) = directed.layouts
+    alike = all(len(s) == len(target) and (*s[:dim], *s[dim + 1 :]) == (*target[:dim], *target[dim + 1 :]) for s in sources)
+    is_joined = alike and [p for s in sources for p in _flat_parts(s[dim])] == _flat_parts(target[dim])
+    return [s[dim] for s in sources] if is_joined else []
+
+
+def _flat_parts(e: Expression) -> list[Expression]:
+    """The parts of a sum, and of sums in it."""
+    return [inner for part in e.parts for inner in _flat_parts(part)] if isinstance(e, Sum) else [e]
 
 
 def _end_to_end(directed: Directed, dim: int, parts: Sequence[Expression], sizes: Mapping[str, int]) -> Op:
@@ -235,10 +294,12 @@ def _end_to_end(directed: Directed, dim: int, parts: Sequence[Expression], sizes
     names = [p.name if isinstance(p, Axis) else "" for p in parts]
     if all(names) and len({constants.get(n) or same.get(n, n) for n in names}) == 1:
         return _op(CONCAT, directed, more)
-    known = [{**sizes, **constants}.get(n) or sizes.get(same.get(n, "")) for n in names]
-    if not all(known):
+    known = {**sizes, **{axis: sizes[equal] for axis, equal in same.items() if equal in sizes}, **constants}
+    lengths = [shape_of((part,), known) for part in parts]
+    if not all(lengths):
         return _op(CONCAT, directed, more, EQUAL_PARTS)
-    return _op(CONCAT, directed, {**more, "split_sizes": known} if len(set(known)) > 1 else more)
+    cut = [length[0] for length in lengths if length]
+    return _op(CONCAT, directed, {**more, "split_sizes": cut} if len(set(cut)) > 1 else more)
 
 
 def _qkv_op(name: str, directed: Directed, bound: Mapping[str, Expression], sizes: Mapping[str, int]) -> Op | str:
@@ -255,14 +316,26 @@ def _qkv_op(name: str, directed: Directed, bound: Mapping[str, Expression], size
     return _op(name, directed)
 
 
-def _experts_op(directed: Directed, own: set[str]) -> Op | str:
+def _experts_op(directed: Directed, own: set[str], with_own: bool) -> Op | str:
     """The experts of a layer stacked: one index in the names is an axis of the other side."""
-    layout = EXPERTS_LAYOUTS.get(len(directed.source), "").format(each="")
-    if own == {"expert"} and layout and directed.layouts and all(_ordered_placeholders(p)[-1] == "expert" for p in directed.source):
-        bound = _bind_axes(layout, directed)
-        if bound is not None and bound["expert"] == Axis("expert"):
-            return _op(EXPERTS, directed)
+    for axes, layouts in ((2, EXPERTS_LAYOUTS), (3, STACKED_LAYOUTS)) if with_own else ((2, EXPERTS_LAYOUTS),):
+        layout = layouts.get(len(directed.source), "").format(each="")
+        if own == {"expert"} and layout and directed.layouts and all(_ordered_placeholders(p)[-1] == "expert" for p in directed.source):
+            bound = _bind_axes(layout, directed)
+            if bound is not None and bound.get("expert", Axis("expert")) == Axis("expert"):
+                return _each_expert_op(directed, axes) if with_own else _op(EXPERTS, directed)
     return "experts stacked as ExpertsConvertOp has them: transposed, (expert hidden) (gate + up) or (expert ffn) hidden"
+
+
+def _each_expert_op(directed: Directed, axes: int) -> Op | str:
+    """Our operation for experts. Their loader counts two ``{}`` in a name; a layer with a number of its own gets one for it."""
+    op = _op(EACH_EXPERT, directed, {"axes": axes} if axes != 2 else {})
+    if all(name.count("{}") == 2 for name in op.hf):
+        return op
+    numbered = tuple(_FIRST_NUMBER.sub(r"(?=\1.){}", name, count=1) for name in op.hf)
+    if not all(name.count("{}") == 2 for name in numbered):
+        return "names of experts with a layer and an expert in them, and no third number"
+    return replace(op, hf=numbered)
 
 
 def _split_op(directed: Directed) -> Op | str:

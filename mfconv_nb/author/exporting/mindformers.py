@@ -147,7 +147,7 @@ def _add_layout(directed: Directed, form: Family, layouts: dict[str, Code], func
     known = ", ".join(f"{a} = {b}" for a, b in (*constants.items(), *same.items()))
     layout = f"{source_text} -> {target_text}" + (f"; {known}" if known else "")
     if layout not in layouts:
-        name = _function_name(directed, layouts.values())
+        name = function_name(directed, layouts.values())
         always = frozenset(axis for axis, sentence in form.sizes.items() if is_always_known(sentence))
         sentence = Sentence(source, target, constants, same, always, frozenset(form.sizes))
         try:
@@ -165,7 +165,7 @@ def _stacked_side(patterns: Sequence[Pattern], side: Sequence[TensorLayout], loo
     return ", ".join(texts), tuple((*map(Axis, own), *tensor) for own, tensor in zip(counts, side, strict=True))
 
 
-def _function_name(directed: Directed, taken: Collection[str]) -> str:
+def function_name(directed: Directed, taken: Collection[str]) -> str:
     """A name that says what the function makes: `to_dense1_weight`. No function of the program begins with ``to_``."""
     words = [w for w in re.sub(r"\{[^}]*\}", "", directed.target[0].text).split(".") if w and not w.isdigit()]
     name = re.sub(r"\W", "_", "to_" + "_".join(words[-2:]))

@@ -1,18 +1,20 @@
 """The text of an exported converter: what it needs of `standalone.py`, with the tables of a family in place of the empty ones.
 
-The program is read as text and never imported here, since it imports torch and mindspore.
+The same for what an exported list needs of `converter_program.py`. Both are read as text and never imported here, since they import torch,
+mindspore or mindformers.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 from mfconv_nb.author.family_text import Node, lay_out
 
 PROGRAM = Path(__file__).with_name("standalone.py")
+CLASSES = Path(__file__).with_name("converter_program.py")
 NO_FUNCTIONS = "# no layout changes: every tensor keeps its numbers where they are"
 
 
@@ -37,8 +39,44 @@ def program_text(title: str, entry: str, tables: Mapping[str, Node], functions: 
             if node.target.id == "LAYOUTS":
                 above = ["\n\n" + "\n\n\n".join(functions or [NO_FUNCTIONS]), "", *above]
         texts[node] = "\n".join([*above, *own])
-    needed = _statements_needed(entry, texts)
+    needed = _statements_needed([entry], texts)
     return "\n".join([f'"""{title}"""', *(text for node, text in texts.items() if node in needed), ""])
+
+
+def classes_text(names: Collection[str], layouts: Node, functions: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """What a list of operations needs of `converter_program.py`.
+
+    Args:
+        names: the classes, of the program and of MindFormers.
+        layouts: the table that names the functions.
+        functions: their texts.
+    Returns:
+        The names to import, by their module (under an empty name whole modules), and the statements in their order.
+    """
+    source = CLASSES.read_text(encoding="utf-8")
+    body = [node for node in ast.parse(source).body if not isinstance(node, ast.Expr)]
+    texts = {node: "\n".join(source.splitlines()[_first_line(node) - 1 : node.end_lineno]) for node in body}
+    for node in body:
+        if isinstance(node, ast.AnnAssign) and "LAYOUTS" in _names_made(node):
+            texts[node] = "\n".join([source.splitlines()[node.lineno - 2], lay_out(layouts, before="LAYOUTS = ")])
+    used = {n.id for text in functions for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Name)} | set(names)
+    needed = _statements_needed([name for node in body for name in _names_made(node) if name in used], texts)
+    imports: dict[str, list[str]] = {}
+    own = [node for node in body if node in needed and not isinstance(node, ast.Import | ast.ImportFrom)]
+    wanted = used | {n.id for node in own for n in ast.walk(node) if isinstance(n, ast.Name)}
+    for node in body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+            imports[module] = [
+                *imports.get(module, ()),
+                *(ast.unparse(alias) for alias in node.names if (alias.asname or alias.name) in wanted),
+            ]
+    return imports, [texts[node] for node in own]
+
+
+def _first_line(node: ast.stmt) -> int:
+    """Where a statement begins, with its decorators."""
+    return min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
 
 
 def _names_made(node: ast.stmt) -> set[str]:
@@ -50,11 +88,11 @@ def _names_made(node: ast.stmt) -> set[str]:
     return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store)}
 
 
-def _statements_needed(entry: str, texts: Mapping[ast.stmt, str]) -> set[ast.stmt]:
-    """The statements that a function needs, itself among them."""
+def _statements_needed(entries: Sequence[str], texts: Mapping[ast.stmt, str]) -> set[ast.stmt]:
+    """The statements that functions and classes need, their own among them."""
     makers = {name: node for node in texts for name in _names_made(node)}
     needed: set[ast.stmt] = set()
-    waiting = [makers[entry]]
+    waiting = [makers[entry] for entry in entries]
     while waiting:
         node = waiting.pop()
         if node not in needed:

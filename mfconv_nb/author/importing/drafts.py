@@ -19,6 +19,7 @@ from mfconv_nb.author.importing.imported import (
     finding_of,
 )
 from mfconv_nb.author.importing.names import group_by_template, mark_optional_rules, names_taken_by, with_distinct_loops
+from mfconv_nb.author.importing.reader_faults import Stored
 from mfconv_nb.author.importing.rule_texts import MOST_RULES, Listed, lists_in, parse_text, unreadable
 from mfconv_nb.author.importing.sizes import sizes_for
 from mfconv_nb.author.importing.transformers_rules import KINDS, Transform, draft_transforms, transforms_of
@@ -39,11 +40,12 @@ MOST_DRAFTS = 5_000
 
 @dataclass(frozen=True)
 class Context:
-    """What a caller gave beside the rules: names, their shapes as far as known, and a config."""
+    """What a caller gave beside the rules: names, their shapes as far as known, a config, and what the files of a folder hold."""
 
     names: tuple[str, ...] = ()
     shapes: Mapping[str, tuple[int, ...]] | None = None
     config: Mapping[str, Any] | None = None
+    stored: tuple[Stored, ...] = ()
 
     @property
     def folded_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -143,7 +145,7 @@ def _draft_rules(listed: Listed, form: str, where: str, given: Context) -> Draft
     if len(listed.elements) > MOST_RULES:
         raise unreadable(where, "a list of very many rules", f"at most {MOST_RULES:,}")
     if form == CONVERTERS:
-        return draft_converters(listed, where, given.folded_shapes, given.config)
+        return draft_converters(listed, where, given.folded_shapes, given.config, given.stored)
     found = Drafts()
     if form == TRANSFORMERS:
         draft_transforms(transforms_of(listed, found), given.names, given.folded_shapes, where, found)
@@ -171,7 +173,7 @@ def _imported_rules(form: str, where: str, found: Drafts, given: Context) -> Imp
     unmatched = _compare_with_names(found, form, given) if given.names else ()
     findings = sorted(dict.fromkeys(found.findings), key=lambda finding: finding.line)
     sizes = sizes_for([d.rule for d in found.drafted], given.config)
-    return ImportedRules(form, where, tuple(found.drafted), tuple(findings), sizes, found.notes, unmatched, given.config)
+    return ImportedRules(form, where, tuple(found.drafted), tuple(findings), sizes, found.notes, unmatched, given.config, found.faults)
 
 
 def _change_rules(found: Drafts, change: Callable[[Sequence[Rule]], Sequence[Rule]]) -> None:

@@ -19,10 +19,12 @@ from mfconv_nb.author.importing.drafts import (
     rules_of_transforms,
 )
 from mfconv_nb.author.importing.imported import ImportedRules
+from mfconv_nb.author.importing.reader_faults import Stored
 from mfconv_nb.author.importing.rule_texts import unreadable
 from mfconv_nb.author.importing.transformers_rules import read_registered_transforms
 from mfconv_nb.author.importing.troubleshooter import MAX_JSON
 from mfconv_nb.author.importing.weight_mapping import pairs_from
+from mfconv_nb.core.checkpoint import LazyTensor
 from mfconv_nb.core.errors import InputError, UsageError, quote, to_one_line
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.steps.loading.caller_facts import GivenConfig, read_caller_facts
@@ -49,7 +51,8 @@ def import_rules(
     Args:
         source: a file, a text, a model type, or pairs of texts.
         form: one of the above; left out, the content decides. A model type needs ``form="transformers"``.
-        names: a checkpoint of the side that the rules read (anything ``load`` takes), or its names.
+        names: a checkpoint of the side that the rules read (anything ``load`` takes), or its names. For `weight_converters` the headers
+            of a folder also tell what MindFormers' reader would do wrong with it: ``.faults``.
         config: a config.json, its folder, or its content: sizes are read from it. Left out: that of ``names``, if it has one.
     Returns:
         The drafted rules, each with the line it came from, and the findings. ``.family("mine")`` is a family for ``mc.map``.
@@ -78,8 +81,16 @@ def _read_given(names: Any, config: Any) -> Context:
     if is_list_of_names(names):
         return Context(tuple(dict.fromkeys(names)), None, content)
     checkpoint = load(names)
-    given = Context(tuple(t.name for t in checkpoint), {t.name: t.shape for t in checkpoint}, content)
+    stored = tuple(Stored(t.name, t.shape, t.dtype, _file_of(t)) for t in checkpoint)
+    in_files = stored if all(tensor.file for tensor in stored) else ()  # a live model has no files that their reader could read
+    given = Context(tuple(t.name for t in checkpoint), {t.name: t.shape for t in checkpoint}, content, in_files)
     return replace(given, config=checkpoint.config) if content is None else given
+
+
+def _file_of(tensor: LazyTensor) -> str:
+    """The name of the file that a tensor lies in; empty where it lies in none."""
+    path = getattr(tensor.pieces[0].source, "path", None) if tensor.pieces else None
+    return Path(path).name if path is not None else ""
 
 
 def _import_model_type(model_type: str, given: Context) -> ImportedRules:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from mfconv_nb.author.importing.reader_faults import ReaderFault
 from mfconv_nb.core.errors import to_one_line
 from mfconv_nb.core.folding import folded_names
 from mfconv_nb.core.report import Column, Result, Table, how_many, json_text
@@ -101,6 +102,7 @@ class Drafts:
     drafted: list[Drafted] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     notes: tuple[str, ...] = ()
+    faults: tuple[ReaderFault, ...] = ()
 
     def add(self, each: Drafted | Finding) -> None:
         if isinstance(each, Drafted):
@@ -121,6 +123,7 @@ class ImportedRules(Result):
         sizes: for each axis of a layout where its size stands in config.json.
         notes: sentences about the format.
         unmatched: those of the given names that no drafted rule takes.
+        faults: what MindFormers' reader would do wrong with the files that the names are from, by this `weight_converters` list.
     """
 
     form: str
@@ -131,6 +134,7 @@ class ImportedRules(Result):
     notes: tuple[str, ...] = ()
     unmatched: tuple[str, ...] = ()
     config: Mapping[str, Any] | None = None
+    faults: tuple[ReaderFault, ...] = ()
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -140,7 +144,7 @@ class ImportedRules(Result):
     @property
     def clean(self) -> bool:
         """Whether the lint found nothing."""
-        return not self.findings
+        return not self.findings and not self.faults
 
     def family(self, key: str) -> Family:
         """The drafts as a family of its own: ``mc.map(checkpoint, imported.family("mine"))``."""
@@ -159,15 +163,25 @@ class ImportedRules(Result):
         facts = [*self.notes, *(str(f) for f in self.findings[:MOST_TOLD])]
         if len(self.findings) > MOST_TOLD:
             facts.append(f"and {how_many(len(self.findings) - MOST_TOLD, 'more finding')}: .findings")
+        facts += [f"MindFormers' reader: {fault}" for fault in self.faults[:MOST_TOLD]]
+        if len(self.faults) > MOST_TOLD:
+            facts.append(f"and {how_many(len(self.faults) - MOST_TOLD, 'more fault')} of their reader: .faults")
         facts += [f"no rule of theirs takes {text}" for text in folded_names(self.unmatched)[:12]]
         columns = (Column("line", numeric=True), Column("hf"), Column("mf"), Column("layout"), Column("from", optional=True))
         rows = [(d.line or "", d.hf, d.mf, d.layout, d.theirs) for d in self.drafted]
         headline = f"{how_many(len(self.drafted), 'rule')} from {self.form}" + (f"; {said}" if said else "")
-        verdict = "✓ Nothing to object to." if self.clean else f"! {how_many(len(self.findings), 'finding')}."
+        verdict = "✓ Nothing to object to." if self.clean else f"! {', '.join(self._counts())}."
         return Table(verdict, headline, columns, rows, tuple(facts), code='mc.map(hf, _.family("mine"))', row_noun="rules")
 
+    def _counts(self) -> list[str]:
+        findings = [how_many(len(self.findings), "finding")] if self.findings else []
+        return findings + ([f"{how_many(len(self.faults), 'fault')} of MindFormers' reader"] if self.faults else [])
+
     def to_json(self) -> str:
-        """Headline, rules and findings as JSON."""
+        """Headline, rules, findings and faults as JSON."""
         content = json.loads(super().to_json())
         content["findings"] = [{"kind": f.kind, "rule": f.rule, "line": f.line, "why": f.why} for f in self.findings]
+        content["faults"] = [
+            {"kind": f.kind, "tensor": f.tensor, "count": f.count, "file": f.file, "does": f.does, "hint": f.hint} for f in self.faults
+        ]
         return json_text(content)

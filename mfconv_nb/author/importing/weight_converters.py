@@ -1,4 +1,4 @@
-"""MindFormers' `weight_converters` lists as drafts, one rule for each operation. MindFormers is not needed.
+"""MindFormers' `weight_converters` lists as drafts, one rule for each operation, those of our export among them. MindFormers is not needed.
 
 Such a list does not say how many axes a tensor has. Shapes of the given names say it; without them a bias has one axis, and every other
 joined tensor has two. A name that MindFormers' matching gives to another operation than the drafts do is a finding.
@@ -13,14 +13,21 @@ from typing import Any
 from mfconv_nb.author.axes import GROUPS, HEADS, Facts, facts_of
 from mfconv_nb.author.exporting.converter_ops import (
     CONCAT,
+    COPIES,
+    EACH_EXPERT,
     EXPERTS,
     EXPERTS_LAYOUTS,
+    FIXED_DTYPE,
+    LAYOUT,
+    NUMPY_DTYPES,
+    OF_ONE_LAYER,
     QKV,
     QKV_BIAS,
     QKV_LAYOUTS,
     RENAME,
     SCALE_SPLIT,
     STACK,
+    STACKED_LAYOUTS,
     Op,
     concat_layout,
     lost_names,
@@ -43,9 +50,12 @@ from mfconv_nb.author.importing.imported import (
 )
 from mfconv_nb.author.importing.names import fill_braces, is_plain, placeholder_words
 from mfconv_nb.author.importing.operations import OwnSizes, part_names
+from mfconv_nb.author.importing.reader_faults import Stored, find_reader_faults
 from mfconv_nb.author.importing.rule_texts import Call, Listed, read_elements, texts_of, unreadable
 from mfconv_nb.core.checkpoint import MF
+from mfconv_nb.core.errors import MappingError
 from mfconv_nb.core.folding import fold
+from mfconv_nb.core.layout import parse_layout
 from mfconv_nb.core.report import how_many
 from mfconv_nb.mapping.rules import Rule, sides_of
 
@@ -57,6 +67,10 @@ OPERATIONS: Mapping[str, tuple[str, ...]] = {  # with the arguments behind hf_na
     QKV_BIAS: (),
     EXPERTS: (),
     SCALE_SPLIT: (),
+    LAYOUT: ("layout", "sizes"),
+    COPIES: (),
+    EACH_EXPERT: ("axes",),
+    FIXED_DTYPE: ("dtype",),
 }
 NOTE = "Their names match from the beginning and take anything behind; the drafts match whole names, and numbers for {}."
 NOTE_GATED = "Gate and up in turns, as it is written here; a model's config may say otherwise (use_interleaved_weight_layout_mlp)."
@@ -65,8 +79,13 @@ MOST_TENSORS = 64  # of one operation
 MOST_NAMES = 4_000  # in a list: each is tried against all others
 
 
-def draft_converters(listed: Listed, file: str, shapes: Shapes, config: Mapping[str, Any] | None) -> Drafts:
-    """The drafts of a list, and what the lint finds in it. ``config`` is the content of a config.json."""
+def draft_converters(listed: Listed, file: str, shapes: Shapes, config: Mapping[str, Any] | None, stored: Sequence[Stored] = ()) -> Drafts:
+    """The drafts of a list, and what the lint finds in it.
+
+    Args:
+        config: the content of a config.json.
+        stored: the tensors of a Hugging Face folder: what MindFormers' reader would do wrong with them is told too.
+    """
     found, ops = Drafts(), []
     for line, element in read_elements(listed, found):
         op = _read_op(line, element)
@@ -80,6 +99,7 @@ def draft_converters(listed: Listed, file: str, shapes: Shapes, config: Mapping[
     found.findings += [*_lint_matching(ops), *_find_unequal_heads(ops, facts_of(config))]
     gated = any(op.name == CONCAT and op.more.get("interleaved", True) and "linear_fc1" in op.mf[0] for op in ops)
     biases = any(op.name == QKV_BIAS for op in ops)
+    found.faults = find_reader_faults(ops, stored, config) if stored else ()
     found.notes = (NOTE, *([NOTE_GATED] if gated else []), *([NOTE_BIAS] if biases else []))
     return found
 
@@ -103,13 +123,19 @@ def _read_op(line: int, element: Any) -> Op | Finding:
 
 def _wrong_names(op: Op) -> str:
     """What is wrong with the names of an operation; empty where they are right."""
-    odd = next((n for n in (*op.hf, *op.mf) if not is_plain(n)), None)
+    hf = _without_look_ahead(op)
+    odd = next((n for n in (*hf, *op.mf) if not is_plain(n)), None)
     if odd is not None:
         return f"{odd!r} has more in it than letters, digits, '_', '-', '/', '.' and {{}}"
-    counts = {n.count("{}") for n in op.hf}, {n.count("{}") for n in op.mf}
+    counts = {n.count("{}") for n in hf}, {n.count("{}") for n in op.mf}
     if max(counts[0] | counts[1]) > 6 or len(counts[0]) > 1 or len(counts[1]) > 1:
         return "names of one side with another number of {} each"
     return ""
+
+
+def _without_look_ahead(op: Op) -> tuple[str, ...]:
+    """Its Hugging Face names with the number itself, where our operation for experts looks ahead for one."""
+    return tuple(OF_ONE_LAYER.sub(r"\1", name) for name in op.hf) if op.name == EACH_EXPERT else op.hf
 
 
 def _wrong_arguments(op: Op) -> str:
@@ -119,7 +145,25 @@ def _wrong_arguments(op: Op) -> str:
         return f"dim={dim!r}"
     if cut is not None and (not isinstance(cut, list) or len(cut) != len(op.hf) or not all(type(n) is int and n > 0 for n in cut)):
         return f"split_sizes={cut!r}"
-    return ""
+    if op.name == EACH_EXPERT and op.more.get("axes", 2) not in (2, 3):
+        return f"axes={op.more['axes']!r}"
+    if op.name == FIXED_DTYPE and op.more.get("dtype", "float32") not in NUMPY_DTYPES.values():
+        return f"dtype={op.more['dtype']!r}"
+    return _wrong_layout(op) if op.name == LAYOUT else ""
+
+
+def _wrong_layout(op: Op) -> str:
+    """What is wrong with the layout of an operation of ours; empty where it is a sentence with the right number of tensors, and sizes."""
+    layout, sizes = op.more.get("layout"), op.more.get("sizes")
+    pairs = sizes if isinstance(sizes, list) else [()]
+    if not all(isinstance(pair, list) and [type(each) for each in pair] == [str, int] for pair in pairs):
+        return f"sizes={sizes!r}"
+    try:
+        sentence = parse_layout(layout) if isinstance(layout, str) else None
+    except MappingError:
+        sentence = None
+    fits = sentence is not None and (len(sentence.left), len(sentence.right)) == (len(op.hf), len(op.mf))
+    return "" if fits else f"layout={layout!r}"
 
 
 # ---- one operation as a sentence ------------------------------------------------------------------------------------------------
@@ -127,8 +171,11 @@ def _wrong_arguments(op: Op) -> str:
 
 def _draft_op(op: Op, shapes: Shapes, file: str) -> Drafted | Finding:
     """The rule of an operation; a finding where the operation can never run, or where its names lose an index."""
-    own = 1 if op.name == EXPERTS else 0
-    there, here = op.hf[0].count("{}"), op.mf[0].count("{}")
+    if op.name == COPIES:
+        return finding_of(NOT_UNDERSTOOD, op, "copies that become one tensor: not drafted")
+    own = 1 if op.name in (EXPERTS, EACH_EXPERT) else 0
+    names = _without_look_ahead(op)
+    there, here = names[0].count("{}"), op.mf[0].count("{}")
     if here > there:
         return finding_of(NEVER_MATCHES, op, "a {} on the MindFormers side has no index on the other: it cannot be filled in")
     if there - here > own:
@@ -136,27 +183,35 @@ def _draft_op(op: Op, shapes: Shapes, file: str) -> Drafted | Finding:
     sentence = _sentence_of(op, shapes)
     if isinstance(sentence, str):
         return finding_of(NEVER_MATCHES, op, sentence)
-    words = placeholder_words(op.hf[0])
-    if op.name == EXPERTS and "expert" not in words:
+    words = placeholder_words(names[0])
+    if own and "expert" not in words:
         words = (*words[:-1], "expert")
-    hf, mf = (tuple(fill_braces(name, words) for name in names) for names in (op.hf, op.mf))
+    hf, mf = (tuple(fill_braces(name, words) for name in side) for side in (names, op.mf))
     layout, sizes = sentence
     place = (file, op.line)
-    return Drafted(Rule(hf if len(hf) > 1 else hf[0], mf if len(mf) > 1 else mf[0], layout, sizes=sizes, written_at=place), str(op))
+    dtype = next(
+        (ours for ours, theirs in NUMPY_DTYPES.items() if op.name == FIXED_DTYPE and theirs == op.more.get("dtype", "float32")), None
+    )
+    return Drafted(
+        Rule(hf if len(hf) > 1 else hf[0], mf if len(mf) > 1 else mf[0], layout, sizes=sizes, dtype=dtype, written_at=place), str(op)
+    )
 
 
 def _sentence_of(op: Op, shapes: Shapes) -> tuple[str | None, OwnSizes] | str:
     """The layout sentence of an operation and the rule's own sizes; or why it fails, where it has the wrong number of names."""
     hf, mf, dim = len(op.hf), len(op.mf), op.more.get("dim", 0)
-    if op.name == RENAME:
+    if op.name == LAYOUT:
+        return op.more["layout"], dict(op.more["sizes"])
+    if op.name in (RENAME, FIXED_DTYPE):
         return (None, {}) if hf == mf == 1 else "it takes one name on each side"
     if op.name in QKV_LAYOUTS:
         return (QKV_LAYOUTS[op.name], {}) if hf == 3 and mf == 1 else "it joins three tensors into one"
-    if op.name == EXPERTS:
+    if op.name in (EXPERTS, EACH_EXPERT):
         if mf != 1 or hf > 2:
             return "it takes one or two names and makes one"
-        are_stacked = op.hf[0].count("{}") == op.mf[0].count("{}")
-        return EXPERTS_LAYOUTS[hf].format(each="expert " if are_stacked else ""), {"up": "gate"} if hf == 2 else {}
+        are_stacked = op.name == EXPERTS and op.hf[0].count("{}") == op.mf[0].count("{}")
+        layouts = STACKED_LAYOUTS if op.more.get("axes") == 3 else EXPERTS_LAYOUTS
+        return layouts[hf].format(each="expert " if are_stacked else ""), {"up": "gate"} if hf == 2 else {}
     known = next((len(shapes[name]) for name in op.hf if name in shapes), None)
     if op.name == SCALE_SPLIT:
         rows = [f"row_{n}" for n in range(1, mf + 1)]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from mfconv_nb.author.proving.specimen import Mapped
-from mfconv_nb.core.layout import Expression, Product, Sum, TensorLayout, describe_tensor, parse_layout
+from mfconv_nb.core.layout import Expression, Product, Sum, TensorLayout, Zero, describe_tensor, parse_layout
 from mfconv_nb.mapping.rules import Names, Rule
 
 
@@ -75,7 +75,7 @@ def _rotate(e: Expression) -> Iterator[tuple[str, Expression]]:
         yield "parts reordered", Sum((*e.parts[1:], e.parts[0]))
         for kind, parts in _rotate_one(e.parts):
             yield kind, Sum(parts)
-    elif isinstance(e, Product):
+    elif isinstance(e, Product) and not any(isinstance(factor, Zero) for factor in e.factors):  # zeros in any order are the same
         yield "factors reordered", Product((*e.factors[1:], e.factors[0]))
         for kind, factors in _rotate_one(e.factors):
             yield kind, Product(factors)

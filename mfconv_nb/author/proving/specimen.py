@@ -15,7 +15,7 @@ import numpy as np
 from mfconv_nb.core.blocks import move_block
 from mfconv_nb.core.checkpoint import MF, TensorSpec
 from mfconv_nb.core.errors import MappingError
-from mfconv_nb.core.layout import axis_names, shape_of
+from mfconv_nb.core.layout import Product, TensorLayout, Zero, axis_names, shape_of
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sizes import Size, Sizes, read_sizes
 from mfconv_nb.mapping.expected import expected_indices
@@ -52,12 +52,19 @@ def specimen(form: Family, rule: Mapped) -> tuple[Arrays, Sizes]:
             if shape is None:
                 raise MappingError("MFC311", pattern.text, found="an axis without a size", expected="a size by the config or by the rule")
             begun = 1 + sum(array.size for array in arrays.values())
-            arrays[pattern.fill(indices)] = np.arange(begun, begun + prod(shape), dtype=np.int64).reshape(shape)
+            numbers = np.arange(begun, begun + prod(shape), dtype=np.int64)
+            is_zeros = layouts is not None and _is_of_zeros(layouts[0][place])
+            arrays[pattern.fill(indices)] = (numbers * (not is_zeros)).reshape(shape)
     if not arrays:
         raise MappingError("MFC311", str(rule.hf), found="no name", expected="a limit for every placeholder, in the family's sizes")
     if isinstance(rule, Repeated):  # copies are equal
         arrays = dict.fromkeys(arrays, next(iter(arrays.values())))
     return arrays, sizes
+
+
+def _is_of_zeros(tensor: TensorLayout) -> bool:
+    """Whether a tensor holds nothing but zeros, as the other side has no place for it."""
+    return any(isinstance(factor, Zero) for axis in tensor if isinstance(axis, Product) for factor in axis.factors)
 
 
 def _sizes_of_one(form: Family, rule: Mapped) -> Sizes:

@@ -13,10 +13,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate, permutations
+from itertools import accumulate, permutations, product
 from math import gcd, isqrt, prod
 
-from mfconv_nb.author.axes import GROUPS, HEAD, HEADS, ROPE, Facts
+from mfconv_nb.author.axes import GROUPS, HEAD, HEADS, ROPE, VALUE, Facts
 from mfconv_nb.core.blocks import Shape
 from mfconv_nb.core.report import how_many
 
@@ -183,14 +183,23 @@ def _rotary(rows: int, heads: int) -> Iterator[_Order]:
         yield back, there, f"rotary rows of {how_many(heads, 'head')}, halves as pairs", {"half": 2}, sizes
 
 
+# where the rotary rows of a head lie, and their order: pairs next to each other, or halves
+_PLACES = {
+    "rest + pair half": "last, in pairs",
+    "rest + half pair": "last, in halves",
+    "pair half + rest": "first, in pairs",
+    "half pair + rest": "first, in halves",
+}
+
+
 def _partly_rotary(rows: int, facts: Facts) -> Iterator[_Order]:
-    """Orders of rows if only the last rows of each head are rotary."""
+    """Orders of rows if only the first or the last rows of each head are rotary."""
     for rope in facts.values(ROPE):
         for heads in [h for h in (*facts.values(HEADS), 1) if rows % h == 0 and rows // h > rope]:
             sizes = {"heads": heads, "rest": rows // heads - rope, "pair": rope // 2}
-            there, back = "(heads (rest + pair half))", "(heads (rest + half pair))"
-            yield there, back, "the rotary rows of each head, pairs as halves", {"half": 2}, sizes
-            yield back, there, "the rotary rows of each head, halves as pairs", {"half": 2}, sizes
+            for here, there in permutations(_PLACES, 2):
+                words = f"the rotary rows of each head {_PLACES[here]}, as {_PLACES[there]}"
+                yield f"(heads ({here}))", f"(heads ({there}))", words, {"half": 2}, sizes
 
 
 def _regrouped_parts(rows: int, facts: Facts) -> Iterator[_Order]:
@@ -219,6 +228,8 @@ def _partitions(rows: int, facts: Facts) -> Iterator[Shape]:
     for parts in found:
         if sum(parts) == rows:
             yield parts
+    for heads in facts.values(HEADS):
+        yield from ((rows - heads * value, heads * value) for value in facts.values(VALUE) if rows % heads == 0 and rows > heads * value)
     if rows % 3 == 0:
         yield (rows // 3,) * 3
     if rows % 2 == 0:
@@ -304,6 +315,39 @@ def _arrangements_of(
             words = f"by turns, {turns} times {together}{how}"
             yield Variant(text, words, _equal(pieces, list(each.values())), {**known, **each, axis_of_turns: turns}, hidden=not usual)
     yield from _rotary_parts(sizes, names, sentence, known, facts, how)
+    yield from _parts_with_rotary_end(sizes, names, sentence, known, facts, how)
+    yield from _parts_in_turns(sizes, names, sentence, known, facts, how)
+
+
+def _parts_in_turns(
+    sizes: Sequence[int], names: Sequence[str], sentence: Sentence, known: Mapping[str, int], facts: Facts, how: str
+) -> Iterator[Variant]:
+    """One part is two by turns, head by head, which lie end to end in the whole: k and v behind q."""
+    for turns, packed in product(facts.values(GROUPS, HEADS), range(len(sizes))):
+        if turns == 1 or sizes[packed] % (2 * turns):
+            continue
+        own = {n: size for n, size in zip(names, sizes, strict=True) if n != names[packed]}
+        own |= {"turns": turns, "one": sizes[packed] // turns // 2, "other": sizes[packed] // turns // 2}
+        apart = ["(turns (one + other))" if n == packed else name for n, name in enumerate(names)]
+        inside = " + ".join("turns one + turns other" if n == packed else name for n, name in enumerate(names))
+        words = f"end to end, {names[packed]} as two parts out of {turns} turns{how}"
+        yield Variant(sentence(apart, f"({inside})"), words, {"other": "one"}, {**known, **own}, hidden=True)
+
+
+def _parts_with_rotary_end(
+    sizes: Sequence[int], names: Sequence[str], sentence: Sentence, known: Mapping[str, int], facts: Facts, how: str
+) -> Iterator[Variant]:
+    """The last rows of one part are rotary, in pairs apart and in halves in the whole, or the other way round; the parts in any order."""
+    for rope, moved in product(facts.values(ROPE), range(len(sizes))):
+        if sizes[moved] <= rope:
+            continue
+        own = {n: size for n, size in zip(names, sizes, strict=True) if n != names[moved]}
+        own |= {"rest": sizes[moved] - rope, "pair": rope // 2}
+        for order, (here, there) in product(permutations(range(len(sizes))), permutations(("rest + pair half", "rest + half pair"))):
+            apart = [f"({here})" if n == moved else name for n, name in enumerate(names)]
+            inside = " + ".join(there if n == moved else names[n] for n in order)
+            words = f"{' + '.join(names[n] for n in order)} end to end, the last rows of {names[moved]} rotary{how}"
+            yield Variant(sentence(apart, f"({inside})"), words, {"half": 2}, {**known, **own}, hidden=True)
 
 
 def _rotary_parts(

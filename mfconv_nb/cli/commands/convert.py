@@ -16,6 +16,7 @@ from mfconv_nb.cli.options import (
     OfRun,
     Writing,
     config,
+    cut_vocabulary,
     folder_among,
     layers,
     leave_out,
@@ -42,9 +43,7 @@ SUMMARY = "Convert between Hugging Face and MindFormers."
 @click.option("--output_path", "--output-path", type=CHECKPOINT, help="Its ending chooses the format; a folder gets shards.")
 @layers
 @leave_out
-@click.option(
-    "--cut_vocabulary", "--cut-vocabulary", is_flag=True, help="Cut off unused rows that were added behind the vocabulary of the config."
-)
+@cut_vocabulary
 @config
 @of_run
 @weights

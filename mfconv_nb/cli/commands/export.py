@@ -41,11 +41,13 @@ def export(model: str, target: Path, to: str, names: Path | None, config: Config
     \b
     mfconv export llama --to mindformers research/my_llama
     mfconv export llama --to weight_converters converters.py --qkv_concat True
+    mfconv export deepseekv3 --to weight_converters converters.py --graph dynamic --config HF_DIR
     mfconv export llama --to troubleshooter map.json --names llama-7b/
 
     mindformers: a folder with the two files of MindFormers' extension form, convert_weight.py and convert_reversed.py, and a README.md
     with the lines to add to its tables. They load the whole model, as MindFormers' own do. weight_converters: the list that a model class
-    of MindFormers declares, to be pasted. troubleshooter: a weight map. What a form cannot say is refused, rule by rule.
+    of MindFormers declares, to be pasted, with operations of its own where theirs lack one. troubleshooter: a weight map. What a form
+    cannot say is refused, rule by rule.
     The options of a family (`mfconv export MODEL --help`) are decided here; left out, each has its default.
     """
     click.echo(plain_marks(repr(mc.author.export(model, target, to=to, names=names, config=config, overwrite=force, **options))))

@@ -39,11 +39,14 @@ def import_rules(
     mfconv import mindformers/models/qwen3/utils.py --out my_qwen3.py
     mfconv import mindformers/models/qwen2/utils.py --names HF_FOLDER
     mfconv import mixtral --form transformers --names HF_FOLDER
+    mfconv import mindformers/models/deepseek4/utils.py --form weight_converters --names HF_FOLDER
     mfconv import map.json
 
     SOURCE is a Python file with a weight_converters or weight_mapping list, or with WeightRenaming and WeightConverter; a weight map
     of TroubleShooter; or a model type, with --form transformers. Nothing in it is run. The findings name rules that overlap, never match,
-    or cannot be inverted. Exit code 0 when there are none, 1 when there are some.
+    or cannot be inverted. For weight_converters with --names HF_FOLDER they also say what MindFormers' reader would do wrong with the
+    folder: scales it does not find, ragged blocks, names taken by mistake or not at all. Exit code 0 when there are none, 1 when there
+    are some.
     """
     found = mc.author.import_rules(source, form=form, names=names, config=config)
     show(found, show_all=show_all, as_json=as_json)

@@ -16,7 +16,7 @@ and `tensor_parallel/layers.py` beside it. The parameters of the networks of all
 from __future__ import annotations
 
 from mfconv_nb.families.words.mcore import HF, MF, joined_mlp, stacked_experts
-from mfconv_nb.mapping.rules import AnyRule, Option, Rule, when
+from mfconv_nb.mapping.rules import ZEROS, AnyRule, Drop, Option, Rule, when
 
 STATIC, DYNAMIC, INFERENCE = "static", "dynamic", "inference"
 TRAINED = (STATIC, DYNAMIC)
@@ -38,7 +38,12 @@ JOINED = Option(
 )
 WITH_Q_RANK = Option("with_q_rank", (1, 0), side="both", help="Whether q comes from a low rank; 0: from one matrix (q_lora_rank null).")
 
-SIZES = {"pair": "qk_rope_head_dim / 2"}
+SIZES = {
+    "pair": "qk_rope_head_dim / 2",
+    "attention_bias": "attention_bias | add_qkv_bias | 0",
+    "q_rows": "num_attention_heads * (qk_nope_head_dim + qk_rope_head_dim)",
+    "kv_rows": "num_attention_heads * (qk_nope_head_dim + v_head_dim)",
+}
 
 
 def latent_attention(hf: str = HF, mf: str = MF) -> tuple[AnyRule, ...]:
@@ -51,6 +56,37 @@ def latent_attention(hf: str = HF, mf: str = MF) -> tuple[AnyRule, ...]:
         *when(*_rows_of_inference(hf, mf), graph=INFERENCE),
         *when(Rule(hf + "q_a_layernorm.weight", mf + "q_layernorm.weight", "q_rank"), with_q_rank=1),
         Rule(hf + "o_proj.weight", mf + "linear_proj.weight", "hidden (heads value)"),
+        *_biases(hf, mf),
+    )
+
+
+def _biases(hf: str, mf: str) -> tuple[AnyRule, ...]:
+    """Biases of what reads the hidden state, and of the output, where the config has `attention_bias`.
+
+    MindFormers' networks with projections joined hold those of the former, and besides of what comes after the norms, where transformers
+    has none; with projections apart, and in inference, they hold none. No network holds that of the output.
+    """
+    kv, out = hf + "kv_a_proj_with_mqa.bias", hf + "o_proj.bias"
+    qkv, q_b, kv_b = (mf + f"linear_{name}.bias" for name in ("qkv", "qb", "kvb"))
+    with_rank = Rule(
+        (hf + "q_a_proj.bias", kv, out),
+        (qkv, q_b, kv_b),
+        "q_rank, (kv_rank + rope), (0 hidden) -> (q_rank + kv_rank + rope), (0 q_rows), (0 kv_rows)",
+        only_if="attention_bias",
+    )
+    without = Rule(
+        (kv, out),
+        (qkv, kv_b),
+        "(kv_rank + rope), (0 hidden) -> (0 q_rows + kv_rank + rope), (0 kv_rows)",
+        only_if="attention_bias",
+    )
+    joined = (*when(with_rank, with_q_rank=1), *when(without, with_q_rank=0))
+    none = tuple(Drop(name, "this network of MindFormers has no bias there", holds=ZEROS) for name in (hf + "q_a_proj.bias", kv, out))
+    return (
+        *when(*none, graph=STATIC, mla_qkv_concat=False),
+        *when(*joined, graph=STATIC, mla_qkv_concat=True),
+        *when(*joined, graph=DYNAMIC),
+        *when(*none, graph=INFERENCE),
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from mfconv_nb.families.llama import GROUP_SIZES, QKV_SIZES
 from mfconv_nb.families.llama import SIZES as LLAMA_SIZES
-from mfconv_nb.mapping.rules import NUMBERS, AnyRule, Option, Rule, when
+from mfconv_nb.mapping.rules import NUMBERS, ZEROS, AnyRule, Drop, Option, Rule, when
 
 HF, MF = "model.layers.{layer}.", "decoder.layers.{layer}."
 SOURCE = "MindFormers 2.1.0"
@@ -63,7 +63,6 @@ FINAL_NORM = (Rule("model.norm.weight", "decoder.final_layernorm.weight", "hidde
 GROUPED_WEIGHT = (
     "(groups group_q) hidden, (groups group_k) hidden, (groups group_v) hidden -> (groups (group_q + group_k + group_v)) hidden"
 )
-GROUPED_BIAS = "(groups group_q), (groups group_k), (groups group_v) -> (groups (group_q + group_k + group_v))"
 
 
 def norms(hf: str = HF, mf: str = MF) -> tuple[Rule, ...]:
@@ -74,26 +73,35 @@ def norms(hf: str = HF, mf: str = MF) -> tuple[Rule, ...]:
     )
 
 
-def _qkv(hf: str, mf: str, part: str, layout: str) -> Rule:
-    q, k, v = (hf + f"self_attn.{name}_proj.{part}" for name in "qkv")
-    return Rule((q, k, v), mf + f"self_attention.linear_qkv.{part}", layout, only_if="attention_bias" if part == "bias" else None)
+def _qkv(hf: str, mf: str, layout: str) -> Rule:
+    return Rule(tuple(hf + f"self_attn.{name}_proj.weight" for name in "qkv"), mf + "self_attention.linear_qkv.weight", layout)
 
 
 def attention(hf: str = HF, mf: str = MF) -> tuple[AnyRule, ...]:
     """q, k and v as one matrix in either of its two layouts, and the output."""
     return (
-        *when(_qkv(hf, mf, "weight", GROUPED_WEIGHT), use_contiguous_weight_layout_attention=False),
-        *when(_qkv(hf, mf, "weight", "q hidden, k hidden, v hidden -> (q + k + v) hidden"), use_contiguous_weight_layout_attention=True),
+        *when(_qkv(hf, mf, GROUPED_WEIGHT), use_contiguous_weight_layout_attention=False),
+        *when(_qkv(hf, mf, "q hidden, k hidden, v hidden -> (q + k + v) hidden"), use_contiguous_weight_layout_attention=True),
         Rule(hf + "self_attn.o_proj.weight", mf + "self_attention.linear_proj.weight", "hidden (heads head)"),
     )
 
 
 def attention_bias(hf: str = HF, mf: str = MF) -> tuple[AnyRule, ...]:
     """The biases of q, k and v, in the same order as their weights."""
+    biases = tuple(hf + f"self_attn.{name}_proj.bias" for name in "qkv")
+    grouped = "(groups group_q), (groups group_k), (groups group_v) -> (groups (group_q + group_k + group_v))"
+
+    def join_biases(layout: str) -> Rule:
+        return Rule(biases, mf + "self_attention.linear_qkv.bias", layout, only_if="attention_bias")
+
     return (
-        *when(_qkv(hf, mf, "bias", GROUPED_BIAS), use_contiguous_weight_layout_attention=False),
-        *when(_qkv(hf, mf, "bias", "q, k, v -> (q + k + v)"), use_contiguous_weight_layout_attention=True),
+        *when(join_biases(grouped), use_contiguous_weight_layout_attention=False),
+        *when(join_biases("q, k, v -> (q + k + v)"), use_contiguous_weight_layout_attention=True),
     )
+
+
+# transformers has one where it has those of q, k and v
+NO_OUTPUT_BIAS = Drop(HF + "self_attn.o_proj.bias", "MindFormers' networks have no bias there", holds=ZEROS)
 
 
 def head_norms(hf: str = HF, mf: str = MF, **more: Any) -> tuple[Rule, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mfconv_nb.core.checkpoint import Checkpoint
+from mfconv_nb.core.checkpoint import Checkpoint, Equality
 from mfconv_nb.core.dtypes import short_name
 from mfconv_nb.core.errors import MappingError, to_one_line
 from mfconv_nb.core.report import bytes_text, how_many
@@ -14,7 +15,6 @@ from mfconv_nb.steps.comparing.diff_report import DiffReport
 from mfconv_nb.steps.comparing.diff_rows import AGREE, DTYPE
 from mfconv_nb.steps.converting.codes_back import codes_back
 from mfconv_nb.steps.converting.map_report import CoverageError
-from mfconv_nb.steps.converting.mapped_checkpoint import MappedCheckpoint
 from mfconv_nb.steps.loading.codes import Published
 from mfconv_nb.streaming.compare import compare_tensors, differences_in_words
 
@@ -51,10 +51,10 @@ def cast_condition(forward: Checkpoint, b: Checkpoint, threads: int) -> Conditio
     return Condition(sentence, PASS, f"{how_many(len(values.entries), 'tensor')} equal to the rounded original")
 
 
-def copies_condition(back: MappedCheckpoint, threads: int) -> Condition:
-    """What is left out on the way back because it is a copy would come back as that copy: so it must be one."""
-    found = compare_tensors([(e.first, e.second) for e in back.history.equalities], threads)
-    wrong = [e for e, comparison in zip(back.history.equalities, found, strict=True) if not comparison.equal_bytes]
+def copies_condition(equalities: Sequence[Equality], threads: int) -> Condition:
+    """What is left out, there or on the way back, because it is a copy or holds what everybody knows: so it must."""
+    found = compare_tensors([(e.first, e.second) for e in equalities], threads)
+    wrong = [e for e, comparison in zip(equalities, found, strict=True) if not comparison.equal_bytes]
     sentence = "Every tensor that is left out as a copy is one."
     if wrong:
         return Condition(sentence, FAIL, f"{wrong[0].first.name} holds other numbers, but {wrong[0].why}")

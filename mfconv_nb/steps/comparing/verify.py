@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mfconv_nb.core.checkpoint import MF, SIDE_NAMES, Checkpoint
+from mfconv_nb.core.checkpoint import MF, SIDE_NAMES, Checkpoint, Equality
 from mfconv_nb.core.dtypes import short_name
 from mfconv_nb.core.errors import MappingError
 from mfconv_nb.core.folding import folded_names
@@ -19,7 +19,7 @@ from mfconv_nb.core.report import how_many
 from mfconv_nb.families.registry import family_meant, family_remembered
 from mfconv_nb.families.user_families import family_in_file, is_file_name
 from mfconv_nb.mapping.adapters import half_of, is_adapter
-from mfconv_nb.mapping.forms import options_of
+from mfconv_nb.mapping.forms import checked_options, options_of
 from mfconv_nb.mapping.plan import LEFT_OUT, MAPPED
 from mfconv_nb.mapping.rules import NUMBERS, Family
 from mfconv_nb.runs.part_of import whole_of
@@ -41,7 +41,9 @@ from mfconv_nb.steps.comparing.diff_report import DiffReport
 from mfconv_nb.steps.comparing.diff_rows import DTYPE
 from mfconv_nb.steps.comparing.verify_report import VerifyReport
 from mfconv_nb.steps.converting.map import map_checkpoint
+from mfconv_nb.steps.converting.map_request import sizes_of
 from mfconv_nb.steps.converting.mapped_checkpoint import MappedCheckpoint
+from mfconv_nb.steps.converting.padded_vocabulary import with_cut_vocabulary
 from mfconv_nb.steps.converting.twins import with_twins
 from mfconv_nb.steps.loading.load import Loadable, load
 from mfconv_nb.steps.loading.manifest_proof import prove_manifest
@@ -54,6 +56,7 @@ def verify(
     *,
     layers: int | None = None,
     leave_out: str | Sequence[str] | None = None,
+    cut_vocabulary: bool | None = None,
     threads: int = 2,
     progress: bool | OnProgress = True,
     **options: object,
@@ -69,7 +72,8 @@ def verify(
         original: the checkpoint before the conversion.
         converted: the one after it, on the other side.
         family: as for ``map``; left out, told from the manifest, the config and the names.
-        layers, leave_out: what the conversion was asked for, as for ``map``; left out, what the manifest of ``converted`` remembers.
+        layers, leave_out, cut_vocabulary: what the conversion was asked for, as for ``map``; left out, what the manifest of ``converted``
+            remembers.
         progress: show a bar when it takes longer than half a second; or a function that is called with the bytes compared so far.
         options: what the family takes, as for ``map``; left out, what the manifest of ``converted`` remembers.
     """
@@ -81,7 +85,7 @@ def verify(
         return VerifyReport(tuple(conditions), None, str(original), time.monotonic() - begun)
     b = load(converted)
     check_sides(a, b)
-    trip = RoundTrip(_adapters_alone(a, b), b, layers, leave_out, options, threads, progress)
+    trip = RoundTrip(_adapters_alone(a, b), b, layers, leave_out, cut_vocabulary, options, threads, progress)
     conditions, differences, changes = trip.check(family)
     return VerifyReport(tuple(conditions), differences, f"{a.origin} → {b.origin} → back", time.monotonic() - begun, changes)
 
@@ -102,6 +106,7 @@ class RoundTrip:
     converted: Checkpoint
     layers: int | None
     leave_out: str | Sequence[str] | None
+    cut_vocabulary: bool | None
     options: Mapping[str, object]
     threads: int
     progress: bool | OnProgress
@@ -122,6 +127,9 @@ class RoundTrip:
         form = forward.report.plan.family
         completed = replace(a, history=replace(a.history, twins=forward.history.twins))
         a = with_twins(completed, form, None, forward.side or MF)
+        sized = {n: v for n, v in self.options.items() if n in options_of(form)}
+        if forward.history.cut:
+            a = with_cut_vocabulary(a, form, sizes_of(forward, form, checked_options(form, sized)), forward.side or MF)
         left = {s.name for row in forward.report.plan.rows if row.status == LEFT_OUT for s in row.sources}
         rest = f", {len(left):,} of them left out" if left else ""
         conditions = [Condition(matched, PASS, how_many(len(a), "tensor") + rest)]
@@ -134,14 +142,13 @@ class RoundTrip:
         if cast:
             conditions.append(cast_condition(forward, b, self.threads))
         way = f"{here} → {there} → {here}"
-        sized = {n: v for n, v in self.options.items() if n in options_of(form)}
         try:  # what b does not carry comes from its side folder only
             back = map_checkpoint(_with_config_of(forward, b), form, to=a.side, options=sized)
         except MappingError as error:  # as where something was left out that the way back needs: then there is one way to compare
             differences = self._compare(forward, b)
             return [*conditions, conversion_condition(differences, there), no_way_condition(error, way)], differences, changes
-        if back.history.equalities:
-            conditions.append(copies_condition(back, self.threads))
+        if equalities := (*_equalities_of_mapping(forward, self.original), *back.history.equalities):
+            conditions.append(copies_condition(equalities, self.threads))
         if codes := codes_condition(back, a, self.threads):
             conditions.append(codes)
         kept = replace(a, tensors={name: tensor for name, tensor in a.tensors.items() if name not in left})
@@ -162,17 +169,27 @@ class RoundTrip:
     def _convert(self, b: Checkpoint, family: str | Path | Family | None) -> MappedCheckpoint:
         """The original, converted as the caller says; else as the manifest of the converted checkpoint remembers."""
         remembered = b.history.original
-        layers, leave_out = self.layers, self.leave_out
+        layers, leave_out, cut = self.layers, self.leave_out, self.cut_vocabulary
         if layers is None and remembered is not None:
             layers = remembered.layers
         if leave_out is None:
             leave_out = remembered.leave_out if remembered is not None else ()
+        if cut is None:
+            cut = remembered is not None and remembered.cut_vocabulary
         options = _options_of(self.original, b, family, self.options)
         style = next((half.style for n in b.tensors if b.side == MF and (half := half_of(n)) is not None), None)
         known = self.original
-        if known.config is None and all(map(is_adapter, known.tensors)):  # a folder of adapters has none of the model
+        if known.config is None and (cut or all(map(is_adapter, known.tensors))):  # a folder of adapters has none of the model
             known = _with_config_of(b, known)
-        return map_checkpoint(known, family, to=b.side, layers=layers, leave_out=leave_out, adapters=style, options=options)
+        return map_checkpoint(
+            known, family, to=b.side, layers=layers, leave_out=leave_out, adapters=style, cut_vocabulary=cut, options=options
+        )
+
+
+def _equalities_of_mapping(mapped: MappedCheckpoint, source: Checkpoint) -> Iterator[Equality]:
+    """What a mapping itself needs to be equal, such as rows that it cuts off, without the copies among the slices of a run."""
+    of_run = {id(equality) for equality in source.history.equalities}
+    yield from (e for e in mapped.history.equalities if id(e) not in of_run and not e.said)
 
 
 def _adapters_alone(a: Checkpoint, b: Checkpoint) -> Checkpoint:

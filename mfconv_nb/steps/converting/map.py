@@ -16,7 +16,7 @@ from mfconv_nb.core.errors import MfconvError, UsageError
 from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.families.user_families import family_in_file, is_file_name
 from mfconv_nb.mapping.adapters import half_of
-from mfconv_nb.mapping.forms import Choice, checked_options, decide_form, options_that_matter
+from mfconv_nb.mapping.forms import CONFIGURED, GIVEN, Choice, checked_options, decide_form, options_that_matter
 from mfconv_nb.mapping.lora_scale import check_targets
 from mfconv_nb.mapping.plan import MappingPlan
 from mfconv_nb.mapping.rules import NUMBERS, Family, OptionValue, form_of
@@ -98,6 +98,7 @@ def map_checkpoint(
     to = direction_of(source, to, family)
     patterns = (leave_out,) if isinstance(leave_out, str) else tuple(leave_out)
     request = MapRequest(source, to, layers, patterns, adapter_style_of(source, adapters), cut_vocabulary)
+    request.check_some_are_left()
     is_told = not family and source.family is None  # by config and names alone
     resolved = resolve_family(request, family)
     given = checked_options(resolved, options)
@@ -142,10 +143,11 @@ def _map_by_family(request: MapRequest, family: Family, given: Mapping[str, Opti
             chosen = Choice(form_of(family, {**chosen.form.chosen, **told}), chosen.decided)
             plan = request.plan(chosen.form, given)
             decided |= dict.fromkeys(told, "told from the original's numbers")
+    contradicted = _notes_on_other_orders(family, plan, decided, source, given) if to == HF else []
     sizes = sizes_of(source, chosen.form, given)
     completed = request.complete_source(chosen.form, sizes)
     notes = [*notes_on_twins(source, completed), *notes_on_cut(completed), *(assumptions_of(family, plan, decided) if to == HF else [])]
-    notes += note_on_stacking(source, plan)
+    notes += contradicted + note_on_stacking(source, plan)
     notes += notes_on_absent_heads(source, chosen.form, sizes, to)
     tied = tied_equalities(completed, chosen.form, sizes, to)
     whole = with_first_layers(completed, family, chosen.form, request.layers)
@@ -156,6 +158,20 @@ def _map_by_family(request: MapRequest, family: Family, given: Mapping[str, Opti
     by_names = {o.name for o in family.options if o.side == "both"}  # without the layers behind the last one perhaps another value
     kept = {name: value for name, value in mapped.options.items() if name not in by_names}
     return replace(mapped, history=replace(mapped.history, options=kept))
+
+
+def _notes_on_other_orders(
+    family: Family, plan: MappingPlan, decided: Mapping[str, str], source: Checkpoint, given: Mapping[str, OptionValue]
+) -> list[str]:
+    """A note for each order of numbers that was said, by the caller or the YAML, where the original beside the config shows another one."""
+    said = [o for o in family.options if o.side == NUMBERS and decided.get(o.name) in (GIVEN, CONFIGURED)]
+    shown = find_orders(family, plan, said, source, lambda form: sizes_of(source, form, given))
+    return [
+        f"{name}={plan.family.chosen[name]} was {decided[name]}, but only with {value} these numbers resemble those in "
+        f"{source.history.config_folder}: is it of this run?"
+        for name, value in shown.items()
+        if value != plan.family.chosen[name]
+    ]
 
 
 def plan_back(mapped: MappedCheckpoint) -> MappingPlan:

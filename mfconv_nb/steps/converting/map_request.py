@@ -46,6 +46,13 @@ class MapRequest:
         """Names that the caller did not leave out. Asked for once for each form of a family."""
         return [n for n in self.source.tensors if not any(fnmatchcase(n, p) for p in self.leave_out)]
 
+    def check_some_are_left(self) -> None:
+        """Raises UsageError (MFC501) where every tensor is left out: nothing would be converted, and the report would say that it was."""
+        if self.leave_out and not self._kept_names:
+            found = f"{' and '.join(map(quote, self.leave_out[:3]))}, which every name fits"
+            hint = "Name only the tensors that are not to be converted."
+            raise UsageError("MFC501", "leave_out", found=found, expected="patterns that leave something to convert", hint=hint)
+
     @cached_property
     def told(self) -> Mapping[str, Kind]:
         """The kinds of tensors that their own names do not tell, on the way to Hugging Face."""

@@ -10,7 +10,7 @@ from mfconv_nb.core.checkpoint import HF, MF, SIDE_NAMES, Checkpoint, Equality, 
 from mfconv_nb.core.errors import quote
 from mfconv_nb.core.report import Table, how_many
 from mfconv_nb.families.registry import window_of
-from mfconv_nb.families.same_maths import describe_unlisted, listed_types
+from mfconv_nb.families.same_maths import describe_unlisted, listed_types, switches_said
 from mfconv_nb.mapping.adapters import half_of
 from mfconv_nb.mapping.plan import DROPPED, RESTORED, MappingPlan
 from mfconv_nb.mapping.quantised import FP8, claimed_scheme
@@ -85,7 +85,7 @@ def make_mapped(
     used = {spec.name for row in plan.rows if row.targets for spec in row.sources}
     equalities += [equality for equality in source.history.equalities if equality.first.name in used]  # copies of a run's slices
     for row in plan.rows:
-        equalities += (*equalities_of(row, source, tensors), *(equal_when_narrow(row, source, tensors) if plan.to == HF else ()))
+        equalities += (*equalities_of(row, source, tensors, plan.to), *(equal_when_narrow(row, source, tensors) if plan.to == HF else ()))
     here = HF if plan.to == MF else MF
     dtypes = {spec.name: spec.dtype for row in plan.rows if getattr(row.rule, "dtype", None) for spec in row.sources}
     history = replace(
@@ -93,7 +93,16 @@ def make_mapped(
         family=plan.family.key,
         family_file=plan.family.file,
         options=dict(plan.family.chosen),
-        original=Original(here, frozenset(source.tensors), carried, dtypes, plan.layers, plan.leave_out, source.history.published),
+        original=Original(
+            here,
+            frozenset(source.tensors),
+            carried,
+            dtypes,
+            plan.layers,
+            plan.leave_out,
+            bool(source.history.cut),
+            source.history.published,
+        ),
         published=original.published if original is not None else None,
         equalities=(*equalities, *tied),
         fixed_dtypes=frozenset(fixed),
@@ -119,6 +128,8 @@ def _notes(source: Checkpoint, plan: MappingPlan, original: Original | None) -> 
     said = describe_unlisted(family, source.config or {}, window_of(source.config or {})) if family.model_types else None
     if said is not None:
         notes.append(f"config.json says {said}; {family.key} is for {', '.join(listed_types(family))}")
+    told = "the same names compute something else; tell the network, in the YAML of the run, if it can compute it"
+    notes += [f"config.json says {said}: {told}" for said in switches_said(family, source.config or {})]
     idle = [p for p in plan.leave_out if not any(fnmatchcase(name, p) for name in source.tensors)]
     notes += [f"nothing to leave out: no name fits {quote(pattern)}" for pattern in idle]
     notes += source.history.published.notes if source.history.published is not None and plan.to == MF else ()
@@ -131,6 +142,11 @@ def _notes(source: Checkpoint, plan: MappingPlan, original: Original | None) -> 
     if fp8 := [s for row in plan.rows if row.targets for s in row.targets if s.dtype in FP8]:
         notes.append(f"{how_many(len(fp8), 'tensor')} in fp8 without scales: kept as they are; first {fp8[0].name}")
     if plan.to == HF and original is None and any(half_of(n) is None for n in source.tensors):  # of adapters alone nothing is missed
-        lost = [rule for rule in family.rules if isinstance(rule, Drop) and rule.side == HF]
-        notes += [f"not restored, if it was there: {rule.pattern} ({rule.why})" for rule in lost]
+        notes += notes_on_lost(family)
     return tuple(notes)
+
+
+def notes_on_lost(family: Family) -> list[str]:
+    """A note for each kind of tensor that only a manifest could bring back on the way to Hugging Face."""
+    lost = [rule for rule in family.rules if isinstance(rule, Drop) and rule.side == HF]
+    return [f"not restored, if it was there: {rule.pattern} ({rule.why})" for rule in lost]

@@ -23,7 +23,7 @@ HINT_TIED = 'Give a config with "tie_word_embeddings": false to keep both (and r
 HINT_COPIES = "One of the files may be damaged or of another checkpoint; the target has no place for two of them."
 HINT_CONSTANT = "The experts of this layer were moved, or this is another model: Hugging Face's side has no place for it."
 HINT_NARROW = "Remove the manifest beside it, and the dtype stays as it is."
-HINT_ZEROS = "It was trained, or this is another model: Hugging Face's side has no place for it."
+HINT_ZEROS = "It was trained, or this is another model: the {side} side has no place for it."
 
 
 class TensorMaker:
@@ -101,9 +101,10 @@ def equal_when_narrow(row: Row, source: Checkpoint, tensors: Mapping[str, LazyTe
     return found
 
 
-def equalities_of(row: Row, source: Checkpoint, tensors: Mapping[str, LazyTensor]) -> list[Equality]:
+def equalities_of(row: Row, source: Checkpoint, tensors: Mapping[str, LazyTensor], to: str) -> list[Equality]:
     """What must be equal, or zero, for a row to lose nothing."""
     found = []
+    hint_zeros = HINT_ZEROS.format(side=SIDE_NAMES[to])
     if row.status == TIED and not row.targets and isinstance(row.rule, Tied):
         head, embedding = source.tensors[row.sources[0].name], tensors.get(row.rule.same_as)
         if embedding is not None:
@@ -117,12 +118,12 @@ def equalities_of(row: Row, source: Checkpoint, tensors: Mapping[str, LazyTensor
         spec = TensorSpec(tensor.name, (part.block.elements,), tensor.dtype)
         pieces = TensorMaker(source).pieces_of_block(tensor.name, part.block)
         zeros = Piece(zeros_source(spec.nbytes), 0, spec.dtype, whole(spec.elements))
-        why = f"a part of {how_many(part.block.elements, 'number')} is filled with zeros on the {SIDE_NAMES[MF]} side"
-        found.append(Equality(LazyTensor(spec, tuple(pieces)), LazyTensor(spec, (zeros,)), why, HINT_ZEROS))
+        why = f"{how_many(part.block.elements, 'number')} of it must be zeros: the {SIDE_NAMES[to]} side has no place for them"
+        found.append(Equality(LazyTensor(spec, tuple(pieces)), LazyTensor(spec, (zeros,)), why, hint_zeros))
     for spec in row.sources if row.status in (LEFT_OUT, DROPPED) else ():
         numbers = kind_of(spec.name).numbers if row.status == LEFT_OUT else getattr(row.rule, "holds", "")
         if numbers:
-            why, hint = f"left out, which needs {numbers} in it", HINT_ZEROS if numbers == ZEROS else HINT_CONSTANT
+            why, hint = f"left out, which needs {numbers} in it", hint_zeros if numbers == ZEROS else HINT_CONSTANT
             found.append(Equality(source.tensors[spec.name], _constant(spec, numbers), why, hint))
     return found
 

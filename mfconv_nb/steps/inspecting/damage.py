@@ -64,7 +64,7 @@ def _checksum_findings(checkpoint: Checkpoint, blobs: Mapping[Path, str]) -> Ite
     try:
         count = check_stored_checksums(checkpoint)
     except FormatError as error:
-        yield Finding(STOP, "checksums", f"{error.code}, {error.where}: {error.found}; expected {error.expected}")
+        yield Finding(STOP, "checksums", f"{error.code}, {error.where}: {error.found}; expected {error.expected}; fetch the file again")
         return
     if count:
         yield Finding(FINE, "checksums", f"{how_many(count, 'checksum')} that the files carry (CRC-32): the bytes fit")

@@ -65,8 +65,10 @@ def doctor(
     if whole is not None:
         findings = (_part_finding(whole), *(f for f in findings_of(seen) if f.topic in TOPICS_OF_A_PART))
         return Diagnosis(str(path), describe(seen), findings, tuple(commands.for_the_whole(whole)), run, checkpoint)
-    findings = (*findings_of(seen), *damage_findings(checkpoint, asked=checksums))
-    return Diagnosis(str(path), describe(seen), findings, tuple(commands.for_checkpoint(seen)), run, checkpoint)
+    damage = tuple(damage_findings(checkpoint, asked=checksums))
+    is_damaged = any(finding.mark == STOP for finding in damage)  # then every command would refuse
+    following = () if is_damaged else tuple(commands.for_checkpoint(seen))
+    return Diagnosis(str(path), describe(seen), (*findings_of(seen), *damage), following, run, checkpoint)
 
 
 def _part_finding(whole: PartOf) -> Finding:

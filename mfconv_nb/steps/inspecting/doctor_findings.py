@@ -21,8 +21,10 @@ from mfconv_nb.formats.index import MINDSPORE
 from mfconv_nb.formats.reading import FOLDER, INDEX, format_of, kind_of
 from mfconv_nb.formats.writing import plan_output
 from mfconv_nb.mapping.adapters import is_adapter
+from mfconv_nb.mapping.claims import claimed_tie, describe_claim, false_claims
 from mfconv_nb.mapping.kinds import WEIGHTS, amounts_by_category, category_of, is_run_state
 from mfconv_nb.mapping.plan import LEFT_OUT, TIED
+from mfconv_nb.mapping.quantised import without_claims
 from mfconv_nb.runs.run import Step, TrainedRun
 from mfconv_nb.steps.converting.family_choice import problem_of_pairs
 from mfconv_nb.steps.converting.map_report import CoverageError
@@ -77,6 +79,7 @@ def findings_of(seen: Seen) -> Iterator[Finding]:
     yield from _name_findings(seen)
     yield from _adapter_findings(seen)
     yield from _config_findings(seen)
+    yield from _claim_findings(seen)
     yield from _special_findings(seen)
     yield from _format_findings(seen)
     yield from _need_findings(seen)
@@ -208,6 +211,16 @@ def _config_findings(seen: Seen) -> Iterator[Finding]:
     yield Finding(TOLD, "config", f"{kind}") if seen.mapped is None else Finding(FINE, "config", f"{kind}; shapes and layers agree with it")
 
 
+def _claim_findings(seen: Seen) -> Iterator[Finding]:
+    """Entries of config.json that the headers, or another entry of it, contradict. Sizes and layers are compared by mapping."""
+    config = seen.checkpoint.config
+    if config is None or RUN_CONFIG in config or seen.side != HF or seen.quantised or len(seen.adapters) == len(seen.weights):
+        return
+    said = without_claims(config) if seen.checkpoint.history.published is not None else config  # read as numbers, stored as codes
+    for claim in false_claims(said, seen.weights):
+        yield Finding(DECIDE, "config", describe_claim(claim))
+
+
 def _code_findings(seen: Seen, config: Mapping[str, Any]) -> Iterator[Finding]:
     """Python files that the config names (`auto_map`): no conversion carries them, and from_pretrained needs them."""
     named = config.get("auto_map")
@@ -240,6 +253,11 @@ def _head_findings(seen: Seen) -> Iterator[Finding]:
     for equality in seen.mapped.history.equalities if seen.mapped is not None and seen.mapped.side == MF else ():
         if (equality.said or equality.hint == HINT_HEAD) and differ_at_first(equality.first, equality.second):
             yield Finding(DECIDE if equality.said else STOP, "tied head", equality.said or f"{equality.why}, but they hold other numbers")
+            return
+    head, embeddings = claimed_tie(seen.checkpoint.config or {}, seen.checkpoint)
+    if head is not None and seen.side == HF and all(differ_at_first(head, embedding) for embedding in embeddings):
+        said = f"config.json ties {head.name} to {embeddings[0].name}, and they hold different numbers: a reader may use only one"
+        yield Finding(DECIDE, "tied head", said)
 
 
 def targets_of(seen: Seen) -> tuple[str, ...]:

@@ -117,10 +117,8 @@ def read_original(side: Path, manifest: Mapping[str, Any]) -> Original | None:
     names = {n for t in manifest["tensors"] for n in t["from"]} | kept.keys()
     dtypes = {n: t["cast_from"] for t in manifest["tensors"] if t.get("dtype_fixed") for n in t["from"]}
     asked = manifest.get("asked", {})
-    published = _published_beside(side, manifest)
-    return Original(
-        manifest["from_side"], frozenset(names), kept, dtypes, asked.get("layers"), tuple(asked.get("leave_out", ())), published
-    )
+    asked_for = (asked.get("layers"), tuple(asked.get("leave_out", ())), asked.get("cut_vocabulary", False))
+    return Original(manifest["from_side"], frozenset(names), kept, dtypes, *asked_for, _published_beside(side, manifest))
 
 
 def _published_beside(side: Path, manifest: Mapping[str, Any]) -> Published | None:

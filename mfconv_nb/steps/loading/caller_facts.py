@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from mfconv_nb.families.registry import known_families, run_classes
 from mfconv_nb.formats.adapters_of_a_run import RUN_CONFIG_OF_ADAPTERS, read_adapters_of_run
 from mfconv_nb.formats.peft_folder import CONFIG, read_adapter_config
 from mfconv_nb.steps.loading.beside import config_beside, join_lora
+from mfconv_nb.steps.loading.manifest_proof import prove_own_manifest
 
 OneConfig = str | Path | Mapping[str, Any]  # a config.json, its folder or its content; a run's YAML; an adapter_config.json
 GivenConfig = OneConfig | Sequence[OneConfig] | None
@@ -65,12 +67,17 @@ class CallerFacts:
         """The checkpoint with these facts.
 
         Raises:
-            MappingError: MFC319 where the caller and a file give different numbers for the same adapters.
+            MappingError: MFC319 where the caller and a file give different numbers for the same adapters. A manifest counts only where it
+                is of these numbers, which is looked at where it contradicts the caller.
         """
         history = checkpoint.history
-        lora = history.lora
-        for more in self.loras:
-            lora = join_lora(lora, more)
+        try:
+            lora = reduce(join_lora, self.loras, history.lora)
+        except MappingError:
+            proven, stale = prove_own_manifest(checkpoint)
+            checkpoint = replace(proven, history=replace(proven.history, notes=(*proven.history.notes, stale)))
+            history = checkpoint.history
+            lora = reduce(join_lora, self.loras, history.lora)
         history = replace(
             history,
             lora=lora,

@@ -12,7 +12,7 @@ from typing import Any
 
 import xxhash
 
-from mfconv_nb.core.checkpoint import HF, MF, Checkpoint, LazyTensor, TensorSpec, place_of, sources_of
+from mfconv_nb.core.checkpoint import HF, MF, Checkpoint, LazyTensor, Original, TensorSpec, place_of, sources_of
 from mfconv_nb.core.dtypes import dtype_after_cast
 from mfconv_nb.core.errors import MappingError, quote
 from mfconv_nb.core.file_plan import FilePlan, OutputPlan
@@ -51,6 +51,9 @@ class Output:
         notes: what a reader should know of the small files.
         exact: of tensors that are computed from codes, whether their scales say that nothing is rounded.
         kept: scales, and what else the way back to codes needs; they lie in the side folder.
+        origins: of tensors that no single mapping made, how they came about: entries of the manifest.
+        left_out: names that the source has and no file gets, and why; beside those that a mapping leaves out.
+        back: what going back would lack, where that is known; empty where it is to be planned.
     """
 
     checkpoint: Checkpoint
@@ -61,6 +64,9 @@ class Output:
     notes: tuple[str, ...] = ()
     exact: Mapping[str, bool] = field(default_factory=dict)
     kept: Mapping[str, LazyTensor] = field(default_factory=dict)
+    origins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    back: str = ""
 
     @property
     def carried(self) -> Mapping[str, LazyTensor]:
@@ -196,7 +202,7 @@ def _extras(
     config = json.loads(found["config.json"]) if found else checkpoint.config
     if config is None or RUN_CONFIG in config:  # the sizes of a run's YAML are not the config of a model
         return {}, ()
-    said, notes = true_config(config, checkpoint, specs)
+    said, notes = true_config(config, checkpoint, specs, str(Path(assets or "") / "config.json"))
     same = found.get("config.json") if said == config else None
     files = {**found, "config.json": same or config_bytes(said)}
     if code := code_files_named_in(files):
@@ -291,8 +297,11 @@ def manifest_of(
         "sources": [{"file": s.label, "bytes": s.size} for s in out.sources()],
         "files": [{"file": f.name, "bytes": f.size} for f in out.plan.files],
         "carried": list(out.carried),
-        "left_out": [{"name": s.name, "why": row.why} for row in _rows(plan) if not row.targets for s in row.sources],
-        **_request_entry(plan),
+        "left_out": [
+            *({"name": s.name, "why": row.why} for row in _rows(plan) if not row.targets for s in row.sources),
+            *({"name": name, "why": why} for name, why in out.left_out.items()),
+        ],
+        **_request_entry(plan, history.original),
         "no_tensors": [{"name": o.name, "kind": o.kind, "text": o.text} for o in history.others],
         "checksum": f"xxh3_128 of a tensor's bytes; above {64 << 20} bytes, of the digests of its runs of that length",
         "config": checkpoint.config,
@@ -305,7 +314,7 @@ def manifest_of(
 
 def _tensors(out: Output, checksums: Mapping[tuple[int, str], str], computed: DequantisedReport | None) -> list[dict[str, Any]]:
     """One entry per tensor, in the order of the files; with its checksum where it is written whole."""
-    checkpoint, made, entries = out.checkpoint, _origins_of(plan_of(out.checkpoint)), {}
+    checkpoint, made, entries = out.checkpoint, {**_origins_of(plan_of(out.checkpoint)), **out.origins}, {}
     for number, file in enumerate(out.plan.files):
         for name in file.places:
             if name in entries:
@@ -346,9 +355,11 @@ def _slices(out: Output, checksums: Mapping[tuple[int, str], str]) -> list[dict[
     ]
 
 
-def _request_entry(plan: MappingPlan | None) -> dict[str, Any]:
-    """Which layers and names the caller left out, so that a proof leaves out the same."""
-    asked = {"layers": plan.layers, "leave_out": list(plan.leave_out)} if plan is not None else {}
+def _request_entry(plan: MappingPlan | None, original: Original | None) -> dict[str, Any]:
+    """Which layers, names and rows the caller left out, so that a proof leaves out the same."""
+    asked: dict[str, Any] = {"layers": plan.layers, "leave_out": list(plan.leave_out)} if plan is not None else {}
+    if plan is not None and original is not None and original.cut_vocabulary:
+        asked["cut_vocabulary"] = True
     return {"asked": asked} if any(asked.values()) else {}
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from mfconv_nb.core.checkpoint import HF, Checkpoint, TensorSpec
 from mfconv_nb.core.dtypes import requested_dtype
-from mfconv_nb.core.errors import MappingError, quote
+from mfconv_nb.core.errors import MappingError, UsageError, quote
 from mfconv_nb.core.gc_pause import makes_many_objects
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.progress import NoProgress, OnProgress, Progress, progress_for
@@ -23,7 +23,15 @@ from mfconv_nb.core.rounding import Rounding
 from mfconv_nb.runs.rank_layout import RankLayout
 from mfconv_nb.steps.loading.load import Loadable, load
 from mfconv_nb.steps.loading.manifest_proof import prove_own_manifest
-from mfconv_nb.steps.saving.codes import DequantisedReport, check_codes, check_scales, choose_form, published_in_manifest, tensors_to_keep
+from mfconv_nb.steps.saving.codes import (
+    AsAsked,
+    DequantisedReport,
+    check_codes,
+    check_scales,
+    choose_form,
+    published_in_manifest,
+    tensors_to_keep,
+)
 from mfconv_nb.steps.saving.output import Output, manifest_of, whole_output
 from mfconv_nb.steps.saving.ranks_output import ranks_output
 from mfconv_nb.steps.saving.save_report import SaveReport
@@ -85,26 +93,57 @@ def save(
         OutputError: MFC401 to MFC407. InputError: MFC108 when a source changes. MappingError: MFC308 for tensors that must be equal.
         FormatError: MFC209 where a source does not fit the checksum that it carries.
     """
-    begun = time.monotonic()
     target = local_path(target)
     source, stale = prove_own_manifest(load(checkpoint))
+    _check_not_empty(source)
     cast = requested_dtype(None if dtype == KEEP else dtype)
     asked = choose_form(source, cast, requantise=requantise, keep=dtype == KEEP)
-    numbers, source = source, asked.checkpoint
     if layout_of_ranks is None:
-        out = whole_output(source, target, cast, max_shard_size, assets, of_mindspore=not asked.keeps_codes)
+        out = whole_output(asked.checkpoint, target, cast, max_shard_size, assets, of_mindspore=not asked.keeps_codes)
     else:
-        out = ranks_output(source, target, cast, layout_of_ranks)
-    if asked.keeps_codes or asked.codes is not None:
-        check_scales(numbers, {t.name: t.dtype for t in numbers})
-    scales = check_scales(source, out.dtypes)
-    exact = {name: fit.exact for name, fit in scales.fitness.items()}
-    out = replace(out, exact=exact, kept=tensors_to_keep(asked, scales))
+        out = ranks_output(asked.checkpoint, target, cast, layout_of_ranks)
+    writes_codes = asked.keeps_codes or asked.codes is not None
+    if writes_codes:
+        check_scales(source, {t.name: t.dtype for t in source})
+    scales = check_scales(asked.checkpoint, out.dtypes)
+    exact, kept = {name: fit.exact for name, fit in scales.fitness.items()}, tensors_to_keep(asked, scales)
+    out = replace(out, exact=exact, kept=kept, notes=(*((stale,) if stale else ()), *asked.notes, *out.notes))
+    return write_output(
+        out,
+        target,
+        asked=asked,
+        numbers=source if writes_codes else None,
+        overwrite=overwrite,
+        threads=threads,
+        durable=durable,
+        dry_run=dry_run,
+        progress=progress,
+    )
+
+
+def write_output(
+    out: Output,
+    target: Path,
+    *,
+    asked: AsAsked | None = None,
+    numbers: Checkpoint | None = None,
+    overwrite: bool = False,
+    threads: int = DEFAULT_THREADS,
+    durable: bool = True,
+    dry_run: bool = False,
+    progress: bool | OnProgress = True,
+) -> SaveReport:
+    """Check, fill and publish an output that is planned. Other arguments and errors as ``save``.
+
+    Args:
+        asked: what was decided of weights that were published as codes; left out where there are none.
+        numbers: where codes are written, the checkpoint of the numbers that they stand for.
+    """
+    begun = time.monotonic()
+    source, asked = out.checkpoint, asked or AsAsked(out.checkpoint)
     staging = staging_of(target)
     out = _with_target_name(staging.target, out)
-    of_codes = numbers if asked.codes is not None or asked.keeps_codes else None
-    about, fingerprint = _report_facts(out, staging.target, of_codes), out.fingerprint()
-    about["notes"] = (*((stale,) if stale else ()), *asked.notes, *about["notes"])
+    about, fingerprint = _report_facts(out, staging.target, numbers), out.fingerprint()
     check_names_are_free(staging, out.plan.names)
     earlier = None if dry_run else finish_earlier(staging)
     if earlier is not None and earlier.fingerprint == fingerprint:
@@ -142,6 +181,14 @@ def save(
     seconds, resumed = time.monotonic() - begun, len(journal.finished)
     infinite = _infinite_by_tensor(out, filled.infinite)
     return SaveReport(**about, seconds=seconds, resumed=resumed, infinite=infinite, computed=computed)
+
+
+def _check_not_empty(source: Checkpoint) -> None:
+    """Raises UsageError (MFC501) for a checkpoint without a tensor, such as the optimizer state of a file that has none."""
+    if not source.tensors:
+        found = f"no tensor of {source.origin}"
+        hint = "Take less away: --only and --leave_out (only=, leave_out= in Python) choose tensors."
+        raise UsageError("MFC501", "checkpoint", found=found, expected="at least one tensor to write", hint=hint)
 
 
 def _with_target_name(target: Path, out: Output) -> Output:

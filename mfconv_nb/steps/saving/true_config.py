@@ -1,51 +1,61 @@
-"""What config.json says of the weights beside it, made true: dtype, layers, tied head, quantisation. The rest stays as it was given."""
+"""What config.json says of the weights beside it, made true: dtype, layers, tied head, quantisation. The rest stays as it was given.
+
+What cannot be made true, such as the sizes of another model, is refused.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mfconv_nb.core.checkpoint import Checkpoint, LazyTensor, TensorSpec
+from mfconv_nb.core.checkpoint import MF, Checkpoint, LazyTensor, TensorSpec
 from mfconv_nb.core.dtypes import CASTABLE, DTYPES
-from mfconv_nb.core.errors import quote
+from mfconv_nb.core.errors import MappingError, quote
+from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sizes import RUN_CONFIG, read_sizes
-from mfconv_nb.mapping.plan import TIED
+from mfconv_nb.formats.folders import NAMED_BY
+from mfconv_nb.mapping.claims import DTYPE_KEYS, NEXT_LAYERS, claimed_tie, held_next_layers, main_dtype
+from mfconv_nb.mapping.plan import TIED, MappingPlan, plan_mapping
 from mfconv_nb.mapping.quantised import claimed_scheme, quantisation_of, without_claims
 from mfconv_nb.mapping.rules import Tied
+from mfconv_nb.steps.converting.first_layers import config_of_first_layers
 from mfconv_nb.steps.converting.mapped_checkpoint import plan_of
 from mfconv_nb.streaming.compare import compare_tensors
 
-DTYPE_KEYS = ("dtype", "torch_dtype")
+HINT_ASSETS = "Give the folder of the model that these weights are of: --config HF_DIR (assets= in Python)."
 
 
-def true_config(given: Mapping[str, Any], checkpoint: Checkpoint, specs: Iterable[TensorSpec]) -> tuple[dict[str, Any], tuple[str, ...]]:
+def true_config(
+    given: Mapping[str, Any], checkpoint: Checkpoint, specs: Iterable[TensorSpec], origin: str = "config.json"
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """A config of Hugging Face with what is true of the tensors that are written, and notes on what was changed and why.
 
     Args:
         given: the config of the original.
         specs: name, shape and dtype of what is written.
+        origin: where the config comes from, as a message calls it.
+    Raises:
+        MappingError: MFC304 where it has other sizes, or fewer layers, than what is written.
     """
-    specs, notes, config = list(specs), [], dict(given)
+    specs, notes, config = list(specs), [], {key: value for key, value in given.items() if key != NAMED_BY}  # we write other files
     if (claim := claimed_scheme(config)) and quantisation_of(specs, None) is None:
         config = without_claims(config)
         notes.append(f"config.json said {claim}; the weights are not quantised, and what is written says nothing of it")
+    config = _with_layers_of(checkpoint, config)
+    config, said = _with_next_layers(config, specs)
+    notes += said
     config = _with_dtypes(config, specs)
-    config |= _layers_of(checkpoint, config)
     if (ties := _ties(checkpoint, config)) is not None:
         config["tie_word_embeddings"], why = ties
         notes.append(f"config.json gets tie_word_embeddings {str(ties[0]).lower()}: {why}")
-    return config, tuple(notes)
+    return config, (*notes, *_check_promises(config, checkpoint, specs, origin))
 
 
 def _with_dtypes(config: dict[str, Any], specs: list[TensorSpec]) -> dict[str, Any]:
     """With the dtype of most numbers, wherever the config states one: from_pretrained casts to it. A part keeps one that occurs."""
-    counts: dict[str, int] = {}
-    for spec in specs:
-        if spec.dtype in CASTABLE:
-            counts[spec.dtype] = counts.get(spec.dtype, 0) + spec.elements
-    if not counts:
+    most, occurring = main_dtype(specs), {DTYPES[spec.dtype].torch for spec in specs if spec.dtype in CASTABLE}
+    if most is None:
         return config
-    most, occurring = DTYPES[max(counts, key=lambda dtype: counts[dtype])].torch, {DTYPES[dtype].torch for dtype in counts}
     stated = {key: most for key in DTYPE_KEYS if isinstance(config.get(key), str)}
     parts = {key: _part_with_dtype(part, most, occurring) for key, part in config.items() if isinstance(part, Mapping)}
     return {**config, **stated, **parts}
@@ -55,15 +65,26 @@ def _part_with_dtype(part: Mapping[str, Any], most: str, occurring: set[str]) ->
     return {**part, **{key: most for key in DTYPE_KEYS if isinstance(part.get(key), str) and part[key] not in occurring}}
 
 
-def _layers_of(checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers of layers by which the tensors were mapped, under the keys that give them."""
-    mapped_by = checkpoint.config
-    plan = plan_of(checkpoint)
+def _with_layers_of(checkpoint: Checkpoint, config: dict[str, Any]) -> dict[str, Any]:
+    """With the numbers of layers by which the tensors were mapped, where those are fewer; lists with an entry a layer are cut too."""
+    mapped_by, plan = checkpoint.config, plan_of(checkpoint)
     if plan is None or mapped_by is None or RUN_CONFIG in mapped_by:
-        return {}
-    sizes = read_sizes(mapped_by, plan.family.sizes)
-    keys = {size.origin for axis, size in sizes.items() if axis.endswith("layer")}
-    return {key: mapped_by[key] for key in keys if key in mapped_by and key in config}
+        return config
+    counts = {axis: f"{text} | ?" for axis, text in plan.family.sizes.items() if axis.endswith(("layer", "layers")) and "{" not in text}
+    mapped, stated = read_sizes(mapped_by, counts), read_sizes(config, counts)
+    fewer = [mapped[axis].value for axis in counts if axis in mapped and axis in stated and mapped[axis].value < stated[axis].value]
+    if not fewer:
+        return config
+    cut = config_of_first_layers(config, stated, max(fewer))
+    return cut if read_sizes(cut, counts).values_by_axis == mapped.values_by_axis else config
+
+
+def _with_next_layers(config: dict[str, Any], specs: list[TensorSpec]) -> tuple[dict[str, Any], list[str]]:
+    """With the number of layers that predict further tokens that are there, where the config promises more."""
+    claimed, held = config.get(NEXT_LAYERS), held_next_layers(config, (s.name for s in specs))
+    if type(claimed) is not int or held is None or held >= claimed:
+        return config, []
+    return {**config, NEXT_LAYERS: held}, [f"config.json said {NEXT_LAYERS} {claimed}; what is written has {held}, and says so"]
 
 
 def _ties(checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[bool, str] | None:
@@ -80,10 +101,46 @@ def _ties(checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[bool, str]
             return True, f"{quote(rule.hf)} is left out, as it was in the original"
         if said and head is not None and embedding is not None and not _are_equal(head, embedding):
             return False, f"the numbers of {quote(rule.hf)} and {quote(rule.same_as)} differ"
-    return None
+    return _false_tie(config, checkpoint)
+
+
+def _false_tie(config: Mapping[str, Any], checkpoint: Checkpoint) -> tuple[bool, str] | None:
+    """That a head is not tied, of a family without a rule on that."""
+    head, embeddings = claimed_tie(config, checkpoint)
+    if head is None or any(_are_equal(head, embedding) for embedding in embeddings):
+        return None
+    return False, f"the numbers of {quote(head.name)} and {quote(embeddings[0].name)} differ"
 
 
 def _are_equal(one: LazyTensor, other: LazyTensor) -> bool:
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
     return one.pieces == other.pieces or compare_tensors([(one, other)])[0].equal_bytes
+
+
+def _check_promises(config: Mapping[str, Any], checkpoint: Checkpoint, specs: Sequence[TensorSpec], origin: str) -> tuple[str, ...]:
+    """A note on tensors that a config promises and that are not written.
+
+    Nothing is compared where the tensors were mapped by the same sizes, and none was left out: the mapping has done it.
+
+    Raises:
+        MappingError: MFC304 for shapes that contradict it, or layers beyond its last one.
+    """
+    plan = plan_of(checkpoint)
+    if plan is None or (not plan.leave_out and _is_mapped_by(config, checkpoint, plan)):
+        return ()
+    problems = plan_mapping(specs, plan.family, MF, sizes=read_sizes(config, plan.family.sizes)).problems
+    if wrong := next((p for p in problems if p.kind in ("shape", "surplus")), None):
+        found = f"{quote(wrong.name)} is {wrong.found}"
+        raise MappingError("MFC304", origin, found=found, expected=wrong.expected, hint=HINT_ASSETS)
+    missing = [p.name for p in problems if p.kind == "missing"]
+    verb = "is" if len(missing) == 1 else "are"
+    return (f"config.json promises {how_many(len(missing), 'tensor')} that {verb} not written; first {missing[0]}",) if missing else ()
+
+
+def _is_mapped_by(config: Mapping[str, Any], checkpoint: Checkpoint, plan: MappingPlan) -> bool:
+    """Whether a config gives the sizes by which a checkpoint was mapped."""
+    mapped_by, sentences = checkpoint.config, plan.family.sizes
+    if mapped_by is None or RUN_CONFIG in mapped_by or any("{" in sentence for sentence in sentences.values()):
+        return False
+    return read_sizes(config, sentences).values_by_axis == read_sizes(mapped_by, sentences).values_by_axis

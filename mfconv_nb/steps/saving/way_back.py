@@ -32,7 +32,7 @@ def way_back_of(out: Output, numbers: Checkpoint | None = None) -> str:
     if numbers is not None:
         out = replace(out, checkpoint=numbers, dtypes={t.name: t.dtype for t in numbers})
     computed = _computed_text(out.checkpoint, has_codes=numbers is not None)
-    lost = [text for text in (computed, *_rounding_texts(out), _losses_text(out)) if text]
+    lost = [text for text in (computed, *_rounding_texts(out), out.back or _losses_text(out)) if text]
     return "; ".join(lost) or _dtype_text(out)
 
 

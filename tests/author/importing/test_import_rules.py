@@ -157,7 +157,21 @@ def test_every_operation_of_deepseek4_is_drafted() -> None:
     assert by_target["mtp.layers.{mtp}.transformer_layer.mlp.experts.weight2"].hf == "mtp.{mtp}.ffn.experts.{expert}.w2.weight"
 
 
-@pytest.mark.parametrize("form", SAYABLE, ids=label)
+WITH_MTP = [form for form in SAYABLE if form.chosen.get("with_mtp") == 1 and form.key != "deepseek3"]
+
+
+@pytest.mark.parametrize("form", WITH_MTP[::7], ids=label)
+def test_an_exported_list_with_a_layer_of_its_own_number_is_read_with_findings(form: Family) -> None:
+    toy = mc.toy(form.key, options=form.chosen)
+    imported = mc.author.import_rules(converters_text(form, *converters_of(form, toy.config)), names=toy)
+    overlapping = [finding for finding in imported.findings if finding.kind == OVERLAPS]
+    assert any("model.layers.3.mlp.experts.3.down_proj.weight goes to the operation of line" in f.why for f in overlapping)
+    assert {f.kind for f in imported.findings} <= {OVERLAPS, NOT_UNDERSTOOD, NO_WAY_BACK}
+    copies = [f for f in imported.findings if f.kind == NOT_UNDERSTOOD and "CopiesConvertOp" in f.rule]
+    assert len(copies) == (0 if form.key == "glm4-moe" else 2)
+
+
+@pytest.mark.parametrize("form", [form for form in SAYABLE if form not in WITH_MTP], ids=label)
 def test_an_exported_list_imported_again_maps_as_the_family_does(form: Family) -> None:
     toy = mc.toy(form.key, options=form.chosen)
     chosen: dict[str, Any] = dict(form.chosen)

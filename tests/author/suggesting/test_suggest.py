@@ -28,11 +28,10 @@ from mfconv_nb.core.checkpoint import HF, Checkpoint, LazyTensor, TensorSpec, ch
 from tests.support import PATIENCE
 from tests.toys import arrays_of, raws_of
 
-# what is reached, rounded down: a change that finds fewer rules must say so here; 0.979 of tables counted once since DeepSeek-V4, whose
-# biases are called `base`
-# of networks for inference: matrices as they lie in memory, with rotary rows in halves behind another part; drafts do not try that
-IN_MEMORY = {"linear_qkv_down_proj.weight", "linear_kv_up_proj.weight"}
-BY_NAMES, BY_NAMES_ONCE, BY_NAMES_UNSEEN, BY_NAMES_OTHER_FORMS, WITH_VALUES = 0.98, 0.97, 0.96, 0.94, 1.0
+# what is reached, rounded down: a change that finds fewer rules must say so here. DeepSeek-V4 calls its biases `base`; since DeepSeek-V3.2
+# and GLM-5 there are indexers, whose rows change places so that numbers alone show it, and latent attention joined as a default (0.98, 0.97
+# and 0.94 before)
+BY_NAMES, BY_NAMES_ONCE, BY_NAMES_UNSEEN, BY_NAMES_OTHER_FORMS, WITH_VALUES = 0.965, 0.965, 0.96, 0.92, 1.0
 RNG = np.random.default_rng(5)
 
 
@@ -84,11 +83,7 @@ def test_rules_of_architectures_that_no_family_maps_are_found_too(values: bool, 
 
 def test_with_values_every_form_of_every_family_is_found() -> None:
     found = other_scores(different(families_with_toy()), values=True)
-    in_memory = [s for s in found if "graph=inference" in s.form]
-    others = [s for s in found if s not in in_memory]
-    assert share_of(others) >= WITH_VALUES, f"\n{table([s for s in others if s.missed])}"
-    missed = {name.rpartition("self_attention.")[2] for s in in_memory for name in s.missed}
-    assert missed == IN_MEMORY, f"\n{table(in_memory)}"
+    assert share_of(found) >= WITH_VALUES, f"\n{table([s for s in found if s.missed])}"
 
 
 def test_by_names_most_rules_of_other_forms_are_found() -> None:

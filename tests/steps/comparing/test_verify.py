@@ -309,3 +309,15 @@ def test_the_manifest_tells_how_many_layers_the_conversion_took(tmp_path: Path) 
     report = mc.verify(tmp_path / "hf", tmp_path / "two.ckpt")
     assert report.equal
     assert any(change.startswith("left out: model.layers.{2‥3}.") for change in report.changes)
+
+
+def test_a_tensor_that_is_left_out_for_what_it_holds_is_looked_at_in_a_proof(tmp_path: Path) -> None:
+    toy = mc.toy("qwen3-moe", tmp_path / "hf")
+    mapped = mc.map(toy, to="mf")
+    weights = {name: mc.read(mapped, name) for name in mapped.tensors}
+    config, place = toy.config or {}, "decoder.layers.0.mlp.expert_mapping"
+    in_order, moved = ({**weights, place: np.array(numbers, np.int32)} for numbers in ([0, 1, 2, 3, 4], [1, 0, 2, 3, 4]))
+    assert mc.verify(mc.load(in_order, config=config), tmp_path / "hf").passed
+    report = mc.verify(mc.load(moved, config=config), tmp_path / "hf")
+    assert not report.passed
+    assert any(c.outcome == "fail" and "expert_mapping holds other numbers" in c.seen for c in report.conditions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -96,3 +97,54 @@ def test_without_a_config_nothing_says_how_many_rows_there_are() -> None:
         mc.map(mc.load(padded("llama", zeros(5))), "llama", to="hf", n_head=8, cut_vocabulary=True)
     assert error.value.code == "MFC501"
     assert "cut_vocabulary" in str(error.value)
+
+
+def write_padded(folder: Path, extra: Any) -> Path:
+    """A run's file with further rows, and a Hugging Face folder `hf` beside it."""
+    mc.toy("llama", folder / "hf", dtype="fp32")
+    mc.save(mc.load(padded("llama", extra)), folder / "run.ckpt", progress=False)
+    return folder / "run.ckpt"
+
+
+def test_verify_proves_a_conversion_that_cut_rows_off_by_what_its_manifest_remembers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_padded(tmp_path, zeros(5))
+    flags = ["--config", str(tmp_path / "hf"), "--cut_vocabulary", "--quiet"]
+    assert mfconv(["convert", "--reversed", str(run), str(tmp_path / "back"), *flags]) == 0
+    assert mfconv(["verify", str(run), str(tmp_path / "back"), "--quiet"]) == 0
+    said = capsys.readouterr().out
+    assert "39 of 39 tensors bitwise equal" in said
+    assert "Every tensor that is left out as a copy is one." in said
+    shutil.rmtree(tmp_path / "back.mfconv")
+    assert mfconv(["verify", str(run), str(tmp_path / "back"), "--quiet"]) == 1
+    assert mfconv(["verify", str(run), str(tmp_path / "back"), *flags]) == 0
+    assert mc.verify(run, tmp_path / "back", "llama", cut_vocabulary=True).equal
+
+
+def test_verify_does_not_pass_rows_that_were_used_or_a_vocabulary_with_one_changed_number(tmp_path: Path) -> None:
+    run = write_padded(tmp_path, zeros(5))
+    mapped = mc.map(mc.load(run), "llama", to="hf", config=tmp_path / "hf", cut_vocabulary=True)
+    mc.save(mapped, tmp_path / "back", progress=False)
+    used = mc.load(padded("llama", lambda _, w: np.eye(3, w)))
+    assert not mc.verify(used, tmp_path / "back").passed
+    assert not mc.verify(run, tmp_path / "back", cut_vocabulary=False).passed
+    changed = {name: np.array(mc.read(mapped, name)) for name in mapped.tensors}
+    changed["lm_head.weight"][330, 0] += 1
+    assert not mc.verify(run, mc.load(changed, config=tmp_path / "hf"), cut_vocabulary=True).passed
+
+
+def test_the_form_has_a_field_for_it_and_proves_what_it_wrote(tmp_path: Path) -> None:
+    run = write_padded(tmp_path, alike(4))
+    converter = mc.panel(run, tmp_path / "back")
+    converter.config.value, converter.family.value = str(tmp_path / "hf"), "llama"
+    assert converter.mapped is None
+    converter.cut_vocabulary.value = True
+    assert "cut_vocabulary=True" in converter.line.value
+    converter.convert.click()
+    assert converter.running is not None
+    converter.running.join()
+    assert "39 of 39 tensors bitwise equal" in converter.result.value
+    assert mc.diff(tmp_path / "hf", tmp_path / "back", values=True).equal
+    converter.source.value = str(tmp_path / "hf")
+    assert converter.cut_vocabulary.value is False

@@ -73,9 +73,11 @@ def snapshot(tmp_path: Path, content: bytes) -> Path:
 def test_a_blob_is_compared_with_the_checksum_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mc.save(mc.toy("llama"), tmp_path / "model.safetensors")
     place = snapshot(tmp_path, (tmp_path / "model.safetensors").read_bytes())
+    assert mc.doctor(place).commands
     assert "✓ 1 file of the hub cache: sha256 as the cache says" in findings(place, "checksums")
     flip_bit((place / "model.safetensors").resolve(), 5000)
     assert "✗ 'model.safetensors' is not what the cache says" in findings(place, "checksums")
+    assert mc.doctor(place).commands == ()
     monkeypatch.setattr(damage, "QUICK_BYTES", 1000)
     assert "not compared" in findings(place, "checksums")
     assert "✗" in findings(place, "checksums", checksums=True)
@@ -85,6 +87,7 @@ def test_what_a_file_carries_is_compared_by_doctor_and_without_it_nothing_is_sai
     mc.save(mc.toy("llama"), tmp_path / "a.bin")
     assert "that the files carry (CRC-32): the bytes fit" in findings(tmp_path / "a.bin", "checksums")
     flip_bit(tmp_path / "a.bin", (tmp_path / "a.bin").stat().st_size // 2)
+    assert mc.doctor(tmp_path / "a.bin").commands == ()
     assert "✗ MFC209" in findings(tmp_path / "a.bin", "checksums")
     mc.save(mc.toy("llama"), tmp_path / "a.safetensors")
     assert findings(tmp_path / "a.safetensors", "checksums") == ""

@@ -164,12 +164,16 @@ def test_adapters_are_not_merged_by_the_alpha_of_a_stale_manifest(folder: Path) 
         made = {f"model.layers.0.attention.wq.lora_{half}": numbers.astype(np.float32) for half, numbers in halves.items()}
         mc.save(mc.load(made, lora_alpha=6 * seed), folder / f"{seed}.safetensors", progress=False)
     assert "alpha 6 from the manifest" in mc.merge_adapters(weights, folder / "1.safetensors").notes[-1]
+    with pytest.raises(MappingError, match="6 in the manifest, 12 in the call"):
+        mc.merge_adapters(weights, folder / "1.safetensors", alpha=12)
     put_under_the_manifest_of(folder / "1.safetensors", folder / "2.safetensors")
     with pytest.raises(MappingError) as refused:
         mc.merge_adapters(weights, folder / "1.safetensors")
     assert refused.value.code == "MFC319"
     assert f"1.safetensors.mfconv {STALE}" in str(refused.value)
     assert "--lora_alpha" in str(refused.value)
+    assert "alpha 12 from the call" in mc.merge_adapters(weights, folder / "1.safetensors", alpha=12).notes[-1]
+    assert any(STALE in note for note in mc.load(folder / "1.safetensors", lora_alpha=12).notes)
 
 
 def test_every_tensor_proves_the_manifest_of_a_family_that_is_not_known_here(folder: Path) -> None:

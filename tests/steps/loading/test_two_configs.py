@@ -156,3 +156,20 @@ def test_the_yaml_says_an_option_under_its_own_key_and_words(side: str, to: str,
     family = replace(FAMILY, options=(replace(JOINED, side=side),))
     assert configured_options(family, {"qkv_joined": said}, to) == expected
     assert configured_options(family, {"attention": True}, to) == {}
+
+
+def test_a_yaml_that_the_numbers_of_the_original_speak_against_is_followed_and_that_is_said(here: Path) -> None:
+    write_yaml(f"model: {{model_config: {{{SWITCHES}}}}}", "right.yaml")
+    write_yaml(
+        "model: {model_config: {use_contiguous_weight_layout_attention: True, use_interleaved_weight_layout_mlp: True}}", "wrong.yaml"
+    )
+    assert mc.map(mc.load("run.ckpt", config=["whole", "right.yaml"]), to="hf").report.notes == ()
+    mapped = mc.map(mc.load("run.ckpt", config=["whole", "wrong.yaml"]), to="hf")
+    assert mapped.options["use_interleaved_weight_layout_mlp"] is True
+    (note,) = mapped.report.notes
+    assert note == (
+        "use_interleaved_weight_layout_mlp=True was told from the config, but only with False these numbers resemble those in whole: "
+        "is it of this run?"
+    )
+    (said,) = mc.map(mc.load("run.ckpt", config="whole"), to="hf", **{**CHOSEN, "use_interleaved_weight_layout_mlp": True}).report.notes
+    assert said.startswith("use_interleaved_weight_layout_mlp=True was given, but only with False")

@@ -199,3 +199,11 @@ def test_every_file_that_a_tokenizer_of_transformers_has_is_among_those_that_com
         (hf / name).write_text("{}")
     there_and_back(hf, tmp_path)
     assert names <= {p.name for p in (tmp_path / "back").iterdir()}
+
+
+def test_a_written_config_names_no_file_of_the_original(tmp_path: Path) -> None:
+    toy = mc.toy("llama", tmp_path / "hf")
+    config = {**(toy.config or {}), "transformers_weights": "tuned.safetensors"}
+    mc.save(mc.map(mc.map(mc.load(toy, config=config), "llama"), "llama", to="hf"), tmp_path / "back", progress=False)
+    assert "transformers_weights" not in json.loads((tmp_path / "back" / "config.json").read_text())
+    assert mc.diff(tmp_path / "back", toy, values=True).equal
