@@ -6,7 +6,7 @@ What does not fit together is left as it is stored: ``map`` refuses it, and says
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -133,6 +133,16 @@ def with_numbers_of_codes(checkpoint: Checkpoint) -> Checkpoint:
     published = replace(published, notes=_notes(published, dtype))
     history = replace(checkpoint.history, published=published, notes=(*checkpoint.history.notes, *published.notes))
     return replace(checkpoint, tensors=tensors, history=history)
+
+
+def tensors_as_stored(checkpoint: Checkpoint) -> Iterator[LazyTensor]:
+    """The tensors that lie in the files: codes and scales where ``with_numbers_of_codes`` has put numbers in their place."""
+    published = checkpoint.history.published
+    weights = published.weights if isinstance(published, Published) else {}
+    for tensor in checkpoint:
+        weight = weights.get(tensor.name)
+        yield from (tensor,) if weight is None or weight.codes is None else (weight.codes, weight.scales)
+    yield from published.beside.values() if isinstance(published, Published) else ()
 
 
 def matrix_of(coded: Coded, codes: LazyTensor, scales: LazyTensor) -> CodedMatrix:
