@@ -6,7 +6,19 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from benchmarks.bench import Bench
-from benchmarks.cases import against_documented, copying, families, layouts, planning, sparse, starting, suggesting, training, views
+from benchmarks.cases import (
+    against_documented,
+    copying,
+    families,
+    layouts,
+    planning,
+    quantised,
+    sparse,
+    starting,
+    suggesting,
+    training,
+    views,
+)
 from benchmarks.results import Row
 
 CASES: Mapping[str, Callable[[Bench], Iterable[Row]]] = MappingProxyType(
@@ -15,6 +27,8 @@ CASES: Mapping[str, Callable[[Bench], Iterable[Row]]] = MappingProxyType(
         "durable": copying.durable,
         "cast": copying.cast,
         "verify": copying.verify,
+        "codes": quantised.codes,
+        "decoded": quantised.decoded,
         **layouts.CASES,
         **families.CASES,
         **training.CASES,

@@ -80,7 +80,14 @@ weights = click.option(
     "--weights", type=click.Choice(["pma"]), help="The averages that PMA has summed up, in place of the weights; with --config RUN.yaml."
 )
 force = click.option("--force", is_flag=True, help="Replace an existing target.")
-dtype = click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="Cast floating tensors. Left out: each keeps its own.")
+dtype = click.option(
+    "--dtype",
+    type=click.Choice(["fp32", "bf16", "fp16", "keep"]),
+    help="Cast floating tensors; keep: fp8 and fp4 codes stay codes for MindFormers too. Left out: each keeps its own; codes become bf16.",
+)
+requantise = click.option(
+    "--requantise", is_flag=True, help="Back to fp8 or fp4: quantise anew what was trained; the rest gets its published bytes."
+)
 max_shard_size = click.option("--max_shard_size", "--max-shard-size", help="For folders: 5GB, 500MB. Left out: 5GB.")
 dry_run = click.option("--dry_run", "--dry-run", is_flag=True, help="Plan and check everything, write nothing.")
 no_fsync = click.option("--no_fsync", "--no-fsync", is_flag=True, help="Do not wait until the disk has it: quicker, as `cp` is.")
@@ -155,6 +162,7 @@ class Writing:
     """How an output is written."""
 
     dtype: str | None
+    requantise: bool
     max_shard_size: str | None
     dry_run: bool
     force: bool
@@ -169,6 +177,7 @@ class Writing:
                 checkpoint,
                 target,
                 dtype=self.dtype,
+                requantise=self.requantise,
                 overwrite=self.force,
                 threads=self.threads,
                 max_shard_size=self.max_shard_size,
@@ -180,4 +189,4 @@ class Writing:
 
 
 of_run = with_options(step, strategy, file_prefix, gather(OfRun, "of_run"))
-writing = with_options(dtype, max_shard_size, dry_run, force, no_fsync, threads, quiet, gather(Writing, "writing"))
+writing = with_options(dtype, requantise, max_shard_size, dry_run, force, no_fsync, threads, quiet, gather(Writing, "writing"))

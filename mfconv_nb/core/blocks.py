@@ -214,6 +214,102 @@ def _digits(axes: list[tuple[int, int, int]], offset: int, levels: list[int]) ->
     return digits
 
 
+# ---- blocks of tiles -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """Matrices of a stack, each cut into tiles; those at its lower and right edge may be smaller."""
+
+    rows: int
+    columns: int
+    tile: tuple[int, int]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """How many tiles a matrix has down and across."""
+        return -(-self.rows // self.tile[0]), -(-self.columns // self.tile[1])
+
+    def axis_of(self, stride: int) -> tuple[int, int] | None:
+        """Which axis a stride runs along (2: columns, 1: rows, 0: the stack), and by how many steps; None for one that runs askew."""
+        for axis, unit in ((0, self.rows * self.columns), (1, self.columns), (2, 1)):
+            if stride >= unit and stride % unit == 0:
+                return axis, stride // unit
+        return None
+
+    def place_of(self, offset: int) -> tuple[int, int, int]:
+        """Matrix, row and column of an element."""
+        matrix, rest = divmod(offset, self.rows * self.columns)
+        return matrix, *divmod(rest, self.columns)
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Steps along each axis that lead out of a tile; every matrix of a stack is one of its own."""
+        return 1, *self.tile
+
+    @property
+    def strides(self) -> tuple[int, int, int]:
+        """Strides of the tiles, in tiles."""
+        down, across = self.grid
+        return down * across, across, 1
+
+
+def block_of_tiles(block: Block, source: Tiling, target: Tiling) -> Block | None:
+    """The box that moves whole tiles as ``block`` moves numbers; None where it cuts a tile, or takes one apart.
+
+    Tiles that are exchanged in rows and columns (a transpose) have exchanged sizes in ``target``.
+    """
+    at, to = source.place_of(block.source_offset), target.place_of(block.target_offset)
+    if any(place % size for place, size in zip((*at, *to), (*source.sizes, *target.sizes), strict=True)):
+        return None
+    sizes, source_strides, target_strides = [], [], []
+    is_whole = [[t.sizes[n] == 1 or (1, t.rows, t.columns)[n] == 1 for n in range(3)] for t in (source, target)]
+    for size, from_, to_ in _axes_of_one_kind(block, source, target):
+        mine, theirs = source.axis_of(from_), target.axis_of(to_)
+        if mine is None or theirs is None:
+            return None
+        (a, step), (b, step_to) = mine, theirs
+        tile, tile_to = source.sizes[a], target.sizes[b]
+        if step % tile == 0 and step_to % tile_to == 0:
+            count, step, step_to = size, step // tile, step_to // tile_to
+        elif step == step_to == 1 and tile == tile_to:
+            ends = (at[a] + size == (source.rows, source.columns)[a - 1], to[b] + size == (target.rows, target.columns)[b - 1])
+            if size % tile and ends != (True, True):
+                return None
+            count = -(-size // tile)
+            is_whole[0][a] = is_whole[1][b] = True
+        else:
+            return None
+        sizes.append(count)
+        source_strides.append(step * source.strides[a])
+        target_strides.append(step_to * target.strides[b])
+    if not all(map(all, is_whole)):
+        return None
+    first = sum(p // s * stride for p, s, stride in zip(at, source.sizes, source.strides, strict=True))
+    first_to = sum(p // s * stride for p, s, stride in zip(to, target.sizes, target.strides, strict=True))
+    return make_block(sizes, first, source_strides, first_to, target_strides)
+
+
+def _axes_of_one_kind(block: Block, source: Tiling, target: Tiling) -> list[tuple[int, int, int]]:
+    """The axes of a block as (size, source stride, target stride), cut where they run on into the next row or the next matrix."""
+    waiting = list(zip(block.sizes, block.source_strides, block.target_strides, strict=True))
+    done = []
+    while waiting:
+        size, from_, to_ = waiting.pop()
+        cuts = {
+            unit // stride
+            for stride, tiling in ((from_, source), (to_, target))
+            for unit in (tiling.columns, tiling.rows * tiling.columns)
+            if stride < unit < stride * size and unit % stride == 0 and size % (unit // stride) == 0
+        }
+        if cuts:
+            cut = min(cuts)
+            waiting += [(cut, from_, to_), (size // cut, from_ * cut, to_ * cut)]
+        else:
+            done.append((size, from_, to_))
+    return done
+
+
 # ---- moving numbers --------------------------------------------------------------------------------------------------
 
 TILE = 128  # columns of a tile; with 64 and with 512 a transpose was a tenth slower

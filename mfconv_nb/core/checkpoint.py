@@ -147,6 +147,7 @@ class Original:
         carried: the tensors that this side has no place for.
         dtypes: of tensors whose dtype this side fixes, the dtype that was there.
         layers, leave_out, cut_vocabulary: which part of the other side was left out.
+        published: how its weights were published, where that was as codes.
     """
 
     side: str
@@ -156,6 +157,7 @@ class Original:
     layers: int | None = None
     leave_out: tuple[str, ...] = ()
     cut_vocabulary: bool = False
+    published: PublishedCodes | None = None
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,22 @@ class TrainingRun(Protocol):
         """Which rank holds which part of a tensor."""
 
 
+class PublishedCodes(Protocol):
+    """How the weights of a checkpoint were published as codes with scales. ``steps.loading.codes.Published`` is one."""
+
+    @property
+    def weights(self) -> Mapping[str, Any]:
+        """By the name of the weight."""
+
+    @property
+    def names_of_scales(self) -> Mapping[str, str]:
+        """The weight of each scale."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know where they are read as numbers."""
+
+
 class Merge(Protocol):
     """What a checkpoint says of the adapters that were added to its weights. ``steps.converting.merge.MergeReport`` is one."""
 
@@ -231,6 +249,7 @@ class History:
         fixed_dtypes: names of tensors whose dtype the family fixes, whatever dtype a caller asks for.
         twins: names that its files leave out, since their tensor is there under another name, and that name.
         cut: tensors of which rows behind the vocabulary were cut off, and the shape that they had.
+        published: how its weights, which are numbers here, are published as codes; None where they are not.
         quantised_by: the scheme by which it was quantised, where a file beside it names one.
         run: the training run it was merged from; None for any other checkpoint.
         switches: what the YAML of a training run says, by key: how layouts were chosen.
@@ -251,6 +270,7 @@ class History:
     fixed_dtypes: frozenset[str] = frozenset()
     twins: Mapping[str, str] = field(default_factory=dict)
     cut: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    published: PublishedCodes | None = None
     quantised_by: str = ""
     run: TrainingRun | None = None
     switches: Mapping[str, Any] = field(default_factory=dict)

@@ -60,6 +60,7 @@ CODES = {
     "MFC318": "the converter failed",
     "MFC319": "an adapter that is not fully described",
     "MFC320": "optimizer state that cannot be moved exactly",
+    "MFC321": "codes and scales that do not make up weights",
     # 4xx: writing the output
     "MFC401": "the target exists",
     "MFC402": "source and target are the same",

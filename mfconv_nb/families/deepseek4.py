@@ -1,4 +1,4 @@
-"""DeepSeek-V4 under its own names (no `model.` before them), to and from MindFormers' mcore layout. In bf16: fp8 and fp4 are refused.
+"""DeepSeek-V4 under its own names (no `model.` before them), to and from MindFormers' mcore layout.
 
 Layers differ: some compress their keys and values, some of these have an indexer, the first route by a table. Which ones, the config
 does not promise here. Layers that predict further tokens are `mtp.0` and so on, on both sides.

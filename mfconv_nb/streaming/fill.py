@@ -18,12 +18,14 @@ from typing import NamedTuple
 
 import xxhash
 
-from mfconv_nb.core.checkpoint import LazyTensor
+from mfconv_nb.core.checkpoint import LazyTensor, sources_of
 from mfconv_nb.core.dtypes import itemsize
 from mfconv_nb.core.file_plan import FilePlan
 from mfconv_nb.core.progress import OnProgress
+from mfconv_nb.core.rounding import Rounding
 from mfconv_nb.streaming.gather import PANEL_BYTES, Bytes, PanelReader, find_spans, panels
 from mfconv_nb.streaming.journal import Finished, Journal
+from mfconv_nb.streaming.meters import Meter, meter_of
 from mfconv_nb.streaming.open_files import allow_open_files
 from mfconv_nb.streaming.workers import Pulse, do_tasks
 
@@ -73,10 +75,12 @@ class Filled(NamedTuple):
     Attributes:
         checksums: of every tensor.
         infinite: how many numbers a cast made infinite, for the tensors where it did.
+        rounding: what rounding did to the numbers of tensors that are computed from codes.
     """
 
     checksums: dict[tuple[int, str], str]
     infinite: dict[tuple[int, str], int]
+    rounding: dict[tuple[int, str], Rounding]
 
 
 def fill_files(jobs: Sequence[FillJob], journal: Journal, threads: int = DEFAULT_THREADS, on_progress: OnProgress | None = None) -> Filled:
@@ -86,7 +90,7 @@ def fill_files(jobs: Sequence[FillJob], journal: Journal, threads: int = DEFAULT
         OSError: if writing fails. InputError: if a source has changed.
     """
     held = {id(job.tensors): job.tensors for job in jobs}  # the shards of a folder share one mapping of all tensors
-    sources = {id(p.source) for tensors in held.values() for t in tensors.values() for p in t.pieces}
+    sources = sources_of(t for tensors in held.values() for t in tensors.values())
     allow_open_files(len(jobs) + len(sources))
     descriptors = [_open_planned(job) for job in jobs]
     try:
@@ -108,7 +112,7 @@ def fill_files(jobs: Sequence[FillJob], journal: Journal, threads: int = DEFAULT
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
-    return Filled(_checksums_of(wanted, finished), infinite_among(finished.values()))
+    return Filled(_checksums_of(wanted, finished), infinite_among(finished.values()), rounding_among(finished.values()))
 
 
 def infinite_among(finished: Iterable[Finished]) -> dict[tuple[int, str], int]:
@@ -118,6 +122,15 @@ def infinite_among(finished: Iterable[Finished]) -> dict[tuple[int, str], int]:
         if done.infinite:
             infinite[done.file, done.tensor] = infinite.get((done.file, done.tensor), 0) + done.infinite
     return infinite
+
+
+def rounding_among(finished: Iterable[Finished]) -> dict[tuple[int, str], Rounding]:
+    """What rounding did, by (file number, name); the same whatever the order in which segments were finished."""
+    rounding: dict[tuple[int, str], Rounding] = {}
+    for _, done in sorted({done.key: done for done in finished if done.rounding}.items()):
+        counted = Rounding(int(done.rounding[0]), int(done.rounding[1]), *done.rounding[2:])
+        rounding[done.file, done.tensor] = rounding.get((done.file, done.tensor), Rounding()) + counted
+    return rounding
 
 
 def tensor_checksums(
@@ -163,12 +176,13 @@ class _Writer:
         tensor, dtype = job.tensors[segment.name], job.dtypes[segment.name]
         size, digest, before = itemsize(dtype), xxhash.xxh3_128(), self.reader.gatherer.infinite
         crc = 0 if segment.name in job.plan.crc_fields else None
+        meter = meter_of(tensor, dtype) if self.descriptors is not None else None
         for first, last in panels(tensor, dtype, segment.start, segment.stop):
             panel = self.reader.room((last - first) * size)
             offset = segment.offset + (first - segment.start) * size
             is_written = self._copy_by_system(segment, first, last, offset, panel)
             if not is_written:
-                self.reader.gatherer.fill(tensor, dtype, first, last, panel)
+                self._fill(meter, tensor, dtype, first, last, panel)
             digest.update(panel.data)
             if crc is not None:
                 crc = zlib.crc32(panel.data, crc)
@@ -176,7 +190,14 @@ class _Writer:
                 write_at(self.descriptors[segment.file], panel.data, offset)
             self.pulse.add(panel.size)
         infinite = self.reader.gatherer.infinite - before
-        self.record(Finished(segment.file, segment.name, segment.number, digest.hexdigest(), crc, infinite))
+        rounding = meter.counted if meter is not None else ()
+        self.record(Finished(segment.file, segment.name, segment.number, digest.hexdigest(), crc, infinite, rounding))
+
+    def _fill(self, meter: Meter | None, tensor: LazyTensor, dtype: str, first: int, last: int, panel: Bytes) -> None:
+        if meter is not None:
+            meter.fill(self.reader.gatherer, first, last, panel)
+        else:
+            self.reader.gatherer.fill(tensor, dtype, first, last, panel)
 
     def _copy_by_system(self, segment: Segment, first: int, last: int, offset: int, panel: Bytes) -> bool:
         """Have the system copy these elements from file to file, and read them back into ``panel``. False if it cannot."""

@@ -24,7 +24,7 @@ from mfconv_nb.core.blocks import Block, clip_target, make_block, move_block, sh
 from mfconv_nb.core.checkpoint import LazyTensor, Piece, sources_of, stored_tensor
 from mfconv_nb.core.dtypes import itemsize, numpy_dtype
 from mfconv_nb.core.errors import MappingError, quote
-from mfconv_nb.core.sources import FileSource
+from mfconv_nb.core.sources import ByteSource, FileSource
 
 PANEL_BYTES = 2 << 20  # one read and one write; 1 thread: 1.07 x cp, with 512 KiB 1.24, with 256 KiB 1.49 (2 GB, quiet machine)
 MAX_PANEL_BYTES = 8 << 20  # where rows are scattered in the source, a panel has at least 1024 of them, up to this
@@ -106,7 +106,7 @@ class Gatherer:
     def _fill_block(self, piece: Piece, block: Block, dtype: str, target: Bytes) -> None:
         size = itemsize(piece.dtype)
         reach = 1 + sum((n - 1) * s for n, s in zip(block.sizes, block.source_strides, strict=True))
-        is_dense = reach <= 2 * block.elements
+        is_dense = reach <= (1 if getattr(piece.source, "rounds_when_read", False) else 2) * block.elements  # codes are decoded once
         if piece.dtype == dtype:
             length = _span_length(block)
             if block.is_contiguous or length * size >= (SHORTEST_READ if is_dense else SHORTEST_SPAN):
@@ -120,7 +120,8 @@ class Gatherer:
             return
         view = piece.source.view()
         if view is None:
-            for part, axes in _stripes(block, size):
+            gap = WIDEST_GAP if isinstance(piece.source, FileSource) else 0  # what is computed costs more than a call
+            for part, axes in _stripes(block, size, gap):
                 self._move_stripes(piece, part, axes, numbers)
             return
         source: np.ndarray[Any, Any] = np.ndarray(((view.size - piece.start) // size,), numpy_dtype(piece.dtype), view.data, piece.start)
@@ -139,8 +140,8 @@ class Gatherer:
             self._scratch = np.empty(count * reach * size, np.uint8)
         scratch = self._scratch[: count * reach * size]
         first = piece.start + block.source_offset * size
-        if outer and isinstance(piece.source, FileSource):
-            piece.source.read_spans([first + step * size for step in _source_steps(block, outer)], reach * size, scratch.data)
+        if outer:
+            _read_spans(piece.source, [first + step * size for step in _source_steps(block, outer)], reach * size, scratch)
         else:
             piece.source.read_into(first, scratch.data)
         strides, packed = list(block.source_strides), reach  # where the elements lie in scratch memory
@@ -169,6 +170,15 @@ class PanelReader:
         return panel
 
 
+def _read_spans(source: ByteSource, offsets: Sequence[int], nbytes: int, buffer: Bytes) -> None:
+    """Fill ``buffer`` with runs of ``nbytes``, one after the other; in one call where the source has one for it."""
+    if (read := getattr(source, "read_spans", None)) is not None:
+        read(offsets, nbytes, buffer.data)
+        return
+    for n, offset in enumerate(offsets):
+        source.read_into(offset, buffer[n * nbytes : (n + 1) * nbytes].data)
+
+
 def _axes_by_source_step(block: Block) -> list[int]:
     """The axes of a block; first the one that steps widest in the source."""
     return sorted(range(len(block.sizes)), key=lambda n: -block.source_strides[n])
@@ -182,15 +192,16 @@ def _source_steps(block: Block, axes: Sequence[int]) -> list[int]:
     return list(steps.tolist())
 
 
-def _stripes(block: Block, size: int) -> Iterator[tuple[Block, int]]:
+def _stripes(block: Block, size: int, gap: int) -> Iterator[tuple[Block, int]]:
     """Parts of a scattered block that fit into scratch memory, each with how many of its axes are read index by index.
 
     Args:
         size: bytes of an element.
+        gap: bytes between two runs that are read together with them.
     """
     order, reach, axes = _axes_by_source_step(block), 1, len(block.sizes)
     for n in reversed(order):
-        if (block.source_strides[n] - reach) * size > WIDEST_GAP:
+        if (block.source_strides[n] - reach) * size > gap:
             break
         reach += (block.sizes[n] - 1) * block.source_strides[n]
         axes -= 1
@@ -201,7 +212,7 @@ def _stripes(block: Block, size: int) -> Iterator[tuple[Block, int]]:
     widest, most = order[0], block.sizes[order[0]]
     step = max(1, most * SCRATCH_BYTES // (count * reach * size)) if most > 1 else 1
     for first in range(0, most, step):
-        yield from _stripes(_cut_axis(block, widest, first, min(first + step, most)), size)
+        yield from _stripes(_cut_axis(block, widest, first, min(first + step, most)), size, gap)
 
 
 def _cut_axis(block: Block, axis: int, first: int, last: int) -> Block:

@@ -29,7 +29,10 @@ NO_LOCK = "this file system has no locks: a second run for the same target would
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """One finished segment: its checksum, its CRC-32 if the format needs it, and how many numbers a cast made infinite in it."""
+    """One finished segment: its checksum, its CRC-32 if the format needs it, and how many numbers a cast made infinite in it.
+
+    ``rounding``: of numbers that were computed from codes, the fields of a ``Rounding``; empty for others.
+    """
 
     file: int
     tensor: str
@@ -37,6 +40,7 @@ class Finished:
     checksum: str
     crc: int | None
     infinite: int = 0
+    rounding: tuple[float, ...] = ()
 
     @property
     def key(self) -> tuple[int, str, int]:
@@ -100,7 +104,7 @@ class Journal:
 
     def add(self, done: Finished) -> None:
         """Record a segment whose bytes are written."""
-        self._write([done.file, done.tensor, done.segment, done.checksum, done.crc, done.infinite])
+        self._write([done.file, done.tensor, done.segment, done.checksum, done.crc, done.infinite, done.rounding])
 
     def begin_publishing(self, how: Publishing, *, durable: bool) -> None:
         """Record the renames that begin now."""
@@ -164,9 +168,17 @@ def _read_rows(path: Path, fingerprint: str) -> list[object] | None:
 
 def _finished_segments(rows: Iterable[object]) -> list[Finished]:
     """The finished segments among the rows; malformed rows are left out."""
-    lists = (row for row in rows if isinstance(row, list) and len(row) == 6)
+    lists = (row for row in rows if isinstance(row, list) and len(row) == 7 and _is_rounding(row[6]))
     kinds = [int, str, int, str, int]
-    return [Finished(*row) for row in lists if [type(v) for v in (*row[:4], row[5])] == kinds and isinstance(row[4], int | None)]
+    return [
+        Finished(row[0], row[1], row[2], row[3], row[4], row[5], tuple(row[6]))
+        for row in lists
+        if [type(v) for v in (*row[:4], row[5])] == kinds and isinstance(row[4], int | None)
+    ]
+
+
+def _is_rounding(value: object) -> bool:
+    return isinstance(value, list) and [type(v) for v in value] in ([], [int, int, float, float])
 
 
 def _parse_row(line: bytes) -> object:

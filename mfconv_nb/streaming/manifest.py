@@ -17,6 +17,7 @@ from mfconv_nb.core.sources import read_object
 
 MANIFEST = "manifest.json"
 CARRIED = "carried.safetensors"
+CODES = "codes.safetensors"  # scales of weights that were published as codes, and what else the way back to these needs
 VERSION = 1
 MAX_MANIFEST_BYTES = 512 << 20
 
@@ -60,7 +61,7 @@ def _is_sound(content: object) -> bool:
         return False
     if any(content.get(side) not in ("hf", "mf", None) for side in ("to", "from_side")):
         return False
-    kinds = {"family": str, "family_file": str, "config": dict, "options": dict, "lora": dict}
+    kinds = {"family": str, "family_file": str, "config": dict, "options": dict, "lora": dict, "published": dict}
     if not _is_sound_asked(content.get("asked", {})) or not all(isinstance(content.get(key), kind | None) for key, kind in kinds.items()):
         return False
     if not _is_list_of(content.get("carried", []), lambda name: isinstance(name, str)):

@@ -22,6 +22,7 @@ from mfconv_nb.author.family_text import Code, Node, node_of
 from mfconv_nb.core.checkpoint import HF, MF
 from mfconv_nb.core.errors import MappingError, to_one_line
 from mfconv_nb.core.layout import Axis, TensorLayout, describe_tensor
+from mfconv_nb.core.sizes import is_choice
 from mfconv_nb.mapping.kinds import COUNTERS, GRADIENT_PREFIXES, LAYER_STATE_ENDINGS, OPTIMIZER_PREFIXES
 from mfconv_nb.mapping.names import Pattern
 from mfconv_nb.mapping.rules import COMMON_OPTIONS, Drop, Family, Repeated, Rule, Tied, is_needed, numbers_of
@@ -88,7 +89,7 @@ def module_text(form: Family, to: str) -> str:
     rows = []
     for rule in (directed_rule(rule, to) for rule in form.rules):
         if not isinstance(rule.rule, Drop):
-            _check_sayable(rule)
+            _check_sayable(rule, form)
             rows.append(_move_node(rule, to, _add_layout(rule, form, layouts, functions)))
     heads = [rule for rule in form.rules if isinstance(rule, Tied)]
     tables: dict[str, Any] = {
@@ -114,9 +115,11 @@ def module_text(form: Family, to: str) -> str:
 # ---- one rule ----------------------------------------------------------------------------------------------------------------
 
 
-def _check_sayable(directed: Directed) -> None:
+def _check_sayable(directed: Directed, form: Family) -> None:
     """Raises MappingError (MFC314) for a rule that the exported files have no words for."""
     rule = directed.rule
+    if listed := [p for p in directed.loops if any(map(is_choice, form.sizes.get(p, "").split("|")))]:
+        raise _cannot(directed, f"layers that the config lists one by one: {', '.join(listed)}")
     if any("/" in pattern.text for pattern in (*directed.source, *directed.target)):
         raise _cannot(directed, "a tensor that is cut over several files")
     if numbers_of(rule):

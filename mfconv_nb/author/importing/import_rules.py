@@ -28,6 +28,7 @@ from mfconv_nb.core.checkpoint import LazyTensor
 from mfconv_nb.core.errors import InputError, UsageError, quote, to_one_line
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.steps.loading.caller_facts import GivenConfig, read_caller_facts
+from mfconv_nb.steps.loading.codes import tensors_as_stored
 from mfconv_nb.steps.loading.load import Loadable, load
 
 _MODEL_TYPE = re.compile(r"[A-Za-z0-9_]+")
@@ -81,9 +82,9 @@ def _read_given(names: Any, config: Any) -> Context:
     if is_list_of_names(names):
         return Context(tuple(dict.fromkeys(names)), None, content)
     checkpoint = load(names)
-    stored = tuple(Stored(t.name, t.shape, t.dtype, _file_of(t)) for t in checkpoint)
+    stored = tuple(Stored(t.name, t.shape, t.dtype, _file_of(t)) for t in tensors_as_stored(checkpoint))
     in_files = stored if all(tensor.file for tensor in stored) else ()  # a live model has no files that their reader could read
-    given = Context(tuple(t.name for t in checkpoint), {t.name: t.shape for t in checkpoint}, content, in_files)
+    given = Context(tuple(t.name for t in stored), {t.name: t.shape for t in stored}, content, in_files)
     return replace(given, config=checkpoint.config) if content is None else given
 
 

@@ -110,7 +110,8 @@ def convert(
     }
     mapped = mc.map(checkpoint, model, to=to, **asked)
     for note in (*mapped.report.notes, *mapped.report.left_out):
-        say(f"note: {note}")
+        if note not in checkpoint.notes:
+            say(f"note: {note}")
     report = writing.save(mapped, target, "converting", assets=folder_among(config) if to_hf else None)
     if writing.dry_run:
         show(mapped)

@@ -9,10 +9,13 @@ from mfconv_nb.core.checkpoint import Checkpoint, Equality
 from mfconv_nb.core.dtypes import short_name
 from mfconv_nb.core.errors import MappingError, to_one_line
 from mfconv_nb.core.report import bytes_text, how_many
+from mfconv_nb.core.scaled_codes import E2M1
 from mfconv_nb.steps.comparing.diff import diff_checkpoints
 from mfconv_nb.steps.comparing.diff_report import DiffReport
 from mfconv_nb.steps.comparing.diff_rows import AGREE, DTYPE
+from mfconv_nb.steps.converting.codes_back import codes_back
 from mfconv_nb.steps.converting.map_report import CoverageError
+from mfconv_nb.steps.loading.codes import Published
 from mfconv_nb.streaming.compare import compare_tensors, differences_in_words
 
 PASS, CLOSE, FAIL, UNSURE = "pass", "close", "fail", "unsure"
@@ -56,6 +59,32 @@ def copies_condition(equalities: Sequence[Equality], threads: int) -> Condition:
     if wrong:
         return Condition(sentence, FAIL, f"{wrong[0].first.name} holds other numbers, but {wrong[0].why}")
     return Condition(sentence, PASS, how_many(len(found), "tensor"))
+
+
+def codes_condition(back: Checkpoint, original: Checkpoint, threads: int) -> Condition | None:
+    """Where the original was published as codes and their scales are kept: they come back too. None where nothing is kept."""
+    kept, published = back.history.published, original.history.published
+    if not isinstance(kept, Published) or not isinstance(published, Published):
+        return None
+    sentence = "The codes and scales come back as they were published."
+    made = codes_back(back, kept)
+    there = {t.name: t for w in published.weights.values() for t in (w.codes, w.scales) if t is not None} | dict(published.beside)
+    written = {n for n in published.weights if n in back.tensors}
+    pairs = [(made.checkpoint.tensors.get(t.name) if made is not None else None, t) for t in there.values()]
+    lost = [t.name for mine, t in pairs if mine is None and (made is None or published.names_of_scales.get(t.name, t.name) in written)]
+    if lost:
+        return Condition(sentence, FAIL, f"lost on the way: {how_many(len(lost), 'tensor')}; first {lost[0]}")
+    both = [(mine, t) for mine, t in pairs if mine is not None]
+    try:
+        found = compare_tensors(both, threads)
+    except MappingError as error:
+        return Condition(sentence, FAIL, f"{error.where}: {to_one_line(str(error.found))}")
+    wrong = [t.name for (_, t), compared in zip(both, found, strict=True) if not compared.equal_bytes]
+    if wrong:
+        return Condition(sentence, FAIL, f"{how_many(len(wrong), 'tensor')} changed; first {wrong[0]}")
+    kinds = sorted({"fp4" if w.coded.kind == E2M1 else "fp8" for w in published.weights.values()})
+    nbytes = bytes_text(sum(t.spec.nbytes for _, t in both))
+    return Condition(sentence, PASS, f"{' and '.join(kinds)} bits equal: {how_many(len(both), 'tensor')} ({nbytes} compared)")
 
 
 def conversion_condition(differences: DiffReport, there: str) -> Condition:

@@ -30,6 +30,7 @@ from mfconv_nb.steps.comparing.conditions import (
     Condition,
     back_condition,
     cast_condition,
+    codes_condition,
     conversion_condition,
     copies_condition,
     headers_condition,
@@ -148,6 +149,8 @@ class RoundTrip:
             return [*conditions, conversion_condition(differences, there), no_way_condition(error, way)], differences, changes
         if equalities := (*_equalities_of_mapping(forward, self.original), *back.history.equalities):
             conditions.append(copies_condition(equalities, self.threads))
+        if codes := codes_condition(back, a, self.threads):
+            conditions.append(codes)
         kept = replace(a, tensors={name: tensor for name, tensor in a.tensors.items() if name not in left})
         differences = self._compare(back, kept)
         return [*conditions, back_condition(differences, cast, way)], differences, changes

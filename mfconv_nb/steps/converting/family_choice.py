@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from mfconv_nb.core.checkpoint import Checkpoint
-from mfconv_nb.core.errors import MappingError, SeveralFitError, WrappedNamesError
+from mfconv_nb.core.errors import MappingError, SeveralFitError, WrappedNamesError, quote
 from mfconv_nb.core.folding import fold
 from mfconv_nb.families.registry import NoFamilyFitsError, candidates_of, family_remembered, identify, known_families, nearest_of
 from mfconv_nb.families.same_maths import model_type_of
+from mfconv_nb.mapping.codes_and_scales import pair_codes
 from mfconv_nb.mapping.flaws import check_family
 from mfconv_nb.mapping.forms import Choice, configured_options, fitting_forms, templates_of
 from mfconv_nb.mapping.kinds import is_run_state
@@ -55,6 +57,7 @@ def _detect_family(request: MapRequest) -> Family:
     try:
         return identify(request.names(), source.config, request.to)
     except MappingError as error:
+        check_pairs(source)
         _refuse_scheme(source, quantisation_of(source.specs, source.config, source.history.quantised_by))
         nearest = error.nearest if isinstance(error, NoFamilyFitsError) else ()
         if len(nearest) == 1 and model_type_of(source.config) is None:  # of another model type it is another model, however near
@@ -77,7 +80,12 @@ def _wrapper_hint(request: MapRequest) -> str | None:
 
 
 def check_no_codes(plan: MappingPlan, source: Checkpoint) -> None:
-    """Raises MappingError (MFC312) for names beside codes that no rule knows, left out or not, and for weights in a dtype of codes."""
+    """Raises MappingError (MFC312) for names beside codes that no rule knows, left out or not, and for weights in a dtype of codes.
+
+    MFC321 for codes and scales that do not fit together, or where scales are to be left out and their codes are not.
+    """
+    check_pairs(source)
+    _check_scales_stay(plan, source)
     claim = claimed_scheme(source.config) or source.history.quantised_by
     known = {s.name for row in plan.rows if row.status != LEFT_OUT for s in row.sources}
     weights = [s for row in plan.rows if row.status not in (LEFT_OUT, DROPPED) for s in row.sources]
@@ -91,3 +99,29 @@ def _refuse_scheme(source: Checkpoint, found: str | None) -> None:
     if found is not None:
         hint = "Take the original weights, or dequantise them first and save them as bf16 or fp16."
         raise MappingError("MFC312", source.origin, found=found, expected="weights as numbers, not as codes", hint=hint)
+
+
+def check_pairs(source: Checkpoint) -> None:
+    """Raises MappingError (MFC321) for codes without their scales, scales without codes, and shapes that do not fit together."""
+    if (problem := problem_of_pairs(source)) is not None:
+        raise problem
+
+
+def problem_of_pairs(source: Checkpoint) -> MappingError | None:
+    """What ``check_pairs`` would raise."""
+    problems = pair_codes(source.specs, source.config, source.history.quantised_by).problems
+    if not problems:
+        return None
+    name, found, expected, hint = problems[0]
+    more = f" ({len(problems):,} such problems)" if len(problems) > 1 else ""
+    return MappingError("MFC321", f"{quote(name)} in {source.origin}", found=found + more, expected=expected, hint=hint)
+
+
+def _check_scales_stay(plan: MappingPlan, source: Checkpoint) -> None:
+    published = source.history.published
+    for scales, weight in published.names_of_scales.items() if published is not None and plan.leave_out else ():
+        pattern = next((p for p in plan.leave_out if fnmatchcase(scales, p)), None)
+        if pattern is not None and not any(fnmatchcase(weight, p) for p in plan.leave_out):
+            found = f"{quote(pattern)} leaves out {quote(scales)}, and not its codes, {quote(weight)}"
+            hint = "Take the pattern away: codes and their scales are read as one weight."
+            raise MappingError("MFC312", source.origin, found=found, expected="codes with their scales", hint=hint)

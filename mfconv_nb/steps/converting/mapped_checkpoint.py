@@ -17,6 +17,7 @@ from mfconv_nb.mapping.quantised import FP8, claimed_scheme
 from mfconv_nb.mapping.rules import NUMBERS, Drop, Family
 from mfconv_nb.steps.converting.map_report import MapReport
 from mfconv_nb.steps.converting.mapped_tensors import TensorMaker, equal_when_narrow, equalities_of
+from mfconv_nb.streaming.dequantised import is_dequantised
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -92,7 +93,17 @@ def make_mapped(
         family=plan.family.key,
         family_file=plan.family.file,
         options=dict(plan.family.chosen),
-        original=Original(here, frozenset(source.tensors), carried, dtypes, plan.layers, plan.leave_out, bool(source.history.cut)),
+        original=Original(
+            here,
+            frozenset(source.tensors),
+            carried,
+            dtypes,
+            plan.layers,
+            plan.leave_out,
+            bool(source.history.cut),
+            source.history.published,
+        ),
+        published=original.published if original is not None else None,
         equalities=(*equalities, *tied),
         fixed_dtypes=frozenset(fixed),
     )
@@ -121,8 +132,12 @@ def _notes(source: Checkpoint, plan: MappingPlan, original: Original | None) -> 
     notes += [f"config.json says {said}: {told}" for said in switches_said(family, source.config or {})]
     idle = [p for p in plan.leave_out if not any(fnmatchcase(name, p) for name in source.tensors)]
     notes += [f"nothing to leave out: no name fits {quote(pattern)}" for pattern in idle]
-    claim = claimed_scheme(source.config) or source.history.quantised_by
-    if claim and plan.to == MF:  # the other way a save says it of its config.json
+    notes += source.history.published.notes if source.history.published is not None and plan.to == MF else ()
+    claim = claimed_scheme(source.config)
+    if claim and plan.to == HF and (original is None or original.published is None) and not any(map(is_dequantised, source)):
+        notes.append(f"config.json says {claim}; no scales are kept beside these weights: numbers are written (--requantise for codes)")
+    claim = claim or source.history.quantised_by
+    if claim and plan.to == MF and source.history.published is None:  # the other way a save says it of its config.json
         notes.append(f"said to be quantised ({claim}), which these weights are not")
     if fp8 := [s for row in plan.rows if row.targets for s in row.targets if s.dtype in FP8]:
         notes.append(f"{how_many(len(fp8), 'tensor')} in fp8 without scales: kept as they are; first {fp8[0].name}")

@@ -55,7 +55,8 @@ class TensorMaker:
         tensor = self.made.get(name) or self.source.tensors[name]
         found: list[Piece] = []
         for piece in self._pieces_around(name, tensor, block):
-            blocks = compose(block, piece.block) if piece.dtype == tensor.dtype else None
+            is_same = piece.dtype == tensor.dtype or getattr(piece.source, "rounds_when_read", False)
+            blocks = compose(block, piece.block) if is_same else None
             if blocks is None:
                 self.made[name] = made_whole(tensor)
                 return self.pieces_of_block(name, block)

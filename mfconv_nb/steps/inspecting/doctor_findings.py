@@ -24,7 +24,9 @@ from mfconv_nb.mapping.adapters import is_adapter
 from mfconv_nb.mapping.claims import claimed_tie, describe_claim, false_claims
 from mfconv_nb.mapping.kinds import WEIGHTS, amounts_by_category, category_of, is_run_state
 from mfconv_nb.mapping.plan import LEFT_OUT, TIED
+from mfconv_nb.mapping.quantised import without_claims
 from mfconv_nb.runs.run import Step, TrainedRun
+from mfconv_nb.steps.converting.family_choice import problem_of_pairs
 from mfconv_nb.steps.converting.map_report import CoverageError
 from mfconv_nb.steps.converting.twins import HINT_HEAD, differ_at_first
 from mfconv_nb.steps.inspecting.diagnosis import DECIDE, FINE, STOP, TOLD, Finding
@@ -113,7 +115,11 @@ def _content_findings(seen: Seen) -> Iterator[Finding]:
 
 def _name_findings(seen: Seen) -> Iterator[Finding]:
     if seen.quantised is not None:
-        yield Finding(STOP, "quantised", f"{seen.quantised}. Take the original weights.")
+        problem = problem_of_pairs(seen.checkpoint)
+        found = f"{seen.quantised}. Take the original weights."
+        if problem is not None:
+            found = f"{problem.code}, {problem.where}: {problem.found}; expected {problem.expected}. {problem.hint}"
+        yield Finding(STOP, "quantised", found)
         return
     if seen.side == MF and (name := _telling_name(seen)) is not None:
         form = "mcore form (Megatron-like)" if is_mcore_name(name) else "legacy form"
@@ -210,7 +216,8 @@ def _claim_findings(seen: Seen) -> Iterator[Finding]:
     config = seen.checkpoint.config
     if config is None or RUN_CONFIG in config or seen.side != HF or seen.quantised or len(seen.adapters) == len(seen.weights):
         return
-    for claim in false_claims(config, seen.weights):
+    said = without_claims(config) if seen.checkpoint.history.published is not None else config  # read as numbers, stored as codes
+    for claim in false_claims(said, seen.weights):
         yield Finding(DECIDE, "config", describe_claim(claim))
 
 

@@ -15,7 +15,8 @@ from mfconv_nb.core.sizes import PARAMS, read_config, read_params
 from mfconv_nb.formats.adapters_of_a_run import RUN_CONFIG_OF_ADAPTERS, read_adapters_of_run
 from mfconv_nb.formats.peft_folder import CONFIG, read_adapter_config
 from mfconv_nb.formats.reading import open_files
-from mfconv_nb.streaming.manifest import CARRIED, read_manifest
+from mfconv_nb.steps.loading.codes import Published, read_published
+from mfconv_nb.streaming.manifest import CARRIED, CODES, read_manifest
 from mfconv_nb.streaming.publish import side_folders
 
 
@@ -116,5 +117,21 @@ def read_original(side: Path, manifest: Mapping[str, Any]) -> Original | None:
     names = {n for t in manifest["tensors"] for n in t["from"]} | kept.keys()
     dtypes = {n: t["cast_from"] for t in manifest["tensors"] if t.get("dtype_fixed") for n in t["from"]}
     asked = manifest.get("asked", {})
-    left_out = (asked.get("layers"), tuple(asked.get("leave_out", ())), asked.get("cut_vocabulary", False))
-    return Original(manifest["from_side"], frozenset(names), kept, dtypes, *left_out)
+    asked_for = (asked.get("layers"), tuple(asked.get("leave_out", ())), asked.get("cut_vocabulary", False))
+    return Original(manifest["from_side"], frozenset(names), kept, dtypes, *asked_for, _published_beside(side, manifest))
+
+
+def _published_beside(side: Path, manifest: Mapping[str, Any]) -> Published | None:
+    """How the original's weights were published as codes; None where they were not.
+
+    Raises:
+        InputError: MFC110 where the scales kept in the side folder are not those of the manifest.
+    """
+    if (content := manifest.get("published")) is None:
+        return None
+    kept = open_files([side / CODES]).tensors
+    published = read_published(content, kept, manifest.get("config"))
+    if published is None:
+        hint = f"Remove {side.name}, and the checkpoint is taken as it is: the way back gives numbers then, not codes."
+        raise InputError("MFC110", side / CODES, found="other tensors than the manifest says", expected="the scales kept for it", hint=hint)
+    return published

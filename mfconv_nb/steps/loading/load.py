@@ -26,6 +26,7 @@ from mfconv_nb.runs.run import TrainedRun
 from mfconv_nb.steps.loading.averages import with_averaged_weights
 from mfconv_nb.steps.loading.beside import fitting_manifest, lora_beside, lora_of_run, read_original
 from mfconv_nb.steps.loading.caller_facts import CallerFacts, GivenConfig, read_caller_facts
+from mfconv_nb.steps.loading.codes import with_numbers_of_codes
 from mfconv_nb.steps.loading.company import kinds_told
 from mfconv_nb.steps.loading.manifest_proof import written_parts
 from mfconv_nb.steps.loading.sides import side_of_names
@@ -73,11 +74,11 @@ def load(
         return select_categories(with_averaged_weights(whole, weights, config), only)
     facts = read_caller_facts(config, lora_alpha)
     if isinstance(source, Checkpoint):
-        return select_categories(facts.add_to(source), only)
+        return select_categories(with_numbers_of_codes(facts.add_to(source)), only)
     if is_live(source):
         live = load_live(source)
         live = replace(live, side=side_of_names(live.tensors) or live.side)
-        return select_categories(facts.add_to(live), only)
+        return select_categories(with_numbers_of_codes(facts.add_to(live)), only)
     said: tuple[str, ...] = ()
     if isinstance(source, Sequence) and not isinstance(source, str | bytes):
         if odd := [p for p in source if not isinstance(p, str | Path)]:
@@ -112,7 +113,7 @@ def load(
     )
     origin = str(source) if isinstance(source, str | Path) else how_many(len(opened.files), "file")
     found = Checkpoint(opened.tensors, origin, side, facts.config_for(path), history)
-    return select_categories(facts.add_to(_with_manifest(found, path, folder, manifest)), only)
+    return select_categories(with_numbers_of_codes(facts.add_to(_with_manifest(found, path, folder, manifest))), only)
 
 
 def _with_manifest(found: Checkpoint, path: Path, side_folder: Path, manifest: Mapping[str, Any]) -> Checkpoint:

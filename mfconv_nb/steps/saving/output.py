@@ -30,9 +30,11 @@ from mfconv_nb.mapping.adapters import HINT_ALPHA, adapters_of, is_adapter, rank
 from mfconv_nb.mapping.plan import MappingPlan, Row
 from mfconv_nb.mapping.quantised import FP8, claimed_scheme, codes_among
 from mfconv_nb.steps.converting.mapped_checkpoint import carried_by, plan_of
+from mfconv_nb.steps.saving.codes import DequantisedReport
 from mfconv_nb.steps.saving.true_config import true_config
+from mfconv_nb.streaming.dequantised import is_dequantised
 from mfconv_nb.streaming.fill import FillJob
-from mfconv_nb.streaming.manifest import CARRIED
+from mfconv_nb.streaming.manifest import CARRIED, CODES
 from mfconv_nb.streaming.staging import Staging
 
 
@@ -47,6 +49,8 @@ class Output:
         held: for each file of the plan the tensors in it. Those of the checkpoint, or slices of them.
         offsets: for each file where the slices in it begin in their whole tensors; empty where tensors are written whole.
         notes: what a reader should know of the small files.
+        exact: of tensors that are computed from codes, whether their scales say that nothing is rounded.
+        kept: scales, and what else the way back to codes needs; they lie in the side folder.
         origins: of tensors that no single mapping made, how they came about: entries of the manifest.
         left_out: names that the source has and no file gets, and why; beside those that a mapping leaves out.
         back: what going back would lack, where that is known; empty where it is to be planned.
@@ -58,6 +62,8 @@ class Output:
     held: tuple[Mapping[str, LazyTensor], ...]
     offsets: tuple[Mapping[str, tuple[int, ...]], ...] = field(default=())
     notes: tuple[str, ...] = ()
+    exact: Mapping[str, bool] = field(default_factory=dict)
+    kept: Mapping[str, LazyTensor] = field(default_factory=dict)
     origins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
     back: str = ""
@@ -69,6 +75,10 @@ class Output:
     @cached_property
     def carried_plan(self) -> FilePlan:
         return safetensors_file.plan_file(CARRIED, tuple(t.spec for t in self.carried.values()), {})
+
+    @cached_property
+    def kept_plan(self) -> FilePlan:
+        return safetensors_file.plan_file(CODES, tuple(t.spec for t in self.kept.values()), {})
 
     @property
     def casts(self) -> dict[tuple[str, str], int]:
@@ -86,11 +96,13 @@ class Output:
         if self.carried:
             dtypes = {n: t.dtype for n, t in self.carried.items()}
             jobs.append(FillJob(self.carried_plan, staging.side / CARRIED, self.carried, dtypes))
+        if self.kept:
+            jobs.append(FillJob(self.kept_plan, staging.side / CODES, self.kept, {n: t.dtype for n, t in self.kept.items()}))
         return jobs
 
     def sources(self) -> list[ByteSource]:
         """Everything that is read, each once."""
-        return list(sources_of((*self.checkpoint, *self.carried.values())))
+        return list(sources_of((*self.checkpoint, *self.carried.values(), *self.kept.values())))
 
     def check_sources(self) -> None:
         """Raises InputError (MFC108) when a source has changed."""
@@ -108,7 +120,7 @@ class Output:
             if id(source) not in numbers:
                 numbers[id(source)] = len(numbers)
                 digest.update(json.dumps([source.label, source.size, source.identity() or secrets.token_hex()]).encode())
-        for plan in (*self.plan.files, self.carried_plan):
+        for plan in (*self.plan.files, self.carried_plan, self.kept_plan):
             digest.update(json.dumps((plan.name, plan.size, list(plan.places.items()))).encode())
             for _, data in plan.fixed:
                 digest.update(data)
@@ -125,15 +137,25 @@ class Output:
 
 
 def whole_output(
-    checkpoint: Checkpoint, target: Path, dtype: str | None, max_shard_size: str | int | None, assets: str | Path | None
+    checkpoint: Checkpoint,
+    target: Path,
+    dtype: str | None,
+    max_shard_size: str | int | None,
+    assets: str | Path | None,
+    *,
+    of_mindspore: bool = True,
 ) -> Output:
-    """The output of a save that writes every tensor whole."""
+    """The output of a save that writes every tensor whole.
+
+    Args:
+        of_mindspore: whether what is MindFormers' has to be for MindSpore's own reader, which knows no fp8.
+    """
     specs = output_specs(checkpoint, dtype)
     if checkpoint.side == HF and is_folder(target) and any(is_adapter(s.name) for s in specs):
         plan, extras = _adapter_folder(checkpoint, specs)
         notes: tuple[str, ...] = ()
     else:
-        plan = plan_output(specs, target, checkpoint.side, max_shard_size)
+        plan = plan_output(specs, target, checkpoint.side if of_mindspore else HF, max_shard_size)
         extras, notes = _extras(checkpoint, plan, specs, assets)
         extras |= configs_of_run_adapters(checkpoint, specs) if plan.folder and checkpoint.side == MF else {}
     plan = OutputPlan(plan.files, plan.folder, {**extras, **plan.indexes})
@@ -166,8 +188,8 @@ def _output_spec(spec: TensorSpec, dtype: str | None) -> TensorSpec:
 
 
 def stored_dtype(tensor: LazyTensor) -> str:
-    """The dtype that a tensor's numbers have where they lie, whatever it is written as."""
-    return tensor.pieces[0].dtype if tensor.pieces else tensor.dtype
+    """The dtype that a tensor's numbers have where they lie, whatever it is written as; of what is computed from codes, its own."""
+    return tensor.pieces[0].dtype if tensor.pieces and not is_dequantised(tensor) else tensor.dtype
 
 
 def _extras(
@@ -252,11 +274,18 @@ def configs_of_run_adapters(
 # ---- the manifest ----------------------------------------------------------------------------------------------------------
 
 
-def manifest_of(out: Output, checksums: Mapping[tuple[int, str], str]) -> dict[str, Any]:
+def manifest_of(
+    out: Output,
+    checksums: Mapping[tuple[int, str], str],
+    computed: DequantisedReport | None = None,
+    published: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """How every tensor came about. No times, no paths: two runs of the same conversion give the same bytes.
 
     Args:
         checksums: of what lies in the files, by (file number, name).
+        computed: what rounding did to numbers that are computed from codes.
+        published: how their weights were published; an entry of the manifest, or nothing.
     """
     checkpoint, history, plan = out.checkpoint, out.checkpoint.history, plan_of(out.checkpoint)
     return {
@@ -277,12 +306,13 @@ def manifest_of(out: Output, checksums: Mapping[tuple[int, str], str]) -> dict[s
         "checksum": f"xxh3_128 of a tensor's bytes; above {64 << 20} bytes, of the digests of its runs of that length",
         "config": checkpoint.config,
         **_adapters_entry(checkpoint),
+        **(published or {}),
         **({"slices": _slices(out, checksums)} if out.offsets else {}),
-        "tensors": _tensors(out, checksums),
+        "tensors": _tensors(out, checksums, computed),
     }
 
 
-def _tensors(out: Output, checksums: Mapping[tuple[int, str], str]) -> list[dict[str, Any]]:
+def _tensors(out: Output, checksums: Mapping[tuple[int, str], str], computed: DequantisedReport | None) -> list[dict[str, Any]]:
     """One entry per tensor, in the order of the files; with its checksum where it is written whole."""
     checkpoint, made, entries = out.checkpoint, {**_origins_of(plan_of(out.checkpoint)), **out.origins}, {}
     for number, file in enumerate(out.plan.files):
@@ -293,7 +323,7 @@ def _tensors(out: Output, checksums: Mapping[tuple[int, str], str]) -> list[dict
             place = {} if out.offsets else {"file": file.name}
             entry = {"name": name, **place, "shape": list(checkpoint.tensors[name].shape), "dtype": after}
             entry |= {**({} if out.offsets else {"xxh3_128": checksums[number, name]}), **made.get(name, {"from": [name]})}
-            entry |= _computation_of(checkpoint.tensors[name])
+            entry |= {**_computation_of(checkpoint.tensors[name]), **(computed.about(name) if computed is not None else {})}
             cast = {} if before == after else {"cast_from": before}
             entries[name] = {**entry, **cast, **({"dtype_fixed": True} if cast and name in checkpoint.history.fixed_dtypes else {})}
     return list(entries.values())

@@ -10,6 +10,7 @@ from mfconv_nb.core.checkpoint import Merge
 from mfconv_nb.core.dtypes import short_name
 from mfconv_nb.core.file_plan import OutputPlan
 from mfconv_nb.core.report import Column, Result, Table, bytes_text, how_many, seconds_text
+from mfconv_nb.steps.saving.codes import DequantisedReport
 from mfconv_nb.streaming.manifest import MANIFEST
 from mfconv_nb.streaming.staging import staging_of
 
@@ -21,6 +22,7 @@ class SaveReport(Result):
     Attributes:
         back: what converting back would give, as planned before anything was written.
         infinite: of the tensors where a cast made finite numbers infinite, how many.
+        computed: of the tensors that are computed from codes, what rounding did to each.
     """
 
     target: str
@@ -34,6 +36,7 @@ class SaveReport(Result):
     merged: Merge | None = None
     notes: tuple[str, ...] = ()
     infinite: Mapping[str, int] = field(default_factory=dict)
+    computed: DequantisedReport = field(default_factory=DequantisedReport)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -62,6 +65,7 @@ class SaveReport(Result):
         columns = (Column("file"), Column("tensors", True), Column("bytes", True))
         casts: tuple[str, ...] = (self.merged.sentence(),) if self.merged is not None else ()
         casts += tuple(f"cast: {how_many(n, 'tensor')} from {short_name(a)} to {short_name(b)}" for (a, b), n in self.casts.items())
+        casts += (f"{self.computed.sentence()}; .computed lists them",) if self.computed else ()
         if self.dry_run:
             facts = (*casts, *self.notes, "Nothing was written (dry run).")
             return Table("", f"Would write {how_many(tensors, 'tensor')}, {size}, {files} to {self.target}", columns, rows, facts)

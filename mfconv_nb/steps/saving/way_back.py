@@ -18,20 +18,31 @@ from mfconv_nb.mapping.plan import LEFT_OUT
 from mfconv_nb.steps.converting.map import plan_back
 from mfconv_nb.steps.converting.mapped_checkpoint import MappedCheckpoint
 from mfconv_nb.steps.saving.output import Output, stored_dtype
+from mfconv_nb.streaming.dequantised import is_dequantised
 
 EXACT = frozenset({("F16", "F32"), ("BF16", "F32"), ("F16", "F64"), ("BF16", "F64"), ("F32", "F64")})
 
 
-def way_back_of(out: Output) -> str:
-    """What converting back would give: "exact", or what it would lack and what a cast has cost."""
-    lost = [text for text in (_computed_text(out.checkpoint), *_rounding_texts(out), out.back or _losses_text(out)) if text]
+def way_back_of(out: Output, numbers: Checkpoint | None = None) -> str:
+    """What converting back would give: "exact", or what it would lack and what a cast has cost.
+
+    Args:
+        numbers: where codes and scales are written, the checkpoint of the numbers that they stand for.
+    """
+    if numbers is not None:
+        out = replace(out, checkpoint=numbers, dtypes={t.name: t.dtype for t in numbers})
+    computed = _computed_text(out.checkpoint, has_codes=numbers is not None)
+    lost = [text for text in (computed, *_rounding_texts(out), out.back or _losses_text(out)) if text]
     return "; ".join(lost) or _dtype_text(out)
 
 
-def _computed_text(checkpoint: Checkpoint) -> str:
+def _computed_text(checkpoint: Checkpoint, *, has_codes: bool) -> str:
     if cut := checkpoint.history.cut:
         return f"the rows that were cut off {how_many(len(cut), 'tensor')} would not come back"
-    return checkpoint.history.merged.changed if checkpoint.history.merged is not None else ""
+    if checkpoint.history.merged is not None:
+        return checkpoint.history.merged.changed
+    computed = sum(map(is_dequantised, checkpoint)) if not isinstance(checkpoint, MappedCheckpoint) else 0
+    return f"the codes of {how_many(computed, 'weight')} would not come back" if computed and not has_codes else ""
 
 
 def _rounding_texts(out: Output) -> list[str]:

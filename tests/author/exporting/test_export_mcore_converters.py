@@ -45,10 +45,11 @@ def model_of(form: Family, config: Any, **more: Any) -> SimpleNamespace:
     """What MindFormers' operations ask of a model's config."""
     sizes = read_sizes(config, form.sizes).values_by_axis
     inner = {ARRANGED: form.chosen[ARRANGED]} if ARRANGED in form.chosen and form.chosen.get("graph") != "inference" else {}
+    heads = config.get("num_attention_heads") or config["n_head"]
     facts = {
-        "num_attention_heads": config["num_attention_heads"],
+        "num_attention_heads": heads,
         "num_query_groups": config.get("num_key_value_heads"),
-        "kv_channels": config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"],
+        "kv_channels": config.get("head_dim") or config["hidden_size"] // heads,
         "hidden_size": config["hidden_size"],
         "num_moe_experts": sizes.get("expert"),
         "moe_ffn_hidden_size": sizes.get("expert_ffn"),
@@ -95,15 +96,18 @@ def exported(form: Family) -> tuple[Any, str, SimpleNamespace, dict[str, Any]]:
     return toy, text, model_of(form, toy.config), arrays_of(mc.map(toy, form.key, **chosen))
 
 
-def test_all_nine_families_and_every_form_of_each_can_be_said() -> None:
+def test_all_mcore_families_and_every_form_of_each_can_be_said() -> None:
     assert {family.key for family in FAMILIES} == {
         "deepseek4",
         "deepseekv3",
+        "deepseekv32",
         "glm4-mcore",
         "glm4-moe",
+        "glm5",
         "qwen2-mcore",
         "qwen3",
         "qwen3-moe",
+        "telechat2-mcore",
         "telechat3",
         "telechat3-moe",
     }

@@ -1,0 +1,72 @@
+"""What rounding did to numbers: how many were changed, and by how much of themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mfconv_nb.core.dtypes import Array
+
+CHUNK = 1 << 16  # numbers that are compared at once: they stay in the cache
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """Counts over some numbers. Those that are NaN, infinite, or became infinite, have no error and count as numbers only.
+
+    Attributes:
+        inexact: those that were changed.
+        largest: the largest error of a number, as a part of it.
+        total: the sum of these errors.
+    """
+
+    numbers: int = 0
+    inexact: int = 0
+    largest: float = 0.0
+    total: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        """The mean error of a number, as a part of it, over all numbers."""
+        return self.total / self.numbers if self.numbers else 0.0
+
+    @property
+    def is_exact(self) -> bool:
+        return not self.inexact
+
+    def __add__(self, other: Rounding) -> Rounding:
+        return Rounding(
+            self.numbers + other.numbers, self.inexact + other.inexact, max(self.largest, other.largest), self.total + other.total
+        )
+
+
+def measure_rounding(rounded: Array, exact: Array) -> Rounding:
+    """Compare numbers with what they were rounded from.
+
+    Args:
+        exact: float32, or float64 where ``rounded`` is float32. Both have one axis.
+    """
+    found = Rounding()
+    with np.errstate(all="ignore"):
+        for first in range(0, exact.size, CHUNK):
+            found += _measure_chunk(rounded[first : first + CHUNK], exact[first : first + CHUNK])
+    return found
+
+
+def _measure_chunk(rounded: Array, exact: Array) -> Rounding:
+    wide = rounded.astype(exact.dtype)
+    np.subtract(wide, exact, out=wide)
+    changed = wide != 0
+    inexact = int(np.count_nonzero(changed))
+    if not inexact:
+        return Rounding(exact.size)
+    size = np.abs(exact)
+    np.maximum(size, np.finfo(exact.dtype).smallest_subnormal, out=size)  # zero stays zero: it has no error
+    np.divide(wide, size, out=wide)
+    np.abs(wide, out=wide)
+    largest = float(wide.max())
+    if not np.isfinite(largest):
+        wide = np.where(np.isfinite(wide), wide, 0)
+        inexact, largest = int(np.count_nonzero(wide)), float(wide.max())
+    return Rounding(exact.size, inexact, largest, float(wide.sum()))
