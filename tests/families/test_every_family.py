@@ -13,7 +13,7 @@ from mfconv_nb.core.folding import fold
 from mfconv_nb.core.sizes import read_sizes
 from mfconv_nb.mapping.plan import plan_mapping
 from mfconv_nb.mapping.rules import Drop, Family, Tied
-from tests.every_form import forms
+from tests.every_form import every_form, forms
 
 
 def toy_of(form: Family) -> Checkpoint:
@@ -26,7 +26,7 @@ def refusal(checkpoint: Checkpoint, form: Family, **more: Any) -> mc.MfconvError
     return refused.value
 
 
-@forms
+@every_form
 def test_a_toy_comes_back_bit_by_bit_from_its_tensors_and_its_config_alone(form: Family) -> None:
     source = toy_of(form)
     there = mc.map(source, form.key, **form.chosen)

@@ -20,6 +20,7 @@ from mfconv_nb.core.sizes import read_sizes
 from mfconv_nb.families.registry import family_named, known_families
 from mfconv_nb.mapping.forms import all_forms
 from mfconv_nb.rules import Family, Rule
+from tests.every_form import label, with_every_pair
 from tests.mindformers_package import mindformers_modules
 from tests.support import numbered, same
 from tests.toys import arrays_of
@@ -34,11 +35,8 @@ STAND_INS: dict[str, dict[str, Any]] = {
 }
 FAMILIES = [family for family in known_families() if is_loaded_by_template(family)]
 FORMS = [form for family in FAMILIES for form in all_forms(family)]
+PAIRS = [form for family in FAMILIES for form in with_every_pair(family)]
 ARRANGED = "use_interleaved_weight_layout_mlp"
-
-
-def label(form: Family) -> str:
-    return " ".join([form.key, *(f"{name}={value}" for name, value in form.chosen.items())])
 
 
 def model_of(form: Family, config: Any, **more: Any) -> SimpleNamespace:
@@ -119,7 +117,7 @@ def test_all_mcore_families_and_every_form_of_each_can_be_said() -> None:
 
 
 @pytest.mark.real_frameworks
-@pytest.mark.parametrize("form", FORMS, ids=label)
+@pytest.mark.parametrize("form", PAIRS, ids=label)
 def test_their_template_gives_our_bytes_both_ways_and_their_loader_too(form: Family) -> None:
     toy, text, model, mapped = exported(form)
     original = arrays_of(toy)
