@@ -222,6 +222,8 @@ def _trip(
     except MappingError as error:
         if error.hint is not None and "--leave_out" in error.hint:
             error.hint = "A name that no rule knows cannot be moved. Is it this family? Say which: --model KEY (family='KEY' in Python)."
+        if error.hint is not None and "--cut_vocabulary" in error.hint:
+            error.hint = "Were rows added behind the vocabulary? Give a config.json whose vocab_size counts them: --config (config= in Python)."
         raise
     whole = there.report.family
     asked: dict[str, object] = {**configured_options(whole, switches, MF), **form}
