@@ -19,7 +19,7 @@ from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.progress import OnProgress
 from mfconv_nb.core.report import how_many
 from mfconv_nb.families.registry import known_families
-from mfconv_nb.families.words.latent import DYNAMIC
+from mfconv_nb.families.words.latent import DYNAMIC, INFERENCE
 from mfconv_nb.families.words.mcore import CONTIGUOUS_ATTENTION, INTERLEAVED_MLP
 from mfconv_nb.mapping.adapters import STYLES, half_of
 from mfconv_nb.mapping.forms import configured_options, options_of
@@ -223,7 +223,7 @@ def _trip(
         if error.hint is not None and "--leave_out" in error.hint:
             error.hint = "A name that no rule knows cannot be moved. Is it this family? Say which: --model KEY (family='KEY' in Python)."
         if error.hint is not None and "--cut_vocabulary" in error.hint:
-            error.hint = "Were rows added behind the vocabulary? Give a config.json whose vocab_size counts them: --config (config= in Python)."
+            error.hint = "Were rows added to the vocabulary? Give a config.json whose vocab_size counts them: --config (config= in Python)."
         raise
     whole = there.report.family
     asked: dict[str, object] = {**configured_options(whole, switches, MF), **form}
@@ -274,7 +274,9 @@ def _notes(trip: Trip) -> list[str]:
 
 
 def _notes_on_optimizers(trip: Trip, states: Sequence[State]) -> list[str]:
-    """A note on state that the optimizers of the dynamic graph do not have: MindFormers would pass over it without a word."""
+    """A note on state that no optimizer of the target has: MindFormers would pass over it without a word."""
+    if states and trip.back.options.get("graph") == INFERENCE:
+        return ["a network of inference has no optimizer: --weights_only (weights_only=True in Python) leaves it out"]
     others = list(dict.fromkeys(s.prefix for s in states if s.prefix not in OF_DYNAMIC))
     if not others or trip.back.options.get("graph") != DYNAMIC:
         return []

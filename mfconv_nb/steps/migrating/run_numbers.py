@@ -77,7 +77,7 @@ def numbers_of(source: Checkpoint, kinds: Mapping[str, Kind], iteration: int | N
     if common["epoch_num"] is None:
         common["epoch_num"] = getattr(step, "epoch", None)
     unknown = [name for name in ASKED_BY_STATIC if common[name] is None]
-    notes = [f"assumed: step 0, as nothing tells the step of these weights; {HINT_ITERATION}"] if not steps else []
+    notes = [f"assumed: step 0, as nothing tells the step of these weights. {HINT_ITERATION}"] if not steps else []
     if has_optimizer and unknown:
         notes.append(f"common.json lacks {', '.join(unknown)}, which nothing tells; the static graph asks for it when a run goes on")
     kept = {name: tensor for name, tensor in tensors.items() if name not in said or name == STEPS}

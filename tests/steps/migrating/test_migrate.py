@@ -407,6 +407,15 @@ def test_state_that_the_dynamic_graph_does_not_know_is_said(split: Arrays, tmp_p
     assert "no optimizer" not in repr(mc.migrate(run, tmp_path / "b", "deepseekv3", config=config, mla_qkv_concat=True))
 
 
+def test_state_that_no_network_of_inference_takes_is_said(split: Arrays, tmp_path: Path) -> None:
+    run, config = write_safetensors(tmp_path / "run.safetensors", {**split, **adamw(split), **NUMBERS}), config_of("deepseekv3")
+    with_state = mc.migrate(run, tmp_path / "a", "deepseekv3", config=config, graph="inference")
+    without = mc.migrate(run, tmp_path / "b", "deepseekv3", config=config, graph="inference", weights_only=True)
+    said = "a network of inference has no optimizer"
+    assert said in repr(with_state)
+    assert said not in repr(without)
+
+
 @pytest.mark.parametrize("family", ["qwen3", "blip", "llama"])  # of them one has zeros filled in, one a tied head
 def test_in_the_same_form_any_state_goes_along(family: str, tmp_path: Path) -> None:
     tied = {"tie_word_embeddings": True} if family == "llama" else {}
