@@ -27,6 +27,7 @@ from mfconv_nb.mapping.kinds import GRADIENT_SUMS, OPTIMIZER, OPTIMIZER_STATE, R
 from mfconv_nb.mapping.rules import Family, OptionValue
 from mfconv_nb.runs.rank_layout import CHECKPOINT_2, RankLayout, read_rank_layout
 from mfconv_nb.steps.converting.map import map_checkpoint
+from mfconv_nb.steps.converting.map_report import CoverageError
 from mfconv_nb.steps.converting.mapped_checkpoint import assumptions_of, notes_on_lost
 from mfconv_nb.steps.loading.caller_facts import GivenConfig, read_caller_facts
 from mfconv_nb.steps.loading.company import kinds_told, saved_numbers
@@ -229,7 +230,12 @@ def _trip(
     asked: dict[str, object] = {**configured_options(whole, switches, MF), **form}
     if asked.get("graph") == DYNAMIC != there.options.get("graph"):
         asked = {**{o.name: o.default for o in whole.options if o in ONE_ORDER_IN_DYNAMIC}, **asked}
-    return Trip(there, map_checkpoint(there, whole, to=MF, adapters=adapters, options=asked))
+    try:
+        return Trip(there, map_checkpoint(there, whole, to=MF, adapters=adapters, options=asked))
+    except CoverageError as error:
+        words = " ".join(f"--{name} {value}" for name, value in asked.items())
+        error.hint = f"The run does not fit the form asked for ({words or 'its own'}): ask for another. Names are Hugging Face's here."
+        raise
 
 
 def _states_of(

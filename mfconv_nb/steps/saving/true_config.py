@@ -48,7 +48,7 @@ def true_config(
     if (ties := _ties(checkpoint, config)) is not None:
         config["tie_word_embeddings"], why = ties
         notes.append(f"config.json gets tie_word_embeddings {str(ties[0]).lower()}: {why}")
-    return config, (*notes, *_check_promises(config, checkpoint, specs, origin))
+    return config, (*notes, *_notes_on_promises(config, checkpoint, specs, origin))
 
 
 def _with_dtypes(config: dict[str, Any], specs: list[TensorSpec]) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def _are_equal(one: LazyTensor, other: LazyTensor) -> bool:
     return one.pieces == other.pieces or compare_tensors([(one, other)])[0].equal_bytes
 
 
-def _check_promises(config: Mapping[str, Any], checkpoint: Checkpoint, specs: Sequence[TensorSpec], origin: str) -> tuple[str, ...]:
+def _notes_on_promises(config: Mapping[str, Any], checkpoint: Checkpoint, specs: Sequence[TensorSpec], origin: str) -> tuple[str, ...]:
     """A note on tensors that a config promises and that are not written.
 
     Nothing is compared where the tensors were mapped by the same sizes, and none was left out: the mapping has done it.

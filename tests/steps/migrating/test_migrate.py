@@ -501,6 +501,15 @@ def test_rows_that_were_added_to_the_vocabulary_go_along_where_the_config_counts
     assert "exact" in mc.migrate(run, tmp_path / "out", "qwen3", config=padded).way_back
 
 
+def test_a_form_without_a_place_for_layers_of_the_run_is_refused_as_such(split: Arrays, tmp_path: Path) -> None:
+    run = write_safetensors(tmp_path / "run.safetensors", {**split, **NUMBERS})
+    error = refused(run, tmp_path / "out", "deepseekv3", config=config_of("deepseekv3"), graph="dynamic", with_mtp=0)
+    assert error.code == "MFC303"
+    hint = error.hint or ""
+    assert "--graph dynamic --with_mtp 0" in hint
+    assert "another family" not in hint
+
+
 def test_weights_of_hugging_face_are_no_run(tmp_path: Path) -> None:
     mc.toy("qwen3", tmp_path / "hf")
     error = refused(tmp_path / "hf", tmp_path / "out", "qwen3")
