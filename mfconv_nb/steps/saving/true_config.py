@@ -15,6 +15,7 @@ from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sizes import RUN_CONFIG, read_sizes
 from mfconv_nb.formats.folders import NAMED_BY
 from mfconv_nb.mapping.claims import DTYPE_KEYS, NEXT_LAYERS, claimed_tie, held_next_layers, main_dtype
+from mfconv_nb.mapping.making_rows import HINT_CUT, HINT_PADDED
 from mfconv_nb.mapping.plan import TIED, MappingPlan, plan_mapping
 from mfconv_nb.mapping.quantised import claimed_scheme, quantisation_of, without_claims
 from mfconv_nb.mapping.rules import Tied
@@ -132,7 +133,8 @@ def _notes_on_promises(config: Mapping[str, Any], checkpoint: Checkpoint, specs:
     problems = plan_mapping(specs, plan.family, MF, sizes=read_sizes(config, plan.family.sizes)).problems
     if wrong := next((p for p in problems if p.kind in ("shape", "surplus")), None):
         found = f"{quote(wrong.name)} is {wrong.found}"
-        raise MappingError("MFC304", origin, found=found, expected=wrong.expected, hint=HINT_ASSETS)
+        hint = HINT_CUT if wrong.hint.startswith(HINT_PADDED) else HINT_ASSETS
+        raise MappingError("MFC304", origin, found=found, expected=wrong.expected, hint=hint)
     missing = [p.name for p in problems if p.kind == "missing"]
     verb = "is" if len(missing) == 1 else "are"
     return (f"config.json promises {how_many(len(missing), 'tensor')} that {verb} not written; first {missing[0]}",) if missing else ()
