@@ -131,10 +131,9 @@ def _notes_on_promises(config: Mapping[str, Any], checkpoint: Checkpoint, specs:
     if plan is None or (not plan.leave_out and _is_mapped_by(config, checkpoint, plan)):
         return ()
     problems = plan_mapping(specs, plan.family, MF, sizes=read_sizes(config, plan.family.sizes)).problems
-    if wrong := next((p for p in problems if p.kind in ("shape", "surplus")), None):
-        found = f"{quote(wrong.name)} is {wrong.found}"
-        hint = HINT_CUT if wrong.hint.startswith(HINT_PADDED) else HINT_ASSETS
-        raise MappingError("MFC304", origin, found=found, expected=wrong.expected, hint=hint)
+    if wrong := [p for p in problems if p.kind in ("shape", "surplus")]:
+        hint = HINT_CUT if all(p.hint.startswith(HINT_PADDED) for p in wrong) else HINT_ASSETS
+        raise MappingError("MFC304", origin, found=f"{quote(wrong[0].name)} is {wrong[0].found}", expected=wrong[0].expected, hint=hint)
     missing = [p.name for p in problems if p.kind == "missing"]
     verb = "is" if len(missing) == 1 else "are"
     return (f"config.json promises {how_many(len(missing), 'tensor')} that {verb} not written; first {missing[0]}",) if missing else ()
