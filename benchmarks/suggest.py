@@ -13,7 +13,7 @@ shows are not asked for. The words that `suggest` knows were chosen while these 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,15 +77,15 @@ def default_scores(families: Iterable[Family], *, values: bool) -> list[Score]:
     return [score_of(family, all_forms(family)[0], values=values) for family in families]
 
 
-def other_scores(families: Iterable[Family], *, values: bool) -> list[Score]:
-    """One score for every other form; forms with the same rules and sizes count once."""
-    return [score_of(family, form, values=values) for family in families for form in _other_forms(family)]
+def other_scores(families: Iterable[Family], *, values: bool, forms_of: Callable[[Family], Iterable[Family]] = all_forms) -> list[Score]:
+    """One score for every form that ``forms_of`` gives but the first; forms with the same rules and sizes count once."""
+    return [score_of(family, form, values=values) for family in families for form in _other_forms(forms_of(family))]
 
 
-def _other_forms(family: Family) -> list[Family]:
+def _other_forms(forms: Iterable[Family]) -> list[Family]:
     seen: list[Any] = []
     kept = []
-    for form in all_forms(family):
+    for form in forms:
         if (form.rules, form.sizes) not in seen:
             seen.append((form.rules, form.sizes))
             kept.append(form)

@@ -24,7 +24,10 @@ TOKENS = re.compile(r"^(bos|eos|pad|sep|cls|mask|decoder_start|image|audio|video
 ONE_ENTRY_A_LAYER = ("layer_types", "mlp_layer_types")
 HEAD = "lm_head.weight"
 EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight")
-_NEXT_LAYER = re.compile(r"(?:^|\.)mtp\.(\d+)\.|(?:^|\.)layers\.(\d+)\.")
+# `mtp.0.`, `model.mtp_layers.0.` (MiMo), `model.mtp_block.0.` (ERNIE 4.5), `mtp.layers.0.` (Qwen3-Next)
+_NEXT_LAYER = re.compile(r"(?:^|\.)mtp\w*\.(?:[a-z_]+\.)?(\d+)\.")
+_LAYER = re.compile(r"^(?:model\.|language_model\.)*layers\.(\d+)\.")  # not of an encoder beside the language model
+_NAMES_MTP = re.compile(r"(?:^|\.)mtp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +58,16 @@ def false_claims(config: Mapping[str, Any], specs: Iterable[TensorSpec]) -> Iter
 def held_next_layers(config: Mapping[str, Any], names: Iterable[str]) -> int | None:
     """How many layers that predict further tokens there are, by their names: `mtp.0`, or `layers.N` from the config's number of layers on.
 
-    None where the config does not say how many layers come before them.
+    None where that cannot be told: the config does not say how many layers come before them, or their names do not count them.
     """
-    before = config.get(LAYERS)
+    before, names = config.get(LAYERS), list(names)
     if type(before) is not int:
         return None
-    found = set()
-    for name in names:
-        for own, counted in _NEXT_LAYER.findall(name):
-            found |= {int(own)} if own else {int(counted) - before} if int(counted) >= before else set()
-    return len(found)
+    counted = {int(match[1]) for name in names if (match := _NEXT_LAYER.search(name))}
+    if not counted and any(map(_NAMES_MTP.search, names)):
+        return None
+    behind = {int(match[1]) - before for name in names if (match := _LAYER.match(name))}
+    return len(counted | {number for number in behind if number >= 0})
 
 
 def claimed_tie(config: Mapping[str, Any], tensors: Iterable[LazyTensor]) -> tuple[LazyTensor | None, list[LazyTensor]]:

@@ -19,6 +19,10 @@ from mfconv_nb.mapping.solve import ONE_TENSOR, Directed, Solution, SourceKey, s
 
 VOCABULARY = Axis("vocab")
 HINT_PADDED = "Were rows added so that the vocabulary divides? --cut_vocabulary (cut_vocabulary=True in Python) cuts them off."
+HINT_CUT = (
+    "Were rows added so that the vocabulary divides? Convert with the config of the model alone, and cut them off: "
+    "--config HF_DIR --cut_vocabulary (config='HF_DIR', cut_vocabulary=True in Python)."
+)
 MOST_MISSING = 1000  # names of a rule that are listed: a config.json may promise a billion layers
 
 

@@ -123,7 +123,7 @@ def equalities_of(row: Row, source: Checkpoint, tensors: Mapping[str, LazyTensor
     for spec in row.sources if row.status in (LEFT_OUT, DROPPED) else ():
         numbers = kind_of(spec.name).numbers if row.status == LEFT_OUT else getattr(row.rule, "holds", "")
         if numbers:
-            why, hint = f"left out, which needs {numbers} in it", hint_zeros if numbers == ZEROS else HINT_CONSTANT
+            why, hint = f"it is left out, and only {numbers} may be", hint_zeros if numbers == ZEROS else HINT_CONSTANT
             found.append(Equality(source.tensors[spec.name], _constant(spec, numbers), why, hint))
     return found
 

@@ -19,7 +19,7 @@ from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.progress import OnProgress
 from mfconv_nb.core.report import how_many
 from mfconv_nb.families.registry import known_families
-from mfconv_nb.families.words.latent import DYNAMIC
+from mfconv_nb.families.words.latent import DYNAMIC, INFERENCE
 from mfconv_nb.families.words.mcore import CONTIGUOUS_ATTENTION, INTERLEAVED_MLP
 from mfconv_nb.mapping.adapters import STYLES, half_of
 from mfconv_nb.mapping.forms import configured_options, options_of
@@ -27,6 +27,7 @@ from mfconv_nb.mapping.kinds import GRADIENT_SUMS, OPTIMIZER, OPTIMIZER_STATE, R
 from mfconv_nb.mapping.rules import Family, OptionValue
 from mfconv_nb.runs.rank_layout import CHECKPOINT_2, RankLayout, read_rank_layout
 from mfconv_nb.steps.converting.map import map_checkpoint
+from mfconv_nb.steps.converting.map_report import CoverageError
 from mfconv_nb.steps.converting.mapped_checkpoint import assumptions_of, notes_on_lost
 from mfconv_nb.steps.loading.caller_facts import GivenConfig, read_caller_facts
 from mfconv_nb.steps.loading.company import kinds_told, saved_numbers
@@ -222,12 +223,19 @@ def _trip(
     except MappingError as error:
         if error.hint is not None and "--leave_out" in error.hint:
             error.hint = "A name that no rule knows cannot be moved. Is it this family? Say which: --model KEY (family='KEY' in Python)."
+        if error.hint is not None and "--cut_vocabulary" in error.hint:
+            error.hint = "Were rows added to the vocabulary? Give a config.json whose vocab_size counts them: --config (config= in Python)."
         raise
     whole = there.report.family
     asked: dict[str, object] = {**configured_options(whole, switches, MF), **form}
     if asked.get("graph") == DYNAMIC != there.options.get("graph"):
         asked = {**{o.name: o.default for o in whole.options if o in ONE_ORDER_IN_DYNAMIC}, **asked}
-    return Trip(there, map_checkpoint(there, whole, to=MF, adapters=adapters, options=asked))
+    try:
+        return Trip(there, map_checkpoint(there, whole, to=MF, adapters=adapters, options=asked))
+    except CoverageError as error:
+        words = " ".join(f"--{name} {value}" for name, value in asked.items())
+        error.hint = f"The run does not fit the form asked for ({words or 'its own'}): ask for another. Names are Hugging Face's here."
+        raise
 
 
 def _states_of(
@@ -272,7 +280,9 @@ def _notes(trip: Trip) -> list[str]:
 
 
 def _notes_on_optimizers(trip: Trip, states: Sequence[State]) -> list[str]:
-    """A note on state that the optimizers of the dynamic graph do not have: MindFormers would pass over it without a word."""
+    """A note on state that no optimizer of the target has: MindFormers would pass over it without a word."""
+    if states and trip.back.options.get("graph") == INFERENCE:
+        return ["a network of inference has no optimizer: --weights_only (weights_only=True in Python) leaves it out"]
     others = list(dict.fromkeys(s.prefix for s in states if s.prefix not in OF_DYNAMIC))
     if not others or trip.back.options.get("graph") != DYNAMIC:
         return []

@@ -21,6 +21,8 @@ from mfconv_nb.mapping.plan import RESTORED, Row
 from mfconv_nb.steps.converting.mapped_checkpoint import MappedCheckpoint
 from mfconv_nb.steps.converting.mapped_tensors import TensorMaker
 
+TWO_MOMENTS = ("adam_m.", "adam_v.")  # AdamW, PMA and Muon hold both of a weight, or none
+
 
 @dataclass(frozen=True)
 class State:
@@ -156,6 +158,7 @@ def move_states(trip: Trip, origins: Mapping[str, Origin], states: Sequence[Stat
         if state.weight not in weights:
             lost = f"{quote(state.weight)} does not go into the other form: it is not there, or a copy of another"
             _refuse(state, lost, "a weight that goes there by itself")
+    _check_pairs(states)
     moved: dict[str, LazyTensor] = {}
     for prefix in dict.fromkeys(s.prefix for s in states):
         own = {s.weight: s for s in states if s.prefix == prefix}
@@ -164,6 +167,15 @@ def move_states(trip: Trip, origins: Mapping[str, Origin], states: Sequence[Stat
         found = {**_moved_by_number(trip, origins, weights, by_number), **_kept_as_they_are(origins, weights, kept)}
         moved |= {prefix + name: tensor.renamed(prefix + name) for name, tensor in found.items()}
     return moved
+
+
+def _check_pairs(states: Sequence[State]) -> None:
+    """Raises MappingError (MFC320) for a weight with one of its two moments: a run that goes on would begin the other with zeros."""
+    having = {prefix: {s.weight for s in states if s.prefix == prefix} for prefix in TWO_MOMENTS}
+    for state in states:
+        for other in TWO_MOMENTS if state.prefix in TWO_MOMENTS else ():
+            if state.weight not in having[other]:
+                _refuse(state, f"there is no {quote(other + state.weight)}", "both moments of a weight, or none")
 
 
 def _moved_by_number(

@@ -23,6 +23,8 @@ STEPS = "global_step"
 OF_FUSED = "exp_avg."  # state of the fused optimizer of the static graph, which counts its steps from -1
 ASKED_BY_STATIC = ("epoch_num", "step_num", "global_batch_size")  # `trainer/base_trainer.py` computes with them when a run goes on
 HINT_ITERATION = "Say how many steps it has taken: --iteration N (iteration=N in Python)."
+HINT_NO_STEPS = "Leave the optimizer out, and say the steps: --weights_only --iteration N (weights_only=True, iteration=N in Python)."
+MOST_STEPS = (1 << 31) - 1  # what MindFormers counts in int32
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def numbers_of(source: Checkpoint, kinds: Mapping[str, Kind], iteration: int | N
         iteration: as the caller says.
         has_optimizer: whether state of the optimizer goes along: then the number of its steps has to be known.
     Raises:
-        UsageError: MFC501 where it is not.
+        UsageError: MFC501 where it is not, is no number of steps, or is another one than the run counts.
     """
     tensors = {name: t for name, t in source.tensors.items() if kinds[name] in (COUNTER, SAVED_NUMBER)}
     said = {name: tensor for name, tensor in tensors.items() if name in FIELDS and tensor.spec.elements == 1}
@@ -64,13 +66,18 @@ def numbers_of(source: Checkpoint, kinds: Mapping[str, Kind], iteration: int | N
     if not steps and has_optimizer:
         found = "nothing that tells how many steps this optimizer has taken"
         raise UsageError("MFC501", "iteration", found=found, expected=f"{STEPS}, or the step in the name of a folder", hint=HINT_ITERATION)
-    if (count := iteration) is not None and (type(count) is not int or count < 0):
-        raise UsageError("MFC501", "iteration", found=count, expected="a whole number, not negative", hint=HINT_ITERATION)
-    common[STEPS] = int(steps[0]) if steps else 0
+    if has_optimizer and None not in (iteration, common[STEPS]) and iteration != common[STEPS]:
+        found = f"{iteration}, for a run that holds {STEPS} {common[STEPS]}"
+        raise UsageError("MFC501", "iteration", found=found, expected="what the run itself counts", hint="Leave it out.")
+    if steps and (type(steps[0]) is not int or not 0 <= steps[0] <= MOST_STEPS):
+        found = f"{STEPS if iteration is None else 'iteration'} {steps[0]}"
+        hint = HINT_ITERATION if iteration is not None else HINT_NO_STEPS
+        raise UsageError("MFC501", "iteration", found=found, expected=f"a whole number from 0 to {MOST_STEPS:,}", hint=hint)
+    common[STEPS] = steps[0] if steps else 0
     if common["epoch_num"] is None:
         common["epoch_num"] = getattr(step, "epoch", None)
     unknown = [name for name in ASKED_BY_STATIC if common[name] is None]
-    notes = [f"assumed: step 0, as nothing tells the step of these weights; {HINT_ITERATION}"] if not steps else []
+    notes = [f"assumed: step 0, as nothing tells the step of these weights. {HINT_ITERATION}"] if not steps else []
     if has_optimizer and unknown:
         notes.append(f"common.json lacks {', '.join(unknown)}, which nothing tells; the static graph asks for it when a run goes on")
     kept = {name: tensor for name, tensor in tensors.items() if name not in said or name == STEPS}

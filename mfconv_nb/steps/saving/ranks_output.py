@@ -83,7 +83,6 @@ def _names_of_optimizer(checkpoint: Checkpoint) -> frozenset[str]:
 def _files(cut: Cutting, layout: RankLayout, of_optimizer: Collection[str]) -> list[_RankFile]:
     """Every rank's file. In a Checkpoint 2.0 a slice that several ranks have is written once, by the first of them, and what belongs to
     the optimizer has files of its own: MindFormers goes on with the optimizer only where they are there."""
-    files: list[_RankFile] = []
     kinds = (WEIGHT_FILE, OPTIMIZER_FILE) if of_optimizer else (WEIGHT_FILE,)
     by_kind = {kind: [_RankFile(_file_name(layout, rank, cut.ranks, kind)) for rank in range(cut.ranks)] for kind in kinds}
     for tensor in cut.tensors:

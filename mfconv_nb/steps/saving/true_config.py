@@ -15,6 +15,7 @@ from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sizes import RUN_CONFIG, read_sizes
 from mfconv_nb.formats.folders import NAMED_BY
 from mfconv_nb.mapping.claims import DTYPE_KEYS, NEXT_LAYERS, claimed_tie, held_next_layers, main_dtype
+from mfconv_nb.mapping.making_rows import HINT_CUT, HINT_PADDED
 from mfconv_nb.mapping.plan import TIED, MappingPlan, plan_mapping
 from mfconv_nb.mapping.quantised import claimed_scheme, quantisation_of, without_claims
 from mfconv_nb.mapping.rules import Tied
@@ -48,7 +49,7 @@ def true_config(
     if (ties := _ties(checkpoint, config)) is not None:
         config["tie_word_embeddings"], why = ties
         notes.append(f"config.json gets tie_word_embeddings {str(ties[0]).lower()}: {why}")
-    return config, (*notes, *_check_promises(config, checkpoint, specs, origin))
+    return config, (*notes, *_notes_on_promises(config, checkpoint, specs, origin))
 
 
 def _with_dtypes(config: dict[str, Any], specs: list[TensorSpec]) -> dict[str, Any]:
@@ -118,7 +119,7 @@ def _are_equal(one: LazyTensor, other: LazyTensor) -> bool:
     return one.pieces == other.pieces or compare_tensors([(one, other)])[0].equal_bytes
 
 
-def _check_promises(config: Mapping[str, Any], checkpoint: Checkpoint, specs: Sequence[TensorSpec], origin: str) -> tuple[str, ...]:
+def _notes_on_promises(config: Mapping[str, Any], checkpoint: Checkpoint, specs: Sequence[TensorSpec], origin: str) -> tuple[str, ...]:
     """A note on tensors that a config promises and that are not written.
 
     Nothing is compared where the tensors were mapped by the same sizes, and none was left out: the mapping has done it.
@@ -130,9 +131,9 @@ def _check_promises(config: Mapping[str, Any], checkpoint: Checkpoint, specs: Se
     if plan is None or (not plan.leave_out and _is_mapped_by(config, checkpoint, plan)):
         return ()
     problems = plan_mapping(specs, plan.family, MF, sizes=read_sizes(config, plan.family.sizes)).problems
-    if wrong := next((p for p in problems if p.kind in ("shape", "surplus")), None):
-        found = f"{quote(wrong.name)} is {wrong.found}"
-        raise MappingError("MFC304", origin, found=found, expected=wrong.expected, hint=HINT_ASSETS)
+    if wrong := [p for p in problems if p.kind in ("shape", "surplus")]:
+        hint = HINT_CUT if all(p.hint.startswith(HINT_PADDED) for p in wrong) else HINT_ASSETS
+        raise MappingError("MFC304", origin, found=f"{quote(wrong[0].name)} is {wrong[0].found}", expected=wrong[0].expected, hint=hint)
     missing = [p.name for p in problems if p.kind == "missing"]
     verb = "is" if len(missing) == 1 else "are"
     return (f"config.json promises {how_many(len(missing), 'tensor')} that {verb} not written; first {missing[0]}",) if missing else ()

@@ -25,19 +25,26 @@ from mfconv_nb.author.suggesting.probing import DIFFERS, MISSING, VARIANT
 from mfconv_nb.author.suggesting.suggestion import Suggestion
 from mfconv_nb.author.suggesting.variants import turns_of
 from mfconv_nb.core.checkpoint import HF, Checkpoint, LazyTensor, TensorSpec, checkpoint_of
+from tests.every_form import with_every_pair
 from tests.support import PATIENCE
 from tests.toys import arrays_of, raws_of
 
-# what is reached, rounded down: a change that finds fewer rules must say so here. DeepSeek-V4 calls its biases `base`; since DeepSeek-V3.2
-# and GLM-5 there are indexers, whose rows change places so that numbers alone show it, and latent attention joined as a default (0.98, 0.97
-# and 0.94 before)
-BY_NAMES, BY_NAMES_ONCE, BY_NAMES_UNSEEN, BY_NAMES_OTHER_FORMS, WITH_VALUES = 0.965, 0.965, 0.96, 0.92, 1.0
+# what is reached, rounded down: a change that finds fewer rules must say so here. DeepSeek-V4 calls its biases `base`
+BY_NAMES, BY_NAMES_ONCE, BY_NAMES_UNSEEN, BY_NAMES_OTHER_FORMS, WITH_VALUES = 0.98, 0.97, 0.96, 0.94, 1.0
+# of these families names tell less: the rows of an indexer change places so that numbers alone show it, k and v are packed head by head
+BY_NAMES_HARDER = {"deepseekv32": 0.95, "glm5": 0.77, "telechat2-mcore": 0.72}
+BY_NAMES_HARDER_OTHER_FORMS = {"deepseekv32": 0.82, "glm5": 0.77}
 RNG = np.random.default_rng(5)
 
 
 @cache
 def scores(values: bool) -> list[Score]:
     return default_scores(families_with_toy(), values=values)
+
+
+def easier(scored: list[Score]) -> list[Score]:
+    """Scores of the families whose names tell most."""
+    return [score for score in scored if score.family not in BY_NAMES_HARDER]
 
 
 def numbers(*shape: int) -> np.ndarray[Any, Any]:
@@ -63,15 +70,24 @@ def suggested(key: str, **options: Any) -> tuple[Checkpoint, Checkpoint, Suggest
 # ---- how much is found ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("values", "least"), [(False, BY_NAMES), (True, WITH_VALUES)], ids=["names and shapes", "with values"])
-def test_as_many_rules_of_the_known_families_are_found_as_ever(values: bool, least: float) -> None:
-    assert share_of(scores(values)) >= least, f"\n{table(scores(values))}"
+def test_with_values_all_rules_of_the_known_families_are_found() -> None:
+    assert share_of(scores(True)) >= WITH_VALUES, f"\n{table(scores(True))}"
+
+
+def test_by_names_as_many_rules_of_the_known_families_are_found_as_ever() -> None:
+    assert share_of(easier(scores(False))) >= BY_NAMES, f"\n{table(scores(False))}"
+
+
+@pytest.mark.parametrize(("family", "least"), BY_NAMES_HARDER.items())
+def test_by_names_fewer_rules_of_a_harder_family_are_found(family: str, least: float) -> None:
+    found = [score for score in scores(False) if score.family == family]
+    assert share_of(found) >= least, f"\n{table(found)}"
 
 
 def test_no_family_is_counted_twice_to_reach_the_share() -> None:
     once = {family.key for family in different(families_with_toy())}
     assert "yi" not in once
-    kept = [score for score in scores(False) if score.family in once]
+    kept = [score for score in easier(scores(False)) if score.family in once]
     assert share_of(kept) >= BY_NAMES_ONCE, f"\n{table(kept)}"
 
 
@@ -81,14 +97,16 @@ def test_rules_of_architectures_that_no_family_maps_are_found_too(values: bool, 
     assert share_of(found) >= least, f"\n{table(found)}"
 
 
-def test_with_values_every_form_of_every_family_is_found() -> None:
-    found = other_scores(different(families_with_toy()), values=True)
+def test_with_values_forms_with_every_pair_of_options_are_found() -> None:
+    found = other_scores(different(families_with_toy()), values=True, forms_of=with_every_pair)
     assert share_of(found) >= WITH_VALUES, f"\n{table([s for s in found if s.missed])}"
 
 
 def test_by_names_most_rules_of_other_forms_are_found() -> None:
-    found = other_scores(different(families_with_toy()), values=False)
-    assert share_of(found) >= BY_NAMES_OTHER_FORMS, f"\n{table([s for s in found if s.missed])}"
+    found = other_scores(different(families_with_toy()), values=False, forms_of=with_every_pair)
+    assert share_of(easier(found)) >= BY_NAMES_OTHER_FORMS, f"\n{table([s for s in found if s.missed])}"
+    for family, least in BY_NAMES_HARDER_OTHER_FORMS.items():
+        assert share_of([s for s in found if s.family == family]) >= least, family
 
 
 # ---- a suggestion is a family ----------------------------------------------------------------------------------------------

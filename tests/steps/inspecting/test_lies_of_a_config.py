@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
+from mfconv_nb.core.checkpoint import TensorSpec
+from mfconv_nb.mapping.claims import false_claims
 from tests.steps.saving.test_true_config import change_config
 from tests.support import write_hf
 from tests.toys import arrays_of
@@ -45,6 +47,34 @@ def test_doctor_finds_what_a_config_says_that_is_not_true(family: str, lie: dict
     assert [f.seen for f in lying.findings if f.mark in ("!", "✗") and said in f.seen]
     assert not lying.ready
     assert not [f for f in honest.findings if said in f.seen]
+
+
+NAMES_OF_MTP = {
+    "behind the last layer": "model.layers.4.eh_proj.weight",
+    "DeepSeek-V4": "mtp.0.e_proj.weight",
+    "MiMo": "model.mtp_layers.0.input_proj.weight",
+    "ERNIE 4.5": "model.mtp_block.0.input_layernorm.weight",
+    "Qwen3-Next": "mtp.layers.0.input_layernorm.weight",
+    "Step 3": "model.mtp.layers.0.norm.weight",
+}
+
+
+def further_layers(claimed: int, *names: str) -> list[str]:
+    """What is said of a config that claims a number of layers that predict further tokens, beside four others."""
+    specs = [TensorSpec(name, (8, 8), "BF16") for name in (*(f"model.layers.{n}.mlp.up_proj.weight" for n in range(4)), *names)]
+    return [claim.held for claim in false_claims({"num_hidden_layers": 4, "num_nextn_predict_layers": claimed}, specs)]
+
+
+@pytest.mark.parametrize("name", NAMES_OF_MTP.values(), ids=NAMES_OF_MTP.keys())
+def test_a_layer_that_predicts_further_tokens_is_known_by_each_of_its_names(name: str) -> None:
+    assert further_layers(1, name) == []
+    assert further_layers(0, name) == further_layers(2, name) == ["there is 1 such layer"]
+
+
+def test_of_layers_that_cannot_be_counted_nothing_is_claimed() -> None:
+    assert further_layers(1, "mtp.fc.weight") == []
+    assert further_layers(0, "vision_tower.vision_model.encoder.layers.6.mlp.fc1.weight") == []
+    assert further_layers(1, "vision_tower.vision_model.encoder.layers.6.mlp.fc1.weight") == ["there are 0 such layers"]
 
 
 def test_doctor_says_that_codes_lie_beside_a_config_that_is_silent(tmp_path: Path) -> None:

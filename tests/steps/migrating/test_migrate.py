@@ -13,7 +13,7 @@ import pytest
 import mfconv_nb as mc
 from mfconv_nb.cli.main import run as mfconv
 from mfconv_nb.formats.checkpoint_metadata import read_metadata
-from tests.steps.migrating.runs_with_optimizers import IN_COMMON, NUMBERS, OPTIMIZERS, Arrays, adamw, arrays_of, muon, weights_of
+from tests.steps.migrating.runs_with_optimizers import ADAM, IN_COMMON, NUMBERS, OPTIMIZERS, Arrays, adamw, arrays_of, muon, weights_of
 from tests.support import raws_in, same, text_of, write_safetensors
 
 Form = dict[str, Any]
@@ -101,7 +101,8 @@ def migrated(tensors: Arrays, folder: Path, family: str, **more: Any) -> Arrays:
 @pytest.mark.parametrize("word", ["", "adam_m.", "adam_v.", "exp_avg.", "max_exp_avg_sq.", "main_param.", "pma_weight_ema."])
 def test_state_is_joined_and_reshaped_as_the_weights_are(word: str, split: Arrays, tmp_path: Path) -> None:
     weights = {n: a for n, a in split.items() if not n.endswith("bias")}
-    given = {**split, **NUMBERS, **({word + n: -2 * a for n, a in weights.items()} if word else {})}
+    words = ADAM if word in ADAM else (word,) if word else ()  # one moment without the other is refused
+    given = {**split, **NUMBERS, **{w + n: -2 * a * len(w) for w in words for n, a in weights.items()}}
     found = migrated(given, tmp_path, "deepseekv3", graph="dynamic")
     here = f"{word}decoder.layers.1."
     q, kv = given[here + "self_attention.linear_q_down_proj.weight"], given[here + "self_attention.linear_kv_down_proj.weight"]
@@ -275,6 +276,26 @@ def test_steps_that_nothing_tells_have_to_be_given_where_an_optimizer_goes_along
     assert "common.json lacks epoch_num, step_num, global_batch_size" in repr(report)
 
 
+@pytest.mark.parametrize("step", [np.array([3.5], np.float32), np.array([-7], np.int32), np.array([1 << 41], np.int64)], ids=repr)
+def test_a_number_that_is_no_number_of_steps_is_refused(step: Any, qwen: Arrays, tmp_path: Path) -> None:
+    run = write_safetensors(tmp_path / "run.safetensors", {**qwen, **adamw(qwen), "global_step": step})
+    error = refused(run, tmp_path / "out", "qwen3", config=config_of("qwen3"))
+    assert error.code == "MFC501"
+    assert f"global_step {step.item()}" in str(error)
+    assert "layout of the ranks" not in str(error)
+    assert not (tmp_path / "out").exists()
+
+
+def test_steps_that_a_run_counts_itself_are_not_said_anew(qwen: Arrays, tmp_path: Path) -> None:
+    run = write_safetensors(tmp_path / "run.safetensors", {**qwen, **adamw(qwen), **NUMBERS})
+    error = refused(run, tmp_path / "out", "qwen3", config=config_of("qwen3"), iteration=500)
+    assert error.code == "MFC501"
+    assert "global_step 400" in str(error)
+    mc.migrate(run, tmp_path / "same", "qwen3", config=config_of("qwen3"), iteration=400)
+    mc.migrate(run, tmp_path / "weights", "qwen3", config=config_of("qwen3"), iteration=0, weights_only=True)
+    assert common(tmp_path / "weights")["global_step"] == 0
+
+
 # ---- what is left out ------------------------------------------------------------------------------------------------------------
 
 
@@ -350,6 +371,16 @@ REFUSED: list[tuple[str, Any, str]] = [
         "does not go into the other form",
     ),
     ("state of an optimizer that nobody knows", lambda w: {f"lion.{n}": a for n, a in w.items() if a.ndim > 1}, "not known"),
+    (
+        "the first moment of a weight without the second",
+        lambda w: {n: a for n, a in adamw(w).items() if n != f"adam_v.{DECAY}"},
+        f"there is no 'adam_v.{DECAY}'",
+    ),
+    (
+        "the second moment of a layer without the first",
+        lambda w: {n: a for n, a in adamw(w).items() if not n.startswith("adam_m.decoder.layers.2.")},
+        "there is no 'adam_m.decoder.layers.2.",
+    ),
     ("state of two dtypes in one weight", lambda w: {**adamw(w), f"adam_m.{KV}": w[KV].astype(np.float16)}, "F16 and F32"),
 ]
 
@@ -374,6 +405,15 @@ def test_state_that_the_dynamic_graph_does_not_know_is_said(split: Arrays, tmp_p
         mc.migrate(run, tmp_path / "a", "deepseekv3", config=config, graph="dynamic")
     )
     assert "no optimizer" not in repr(mc.migrate(run, tmp_path / "b", "deepseekv3", config=config, mla_qkv_concat=True))
+
+
+def test_state_that_no_network_of_inference_takes_is_said(split: Arrays, tmp_path: Path) -> None:
+    run, config = write_safetensors(tmp_path / "run.safetensors", {**split, **adamw(split), **NUMBERS}), config_of("deepseekv3")
+    with_state = mc.migrate(run, tmp_path / "a", "deepseekv3", config=config, graph="inference")
+    without = mc.migrate(run, tmp_path / "b", "deepseekv3", config=config, graph="inference", weights_only=True)
+    said = "a network of inference has no optimizer"
+    assert said in repr(with_state)
+    assert said not in repr(without)
 
 
 @pytest.mark.parametrize("family", ["qwen3", "blip", "llama"])  # of them one has zeros filled in, one a tied head
@@ -448,6 +488,26 @@ def test_a_whole_joined_weight_may_be_frozen(split: Arrays, tmp_path: Path) -> N
     found = migrated({**split, **state, **NUMBERS}, tmp_path, "deepseekv3", graph="dynamic")
     assert "adam_m.decoder.layers.1.self_attention.linear_qkv.weight" not in found
     assert "adam_m.decoder.layers.0.self_attention.linear_qkv.weight" in found
+
+
+def test_rows_that_were_added_to_the_vocabulary_go_along_where_the_config_counts_them(tmp_path: Path) -> None:
+    config, padded = config_of("qwen3"), {**config_of("qwen3"), "vocab_size": 340}
+    weights = arrays_of(mc.map(mc.toy("qwen3", dtype="fp32", vocab_size=340), "qwen3", to="mf"))
+    run = write_safetensors(tmp_path / "run.safetensors", {**weights, **adamw(weights), **NUMBERS})
+    error = refused(run, tmp_path / "out", "qwen3", config=config)
+    assert error.code == "MFC303"
+    assert "cut_vocabulary" not in str(error)  # migrate does not know it, and the optimizer has state of these rows
+    assert "vocab_size" in (error.hint or "")
+    assert "exact" in mc.migrate(run, tmp_path / "out", "qwen3", config=padded).way_back
+
+
+def test_a_form_without_a_place_for_layers_of_the_run_is_refused_as_such(split: Arrays, tmp_path: Path) -> None:
+    run = write_safetensors(tmp_path / "run.safetensors", {**split, **NUMBERS})
+    error = refused(run, tmp_path / "out", "deepseekv3", config=config_of("deepseekv3"), graph="dynamic", with_mtp=0)
+    assert error.code == "MFC303"
+    hint = error.hint or ""
+    assert "--graph dynamic --with_mtp 0" in hint
+    assert "another family" not in hint
 
 
 def test_weights_of_hugging_face_are_no_run(tmp_path: Path) -> None:

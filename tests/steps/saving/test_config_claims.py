@@ -14,6 +14,7 @@ from safetensors import safe_open
 
 import mfconv_nb as mc
 from tests.steps.saving.test_true_config import change_config
+from tests.toys import arrays_of
 
 Header = dict[str, tuple[tuple[int, ...], str]]
 TORCH = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
@@ -137,6 +138,21 @@ def test_the_config_of_another_model_is_refused(other: dict[str, Any], knows: bo
     assert said.startswith(f"MFC304 what was given contradicts the config: {tmp_path / 'hf' / 'config.json'}")
     assert "assets=" in said
     assert not (tmp_path / "back").exists()
+
+
+def test_rows_that_were_added_to_the_vocabulary_are_cut_off_by_the_call_that_the_refusal_names(tmp_path: Path) -> None:
+    mc.toy("qwen3", tmp_path / "hf")
+    network = dict(arrays_of(mc.map(mc.load(tmp_path / "hf"), "qwen3")))
+    for name in ("embedding.word_embeddings.weight", "output_layer.weight"):
+        network[name] = np.concatenate([network[name], np.zeros((9, network[name].shape[1]), network[name].dtype)])
+    padded = mc.map(mc.load(network, config={**mc.toy("qwen3").config, "vocab_size": 340}), "qwen3", to="hf")
+    with pytest.raises(mc.MfconvError) as error:
+        mc.save(padded, tmp_path / "back", assets=tmp_path / "hf")
+    assert error.value.code == "MFC304"
+    assert "--config HF_DIR --cut_vocabulary (config='HF_DIR', cut_vocabulary=True in Python)" in (error.value.hint or "")
+    cut = mc.map(mc.load(network, config=tmp_path / "hf"), "qwen3", to="hf", cut_vocabulary=True)
+    mc.save(cut, tmp_path / "back", assets=tmp_path / "hf")
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["vocab_size"] == 331
 
 
 def test_a_head_of_its_own_is_not_called_tied_where_no_rule_of_the_family_says_so(tmp_path: Path) -> None:
