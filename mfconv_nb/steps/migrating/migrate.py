@@ -24,6 +24,7 @@ from mfconv_nb.families.words.mcore import CONTIGUOUS_ATTENTION, INTERLEAVED_MLP
 from mfconv_nb.mapping.adapters import STYLES, half_of
 from mfconv_nb.mapping.forms import configured_options, options_of
 from mfconv_nb.mapping.kinds import GRADIENT_SUMS, OPTIMIZER, OPTIMIZER_STATE, RUN_STATE, Kind, kind_of, split_state
+from mfconv_nb.mapping.plan import RESTORED
 from mfconv_nb.mapping.rules import Family, OptionValue
 from mfconv_nb.runs.rank_layout import CHECKPOINT_2, RankLayout, read_rank_layout
 from mfconv_nb.steps.converting.map import map_checkpoint
@@ -276,7 +277,10 @@ def _notes(trip: Trip) -> list[str]:
     there, back = trip.there.report, trip.back.report
     numbers = {name: how for name, how in there.decided.items() if there.options[name] == back.options.get(name)}
     idle = {*assumptions_of(there.family, there.plan, numbers), *notes_on_lost(there.plan.family)}
-    return list(dict.fromkeys(note for note in (*there.notes, *back.notes) if note not in idle))
+    beside = [spec.name for row in there.plan.rows if row.status == RESTORED for spec in row.targets]
+    stay = f"{how_many(len(beside), 'tensor')} of Hugging Face's side alone {'stays' if len(beside) == 1 else 'stay'} beside the old run"
+    kept = [f"{stay}; first {beside[0]}"] if beside else []
+    return list(dict.fromkeys((*(note for note in (*there.notes, *back.notes) if note not in idle), *kept)))
 
 
 def _notes_on_optimizers(trip: Trip, states: Sequence[State]) -> list[str]:

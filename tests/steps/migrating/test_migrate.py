@@ -510,6 +510,14 @@ def test_a_form_without_a_place_for_layers_of_the_run_is_refused_as_such(split: 
     assert "another family" not in hint
 
 
+def test_tensors_kept_beside_the_run_for_hugging_face_are_said_to_stay_there(tmp_path: Path) -> None:
+    toy = mc.toy("llama", dtype="fp32")
+    buffer = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32)}
+    mc.save(mc.map(mc.load({**arrays_of(toy), **buffer}, config=toy.config), "llama", to="mf"), tmp_path / "run.safetensors")
+    report = mc.migrate(tmp_path / "run.safetensors", tmp_path / "out", qkv_concat=True)
+    assert "1 tensor of Hugging Face's side alone stays beside" in repr(report)
+
+
 def test_weights_of_hugging_face_are_no_run(tmp_path: Path) -> None:
     mc.toy("qwen3", tmp_path / "hf")
     error = refused(tmp_path / "hf", tmp_path / "out", "qwen3")
