@@ -14,7 +14,7 @@ from mfconv_nb.core.errors import MappingError, quote
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sizes import RUN_CONFIG, read_sizes
 from mfconv_nb.formats.folders import NAMED_BY
-from mfconv_nb.mapping.claims import DTYPE_KEYS, NEXT_LAYERS, claimed_tie, held_next_layers, main_dtype
+from mfconv_nb.mapping.claims import DTYPE_KEYS, NEXT_LAYERS, count_next_layers, find_claimed_tie, find_main_dtype
 from mfconv_nb.mapping.making_rows import HINT_CUT, HINT_PADDED
 from mfconv_nb.mapping.plan import TIED, MappingPlan, plan_mapping
 from mfconv_nb.mapping.quantised import claimed_scheme, quantisation_of, without_claims
@@ -54,7 +54,7 @@ def true_config(
 
 def _with_dtypes(config: dict[str, Any], specs: list[TensorSpec]) -> dict[str, Any]:
     """With the dtype of most numbers, wherever the config states one: from_pretrained casts to it. A part keeps one that occurs."""
-    most, occurring = main_dtype(specs), {DTYPES[spec.dtype].torch for spec in specs if spec.dtype in CASTABLE}
+    most, occurring = find_main_dtype(specs), {DTYPES[spec.dtype].torch for spec in specs if spec.dtype in CASTABLE}
     if most is None:
         return config
     stated = {key: most for key in DTYPE_KEYS if isinstance(config.get(key), str)}
@@ -82,7 +82,7 @@ def _with_layers_of(checkpoint: Checkpoint, config: dict[str, Any]) -> dict[str,
 
 def _with_next_layers(config: dict[str, Any], specs: list[TensorSpec]) -> tuple[dict[str, Any], list[str]]:
     """With the number of layers that predict further tokens that are there, where the config promises more."""
-    claimed, held = config.get(NEXT_LAYERS), held_next_layers(config, (s.name for s in specs))
+    claimed, held = config.get(NEXT_LAYERS), count_next_layers(config, (s.name for s in specs))
     if type(claimed) is not int or held is None or held >= claimed:
         return config, []
     return {**config, NEXT_LAYERS: held}, [f"config.json said {NEXT_LAYERS} {claimed}; what is written has {held}, and says so"]
@@ -102,12 +102,12 @@ def _ties(checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[bool, str]
             return True, f"{quote(rule.hf)} is left out, as it was in the original"
         if said and head is not None and embedding is not None and not _are_equal(head, embedding):
             return False, f"the numbers of {quote(rule.hf)} and {quote(rule.same_as)} differ"
-    return _false_tie(config, checkpoint)
+    return _find_false_tie(config, checkpoint)
 
 
-def _false_tie(config: Mapping[str, Any], checkpoint: Checkpoint) -> tuple[bool, str] | None:
+def _find_false_tie(config: Mapping[str, Any], checkpoint: Checkpoint) -> tuple[bool, str] | None:
     """That a head is not tied, of a family without a rule on that."""
-    head, embeddings = claimed_tie(config, checkpoint)
+    head, embeddings = find_claimed_tie(config, checkpoint)
     if head is None or any(_are_equal(head, embedding) for embedding in embeddings):
         return None
     return False, f"the numbers of {quote(head.name)} and {quote(embeddings[0].name)} differ"
