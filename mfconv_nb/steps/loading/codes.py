@@ -15,7 +15,7 @@ from mfconv_nb.core.dtypes import BY_TORCH, CASTABLE, short_name
 from mfconv_nb.core.folding import folded_names
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.scaled_codes import ROUNDING
-from mfconv_nb.mapping.codes_and_scales import Coded, pair_codes
+from mfconv_nb.mapping.codes_and_scales import Coded, is_possible, pair_codes
 from mfconv_nb.mapping.quantised import CONFIG_KEYS
 from mfconv_nb.streaming.dequantised import CodedMatrix, dequantised_tensor
 
@@ -74,7 +74,12 @@ def read_published(content: Mapping[str, Any], kept: Mapping[str, LazyTensor], c
             weight = TensorSpec(entry["name"], tuple(entry["shape"]), entry["kind"])
             coded = Coded(weight, codes, scales, (entry["block"][0], entry["block"][1]), bool(entry.get("turned")))
             is_kept = bool(entry.get("codes_kept"))
-            if kept[scales.name].spec != scales or (is_kept and kept[codes.name].spec != codes):
+            if (
+                not is_possible(coded)
+                or weight.name in weights
+                or kept[scales.name].spec != scales
+                or (is_kept and kept[codes.name].spec != codes)
+            ):
                 return None
             sums = (str(entry["codes"]["xxh3_128"]), str(entry["scales"]["xxh3_128"]))
             weights[weight.name] = PublishedWeight(coded, kept[scales.name], kept[codes.name] if is_kept else None, sums, is_kept)

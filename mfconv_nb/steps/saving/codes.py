@@ -193,7 +193,7 @@ def check_codes(asked: AsAsked, written: Mapping[str, tuple[TensorSpec, str]], w
             expected = "the bytes that were published, by the checksum in the manifest beside the source"
             raise MappingError("MFC321", quote(name), found="other bytes", expected=expected, hint=HINT_KEPT)
         proven += 1
-    return CodesSeen(proven, len(recodings) - len(changed), tuple(sorted(anew)))
+    return CodesSeen(proven, len(recodings) - len(changed), tuple(sorted(anew)), tuple(sorted(changed - anew)))
 
 
 HINT_KEPT = (
@@ -210,11 +210,13 @@ class CodesSeen:
         proven: tensors whose checksum is that of what was published.
         untouched: weights whose numbers are all what their codes stand for.
         changed: weights that were quantised anew.
+        other_codes: weights with other codes than were published, and the published scales: these hold what they were changed to as well.
     """
 
     proven: int = 0
     untouched: int = 0
     changed: tuple[str, ...] = ()
+    other_codes: tuple[str, ...] = ()
 
     def notes(self) -> tuple[str, ...]:
         said = []
@@ -223,6 +225,11 @@ class CodesSeen:
         if self.changed:
             first = f", first {self.changed[0]}"
             said.append(f"quantised anew: {how_many(len(self.changed), 'weight')}{first}; untouched: {self.untouched:,}")
+        if self.other_codes:
+            count = how_many(len(self.other_codes), "weight")
+            said.append(
+                f"changed, and exact with the published scales: {count}, first {self.other_codes[0]}; untouched: {self.untouched:,}"
+            )
         return tuple(said)
 
 
@@ -287,10 +294,14 @@ class DequantisedReport(Result):
     def names_rounded(self) -> list[str]:
         return [name for name in self.dtypes if not self.is_exact(name)]
 
+    def count_quantised_anew(self) -> int:
+        """How many weights got new codes; 0 where numbers are written."""
+        return 0 if CASTABLE.issuperset(self.dtypes.values()) else len(self.dtypes)
+
     def sentence(self) -> str:
         """One line for notes and reports."""
-        if not CASTABLE.issuperset(self.dtypes.values()):
-            return f"quantised anew, {how_many(len(self.dtypes), 'weight')}: {rounding_text(self.total)}"
+        if anew := self.count_quantised_anew():
+            return f"quantised anew, {how_many(anew, 'weight')}: {rounding_text(self.total)}"
         dtypes = " and ".join(sorted({short_name(d) for d in self.dtypes.values()}))
         rounded = len(self.names_rounded)
         said = f"from codes to {dtypes}: {how_many(len(self.dtypes), 'tensor')}, {len(self.dtypes) - rounded:,} {EXACT}, {rounded:,} "

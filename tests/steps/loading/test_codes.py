@@ -192,6 +192,23 @@ def test_what_does_not_fit_together_is_named(specs: dict[str, Any], name: str, w
     assert hint
 
 
+@pytest.mark.parametrize("sizes", [([32, 32], [40, 40]), ([40, 40], [32, 32]), ([64, 32], [32, 32])])
+def test_scales_that_fit_two_sizes_of_blocks_are_refused_and_one_that_fits_is_taken(sizes: tuple[list[int], list[int]]) -> None:
+    weights = [{"type": "float", "num_bits": 8, "strategy": "block", "block_structure": size} for size in sizes]
+    config = {"quantization_config": {**COMPRESSED, "config_groups": {str(n): {"weights": w} for n, w in enumerate(weights)}}}
+    both = {"a.weight": ("F8_E4M3", (64, 64)), "a.weight_scale": ("F32", (2, 2))}
+    one = {"a.weight": ("F8_E4M3", (120, 96)), "a.weight_scale": ("F32", (4, 3))}
+    alike = {"a.weight": ("F8_E4M3", (30, 32)), "a.weight_scale": ("F32", (1, 1))}  # one block, whichever it is
+    if [64, 32] not in sizes:
+        about, found, expected, _ = problem(both, config)
+        assert (about, expected) == ("a.weight_scale", "one size of blocks")
+        assert all(f"{size[0]} x {size[1]}" in found for size in sizes)
+    for specs in (one, alike):
+        found = pair_codes([TensorSpec(n, shape, dtype) for n, (dtype, shape) in specs.items()], config)
+        assert not found.problems
+        assert found.coded["a.weight"].block == ((32, 32) if specs is one else tuple(sizes[0]))
+
+
 def test_blocks_are_never_guessed() -> None:
     about, _, expected, hint = problem(GOOD, None)
     assert about == "a.weight_scale_inv"

@@ -250,6 +250,65 @@ def test_kept_scales_of_another_model_are_refused(tmp_path: Path) -> None:
     assert stored
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"codes": {"name": "lm_head.weight"}},
+        {"codes": {"shape": [1]}},
+        {"codes": {"dtype": "F8_E5M2"}},
+        {"scales": {"name": "model.norm.weight_scale_inv"}},
+        {"block": [0, 0]},
+        {"block": [16, 64]},
+        {"kind": "F8_E5M2"},
+        {"shape": [96, 96]},
+        {"name": "lm_head.weight"},
+        {"turned": True},
+    ],
+)
+def test_a_manifest_whose_codes_cannot_be_those_of_its_weights_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    folder, _, _ = llama_fp8(tmp_path / "q")
+    there(folder, tmp_path / "mf.safetensors")
+    file = tmp_path / "mf.safetensors.mfconv" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    entry = manifest["published"]["weights"][0]
+    entry |= {key: {**entry[key], **value} if isinstance(value, dict) else value for key, value in change.items()}
+    file.write_text(json.dumps(manifest))
+    error = refused_with("MFC110", lambda: mc.load(tmp_path / "mf.safetensors"))
+    assert "Remove mf.safetensors.mfconv" in str(error)
+
+
+@pytest.mark.parametrize("left", [0, 40, None])
+def test_kept_scales_that_are_gone_or_cut_short_are_named_with_what_helps(left: int | None, tmp_path: Path) -> None:
+    folder, _, _ = llama_fp8(tmp_path / "q")
+    there(folder, tmp_path / "mf.safetensors")
+    kept = tmp_path / "mf.safetensors.mfconv" / "codes.safetensors"
+    kept.unlink() if left is None else kept.write_bytes(kept.read_bytes()[:left])
+    error = refused_with("MFC110", lambda: mc.load(tmp_path / "mf.safetensors"))
+    assert "codes.safetensors" in str(error)
+    assert "Remove mf.safetensors.mfconv" in str(error)
+    shutil.rmtree(kept.parent)
+    assert mc.verify(folder, tmp_path / "mf.safetensors", progress=False).equal
+
+
+@pytest.mark.parametrize(
+    ("number", "way_back", "note"), [(0.7321, "quantised anew", "quantised anew: 1 weight"), (None, "exact", "changed, and exact")]
+)
+def test_the_way_back_of_weights_quantised_anew_is_not_called_exact(number: float | None, way_back: str, note: str, tmp_path: Path) -> None:
+    folder, stored, _ = llama_fp8(tmp_path / "q")
+    there(folder, tmp_path / "mf.safetensors")
+    arrays = {n: t.array() for n, t in raws_in(tmp_path / "mf.safetensors").items()}
+    weight = arrays["model.layers.1.attention.wo.weight"] = arrays["model.layers.1.attention.wo.weight"].copy()
+    weight[0, 0] = -weight[0, 0] if number is None else number  # the negative one has a code too
+    write_safetensors(tmp_path / "mf.safetensors", as_raws(arrays))
+    report = back(tmp_path / "mf.safetensors", tmp_path / "back", folder, requantise=True)
+    assert way_back in report.way_back
+    assert (report.way_back == "exact") is (number is None)
+    assert "model.layers.1.self_attn.o_proj.weight" in note_of(report, note)
+    assert "untouched: 27" in note_of(report, note)
+    changed = [n for n, t in raws_in(tmp_path / "back").items() if t != stored[n]]
+    assert all(n.startswith("model.layers.1.self_attn.o_proj.weight") for n in changed)
+
+
 def test_other_codes_for_the_same_numbers_are_not_what_was_published(tmp_path: Path) -> None:
     stored = as_raws(
         {"a.weight": RNG.integers(64, 100, (32, 32)).astype(np.uint8).view(FP8), "a.weight_scale_inv": np.ones((1, 1), np.float32)}
