@@ -44,7 +44,7 @@ class AsAsked:
 
     Attributes:
         codes: where it is written as codes, how these came about.
-        published: where codes may come back from the numbers that are written, how they were published.
+        published: where the published codes may come back from what is written, how they were published.
         keeps_codes: whether the codes themselves are written, under the names of this side.
     """
 
@@ -67,18 +67,17 @@ def choose_form(checkpoint: Checkpoint, dtype: str | None, *, requantise: bool, 
     history = checkpoint.history
     if requantise:
         _check_requantise(checkpoint, dtype)
+    original = history.original if isinstance(checkpoint, MappedCheckpoint) and checkpoint.side == MF else None
+    before = original.published if original is not None and isinstance(original.published, Published) else None
     if keep and (checkpoint.side == MF or history.published is None):
-        return AsAsked(_keep(checkpoint), keeps_codes=True, notes=(KEPT,))
+        return AsAsked(_keep(checkpoint), published=before, keeps_codes=True, notes=(KEPT,))
     if checkpoint.side != MF and dtype is None and history.published is None and any(map(is_dequantised, checkpoint)) and not requantise:
         try:
-            return AsAsked(codes_kept(checkpoint), keeps_codes=True, notes=(KEPT,))
+            return AsAsked(codes_kept(checkpoint), keeps_codes=True, notes=(KEPT, *_names_note(checkpoint)))
         except MappingError as error:
             return AsAsked(checkpoint, notes=(f"written as numbers: {error.where} has {to_one_line(str(error.found))}",))
     if checkpoint.side == MF or dtype is not None:
-        original = history.original if isinstance(checkpoint, MappedCheckpoint) else None
-        published = original.published if original is not None and checkpoint.side == MF else None
-        numbers = with_dtype_of_codes(checkpoint, dtype)
-        return AsAsked(numbers, published=published if isinstance(published, Published) else None)
+        return AsAsked(with_dtype_of_codes(checkpoint, dtype), published=before)
     if history.merged is not None and history.published is not None and not requantise:
         return AsAsked(checkpoint, notes=(MERGED,))
     published = history.published or (_published_in(history.config_folder) if requantise else None)
@@ -91,6 +90,13 @@ def choose_form(checkpoint: Checkpoint, dtype: str | None, *, requantise: bool, 
 
 
 KEPT = "codes and scales are kept as they are, and laid out like their weights (--dtype bf16, dtype= for numbers)"
+
+
+def _names_note(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What is not known where codes of MindFormers become those of Hugging Face with nothing beside them."""
+    if not isinstance(checkpoint, MappedCheckpoint):
+        return ()
+    return ("nothing beside the source says how the scales were called when they were published: they are called X.scale",)
 
 
 def _keep(checkpoint: Checkpoint) -> Checkpoint:
@@ -136,13 +142,17 @@ def _codes_text(back: CodesBack, published: Published) -> str:
     return f"{text}; {' and '.join(recipe(kind, in_powers_of_two=rounded) for kind, rounded in kinds.items())}"
 
 
-def tensors_to_keep(asked: AsAsked, scales: ScalesSeen) -> dict[str, LazyTensor]:
-    """What is kept beside numbers so that codes come back from them: scales; of tiny or huge weights, whose numbers do not tell codes
-    apart, the codes too; and the scales of activations.
+def tensors_to_keep(asked: AsAsked, numbers: Checkpoint, scales: ScalesSeen) -> dict[str, LazyTensor]:
+    """What is kept beside an output so that the published codes come back from it, under their names: scales; of tiny or huge weights,
+    whose numbers do not tell codes apart, the codes too; and the scales of activations.
+
+    Args:
+        numbers: that are written, or that the codes which are written stand for.
+        scales: of these numbers.
     """
     if asked.published is None:
         return {}
-    sources = dequantised_sources(asked.checkpoint)
+    sources = dequantised_sources(numbers)
     written = {s.matrix.name for s in sources}
     unclear = {s.matrix.name for s in sources if not scales.of_sources[id(s)].reversible}
     found: dict[str, LazyTensor] = {}

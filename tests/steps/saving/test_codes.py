@@ -431,12 +431,42 @@ def test_codes_are_kept_for_mindformers_with_scales_as_its_reader_wants_them(how
     assert found["model.layers.1.feed_forward.w2.weight"] == stored[NAME]
     assert found["model.layers.1.feed_forward.w2.scale"] == stored[NAME.removesuffix("weight") + suffix]
     assert raws_of(tmp_path / "mf.safetensors") == raws_of(mapped)  # read as numbers again
-    assert mc.verify(folder, tmp_path / "mf.safetensors", progress=False).equal
-    mc.save(mc.map(mc.load(tmp_path / "mf.safetensors"), to="hf", config=folder), tmp_path / "back", assets=folder, progress=False)
-    again = raws_in(tmp_path / "back")
-    assert {n: t for n, t in again.items() if "scale" not in n} == {n: t for n, t in stored.items() if "scale" not in n}
-    assert sorted(t.data for n, t in again.items() if "scale" in n) == sorted(t.data for n, t in stored.items() if "scale" in n)
+    seen = mc.verify(folder, tmp_path / "mf.safetensors", progress=False)
+    assert seen.equal
+    assert any(c.seen.startswith("fp8 bits equal: 56 tensors") for c in seen.conditions)
+    again = back(tmp_path / "mf.safetensors", tmp_path / "back", folder)
+    assert raws_in(tmp_path / "back") == stored  # under the names that were published
+    assert "checksums of what was published: 56 tensors" in note_of(again, "checksums")
     assert raws_of(tmp_path / "back") == numbers
+
+
+def test_kept_codes_with_nothing_beside_them_come_back_under_names_that_are_said(tmp_path: Path) -> None:
+    folder, stored, numbers = llama_fp8(tmp_path / "q")
+    there(folder, tmp_path / "mf.safetensors", dtype="keep")
+    shutil.rmtree(tmp_path / "mf.safetensors.mfconv")
+    report = back(tmp_path / "mf.safetensors", tmp_path / "back", folder)
+    assert "called X.scale" in note_of(report, "X.scale")
+    assert raws_in(tmp_path / "back")[f"{NAME.removesuffix('weight')}scale"] == stored[f"{NAME}_scale_inv"]
+    assert raws_of(tmp_path / "back") == numbers
+
+
+@pytest.mark.parametrize("what", ["scale", "weight"])
+def test_kept_codes_that_were_changed_are_not_what_was_published(what: str, tmp_path: Path) -> None:
+    folder, stored, _ = llama_fp8(tmp_path / "q")
+    there(folder, tmp_path / "mf.safetensors", dtype="keep")
+    kept = raws_in(tmp_path / "mf.safetensors")
+    name = f"model.layers.1.feed_forward.w2.{what}"
+    data = bytearray(kept[name].data)
+    data[-1 if what == "weight" else -2] ^= 0x02
+    write_safetensors(tmp_path / "mf.safetensors", {**kept, name: kept[name]._replace(data=bytes(data))})
+    assert not mc.verify(folder, tmp_path / "mf.safetensors", progress=False).equal
+    error = refused_with("MFC321" if what == "weight" else "MFC308", lambda: back(tmp_path / "mf.safetensors", tmp_path / "back", folder))
+    assert NAME in str(error)
+    report = back(tmp_path / "mf.safetensors", tmp_path / "back", folder, requantise=True)
+    changed = {n for n, t in raws_in(tmp_path / "back").items() if t != stored[n]}
+    assert changed <= {NAME, f"{NAME}_scale_inv"}
+    assert changed
+    assert "untouched: 27" in note_of(report, "untouched")
 
 
 def stacked(folder: Path, rows: int) -> tuple[Path, list[tuple[Array, Array, Array]]]:
