@@ -409,6 +409,23 @@ def test_what_becomes_infinite_is_counted(tmp_path: Path) -> None:
     assert str(report).startswith("! Converted")
 
 
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize(("kind", "scale"), [(FP8, 1e36), (E5M2, 2e34)])
+def test_a_product_that_is_too_large_for_float32_already_is_counted(kind: Any, scale: float, dtype: str, tmp_path: Path) -> None:
+    codes, _, _ = fp8(RNG.standard_normal((32, 32)).astype(np.float32), (32, 32), kind)
+    codes[:2, :3] = np.array([0x7F if kind is FP8 else 0x7C], np.uint8).view(kind)  # NaN, or infinite as a code: nothing became so
+    tensors = as_raws({"a.weight": codes, "a.weight_scale_inv": np.array([[scale]], np.float32)})
+    write_hf(tmp_path / "q", tensors, {"model_type": "own", **by_blocks(32)})
+    report = mc.save(mc.load(tmp_path / "q"), tmp_path / "o.safetensors", dtype=dtype, progress=False)
+    target = {"bf16": BF16, "fp16": np.float16, "fp32": np.float32}[dtype]
+    with np.errstate(all="ignore"):
+        found = rounded(codes.astype(np.float32) * np.float32(scale), target).astype(np.float64)
+        expected = int(np.count_nonzero(np.isinf(found) & np.isfinite(codes.astype(np.float64))))
+    assert dict(report.infinite) == {"a.weight": expected}
+    assert expected > 0
+    assert str(report).startswith("! Converted")
+
+
 def test_the_number_of_threads_changes_no_byte_and_no_count(tmp_path: Path) -> None:
     folder, _, _ = llama_fp8(tmp_path / "q")
     counts = [there(folder, tmp_path / f"{n}.safetensors", threads=n).computed.rounding for n in (1, 4)]
