@@ -93,6 +93,11 @@ def claimed_scheme(config: Mapping[str, Any] | None) -> str:
     return ""
 
 
+def claims_of(config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The keys of a config that say how the model was quantised."""
+    return {key: config[key] for key in CONFIG_KEYS if config is not None and config.get(key)}
+
+
 def without_claims(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config without its keys on quantisation."""
     plain = {key: value for key, value in config.items() if key not in CONFIG_KEYS}

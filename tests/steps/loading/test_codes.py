@@ -156,6 +156,20 @@ def test_what_steps_after_it_see_is_numbers(tmp_path: Path) -> None:
     assert mc.verify(folder, tmp_path / "mf.safetensors", progress=False).equal
 
 
+def test_a_comparison_of_codes_says_that_numbers_were_compared(tmp_path: Path) -> None:
+    codes, scales, _ = fp8(WEIGHT, (32, 32), powers_of_two=True)
+    halves = np.clip(codes.astype(np.float32), -2, 2).astype(FP8)  # of these the double is a code too
+    twice = (halves.astype(np.float32) * 2).astype(FP8)
+    config = {"model_type": "own", **by_blocks(32)}
+    for name, c, s in (("a", halves, scales), ("b", twice, scales / 2)):
+        write_hf(tmp_path / name, as_raws({"x.weight": c, "x.weight_scale_inv": s, "n.weight": np.ones(4, np.float32)}), config)
+    seen = mc.diff(tmp_path / "a", tmp_path / "b", values=True, progress=False)
+    assert seen.equal
+    assert "not their bytes" in str(seen)
+    write_hf(tmp_path / "c", as_raws({"x.weight": WEIGHT}), {"model_type": "own"})
+    assert "not their bytes" not in str(mc.diff(tmp_path / "a", tmp_path / "c", values=True, progress=False))
+
+
 # ---- what is refused ------------------------------------------------------------------------------------------------------------
 
 

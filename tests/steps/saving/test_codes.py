@@ -39,6 +39,29 @@ def said_config(folder: Path) -> Any:
     return json.loads((folder / "config.json").read_text()).get("quantization_config")
 
 
+@pytest.mark.parametrize("other", [{}, {"quantization_config": {"quant_method": "gptq", "bits": 4}}, by_blocks(64), None])
+@pytest.mark.parametrize("dtype", ["keep", None])
+def test_the_config_beside_codes_says_how_they_were_published_whatever_config_is_given(
+    other: dict[str, Any] | None, dtype: str | None, tmp_path: Path
+) -> None:
+    more = {"modules_to_not_convert": ["lm_head"]}
+    config = by_blocks(32, **more)
+    folder, stored, _ = llama_fp8(tmp_path / "q", config=config)
+    there(folder, tmp_path / "mf.safetensors", dtype=dtype)
+    plain = json.loads((folder / "config.json").read_text())
+    del plain["quantization_config"]
+    given = tmp_path / "given"
+    given.mkdir()
+    edited = by_blocks(32, modules_to_not_convert=["lm_head", "model.embed_tokens"])
+    (given / "config.json").write_text(json.dumps({**plain, **(edited if other is None else other)}))
+    mapped = mc.map(mc.load(tmp_path / "mf.safetensors"), to="hf")
+    report = mc.save(mapped, tmp_path / "back", assets=given, progress=False)
+    assert raws_in(tmp_path / "back") == stored
+    assert said_config(tmp_path / "back") == (edited if other is None else config)["quantization_config"]
+    assert bool(note_of(report, "as it was published")) is (other is not None)
+    assert mc.doctor(tmp_path / "back")
+
+
 # ---- the way back gives the published bytes -------------------------------------------------------------------------------------
 
 
