@@ -30,7 +30,6 @@ SUFFIXES = {
     "quant_map": "bitsandbytes",
     "SCB": "bitsandbytes",
     "weight_format": "bitsandbytes",
-    "weight_scale_inv": "block-wise fp8",
     "weight_offset": "Ascend's msModelSlim",
     "deq_scale": "Ascend's msModelSlim",
     "quant_bias": "Ascend's msModelSlim",
@@ -44,6 +43,7 @@ SUFFIXES = {
     "W_q": "HQQ",
     "weight_qdata": "torchao",
     "_data": "quanto",
+    "weight_scale_inv": "block-wise fp8",  # after those that only other schemes have: what is refused is named by them
     "weight_scale": SCALED,
     "scale_weight": SCALED,
 }
