@@ -135,7 +135,9 @@ def _notes(source: Checkpoint, plan: MappingPlan, original: Original | None) -> 
     notes += source.history.published.notes if source.history.published is not None and plan.to == MF else ()
     claim = claimed_scheme(source.config)
     if claim and plan.to == HF and (original is None or original.published is None) and not any(map(is_dequantised, source)):
-        notes.append(f"config.json says {claim}; no scales are kept beside these weights: numbers are written (--requantise for codes)")
+        notes.append(
+            f"config.json says {claim}; no scales are kept beside these weights: numbers are written (--requantise for codes again)"
+        )
     claim = claim or source.history.quantised_by
     if claim and plan.to == MF and source.history.published is None:  # the other way a save says it of its config.json
         notes.append(f"said to be quantised ({claim}), which these weights are not")

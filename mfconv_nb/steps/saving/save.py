@@ -103,10 +103,10 @@ def save(
     else:
         out = ranks_output(asked.checkpoint, target, cast, layout_of_ranks)
     writes_codes = asked.keeps_codes or asked.codes is not None
-    if writes_codes:
-        check_scales(source, {t.name: t.dtype for t in source})
+    before = check_scales(source, {t.name: t.dtype for t in source}) if writes_codes else None
     scales = check_scales(asked.checkpoint, out.dtypes)
-    exact, kept = {name: fit.exact for name, fit in scales.fitness.items()}, tensors_to_keep(asked, scales)
+    exact = {name: fit.exact for name, fit in scales.fitness.items()}
+    kept = tensors_to_keep(asked, *((source, before) if before is not None else (asked.checkpoint, scales)))
     out = replace(out, exact=exact, kept=kept, notes=(*((stale,) if stale else ()), *asked.notes, *out.notes))
     return write_output(
         out,

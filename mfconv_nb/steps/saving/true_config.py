@@ -15,12 +15,14 @@ from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sizes import RUN_CONFIG, read_sizes
 from mfconv_nb.formats.folders import NAMED_BY
 from mfconv_nb.mapping.claims import DTYPE_KEYS, NEXT_LAYERS, count_next_layers, find_claimed_tie, find_main_dtype
+from mfconv_nb.mapping.codes_and_scales import blocks_of
 from mfconv_nb.mapping.making_rows import HINT_CUT, HINT_PADDED
 from mfconv_nb.mapping.plan import TIED, MappingPlan, plan_mapping
-from mfconv_nb.mapping.quantised import claimed_scheme, quantisation_of, without_claims
+from mfconv_nb.mapping.quantised import claimed_scheme, claims_of, quantisation_of, without_claims
 from mfconv_nb.mapping.rules import Tied
 from mfconv_nb.steps.converting.first_layers import config_of_first_layers
 from mfconv_nb.steps.converting.mapped_checkpoint import plan_of
+from mfconv_nb.steps.loading.codes import Published
 from mfconv_nb.streaming.compare import compare_tensors
 
 HINT_ASSETS = "Give the folder of the model that these weights are of: --config HF_DIR (assets= in Python)."
@@ -42,6 +44,9 @@ def true_config(
     if (claim := claimed_scheme(config)) and quantisation_of(specs, None) is None:
         config = without_claims(config)
         notes.append(f"config.json said {claim}; the weights are not quantised, and what is written says nothing of it")
+    elif quantisation_of(specs, None) is not None:
+        config, said = _with_scheme(checkpoint, config)
+        notes += said
     config = _with_layers_of(checkpoint, config)
     config, said = _with_next_layers(config, specs)
     notes += said
@@ -50,6 +55,16 @@ def true_config(
         config["tie_word_embeddings"], why = ties
         notes.append(f"config.json gets tie_word_embeddings {str(ties[0]).lower()}: {why}")
     return config, (*notes, *_notes_on_promises(config, checkpoint, specs, origin))
+
+
+def _with_scheme(checkpoint: Checkpoint, config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """With what was published of the codes that are written, where the config says nothing of them, or of other ones."""
+    published = checkpoint.history.published
+    before = (published.said if isinstance(published, Published) else {}) or claims_of(checkpoint.config)
+    if not before or (claimed_scheme(config), blocks_of(config)) == (claimed_scheme(before), blocks_of(before)):
+        return config, []
+    note = f"config.json said {claimed_scheme(config) or 'nothing'} of codes; it gets {' and '.join(before)} as it was published with them"
+    return {**without_claims(config), **before}, [note]
 
 
 def _with_dtypes(config: dict[str, Any], specs: list[TensorSpec]) -> dict[str, Any]:
