@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mfconv_nb.core.dtypes import Array
+from mfconv_nb.core.report import how_many
 
 CHUNK = 1 << 16  # numbers that are compared at once: they stay in the cache
 
@@ -34,6 +35,12 @@ class Rounding:
     @property
     def is_exact(self) -> bool:
         return not self.inexact
+
+    @property
+    def in_words(self) -> str:
+        """``12 of 64 numbers inexact, relative error at most 0.0039, 0.0011 in the mean``."""
+        counted = f"{self.inexact:,} of {how_many(self.numbers, 'number')} inexact"
+        return f"{counted}, relative error at most {self.largest:.3g}, {self.mean:.3g} in the mean"
 
     def __add__(self, other: Rounding) -> Rounding:
         return Rounding(

@@ -104,7 +104,7 @@ def _errors_of_rows(source: DequantisedSource, rows: Array, dtype: str) -> Array
 
 
 def _read_rows(source: DequantisedSource, rows: Array, dtype: type) -> Array:
-    out = np.empty((rows.size, source.matrix.columns), dtype)
+    out: Array = np.empty((rows.size, source.matrix.columns), dtype)
     source.read_into(int(rows[0]) * out.strides[0], out.data.cast("B"))
     return out
 

@@ -7,6 +7,7 @@ matplotlib is imported when the first picture is drawn. Its global state (pyplot
 
 from __future__ import annotations
 
+import base64
 import math
 import struct
 import zlib
@@ -157,7 +158,7 @@ def blocks_png(seen: BlocksSeen, *, width: int = 560, dark: bool | None = None, 
             axes.set_yticks([])  # the rows of both are the same
         else:
             axes.set_ylabel("row of blocks", color=canvas.ink, fontsize=8)
-            axes.yaxis.set_label_coords(-36 / wide, 0.5)
+            axes.yaxis.set_label_coords(-34 / wide, 0.5)
         if positive.size:
             _colour_bar(canvas, mesh, left + wide + 8, 34, low, top)
         canvas.text(left, canvas.height - 15, title + ("; grey: 0" if (grid == 0).any() else ""))
@@ -220,6 +221,11 @@ class _Canvas:
     def png(self) -> bytes:
         self._agg.draw()
         return _palette_png(np.array(self._agg.buffer_rgba()))
+
+
+def picture_html(png: bytes, says: str, width: int) -> str:
+    """A picture as an element of a page; ``says`` is for those who cannot see it."""
+    return f"<img class='mfconv-img' width={width} alt='{says}' src='data:image/png;base64,{base64.b64encode(png).decode()}'>"
 
 
 def _palette_png(pixels: Any) -> bytes:
