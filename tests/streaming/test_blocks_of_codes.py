@@ -110,6 +110,23 @@ def test_weights_in_one_tensor_lie_one_under_the_other_as_they_were_published() 
     assert part.errors == pytest.approx(np.array(errors[name]), rel=1e-5)
 
 
+def test_the_matrices_of_a_published_stack_lie_one_under_the_other() -> None:
+    codes, scales = np.ones((2, 3, 4)), np.array([[[1, A_BIT], [2, 4]], [[A_TIE, 8], [16, A_BIT]]], np.float32)
+    stored = {"experts.up_proj": codes.astype(FP8), "experts.up_proj_scale_inv": scales}
+    seen = seen_of(mc.load(stored, config={"torch_dtype": "bfloat16", **by_blocks(2)})["experts.up_proj"])
+    assert (seen.matrices, seen.grid) == (2, (4, 2))
+    assert seen.scales.tolist() == scales.reshape(4, 2).tolist()
+    assert seen.errors == pytest.approx(np.array([[0, 1 / 1025], [0, 0], [1 / 257, 0], [0, 1 / 1025]]), rel=1e-6)
+
+
+def test_beside_a_narrower_weight_there_is_nothing() -> None:
+    wide, narrow = weight(np.ones((2, 4)), np.array([[1, 2]])), weight(np.ones((2, 2)), np.array([[4]]))
+    seen = seen_of(LazyTensor(wide.spec, (*narrow.pieces, *wide.pieces)))
+    assert seen.scales == pytest.approx(np.array([[4, np.nan], [1, 2]]), nan_ok=True)
+    assert seen.errors == pytest.approx(np.array([[0, np.nan], [0, 0]]), nan_ok=True)
+    assert [tuple(row.values())[:3] for row in BlocksReport(seen).rows()] == [(0, 0, 4), (1, 0, 1), (1, 1, 2)]
+
+
 def test_a_weight_that_is_read_in_many_panels_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, _, _ = llama_fp8(tmp_path / "q")
     tensor = mc.map(mc.load(folder))[W1]
@@ -188,6 +205,9 @@ def test_the_values_of_a_tensor_from_codes_show_its_blocks_too(tmp_path: Path) -
     plain = mc.load({W1: np.zeros(tensor.shape, ml_dtypes.bfloat16)})[W1]
     assert values_html([plain, tensor], False, bars.append, threading.Event()).count(SCALE_PICTURE) == 1
     assert bars[-1] == bytes_to_read([plain, tensor], False) == 4 * tensor.spec.nbytes
+    again = mc.map(mc.load(folder))[W1]
+    assert values_html([again, tensor], False, bars.append, threading.Event()).count(SCALE_PICTURE) == 2
+    assert bars[-1] == bytes_to_read([again, tensor], False) == 5 * tensor.spec.nbytes
     assert SCALE_PICTURE not in values_html([plain], False, bars.append, threading.Event())
     sampled = values_html([tensor], True, bars.append, threading.Event())
     assert SCALE_PICTURE not in sampled

@@ -23,9 +23,9 @@ class CodesExploration(Exploration):
         self.names = [str(row[0]) for row in table.rows]
         self.statuses = [str(row[2]) for row in table.rows]
         self.counts = Counter(self.statuses)
-        self.sort_keys = [[*row[:3], *self._counted(name)] for row, name in zip(table.rows, self.names, strict=True)]
+        self.sort_keys = [[*row[:3], *self._counts_of(name)] for row, name in zip(table.rows, self.names, strict=True)]
 
-    def _counted(self, name: str) -> tuple[float, ...]:
+    def _counts_of(self, name: str) -> tuple[float, ...]:
         found = self.rounding.get(name, Rounding())
         return found.inexact, found.largest, found.mean
 
