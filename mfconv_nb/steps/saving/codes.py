@@ -9,18 +9,22 @@ from typing import Any
 
 from mfconv_nb.core.checkpoint import MF, Checkpoint, LazyTensor, TensorSpec
 from mfconv_nb.core.dtypes import CASTABLE, short_name
-from mfconv_nb.core.errors import MappingError, MfconvError, UsageError, quote, to_one_line
+from mfconv_nb.core.errors import MappingError, MfconvError, UsageError, did_you_mean, quote, to_one_line
 from mfconv_nb.core.progress import NoProgress, Progress
-from mfconv_nb.core.report import Column, Result, Table, how_many
+from mfconv_nb.core.report import Column, Table, how_many
 from mfconv_nb.core.rounding import Rounding
 from mfconv_nb.core.scaled_codes import ROUNDING
 from mfconv_nb.steps.converting.codes_back import CodesBack, codes_back, codes_kept
 from mfconv_nb.steps.converting.mapped_checkpoint import MappedCheckpoint
 from mfconv_nb.steps.loading.codes import Published, published_entry
 from mfconv_nb.steps.loading.load import load
+from mfconv_nb.steps.saving.codes_view import CodesExploration
+from mfconv_nb.streaming.blocks_of_codes import measure_blocks
 from mfconv_nb.streaming.dequantised import Fitness, dequantised_sources, fitness_of, is_dequantised
 from mfconv_nb.streaming.fill import SEGMENT_BYTES, tensor_checksums
 from mfconv_nb.streaming.recoded import recipe
+from mfconv_nb.views.blocks_report import BlocksReport
+from mfconv_nb.views.showing import Explorable
 
 EXACT, ROUNDED = "exact", "rounded"
 
@@ -276,7 +280,7 @@ def check_scales(checkpoint: Checkpoint, dtypes: Mapping[str, str], progress: Pr
 
 
 @dataclass(frozen=True, repr=False)
-class DequantisedReport(Result):
+class DequantisedReport(Explorable):
     """Of every tensor that is computed from codes: whether its numbers are exact, and what rounding did to them. Or of codes that were
     quantised anew: what that did to their numbers.
 
@@ -284,11 +288,13 @@ class DequantisedReport(Result):
         dtypes: what each is written as.
         exact: by its scales alone, known before anything is written.
         rounding: what was counted while it was written; empty before.
+        tensors: those whose numbers come from codes, to look at.
     """
 
     dtypes: Mapping[str, str] = field(default_factory=dict)
     exact: Mapping[str, bool] = field(default_factory=dict)
     rounding: Mapping[str, Rounding] = field(default_factory=dict)
+    tensors: Mapping[str, LazyTensor] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.dtypes)
@@ -311,7 +317,7 @@ class DequantisedReport(Result):
     def sentence(self) -> str:
         """One line for notes and reports."""
         if anew := self.count_quantised_anew():
-            return f"quantised anew, {how_many(anew, 'weight')}: {rounding_text(self.total)}"
+            return f"quantised anew, {how_many(anew, 'weight')}: {self.total.in_words}"
         dtypes = " and ".join(sorted({short_name(d) for d in self.dtypes.values()}))
         rounded = len(self.names_rounded)
         said = f"from codes to {dtypes}: {how_many(len(self.dtypes), 'tensor')}, {len(self.dtypes) - rounded:,} {EXACT}, {rounded:,} "
@@ -319,12 +325,29 @@ class DequantisedReport(Result):
             return said + ROUNDED
         if not self.rounding:
             return f"{said}{ROUNDED} ({ROUNDING})"
-        return f"{said}{ROUNDED}: {rounding_text(self.total)} ({ROUNDING})"
+        return f"{said}{ROUNDED}: {self.total.in_words} ({ROUNDING})"
 
     def about(self, name: str) -> dict[str, Any]:
         """Of one tensor, for the manifest."""
         r = self.rounding.get(name)
         return {} if r is None else {"rounding": {"inexact": r.inexact, "of": r.numbers, "largest": r.largest, "mean": r.mean}}
+
+    def blocks(self, name: str) -> BlocksReport:
+        """Scale and largest relative error of every block of the published weights behind a tensor; a picture in a notebook.
+
+        Reads them, without keeping them in memory.
+
+        Raises:
+            MappingError: MFC309 where no tensor of this name is computed from codes; MFC321 for a scale that is no positive number.
+        """
+        seen = measure_blocks(self.tensors[name]) if name in self.tensors else None
+        if seen is None:
+            expected, hint = "a tensor whose numbers are computed from codes", did_you_mean(name, self.tensors)
+            raise MappingError("MFC309", quote(name), found="none such", expected=expected, hint=hint)
+        return BlocksReport(seen)
+
+    def exploration(self) -> CodesExploration:
+        return CodesExploration(self.table(), self.rounding, self.tensors)
 
     def table(self) -> Table:
         rows = [
@@ -344,8 +367,3 @@ class DequantisedReport(Result):
 
 def _cells(r: Rounding | None) -> tuple[str, str, str]:
     return ("", "", "") if r is None else (f"{r.inexact:,} of {r.numbers:,}", f"{r.largest:.3g}", f"{r.mean:.3g}")
-
-
-def rounding_text(r: Rounding) -> str:
-    """``12 of 64 numbers inexact, relative error at most 0.0039, 0.0011 in the mean``."""
-    return f"{r.inexact:,} of {how_many(r.numbers, 'number')} inexact, relative error at most {r.largest:.3g}, {r.mean:.3g} in the mean"

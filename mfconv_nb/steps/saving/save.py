@@ -222,7 +222,8 @@ def _count_rounding(out: Output, counted: Mapping[tuple[int, str], Rounding]) ->
     found: dict[str, Rounding] = {}
     for (name, _), r in slices.items():
         found[name] = found.get(name, Rounding()) + r
-    return DequantisedReport({name: out.dtypes[name] for name in (*out.exact, *(n for n in found if n not in out.exact))}, out.exact, found)
+    dtypes = {name: out.dtypes[name] for name in (*out.exact, *(n for n in found if n not in out.exact))}
+    return DequantisedReport(dtypes, out.exact, found, {name: out.checkpoint.tensors[name] for name in out.exact})
 
 
 def _written_specs(out: Output, checksums: Mapping[tuple[int, str], str]) -> dict[str, tuple[TensorSpec, str]]:
