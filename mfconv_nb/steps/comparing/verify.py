@@ -43,6 +43,7 @@ from mfconv_nb.steps.comparing.verify_report import VerifyReport
 from mfconv_nb.steps.converting.map import map_checkpoint
 from mfconv_nb.steps.converting.map_request import sizes_of
 from mfconv_nb.steps.converting.mapped_checkpoint import MappedCheckpoint
+from mfconv_nb.steps.converting.names_in_memory import with_saved_names
 from mfconv_nb.steps.converting.padded_vocabulary import with_cut_vocabulary
 from mfconv_nb.steps.converting.twins import with_twins
 from mfconv_nb.steps.loading.load import Loadable, load
@@ -85,9 +86,18 @@ def verify(
         return VerifyReport(tuple(conditions), None, str(original), time.monotonic() - begun)
     b = load(converted)
     check_sides(a, b)
+    family = family_in_file(family) if isinstance(family, str | Path) and is_file_name(family) else family
+    (a, *said), (b, *more) = (_change_to_saved_names(each, family) for each in (a, b))
     trip = RoundTrip(_adapters_alone(a, b), b, layers, leave_out, cut_vocabulary, options, threads, progress)
     conditions, differences, changes = trip.check(family)
+    changes = (*said, *more, *changes)
     return VerifyReport(tuple(conditions), differences, f"{a.origin} → {b.origin} → back", time.monotonic() - begun, changes)
+
+
+def _change_to_saved_names(checkpoint: Checkpoint, family: str | Family | Path | None) -> tuple[Any, ...]:
+    """A checkpoint under the names that the families know, and a note if its names were others."""
+    saved = None if checkpoint.side == MF else with_saved_names(checkpoint, family)
+    return (checkpoint,) if saved is None else (saved.checkpoint, saved.note)
 
 
 def check_sides(a: Checkpoint, b: Checkpoint) -> None:
@@ -113,8 +123,6 @@ class RoundTrip:
 
     def check(self, family: str | Path | Family | None) -> tuple[list[Condition], DiffReport | None, tuple[str, ...]]:
         """Convert the original, compare; convert back, compare. Returns conditions, differences and what the conversion changed."""
-        if isinstance(family, str | Path) and is_file_name(family):
-            family = family_in_file(family)
         a = self.original
         b, stale = self._prove_manifest(family)
         family = family or _remembered_family(b, a)
