@@ -50,6 +50,7 @@ leave_out = click.option(
 cut_vocabulary = click.option(
     "--cut_vocabulary", "--cut-vocabulary", is_flag=True, help="Cut off unused rows that were added behind the vocabulary of the config."
 )
+unwrap = click.option("--unwrap", is_flag=True, help="Take off what a trainer put into names: module., _orig_mod., base_model.model. …")
 hf_names = click.option(
     "--hf_names",
     "--hf-names",

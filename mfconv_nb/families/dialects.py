@@ -87,7 +87,7 @@ DIALECTS = (
     ),
     Dialect(
         model_types=("llava",),
-        told_by="model.language_model.",
+        told_by="model.multi_modal_projector.",
         renamed={
             "language_model.lm_head.": "lm_head.",
             "language_model.model.": "model.language_model.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -114,6 +115,31 @@ def test_without_a_config_names_alone_tell_mixtral_from_qwen() -> None:
     for key in ("mixtral", "qwen2-moe", "llava", "swin_hf"):
         live = replace(mc.load(made(key)), config=None)
         assert mc.map(live, to="mf").family == key
+
+
+WRAPS: dict[str, Callable[[Any], Any]] = {
+    "_orig_mod.": lambda model: torch.compile(model),
+    "module.": lambda model: torch.nn.DataParallel(model).state_dict(),
+    "base_model.model.": lambda model: {f"base_model.model.{name}": value for name, value in model.state_dict().items()},
+    "_checkpoint_wrapped_module.": lambda model: {
+        re.sub(r"(layers\.\d+\.)", r"\1_checkpoint_wrapped_module.", name): value for name, value in model.state_dict().items()
+    },
+}
+
+
+@pytest.mark.parametrize("text", WRAPS)
+def test_what_a_wrapper_puts_before_names_in_memory_is_named_and_taken_off_on_request(text: str, tmp_path: Path) -> None:
+    model = made("mixtral")
+    wrapped, config = WRAPS[text](model), {"model_type": "mixtral", **family_named("mixtral").toy}
+    with pytest.raises(MappingError) as error:
+        mc.map(wrapped, config=config)
+    assert f"'{text}'" in str(error.value.hint)
+    assert "unwrap=True" in str(error.value.hint)
+    mapped = mc.map(wrapped, config=config, unwrap=True)
+    assert mapped.report.notes[0].startswith(f"taken off: '{text}'")
+    assert mc.diff(mapped, mc.map(model), values=True, progress=False).equal
+    mc.save(mapped, tmp_path / "mf.safetensors")
+    assert mc.verify(mc.load(wrapped, config=config), tmp_path / "mf.safetensors", unwrap=True, progress=False).passed
 
 
 def test_other_models_are_left_as_they_are() -> None:

@@ -26,6 +26,7 @@ from mfconv_nb.cli.options import (
     of_run,
     say,
     show,
+    unwrap,
     weights,
     writing,
 )
@@ -46,6 +47,7 @@ SUMMARY = "Convert between Hugging Face and MindFormers."
 @leave_out
 @cut_vocabulary
 @hf_names
+@unwrap
 @config
 @of_run
 @weights
@@ -67,6 +69,7 @@ def convert(
     leave_out: tuple[str, ...],
     cut_vocabulary: bool,
     hf_names: str | None,
+    unwrap: bool,
     config: Configs,
     of_run: OfRun,
     weights: str | None,
@@ -110,6 +113,7 @@ def convert(
         "adapters": adapter_names,
         "cut_vocabulary": cut_vocabulary,
         "hf_names": hf_names,
+        "unwrap": unwrap,
         **options,
     }
     mapped = mc.map(checkpoint, model, to=to, **asked)

@@ -46,6 +46,7 @@ from mfconv_nb.steps.converting.mapped_checkpoint import MappedCheckpoint
 from mfconv_nb.steps.converting.names_in_memory import with_saved_names
 from mfconv_nb.steps.converting.padded_vocabulary import with_cut_vocabulary
 from mfconv_nb.steps.converting.twins import with_twins
+from mfconv_nb.steps.converting.wrappers import take_off_wrappers
 from mfconv_nb.steps.loading.load import Loadable, load
 from mfconv_nb.steps.loading.manifest_proof import prove_manifest
 
@@ -58,6 +59,7 @@ def verify(
     layers: int | None = None,
     leave_out: str | Sequence[str] | None = None,
     cut_vocabulary: bool | None = None,
+    unwrap: bool = False,
     threads: int = 2,
     progress: bool | OnProgress = True,
     **options: object,
@@ -75,6 +77,7 @@ def verify(
         family: as for ``map``; left out, told from the manifest, the config and the names.
         layers, leave_out, cut_vocabulary: what the conversion was asked for, as for ``map``; left out, what the manifest of ``converted``
             remembers.
+        unwrap: take off what a trainer put into the names, as for ``map``.
         progress: show a bar when it takes longer than half a second; or a function that is called with the bytes compared so far.
         options: what the family takes, as for ``map``; left out, what the manifest of ``converted`` remembers.
     """
@@ -87,17 +90,19 @@ def verify(
     b = load(converted)
     check_sides(a, b)
     family = family_in_file(family) if isinstance(family, str | Path) and is_file_name(family) else family
-    (a, *said), (b, *more) = (_change_to_saved_names(each, family) for each in (a, b))
+    (a, *said), (b, *more) = (_change_names(each, family, unwrap=unwrap) for each in (a, b))
     trip = RoundTrip(_adapters_alone(a, b), b, layers, leave_out, cut_vocabulary, options, threads, progress)
     conditions, differences, changes = trip.check(family)
     changes = (*said, *more, *changes)
     return VerifyReport(tuple(conditions), differences, f"{a.origin} → {b.origin} → back", time.monotonic() - begun, changes)
 
 
-def _change_to_saved_names(checkpoint: Checkpoint, family: str | Family | Path | None) -> tuple[Any, ...]:
-    """A checkpoint under the names that the families know, and a note if its names were others."""
-    saved = None if checkpoint.side == MF else with_saved_names(checkpoint, family)
-    return (checkpoint,) if saved is None else (saved.checkpoint, saved.note)
+def _change_names(checkpoint: Checkpoint, family: str | Family | Path | None, *, unwrap: bool) -> tuple[Any, ...]:
+    """A checkpoint under the names that the families know, and a note for each reason why its names were others."""
+    plain, note = take_off_wrappers(checkpoint) if unwrap else (checkpoint, "")
+    said = (note,) if plain is not checkpoint else ()
+    saved = None if plain.side == MF else with_saved_names(plain, family)
+    return (plain, *said) if saved is None else (saved.checkpoint, *said, saved.note)
 
 
 def check_sides(a: Checkpoint, b: Checkpoint) -> None:

@@ -31,6 +31,7 @@ from mfconv_nb.steps.converting.order_of_original import find_orders
 from mfconv_nb.steps.converting.padded_vocabulary import notes_on_cut
 from mfconv_nb.steps.converting.stacked_adapters import lora_after, note_on_stacking
 from mfconv_nb.steps.converting.twins import notes_on_absent_heads, notes_on_twins, tied_equalities
+from mfconv_nb.steps.converting.wrappers import take_off_wrappers
 from mfconv_nb.steps.loading.caller_facts import GivenConfig
 from mfconv_nb.steps.loading.load import Loadable, load
 from mfconv_nb.steps.loading.manifest_proof import prove_manifest
@@ -48,6 +49,7 @@ def map(
     adapters: str | None = None,
     cut_vocabulary: bool = False,
     hf_names: str | None = None,
+    unwrap: bool = False,
     **options: object,
 ) -> MappedCheckpoint:
     """Give a checkpoint the names and shapes of the other side. The result is lazy; its ``report`` says what goes where.
@@ -69,6 +71,8 @@ def map(
             saved is refused where they were used (MFC308).
         hf_names: which names a Hugging Face target gets: "saved" (left out) as `save_pretrained` writes them, or "memory" as transformers 5
             has them in a live model: experts in one tensor a layer, say. A source may have either; a note says if it has those in memory.
+        unwrap: take off what a trainer put into the names: `module.` and `base_model.model.` in front, `_orig_mod.`,
+            `_fsdp_wrapped_module.` and `_checkpoint_wrapped_module.` anywhere. A note says what it was.
         options: what the family takes, such as ``qkv_concat=False`` (``mfconv families KEY`` lists them). Left out: what the manifest
             remembers, else told from names and shapes on the side it comes from, and the default on the side it goes to. What only
             numbers would show is told from the YAML of a run (``config=``), or by the weights that its training began with, where they
@@ -77,10 +81,12 @@ def map(
         MappingError: MFC301 to MFC305, MFC311 to MFC313. With MFC303 the error holds every problem, folded.
     """
     source = load(checkpoint, config=config)
+    source, said = take_off_wrappers(source) if unwrap else (source, "")
     mapped = map_checkpoint(
         source, family, to=to, layers=layers, leave_out=leave_out, adapters=adapters, cut_vocabulary=cut_vocabulary, options=options
     )
     check_hf_names(hf_names, mapped.report.plan.to)
+    mapped = replace(mapped, report=replace(mapped.report, notes=(said, *mapped.report.notes))) if said else mapped
     return with_names_in_memory(mapped) if hf_names == MEMORY else mapped
 
 

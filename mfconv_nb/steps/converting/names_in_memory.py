@@ -72,10 +72,11 @@ def with_names_in_memory(mapped: MappedCheckpoint) -> MappedCheckpoint:
 
 def with_names_of(source: Checkpoint, names: Collection[str]) -> Checkpoint:
     """The checkpoint under its names in memory, where it has saved ones and a live model wants those."""
-    for dialect in _dialects_of(source, None):
+    for dialect in DIALECTS:
         if any(dialect.told_by in name for name in names) and not any(dialect.told_by in name for name in source.tensors):
             changed = _change_names(source, dialect, MF)[0]
-            if all(name in names for name in changed.tensors if name not in source.tensors):
+            new = changed.tensors.keys() - source.tensors.keys()
+            if new and all(name in names for name in new):
                 return changed
     return source
 
