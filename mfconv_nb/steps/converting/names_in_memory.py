@@ -71,8 +71,10 @@ def with_names_in_memory(mapped: MappedCheckpoint) -> MappedCheckpoint:
 
 
 def with_names_of(source: Checkpoint, names: Collection[str]) -> Checkpoint:
-    """The checkpoint under its names in memory, where it has saved ones and a live model wants those."""
-    for dialect in DIALECTS:
+    """The checkpoint under its names in memory, where a live model wants those. Its config or its family says which model it is."""
+    listed = listed_types(source.report.family) if isinstance(source, MappedCheckpoint) else ()
+    types = {model_type_of(source.config), *listed}
+    for dialect in (d for d in DIALECTS if not types.isdisjoint(d.model_types)):
         if any(dialect.told_by in name for name in names) and not any(dialect.told_by in name for name in source.tensors):
             changed = _change_names(source, dialect, MF)[0]
             new = changed.tensors.keys() - source.tensors.keys()
