@@ -18,6 +18,7 @@ from mfconv_nb.core.errors import MappingError, UsageError
 from mfconv_nb.families.dialects import DIALECTS, WITHOUT_DIALECT
 from mfconv_nb.families.registry import built_in, family_named
 from mfconv_nb.families.same_maths import listed_types
+from mfconv_nb.rules import Rule
 from tests.real_frameworks.test_families_of_transformers import made, same_state
 from tests.support import raws_in
 
@@ -232,6 +233,48 @@ def test_both_sets_of_names_in_one_checkpoint_are_refused() -> None:
     state["model.layers.0.block_sparse_moe.experts.2.w1.weight"] = state["model.layers.0.mlp.experts.gate_up_proj"][2, :7].clone()
     with pytest.raises(MappingError, match="MFC304"):
         mc.map(state, "mixtral", config=family_named("mixtral").toy)
+
+
+def _with_codes(tensors: dict[str, Any], name: str) -> dict[str, Any]:
+    """One weight as fp8, with one scale for each matrix in it."""
+    shape = tensors[name].shape
+    return {**tensors, name: torch.ones(shape).to(torch.float8_e4m3fn), f"{name}_scale_inv": torch.ones(*shape[:-2], 1, 1)}
+
+
+def test_codes_under_names_in_memory_are_refused() -> None:
+    state = _with_codes(dict(made("deepseek3").state_dict()), "model.layers.1.mlp.experts.down_proj")
+    with pytest.raises(MappingError) as error:
+        mc.map(state, "deepseek3", config=family_named("deepseek3").toy)
+    assert error.value.code == "MFC312"
+    assert "'model.layers.1.mlp.experts.down_proj'" in str(error.value.found)
+
+
+def test_weights_that_were_published_as_codes_go_back_under_saved_names_only(tmp_path: Path) -> None:
+    for key, name in (("mixtral", "model.layers.0.block_sparse_moe.experts.0.w1.weight"), ("llama", "model.layers.0.mlp.up_proj.weight")):
+        toy = family_named(key).toy
+        state = _with_codes({t.name: torch.zeros(t.shape, dtype=torch.bfloat16) for t in mc.toy(key)}, name)
+        mapped = mc.map(state, key, config={**toy, "quantization_config": {"quant_method": "fp8", "weight_block_size": [512, 512]}})
+        mc.save(mapped, tmp_path / f"{key}.safetensors")
+        back = mc.load(tmp_path / f"{key}.safetensors")
+        assert name in mc.map(back)
+        if key == "llama":  # its names in memory are those that are saved
+            assert name in mc.map(back, hf_names="memory")
+        else:
+            with pytest.raises(UsageError, match="codes, which only saved names have"):
+                mc.map(back, hf_names="memory")
+
+
+def test_a_dtype_that_one_side_fixes_stays_fixed_under_names_in_memory(tmp_path: Path) -> None:
+    router = "block_sparse_moe.gate.weight"
+    usual = family_named("mixtral")
+    rules = tuple(replace(rule, dtype="F32") if isinstance(rule, Rule) and router in rule.hf else rule for rule in usual.rules)
+    family = replace(usual, key="mixtral_f32", rules=rules)
+    mc.save(mc.map(mc.toy("mixtral"), family), tmp_path / "mf.safetensors")
+    back = mc.map(mc.load(tmp_path / "mf.safetensors"), family, hf_names="memory")
+    mc.save(back, tmp_path / "hf.safetensors", dtype="fp16")
+    dtypes = {name: raw.dtype for name, raw in raws_in(tmp_path / "hf.safetensors").items()}
+    assert dtypes["model.layers.1.mlp.gate.weight"] == "BF16"
+    assert dtypes["model.layers.1.mlp.experts.down_proj"] == "F16"
 
 
 @pytest.mark.parametrize(

@@ -58,12 +58,13 @@ def with_names_in_memory(mapped: MappedCheckpoint) -> MappedCheckpoint:
     Raises:
         UsageError: MFC501 for a model whose names in memory are not known, and for weights that were published as codes.
     """
-    unknown = not set(_types_of(mapped, mapped.report.family)).isdisjoint(WITHOUT_DIALECT)
-    if unknown or mapped.history.published is not None:
-        found = f"{mapped.report.family.key}, whose names in memory are not known" if unknown else "codes, which only saved names have"
+    family = mapped.report.family
+    dialect = next(iter(_dialects_of(mapped, family)), None)
+    unknown = not set(_types_of(mapped, family)).isdisjoint(WITHOUT_DIALECT)
+    if unknown or (dialect is not None and mapped.history.published is not None):
+        found = f"{family.key}, whose names in memory are not known" if unknown else "codes, which only saved names have"
         hint = "Leave --hf_names out (hf_names= in Python)."
         raise UsageError("MFC501", "hf_names", found=found, expected=quote(SAVED), hint=hint)
-    dialect = next(iter(_dialects_of(mapped, mapped.report.family)), None)
     if dialect is None:
         return mapped
     changed, made_of = _change_names(mapped, dialect, MF)
@@ -106,7 +107,7 @@ def _types_of(source: Checkpoint, family: str | Path | Family | None) -> tuple[s
     """What model types it may have: what its config says, if the family lists it; else all that the family lists."""
     said = model_type_of(source.config)
     if family is None and source.family is None:
-        return (str(said),) if said is not None else ()
+        return () if said is None else (str(said),)
     families = _families_of(source, family)
     listed = tuple(name for each in families for name in listed_types(each))
     return (said,) if said in listed else listed
