@@ -73,9 +73,10 @@ def test_nothing_to_take_off_is_said_and_nothing_changes() -> None:
     assert mapped.tensors.keys() == mc.map(mc.toy("llama")).tensors.keys()
 
 
-def test_two_tensors_never_become_one() -> None:
+@pytest.mark.parametrize("plain", [1, 39])
+def test_two_tensors_never_become_one(plain: int) -> None:
     toy = raws_of(mc.toy("llama"))
-    write_hf(Path("both"), {**toy, **{f"module.{name}": raw for name, raw in toy.items()}}, CONFIG)
+    write_hf(Path("both"), {**dict([*toy.items()][:plain]), **{f"module.{name}": raw for name, raw in toy.items()}}, CONFIG)
     with pytest.raises(UsageError, match="MFC501"):
         mc.map("both", unwrap=True)
     with pytest.raises(MappingError) as error:
