@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from mfconv_nb.core.checkpoint import HF, MF, SIDE_NAMES, Checkpoint, Equality, LazyTensor, Original
@@ -26,9 +26,11 @@ class MappedCheckpoint(Checkpoint):
 
     Attributes:
         report: what went where.
+        made_of: where its names are not those of the report (see ``names_in_memory.py``): the names there that a tensor is made of.
     """
 
     report: MapReport
+    made_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def table(self) -> Table:
         """How it was mapped."""
