@@ -102,7 +102,7 @@ def split_wrappers(name: str) -> tuple[tuple[str, ...], str]:
 
 def hint_to_unwrap(names: Collection[str]) -> str | None:
     """The hint for names that a wrapper changed, whatever model they are of; None where most were not changed, or two would become one."""
-    found = [name for name in names if without_wrappers(name) != name]
+    found = [name for name in names if "lora_" not in name and without_wrappers(name) != name]  # PEFT names adapters so
     if 2 * len(found) <= len(names) or len(set(map(without_wrappers, names))) < len(names):
         return None
     texts = [f"{quote(text)} ({WRAPPERS[text]} puts it there)" for text in dict.fromkeys(split_wrappers(found[0])[0])]

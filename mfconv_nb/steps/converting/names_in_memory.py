@@ -48,6 +48,8 @@ def with_saved_names(source: Checkpoint, family: str | Path | Family | None = No
         return None
     checkpoint, made_of = next(iter(found.values()))
     olds = folded_names({name: None for name, before in made_of.items() if before != (name,) for name in before})
+    if not olds:
+        return None
     note = f"names as transformers has them in memory ({olds[0]}{', …' if len(olds) > 1 else ''}): read as save_pretrained writes them"
     return SavedNames(checkpoint, note)
 
