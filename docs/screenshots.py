@@ -43,6 +43,20 @@ ANATOMY = """import mfconv_nb as mc, numpy as np
 mc.save(mc.load({"norm.weight": np.ones(6, "f4"), "wq.weight": np.linspace(-1, 1, 24, dtype="f2").reshape(4, 6)}), "small.safetensors")
 mc.anatomy("small.safetensors")"""
 
+BLOCKS = """import mfconv_nb as mc, numpy as np, ml_dtypes
+toy, random = mc.toy("deepseek3"), np.random.default_rng(0)
+stored = {t.name: mc.read(toy, t.name) for t in toy}
+for name in [name for name in stored if name.endswith("gate_proj.weight")]:
+    rows, columns = stored[name].shape
+    scales = random.uniform(1, 2, (-(-rows // 16), columns // 16)).astype("f4") / 8192
+    scales[3:5] *= 3
+    scales[:, 2] *= 2
+    codes = random.normal(0, 100, (rows, columns)).astype(ml_dtypes.float8_e4m3fn)
+    stored |= {name: codes, name + "_scale_inv": scales}
+config = {**toy.config, "quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [16, 16]}}
+mapped = mc.map(mc.load(stored, config=config), "deepseek3")
+mc.save(mapped, "v3.ckpt", progress=False).computed"""
+
 EDITOR = """import mfconv_nb as mc
 hf = mc.toy("baichuan2")
 mf = mc.map(hf, "baichuan2")
@@ -84,6 +98,12 @@ def open_fused_row(view: Any) -> None:
 def show_values(view: Any) -> None:
     """A tensor that differs, with its histogram and the histogram of its differences."""
     row(view, "up_proj").click()
+    view.locator(".mfconv-right img").nth(1).wait_for()
+
+
+def show_blocks(view: Any) -> None:
+    """A weight that was published as codes, with scale and error of each block."""
+    row(view, "layers.0.feed_forward.w1").click()
     view.locator(".mfconv-right img").nth(1).wait_for()
 
 
@@ -146,6 +166,7 @@ class Picture:
 PICTURES = (
     Picture("mapping", MAPPED, open_fused_row, width=980, until=".mfconv-right > :last-child"),
     Picture("diff", DIFF, show_values),
+    Picture("blocks", BLOCKS, show_blocks),
     Picture("verify", VERIFY),
     Picture("panel", PANEL, convert, until=".mfconv-view", dark=True),
     Picture("editor", EDITOR, forget_a_bracket),

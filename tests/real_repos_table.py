@@ -32,6 +32,7 @@ class Repository:
         unpromised: patterns of tensors that its config does not promise, although their rule is neither optional nor a `Drop`.
         promise_refused: how `mc.expected` is refused for its config, which lacks a size.
         total_is_short: bytes by which the total size in its index is below that of its shapes, which are derived from the config.
+        read_as_numbers: whether it is published as codes and scales.
         more_config: what the published config of the model says, where the repository has none.
     """
 
@@ -45,10 +46,13 @@ class Repository:
     promise_refused: Refused | None = None
     total_is_short: int = 0
     more_config: Mapping[str, Any] = field(default_factory=dict)
+    read_as_numbers: bool = False
 
     @property
     def planned(self) -> tuple[str, ...]:
-        """Every key it is planned with: those that cover it, and what it is told as."""
+        """Every key it is planned with as it is stored: those that cover it, and what it is told as."""
+        if self.read_as_numbers:
+            return ()
         return tuple(dict.fromkeys((*self.keys, *([self.told] if isinstance(self.told, str) else []))))
 
 
@@ -105,7 +109,7 @@ REPOSITORIES: Mapping[str, Repository] = {
     "deepseek_ocr__deepseek-ocr": _unknown("deepseek_vl_v2", "deepseek2", "MFC303", "unmatched  model.sam_model.pos_embed"),
     "deepseek_ocr__deepseek-ocr2": _unknown("deepseek_vl_v2", "deepseek2", "MFC303", "unmatched  model.sam_model.pos_embed"),
     "deepseek_v2__deepseek-v2-lite": _covered("deepseek2", "deepseek"),
-    "deepseek_v3__deepseek-r1-fp8": _quantised("fp8: it has model.layers.0.self_attn.q_a_proj.weight_scale_inv", "deepseek3"),
+    "deepseek_v3__deepseek-r1-fp8": Repository(told="deepseek3", read_as_numbers=True),
     "glm4__glm-4-9b_legalhal": _covered("glm-n"),
     "glm4_moe__llamabot_713gb": _covered("glm4-moe", more_config=GLM_4_5, total_is_short=3_858_240),
     "gpt2__gpt2": _covered("gpt", options={"prefix": ""}),

@@ -147,7 +147,19 @@ def test_without_a_key_the_family_of_a_real_repository_is_told_or_refused(file: 
     else:
         mapped = mc.map(source)
         assert mapped.family == expected.told
-        assert mapped.report.notes == ()
+        assert [note[:25] for note in mapped.report.notes] == ["quantised, read as numbers"[:25]] * expected.read_as_numbers
+
+
+@pytest.mark.parametrize("file", [f for f, r in REPOSITORIES.items() if r.read_as_numbers])
+def test_a_repository_of_codes_is_planned_as_numbers_without_its_scales(file: str) -> None:
+    source = read_repo(file).checkpoint
+    scales = {name for name in source.tensors if name.endswith("_scale_inv")}
+    assert len(scales) == 45_808
+    mapped = mc.map(source, REPOSITORIES[file].told)
+    assert mapped.report.plan.problems == ()
+    back = mc.map(mapped, to="hf")
+    assert {t.name: t.shape for t in back.specs} == {t.name: t.shape for t in source.specs if t.name not in scales}
+    assert {t.dtype for t in back.specs} == {"BF16", "F32"}
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from mfconv_nb.core.errors import safe_text
 from mfconv_nb.core.paths import local_path
 from mfconv_nb.core.progress import NoProgress, Progress
 from mfconv_nb.core.report import MAX_ROWS, Result, bytes_text, json_text, plain_marks, table_text
+from mfconv_nb.families.dialects import MEMORY, SAVED
 
 
 class _LocalPath(click.Path):
@@ -48,6 +49,13 @@ leave_out = click.option(
 )
 cut_vocabulary = click.option(
     "--cut_vocabulary", "--cut-vocabulary", is_flag=True, help="Cut off unused rows that were added behind the vocabulary of the config."
+)
+unwrap = click.option("--unwrap", is_flag=True, help="Take off what a trainer put into names: module., _orig_mod., base_model.model. …")
+hf_names = click.option(
+    "--hf_names",
+    "--hf-names",
+    type=click.Choice([SAVED, MEMORY]),
+    help="Names of a Hugging Face target: as save_pretrained writes them (left out), or as transformers 5 has them in memory.",
 )
 Configs = Path | tuple[Path, ...] | None  # what --config gave: nothing, one, or several
 

@@ -57,7 +57,7 @@ WITH_MTP = Option("with_mtp", (1, 0), side="both", help="Whether the layer that 
 
 FAMILY = Family(
     key="deepseek3",
-    covers="DeepSeek-V3, R1 (bf16), any number of experts",
+    covers="DeepSeek-V3, R1 (bf16, fp8), any number of experts",
     model_types=("deepseek_v3",),
     run_classes={"DeepseekV3Config": RunClass({"num_nextn_predict_layers": "num_nextn_predict_layers | 0"}, unread=("kv_channels",))},
     sizes={

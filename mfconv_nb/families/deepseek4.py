@@ -100,7 +100,7 @@ NEXT_TOKEN = (
 
 FAMILY = Family(
     key="deepseek4",
-    covers="DeepSeek-V4 (bf16)",
+    covers="DeepSeek-V4 (bf16, fp8, fp4)",
     model_types=("deepseek_v4",),
     adapters="lora",  # its network is of the dynamic graph
     run_keys={"moe_grouped_gemm": True},

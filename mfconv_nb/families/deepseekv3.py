@@ -47,7 +47,7 @@ COPIED = (
 
 FAMILY = Family(
     key="deepseekv3",
-    covers="DeepSeek-V3, R1 (bf16), Kimi-K2, Moonlight, mcore",
+    covers="DeepSeek-V3, R1, Kimi-K2 (bf16, fp8), Moonlight, mcore",
     model_types=("deepseek_v3", "kimi_k2"),
     same_maths=("glm4_moe_lite",),
     told_as="deepseek3",

@@ -24,7 +24,7 @@ TRAINED = replace(
 FAMILY = derive_family(
     DEEPSEEKV3,
     key="deepseekv32",
-    covers="DeepSeek-V3.2 (bf16)",
+    covers="DeepSeek-V3.2 (bf16, fp8)",
     model_types=("deepseek_v32",),
     told_as="",
     run_keys={**DEEPSEEKV3.run_keys, "experimental_attention_variant": "dsa"},

@@ -33,7 +33,7 @@ WITH_INDEXER = (
 FAMILY = derive_family(
     DEEPSEEKV32,
     key="glm5",
-    covers="GLM-5 (bf16)",
+    covers="GLM-5",
     model_types=("glm_moe_dsa",),
     adapters="lora",  # its network is of the dynamic graph
     run_keys=DEEPSEEKV32.run_keys,

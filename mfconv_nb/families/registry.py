@@ -302,6 +302,11 @@ def _misfits_of(family: Family, templates: frozenset[str], names: Iterable[str],
             yield f"{how_many(len(listed), 'name')} {meaning} ({', '.join(listed[:MOST_NAMES])}{more})"
 
 
+def distance_to_nearest(names: Iterable[str], to: str) -> Distance:
+    """How far some names are from those of the known family that is nearest."""
+    return min(c.distance for c in _candidates((), templates_of(names), to))
+
+
 def nearest_of(families: Sequence[Family], templates: frozenset[str], to: str) -> Family:
     """The family whose form is nearest to some name templates; the first among equals."""
     return min(_measure(families, templates, to), key=lambda c: (c.distance.misfits, c.distance.names)).family

@@ -9,6 +9,7 @@ from mfconv_nb.core.errors import OutputError, quote
 
 MAX_AXES = 32  # numpy's limit; MindSpore and this package read through numpy
 MAX_AXIS = 1 << 48
+HINT_CODES = "Cast it before, or leave it out. Of fp8 codes that have scales: numbers, by --dtype bf16 (dtype= in Python)."
 
 
 def has_sound_shape(shape: tuple[int, ...]) -> bool:

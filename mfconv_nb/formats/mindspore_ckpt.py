@@ -23,7 +23,7 @@ from mfconv_nb.core.report import how_many, shape_text
 from mfconv_nb.core.sources import FileSource, StoredChecksum
 from mfconv_nb.formats.fields import OTHER, TENSOR, Field, numbers_text
 from mfconv_nb.formats.format import Format, file_with
-from mfconv_nb.formats.limits import MAX_AXES, check_can_be_written
+from mfconv_nb.formats.limits import HINT_CODES, MAX_AXES, check_can_be_written
 from mfconv_nb.formats.protobuf import LONGEST, BrokenProtobuf, read_varint, varint_bytes
 
 SLICE_BYTES = 512 << 20  # mindspore 2.x cuts larger tensors
@@ -334,7 +334,7 @@ def _check_can_hold(spec: TensorSpec, file: str) -> None:
     check_can_be_written(spec, file)
     refuse = partial(OutputError, "MFC405", f"{quote(spec.name)} for {file}", hint="Choose a .safetensors ending.")
     if DTYPES[spec.dtype].mindspore is None:
-        hint = "Cast it before, or leave it out. A .safetensors file holds it where it is not for MindSpore."
+        hint = f"{HINT_CODES} A .safetensors file holds them where they are not for MindSpore."
         raise refuse(found=f"dtype {spec.dtype}", expected="a dtype that MindSpore loads", hint=hint)
     if len(spec.name) > MAX_NAME_LENGTH:
         expected = f"at most {MAX_NAME_LENGTH:,}, as MindSpore takes"

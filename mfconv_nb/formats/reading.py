@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from mfconv_nb.core.checkpoint import MF, LazyTensor, OtherEntry
 from mfconv_nb.core.errors import InputError, MfconvError, quote, to_short_line
@@ -60,16 +61,18 @@ class Opened:
     twins: Mapping[str, str] = field(default_factory=dict)
 
 
-def open_path(path: Path) -> Opened:
+def open_path(path: Path, beside: Mapping[str, Any] | None = None) -> Opened:
     """Open a folder, an index or a file. A file whose name says that it is one of several shards stands for all of them.
 
+    Args:
+        beside: the config that lies in the folder, where it has been read already.
     Raises:
         InputError: MFC101 to MFC105, MFC115. FormatError: MFC2xx for a file that cannot be trusted.
     """
     kind = _kind_by_name(path)
     try:
         if kind == FOLDER:
-            return _open_folder(path)
+            return _open_folder(path, beside)
         if kind == INDEX:
             return _open_index(path)
         shards = shards_with(path)
@@ -185,8 +188,8 @@ def _hint_missing(index: Path) -> str:
     return f"Fetch the missing files.{more}"
 
 
-def _open_folder(folder: Path) -> Opened:
-    chosen = choose_files(folder, _named_in_config(folder))
+def _open_folder(folder: Path, config: Mapping[str, Any] | None) -> Opened:
+    chosen = choose_files(folder, check_named(folder, config.get(NAMED_BY)) if config is not None else _named_in_config(folder))
     if chosen is None:
         names = [quote(p.name) for p in sorted(folder.iterdir())[:6]]
         raise InputError(

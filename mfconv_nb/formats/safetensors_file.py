@@ -24,7 +24,7 @@ from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sources import FileSource, StoredChecksum
 from mfconv_nb.formats.fields import JSON_SPACE, PADDING, TENSOR, Field, json_members, numbers_text
 from mfconv_nb.formats.format import Format, OpenedFile, file_with
-from mfconv_nb.formats.limits import MAX_AXES, are_counts, check_can_be_written
+from mfconv_nb.formats.limits import HINT_CODES, MAX_AXES, are_counts, check_can_be_written
 
 METADATA = "__metadata__"
 MAX_HEADER_BYTES = 100_000_000  # the reference reader's own limit
@@ -196,7 +196,7 @@ def _check_can_hold(spec: TensorSpec, file: str, metadata: Mapping[str, str]) ->
         hint = "Rename it, leave it out, or choose a .bin or .ckpt ending."
         raise refuse(found="the name that the metadata has", expected="another", hint=hint)
     if metadata.get("format") == "ms" and DTYPES[spec.dtype].mindspore is None:
-        raise refuse(found=f"dtype {spec.dtype}", expected="a dtype that MindSpore loads", hint="Cast it before, or leave it out.")
+        raise refuse(found=f"dtype {spec.dtype}", expected="a dtype that MindSpore loads", hint=HINT_CODES)
 
 
 # ---- the format ------------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ class FalseClaim:
     held: str
 
 
-def false_claims(config: Mapping[str, Any], specs: Iterable[TensorSpec]) -> Iterator[FalseClaim]:
+def find_false_claims(config: Mapping[str, Any], specs: Iterable[TensorSpec]) -> Iterator[FalseClaim]:
     """Every claim of a config that the headers beside it contradict.
 
     Args:
@@ -48,14 +48,14 @@ def false_claims(config: Mapping[str, Any], specs: Iterable[TensorSpec]) -> Iter
     specs = list(specs)
     if (claim := claimed_scheme(config)) and quantisation_of(specs, None) is None:
         yield FalseClaim("quantization_config", claim, "the weights are not quantised")
-    yield from _false_dtypes(config, specs)
-    claimed, held = config.get(NEXT_LAYERS), held_next_layers(config, (s.name for s in specs))
+    yield from _find_false_dtypes(config, specs)
+    claimed, held = config.get(NEXT_LAYERS), count_next_layers(config, (s.name for s in specs))
     if type(claimed) is int and held is not None and claimed != held:
         yield FalseClaim(NEXT_LAYERS, str(claimed), f"there {'is' if held == 1 else 'are'} {how_many(held, 'such layer')}")
-    yield from _false_numbers(config)
+    yield from _find_false_numbers(config)
 
 
-def held_next_layers(config: Mapping[str, Any], names: Iterable[str]) -> int | None:
+def count_next_layers(config: Mapping[str, Any], names: Iterable[str]) -> int | None:
     """How many layers that predict further tokens there are, by their names: `mtp.0`, or `layers.N` from the config's number of layers on.
 
     None where that cannot be told: the config does not say how many layers come before them, or their names do not count them.
@@ -70,7 +70,7 @@ def held_next_layers(config: Mapping[str, Any], names: Iterable[str]) -> int | N
     return len(counted | {number for number in behind if number >= 0})
 
 
-def claimed_tie(config: Mapping[str, Any], tensors: Iterable[LazyTensor]) -> tuple[LazyTensor | None, list[LazyTensor]]:
+def find_claimed_tie(config: Mapping[str, Any], tensors: Iterable[LazyTensor]) -> tuple[LazyTensor | None, list[LazyTensor]]:
     """The head that a config ties to an embedding though it is there, and the tensors that may be that embedding, by shape and name.
 
     None and nothing where the config ties nothing, or one of both is not there.
@@ -83,7 +83,7 @@ def claimed_tie(config: Mapping[str, Any], tensors: Iterable[LazyTensor]) -> tup
     return (head, embeddings) if embeddings else (None, [])
 
 
-def main_dtype(specs: Iterable[TensorSpec]) -> str | None:
+def find_main_dtype(specs: Iterable[TensorSpec]) -> str | None:
     """torch's name of the dtype of most numbers; None where no tensor has a dtype that a cast is asked for."""
     counts: dict[str, int] = {}
     for spec in specs:
@@ -92,15 +92,15 @@ def main_dtype(specs: Iterable[TensorSpec]) -> str | None:
     return DTYPES[max(counts, key=lambda dtype: counts[dtype])].torch if counts else None
 
 
-def _false_dtypes(config: Mapping[str, Any], specs: list[TensorSpec]) -> Iterator[FalseClaim]:
-    most = main_dtype(specs)
+def _find_false_dtypes(config: Mapping[str, Any], specs: list[TensorSpec]) -> Iterator[FalseClaim]:
+    most = find_main_dtype(specs)
     for key in DTYPE_KEYS:
         claimed = config.get(key)
         if most is not None and isinstance(claimed, str) and claimed in BY_TORCH and claimed != most:
             yield FalseClaim(key, claimed, f"most numbers are {most}")
 
 
-def _false_numbers(config: Mapping[str, Any]) -> Iterator[FalseClaim]:
+def _find_false_numbers(config: Mapping[str, Any]) -> Iterator[FalseClaim]:
     """Entries that contradict another of the same config: tokens beyond the vocabulary, lists with one entry a layer."""
     vocabulary, layers = config.get("vocab_size"), config.get(LAYERS)
     if type(vocabulary) is int:

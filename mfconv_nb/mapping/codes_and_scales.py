@@ -38,6 +38,9 @@ SCHEMES_WE_READ = frozenset({"", "fp8", "compressed-tensors", "MXFP4"})  # as a 
 NAMES_OF_OTHERS = SUFFIXES.keys() - {"weight_scale_inv", "weight_scale", *WORDS}  # last words of names, in schemes that are not read
 HINT_FETCH = "Fetch the files again: codes and scales have to be of one save."
 HINT_CONFIG = "Give the config.json that was published with the weights: --config (config= in Python)."
+HINT_ONE_SIZE = (
+    "Take the block size that is not its own out of the config, or convert these weights alone: --leave_out (leave_out= in Python)."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +147,15 @@ def pair_codes(specs: Iterable[TensorSpec], config: Mapping[str, Any] | None, be
     return Pairing(coded, of_activations, tuple(problems))
 
 
+def is_possible(coded: Coded) -> bool:
+    """Whether names, shapes and dtypes are such as ``pair_codes`` could have paired: for what was remembered, and may have been changed."""
+    codes, scales, block = coded.codes, coded.scales, coded.block
+    if min(block) < 1 or not _scales_beside(codes, {scales.name: scales}) or _weight_of(codes, scales) != coded.weight:
+        return False
+    turned = codes.dtype == "U8"
+    return coded.turned == turned and scales.shape in _shapes_of_scales(coded.weight.shape[:-2], coded.rows, coded.columns, block)
+
+
 # ---- names -----------------------------------------------------------------------------------------------------------------
 
 
@@ -237,14 +249,19 @@ def _fit_together(
     turned = codes.dtype == "U8"
     *stack, rows, columns = (*weight.shape[:-2], *reversed(weight.shape[-2:])) if turned else weight.shape
     choices = ((1, FP4_COLUMNS),) if weight.dtype == E2M1 else blocks or ((0, 0), (1, 0))
-    for up, across in choices:
-        block = (up or max(1, rows), across or max(1, columns))
-        if scales.shape in _shapes_of_scales(tuple(stack), rows, columns, block):
-            return Coded(weight, codes, scales, block, turned)
-    wanted = dict.fromkeys(
-        shape_text(_shapes_of_scales(tuple(stack), rows, columns, (up or max(1, rows), across or max(1, columns)))[0])
-        for up, across in choices
-    )
+    sizes = [(up or max(1, rows), across or max(1, columns)) for up, across in choices]
+    fitting = {
+        (min(block[0], max(1, rows)), min(block[1], max(1, columns))): block
+        for block in reversed(sizes)
+        if scales.shape in _shapes_of_scales(tuple(stack), rows, columns, block)
+    }
+    if len(fitting) > 1:
+        found = f"{shape_text(scales.shape)}, which fits {' and '.join(_block_text(b) for b in reversed(fitting.values()))}"
+        problems.append((scales.name, found, "one size of blocks", HINT_ONE_SIZE))
+        return None
+    if fitting:
+        return Coded(weight, codes, scales, next(iter(fitting.values())), turned)
+    wanted = dict.fromkeys(shape_text(_shapes_of_scales(tuple(stack), rows, columns, block)[0]) for block in sizes)
     said = " in ".join(["blocks", "config.json"]) if blocks else "no block size in the config"
     of = f"for {shape_text(weight.shape)}, with " + (
         " or ".join(_block_text(b) for b in choices) if blocks or weight.dtype == E2M1 else said

@@ -30,7 +30,6 @@ SUFFIXES = {
     "quant_map": "bitsandbytes",
     "SCB": "bitsandbytes",
     "weight_format": "bitsandbytes",
-    "weight_scale_inv": "block-wise fp8",
     "weight_offset": "Ascend's msModelSlim",
     "deq_scale": "Ascend's msModelSlim",
     "quant_bias": "Ascend's msModelSlim",
@@ -44,6 +43,7 @@ SUFFIXES = {
     "W_q": "HQQ",
     "weight_qdata": "torchao",
     "_data": "quanto",
+    "weight_scale_inv": "block-wise fp8",  # after those that only other schemes have: what is refused is named by them
     "weight_scale": SCALED,
     "scale_weight": SCALED,
 }
@@ -91,6 +91,11 @@ def claimed_scheme(config: Mapping[str, Any] | None) -> str:
                 method = settings.get("quant_method") or settings.get("format") or ("MLX" if "group_size" in settings else key)
                 return METHODS.get(str(method), to_one_line(str(method)[:40]))
     return ""
+
+
+def claims_of(config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The keys of a config that say how the model was quantised."""
+    return {key: config[key] for key in CONFIG_KEYS if config is not None and config.get(key)}
 
 
 def without_claims(config: Mapping[str, Any]) -> dict[str, Any]:

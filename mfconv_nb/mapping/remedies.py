@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import takewhile
@@ -32,8 +32,11 @@ WRAPPERS = {
     "pretrained_model.": "TRL",
     "language_model.": "a model with a part for images or sound",
 }
+WRAPPED_ANYWHERE = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+WRAPPED_IN_FRONT = re.compile(r"module\.|base_model\.model\.")
 HEADS = re.compile(r"(?:.*\.)?(?:score|classifier|classification_head|v_head|value_head|reward_head|regression_head|qa_outputs)(?:\.|$)")
 MOST_TEMPLATES, LONGEST = 150, 300  # name patterns that are looked at, and characters of one: strangers have any number
+HOW_TO_UNWRAP = "--unwrap (unwrap=True in Python) takes it off."
 MOST_PATTERNS = 6  # that a hint can list
 
 HINT_UNMERGED = (
@@ -75,10 +78,35 @@ def remedy_of(plan: MappingPlan, specs: Sequence[TensorSpec], source: str | None
     wrapped = wrapped_names(Counter(fold(n)[0] for n in names), plan.family.templates(plan.to))
     if wrapped is not None:
         return Remedy(wrapped.hint(source, plan.to, config))
+    if unwrap := hint_to_unwrap(names):
+        return Remedy(unwrap)
     return _few_left_over(plan, specs, unmatched)
 
 
 # ---- wrappers ----------------------------------------------------------------------------------------------------------------
+
+
+def without_wrappers(name: str) -> str:
+    """A name without what trainers put into it: what begins with an underscore wherever it stands, the rest in front only."""
+    return split_wrappers(name)[1]
+
+
+def split_wrappers(name: str) -> tuple[tuple[str, ...], str]:
+    """What trainers put into a name, and the name without it."""
+    texts, inner = WRAPPED_ANYWHERE.findall(name), WRAPPED_ANYWHERE.sub("", name)
+    while found := WRAPPED_IN_FRONT.match(inner):
+        texts.append(found[0])
+        inner = inner[found.end() :]
+    return tuple(texts), inner
+
+
+def hint_to_unwrap(names: Collection[str]) -> str | None:
+    """The hint for names that a wrapper changed, whatever model they are of; None where most were not changed, or two would become one."""
+    found = [name for name in names if "lora_" not in name and without_wrappers(name) != name]  # PEFT names adapters so
+    if 2 * len(found) <= len(names) or len(set(map(without_wrappers, names))) < len(names):
+        return None
+    texts = [f"{quote(text)} ({WRAPPERS[text]} puts it there)" for text in dict.fromkeys(split_wrappers(found[0])[0])]
+    return f"The names have {' and '.join(texts)} too much. {HOW_TO_UNWRAP}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +143,8 @@ class Wrapped:
         else:
             texts = (quote(text) + (f" ({WRAPPERS[text]} puts it there)" if text in WRAPPERS else "") for text, _ in self.texts)
             said = f"The names have {' and '.join(texts)} too much"
+            known = all(without_wrappers(f"{text}w") == "w" for text, _ in self.texts)
+            said += f". {HOW_TO_UNWRAP.removesuffix('.')}" if known else ""
             code = "n" + "".join(f".removeprefix({text!r})" if front else f".replace({text!r}, '')" for text, front in self.texts)
         fit = "They fit" if self.fitting == self.total else f"{self.fitting:,} of {how_many(self.total, 'name')} fit"
         place, target = "..." if source is None else repr(source), "OUT.ckpt" if to == MF else "OUT"

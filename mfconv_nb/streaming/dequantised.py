@@ -50,6 +50,10 @@ class CodedMatrix:
         """How many scales one matrix has down and across."""
         return -(-self.rows // self.block[0]), -(-self.columns // self.block[1])
 
+    def rows_of_scales(self, rows: Array) -> Array:
+        """Which row of scales each row belongs to, both counted through the stack."""
+        return rows // self.rows * self.grid[0] + rows % self.rows // self.block[0]
+
     def read_scales(self, gatherer: Gatherer, first: int, last: int) -> Array:
         """Some rows of scales, counted through the stack, as float32.
 
@@ -159,8 +163,7 @@ class DequantisedSource:
 
     def _scales(self, gatherer: Gatherer, rows: Array, column: int, stop: int) -> Array:
         """A row of scales for each row, from the block of ``column`` to that of the last one before ``stop``."""
-        matrix, (down, _) = self.matrix, self.matrix.grid
-        of_rows = rows // matrix.rows * down + rows % matrix.rows // matrix.block[0]
+        matrix, of_rows = self.matrix, self.matrix.rows_of_scales(rows)
         low, high = int(of_rows.min()), int(of_rows.max()) + 1
         found = matrix.read_scales(gatherer, low, high)
         return found[of_rows - low][:, column // matrix.block[1] : -(-stop // matrix.block[1])]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mfconv_nb.core.checkpoint import LazyTensor
-from mfconv_nb.core.dtypes import CASTABLE, cast_into, itemsize, numpy_dtype
+from mfconv_nb.core.dtypes import CASTABLE, Array, cast_into, itemsize, numpy_dtype
 from mfconv_nb.core.rounding import Rounding, measure_rounding
 from mfconv_nb.streaming.dequantised import is_dequantised, with_exact_numbers
 from mfconv_nb.streaming.gather import Bytes, Gatherer
@@ -23,7 +23,8 @@ class RoundingMeter:
 
     def __init__(self, tensor: LazyTensor, dtype: str) -> None:
         self._tensor, self._dtype, self.rounding = tensor, dtype, Rounding()
-        self._exact = with_exact_numbers(tensor) if dtype == "F32" else tensor
+        self._exact = with_exact_numbers(tensor)
+        self._compared = self._exact if dtype == "F32" else tensor
         self._wide_dtype = "F64" if dtype == "F32" else "F32"
         self._wide = np.empty(0, np.uint8)
 
@@ -39,13 +40,29 @@ class RoundingMeter:
         if self._wide.size < (last - first) * size:
             self._wide = np.empty((last - first) * size, np.uint8)
         wide_bytes = self._wide[: (last - first) * size]
-        gatherer.fill(self._exact, self._wide_dtype, first, last, wide_bytes)
+        gatherer.fill(self._compared, self._wide_dtype, first, last, wide_bytes)
         wide, rounded = wide_bytes.view(numpy_dtype(self._wide_dtype)), panel.view(numpy_dtype(self._dtype))
         if self._dtype == "F32":
             gatherer.fill(self._tensor, self._dtype, first, last, panel)  # a NaN keeps its bits
+            cast = 0
         else:
-            gatherer.infinite += cast_into(rounded, wide)
+            cast = cast_into(rounded, wide)
+        gatherer.infinite += (
+            cast if _is_finite(rounded if self._dtype == "F32" else wide) else self._count_infinite(gatherer, first, rounded)
+        )
         self.rounding += measure_rounding(rounded, wide)
+
+    def _count_infinite(self, gatherer: Gatherer, first: int, rounded: Array) -> int:
+        """How many numbers are infinite whose code times scale is not: a product may be too large for float32 already."""
+        exact = np.empty(rounded.size * itemsize("F64"), np.uint8)
+        gatherer.fill(self._exact, "F64", first, first + rounded.size, exact)
+        with np.errstate(all="ignore"):
+            return int(np.count_nonzero(np.isinf(rounded.astype(np.float32)) & np.isfinite(exact.view(np.float64))))
+
+
+def _is_finite(numbers: Array) -> bool:
+    """Whether no number is infinite, or NaN."""
+    return bool(np.isfinite(numbers.max(initial=0)) and np.isfinite(numbers.min(initial=0)))
 
 
 class RecodingMeter:

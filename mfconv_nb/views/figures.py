@@ -1,4 +1,4 @@
-"""Histograms and a heat map as small PNG pictures, readable on light and on dark pages. Draws statistics; reads no tensor.
+"""Histograms and heat maps as small PNG pictures, readable on light and on dark pages. Draws statistics; reads no tensor.
 
 The background is transparent. No grey has a contrast of 4.5 on both white and #111 (the best has 4.35), so text is a grey with 4.3 on
 either, unless the caller knows the page: with ``dark`` true or false text has 4.5 or more.
@@ -7,6 +7,7 @@ matplotlib is imported when the first picture is drawn. Its global state (pyplot
 
 from __future__ import annotations
 
+import base64
 import math
 import struct
 import zlib
@@ -23,6 +24,7 @@ from mfconv_nb.core.report import count_text, how_many
 from mfconv_nb.core.statistics.bins import BINS, edges_between
 from mfconv_nb.core.statistics.one_tensor import Statistics
 from mfconv_nb.core.statistics.two_tensors import PairStatistics, ulp_label
+from mfconv_nb.streaming.blocks_of_codes import BlocksSeen
 
 BEFORE, AFTER = "#0072B2", "#D55E00"  # Okabe-Ito blue and vermilion: at least 3.6 on white and on #111
 INK = {None: "#7A7A7A", False: "#6F6F6F", True: "#8C8C8C"}  # text and axes, by ``dark``
@@ -136,6 +138,33 @@ def heatmap_png(
     return canvas.png()
 
 
+def blocks_png(seen: BlocksSeen, *, width: int = 560, dark: bool | None = None, scale: float = 1) -> bytes:
+    """Two heat maps side by side, with one cell for each block of a weight: its scale, and the largest relative error of a number.
+
+    Colours are as in ``heatmap_png``; a cell of several blocks shows their largest value. Blocks are counted from 0.
+    """
+    wide = (width - BLOCKS_LEFT) // 2 - BAR_OF_BLOCKS
+    high = round(max(70, min(200, wide * seen.scales.shape[0] / seen.scales.shape[1])))
+    canvas = _Canvas(width, high + 34 + 24, dark, scale)
+    for number, (title, values) in enumerate((("scale", seen.scales), ("largest relative error", seen.errors))):
+        left = BLOCKS_LEFT + number * (wide + BAR_OF_BLOCKS)
+        grid = np.where(np.isnan(values), NONE, values)
+        positive = grid[grid > 0]
+        low, top = (float(positive.min()), float(positive.max())) if positive.size else (1.0, 1.0)
+        axes = canvas.axes(left, 34, wide, high)
+        mesh = _draw_cells(axes, grid, low, top, canvas.ink)
+        _number_blocks(axes, seen, wide, high, canvas.ink)
+        if number:
+            axes.set_yticks([])  # the rows of both are the same
+        else:
+            axes.set_ylabel("row of blocks", color=canvas.ink, fontsize=8)
+            axes.yaxis.set_label_coords(-34 / wide, 0.5)
+        if positive.size:
+            _colour_bar(canvas, mesh, left + wide + 8, 34, low, top)
+        canvas.text(left, canvas.height - 15, title + ("; grey: 0" if (grid == 0).any() else ""))
+    return canvas.png()
+
+
 # ---- the canvas ------------------------------------------------------------------------------------------------------
 
 
@@ -192,6 +221,11 @@ class _Canvas:
     def png(self) -> bytes:
         self._agg.draw()
         return _palette_png(np.array(self._agg.buffer_rgba()))
+
+
+def picture_html(png: bytes, says: str, width: int) -> str:
+    """A picture as an element of a page; ``says`` is for those who cannot see it."""
+    return f"<img class='mfconv-img' width={width} alt='{says}' src='data:image/png;base64,{base64.b64encode(png).decode()}'>"
 
 
 def _palette_png(pixels: Any) -> bytes:
@@ -342,6 +376,7 @@ def _bars(axes: Any, counts: Any, places: Any, zero: int) -> None:
 
 # ---- the heat map ----------------------------------------------------------------------------------------------------
 
+BLOCKS_LEFT, BAR_OF_BLOCKS = 48, 84  # pixels for "row of blocks" and numbers; for a colour bar with "0.00015" and a space
 NONE, UNDEFINED = -2.0, -1.0  # no value, and NaN; below every value, so that pooling keeps the worse
 
 
@@ -408,6 +443,18 @@ def _label_cells(axes: Any, rows: Sequence[str], columns: Sequence[str], row_hig
     needed = 12 if turned else 4 + 5.5 * longest  # pixels a label
     step = max(1, math.ceil(needed * len(columns) / wide))
     axes.set_xticks(range(0, len(columns), step), columns[::step], **style, **turned)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _number_blocks(axes: Any, seen: BlocksSeen, wide: float, high: float, ink: str) -> None:
+    """The number of the first block of some cells."""
+    sides = zip((axes.yaxis, axes.xaxis), seen.scales.shape, seen.pooled, (high / 24, wide / 28), strict=True)
+    for axis, cells, pooled, most in sides:
+        shown = range(0, cells, max(1, math.ceil(cells / most)))
+        axis.set_ticks(shown, [f"{place * pooled}" for place in shown], color=ink, fontsize=7)
+    axes.set_xlabel("column of blocks", color=ink, fontsize=8)
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)

@@ -7,7 +7,7 @@
 # predicts a further token; it repeats the embedding and the head, which MindFormers keeps once.
 #
 # Turn `use_grouped_gemm` off for a network that multiplies expert by expert. `with_mtp=0` is for checkpoints without the extra
-# layer. Only bf16 weights are taken: the published fp8 ones have to be dequantised first.
+# layer. The published fp8 weights are taken as they are: [quantised checkpoints](../quantised_checkpoints.ipynb).
 #
 # In MindFormers' way back the router's correction bias returns as bf16 instead of float32, and the shards land in the folder you
 # happen to be in.
@@ -19,7 +19,7 @@ from pathlib import Path
 import mfconv_nb as mc
 
 scratch = tempfile.TemporaryDirectory(prefix="mfconv-")  # goes away with the kernel
-source_path = None  # a toy; yours: Path("DeepSeek-V3-bf16")
+source_path = None  # a toy; yours: Path("DeepSeek-V3")
 target_path = Path(scratch.name) / "deepseek3.ckpt"  # yours: Path("deepseek3.ckpt"), in a place that stays
 if source_path is None:
     source_path = Path(scratch.name) / "toy"

@@ -32,6 +32,16 @@ second["lm_heads.weight"] = second.pop("lm_head.weight")
 mc.diff(first, second, values=True)"""
 
 
+CODES = """import mfconv_nb as mc, numpy as np, ml_dtypes
+toy = mc.toy("llama")
+stored = {t.name: mc.read(toy, t.name) for t in toy}
+name = "model.layers.1.mlp.up_proj.weight"
+stored[name] = np.ones(stored[name].shape, ml_dtypes.float8_e4m3fn)
+stored[name + "_scale_inv"] = np.linspace(1, 2, 18, dtype="f4").reshape(6, 3)
+config = {**toy.config, "quantization_config": {"quant_method": "fp8", "weight_block_size": [32, 32]}}
+mc.save(mc.map(mc.load(stored, config=config)), "codes.ckpt", overwrite=True, progress=False).computed"""
+
+
 def row(browser: Browser, text: str) -> Any:
     return rows(browser, text).first
 
@@ -198,6 +208,18 @@ def test_a_round_trip_says_its_verdict_and_every_condition(opened: Opened) -> No
     view = opened("verify", cell).page.locator(".mfconv-view")
     for said in ("✓ Equal.", "39 tensors bitwise equal: there is no difference", re.compile("^([^✓]*✓){4}[^✓]*$")):
         expect(view).to_contain_text(said, use_inner_text=True)
+
+
+@IN_TWO_LOOKS
+def test_a_weight_from_codes_shows_scale_and_error_of_its_blocks(opened: Opened, width: int, dark: bool) -> None:
+    browser = opened(f"codes-{dark}", CODES, width=width, dark=dark)
+    browser.fold_sidebar()
+    row(browser, "feed_forward.w3").click()
+    picture = inspector(browser).get_by_alt_text("scale of each block, and largest relative error in each block")
+    expect(picture).to_be_visible()
+    assert picture.bounding_box()["width"] <= 420
+    expect(inspector(browser)).to_contain_text("'model.layers.1.mlp.up_proj.weight' as published: 6 × 3 blocks of 32 × 32")
+    browser.check_readable(least=20)
 
 
 @IN_TWO_LOOKS

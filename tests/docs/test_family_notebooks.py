@@ -21,7 +21,7 @@ from tests.docs.support import code_cells
 FOLDER = Path(__file__).parents[2] / "notebooks"
 OF_FAMILIES = sorted((FOLDER / "families").glob("*.ipynb"))
 OTHERS = sorted(FOLDER.glob("*.ipynb"))
-RUN_BY_A_TEST_OF_THEIR_OWN = ("quickstart", "verify_a_round_trip", "adapt_a_new_architecture")
+RUN_BY_A_TEST_OF_THEIR_OWN = ("quickstart", "verify_a_round_trip", "adapt_a_new_architecture", "quantised_checkpoints")
 TOLD_WITH = {"llama_meta": "llama", "qwen1_5": "qwen2", "swin_hf": "swin"}  # families that share a notebook with a larger one
 IN_A_KERNEL_TOO = FOLDER / "families" / "deepseek3.ipynb"
 VERDICTS = ("✓ Equal.", "≈ Close.", "✗ Not equal.", "! Incomplete.")
@@ -117,6 +117,25 @@ def test_the_notebook_on_verifying_shows_every_verdict_that_its_table_explains(t
     for words in VERDICTS:
         assert f"`{words}`" in "\n".join(cells(path, "markdown"))
         assert words in seen
+
+
+def test_the_notebook_on_quantised_checkpoints_shows_what_it_speaks_of(tmp_path: Path) -> None:
+    notebook = after_a_run(FOLDER / "quantised_checkpoints.ipynb", tmp_path)
+    picture = "alt='scale of each block, and largest relative error in each block'"
+    assert shown_by(notebook, "mapped = ").count(picture) == 1
+    assert shown_by(notebook, "power = ").count(picture) == 1
+    assert "16,896 of 16,896 codes are those that were published" in shown_by(notebook, "numbers = mc.read(source")
+    proof = shown_by(notebook, "mc.verify(")
+    assert "✓ Equal." in proof
+    assert "fp8 bits equal: 166 tensors" in proof
+    wrong = shown_by(notebook, "scale_name, ")
+    assert wrong.count("MFC321 codes and scales that do not make up weights") == 2
+    assert "found     fp8_e4m3 codes without their scale" in wrong
+    assert "found     6 × 3 (2 such problems)" in wrong
+    assert "2 differ, 115 equal" in shown_by(notebook, "up_name = ")
+    assert "config.json said fp8; the weights are not quantised" in shown_by(notebook, "numbers = {")
+    assert "quantised anew: 1 weight, first model.layers.0.mlp.down_proj.weight; untouched: 82" in shown_by(notebook, "anew = ")
+    assert "1 differ, 116 equal" in code_cells(notebook)[-1].outputs[0]["data"]["text/plain"]
 
 
 def test_the_chinese_quickstart_runs_the_same_code() -> None:

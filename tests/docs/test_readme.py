@@ -13,10 +13,13 @@ from pathlib import Path
 
 import pytest
 
+import mfconv_nb as mc
 from mfconv_nb.cli.commands.convert import convert
 from mfconv_nb.families.registry import known_families
 from tests.docs.support import ROOT, blocks, page
-from tests.support import PATIENCE
+from tests.quantised import as_raws, by_blocks, fp8
+from tests.support import PATIENCE, raws_in, write_hf
+from tests.toys import arrays_of
 
 PAGES = ("README.md", "README_CN.md")
 ENVIRONMENT = {"COLUMNS": "100", "LC_ALL": "C.UTF-8", "PYTHONUTF8": "1"}
@@ -67,6 +70,22 @@ def test_commands_and_python_lines_print_what_the_page_shows(name: str, tmp_path
         result = doctest.DocTestRunner(checker=AsShown()).run(test, out=report.append, clear_globs=False)
         names = test.globs
         assert result.failed == 0, "".join(report)
+
+
+@pytest.mark.parametrize("name", [*PAGES, "docs/quantised.md", "docs/quantised.zh.md"])
+def test_the_two_lines_for_a_published_deepseek_give_its_bytes_again(name: str, tmp_path: Path) -> None:
+    made = mc.toy("deepseek3", dtype="bf16")
+    stored = arrays_of(made)
+    for weight in [n for n in stored if n.endswith("_proj.weight")]:
+        stored[weight], stored[f"{weight}_scale_inv"], _ = fp8(stored[weight], (32, 32))
+    write_hf(tmp_path / "DeepSeek-V3", as_raws(stored), {**made.config, **by_blocks(32)})
+    lines = next(block for block in blocks(name, "sh") if "DeepSeek-V3/" in block)
+    assert len(re.findall("^mfconv convert ", lines, flags=re.M)) == 2
+    scripts = sysconfig.get_path("scripts")
+    environment = {**os.environ, **ENVIRONMENT, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run(f"set -e\n{lines}", shell=True, cwd=tmp_path, env=environment, check=True, timeout=PATIENCE)
+    assert {tensor.dtype for tensor in mc.load(tmp_path / "v3.ckpt")} == {"BF16", "F32"}
+    assert raws_in(tmp_path / "back") == raws_in(tmp_path / "DeepSeek-V3")
 
 
 def test_a_page_that_shows_something_else_would_be_noticed() -> None:

@@ -130,5 +130,5 @@ def test_padding_is_zeros_on_the_way_there_and_must_be_zeros_on_the_way_back(tmp
     with pytest.raises(mc.MfconvError) as refused:
         mc.save(trained, tmp_path / "trained")
     assert refused.value.code == "MFC308"
-    assert "filled with zeros on the MindFormers side" in str(refused.value)
+    assert "17,376 numbers of it must be zeros: the Hugging Face side has no place for them" in str(refused.value)
     assert not (tmp_path / "trained").exists()

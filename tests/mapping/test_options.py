@@ -84,7 +84,7 @@ def test_a_name_or_a_shape_of_hugging_face_tells_which_model_it_is(key: str, opt
 
 def test_an_option_that_changes_nothing_is_not_reported() -> None:
     mapped = mc.map(mc.toy("telechat"), "telechat")
-    assert set(mapped.report.decided) == {"telechat_type"}
+    assert set(mapped.report.decided) == {"telechat_type", "qkv_concat"}
     assert "conv1d" not in str(mapped.report)
 
 

@@ -216,17 +216,25 @@ JOINED = Family(
 )  # fmt: skip
 
 
-def test_experts_that_transformers_joins_in_memory_are_refused_with_a_way_and_joined_by_a_family_of_ones_own(tmp_path: Path) -> None:
+def test_experts_that_transformers_joins_in_memory_are_joined_as_they_are_or_by_a_family_of_ones_own(tmp_path: Path) -> None:
     original = mixtral(tmp_path / "hf")
-    network = made(original.config, device="meta", dtype=torch.float32)
-    if "model.layers.0.mlp.experts.gate_up_proj" not in network.state_dict():
-        pytest.skip("this transformers holds the experts as they lie in files")
+    for source in (tmp_path / "hf", mc.map(mc.load(tmp_path / "hf"), JOINED, to="mf")):
+        network = made(original.config, device="meta", dtype=torch.float32)
+        assert "model.layers.0.mlp.experts.gate_up_proj" in network.state_dict()
+        assert mc.assign(source, network).complete
+        assert bits(network) == bits(original)
+        assert torch.equal(logits(network), logits(original))
+
+
+def test_names_in_memory_of_a_model_that_no_family_has_are_refused_with_a_way(tmp_path: Path) -> None:
+    config = transformers.OlmoeConfig(
+        vocab_size=61, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        num_experts=3, num_experts_per_tok=2, max_position_embeddings=64, pad_token_id=0,
+    )  # fmt: skip
+    transformers.OlmoeForCausalLM(config).save_pretrained(tmp_path / "hf")
     with pytest.raises(OutputError) as refused:
-        mc.assign(tmp_path / "hf", network)
+        mc.assign(tmp_path / "hf", made(config, device="meta", dtype=torch.float32))
     assert "from_pretrained" in str(refused.value.hint)
-    assert mc.assign(mc.map(mc.load(tmp_path / "hf"), JOINED, to="mf"), network).complete
-    assert bits(network) == bits(original)
-    assert torch.equal(logits(network), logits(original))
 
 
 @pytest.mark.parametrize("thing", [{}, None, "a path", numbered(3)])

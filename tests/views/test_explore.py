@@ -13,6 +13,7 @@ import mfconv_nb as mc
 from mfconv_nb.core.errors import MfconvError
 from mfconv_nb.views.exploration import Exploration
 from mfconv_nb.views.values import SAMPLE
+from tests.quantised import llama_fp8
 from tests.support import numbered, text_of, write_hf
 from tests.toys import raws_of
 
@@ -113,3 +114,19 @@ def test_hostile_names_are_shown_and_never_read_as_html() -> None:
     for said in (view.inspect(0, name), view.overview(), view.measure(name, False, lambda _: None, threading.Event())):
         assert "<img src=x" not in said
         assert "\x1b" not in said
+
+
+@pytest.mark.parametrize(("how", "said"), [({}, "rounded to bf16"), ({"powers_of_two": True}, "exact in bf16")])
+def test_of_a_tensor_that_is_computed_from_codes_it_says_how_and_whether_it_is_exact(
+    how: dict[str, bool], said: str, tmp_path: Path
+) -> None:
+    folder, _, _ = llama_fp8(tmp_path / "q", **how)
+    mapped = mc.map(mc.load(folder))
+    view = mapped.report.exploration(mapped)
+    name = "model.layers.1.feed_forward.w2.weight"
+    row = next(n for n in range(len(view.statuses)) if name in view.members(n))
+    text = text_of(view.inspect(row, name))
+    assert "model.layers.1.mlp.down_proj.weight_scale_inv, blocks of 32 x 32" in text
+    assert said in text
+    norm = "model.layers.1.ffn_norm.weight"
+    assert "codes" not in text_of(view.inspect(next(n for n in range(len(view.statuses)) if norm in view.members(n)), norm))

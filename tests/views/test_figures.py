@@ -13,8 +13,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from mfconv_nb.streaming.blocks_of_codes import BlocksSeen
 from mfconv_nb.views import figures
-from mfconv_nb.views.figures import AFTER, BEFORE, INK, difference_png, heatmap_png, histogram_png
+from mfconv_nb.views.figures import AFTER, BEFORE, INK, blocks_png, difference_png, heatmap_png, histogram_png
 from tests.support import luminance
 from tests.toys import compared, measured
 
@@ -199,6 +200,60 @@ def test_labels_from_strangers_are_shown_as_they_are_or_escaped() -> None:
 @pytest.mark.parametrize("values", [{}, {("a", "b"): float("nan")}, {("a", "b"): float("inf"), ("a", "c"): 5e-324}, {("a", "b"): 1e308}])
 def test_any_heat_map_can_be_drawn(values: dict[tuple[str, str], float]) -> None:
     pixels(heatmap_png(values))
+
+
+def blocks(scales: list[list[float]], errors: list[list[float]], pooled: tuple[int, int] = (1, 1)) -> BlocksSeen:
+    grid = (len(scales) * pooled[0], len(scales[0]) * pooled[1])
+    return BlocksSeen(("w",), "BF16", (128, 128), 1, grid, pooled, np.array(scales), np.array(errors))
+
+
+def coloured(decoded: np.ndarray) -> np.ndarray:
+    """Where there is a colour, no grey."""
+    return (decoded[..., 3] > 0.9) & (np.ptp(decoded[..., :3], axis=-1) > 0.15)
+
+
+@pytest.mark.parametrize("dark", [None, False, True])
+def test_scales_and_errors_of_blocks_lie_side_by_side_and_an_error_of_zero_is_grey(dark: bool | None) -> None:
+    both = pixels(blocks_png(blocks([[1, 2], [3, 4]], [[0, 0.001], [0.002, 0.003]]), width=400, dark=dark, scale=2))
+    exact = pixels(blocks_png(blocks([[1, 2], [3, 4]], [[0, 0], [0, 0]]), width=400, dark=dark, scale=2))
+    assert both.shape[1] == exact.shape[1] == 800
+    assert coloured(both[:, :400]).any()
+    assert coloured(both[:, 430:]).any()
+    assert coloured(exact[:, :400]).any()
+    assert not coloured(exact[:, 430:]).any()
+    assert (exact[:, 430:, 3] > 0).any()
+
+
+def test_each_cell_has_the_colour_of_its_value_and_a_block_that_is_not_there_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, draw = [], figures._draw_cells
+
+    def note(axes: object, grid: np.ndarray, low: float, high: float, ink: str) -> object:
+        drawn.append((grid.tolist(), low, high))
+        return draw(axes, grid, low, high, ink)
+
+    monkeypatch.setattr(figures, "_draw_cells", note)
+    blocks_png(blocks([[1, 2], [3, np.nan]], [[0, 0.001], [0.002, np.nan]]))
+    assert drawn == [([[1, 2], [3, figures.NONE]], 1, 3), ([[0, 0.001], [0.002, figures.NONE]], 0.001, 0.002)]
+
+
+def test_the_axes_of_blocks_are_named_and_count_blocks_also_where_cells_are_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+    monkeypatch.setattr(figures._Canvas, "png", lambda canvas: kept.append(canvas._figure) or b"")
+    blocks_png(blocks([[1.0] * 3] * 4, [[0.001] * 3] * 4, pooled=(16, 3)))
+    scales, _, errors, _ = kept[0].axes
+    assert (scales.get_xlabel(), scales.get_ylabel(), errors.get_xlabel()) == ("column of blocks", "row of blocks", "column of blocks")
+    assert [t.get_text() for t in scales.get_yticklabels()] == ["0", "16", "32", "48"]
+    assert [t.get_text() for t in errors.get_xticklabels()] == ["0", "3", "6"]
+    assert [t.get_text() for t in kept[0].texts] == ["scale", "largest relative error"]
+
+
+@pytest.mark.parametrize("down, across", [(1, 1), (64, 1), (1, 64), (64, 64)])
+@pytest.mark.parametrize("width", [300, 420, 900])
+def test_blocks_of_any_number_are_one_small_picture(down: int, across: int, width: int) -> None:
+    values = np.abs(RNG.standard_normal((2, down, across))).tolist()
+    decoded = pixels(blocks_png(blocks(*values, pooled=(999, 999)), width=width, scale=2))
+    assert decoded.shape[1] == 2 * width
+    assert decoded.shape[0] <= 2 * (200 + 58)
 
 
 def test_matplotlib_is_imported_only_when_a_picture_is_drawn_and_never_pyplot() -> None:

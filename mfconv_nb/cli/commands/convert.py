@@ -18,6 +18,7 @@ from mfconv_nb.cli.options import (
     config,
     cut_vocabulary,
     folder_among,
+    hf_names,
     layers,
     leave_out,
     lora_alpha,
@@ -25,6 +26,7 @@ from mfconv_nb.cli.options import (
     of_run,
     say,
     show,
+    unwrap,
     weights,
     writing,
 )
@@ -44,6 +46,8 @@ SUMMARY = "Convert between Hugging Face and MindFormers."
 @layers
 @leave_out
 @cut_vocabulary
+@hf_names
+@unwrap
 @config
 @of_run
 @weights
@@ -64,6 +68,8 @@ def convert(
     layers: int | None,
     leave_out: tuple[str, ...],
     cut_vocabulary: bool,
+    hf_names: str | None,
+    unwrap: bool,
     config: Configs,
     of_run: OfRun,
     weights: str | None,
@@ -106,6 +112,8 @@ def convert(
         "leave_out": leave_out,
         "adapters": adapter_names,
         "cut_vocabulary": cut_vocabulary,
+        "hf_names": hf_names,
+        "unwrap": unwrap,
         **options,
     }
     mapped = mc.map(checkpoint, model, to=to, **asked)

@@ -26,6 +26,7 @@ from mfconv_nb.cli.options import (
     quiet,
     show,
     threads,
+    unwrap,
     with_options,
 )
 from mfconv_nb.cli.sections import CHECK
@@ -37,7 +38,7 @@ SUMMARY = "Prove that a converted checkpoint holds what the original holds."
 @click.command(cls=FamilyCommand)
 @click.argument("original", type=CHECKPOINT)
 @click.argument("converted", type=CHECKPOINT, required=False)
-@with_options(model, config, layers, leave_out, cut_vocabulary, of_run, only, all_rows, as_json, threads, quiet)
+@with_options(model, config, layers, leave_out, cut_vocabulary, unwrap, of_run, only, all_rows, as_json, threads, quiet)
 def verify(
     original: Path,
     converted: Path | None,
@@ -46,6 +47,7 @@ def verify(
     layers: int | None,
     leave_out: tuple[str, ...],
     cut_vocabulary: bool,
+    unwrap: bool,
     of_run: OfRun,
     only: str | None,
     show_all: bool,
@@ -65,7 +67,8 @@ def verify(
         if converted is None:
             report = mc.verify(original, threads=threads, progress=progress)
         else:
-            asked: dict[str, Any] = {"layers": layers, "leave_out": leave_out or None, "cut_vocabulary": cut_vocabulary or None, **options}
+            asked: dict[str, Any] = {"layers": layers, "leave_out": leave_out or None, "cut_vocabulary": cut_vocabulary or None}
+            asked |= {"unwrap": unwrap, **options}
             report = mc.verify(first, converted, model, threads=threads, progress=progress, **asked)
     show(report, show_all=show_all, as_json=as_json)
     return 0 if report.passed else 1

@@ -81,7 +81,8 @@ def _biases(hf: str, mf: str) -> tuple[AnyRule, ...]:
         only_if="attention_bias",
     )
     joined = (*when(with_rank, with_q_rank=1), *when(without, with_q_rank=0))
-    none = tuple(Drop(name, "this network of MindFormers has no bias there", holds=ZEROS) for name in (hf + "q_a_proj.bias", kv, out))
+    why, names = "this network of MindFormers has no bias there", (hf + "q_a_proj.bias", kv, out)
+    none = tuple(Drop(name, why, holds=ZEROS, only_if="attention_bias") for name in names)
     return (
         *when(*none, graph=STATIC, mla_qkv_concat=False),
         *when(*joined, graph=STATIC, mla_qkv_concat=True),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from mfconv_nb.core.checkpoint import Checkpoint
+from dataclasses import replace
+
+from mfconv_nb.core.checkpoint import MF, Checkpoint
+from mfconv_nb.core.errors import MappingError
 from mfconv_nb.core.progress import OnProgress, progress_for
 from mfconv_nb.steps.comparing.diff_report import DiffReport
 from mfconv_nb.steps.comparing.diff_rows import AGREE, DIFFER, DTYPE, EQUAL, MISSING, SHAPE, UNEXPECTED, DiffRow
+from mfconv_nb.steps.converting.names_in_memory import with_saved_names
 from mfconv_nb.steps.loading.load import Loadable, load
 from mfconv_nb.streaming.compare import Comparison, compare_tensors
 from mfconv_nb.streaming.stored_checksums import check_stored_checksums
@@ -28,7 +32,21 @@ def diff(
         MappingError: MFC310 with ``values``, where one side has names and shapes only. FormatError: MFC209 with ``values``, where a file
             does not fit the checksum that it carries.
     """
-    return diff_checkpoints(load(first), load(second), values=values, threads=threads, progress=progress)
+    a, b = load(first), load(second)
+    x, y = _under_saved_names(a), _under_saved_names(b)
+    if (x is None) != (y is None):  # the two sets of names that transformers has for one model
+        a, b = x or a, y or b
+    return diff_checkpoints(a, b, values=values, threads=threads, progress=progress)
+
+
+def _under_saved_names(checkpoint: Checkpoint) -> Checkpoint | None:
+    """The checkpoint as `save_pretrained` names it; None where its names are not those in memory, or it cannot be told."""
+    try:
+        saved = None if checkpoint.side == MF else with_saved_names(checkpoint)
+    except MappingError:
+        return None  # compared as it is
+    origin = f"{checkpoint.origin}, names in memory read as saved ones"
+    return None if saved is None else replace(saved.checkpoint, origin=origin)
 
 
 def diff_checkpoints(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from mfconv_nb.core.checkpoint import MF
 from mfconv_nb.core.dtypes import short_name
 from mfconv_nb.core.errors import NearNames
 from mfconv_nb.core.folding import fold, folded_name
@@ -28,7 +29,9 @@ class DiffReport(Differences, Explorable):
         else:
             verdict = "✓ Equal." if self.values else "✓ Headers agree." if self.entries else "! Incomplete."
         said = ", ".join(f"{n:,} {s}" for s, n in counts.items() if n) or "nothing to compare"
-        facts = () if self.values else ("Names, shapes and dtypes were compared, values were not: values=True, --values.",)
+        facts: tuple[str, ...] = () if self.values else ("Names, shapes and dtypes were compared, values were not: values=True, --values.",)
+        if self.values and self.sides is not None and all(c.history.published is not None and c.side != MF for c in self.sides):
+            facts += ("Of codes and scales the numbers that they stand for count, not their bytes; scales of activations do not.",)
         if self.equal and self.entries:
             what = "bitwise equal" if self.values else "of the same name, shape and dtype"
             said = f"{len(self.entries):,} of {how_many(len(self.entries), 'tensor')} {what}"

@@ -43,8 +43,10 @@ from mfconv_nb.steps.comparing.verify_report import VerifyReport
 from mfconv_nb.steps.converting.map import map_checkpoint
 from mfconv_nb.steps.converting.map_request import sizes_of
 from mfconv_nb.steps.converting.mapped_checkpoint import MappedCheckpoint
+from mfconv_nb.steps.converting.names_in_memory import with_saved_names
 from mfconv_nb.steps.converting.padded_vocabulary import with_cut_vocabulary
 from mfconv_nb.steps.converting.twins import with_twins
+from mfconv_nb.steps.converting.wrappers import take_off_wrappers
 from mfconv_nb.steps.loading.load import Loadable, load
 from mfconv_nb.steps.loading.manifest_proof import prove_manifest
 
@@ -57,6 +59,7 @@ def verify(
     layers: int | None = None,
     leave_out: str | Sequence[str] | None = None,
     cut_vocabulary: bool | None = None,
+    unwrap: bool = False,
     threads: int = 2,
     progress: bool | OnProgress = True,
     **options: object,
@@ -74,6 +77,7 @@ def verify(
         family: as for ``map``; left out, told from the manifest, the config and the names.
         layers, leave_out, cut_vocabulary: what the conversion was asked for, as for ``map``; left out, what the manifest of ``converted``
             remembers.
+        unwrap: take off what a trainer put into the names, as for ``map``.
         progress: show a bar when it takes longer than half a second; or a function that is called with the bytes compared so far.
         options: what the family takes, as for ``map``; left out, what the manifest of ``converted`` remembers.
     """
@@ -85,9 +89,20 @@ def verify(
         return VerifyReport(tuple(conditions), None, str(original), time.monotonic() - begun)
     b = load(converted)
     check_sides(a, b)
+    family = family_in_file(family) if isinstance(family, str | Path) and is_file_name(family) else family
+    (a, *said), (b, *more) = (_change_names(each, family, unwrap=unwrap) for each in (a, b))
     trip = RoundTrip(_adapters_alone(a, b), b, layers, leave_out, cut_vocabulary, options, threads, progress)
     conditions, differences, changes = trip.check(family)
+    changes = (*said, *more, *changes)
     return VerifyReport(tuple(conditions), differences, f"{a.origin} → {b.origin} → back", time.monotonic() - begun, changes)
+
+
+def _change_names(checkpoint: Checkpoint, family: str | Family | Path | None, *, unwrap: bool) -> tuple[Any, ...]:
+    """A checkpoint under the names that the families know, and a note for each reason why its names were others."""
+    plain, note = take_off_wrappers(checkpoint) if unwrap else (checkpoint, "")
+    said = (note,) if plain is not checkpoint else ()
+    saved = None if plain.side == MF else with_saved_names(plain, family)
+    return (plain, *said) if saved is None else (saved.checkpoint, *said, saved.note)
 
 
 def check_sides(a: Checkpoint, b: Checkpoint) -> None:
@@ -113,8 +128,6 @@ class RoundTrip:
 
     def check(self, family: str | Path | Family | None) -> tuple[list[Condition], DiffReport | None, tuple[str, ...]]:
         """Convert the original, compare; convert back, compare. Returns conditions, differences and what the conversion changed."""
-        if isinstance(family, str | Path) and is_file_name(family):
-            family = family_in_file(family)
         a = self.original
         b, stale = self._prove_manifest(family)
         family = family or _remembered_family(b, a)

@@ -18,7 +18,7 @@ from mfconv_nb.mapping.forms import Choice, configured_options, fitting_forms, t
 from mfconv_nb.mapping.kinds import is_run_state
 from mfconv_nb.mapping.plan import DROPPED, LEFT_OUT, MappingPlan
 from mfconv_nb.mapping.quantised import claimed_scheme, codes_among, quantisation_of, scheme_by_names
-from mfconv_nb.mapping.remedies import wrapped_names
+from mfconv_nb.mapping.remedies import hint_to_unwrap, wrapped_names
 from mfconv_nb.mapping.rules import Family, OptionValue, form_of
 from mfconv_nb.steps.converting.map_request import MapRequest
 
@@ -76,7 +76,7 @@ def _wrapper_hint(request: MapRequest) -> str | None:
         wrapped = wrapped_names(counts, form.templates(request.to))
         if wrapped is not None:
             return wrapped.hint(request.source.origin if request.source.files else None, request.to, request.source.config)
-    return None
+    return hint_to_unwrap(request.names())
 
 
 def check_no_codes(plan: MappingPlan, source: Checkpoint) -> None:

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from mfconv_nb.core.checkpoint import HF, MF, Checkpoint
 from mfconv_nb.core.errors import MfconvError, UsageError
 from mfconv_nb.core.gc_pause import makes_many_objects
+from mfconv_nb.families.dialects import MEMORY
 from mfconv_nb.families.user_families import family_in_file, is_file_name
 from mfconv_nb.mapping.adapters import half_of
 from mfconv_nb.mapping.forms import CONFIGURED, GIVEN, Choice, checked_options, decide_form, options_that_matter
@@ -25,10 +26,12 @@ from mfconv_nb.steps.converting.first_layers import with_first_layers
 from mfconv_nb.steps.converting.map_report import CoverageError
 from mfconv_nb.steps.converting.map_request import MapRequest, adapter_style_of, direction_of, sizes_of
 from mfconv_nb.steps.converting.mapped_checkpoint import MappedCheckpoint, assumptions_of, make_mapped
+from mfconv_nb.steps.converting.names_in_memory import check_hf_names, with_names_in_memory, with_saved_names
 from mfconv_nb.steps.converting.order_of_original import find_orders
 from mfconv_nb.steps.converting.padded_vocabulary import notes_on_cut
 from mfconv_nb.steps.converting.stacked_adapters import lora_after, note_on_stacking
 from mfconv_nb.steps.converting.twins import notes_on_absent_heads, notes_on_twins, tied_equalities
+from mfconv_nb.steps.converting.wrappers import take_off_wrappers
 from mfconv_nb.steps.loading.caller_facts import GivenConfig
 from mfconv_nb.steps.loading.load import Loadable, load
 from mfconv_nb.steps.loading.manifest_proof import prove_manifest
@@ -45,6 +48,8 @@ def map(
     leave_out: str | Sequence[str] = (),
     adapters: str | None = None,
     cut_vocabulary: bool = False,
+    hf_names: str | None = None,
+    unwrap: bool = False,
     **options: object,
 ) -> MappedCheckpoint:
     """Give a checkpoint the names and shapes of the other side. The result is lazy; its ``report`` says what goes where.
@@ -64,6 +69,10 @@ def map(
             (`lora_A.weight`) or "lora" (`lora_a`). Left out: as a manifest remembers, else as the networks of the family have them.
         cut_vocabulary: cut off rows behind the vocabulary of the config, which were added so that it divides among devices. What is
             saved is refused where they were used (MFC308).
+        hf_names: which names a Hugging Face target gets: "saved" (left out) as `save_pretrained` writes them, or "memory" as transformers 5
+            has them in a live model: experts in one tensor a layer, say. A source may have either; a note says if it has those in memory.
+        unwrap: take off what a trainer put into the names: `module.` and `base_model.model.` in front, `_orig_mod.`,
+            `_fsdp_wrapped_module.` and `_checkpoint_wrapped_module.` anywhere. A note says what it was.
         options: what the family takes, such as ``qkv_concat=False`` (``mfconv families KEY`` lists them). Left out: what the manifest
             remembers, else told from names and shapes on the side it comes from, and the default on the side it goes to. What only
             numbers would show is told from the YAML of a run (``config=``), or by the weights that its training began with, where they
@@ -72,9 +81,13 @@ def map(
         MappingError: MFC301 to MFC305, MFC311 to MFC313. With MFC303 the error holds every problem, folded.
     """
     source = load(checkpoint, config=config)
-    return map_checkpoint(
+    source, said = take_off_wrappers(source) if unwrap else (source, "")
+    mapped = map_checkpoint(
         source, family, to=to, layers=layers, leave_out=leave_out, adapters=adapters, cut_vocabulary=cut_vocabulary, options=options
     )
+    check_hf_names(hf_names, mapped.report.plan.to)
+    mapped = replace(mapped, report=replace(mapped.report, notes=(said, *mapped.report.notes))) if said else mapped
+    return with_names_in_memory(mapped) if hf_names == MEMORY else mapped
 
 
 def map_checkpoint(
@@ -100,17 +113,19 @@ def map_checkpoint(
     request = MapRequest(source, to, layers, patterns, adapter_style_of(source, adapters), cut_vocabulary)
     request.check_some_are_left()
     is_told = not family and source.family is None  # by config and names alone
+    if to == MF and (saved := with_saved_names(source, family)) is not None:
+        return _map_anew(replace(request, source=saved.checkpoint), saved.note, family, adapters, options)
     resolved = resolve_family(request, family)
     given = checked_options(resolved, options)
     proven, stale = prove_manifest(source, resolved, to)
     request = request if proven is source else replace(request, source=proven)  # a new one would look at all names again
-    return _map_without_manifest(request, stale, family, adapters, options) if stale else _map_by_family(request, resolved, given, is_told)
+    return _map_anew(request, stale, family, adapters, options) if stale else _map_by_family(request, resolved, given, is_told)
 
 
-def _map_without_manifest(
-    request: MapRequest, stale: str, family: str | Path | Family | None, adapters: str | None, options: Mapping[str, object]
+def _map_anew(
+    request: MapRequest, said: str, family: str | Path | Family | None, adapters: str | None, options: Mapping[str, object]
 ) -> MappedCheckpoint:
-    """The mapping of a checkpoint whose manifest is of other numbers: as if it were not there, which the result or the error says."""
+    """The mapping of a source that was changed: its manifest is of other numbers, or its names are others. Result and error say so."""
     try:
         mapped = map_checkpoint(
             request.source,
@@ -123,9 +138,9 @@ def _map_without_manifest(
             options=options,
         )
     except MfconvError as error:
-        error.hint = f"{stale}. {error.hint or ''}".strip()
+        error.hint = f"{said}. {error.hint or ''}".strip()
         raise
-    return replace(mapped, report=replace(mapped.report, notes=(stale, *mapped.report.notes)))
+    return replace(mapped, report=replace(mapped.report, notes=(said, *mapped.report.notes)))
 
 
 def _map_by_family(request: MapRequest, family: Family, given: Mapping[str, OptionValue], is_told: bool) -> MappedCheckpoint:
@@ -181,5 +196,7 @@ def plan_back(mapped: MappedCheckpoint) -> MappingPlan:
         MappingError: MFC106 or MFC107 where its config does not give a size, MFC302 where several forms fit.
     """
     assert mapped.history.original is not None
-    request = MapRequest(mapped, mapped.history.original.side, None, (), adapter_style_of(mapped, None))
+    saved = with_saved_names(mapped, mapped.report.family) if mapped.side == HF else None
+    source = saved.checkpoint if saved is not None else mapped
+    request = MapRequest(source, mapped.history.original.side, None, (), adapter_style_of(mapped, None))
     return decide_form(choices_of(request, mapped.report.family, {}), lambda form: request.plan(form, {}))[1]

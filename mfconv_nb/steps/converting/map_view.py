@@ -9,11 +9,14 @@ from html import escape
 
 from mfconv_nb.core.checkpoint import SIDE_NAMES, Checkpoint, LazyTensor
 from mfconv_nb.core.dtypes import short_name
+from mfconv_nb.core.errors import MappingError
 from mfconv_nb.core.progress import OnProgress
 from mfconv_nb.core.report import Table, bytes_text, name_html, prose_html, table_html
+from mfconv_nb.core.scaled_codes import ROUNDING
 from mfconv_nb.mapping.explain import SOURCE, TARGET, ShownTensor, explain_tensor
 from mfconv_nb.mapping.plan import MappingPlan, Row
 from mfconv_nb.steps.converting.map_rows import counts_by_status
+from mfconv_nb.streaming.dequantised import dequantised_sources, fitness_of
 from mfconv_nb.views.explained import drawing_of, make_explain_report
 from mfconv_nb.views.exploration import Exploration
 from mfconv_nb.views.values import bytes_to_read, values_html
@@ -53,6 +56,7 @@ class MappingExploration(Exploration):
             parts.append(f"<div class='mfconv-f'>layout</div><div><code>{escape(layout)}</code></div>")
         if here.why:
             parts.append(f"<div class='mfconv-f'>{prose_html(here.status)}: {prose_html(here.why)}</div>")
+        parts += [f"<div class='mfconv-f'>codes</div><div>{escape(text)}</div>" for t in self._tensors(member) if (text := codes_text(t))]
         if here.sources and here.targets:
             parts.append(drawing_of(explanation)._repr_html_())
         return "".join(parts)
@@ -75,6 +79,24 @@ class MappingExploration(Exploration):
 
     def code(self, row: int, member: str) -> str:
         return f"mapped.report.explain({member!r})" if member else self.table.code
+
+
+def codes_text(tensor: LazyTensor) -> str:
+    """Of a tensor that is computed from codes, how, and whether its dtype holds every number exactly; empty of others. Reads its scales."""
+    sources = dequantised_sources([tensor])
+    if not sources:
+        return ""
+    made = sources[0].computed + (f" and {len(sources) - 1:,} more" if len(sources) > 1 else "")
+    try:
+        is_exact = all(fitness_of(source, tensor.dtype).exact for source in sources)
+    except MappingError as error:
+        return f"{made}; {error.where} is {error.found}"
+    dtype = short_name(tensor.dtype)
+    return (
+        f"{made}; exact in {dtype}"
+        if is_exact
+        else f"{made}; rounded to {dtype} ({ROUNDING}); a save counts how many numbers, and by how much"
+    )
 
 
 def _sides(to: str) -> tuple[str, str]:

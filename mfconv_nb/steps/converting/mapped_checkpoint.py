@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 from mfconv_nb.core.checkpoint import HF, MF, SIDE_NAMES, Checkpoint, Equality, LazyTensor, Original
 from mfconv_nb.core.errors import quote
 from mfconv_nb.core.report import Table, how_many
+from mfconv_nb.core.sizes import read_size
 from mfconv_nb.families.registry import window_of
 from mfconv_nb.families.same_maths import describe_unlisted, listed_types, switches_said
 from mfconv_nb.mapping.adapters import half_of
@@ -26,9 +28,11 @@ class MappedCheckpoint(Checkpoint):
 
     Attributes:
         report: what went where.
+        made_of: where its names are not those of the report (see ``names_in_memory.py``): the names there that a tensor is made of.
     """
 
     report: MapReport
+    made_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def table(self) -> Table:
         """How it was mapped."""
@@ -135,18 +139,25 @@ def _notes(source: Checkpoint, plan: MappingPlan, original: Original | None) -> 
     notes += source.history.published.notes if source.history.published is not None and plan.to == MF else ()
     claim = claimed_scheme(source.config)
     if claim and plan.to == HF and (original is None or original.published is None) and not any(map(is_dequantised, source)):
-        notes.append(f"config.json says {claim}; no scales are kept beside these weights: numbers are written (--requantise for codes)")
+        notes.append(
+            f"config.json says {claim}; no scales are kept beside these weights: numbers are written (--requantise for codes again)"
+        )
     claim = claim or source.history.quantised_by
     if claim and plan.to == MF and source.history.published is None:  # the other way a save says it of its config.json
         notes.append(f"said to be quantised ({claim}), which these weights are not")
     if fp8 := [s for row in plan.rows if row.targets for s in row.targets if s.dtype in FP8]:
         notes.append(f"{how_many(len(fp8), 'tensor')} in fp8 without scales: kept as they are; first {fp8[0].name}")
     if plan.to == HF and original is None and any(half_of(n) is None for n in source.tensors):  # of adapters alone nothing is missed
-        notes += notes_on_lost(family)
+        notes += notes_on_lost(family, source.config)
     return tuple(notes)
 
 
-def notes_on_lost(family: Family) -> list[str]:
-    """A note for each kind of tensor that only a manifest could bring back on the way to Hugging Face."""
-    lost = [rule for rule in family.rules if isinstance(rule, Drop) and rule.side == HF]
+def notes_on_lost(family: Family, config: Mapping[str, Any] | None) -> list[str]:
+    """A note for each kind of tensor that only a manifest could bring back on the way to Hugging Face, unless the config has none of it."""
+    lost = [rule for rule in family.rules if isinstance(rule, Drop) and rule.side == HF and _may_be_there(rule, family, config)]
     return [f"not restored, if it was there: {rule.pattern} ({rule.why})" for rule in lost]
+
+
+def _may_be_there(rule: Drop, family: Family, config: Mapping[str, Any] | None) -> bool:
+    size = read_size(config, family.sizes[rule.only_if]) if config is not None and rule.only_if in family.sizes else None
+    return size is None or bool(size.value)

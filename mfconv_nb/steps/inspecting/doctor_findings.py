@@ -21,7 +21,7 @@ from mfconv_nb.formats.index import MINDSPORE
 from mfconv_nb.formats.reading import FOLDER, INDEX, format_of, kind_of
 from mfconv_nb.formats.writing import plan_output
 from mfconv_nb.mapping.adapters import is_adapter
-from mfconv_nb.mapping.claims import claimed_tie, describe_claim, false_claims
+from mfconv_nb.mapping.claims import describe_claim, find_claimed_tie, find_false_claims
 from mfconv_nb.mapping.kinds import WEIGHTS, amounts_by_category, category_of, is_run_state
 from mfconv_nb.mapping.plan import LEFT_OUT, TIED
 from mfconv_nb.mapping.quantised import without_claims
@@ -217,7 +217,7 @@ def _claim_findings(seen: Seen) -> Iterator[Finding]:
     if config is None or RUN_CONFIG in config or seen.side != HF or seen.quantised or len(seen.adapters) == len(seen.weights):
         return
     said = without_claims(config) if seen.checkpoint.history.published is not None else config  # read as numbers, stored as codes
-    for claim in false_claims(said, seen.weights):
+    for claim in find_false_claims(said, seen.weights):
         yield Finding(DECIDE, "config", describe_claim(claim))
 
 
@@ -254,7 +254,7 @@ def _head_findings(seen: Seen) -> Iterator[Finding]:
         if (equality.said or equality.hint == HINT_HEAD) and differ_at_first(equality.first, equality.second):
             yield Finding(DECIDE if equality.said else STOP, "tied head", equality.said or f"{equality.why}, but they hold other numbers")
             return
-    head, embeddings = claimed_tie(seen.checkpoint.config or {}, seen.checkpoint)
+    head, embeddings = find_claimed_tie(seen.checkpoint.config or {}, seen.checkpoint)
     if head is not None and seen.side == HF and all(differ_at_first(head, embedding) for embedding in embeddings):
         said = f"config.json ties {head.name} to {embeddings[0].name}, and they hold different numbers: a reader may use only one"
         yield Finding(DECIDE, "tied head", said)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mfconv_nb.core.checkpoint import LazyTensor, Original
-from mfconv_nb.core.errors import InputError, MappingError
+from mfconv_nb.core.errors import InputError, MappingError, MfconvError, to_one_line
 from mfconv_nb.core.run_yaml import Lora
 from mfconv_nb.core.sizes import PARAMS, read_config, read_params
 from mfconv_nb.formats.adapters_of_a_run import RUN_CONFIG_OF_ADAPTERS, read_adapters_of_run
@@ -129,9 +129,14 @@ def _published_beside(side: Path, manifest: Mapping[str, Any]) -> Published | No
     """
     if (content := manifest.get("published")) is None:
         return None
-    kept = open_files([side / CODES]).tensors
+    hint = f"Remove {side.name}, and the checkpoint is taken as it is: the way back gives numbers then, not codes."
+    try:
+        kept = open_files([side / CODES]).tensors
+    except MfconvError as error:
+        found = to_one_line(str(error.found))
+        raise InputError("MFC110", side / CODES, found=found, expected="the scales kept for the codes", hint=hint) from None
     published = read_published(content, kept, manifest.get("config"))
     if published is None:
-        hint = f"Remove {side.name}, and the checkpoint is taken as it is: the way back gives numbers then, not codes."
-        raise InputError("MFC110", side / CODES, found="other tensors than the manifest says", expected="the scales kept for it", hint=hint)
+        found = "other scales than the manifest says, or codes that they cannot belong to"
+        raise InputError("MFC110", side / CODES, found=found, expected="the scales kept for the codes", hint=hint)
     return published

@@ -15,8 +15,8 @@ from mfconv_nb.core.dtypes import BY_TORCH, CASTABLE, short_name
 from mfconv_nb.core.folding import folded_names
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.scaled_codes import ROUNDING
-from mfconv_nb.mapping.codes_and_scales import Coded, pair_codes
-from mfconv_nb.mapping.quantised import CONFIG_KEYS
+from mfconv_nb.mapping.codes_and_scales import Coded, is_possible, pair_codes
+from mfconv_nb.mapping.quantised import CONFIG_KEYS, claims_of
 from mfconv_nb.streaming.dequantised import CodedMatrix, dequantised_tensor
 
 USUAL = "BF16"  # of what is computed from codes, where the config says no dtype
@@ -46,12 +46,14 @@ class Published:
     Attributes:
         beside: scales of activations, which are no part of a weight.
         in_powers_of_two: whether scales in a wider dtype are powers of two, as its config says (`scale_fmt`).
+        said: what its config says of the scheme, by key.
         notes: what a reader should know where they are read as numbers.
     """
 
     weights: Mapping[str, PublishedWeight]
     beside: Mapping[str, LazyTensor] = field(default_factory=dict)
     in_powers_of_two: bool = False
+    said: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -74,11 +76,16 @@ def read_published(content: Mapping[str, Any], kept: Mapping[str, LazyTensor], c
             weight = TensorSpec(entry["name"], tuple(entry["shape"]), entry["kind"])
             coded = Coded(weight, codes, scales, (entry["block"][0], entry["block"][1]), bool(entry.get("turned")))
             is_kept = bool(entry.get("codes_kept"))
-            if kept[scales.name].spec != scales or (is_kept and kept[codes.name].spec != codes):
+            if (
+                not is_possible(coded)
+                or weight.name in weights
+                or kept[scales.name].spec != scales
+                or (is_kept and kept[codes.name].spec != codes)
+            ):
                 return None
             sums = (str(entry["codes"]["xxh3_128"]), str(entry["scales"]["xxh3_128"]))
             weights[weight.name] = PublishedWeight(coded, kept[scales.name], kept[codes.name] if is_kept else None, sums, is_kept)
-        return Published(weights, {name: kept[name] for name in content["beside"]}, has_powers_of_two(config))
+        return Published(weights, {name: kept[name] for name in content["beside"]}, has_powers_of_two(config), claims_of(config))
     except (KeyError, TypeError, IndexError, ValueError):
         return None
 
@@ -129,7 +136,7 @@ def with_numbers_of_codes(checkpoint: Checkpoint) -> Checkpoint:
         elif name not in gone:
             tensors[name] = tensor
     beside = {name: checkpoint.tensors[name] for name in pairing.of_activations}
-    published = Published(weights, beside, has_powers_of_two(checkpoint.config))
+    published = Published(weights, beside, has_powers_of_two(checkpoint.config), claims_of(checkpoint.config))
     published = replace(published, notes=_notes(published, dtype))
     history = replace(checkpoint.history, published=published, notes=(*checkpoint.history.notes, *published.notes))
     return replace(checkpoint, tensors=tensors, history=history)

@@ -92,11 +92,12 @@ def load(
         given = local_path(source)
         check_not_half_replaced(given)
         path, said = whole_of(given)
-        facts = replace(facts, config=facts.config_for(path))
+        beside = None if facts.config is not None else facts.config_for(path)
+        facts = replace(facts, config=facts.config if beside is None else beside)
         run = open_run(path, step=step, strategy=strategy, file_prefix=file_prefix, config=facts.config or facts.fallback)
         if run is not None:
             return load_run(run, path, facts, only)
-        opened = open_path(path)
+        opened = open_path(path, beside)
     else:
         raise InputError("MFC109", found=f"a {type(source).__name__}", expected="a path or a live object", hint=HINT)
     folder, manifest, notes = fitting_manifest(path, opened.tensors)

@@ -24,6 +24,7 @@ from mfconv_nb.families.words.mcore import CONTIGUOUS_ATTENTION, INTERLEAVED_MLP
 from mfconv_nb.mapping.adapters import STYLES, half_of
 from mfconv_nb.mapping.forms import configured_options, options_of
 from mfconv_nb.mapping.kinds import GRADIENT_SUMS, OPTIMIZER, OPTIMIZER_STATE, RUN_STATE, Kind, kind_of, split_state
+from mfconv_nb.mapping.plan import RESTORED
 from mfconv_nb.mapping.rules import Family, OptionValue
 from mfconv_nb.runs.rank_layout import CHECKPOINT_2, RankLayout, read_rank_layout
 from mfconv_nb.steps.converting.map import map_checkpoint
@@ -122,12 +123,12 @@ def migrate(
         OutputError, InputError: as ``save``. UsageError: MFC501.
     """
     source = load(run, config=config, step=step, strategy=strategy, file_prefix=file_prefix)
-    switches = _switches(to_config)
+    switches = _read_switches(to_config)
     moved = move_run(
         source, family, form, form_of_run, switches=switches, iteration=iteration, weights_only=weights_only, adapters=adapters
     )
     target = local_path(target)
-    layout = _layout(layout_of_ranks, moved.numbers.iteration)
+    layout = _layout_to_write(layout_of_ranks, moved.numbers.iteration)
     out = replace(
         ranks_output(moved.checkpoint, target, None, layout, moved.numbers.common),
         origins=_origins_for_manifest(moved),
@@ -149,7 +150,7 @@ def migrate(
     )
 
 
-def _switches(to_config: str | Path | None) -> Mapping[str, Any]:
+def _read_switches(to_config: str | Path | None) -> Mapping[str, Any]:
     if to_config is None:
         return {}
     switches = read_caller_facts(to_config).switches
@@ -175,7 +176,7 @@ def move_run(
         said = SIDE_NAMES.get(source.side or "", "neither side")
         hint = "For weights of Hugging Face: mfconv convert (mc.map in Python)."
         raise UsageError("MFC501", "run", found=f"names of {said}", expected="a checkpoint of MindFormers", hint=hint)
-    trip = _trip(source, family, form, form_of_run, switches, adapters)
+    trip = _plan_trip(source, family, form, form_of_run, switches, adapters)
     told = {**saved_numbers(source), **kinds_told(source)}
     ruled = {spec.name for spec in trip.weights()}  # what a rule of the family knows is a weight, however it is called
     kinds = {name: told.get(name) or kind_of(name) for name in source.tensors if name not in ruled}
@@ -204,7 +205,7 @@ def move_run(
     return MovedRun(checkpoint, trip, origins, moved, numbers, left_out)
 
 
-def _trip(
+def _plan_trip(
     source: Checkpoint,
     family: str | Path | Family | None,
     form: Mapping[str, object],
@@ -275,8 +276,11 @@ def _notes(trip: Trip) -> list[str]:
     """What both mappings note, but for what was assumed and does not matter here, as it is the same in both forms."""
     there, back = trip.there.report, trip.back.report
     numbers = {name: how for name, how in there.decided.items() if there.options[name] == back.options.get(name)}
-    idle = {*assumptions_of(there.family, there.plan, numbers), *notes_on_lost(there.plan.family)}
-    return list(dict.fromkeys(note for note in (*there.notes, *back.notes) if note not in idle))
+    idle = {*assumptions_of(there.family, there.plan, numbers), *notes_on_lost(there.plan.family, trip.there.config)}
+    beside = [spec.name for row in there.plan.rows if row.status == RESTORED for spec in row.targets]
+    stay = f"{how_many(len(beside), 'tensor')} of Hugging Face's side alone {'stays' if len(beside) == 1 else 'stay'} beside the old run"
+    kept = [f"{stay}; first {beside[0]}"] if beside else []
+    return list(dict.fromkeys((*(note for note in (*there.notes, *back.notes) if note not in idle), *kept)))
 
 
 def _notes_on_optimizers(trip: Trip, states: Sequence[State]) -> list[str]:
@@ -311,7 +315,7 @@ def _equalities(source: Checkpoint, trip: Trip, states: set[str]) -> tuple[Equal
     return tuple(distinct.values())
 
 
-def _layout(given: RankLayout | str | Path | None, step: int) -> RankLayout:
+def _layout_to_write(given: RankLayout | str | Path | None, step: int) -> RankLayout:
     layout = ONE_RANK if given is None else given if isinstance(given, RankLayout) else read_rank_layout(local_path(given))
     return replace(layout, form=CHECKPOINT_2, step=step)
 

@@ -21,7 +21,9 @@ from mfconv_nb.mapping.plan import RESTORED, Row
 from mfconv_nb.steps.converting.mapped_checkpoint import MappedCheckpoint
 from mfconv_nb.steps.converting.mapped_tensors import TensorMaker
 
-TWO_MOMENTS = ("adam_m.", "adam_v.")  # AdamW, PMA and Muon hold both of a weight, or none
+# of a weight AdamW, PMA and Muon hold both, or none; so does FusedAdamW
+TWO_MOMENTS = (("adam_m.", "adam_v."), ("exp_avg.", "exp_avg_sq."))
+FACTORED = "exp_avg_sq_"  # Came's second moment, in rows and columns
 
 
 @dataclass(frozen=True)
@@ -171,11 +173,12 @@ def move_states(trip: Trip, origins: Mapping[str, Origin], states: Sequence[Stat
 
 def _check_pairs(states: Sequence[State]) -> None:
     """Raises MappingError (MFC320) for a weight with one of its two moments: a run that goes on would begin the other with zeros."""
-    having = {prefix: {s.weight for s in states if s.prefix == prefix} for prefix in TWO_MOMENTS}
-    for state in states:
-        for other in TWO_MOMENTS if state.prefix in TWO_MOMENTS else ():
-            if state.weight not in having[other]:
-                _refuse(state, f"there is no {quote(other + state.weight)}", "both moments of a weight, or none")
+    factored = {s.weight for s in states if s.prefix.startswith(FACTORED)}
+    for pair in TWO_MOMENTS:
+        having = {prefix: {s.weight for s in states if s.prefix == prefix} | factored for prefix in pair}
+        for state in states:
+            if state.prefix in pair and (lacking := [prefix for prefix in pair if state.weight not in having[prefix]]):
+                _refuse(state, f"there is no {quote(lacking[0] + state.weight)}", "both moments of a weight, or none")
 
 
 def _moved_by_number(

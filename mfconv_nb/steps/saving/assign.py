@@ -25,6 +25,7 @@ from mfconv_nb.networks.slots import Bytes, Network, Slot, network_of
 from mfconv_nb.steps.comparing.diff import shape_hint
 from mfconv_nb.steps.converting.mapped_checkpoint import plan_of
 from mfconv_nb.steps.converting.mapped_tensors import held_numbers
+from mfconv_nb.steps.converting.names_in_memory import with_names_of
 from mfconv_nb.steps.loading.load import Loadable, load
 from mfconv_nb.steps.saving.save import check_equalities
 from mfconv_nb.streaming.compare import compare_tensors
@@ -61,6 +62,7 @@ def assign(
     """
     begun = time.monotonic()
     source, target = load(checkpoint), network_of(network)
+    source = with_names_of(source, target.by_name) if target.renames else source
     matched = match_slots(source, target, requested_dtype(dtype))
     _check_fit(matched, source, target, strict=strict)
     _check_values(matched, source)

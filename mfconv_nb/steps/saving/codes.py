@@ -9,18 +9,22 @@ from typing import Any
 
 from mfconv_nb.core.checkpoint import MF, Checkpoint, LazyTensor, TensorSpec
 from mfconv_nb.core.dtypes import CASTABLE, short_name
-from mfconv_nb.core.errors import MappingError, MfconvError, UsageError, quote, to_one_line
+from mfconv_nb.core.errors import MappingError, MfconvError, UsageError, did_you_mean, quote, to_one_line
 from mfconv_nb.core.progress import NoProgress, Progress
-from mfconv_nb.core.report import Column, Result, Table, how_many
+from mfconv_nb.core.report import Column, Table, how_many
 from mfconv_nb.core.rounding import Rounding
 from mfconv_nb.core.scaled_codes import ROUNDING
 from mfconv_nb.steps.converting.codes_back import CodesBack, codes_back, codes_kept
 from mfconv_nb.steps.converting.mapped_checkpoint import MappedCheckpoint
 from mfconv_nb.steps.loading.codes import Published, published_entry
 from mfconv_nb.steps.loading.load import load
+from mfconv_nb.steps.saving.codes_view import CodesExploration
+from mfconv_nb.streaming.blocks_of_codes import measure_blocks
 from mfconv_nb.streaming.dequantised import Fitness, dequantised_sources, fitness_of, is_dequantised
 from mfconv_nb.streaming.fill import SEGMENT_BYTES, tensor_checksums
 from mfconv_nb.streaming.recoded import recipe
+from mfconv_nb.views.blocks_report import BlocksReport
+from mfconv_nb.views.showing import Explorable
 
 EXACT, ROUNDED = "exact", "rounded"
 
@@ -44,7 +48,7 @@ class AsAsked:
 
     Attributes:
         codes: where it is written as codes, how these came about.
-        published: where codes may come back from the numbers that are written, how they were published.
+        published: where the published codes may come back from what is written, how they were published.
         keeps_codes: whether the codes themselves are written, under the names of this side.
     """
 
@@ -67,18 +71,17 @@ def choose_form(checkpoint: Checkpoint, dtype: str | None, *, requantise: bool, 
     history = checkpoint.history
     if requantise:
         _check_requantise(checkpoint, dtype)
+    original = history.original if isinstance(checkpoint, MappedCheckpoint) and checkpoint.side == MF else None
+    before = original.published if original is not None and isinstance(original.published, Published) else None
     if keep and (checkpoint.side == MF or history.published is None):
-        return AsAsked(_keep(checkpoint), keeps_codes=True, notes=(KEPT,))
+        return AsAsked(_keep(checkpoint), published=before, keeps_codes=True, notes=(KEPT,))
     if checkpoint.side != MF and dtype is None and history.published is None and any(map(is_dequantised, checkpoint)) and not requantise:
         try:
-            return AsAsked(codes_kept(checkpoint), keeps_codes=True, notes=(KEPT,))
+            return AsAsked(codes_kept(checkpoint), keeps_codes=True, notes=(KEPT, *_names_note(checkpoint)))
         except MappingError as error:
             return AsAsked(checkpoint, notes=(f"written as numbers: {error.where} has {to_one_line(str(error.found))}",))
     if checkpoint.side == MF or dtype is not None:
-        original = history.original if isinstance(checkpoint, MappedCheckpoint) else None
-        published = original.published if original is not None and checkpoint.side == MF else None
-        numbers = with_dtype_of_codes(checkpoint, dtype)
-        return AsAsked(numbers, published=published if isinstance(published, Published) else None)
+        return AsAsked(with_dtype_of_codes(checkpoint, dtype), published=before)
     if history.merged is not None and history.published is not None and not requantise:
         return AsAsked(checkpoint, notes=(MERGED,))
     published = history.published or (_published_in(history.config_folder) if requantise else None)
@@ -91,6 +94,13 @@ def choose_form(checkpoint: Checkpoint, dtype: str | None, *, requantise: bool, 
 
 
 KEPT = "codes and scales are kept as they are, and laid out like their weights (--dtype bf16, dtype= for numbers)"
+
+
+def _names_note(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What is not known where codes of MindFormers become those of Hugging Face with nothing beside them."""
+    if not isinstance(checkpoint, MappedCheckpoint):
+        return ()
+    return ("nothing beside the source says how the scales were called when they were published: they are called X.scale",)
 
 
 def _keep(checkpoint: Checkpoint) -> Checkpoint:
@@ -136,13 +146,17 @@ def _codes_text(back: CodesBack, published: Published) -> str:
     return f"{text}; {' and '.join(recipe(kind, in_powers_of_two=rounded) for kind, rounded in kinds.items())}"
 
 
-def tensors_to_keep(asked: AsAsked, scales: ScalesSeen) -> dict[str, LazyTensor]:
-    """What is kept beside numbers so that codes come back from them: scales; of tiny or huge weights, whose numbers do not tell codes
-    apart, the codes too; and the scales of activations.
+def tensors_to_keep(asked: AsAsked, numbers: Checkpoint, scales: ScalesSeen) -> dict[str, LazyTensor]:
+    """What is kept beside an output so that the published codes come back from it, under their names: scales; of tiny or huge weights,
+    whose numbers do not tell codes apart, the codes too; and the scales of activations.
+
+    Args:
+        numbers: that are written, or that the codes which are written stand for.
+        scales: of these numbers.
     """
     if asked.published is None:
         return {}
-    sources = dequantised_sources(asked.checkpoint)
+    sources = dequantised_sources(numbers)
     written = {s.matrix.name for s in sources}
     unclear = {s.matrix.name for s in sources if not scales.of_sources[id(s)].reversible}
     found: dict[str, LazyTensor] = {}
@@ -193,7 +207,7 @@ def check_codes(asked: AsAsked, written: Mapping[str, tuple[TensorSpec, str]], w
             expected = "the bytes that were published, by the checksum in the manifest beside the source"
             raise MappingError("MFC321", quote(name), found="other bytes", expected=expected, hint=HINT_KEPT)
         proven += 1
-    return CodesSeen(proven, len(recodings) - len(changed), tuple(sorted(anew)))
+    return CodesSeen(proven, len(recodings) - len(changed), tuple(sorted(anew)), tuple(sorted(changed - anew)))
 
 
 HINT_KEPT = (
@@ -210,11 +224,13 @@ class CodesSeen:
         proven: tensors whose checksum is that of what was published.
         untouched: weights whose numbers are all what their codes stand for.
         changed: weights that were quantised anew.
+        other_codes: weights with other codes than were published, and the published scales: these hold what they were changed to as well.
     """
 
     proven: int = 0
     untouched: int = 0
     changed: tuple[str, ...] = ()
+    other_codes: tuple[str, ...] = ()
 
     def notes(self) -> tuple[str, ...]:
         said = []
@@ -223,6 +239,11 @@ class CodesSeen:
         if self.changed:
             first = f", first {self.changed[0]}"
             said.append(f"quantised anew: {how_many(len(self.changed), 'weight')}{first}; untouched: {self.untouched:,}")
+        if self.other_codes:
+            count = how_many(len(self.other_codes), "weight")
+            said.append(
+                f"changed, and exact with the published scales: {count}, first {self.other_codes[0]}; untouched: {self.untouched:,}"
+            )
         return tuple(said)
 
 
@@ -259,7 +280,7 @@ def check_scales(checkpoint: Checkpoint, dtypes: Mapping[str, str], progress: Pr
 
 
 @dataclass(frozen=True, repr=False)
-class DequantisedReport(Result):
+class DequantisedReport(Explorable):
     """Of every tensor that is computed from codes: whether its numbers are exact, and what rounding did to them. Or of codes that were
     quantised anew: what that did to their numbers.
 
@@ -267,11 +288,13 @@ class DequantisedReport(Result):
         dtypes: what each is written as.
         exact: by its scales alone, known before anything is written.
         rounding: what was counted while it was written; empty before.
+        tensors: those whose numbers come from codes, to look at.
     """
 
     dtypes: Mapping[str, str] = field(default_factory=dict)
     exact: Mapping[str, bool] = field(default_factory=dict)
     rounding: Mapping[str, Rounding] = field(default_factory=dict)
+    tensors: Mapping[str, LazyTensor] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.dtypes)
@@ -287,10 +310,14 @@ class DequantisedReport(Result):
     def names_rounded(self) -> list[str]:
         return [name for name in self.dtypes if not self.is_exact(name)]
 
+    def count_quantised_anew(self) -> int:
+        """How many weights got new codes; 0 where numbers are written."""
+        return 0 if CASTABLE.issuperset(self.dtypes.values()) else len(self.dtypes)
+
     def sentence(self) -> str:
         """One line for notes and reports."""
-        if not CASTABLE.issuperset(self.dtypes.values()):
-            return f"quantised anew, {how_many(len(self.dtypes), 'weight')}: {rounding_text(self.total)}"
+        if anew := self.count_quantised_anew():
+            return f"quantised anew, {how_many(anew, 'weight')}: {self.total.in_words}"
         dtypes = " and ".join(sorted({short_name(d) for d in self.dtypes.values()}))
         rounded = len(self.names_rounded)
         said = f"from codes to {dtypes}: {how_many(len(self.dtypes), 'tensor')}, {len(self.dtypes) - rounded:,} {EXACT}, {rounded:,} "
@@ -298,12 +325,29 @@ class DequantisedReport(Result):
             return said + ROUNDED
         if not self.rounding:
             return f"{said}{ROUNDED} ({ROUNDING})"
-        return f"{said}{ROUNDED}: {rounding_text(self.total)} ({ROUNDING})"
+        return f"{said}{ROUNDED}: {self.total.in_words} ({ROUNDING})"
 
     def about(self, name: str) -> dict[str, Any]:
         """Of one tensor, for the manifest."""
         r = self.rounding.get(name)
         return {} if r is None else {"rounding": {"inexact": r.inexact, "of": r.numbers, "largest": r.largest, "mean": r.mean}}
+
+    def blocks(self, name: str) -> BlocksReport:
+        """Scale and largest relative error of every block of the published weights behind a tensor; a picture in a notebook.
+
+        Reads them, without keeping them in memory.
+
+        Raises:
+            MappingError: MFC309 where no tensor of this name is computed from codes; MFC321 for a scale that is no positive number.
+        """
+        seen = measure_blocks(self.tensors[name]) if name in self.tensors else None
+        if seen is None:
+            expected, hint = "a tensor whose numbers are computed from codes", did_you_mean(name, self.tensors)
+            raise MappingError("MFC309", quote(name), found="none such", expected=expected, hint=hint)
+        return BlocksReport(seen)
+
+    def exploration(self) -> CodesExploration:
+        return CodesExploration(self.table(), self.rounding, self.tensors)
 
     def table(self) -> Table:
         rows = [
@@ -323,8 +367,3 @@ class DequantisedReport(Result):
 
 def _cells(r: Rounding | None) -> tuple[str, str, str]:
     return ("", "", "") if r is None else (f"{r.inexact:,} of {r.numbers:,}", f"{r.largest:.3g}", f"{r.mean:.3g}")
-
-
-def rounding_text(r: Rounding) -> str:
-    """``12 of 64 numbers inexact, relative error at most 0.0039, 0.0011 in the mean``."""
-    return f"{r.inexact:,} of {how_many(r.numbers, 'number')} inexact, relative error at most {r.largest:.3g}, {r.mean:.3g} in the mean"

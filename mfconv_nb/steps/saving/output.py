@@ -29,7 +29,7 @@ from mfconv_nb.formats.writing import is_folder, plan_output
 from mfconv_nb.mapping.adapters import HINT_ALPHA, adapters_of, is_adapter, rank_of
 from mfconv_nb.mapping.plan import MappingPlan, Row
 from mfconv_nb.mapping.quantised import FP8, claimed_scheme, codes_among
-from mfconv_nb.steps.converting.mapped_checkpoint import carried_by, plan_of
+from mfconv_nb.steps.converting.mapped_checkpoint import MappedCheckpoint, carried_by, plan_of
 from mfconv_nb.steps.saving.codes import DequantisedReport
 from mfconv_nb.steps.saving.true_config import true_config
 from mfconv_nb.streaming.dequantised import is_dequantised
@@ -314,7 +314,7 @@ def manifest_of(
 
 def _tensors(out: Output, checksums: Mapping[tuple[int, str], str], computed: DequantisedReport | None) -> list[dict[str, Any]]:
     """One entry per tensor, in the order of the files; with its checksum where it is written whole."""
-    checkpoint, made, entries = out.checkpoint, {**_origins_of(plan_of(out.checkpoint)), **out.origins}, {}
+    checkpoint, made, entries = out.checkpoint, {**_origins_of(out.checkpoint), **out.origins}, {}
     for number, file in enumerate(out.plan.files):
         for name in file.places:
             if name in entries:
@@ -367,11 +367,16 @@ def _rows(plan: MappingPlan | None) -> Sequence[Row]:
     return plan.rows if plan is not None else ()
 
 
-def _origins_of(plan: MappingPlan | None) -> dict[str, dict[str, Any]]:
-    made = {}
-    for row in _rows(plan):
+def _origins_of(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
+    """How each tensor was made. One that joins several, under a name in memory, was made of all that they were made of."""
+    made: dict[str, dict[str, Any]] = {}
+    for row in _rows(plan_of(checkpoint)):
         layout = getattr(row.rule, "layout", None)
         for target in row.targets:
             entry: dict[str, Any] = {"from": [s.name for s in row.sources], "how": row.status}
             made[target.name] = {**entry, "layout": layout} if row.parts and layout else entry
-    return made
+    names = checkpoint.made_of if isinstance(checkpoint, MappedCheckpoint) else {}
+    joined = {name: [made[n] for n in parts] for name, parts in names.items()}
+    return made | {
+        name: {**entries[0], "from": list(dict.fromkeys(n for entry in entries for n in entry["from"]))} for name, entries in joined.items()
+    }

@@ -103,10 +103,10 @@ def save(
     else:
         out = ranks_output(asked.checkpoint, target, cast, layout_of_ranks)
     writes_codes = asked.keeps_codes or asked.codes is not None
-    if writes_codes:
-        check_scales(source, {t.name: t.dtype for t in source})
+    before = check_scales(source, {t.name: t.dtype for t in source}) if writes_codes else None
     scales = check_scales(asked.checkpoint, out.dtypes)
-    exact, kept = {name: fit.exact for name, fit in scales.fitness.items()}, tensors_to_keep(asked, scales)
+    exact = {name: fit.exact for name, fit in scales.fitness.items()}
+    kept = tensors_to_keep(asked, *((source, before) if before is not None else (asked.checkpoint, scales)))
     out = replace(out, exact=exact, kept=kept, notes=(*((stale,) if stale else ()), *asked.notes, *out.notes))
     return write_output(
         out,
@@ -222,7 +222,8 @@ def _count_rounding(out: Output, counted: Mapping[tuple[int, str], Rounding]) ->
     found: dict[str, Rounding] = {}
     for (name, _), r in slices.items():
         found[name] = found.get(name, Rounding()) + r
-    return DequantisedReport({name: out.dtypes[name] for name in (*out.exact, *(n for n in found if n not in out.exact))}, out.exact, found)
+    dtypes = {name: out.dtypes[name] for name in (*out.exact, *(n for n in found if n not in out.exact))}
+    return DequantisedReport(dtypes, out.exact, found, {name: out.checkpoint.tensors[name] for name in out.exact})
 
 
 def _written_specs(out: Output, checksums: Mapping[tuple[int, str], str]) -> dict[str, tuple[TensorSpec, str]]:

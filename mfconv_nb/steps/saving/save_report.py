@@ -52,7 +52,11 @@ class SaveReport(Result):
     @property
     def way_back(self) -> str:
         """What converting back would give: "exact", or what it would lack, and what a cast has cost."""
-        return f"{self._became_infinite()}; {self.back}" if self.infinite else self.back
+        back = self.back
+        if anew := self.computed.count_quantised_anew():
+            said = f"{how_many(anew, 'weight')} quantised anew would come back as what the new codes stand for"
+            back = said if back == "exact" else f"{said}; {back}"
+        return f"{self._became_infinite()}; {back}" if self.infinite else back
 
     def _became_infinite(self) -> str:
         return f"{how_many(sum(self.infinite.values()), 'number')} in {how_many(len(self.infinite), 'tensor')} became infinite"

@@ -14,13 +14,15 @@ from mfconv_nb.core.errors import MappingError, quote
 from mfconv_nb.core.report import how_many
 from mfconv_nb.core.sizes import RUN_CONFIG, read_sizes
 from mfconv_nb.formats.folders import NAMED_BY
-from mfconv_nb.mapping.claims import DTYPE_KEYS, NEXT_LAYERS, claimed_tie, held_next_layers, main_dtype
+from mfconv_nb.mapping.claims import DTYPE_KEYS, NEXT_LAYERS, count_next_layers, find_claimed_tie, find_main_dtype
+from mfconv_nb.mapping.codes_and_scales import blocks_of
 from mfconv_nb.mapping.making_rows import HINT_CUT, HINT_PADDED
 from mfconv_nb.mapping.plan import TIED, MappingPlan, plan_mapping
-from mfconv_nb.mapping.quantised import claimed_scheme, quantisation_of, without_claims
+from mfconv_nb.mapping.quantised import claimed_scheme, claims_of, quantisation_of, without_claims
 from mfconv_nb.mapping.rules import Tied
 from mfconv_nb.steps.converting.first_layers import config_of_first_layers
 from mfconv_nb.steps.converting.mapped_checkpoint import plan_of
+from mfconv_nb.steps.loading.codes import Published
 from mfconv_nb.streaming.compare import compare_tensors
 
 HINT_ASSETS = "Give the folder of the model that these weights are of: --config HF_DIR (assets= in Python)."
@@ -42,6 +44,9 @@ def true_config(
     if (claim := claimed_scheme(config)) and quantisation_of(specs, None) is None:
         config = without_claims(config)
         notes.append(f"config.json said {claim}; the weights are not quantised, and what is written says nothing of it")
+    elif quantisation_of(specs, None) is not None:
+        config, said = _with_scheme(checkpoint, config)
+        notes += said
     config = _with_layers_of(checkpoint, config)
     config, said = _with_next_layers(config, specs)
     notes += said
@@ -52,9 +57,19 @@ def true_config(
     return config, (*notes, *_notes_on_promises(config, checkpoint, specs, origin))
 
 
+def _with_scheme(checkpoint: Checkpoint, config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """With what was published of the codes that are written, where the config says nothing of them, or of other ones."""
+    published = checkpoint.history.published
+    before = (published.said if isinstance(published, Published) else {}) or claims_of(checkpoint.config)
+    if not before or (claimed_scheme(config), blocks_of(config)) == (claimed_scheme(before), blocks_of(before)):
+        return config, []
+    note = f"config.json said {claimed_scheme(config) or 'nothing'} of codes; it gets {' and '.join(before)} as it was published with them"
+    return {**without_claims(config), **before}, [note]
+
+
 def _with_dtypes(config: dict[str, Any], specs: list[TensorSpec]) -> dict[str, Any]:
     """With the dtype of most numbers, wherever the config states one: from_pretrained casts to it. A part keeps one that occurs."""
-    most, occurring = main_dtype(specs), {DTYPES[spec.dtype].torch for spec in specs if spec.dtype in CASTABLE}
+    most, occurring = find_main_dtype(specs), {DTYPES[spec.dtype].torch for spec in specs if spec.dtype in CASTABLE}
     if most is None:
         return config
     stated = {key: most for key in DTYPE_KEYS if isinstance(config.get(key), str)}
@@ -82,7 +97,7 @@ def _with_layers_of(checkpoint: Checkpoint, config: dict[str, Any]) -> dict[str,
 
 def _with_next_layers(config: dict[str, Any], specs: list[TensorSpec]) -> tuple[dict[str, Any], list[str]]:
     """With the number of layers that predict further tokens that are there, where the config promises more."""
-    claimed, held = config.get(NEXT_LAYERS), held_next_layers(config, (s.name for s in specs))
+    claimed, held = config.get(NEXT_LAYERS), count_next_layers(config, (s.name for s in specs))
     if type(claimed) is not int or held is None or held >= claimed:
         return config, []
     return {**config, NEXT_LAYERS: held}, [f"config.json said {NEXT_LAYERS} {claimed}; what is written has {held}, and says so"]
@@ -102,12 +117,12 @@ def _ties(checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[bool, str]
             return True, f"{quote(rule.hf)} is left out, as it was in the original"
         if said and head is not None and embedding is not None and not _are_equal(head, embedding):
             return False, f"the numbers of {quote(rule.hf)} and {quote(rule.same_as)} differ"
-    return _false_tie(config, checkpoint)
+    return _find_false_tie(config, checkpoint)
 
 
-def _false_tie(config: Mapping[str, Any], checkpoint: Checkpoint) -> tuple[bool, str] | None:
+def _find_false_tie(config: Mapping[str, Any], checkpoint: Checkpoint) -> tuple[bool, str] | None:
     """That a head is not tied, of a family without a rule on that."""
-    head, embeddings = claimed_tie(config, checkpoint)
+    head, embeddings = find_claimed_tie(config, checkpoint)
     if head is None or any(_are_equal(head, embedding) for embedding in embeddings):
         return None
     return False, f"the numbers of {quote(head.name)} and {quote(embeddings[0].name)} differ"

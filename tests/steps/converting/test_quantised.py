@@ -17,6 +17,7 @@ from mfconv_nb.families.registry import known_families
 from mfconv_nb.mapping.names import parse_pattern
 from mfconv_nb.mapping.quantised import ENDINGS, SUFFIXES, codes_among
 from mfconv_nb.mapping.rules import Drop, patterns
+from tests.quantised import as_raws, llama_fp8
 from tests.support import Array, write_hf
 from tests.toys import arrays_of, raws_of, refused_with
 
@@ -221,3 +222,13 @@ def test_no_family_has_a_name_that_stands_for_codes() -> None:
                 last = parse_pattern(text).text.rpartition(".")[2]
                 assert last not in SUFFIXES, (family.key, text)
                 assert not last.endswith(tuple(ENDINGS)), (family.key, text)
+
+
+def test_what_another_scheme_has_beside_fp8_is_what_the_refusal_names(tmp_path: Path) -> None:
+    folder, stored, _ = llama_fp8(tmp_path / "q")
+    shifted = "model.layers.1.self_attn.q_proj.weight_zero_point"
+    write_hf(
+        tmp_path / "z", {**stored, **as_raws({shifted: np.zeros((4, 3), np.float32)})}, json.loads((folder / "config.json").read_text())
+    )
+    error = refused_with("MFC312", lambda: mc.map(mc.load(tmp_path / "z")))
+    assert f"it has {shifted}" in str(error)

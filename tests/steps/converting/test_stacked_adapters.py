@@ -225,13 +225,26 @@ def test_an_adapter_of_a_head_that_has_copies_is_refused_with_the_reason(tmp_pat
     assert "its weight has copies in other layers" in str(refused.value)
 
 
-MCORE = {"deepseekv3", "glm4-mcore", "glm4-moe", "qwen2-mcore", "qwen3", "qwen3-moe", "telechat3", "telechat3-moe"}
+OF_LATENT_ATTENTION = {"deepseekv3", "deepseekv32", "telechat3-moe"}
+MCORE = OF_LATENT_ATTENTION | {"glm4-mcore", "glm4-moe", "qwen2-mcore", "qwen3", "qwen3-moe", "telechat2-mcore", "telechat3"}
+    "deepseekv3",
+    "deepseekv32",
+    "glm4-mcore",
+    "glm4-moe",
+    "qwen2-mcore",
+    "qwen3",
+    "qwen3-moe",
+    "telechat2-mcore",
+    "telechat3",
+    "telechat3-moe",
+}
+DYNAMIC = {"deepseek4", "glm5"}  # whose networks are of the dynamic graph alone
 
 
 @pytest.mark.parametrize("key", sorted(f.key for f in known_families()))
 def test_adapters_are_named_as_the_networks_of_a_family_name_them(key: str) -> None:
     (family,) = (f for f in known_families() if f.key == key)
-    expected = "lora" if key == "deepseek4" else "mcore" if key in MCORE else "mindpet"
+    expected = "lora" if key in DYNAMIC else "mcore" if key in MCORE else "mindpet"
     assert default_style(family) == expected
 
 

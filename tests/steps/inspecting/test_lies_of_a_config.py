@@ -11,7 +11,7 @@ import pytest
 
 import mfconv_nb as mc
 from mfconv_nb.core.checkpoint import TensorSpec
-from mfconv_nb.mapping.claims import false_claims
+from mfconv_nb.mapping.claims import find_false_claims
 from tests.steps.saving.test_true_config import change_config
 from tests.support import write_hf
 from tests.toys import arrays_of
@@ -62,7 +62,7 @@ NAMES_OF_MTP = {
 def further_layers(claimed: int, *names: str) -> list[str]:
     """What is said of a config that claims a number of layers that predict further tokens, beside four others."""
     specs = [TensorSpec(name, (8, 8), "BF16") for name in (*(f"model.layers.{n}.mlp.up_proj.weight" for n in range(4)), *names)]
-    return [claim.held for claim in false_claims({"num_hidden_layers": 4, "num_nextn_predict_layers": claimed}, specs)]
+    return [claim.held for claim in find_false_claims({"num_hidden_layers": 4, "num_nextn_predict_layers": claimed}, specs)]
 
 
 @pytest.mark.parametrize("name", NAMES_OF_MTP.values(), ids=NAMES_OF_MTP.keys())

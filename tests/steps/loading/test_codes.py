@@ -156,6 +156,20 @@ def test_what_steps_after_it_see_is_numbers(tmp_path: Path) -> None:
     assert mc.verify(folder, tmp_path / "mf.safetensors", progress=False).equal
 
 
+def test_a_comparison_of_codes_says_that_numbers_were_compared(tmp_path: Path) -> None:
+    codes, scales, _ = fp8(WEIGHT, (32, 32), powers_of_two=True)
+    halves = np.clip(codes.astype(np.float32), -2, 2).astype(FP8)  # of these the double is a code too
+    twice = (halves.astype(np.float32) * 2).astype(FP8)
+    config = {"model_type": "own", **by_blocks(32)}
+    for name, c, s in (("a", halves, scales), ("b", twice, scales / 2)):
+        write_hf(tmp_path / name, as_raws({"x.weight": c, "x.weight_scale_inv": s, "n.weight": np.ones(4, np.float32)}), config)
+    seen = mc.diff(tmp_path / "a", tmp_path / "b", values=True, progress=False)
+    assert seen.equal
+    assert "not their bytes" in str(seen)
+    write_hf(tmp_path / "c", as_raws({"x.weight": WEIGHT}), {"model_type": "own"})
+    assert "not their bytes" not in str(mc.diff(tmp_path / "a", tmp_path / "c", values=True, progress=False))
+
+
 # ---- what is refused ------------------------------------------------------------------------------------------------------------
 
 
@@ -190,6 +204,23 @@ def test_what_does_not_fit_together_is_named(specs: dict[str, Any], name: str, w
     assert (about, words in found) == (name, True), found
     assert expected
     assert hint
+
+
+@pytest.mark.parametrize("sizes", [([32, 32], [40, 40]), ([40, 40], [32, 32]), ([64, 32], [32, 32])])
+def test_scales_that_fit_two_sizes_of_blocks_are_refused_and_one_that_fits_is_taken(sizes: tuple[list[int], list[int]]) -> None:
+    weights = [{"type": "float", "num_bits": 8, "strategy": "block", "block_structure": size} for size in sizes]
+    config = {"quantization_config": {**COMPRESSED, "config_groups": {str(n): {"weights": w} for n, w in enumerate(weights)}}}
+    both = {"a.weight": ("F8_E4M3", (64, 64)), "a.weight_scale": ("F32", (2, 2))}
+    one = {"a.weight": ("F8_E4M3", (120, 96)), "a.weight_scale": ("F32", (4, 3))}
+    alike = {"a.weight": ("F8_E4M3", (30, 32)), "a.weight_scale": ("F32", (1, 1))}  # one block, whichever it is
+    if [64, 32] not in sizes:
+        about, found, expected, _ = problem(both, config)
+        assert (about, expected) == ("a.weight_scale", "one size of blocks")
+        assert all(f"{size[0]} x {size[1]}" in found for size in sizes)
+    for specs in (one, alike):
+        found = pair_codes([TensorSpec(n, shape, dtype) for n, (dtype, shape) in specs.items()], config)
+        assert not found.problems
+        assert found.coded["a.weight"].block == ((32, 32) if specs is one else tuple(sizes[0]))
 
 
 def test_blocks_are_never_guessed() -> None:

@@ -101,7 +101,8 @@ def migrated(tensors: Arrays, folder: Path, family: str, **more: Any) -> Arrays:
 @pytest.mark.parametrize("word", ["", "adam_m.", "adam_v.", "exp_avg.", "max_exp_avg_sq.", "main_param.", "pma_weight_ema."])
 def test_state_is_joined_and_reshaped_as_the_weights_are(word: str, split: Arrays, tmp_path: Path) -> None:
     weights = {n: a for n, a in split.items() if not n.endswith("bias")}
-    words = ADAM if word in ADAM else (word,) if word else ()  # one moment without the other is refused
+    moments = (ADAM, ("exp_avg.", "exp_avg_sq."))  # of these one without the other is refused
+    words = next((pair for pair in moments if word in pair), (word,) if word else ())
     given = {**split, **NUMBERS, **{w + n: -2 * a * len(w) for w in words for n, a in weights.items()}}
     found = migrated(given, tmp_path, "deepseekv3", graph="dynamic")
     here = f"{word}decoder.layers.1."
@@ -381,6 +382,11 @@ REFUSED: list[tuple[str, Any, str]] = [
         lambda w: {n: a for n, a in adamw(w).items() if not n.startswith("adam_m.decoder.layers.2.")},
         "there is no 'adam_m.decoder.layers.2.",
     ),
+    (
+        "the first moment of the fused optimizer without the second",
+        lambda w: {f"{word}{n}": a for word in ("exp_avg.", "exp_avg_sq.") for n, a in w.items() if word + n != f"exp_avg_sq.{DECAY}"},
+        f"there is no 'exp_avg_sq.{DECAY}'",
+    ),
     ("state of two dtypes in one weight", lambda w: {**adamw(w), f"adam_m.{KV}": w[KV].astype(np.float16)}, "F16 and F32"),
 ]
 
@@ -399,9 +405,9 @@ def test_state_that_the_rules_cannot_move_exactly_is_refused_by_name(
 
 def test_state_that_the_dynamic_graph_does_not_know_is_said(split: Arrays, tmp_path: Path) -> None:
     weights = {n: a for n, a in split.items() if not n.endswith("bias")}
-    run = write_safetensors(tmp_path / "run.safetensors", {**split, **{f"exp_avg.{n}": a for n, a in weights.items()}, **NUMBERS})
-    config = config_of("deepseekv3")
-    assert "no optimizer of the dynamic graph has exp_avg." in repr(
+    moments = {word + n: a for word in ("exp_avg.", "exp_avg_sq.") for n, a in weights.items()}
+    run, config = write_safetensors(tmp_path / "run.safetensors", {**split, **moments, **NUMBERS}), config_of("deepseekv3")
+    assert "no optimizer of the dynamic graph has exp_avg., exp_avg_sq." in repr(
         mc.migrate(run, tmp_path / "a", "deepseekv3", config=config, graph="dynamic")
     )
     assert "no optimizer" not in repr(mc.migrate(run, tmp_path / "b", "deepseekv3", config=config, mla_qkv_concat=True))
@@ -508,6 +514,14 @@ def test_a_form_without_a_place_for_layers_of_the_run_is_refused_as_such(split: 
     hint = error.hint or ""
     assert "--graph dynamic --with_mtp 0" in hint
     assert "another family" not in hint
+
+
+def test_tensors_kept_beside_the_run_for_hugging_face_are_said_to_stay_there(tmp_path: Path) -> None:
+    toy = mc.toy("llama", dtype="fp32")
+    buffer = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32)}
+    mc.save(mc.map(mc.load({**arrays_of(toy), **buffer}, config=toy.config), "llama", to="mf"), tmp_path / "run.safetensors")
+    report = mc.migrate(tmp_path / "run.safetensors", tmp_path / "out", qkv_concat=True)
+    assert "1 tensor of Hugging Face's side alone stays beside" in repr(report)
 
 
 def test_weights_of_hugging_face_are_no_run(tmp_path: Path) -> None:

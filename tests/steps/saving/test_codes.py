@@ -39,6 +39,29 @@ def said_config(folder: Path) -> Any:
     return json.loads((folder / "config.json").read_text()).get("quantization_config")
 
 
+@pytest.mark.parametrize("other", [{}, {"quantization_config": {"quant_method": "gptq", "bits": 4}}, by_blocks(64), None])
+@pytest.mark.parametrize("dtype", ["keep", None])
+def test_the_config_beside_codes_says_how_they_were_published_whatever_config_is_given(
+    other: dict[str, Any] | None, dtype: str | None, tmp_path: Path
+) -> None:
+    more = {"modules_to_not_convert": ["lm_head"]}
+    config = by_blocks(32, **more)
+    folder, stored, _ = llama_fp8(tmp_path / "q", config=config)
+    there(folder, tmp_path / "mf.safetensors", dtype=dtype)
+    plain = json.loads((folder / "config.json").read_text())
+    del plain["quantization_config"]
+    given = tmp_path / "given"
+    given.mkdir()
+    edited = by_blocks(32, modules_to_not_convert=["lm_head", "model.embed_tokens"])
+    (given / "config.json").write_text(json.dumps({**plain, **(edited if other is None else other)}))
+    mapped = mc.map(mc.load(tmp_path / "mf.safetensors"), to="hf")
+    report = mc.save(mapped, tmp_path / "back", assets=given, progress=False)
+    assert raws_in(tmp_path / "back") == stored
+    assert said_config(tmp_path / "back") == (edited if other is None else config)["quantization_config"]
+    assert bool(note_of(report, "as it was published")) is (other is not None)
+    assert mc.doctor(tmp_path / "back")
+
+
 # ---- the way back gives the published bytes -------------------------------------------------------------------------------------
 
 
@@ -250,6 +273,65 @@ def test_kept_scales_of_another_model_are_refused(tmp_path: Path) -> None:
     assert stored
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"codes": {"name": "lm_head.weight"}},
+        {"codes": {"shape": [1]}},
+        {"codes": {"dtype": "F8_E5M2"}},
+        {"scales": {"name": "model.norm.weight_scale_inv"}},
+        {"block": [0, 0]},
+        {"block": [16, 64]},
+        {"kind": "F8_E5M2"},
+        {"shape": [96, 96]},
+        {"name": "lm_head.weight"},
+        {"turned": True},
+    ],
+)
+def test_a_manifest_whose_codes_cannot_be_those_of_its_weights_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    folder, _, _ = llama_fp8(tmp_path / "q")
+    there(folder, tmp_path / "mf.safetensors")
+    file = tmp_path / "mf.safetensors.mfconv" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    entry = manifest["published"]["weights"][0]
+    entry |= {key: {**entry[key], **value} if isinstance(value, dict) else value for key, value in change.items()}
+    file.write_text(json.dumps(manifest))
+    error = refused_with("MFC110", lambda: mc.load(tmp_path / "mf.safetensors"))
+    assert "Remove mf.safetensors.mfconv" in str(error)
+
+
+@pytest.mark.parametrize("left", [0, 40, None])
+def test_kept_scales_that_are_gone_or_cut_short_are_named_with_what_helps(left: int | None, tmp_path: Path) -> None:
+    folder, _, _ = llama_fp8(tmp_path / "q")
+    there(folder, tmp_path / "mf.safetensors")
+    kept = tmp_path / "mf.safetensors.mfconv" / "codes.safetensors"
+    kept.unlink() if left is None else kept.write_bytes(kept.read_bytes()[:left])
+    error = refused_with("MFC110", lambda: mc.load(tmp_path / "mf.safetensors"))
+    assert "codes.safetensors" in str(error)
+    assert "Remove mf.safetensors.mfconv" in str(error)
+    shutil.rmtree(kept.parent)
+    assert mc.verify(folder, tmp_path / "mf.safetensors", progress=False).equal
+
+
+@pytest.mark.parametrize(
+    ("number", "way_back", "note"), [(0.7321, "quantised anew", "quantised anew: 1 weight"), (None, "exact", "changed, and exact")]
+)
+def test_the_way_back_of_weights_quantised_anew_is_not_called_exact(number: float | None, way_back: str, note: str, tmp_path: Path) -> None:
+    folder, stored, _ = llama_fp8(tmp_path / "q")
+    there(folder, tmp_path / "mf.safetensors")
+    arrays = {n: t.array() for n, t in raws_in(tmp_path / "mf.safetensors").items()}
+    weight = arrays["model.layers.1.attention.wo.weight"] = arrays["model.layers.1.attention.wo.weight"].copy()
+    weight[0, 0] = -weight[0, 0] if number is None else number  # the negative one has a code too
+    write_safetensors(tmp_path / "mf.safetensors", as_raws(arrays))
+    report = back(tmp_path / "mf.safetensors", tmp_path / "back", folder, requantise=True)
+    assert way_back in report.way_back
+    assert (report.way_back == "exact") is (number is None)
+    assert "model.layers.1.self_attn.o_proj.weight" in note_of(report, note)
+    assert "untouched: 27" in note_of(report, note)
+    changed = [n for n, t in raws_in(tmp_path / "back").items() if t != stored[n]]
+    assert all(n.startswith("model.layers.1.self_attn.o_proj.weight") for n in changed)
+
+
 def test_other_codes_for_the_same_numbers_are_not_what_was_published(tmp_path: Path) -> None:
     stored = as_raws(
         {"a.weight": RNG.integers(64, 100, (32, 32)).astype(np.uint8).view(FP8), "a.weight_scale_inv": np.ones((1, 1), np.float32)}
@@ -350,6 +432,23 @@ def test_what_becomes_infinite_is_counted(tmp_path: Path) -> None:
     assert str(report).startswith("! Converted")
 
 
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize(("kind", "scale"), [(FP8, 1e36), (E5M2, 2e34)])
+def test_a_product_that_is_too_large_for_float32_already_is_counted(kind: Any, scale: float, dtype: str, tmp_path: Path) -> None:
+    codes, _, _ = fp8(RNG.standard_normal((32, 32)).astype(np.float32), (32, 32), kind)
+    codes[:2, :3] = np.array([0x7F if kind is FP8 else 0x7C], np.uint8).view(kind)  # NaN, or infinite as a code: nothing became so
+    tensors = as_raws({"a.weight": codes, "a.weight_scale_inv": np.array([[scale]], np.float32)})
+    write_hf(tmp_path / "q", tensors, {"model_type": "own", **by_blocks(32)})
+    report = mc.save(mc.load(tmp_path / "q"), tmp_path / "o.safetensors", dtype=dtype, progress=False)
+    target = {"bf16": BF16, "fp16": np.float16, "fp32": np.float32}[dtype]
+    with np.errstate(all="ignore"):
+        found = rounded(codes.astype(np.float32) * np.float32(scale), target).astype(np.float64)
+        expected = int(np.count_nonzero(np.isinf(found) & np.isfinite(codes.astype(np.float64))))
+    assert dict(report.infinite) == {"a.weight": expected}
+    assert expected > 0
+    assert str(report).startswith("! Converted")
+
+
 def test_the_number_of_threads_changes_no_byte_and_no_count(tmp_path: Path) -> None:
     folder, _, _ = llama_fp8(tmp_path / "q")
     counts = [there(folder, tmp_path / f"{n}.safetensors", threads=n).computed.rounding for n in (1, 4)]
@@ -372,12 +471,42 @@ def test_codes_are_kept_for_mindformers_with_scales_as_its_reader_wants_them(how
     assert found["model.layers.1.feed_forward.w2.weight"] == stored[NAME]
     assert found["model.layers.1.feed_forward.w2.scale"] == stored[NAME.removesuffix("weight") + suffix]
     assert raws_of(tmp_path / "mf.safetensors") == raws_of(mapped)  # read as numbers again
-    assert mc.verify(folder, tmp_path / "mf.safetensors", progress=False).equal
-    mc.save(mc.map(mc.load(tmp_path / "mf.safetensors"), to="hf", config=folder), tmp_path / "back", assets=folder, progress=False)
-    again = raws_in(tmp_path / "back")
-    assert {n: t for n, t in again.items() if "scale" not in n} == {n: t for n, t in stored.items() if "scale" not in n}
-    assert sorted(t.data for n, t in again.items() if "scale" in n) == sorted(t.data for n, t in stored.items() if "scale" in n)
+    seen = mc.verify(folder, tmp_path / "mf.safetensors", progress=False)
+    assert seen.equal
+    assert any(c.seen.startswith("fp8 bits equal: 56 tensors") for c in seen.conditions)
+    again = back(tmp_path / "mf.safetensors", tmp_path / "back", folder)
+    assert raws_in(tmp_path / "back") == stored  # under the names that were published
+    assert "checksums of what was published: 56 tensors" in note_of(again, "checksums")
     assert raws_of(tmp_path / "back") == numbers
+
+
+def test_kept_codes_with_nothing_beside_them_come_back_under_names_that_are_said(tmp_path: Path) -> None:
+    folder, stored, numbers = llama_fp8(tmp_path / "q")
+    there(folder, tmp_path / "mf.safetensors", dtype="keep")
+    shutil.rmtree(tmp_path / "mf.safetensors.mfconv")
+    report = back(tmp_path / "mf.safetensors", tmp_path / "back", folder)
+    assert "called X.scale" in note_of(report, "X.scale")
+    assert raws_in(tmp_path / "back")[f"{NAME.removesuffix('weight')}scale"] == stored[f"{NAME}_scale_inv"]
+    assert raws_of(tmp_path / "back") == numbers
+
+
+@pytest.mark.parametrize("what", ["scale", "weight"])
+def test_kept_codes_that_were_changed_are_not_what_was_published(what: str, tmp_path: Path) -> None:
+    folder, stored, _ = llama_fp8(tmp_path / "q")
+    there(folder, tmp_path / "mf.safetensors", dtype="keep")
+    kept = raws_in(tmp_path / "mf.safetensors")
+    name = f"model.layers.1.feed_forward.w2.{what}"
+    data = bytearray(kept[name].data)
+    data[-1 if what == "weight" else -2] ^= 0x02
+    write_safetensors(tmp_path / "mf.safetensors", {**kept, name: kept[name]._replace(data=bytes(data))})
+    assert not mc.verify(folder, tmp_path / "mf.safetensors", progress=False).equal
+    error = refused_with("MFC321" if what == "weight" else "MFC308", lambda: back(tmp_path / "mf.safetensors", tmp_path / "back", folder))
+    assert NAME in str(error)
+    report = back(tmp_path / "mf.safetensors", tmp_path / "back", folder, requantise=True)
+    changed = {n for n, t in raws_in(tmp_path / "back").items() if t != stored[n]}
+    assert changed <= {NAME, f"{NAME}_scale_inv"}
+    assert changed
+    assert "untouched: 27" in note_of(report, "untouched")
 
 
 def stacked(folder: Path, rows: int) -> tuple[Path, list[tuple[Array, Array, Array]]]:
