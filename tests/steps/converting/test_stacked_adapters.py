@@ -225,8 +225,7 @@ def test_an_adapter_of_a_head_that_has_copies_is_refused_with_the_reason(tmp_pat
     assert "its weight has copies in other layers" in str(refused.value)
 
 
-OF_LATENT_ATTENTION = {"deepseekv3", "deepseekv32", "telechat3-moe"}
-MCORE = OF_LATENT_ATTENTION | {"glm4-mcore", "glm4-moe", "qwen2-mcore", "qwen3", "qwen3-moe", "telechat2-mcore", "telechat3"}
+MCORE = {
     "deepseekv3",
     "deepseekv32",
     "glm4-mcore",
