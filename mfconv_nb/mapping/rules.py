@@ -121,7 +121,6 @@ class Drop:
         side: the side that has it.
         same_as: where it is a copy (a head that MindFormers always ties): the Hugging Face name of the original.
         holds: ``ZEROS``, ``ONES`` or ``COUNTING`` for a tensor that can be left out only where it holds these numbers, which is checked.
-        only_if: a size; where the config gives 0 for it, nobody has to be told that the tensor does not come back.
     """
 
     pattern: str
@@ -130,7 +129,6 @@ class Drop:
     when: Mapping[str, Condition] = field(default_factory=dict, hash=False)
     same_as: str = ""
     holds: str = ""
-    only_if: str = ""
     written_at: Place = field(default_factory=read_place_of_call, compare=False, repr=False, kw_only=True)  # for messages
 
 

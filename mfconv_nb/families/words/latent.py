@@ -82,7 +82,7 @@ def _biases(hf: str, mf: str) -> tuple[AnyRule, ...]:
     )
     joined = (*when(with_rank, with_q_rank=1), *when(without, with_q_rank=0))
     why, names = "this network of MindFormers has no bias there", (hf + "q_a_proj.bias", kv, out)
-    none = tuple(Drop(name, why, holds=ZEROS, only_if="attention_bias") for name in names)
+    none = tuple(Drop(name, why, holds=ZEROS) for name in names)
     return (
         *when(*none, graph=STATIC, mla_qkv_concat=False),
         *when(*joined, graph=STATIC, mla_qkv_concat=True),

@@ -101,7 +101,7 @@ def attention_bias(hf: str = HF, mf: str = MF) -> tuple[AnyRule, ...]:
 
 
 # transformers has one where it has those of q, k and v
-NO_OUTPUT_BIAS = Drop(HF + "self_attn.o_proj.bias", "MindFormers' networks have no bias there", holds=ZEROS, only_if="attention_bias")
+NO_OUTPUT_BIAS = Drop(HF + "self_attn.o_proj.bias", "MindFormers' networks have no bias there", holds=ZEROS)
 
 
 def head_norms(hf: str = HF, mf: str = MF, **more: Any) -> tuple[Rule, ...]:

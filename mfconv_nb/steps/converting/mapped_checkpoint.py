@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Any
 
 from mfconv_nb.core.checkpoint import HF, MF, SIDE_NAMES, Checkpoint, Equality, LazyTensor, Original
 from mfconv_nb.core.errors import quote
 from mfconv_nb.core.report import Table, how_many
-from mfconv_nb.core.sizes import read_size
 from mfconv_nb.families.registry import window_of
 from mfconv_nb.families.same_maths import describe_unlisted, listed_types, switches_said
 from mfconv_nb.mapping.adapters import half_of
@@ -148,16 +146,13 @@ def _notes(source: Checkpoint, plan: MappingPlan, original: Original | None) -> 
     if fp8 := [s for row in plan.rows if row.targets for s in row.targets if s.dtype in FP8]:
         notes.append(f"{how_many(len(fp8), 'tensor')} in fp8 without scales: kept as they are; first {fp8[0].name}")
     if plan.to == HF and original is None and any(half_of(n) is None for n in source.tensors):  # of adapters alone nothing is missed
-        notes += notes_on_lost(family, source.config)
+        notes += notes_on_lost(family)
     return tuple(notes)
 
 
-def notes_on_lost(family: Family, config: Mapping[str, Any] | None) -> list[str]:
-    """A note for each kind of tensor that only a manifest could bring back on the way to Hugging Face, unless the config has none of it."""
-    lost = [rule for rule in family.rules if isinstance(rule, Drop) and rule.side == HF and _may_be_there(rule, family, config)]
+def notes_on_lost(family: Family) -> list[str]:
+    """A note for each kind of tensor that only a manifest could bring back on the way to Hugging Face. Constants, such as a bias of zeros
+    that MindFormers has no place for, are not worth one: without them the model computes the same.
+    """
+    lost = [rule for rule in family.rules if isinstance(rule, Drop) and rule.side == HF and not rule.holds]
     return [f"not restored, if it was there: {rule.pattern} ({rule.why})" for rule in lost]
-
-
-def _may_be_there(rule: Drop, family: Family, config: Mapping[str, Any] | None) -> bool:
-    size = read_size(config, family.sizes[rule.only_if]) if config is not None and rule.only_if in family.sizes else None
-    return size is None or bool(size.value)

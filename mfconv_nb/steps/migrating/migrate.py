@@ -276,7 +276,7 @@ def _notes(trip: Trip) -> list[str]:
     """What both mappings note, but for what was assumed and does not matter here, as it is the same in both forms."""
     there, back = trip.there.report, trip.back.report
     numbers = {name: how for name, how in there.decided.items() if there.options[name] == back.options.get(name)}
-    idle = {*assumptions_of(there.family, there.plan, numbers), *notes_on_lost(there.plan.family, trip.there.config)}
+    idle = {*assumptions_of(there.family, there.plan, numbers), *notes_on_lost(there.plan.family)}
     beside = [spec.name for row in there.plan.rows if row.status == RESTORED for spec in row.targets]
     stay = f"{how_many(len(beside), 'tensor')} of Hugging Face's side alone {'stays' if len(beside) == 1 else 'stay'} beside the old run"
     kept = [f"{stay}; first {beside[0]}"] if beside else []
