@@ -30,6 +30,7 @@ from mfconv_nb.mapping.quantised import CONFIG_KEYS, FP8, SUFFIXES, WORDS, claim
 
 Shape = tuple[int, ...]
 FP4_COLUMNS = 32  # of a block of mxfp4
+DTYPES_OF_CODES = FP8 | {"I8", "U8"}
 SCALE_DTYPES = frozenset({"F32", "BF16", "F16", "F8_E8M0"})
 ENDINGS_OF_SCALES = ("_scale_inv", "_scale", ".scale")  # of `X`; the last in place of `.weight`
 BLOCKS, SCALES = "_blocks", "_scales"
@@ -111,8 +112,10 @@ def pair_codes(specs: Iterable[TensorSpec], config: Mapping[str, Any] | None, be
     Args:
         beside: what a file beside the weights says of the scheme.
     """
-    claim = claimed_scheme(config) or beside
     by_name = {s.name: s for s in specs}
+    if DTYPES_OF_CODES.isdisjoint(s.dtype for s in by_name.values()):
+        return Pairing()
+    claim = claimed_scheme(config) or beside
     if claim not in SCHEMES_WE_READ or not NAMES_OF_OTHERS.isdisjoint(map(_last, by_name)):
         return Pairing()
     coded: dict[str, Coded] = {}
@@ -169,7 +172,7 @@ def _names_of_scales(codes: TensorSpec) -> list[str]:
 
 def _scales_beside(spec: TensorSpec, by_name: Mapping[str, TensorSpec]) -> list[TensorSpec]:
     """The tensors that are scales of these codes; none where it holds no codes, or those of another scheme."""
-    if spec.dtype not in FP8 | {"I8", "U8"} or len(spec.shape) < 2 or (spec.dtype in FP8 and _last(spec.name).endswith("scale")):
+    if spec.dtype not in DTYPES_OF_CODES or len(spec.shape) < 2 or (spec.dtype in FP8 and _last(spec.name).endswith("scale")):
         return []
     if spec.dtype == "U8" and not spec.name.endswith(BLOCKS):
         return []
