@@ -285,3 +285,10 @@ def work_of(act: Callable[[], Any], *refusals: type[Exception]) -> int:
     finally:
         sys.setprofile(before)
     return calls
+
+
+def change_config(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Change entries of the config.json in a folder; the whole content."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return dict(json.loads(path.read_text()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from mfconv_nb.core.averages import divide_sums
 from mfconv_nb.core.checkpoint import LazyTensor, TensorSpec, sources_of, stored_tensor
 from mfconv_nb.core.dtypes import itemsize, numpy_dtype
 from mfconv_nb.core.sources import ByteSource
-from mfconv_nb.streaming.gather import PANEL_BYTES, Gatherer
+from mfconv_nb.streaming.gather import PANEL_BYTES, Gatherer, fill_from_rows
 
 
 class AveragedSource:
@@ -29,14 +30,8 @@ class AveragedSource:
         self.made_of: tuple[ByteSource, ...] = sources_of((sums,))
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        size, target = itemsize(self._dtype), np.frombuffer(buffer, np.uint8)
-        first, last = offset // size, -(-(offset + len(buffer)) // size)
-        gatherer, step = Gatherer(), max(1, PANEL_BYTES // itemsize(self._sums.dtype))
-        for start in range(first, last, step):
-            data = self._numbers(gatherer, start, min(start + step, last))
-            at = start * size - offset
-            begin, end = max(at, 0), min(at + data.size, target.size)
-            target[begin:end] = data[begin - at : end - at]
+        step = max(1, PANEL_BYTES // itemsize(self._sums.dtype))
+        fill_from_rows(buffer, offset, itemsize(self._dtype), step, partial(self._numbers, Gatherer()))
 
     def view(self) -> None:
         """It is computed where it is read, never as a whole."""

@@ -54,16 +54,31 @@ class CodedMatrix:
         """Which row of scales each row belongs to, both counted through the stack."""
         return rows // self.rows * self.grid[0] + rows % self.rows // self.block[0]
 
+    def read_stored_scales(self, gatherer: Gatherer, first: int, last: int) -> Bytes:
+        """Some rows of scales, counted through the stack, as they are stored."""
+        width, dtype = self.grid[1], self.scales.dtype
+        raw = np.empty((last - first) * width * itemsize(dtype), np.uint8)
+        gatherer.fill(self.scales, dtype, first * width, last * width, raw)
+        return raw
+
     def read_scales(self, gatherer: Gatherer, first: int, last: int) -> Array:
-        """Some rows of scales, counted through the stack, as float32.
+        """As ``read_stored_scales``, as float32. Raises MappingError (MFC321) for a scale that is no positive number."""
+        return self.check_scales(self.read_stored_scales(gatherer, first, last), first)
+
+    def scales_of_rows(self, gatherer: Gatherer, rows: Array) -> Array:
+        """A row of scales for each row, both counted through the stack."""
+        of_rows = self.rows_of_scales(rows)
+        low = int(of_rows.min())
+        return self.read_scales(gatherer, low, int(of_rows.max()) + 1)[of_rows - low]
+
+    def check_scales(self, raw: Bytes, first: int) -> Array:
+        """Stored rows of scales, from row ``first`` on, as float32.
 
         Raises:
             MappingError: MFC321 for a scale that is no positive number.
         """
-        width, dtype = self.grid[1], self.scales.dtype
-        raw = np.empty((last - first) * width * itemsize(dtype), np.uint8)
-        gatherer.fill(self.scales, dtype, first * width, last * width, raw)
-        found = scale_values(raw, dtype).reshape(last - first, width)
+        width = self.grid[1]
+        found = scale_values(raw, self.scales.dtype).reshape(-1, width)
         if (bad := unusable_scale(found)) is not None:
             at = first + bad // width
             place = [*([at // self.grid[0]] if self.elements > self.rows * self.columns else []), at % self.grid[0], bad % width]
@@ -163,10 +178,8 @@ class DequantisedSource:
 
     def _scales(self, gatherer: Gatherer, rows: Array, column: int, stop: int) -> Array:
         """A row of scales for each row, from the block of ``column`` to that of the last one before ``stop``."""
-        matrix, of_rows = self.matrix, self.matrix.rows_of_scales(rows)
-        low, high = int(of_rows.min()), int(of_rows.max()) + 1
-        found = matrix.read_scales(gatherer, low, high)
-        return found[of_rows - low][:, column // matrix.block[1] : -(-stop // matrix.block[1])]
+        width = self.matrix.block[1]
+        return self.matrix.scales_of_rows(gatherer, rows)[:, column // width : -(-stop // width)]
 
 
 def _read_codes(gatherer: Gatherer, matrix: CodedMatrix, rows: Array, first: int, last: int) -> Bytes:

@@ -270,6 +270,20 @@ class _MadeSource:
         return self._tensor.identity()
 
 
+def fill_from_rows(buffer: memoryview, offset: int, row_bytes: int, rows_at_once: int, make: Callable[[int, int], Bytes]) -> None:
+    """Fill ``buffer`` with the bytes from ``offset`` on of a tensor that is computed row by row.
+
+    Args:
+        make: the bytes of the rows [first, last), which are ``rows_at_once`` at most.
+    """
+    target, stop = np.frombuffer(buffer, np.uint8), -(-(offset + len(buffer)) // row_bytes)
+    for first in range(offset // row_bytes, stop, rows_at_once):
+        data = make(first, min(first + rows_at_once, stop))
+        at = first * row_bytes - offset
+        begin, end = max(at, 0), min(at + data.size, target.size)
+        target[begin:end] = data[begin - at : end - at]
+
+
 def made_whole(tensor: LazyTensor) -> LazyTensor:
     """The same tensor as one contiguous piece, made in memory (the size of this tensor) when it is first read.
 

@@ -17,7 +17,7 @@ from mfconv_nb.core.checkpoint import LazyTensor, sources_of, stored_tensor
 from mfconv_nb.core.dtypes import Array, itemsize, numpy_dtype
 from mfconv_nb.core.low_rank import merged_rows
 from mfconv_nb.core.sources import ByteSource
-from mfconv_nb.streaming.gather import PANEL_BYTES, Bytes, Gatherer, read_tensor
+from mfconv_nb.streaming.gather import PANEL_BYTES, Bytes, Gatherer, fill_from_rows, read_tensor
 
 Made = TypeVar("Made")
 
@@ -61,17 +61,9 @@ class MergedSource:
         self.made_of: tuple[ByteSource, ...] = sources_of((weight, a, b))
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        size, width = itemsize(self._weight.dtype), self._weight.shape[1]
-        target = np.frombuffer(buffer, np.uint8)
-        first, last = offset // size, -(-(offset + len(buffer)) // size)
-        step = max(1, PANEL_BYTES // (size * width))
-        gatherer = Gatherer()
-        for row in range(first // width, -(-last // width), step):
-            stop = min(row + step, -(-last // width))
-            data = self._rows(gatherer, row, stop).reshape(-1).view(np.uint8)
-            at = row * width * size - offset
-            begin, end = max(at, 0), min(at + data.size, target.size)
-            target[begin:end] = data[begin - at : end - at]
+        gatherer, width = Gatherer(), itemsize(self._weight.dtype) * self._weight.shape[1]
+        step = max(1, PANEL_BYTES // width)
+        fill_from_rows(buffer, offset, width, step, lambda row, stop: self._rows(gatherer, row, stop).reshape(-1).view(np.uint8))
 
     def view(self) -> Bytes:
         return _WHOLE.get(self, self._read_whole)

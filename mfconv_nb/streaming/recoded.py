@@ -8,7 +8,7 @@ is divided by it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -32,7 +32,7 @@ from mfconv_nb.core.scaled_codes import (
 )
 from mfconv_nb.core.sources import ByteSource
 from mfconv_nb.streaming.dequantised import CodedMatrix
-from mfconv_nb.streaming.gather import Bytes, Gatherer
+from mfconv_nb.streaming.gather import Bytes, Gatherer, fill_from_rows
 
 PANEL = 1 << 17  # numbers that are computed at once
 ROWS_AT_ONCE = 1 << 21  # bytes of codes whose numbers are read at once: of a transpose, few rows are as slow to read as many
@@ -93,8 +93,8 @@ class Recoding:
             if not np.isfinite(numbers).all():
                 hint = "Look for what went wrong in its training, or write numbers: --dtype bf16 (dtype= in Python)."
                 raise MappingError("MFC321", quote(self.numbers.name), found="NaN or infinite numbers", expected="finite ones", hint=hint)
-            rows = np.arange(first, last)
-            np.maximum.at(amax, self._scale_rows(rows), np.maximum.reduceat(np.abs(numbers), starts, axis=1))
+            of_rows = matrix.rows_of_scales(np.arange(first, last))
+            np.maximum.at(amax, of_rows, np.maximum.reduceat(np.abs(numbers), starts, axis=1))
         stored = choose_scales(amax, matrix.kind, matrix.scales.dtype)
         if self.in_powers_of_two and matrix.scales.dtype not in ("F8_E8M0", "U8"):
             stored = as_powers_of_two(scale_values(stored, matrix.scales.dtype)).astype(numpy_dtype(matrix.scales.dtype))
@@ -105,10 +105,8 @@ class Recoding:
         if self.requantise and not self.is_untouched:
             with self._lock:
                 return np.ascontiguousarray(self._new_scales[first:last]).reshape(-1).view(np.uint8)
-        self.matrix.read_scales(gatherer, first, last)  # refuses those that are no numbers
-        width, dtype = self.matrix.grid[1], self.matrix.scales.dtype
-        raw = np.empty((last - first) * width * itemsize(dtype), np.uint8)
-        gatherer.fill(self.matrix.scales, dtype, first * width, last * width, raw)
+        raw = self.matrix.read_stored_scales(gatherer, first, last)
+        self.matrix.check_scales(raw, first)
         return raw
 
     def codes_of_rows(self, gatherer: Gatherer, first: int, last: int) -> Bytes:
@@ -170,20 +168,15 @@ class Recoding:
         return out.view(numpy_dtype(dtype)).reshape(last - first, width)
 
     def _fits(self, gatherer: Gatherer, first: int, last: int) -> bool:
-        of_rows = self._scale_rows(np.arange(first, last))
-        scales = self.matrix.read_scales(gatherer, int(of_rows[0]), int(of_rows[-1]) + 1)[of_rows - of_rows[0]]
+        scales = self.matrix.scales_of_rows(gatherer, np.arange(first, last))
         codes = np.empty((last - first, self.matrix.columns // CODE_KINDS[self.matrix.kind]), np.uint8)
         return self._recover(gatherer, codes, self._read_stored(gatherer, first, last), scales, first)
 
     def _scales_of_rows(self, gatherer: Gatherer, first: int, last: int) -> Array:
-        of_rows = self._scale_rows(np.arange(first, last))
+        of_rows = self.matrix.rows_of_scales(np.arange(first, last))
         low, high = int(of_rows[0]), int(of_rows[-1]) + 1
         raw = self.stored_scales(gatherer, low, high)
         return scale_values(raw, self.matrix.scales.dtype).reshape(high - low, -1)[of_rows - low]
-
-    def _scale_rows(self, rows: Array) -> Array:
-        matrix = self.matrix
-        return rows // matrix.rows * matrix.grid[0] + rows % matrix.rows // matrix.block[0]
 
 
 def _as_float32(stored: Array) -> Array:
@@ -207,15 +200,9 @@ class RecodedSource:
         self.made_of: tuple[ByteSource, ...] = sources_of((recoding.numbers, recoding.matrix.scales, *recoding.kept_codes))
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        target, width, gatherer = np.frombuffer(buffer, np.uint8), self._row_bytes, Gatherer()
-        make: Callable[..., Bytes] = self.recoding.codes_of_rows if self.of_codes else self.recoding.stored_scales
-        step = max(1, ROWS_AT_ONCE // width)
-        stop = -(-(offset + len(buffer)) // width)
-        for row in range(offset // width, stop, step):
-            data = make(gatherer, row, min(row + step, stop)).reshape(-1)
-            at = row * width - offset
-            begin, end = max(at, 0), min(at + data.size, target.size)
-            target[begin:end] = data[begin - at : end - at]
+        make, gatherer = self.recoding.codes_of_rows if self.of_codes else self.recoding.stored_scales, Gatherer()
+        step = max(1, ROWS_AT_ONCE // self._row_bytes)
+        fill_from_rows(buffer, offset, self._row_bytes, step, lambda row, stop: make(gatherer, row, stop).reshape(-1))
 
     def view(self) -> None:
         """It is computed where it is read, never as a whole."""

@@ -12,8 +12,7 @@ import pytest
 import mfconv_nb as mc
 from mfconv_nb.core.checkpoint import TensorSpec
 from mfconv_nb.mapping.claims import find_false_claims
-from tests.steps.saving.test_true_config import change_config
-from tests.support import write_hf
+from tests.support import change_config, write_hf
 from tests.toys import arrays_of
 
 LIES = {

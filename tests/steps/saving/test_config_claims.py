@@ -13,7 +13,7 @@ import pytest
 from safetensors import safe_open
 
 import mfconv_nb as mc
-from tests.steps.saving.test_true_config import change_config
+from tests.support import change_config
 from tests.toys import arrays_of
 
 Header = dict[str, tuple[tuple[int, ...], str]]

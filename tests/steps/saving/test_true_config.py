@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import mfconv_nb as mc
-from tests.support import write_hf
+from tests.support import change_config, write_hf
 from tests.toys import arrays_of
 
 QUANTISED = {"quant_method": "fp8", "weight_block_size": [128, 128]}
@@ -24,12 +24,6 @@ QUANTISED = {"quant_method": "fp8", "weight_block_size": [128, 128]}
 def hf(tmp_path: Path) -> Path:
     mc.toy("llama", tmp_path / "hf", dtype="bf16")
     return tmp_path / "hf"
-
-
-def change_config(folder: Path, **changes: Any) -> dict[str, Any]:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    return dict(json.loads(path.read_text()))
 
 
 def there_and_back(hf: Path, tmp_path: Path, *, forget: bool = False, **options: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
